@@ -1,0 +1,291 @@
+"""Every error llmctl raises, and what each means to a script.
+
+    LlmctlError                    1   anything below; message = what happened and what to do next
+    ├── UsageError                 2   the command line, or a combination of options
+    ├── ConfigError                2   configuration; names file, line and the nearest valid name
+    ├── InputError                 2   the input file; nothing was sent
+    ├── SetupError                 2   something must be installed first; names the command
+    ├── NoKeyError                 4   no key found for a profile
+    ├── DiskError                 74   the disk refused a write
+    ├── BusyError                 75   another llmctl holds the file
+    └── CallError                  1   one call failed; `type` is the row's error type
+        ├── InvalidRequest         1   invalid_request
+        ├── AuthFailed             4   auth             (terminal for the whole run)
+        ├── PermissionRefused      4   permission
+        ├── NotFound               1   not_found
+        ├── ContextTooLong         1   context_length   (2 when refused before sending)
+        ├── QuotaExhausted         5   quota            (terminal for the whole run)
+        ├── RateLimited            5   rate_limited     retryable
+        ├── Overloaded             5   overloaded       retryable
+        ├── ServerFailed           5   server           retryable
+        ├── CallTimeout            5   timeout          retryable, may have been billed
+        ├── ConnectionFailed       5   connection       retryable
+        ├── BadResponse            1   bad_response     retryable, may have been billed
+        ├── ContentFiltered        1   content_filter
+        ├── Cancelled            130   cancelled
+        └── Interrupted            5   type of its cause; failed after the first token: never retried
+
+The exit code and the row type belong to the error; nothing else in the program maps them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+ErrorType = Literal[
+    "invalid_request",
+    "auth",
+    "permission",
+    "not_found",
+    "context_length",
+    "quota",
+    "rate_limited",
+    "overloaded",
+    "server",
+    "timeout",
+    "connection",
+    "bad_response",
+    "content_filter",
+    "schema",
+    "budget",
+    "cancelled",
+]
+
+EXIT_CODES: tuple[tuple[str, str], ...] = (
+    ("0", "done: every row has an answer; within budget"),
+    ("1", "some rows failed, or the call failed for a reason not below"),
+    ("2", "usage, configuration or input error; nothing was sent"),
+    ("3", "a budget is, or would be, exceeded"),
+    ("4", "no usable key, or the provider refused it"),
+    ("5", "the provider, and every fallback, is unavailable"),
+    ("74", "the disk refused a write: stopped before sending more"),
+    ("75", "another llmctl holds this output file or state"),
+    ("130 / 143", "interrupted by SIGINT / SIGTERM; the same command resumes"),
+)
+"""Exit codes as `--help` prints them."""
+
+
+class LlmctlError(Exception):
+    """Base of all errors a user sees: one sentence, what happened and what to do next."""
+
+    exit_code: int = 1
+
+    @property
+    def message(self) -> str:
+        """The sentence for the user."""
+        return str(self)
+
+
+class UsageError(LlmctlError):
+    """The command line asks for something that cannot be done."""
+
+    exit_code = 2
+
+
+class ConfigError(LlmctlError):
+    """A configuration file or variable is wrong."""
+
+    exit_code = 2
+
+
+class InputError(LlmctlError):
+    """The input, or the output it should continue, is wrong; nothing was sent."""
+
+    exit_code = 2
+
+
+class SetupError(LlmctlError):
+    """Something is not installed; the message names the one command that mends it."""
+
+    exit_code = 2
+
+
+class NoKeyError(LlmctlError):
+    """No key was found where the profile says it should be."""
+
+    exit_code = 4
+
+
+class DiskError(LlmctlError):
+    """The disk refused a read or a write that the run depends on."""
+
+    exit_code = 74
+
+
+class BusyError(LlmctlError):
+    """Another process holds the output file or the state."""
+
+    exit_code = 75
+
+
+class CallError(LlmctlError):
+    """One call to a provider failed.
+
+    `retryable` says that the same call may succeed later; `ambiguous` that the provider
+    may have done (and billed) the work although no answer arrived; `fatal_to_run` that
+    every other call with the same key would fail alike; `sent` is False when the program
+    refused the call itself. `retry_after` is in seconds.
+    """
+
+    type: ClassVar[ErrorType] = "invalid_request"
+    retryable: bool = False
+    ambiguous: bool = False
+    fatal_to_run: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        provider_request_id: str | None = None,
+        retry_after: float | None = None,
+        retryable: bool | None = None,
+        ambiguous: bool | None = None,
+        sent: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.provider_request_id = provider_request_id
+        self.retry_after = retry_after
+        self.sent = sent
+        self.attempts = 0
+        if retryable is not None:
+            self.retryable = retryable
+        if ambiguous is not None:
+            self.ambiguous = ambiguous
+
+    @property
+    def row_type(self) -> ErrorType:
+        """The `error.type` of an error row."""
+        return self.type
+
+
+class InvalidRequest(CallError):
+    """The provider (or llmctl, before sending) refused what was asked."""
+
+
+class AuthFailed(CallError):
+    """The provider does not accept the key."""
+
+    type = "auth"
+    exit_code = 4
+    fatal_to_run = True
+
+
+class PermissionRefused(CallError):
+    """The key is known but may not do this."""
+
+    type = "permission"
+    exit_code = 4
+
+
+class NotFound(CallError):
+    """No such model or endpoint."""
+
+    type = "not_found"
+
+
+class ContextTooLong(CallError):
+    """Prompt and `max_tokens` do not fit the model's window."""
+
+    type = "context_length"
+
+    def __init__(self, message: str, *, http_status: int | None = None, sent: bool = True,
+                 provider_request_id: str | None = None) -> None:
+        super().__init__(message, http_status=http_status, sent=sent,
+                         provider_request_id=provider_request_id)
+        if not sent:
+            self.exit_code = 2
+
+
+class QuotaExhausted(CallError):
+    """The account has no credit left: waiting does not help."""
+
+    type = "quota"
+    exit_code = 5
+    fatal_to_run = True
+
+
+class RateLimited(CallError):
+    """Too many requests or tokens for now."""
+
+    type = "rate_limited"
+    exit_code = 5
+    retryable = True
+
+
+class Overloaded(CallError):
+    """The provider says it is overloaded."""
+
+    type = "overloaded"
+    exit_code = 5
+    retryable = True
+
+
+class ServerFailed(CallError):
+    """The provider failed (5xx)."""
+
+    type = "server"
+    exit_code = 5
+    retryable = True
+
+
+class CallTimeout(CallError):
+    """No answer in time; the provider may still have done the work."""
+
+    type = "timeout"
+    exit_code = 5
+    retryable = True
+    ambiguous = True
+
+
+class ConnectionFailed(CallError):
+    """The connection could not be made, or broke; `ambiguous` once the request was sent."""
+
+    type = "connection"
+    exit_code = 5
+    retryable = True
+
+
+class BadResponse(CallError):
+    """The provider answered with something that is not an answer."""
+
+    type = "bad_response"
+    retryable = True
+    ambiguous = True
+
+
+class ContentFiltered(CallError):
+    """The provider refused to answer for reasons of content."""
+
+    type = "content_filter"
+
+
+class Cancelled(CallError):
+    """The call was given up: the user interrupted, or the run stopped before it was sent."""
+
+    type = "cancelled"
+    exit_code = 130
+    retryable = True
+
+
+class Interrupted(CallError):
+    """A stream broke after its first token was shown; trying again would say it twice."""
+
+    exit_code = 5
+    ambiguous = True
+
+    def __init__(self, cause: CallError) -> None:
+        super().__init__(
+            f"the answer broke off: {cause.message}",
+            http_status=cause.http_status,
+            provider_request_id=cause.provider_request_id,
+            retryable=False,
+            ambiguous=True,
+        )
+        self.cause = cause
+
+    @property
+    def row_type(self) -> ErrorType:
+        """The type of what broke the stream."""
+        return self.cause.row_type

@@ -1,0 +1,197 @@
+"""Every seam of the program on one page.
+
+`Handler` is the one verb: guards, endpoint, engines and commands all meet there. Text that
+arrives early goes to `emit`; a handler that gets `emit=None` is asked for a plain answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+from llmctl.settings import Timeouts
+from llmctl.types import JSON, Outcome, Piece, Reply, Request, Response, Usage
+
+Emit = Callable[[str], None]
+"""Takes the next piece of a streamed answer."""
+
+
+class Handler(Protocol):
+    """Answers a request, or raises a `CallError`."""
+
+    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+        """The answer; pieces of it go to `emit` as they arrive."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told of every call once, when it has ended; returning means: dealt with, durably."""
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Deal with the outcome."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """A codec's work: path below the base URL, JSON body, extra headers."""
+
+    path: str
+    body: JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Codec(Protocol):
+    """One provider's wire format; pure."""
+
+    def encode(self, request: Request, *, stream: bool) -> WireRequest:
+        """The request as the provider wants it."""
+        ...
+
+    def auth(self, key: str) -> Mapping[str, str]:
+        """The headers that carry the key."""
+        ...
+
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        """A complete answer; raises the mapped `CallError` for anything else."""
+        ...
+
+    def piece(self, event: str, data: str) -> Piece:
+        """One server-sent event; raises the mapped `CallError` when it carries an error."""
+        ...
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
+        """What the headers say of the provider's rate limits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RateHeaders:
+    """The provider's own count: what is left of requests and tokens, and the seconds until
+    each is full again. None: not said."""
+
+    remaining_requests: int | None = None
+    remaining_tokens: int | None = None
+    reset_requests: float | None = None
+    reset_tokens: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """What the transport sends."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    timeouts: Timeouts
+    method: str = "POST"
+
+
+class HttpReply(Protocol):
+    """A reply whose body has not been read. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The decoded body in pieces, as they arrive; bounded in size."""
+        ...
+
+    async def read(self) -> bytes:
+        """The whole decoded body; bounded in size."""
+        ...
+
+
+class Transport(Protocol):
+    """The wire. Raises `ConnectionFailed`, `CallTimeout` or `BadResponse`, nothing foreign."""
+
+    def send(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpReply]:
+        """Send, and give the reply while the context is open; the deadline covers it all."""
+        ...
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """What the cache keeps of an answer."""
+
+    text: str
+    finish: str
+    model: str
+    usage: Usage
+    cost: Decimal | None
+    body: bytes | None
+    stored: float
+
+
+class CacheStore(Protocol):
+    """Answers by fingerprint."""
+
+    def get(self, key: str) -> CachedAnswer | None:
+        """The answer, or None."""
+        ...
+
+    async def put(self, key: str, answer: CachedAnswer) -> None:
+        """Keep the answer, instead of an older one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A call about to be sent: on record, durably, before its first byte leaves."""
+
+    call_id: str
+    request: Request
+    estimate: Usage
+    cost: Decimal | None
+    at: float
+
+
+class LedgerStore(Protocol):
+    """Every call ever made, and those under way."""
+
+    async def hold(self, hold: Hold) -> None:
+        """Put the call on record; durable when this returns."""
+        ...
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Write the call's row and end its hold; durable when this returns."""
+        ...
+
+
+class Engine(Protocol):
+    """Drives many requests through one handler."""
+
+    async def run(self, requests: Iterable[Request], handler: Handler) -> None:
+        """Returns when every request has been dealt with, or the engine was told to stop."""
+        ...
+
+
+class Count(Protocol):
+    """Counts tokens before sending."""
+
+    def __call__(self, request: Request) -> TokenCount:
+        """The tokens the request will use as input."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """`tokens` of input; `exact` when the model's own vocabulary counted them, otherwise an
+    estimate that leans upward. `encoding` names what counted."""
+
+    tokens: int
+    exact: bool
+    encoding: str
+
+
+def no_emit(_: str) -> None:
+    """An `emit` for callers that want the stream but not its pieces."""
+
+

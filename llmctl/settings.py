@@ -1,0 +1,107 @@
+"""Every knob of the program: frozen, with its unit. Built by `config`, read by `runner`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmctl.types import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens per minute (None: no
+    limit of our own)."""
+
+    concurrency: int = 8
+    rpm: int | None = None
+    tpm: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect, from sending to the first byte of the answer, and for one attempt."""
+
+    connect: float = 10.0
+    first_byte: float = 60.0
+    total: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts`: tries in all; `max_wait`: longest pause between two, in seconds;
+    `ambiguous_attempts`: how many of the retries may follow a failure after which the provider
+    may have billed (timeout, broken connection after sending)."""
+
+    attempts: int = 4
+    max_wait: float = 60.0
+    ambiguous_attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """`ttl`: seconds an answer may be reused, None for ever."""
+
+    enabled: bool = True
+    ttl: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a profile's key comes from: the environment variable `env`."""
+
+    env: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One provider profile, complete: preset, file, environment and flags merged.
+
+    `context` is the model's window in tokens where it is known; `model_path`, `parallel`
+    (answers at once) belong to `local`. `params` are sampling parameters passed through.
+    `source` says where the profile was defined, for `profiles show`.
+    """
+
+    name: str
+    provider: str
+    adapter: str
+    base_url: str
+    model: str
+    key: KeySource | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = Limits()
+    timeout: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy()
+    cache: CachePolicy = CachePolicy()
+    history: bool = True
+    price: Price | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    context: int | None = None
+    model_path: Path | None = None
+    parallel: int = 4
+    source: str = "built in"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where the program keeps things: `config` (the user's files), `state` (ledger,
+    conversations), `cache` (answers, vocabularies), `data` (models)."""
+
+    config: Path
+    state: Path
+    cache: Path
+    data: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The outcome of configuration: all profiles by name, which is the default and why."""
+
+    profiles: Mapping[str, Profile]
+    default: str | None
+    folders: Folders
+    files: tuple[Path, ...] = ()

@@ -1,0 +1,208 @@
+"""What travels through the program: frozen values, no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import orjson
+
+from llmctl.errors import CallError
+
+JSON = Mapping[str, Any]
+"""A decoded JSON object. Treated as immutable everywhere."""
+
+Finish = Literal["stop", "length", "content_filter", "tool_calls", "other"]
+CacheState = Literal["hit", "miss", "bypass", "shared"]
+CacheMode = Literal["use", "refresh", "bypass"]
+
+_EMPTY: JSON = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` is text or OpenAI-style parts; `extra` holds the turn's other fields
+    (`name`, `tool_calls`, `tool_call_id`) as they came."""
+
+    role: str
+    content: str | tuple[JSON, ...] | None
+    extra: JSON = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The turn's text: its content, or its text parts joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(str(p.get("text") or "") for p in self.content or ())
+
+    def as_json(self) -> dict[str, Any]:
+        """The turn in OpenAI's shape."""
+        content = list(self.content) if isinstance(self.content, tuple) else self.content
+        return {"role": self.role, "content": content, **self.extra}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes. `provider` is the preset's name, `adapter` the wire format that
+    speaks to it, `context` the model's window in tokens where it is known."""
+
+    profile: str
+    provider: str
+    adapter: str
+    base_url: str
+    model: str
+    context: int | None = None
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what a key and a cached answer are bound to."""
+        parts = urlsplit(self.base_url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+        return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class RawCall:
+    """An OpenAI-shaped request to pass through as it is: `path` below the base URL
+    (`/chat/completions`, `/embeddings`, `/responses`) and the body."""
+
+    path: str
+    body: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question for one target.
+
+    `options` go to the provider untouched; `tags` only to the ledger and the output row.
+    With `raw` the body goes out as it is and `messages` only serve to count tokens.
+    `index` is the 0-based input row. `call_id` is unique per call.
+    """
+
+    id: str
+    target: Target
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    options: JSON = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    raw: RawCall | None = None
+    cache_mode: CacheMode = "use"
+    index: int = 0
+    call_id: str = ""
+    fingerprint: str = ""
+    """Set by `compose`: SHA-256 over everything that changes the answer; see `fingerprint()`."""
+
+
+def fingerprint(request: Request, *, api: str = "chat") -> str:
+    """The identity of an answer: equal for requests that any provider must answer alike.
+
+    SHA-256, in hex, over the canonical JSON (sorted keys, no white space) of adapter, API,
+    origin and path of the provider, model, messages and all parameters. Ids, tags, call ids
+    and how the answer is delivered are not part of it.
+    """
+    target = request.target
+    raw = request.raw
+    base = urlsplit(target.base_url)
+    what: list[Any] = [2, target.adapter, api, target.origin, base.path.rstrip("/"), base.query]
+    if raw is not None:
+        what += [raw.path, raw.body]
+    else:
+        what += [
+            target.model,
+            [m.as_json() for m in request.messages],
+            request.max_tokens,
+            request.temperature,
+            request.options,
+        ]
+    return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. `input` includes cached ones, `output` includes reasoning.
+    `estimated` marks figures the provider did not report."""
+
+    input: int = 0
+    output: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a codec reads out of a complete answer. `cost` is the provider's own figure."""
+
+    text: str
+    finish: Finish
+    model: str
+    usage: Usage | None
+    cost: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a codec reads out of one streamed event; empty fields say nothing new.
+    `done` is the provider's own end mark: a stream without one is incomplete."""
+
+    text: str = ""
+    finish: Finish | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. `body` is the provider's own JSON, byte for byte (None when it was streamed);
+    `latency` the seconds from sending the attempt that succeeded to its last byte."""
+
+    text: str
+    usage: Usage
+    target: Target
+    finish: Finish
+    model: str
+    body: bytes | None = None
+    cache: CacheState = "bypass"
+    attempts: int = 1
+    latency: float = 0.0
+    status: int = 200
+    provider_request_id: str | None = None
+    reported_cost: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one call ended, for every observer. Times are seconds: `started` since the epoch,
+    `elapsed` and `first_token` since then. `cost` is None when the price is unknown;
+    `saved` is what a cached answer would have cost."""
+
+    request: Request
+    result: Response | CallError
+    usage: Usage
+    cost: Decimal | None
+    saved: Decimal | None
+    started: float
+    elapsed: float
+    first_token: float | None
+
+    @property
+    def ok(self) -> bool:
+        """True when there is an answer."""
+        return isinstance(self.result, Response)
