@@ -5,11 +5,24 @@ What the question says itself wins over the profile; flags are already part of t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
 
 from llmctl.settings import Profile
-from llmctl.types import JSON, CacheMode, Message, RawCall, Request, Target, fingerprint
+from llmctl.types import (
+    JSON,
+    CacheMode,
+    Message,
+    RawCall,
+    Request,
+    Target,
+    fingerprint,
+    fingerprint_head,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +78,47 @@ def compose(
         index=index,
     )
     return replace(request, fingerprint=fingerprint(request))
+
+
+class Fingerprints:
+    """The fingerprints `compose` gives, as 32 bytes, at a tenth of its cost.
+
+    A resumed file of a million rows is compared with its answers by nothing else: no request
+    is built, and what the rows of a profile have in common is encoded once.
+    """
+
+    def __init__(self, profile: Profile, system: str | None = None) -> None:
+        """`system` is what `of_prompt` puts before every prompt."""
+        self._profile = profile
+        self._head = fingerprint_head(target_of(profile))
+        first = _canonical({"role": "system", "content": system}) + b"," if system else b""
+        self._before = self._head + orjson.dumps(profile.model) + b",[" + first + b'{"content":'
+        rest = _canonical([profile.max_tokens, profile.temperature, dict(profile.params)])
+        self._after = b',"role":"user"}],' + rest[1:]
+
+    def of_prompt(self, prompt: str) -> bytes:
+        """Of a question that is one user message and leaves all else to the profile."""
+        what = self._before + orjson.dumps(prompt) + self._after
+        return hashlib.sha256(what).digest()
+
+    def of(self, question: Question) -> bytes:
+        """Of any question. Raises `TypeError` when it cannot be encoded (nested too deeply)."""
+        profile, raw, own = self._profile, question.raw, question.temperature
+        if raw is not None:
+            body = raw.body
+            if "model" not in body:
+                body = {**body, "model": question.model or profile.model}
+            what: list[Any] = [raw.path, body]
+        else:
+            what = [
+                question.model or profile.model,
+                [m.as_json() for m in question.messages],
+                profile.max_tokens if question.max_tokens is None else question.max_tokens,
+                profile.temperature if own is None else own,
+                {**profile.params, **question.options},
+            ]
+        return hashlib.sha256(self._head + _canonical(what)[1:]).digest()
+
+
+def _canonical(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

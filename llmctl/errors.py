@@ -23,7 +23,7 @@
         ├── BadResponse            1   bad_response     retryable, may have been billed
         ├── ContentFiltered        1   content_filter
         ├── Cancelled            130   cancelled
-        └── Interrupted            5   type of its cause; failed after the first token: never retried
+        └── Interrupted            5   type of its cause; broke off after its first token
 
 The exit code and the row type belong to the error; nothing else in the program maps them.
 """
@@ -124,7 +124,8 @@ class CallError(LlmctlError):
     `retryable` says that the same call may succeed later; `ambiguous` that the provider
     may have done (and billed) the work although no answer arrived; `fatal_to_run` that
     every other call with the same key would fail alike; `sent` is False when the program
-    refused the call itself. `retry_after` is in seconds.
+    refused the call itself. `retry_after` is in seconds. `attempts` and `uncertain` (attempts
+    that may have been billed without an answer) are filled in by the retry guard.
     """
 
     type: ClassVar[ErrorType] = "invalid_request"
@@ -149,6 +150,7 @@ class CallError(LlmctlError):
         self.retry_after = retry_after
         self.sent = sent
         self.attempts = 0
+        self.uncertain = 0
         if retryable is not None:
             self.retryable = retryable
         if ambiguous is not None:
@@ -190,10 +192,17 @@ class ContextTooLong(CallError):
 
     type = "context_length"
 
-    def __init__(self, message: str, *, http_status: int | None = None, sent: bool = True,
-                 provider_request_id: str | None = None) -> None:
-        super().__init__(message, http_status=http_status, sent=sent,
-                         provider_request_id=provider_request_id)
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        sent: bool = True,
+        provider_request_id: str | None = None,
+    ) -> None:
+        super().__init__(
+            message, http_status=http_status, sent=sent, provider_request_id=provider_request_id
+        )
         if not sent:
             self.exit_code = 2
 

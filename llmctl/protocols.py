@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from llmctl.settings import Timeouts
-from llmctl.types import JSON, Outcome, Piece, Reply, Request, Response, Usage
+from llmctl.types import JSON, Finish, Outcome, Piece, Reply, Request, Response, Usage
 
 Emit = Callable[[str], None]
 """Takes the next piece of a streamed answer."""
@@ -22,7 +22,7 @@ Emit = Callable[[str], None]
 class Handler(Protocol):
     """Answers a request, or raises a `CallError`."""
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None, /) -> Response:
         """The answer; pieces of it go to `emit` as they arrive."""
         ...
 
@@ -30,7 +30,7 @@ class Handler(Protocol):
 class Observer(Protocol):
     """Is told of every call once, when it has ended; returning means: dealt with, durably."""
 
-    async def __call__(self, outcome: Outcome) -> None:
+    async def __call__(self, outcome: Outcome, /) -> None:
         """Deal with the outcome."""
         ...
 
@@ -122,7 +122,7 @@ class CachedAnswer:
     """What the cache keeps of an answer."""
 
     text: str
-    finish: str
+    finish: Finish
     model: str
     usage: Usage
     cost: Decimal | None
@@ -193,5 +193,3 @@ class TokenCount:
 
 def no_emit(_: str) -> None:
     """An `emit` for callers that want the stream but not its pieces."""
-
-

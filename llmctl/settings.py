@@ -61,7 +61,8 @@ class Profile:
 
     `context` is the model's window in tokens where it is known; `model_path`, `parallel`
     (answers at once) belong to `local`. `params` are sampling parameters passed through.
-    `source` says where the profile was defined, for `profiles show`.
+    `source` says where the profile was defined, for `profiles show`; `chosen` why it is the
+    one in use (set by `config.choose`).
     """
 
     name: str
@@ -84,6 +85,7 @@ class Profile:
     model_path: Path | None = None
     parallel: int = 4
     source: str = "built in"
+    chosen: str = ""
 
 
 @dataclass(frozen=True, slots=True)

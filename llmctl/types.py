@@ -105,21 +105,26 @@ def fingerprint(request: Request, *, api: str = "chat") -> str:
     origin and path of the provider, model, messages and all parameters. Ids, tags, call ids
     and how the answer is delivered are not part of it.
     """
-    target = request.target
     raw = request.raw
-    base = urlsplit(target.base_url)
-    what: list[Any] = [2, target.adapter, api, target.origin, base.path.rstrip("/"), base.query]
     if raw is not None:
-        what += [raw.path, raw.body]
+        what: list[Any] = [raw.path, raw.body]
     else:
-        what += [
-            target.model,
+        what = [
+            request.target.model,
             [m.as_json() for m in request.messages],
             request.max_tokens,
             request.temperature,
             request.options,
         ]
-    return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    rest = orjson.dumps(what, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(fingerprint_head(request.target, api) + rest[1:]).hexdigest()
+
+
+def fingerprint_head(target: Target, api: str = "chat") -> bytes:
+    """The start of the JSON that `fingerprint` hashes: alike for all requests to one place."""
+    base = urlsplit(target.base_url)
+    where = [2, target.adapter, api, target.origin, base.path.rstrip("/"), base.query]
+    return orjson.dumps(where)[:-1] + b","
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. `body` is the provider's own JSON, byte for byte (None when it was streamed);
+    """An answer. `uncertain` counts attempts before this one that may have been billed too;
+    `body` is the provider's own JSON, byte for byte (None when it was streamed);
     `latency` the seconds from sending the attempt that succeeded to its last byte."""
 
     text: str
@@ -181,6 +187,7 @@ class Response:
     body: bytes | None = None
     cache: CacheState = "bypass"
     attempts: int = 1
+    uncertain: int = 0
     latency: float = 0.0
     status: int = 200
     provider_request_id: str | None = None
@@ -191,7 +198,8 @@ class Response:
 class Outcome:
     """How one call ended, for every observer. Times are seconds: `started` since the epoch,
     `elapsed` and `first_token` since then. `cost` is None when the price is unknown;
-    `saved` is what a cached answer would have cost."""
+    `saved` is what a cached answer would have cost; `uncertain` counts attempts that may have
+    been billed although no answer came of them."""
 
     request: Request
     result: Response | CallError
@@ -201,6 +209,7 @@ class Outcome:
     started: float
     elapsed: float
     first_token: float | None
+    uncertain: int = 0
 
     @property
     def ok(self) -> bool:

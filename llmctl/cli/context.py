@@ -13,7 +13,7 @@ from typing import NoReturn
 import typer
 
 from llmctl.clock import Clock, SystemClock
-from llmctl.errors import LlmctlError
+from llmctl.errors import ConfigError, LlmctlError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,13 @@ class Context:
     verbose: int = 0
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     clock: Clock = field(default_factory=SystemClock)
+
+    def cwd(self) -> Path:
+        """The current folder. Raises `ConfigError` when it has been deleted."""
+        try:
+            return Path.cwd()
+        except OSError:
+            raise ConfigError("the current folder is gone; change to one that exists") from None
 
     def say(self, text: str) -> None:
         """A note for the person at the terminal: stderr, unless `--quiet`."""
@@ -52,4 +59,6 @@ def finish(run: Callable[[], int], context: Context) -> NoReturn:
             traceback.print_exc()
         print(f"error: {error.message}", file=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
     raise typer.Exit(code)

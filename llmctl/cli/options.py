@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from llmctl.errors import UsageError
+from llmctl.types import CacheMode
 
 ProfileOption = Annotated[
     str | None,
@@ -26,3 +30,34 @@ QuietOption = Annotated[
 VerboseOption = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="More detail on stderr; -vv tracebacks.")
 ]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)
+]
+TagOption = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="KEY=VALUE", help="Label for the ledger; repeatable."),
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Neither read nor write the cache.")
+]
+RefreshOption = Annotated[
+    bool, typer.Option("--refresh", help="Call the provider, then overwrite the cache.")
+]
+
+
+def cache_mode(*, no_cache: bool, refresh: bool) -> CacheMode:
+    """What the two flags mean. Raises `UsageError` when both are given."""
+    if no_cache and refresh:
+        raise UsageError("--no-cache and --refresh exclude each other; give one of them")
+    return "bypass" if no_cache else "refresh" if refresh else "use"
+
+
+def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` words as a mapping. Raises `UsageError` for a word without `=`."""
+    found: dict[str, str] = {}
+    for word in given:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{flag} wants KEY=VALUE, not {word!r}")
+        found[key] = value
+    return found

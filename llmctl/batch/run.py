@@ -1,0 +1,144 @@
+"""A prepared batch, driven through a handler to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+
+from llmctl.batch.answers import Format
+from llmctl.batch.ordered import reorder
+from llmctl.batch.prepare import Prepared
+from llmctl.batch.records import record
+from llmctl.batch.write import Appender, Durable, ErrorsFile, Sink, Stdout
+from llmctl.clock import Clock
+from llmctl.engines.local import LocalEngine, Stop
+from llmctl.errors import CallError, Cancelled
+from llmctl.observers.tally import Tally
+from llmctl.protocols import Handler, Observer
+from llmctl.stores.files import disk
+from llmctl.types import Outcome, Request, Usage
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """An observer that writes every outcome's record where it belongs; durable when it returns."""
+
+    answers: Sink
+    errors: Sink
+    format: Format
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Append the record. Raises `DiskError`, or `BrokenPipeError` for stdout."""
+        await (self.answers if outcome.ok else self.errors).append(record(outcome, self.format))
+
+    async def close(self) -> None:
+        """Give both files back."""
+        await self.answers.close()
+        await self.errors.close()
+
+
+@dataclass(slots=True)
+class Limits:
+    """An observer that ends the run when going on makes no sense: after an error that every
+    other call would meet too, or once more than `allowed` rows have failed."""
+
+    stop: Stop
+    tally: Tally
+    allowed: int | None = None
+    because: CallError | None = None
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Look at how one call ended."""
+        error = outcome.result
+        if not isinstance(error, CallError) or self.because is not None:
+            return
+        if error.fatal_to_run or (self.allowed is not None and self.tally.failed > self.allowed):
+            self.because = error
+            self.stop.ask()
+
+    def unsent(self) -> CallError:
+        """The error of the rows that were not sent because of it."""
+        error = self.because
+        if error is not None and error.fatal_to_run:
+            return type(error)(
+                f"not sent, because another row failed: {error.message}",
+                http_status=error.http_status,
+                sent=False,
+            )
+        return Cancelled("not sent: the run stopped after too many errors", sent=False)
+
+
+def open_writer(batch: Prepared) -> Writer:
+    """The files (or streams) that the batch's records go to."""
+    answers: Sink
+    errors: Sink
+    if batch.output is None:
+        answers, errors = Stdout(), Stdout(2, "stderr")
+    else:
+        path = batch.errors
+        assert path is not None
+        answers, errors = Appender(Durable(batch.output)), ErrorsFile(path)
+    return Writer(answers, errors, batch.job.format)
+
+
+async def drive(
+    batch: Prepared,
+    make_handler: Callable[[Sequence[Observer]], Handler],
+    stamp: Callable[[Request], Request],
+    settle: Observer,
+    tally: Tally,
+    stop: Stop,
+    clock: Clock,
+    *,
+    allowed_errors: int | None,
+) -> CallError | None:
+    """Send what has no answer yet; gives the error that ended the run early, if one did.
+
+    The order of durability is the order of the observers: a row is in the output, then in the
+    ledger, then counted. When the run ends on its own every row has its record: what was not
+    sent is an error row. After a stop from outside the rest has none, and is sent next time.
+    Raises `DiskError` and `BrokenPipeError`.
+    """
+    writer = open_writer(batch)
+    limits = Limits(stop, tally, allowed_errors)
+    handler = make_handler([writer, settle, tally, limits])
+    requests = batch.requests(stamp)
+    try:
+        engine = LocalEngine(batch.job.profile.limits.concurrency, stop, clock)
+        await engine.run(requests, handler)
+        if limits.because is not None:
+            await _give_up(requests, limits.unsent(), writer, tally, clock)
+    finally:
+        await writer.close()
+    if batch.job.ordered and batch.output is not None and (limits.because or not stop.asked):
+        await asyncio.to_thread(reorder, batch.output, batch.index, batch.job.format)
+    return limits.because
+
+
+def nothing_to_send(batch: Prepared) -> None:
+    """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
+    if batch.output is None or batch.errors is None:
+        return
+    with disk("remove", batch.errors):
+        batch.errors.unlink(missing_ok=True)
+    if batch.job.ordered:
+        reorder(batch.output, batch.index, batch.job.format)
+
+
+async def _give_up(
+    rest: Iterator[Request], error: CallError, writer: Writer, tally: Tally, clock: Clock
+) -> None:
+    """Write error rows for the rows that will not be sent."""
+    while chunk := list(islice(rest, _CHUNK)):
+        outcomes = [
+            Outcome(request, error, Usage(), Decimal(0), None, clock.wall(), 0.0, None)
+            for request in chunk
+        ]
+        await asyncio.gather(*(writer(outcome) for outcome in outcomes))
+        for outcome in outcomes:
+            tally.add(outcome)

@@ -1,0 +1,203 @@
+"""How `ask` travels: question → configuration → runner → answer on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+
+from llmctl import config
+from llmctl.batch.records import record
+from llmctl.cli.ask import AskOptions
+from llmctl.cli.chosen import Chosen, choose
+from llmctl.cli.context import Context
+from llmctl.cli.printing import Printer
+from llmctl.cli.render import dollars, is_tty, usage_line, write_stdout
+from llmctl.cli.signals import caught
+from llmctl.compose import Question, compose
+from llmctl.config import Overrides
+from llmctl.errors import CallError, DiskError, InputError
+from llmctl.guards.retry import Trouble
+from llmctl.ids import ulid
+from llmctl.runner import Live, open_runner
+from llmctl.stores.history import Conversation, History, open_history
+from llmctl.types import Message, Outcome, Request, Response
+
+
+def answer(prompt: str, options: AskOptions, context: Context) -> int:
+    """Ask the prompt and return the exit code; raises `LlmctlError`."""
+    before = _last(context) if options.resume else None
+    overrides = Overrides(
+        profile=context.profile or (before.profile if before else None),
+        model=context.model or (before.model if before and not context.profile else None),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+    )
+    chosen = choose(context, overrides)
+    request = _request(prompt, options, chosen, before)
+    return asyncio.run(_run(request, options, context, chosen, before))
+
+
+def _request(
+    prompt: str, options: AskOptions, chosen: Chosen, before: Conversation | None
+) -> Request:
+    said = before.messages if before else ()
+    if options.system is not None:
+        said = (Message("system", options.system), *(m for m in said if m.role != "system"))
+    question = Question(
+        messages=(*said, Message("user", prompt)), options=options.options, tags=options.tags
+    )
+    return compose(question, chosen.profile, id="ask", cache_mode=options.cache_mode)
+
+
+def _history_file(context: Context) -> Path:
+    return config.find_folders(context.environ, context.cwd()).state / "history.db"
+
+
+def _last(context: Context) -> Conversation:
+    """The conversation to continue. Raises `InputError` when there is none."""
+    path = _history_file(context)
+    found = None
+    if path.exists():
+        history = open_history(path)
+        try:
+            found = history.last(now=context.clock.wall())
+        finally:
+            history.close()
+    if found is None:
+        raise InputError(
+            "there is no conversation to continue (they are kept for 30 days); ask without -c"
+        )
+    return found
+
+
+async def _run(
+    request: Request,
+    options: AskOptions,
+    context: Context,
+    chosen: Chosen,
+    before: Conversation | None,
+) -> int:
+    async with open_runner(
+        chosen.profile,
+        chosen.folders,
+        context.environ,
+        context.clock,
+        say=context.say,
+        warn=context.warn,
+    ) as live:
+        if options.dry_run:
+            return _plan(request, live, context)
+        code, response = await _ask(live.stamp(request), live, options, context)
+    if response is not None and options.history and chosen.profile.history:
+        await _remember(request, response, context, before)
+    return code
+
+
+async def _ask(
+    request: Request, live: Live, options: AskOptions, context: Context
+) -> tuple[int, Response | None]:
+    """Ask and print: the exit code, and the answer if there is one."""
+    ended: list[Outcome] = []
+    printer = Printer(markdown=options.markdown)
+    streams = options.stream if options.stream is not None else is_tty(sys.stdout)
+    emit = printer if streams and not context.json else None
+
+    async def remember(outcome: Outcome) -> None:
+        ended.append(outcome)
+
+    def told(trouble: Trouble) -> None:
+        context.say(f"{trouble.error.message}; trying again in {trouble.wait:.1f} s")
+
+    handler = live.handler([live.ledger.settle, remember], exact=False, told=told)
+    stopped: list[int] = []
+    response = None
+    try:
+        response = await _until_signal(handler(request, emit), stopped)
+        if response is not None and context.json:
+            printer.write(record(ended[0], "llmctl").decode())
+        elif response is not None and emit is None:
+            printer(response.text)
+    except CallError:
+        printer.end()
+        if printer.failure is not None:
+            raise printer.failure from None
+        if not printer.closed:
+            raise
+    printer.end()
+    if ended and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
+        print(usage_line(ended[0]), file=sys.stderr)
+    return (128 + stopped[0] if stopped else 0), response
+
+
+async def _until_signal(work: Awaitable[Response], stopped: list[int]) -> Response | None:
+    """The answer; None when SIGINT or SIGTERM, noted in `stopped`, cancelled the call."""
+    task = asyncio.ensure_future(work)
+
+    def stop(number: int) -> None:
+        stopped.append(number)
+        task.cancel()
+
+    with caught(stop):
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+            return None
+
+
+async def _remember(
+    request: Request, response: Response, context: Context, before: Conversation | None
+) -> None:
+    """Keep the turn for `-c`. The answer has been printed: a full disk is only a warning now."""
+    asked = request.messages[-1:] if before else request.messages
+    try:
+        history: History = open_history(_history_file(context))
+        try:
+            await history.append(
+                before.id if before else ulid(context.clock),
+                (*asked, Message("assistant", response.text)),
+                profile=request.target.profile,
+                model=request.target.model,
+                at=context.clock.wall(),
+            )
+        finally:
+            history.close()
+    except DiskError as error:
+        context.warn(f"the conversation was not kept: {error.message}")
+
+
+def _plan(request: Request, live: Live, context: Context) -> int:
+    """What the call would take: nothing is sent."""
+    counted = live.counter.count(request)
+    _, worst = live.worst(request)
+    window = live.counter.context_window(request.target)
+    kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
+    if context.json:
+        import orjson
+
+        plan = {
+            "profile": request.target.profile,
+            "model": request.target.model,
+            "input_tokens": counted.tokens,
+            "input_tokens_exact": counted.exact,
+            "max_tokens": request.max_tokens,
+            "context_window": window,
+            "worst_case_usd": None if worst is None else float(worst),
+            "cached": kept is not None,
+        }
+        write_stdout(orjson.dumps(plan).decode() + "\n")
+        return 0
+    about = "" if counted.exact else "about "
+    most = f"{request.max_tokens} out at most" if request.max_tokens else "output not limited"
+    lines = (
+        f"target   {request.target.profile}/{request.target.model}",
+        f"tokens   {about}{counted.tokens} in ({counted.encoding}), {most}"
+        + (f", window {window}" if window else ""),
+        f"price    {dollars(worst)} at most",
+        f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
+    )
+    write_stdout("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,206 @@
+"""`llmctl batch`: a file of prompts, resumable."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from llmctl.cli.context import Context, finish
+from llmctl.cli.options import (
+    ConfigOption,
+    JsonOption,
+    ModelOption,
+    NoCacheOption,
+    ProfileOption,
+    QuietOption,
+    RefreshOption,
+    SystemOption,
+    TagOption,
+    VerboseOption,
+    cache_mode,
+    pairs,
+)
+from llmctl.errors import UsageError
+from llmctl.types import CacheMode
+
+
+class EngineName(StrEnum):
+    """Where the rows are sent from."""
+
+    LOCAL = "local"
+
+
+class Format(StrEnum):
+    """How an output line looks."""
+
+    LLMCTL = "llmctl"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class MaxErrors:
+    """Stop once more rows than this have failed: `count` rows, or `share` of all rows."""
+
+    count: int | None = None
+    share: float | None = None
+
+    def allowed(self, rows: int) -> int:
+        """How many of `rows` may fail."""
+        if self.count is not None:
+            return self.count
+        return int(rows * (self.share or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What `batch` was told; None: the profile or the default decides."""
+
+    input: str
+    engine: EngineName = EngineName.LOCAL
+    output: str | None = None
+    system: str | None = None
+    template: str | None = None
+    id_field: str | None = None
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    limit: int | None = None
+    max_errors: MaxErrors | None = None
+    format: Format = Format.LLMCTL
+    ordered: bool = False
+    restart: bool = False
+    cache_mode: CacheMode = "use"
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def command(
+    input: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin (JSONL)."
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where answers go; - is stdout, without resume. Default: NAME.out.jsonl "
+            "beside INPUT.",
+            show_default=False,
+        ),
+    ] = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    system: SystemOption = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT|@FILE",
+            help="Jinja2 template that makes a prompt of each record.",
+        ),
+    ] = None,
+    id_field: Annotated[
+        str | None, typer.Option("--id-field", metavar="NAME", help="Field that holds the id.")
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="Where the rows are sent from.")
+    ] = EngineName.LOCAL,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", min=1, max=10_000, help="Calls in flight at a time."),
+    ] = None,
+    rpm: Annotated[
+        int | None, typer.Option("--rpm", min=1, help="Requests per minute at most.")
+    ] = None,
+    tpm: Annotated[
+        int | None, typer.Option("--tpm", min=1, help="Tokens per minute at most.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N rows of INPUT.")
+    ] = None,
+    max_errors: Annotated[
+        str | None,
+        typer.Option(
+            "--max-errors", metavar="N|N%", help="Stop once more rows than this have failed."
+        ),
+    ] = None,
+    format: Annotated[
+        Format, typer.Option("--format", help="Output lines: llmctl's, or OpenAI's batch results.")
+    ] = Format.LLMCTL,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="Put OUTPUT into the order of INPUT at the end.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what OUTPUT holds and start over.")
+    ] = False,
+    no_cache: NoCacheOption = False,
+    refresh: RefreshOption = False,
+    tag: TagOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Answer every row of a file. The same command again continues where it stopped.
+
+    \b
+    INPUT rows are JSON objects: {"id", "prompt"}, {"id", "messages"}, OpenAI batch lines, or
+    with --template any record. Optional fields: system, model, max_tokens, temperature,
+    options, tags; what a row says wins over flags and profile. Everything is checked before
+    anything is sent.
+
+    \b
+    OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl in place of
+    .jsonl one for every row that failed (with -o - those go to stderr). Answered rows are
+    never sent again; failed ones are.
+
+    \b
+    Examples:
+      llmctl batch prompts.jsonl -p local
+      llmctl batch reviews.csv --template "Positive or negative? {{ text }}" -o labels.jsonl
+      zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
+    """
+    context = Context(profile, model, config, json, quiet, verbose)
+
+    def run_() -> int:
+        from llmctl.cli.running import run
+
+        return run(
+            BatchOptions(
+                input=input,
+                engine=engine,
+                output=output,
+                system=system,
+                template=template,
+                id_field=id_field,
+                concurrency=concurrency,
+                rpm=rpm,
+                tpm=tpm,
+                limit=limit,
+                max_errors=parse_max_errors(max_errors),
+                format=format,
+                ordered=ordered,
+                restart=restart,
+                cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
+                tags=pairs("--tag", tag or ()),
+            ),
+            context,
+        )
+
+    finish(run_, context)
+
+
+def parse_max_errors(text: str | None) -> MaxErrors | None:
+    """`10` or `5%`. Raises `UsageError` for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
+    if not match or (match[2] and float(match[2]) > 100):
+        raise UsageError(f"--max-errors wants a number of rows or a share such as 5%, not {text!r}")
+    return MaxErrors(int(match[1])) if match[1] else MaxErrors(share=float(match[2]) / 100)

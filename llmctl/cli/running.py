@@ -1,0 +1,175 @@
+"""How `batch` travels: options → configuration → input and output → runner → summary."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from llmctl.batch.prepare import Job, Prepared, prepared
+from llmctl.batch.rows import Reader
+from llmctl.batch.run import drive, nothing_to_send
+from llmctl.batch.template import Template
+from llmctl.cli.batch import BatchOptions
+from llmctl.cli.chosen import Chosen, choose
+from llmctl.cli.context import Context
+from llmctl.cli.render import colours, is_tty
+from llmctl.cli.signals import caught
+from llmctl.cli.summary import Ended, print_summary
+from llmctl.config import Overrides
+from llmctl.engines.local import Stop
+from llmctl.errors import CallError
+from llmctl.guards.retry import Trouble
+from llmctl.observers.progress import Bar, Display, Pace, PlainLines
+from llmctl.observers.tally import Tally
+from llmctl.runner import Live, open_runner
+
+
+def run(options: BatchOptions, context: Context) -> int:
+    """Answer the file and return the exit code; raises `LlmctlError`."""
+    chosen = choose(
+        context,
+        Overrides(
+            profile=context.profile,
+            model=context.model,
+            concurrency=options.concurrency,
+            rpm=options.rpm,
+            tpm=options.tpm,
+        ),
+    )
+    profile = replace(chosen.profile, tags={**chosen.profile.tags, **options.tags})
+    job = Job(
+        input=options.input,
+        output=options.output,
+        reader=Reader(
+            template=Template(options.template) if options.template is not None else None,
+            id_field=options.id_field,
+            system=options.system,
+        ),
+        profile=profile,
+        format=options.format.value,
+        limit=options.limit,
+        ordered=options.ordered,
+        restart=options.restart,
+        cache_mode=options.cache_mode,
+    )
+    with prepared(job) as batch:
+        _notes(batch, context)
+        return asyncio.run(_run(batch, options, context, replace(chosen, profile=profile)))
+
+
+def _notes(batch: Prepared, context: Context) -> None:
+    """What was found in an output that exists."""
+    if batch.torn:
+        context.warn(
+            f"the last line of {batch.output.path if batch.output else 'the output'} was "
+            "half written; it was removed, and its row will be sent again"
+        )
+    if batch.strange and batch.job.limit is None:
+        context.warn(f"{batch.strange:,} answers in the output belong to no row of the input")
+
+
+async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen: Chosen) -> int:
+    tally = Tally(rows=batch.rows, skipped=batch.skipped)
+    started = context.clock.monotonic()
+    stop, signals = Stop(), list[int]()
+    because: CallError | None = None
+    piped_away = False
+
+    def on_signal(number: int) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            stop.at_once()
+            return
+        stop.ask()
+        context.say("stopping: waiting up to 30 s for the rows in flight; again to stop at once")
+
+    def told(trouble: Trouble) -> None:
+        if context.verbose:
+            context.say(
+                f"row {trouble.request.id}: {trouble.error.message}; "
+                f"trying again in {trouble.wait:.1f} s"
+            )
+
+    if tally.skipped == tally.rows:
+        nothing_to_send(batch)
+    else:
+        with caught(on_signal):
+            async with (
+                open_runner(
+                    chosen.profile,
+                    chosen.folders,
+                    context.environ,
+                    context.clock,
+                    say=context.say,
+                    warn=context.warn,
+                ) as live,
+                _shown(tally, live, context),
+            ):
+                try:
+                    because = await drive(
+                        batch,
+                        lambda observers: live.handler(observers, exact=True, told=told),
+                        live.stamp,
+                        live.ledger.settle,
+                        tally,
+                        stop,
+                        context.clock,
+                        allowed_errors=(
+                            options.max_errors.allowed(tally.rows) if options.max_errors else None
+                        ),
+                    )
+                except BrokenPipeError:
+                    piped_away = True
+    ended = Ended(
+        tally=tally,
+        elapsed=context.clock.monotonic() - started,
+        code=exit_code(tally, because, signals, piped_away=piped_away),
+        input=batch.source.name,
+        output=batch.output.path if batch.output else None,
+        errors=batch.errors,
+        because=because,
+        signal=signals[0] if signals else None,
+    )
+    print_summary(ended, context)
+    return ended.code
+
+
+def exit_code(
+    tally: Tally, because: CallError | None, signals: list[int], *, piped_away: bool
+) -> int:
+    """What the run's end means to a script."""
+    if signals:
+        return 128 + signals[0]
+    if because is not None and because.fatal_to_run:
+        return because.exit_code
+    if piped_away:
+        return 1
+    if not tally.failed:
+        return 0
+    nothing_else = not tally.ok and not tally.skipped and len(tally.failures) == 1
+    last = tally.last_error
+    return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
+
+
+@asynccontextmanager
+async def _shown(tally: Tally, live: Live, context: Context) -> AsyncIterator[None]:
+    """Progress on stderr while the context is open."""
+    if context.quiet:
+        yield
+        return
+    display: Display
+    if is_tty(sys.stderr):
+        display = Bar(sys.stderr, context.clock, colours(sys.stderr))
+    else:
+        display = PlainLines(sys.stderr, context.clock)
+    pace = Pace(tally, context.clock, live.profile.limits.tpm, live.lane.waits)
+    showing = asyncio.ensure_future(display.run(pace))
+    try:
+        yield
+    finally:
+        showing.cancel()
+        with suppress(asyncio.CancelledError):
+            await showing

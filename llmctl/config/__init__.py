@@ -1,0 +1,19 @@
+"""Files, environment and flags → `Settings`, and the profile to use among them."""
+
+from llmctl.config.choosing import choose
+from llmctl.config.folders import CONFIG_FILE, find_folders
+from llmctl.config.loading import load
+from llmctl.config.overrides import Overrides
+from llmctl.config.showing import as_json, as_yaml
+from llmctl.config.starter import write_starter
+
+__all__ = [
+    "CONFIG_FILE",
+    "Overrides",
+    "as_json",
+    "as_yaml",
+    "choose",
+    "find_folders",
+    "load",
+    "write_starter",
+]

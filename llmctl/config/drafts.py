@@ -1,0 +1,36 @@
+"""What one source says, checked but not complete, and how two sources become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmctl.config.tree import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What one source says of one profile: checked values by key (sections are dicts), where
+    each stood, and where the profile itself did."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, Node] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    def over(self, under: Draft) -> Draft:
+        """Both, key by key; this one wins. Sections are merged one level deep."""
+        merged = dict(under.values)
+        for name, value in self.values.items():
+            below = merged.get(name)
+            both = isinstance(value, dict) and isinstance(below, dict)
+            merged[name] = {**below, **value} if both else value  # type: ignore[dict-item]
+        return Draft(merged, {**under.marks, **self.marks}, under.sources + self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class FileDraft:
+    """What one file says: the default's node, and the drafts of profiles by name."""
+
+    default: Node | None = None
+    profiles: Mapping[str, Draft] = field(default_factory=dict)

@@ -1,0 +1,197 @@
+"""What a configuration file may say: the table of keys, and a walk that holds a file to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmctl.config import values as v
+from llmctl.config.drafts import Draft, FileDraft
+from llmctl.config.jsonvalue import json_value
+from llmctl.config.tree import Node, nearest, quoted
+from llmctl.errors import ConfigError
+
+Section = Mapping[str, v.Reader]
+
+_MILLION = 1_000_000
+_DAY = 86400.0
+
+
+MAX_TOKENS = v.whole(1, 100 * _MILLION, null=True)
+TEMPERATURE = v.number(0, 100, null=True)
+
+
+def _params(node: Node) -> dict[str, Any]:
+    readers = {"temperature": TEMPERATURE, "max_tokens": MAX_TOKENS}
+    params: dict[str, Any] = {}
+    for name, child in node.mapping().items():
+        if name in ("model", "messages", "stream", "stream_options"):
+            raise child.error("is not a parameter; llmctl sets it itself")
+        params[name] = readers.get(name, json_value)(child)
+    return params
+
+
+def _tags(node: Node) -> dict[str, str]:
+    entries = node.mapping()
+    for name, child in entries.items():
+        if not name or not name.isprintable() or "=" in name:
+            raise child.error("needs a printable name without =")
+    return {name: v.label(child) for name, child in entries.items()}
+
+
+PROFILE: Mapping[str, v.Reader | Section] = {
+    "provider": v.text,
+    "model": v.text,
+    "api": v.one_of("chat"),
+    "base_url": v.address,
+    "key": {"env": v.variable},
+    "params": _params,
+    "limits": {
+        "concurrency": v.whole(1, 10_000),
+        "rpm": v.whole(1, 1000 * _MILLION, null=True),
+        "tpm": v.whole(1, 1000 * _MILLION, null=True),
+    },
+    "timeout": {
+        "connect": v.seconds(_DAY),
+        "first_byte": v.seconds(_DAY),
+        "total": v.seconds(_DAY),
+    },
+    "retry": {
+        "attempts": v.whole(1, 100),
+        "max_wait": v.seconds(_DAY, zero=True),
+        "ambiguous_attempts": v.whole(0, 100),
+    },
+    "cache": {"enabled": v.flag, "ttl": v.seconds(36500 * _DAY, null=True)},
+    "history": v.flag,
+    "price": {
+        "input": v.money,
+        "output": v.money,
+        "cached_input": v.maybe_money,
+        "cache_write": v.maybe_money,
+    },
+    "tags": _tags,
+    "context": v.whole(1, 1000 * _MILLION, null=True),
+    "model_path": v.text,
+    "parallel": v.whole(1, 256),
+}
+"""Every key of a profile: its reader, or the keys of its section. Durations are seconds."""
+
+FILE = ("default", "profiles")
+
+PROJECT = frozenset(
+    {
+        "provider",
+        "model",
+        "api",
+        "params",
+        "limits",
+        "timeout",
+        "retry",
+        "cache",
+        "tags",
+        "context",
+        "parallel",
+    }
+)
+"""What a project's configuration may set. The rest decides where a key or a prompt goes, runs a
+file, keeps conversations, or what a budget buys: only the user may."""
+
+LATER = frozenset(
+    {
+        "budgets",
+        "breaker",
+        "fallback",
+        "on_overflow",
+        "headers",
+        "proxy",
+        "key.command",
+        "key.keyring",
+        "cache.max_size",
+    }
+)
+"""Planned keys, so that the message does not call them misspelt."""
+
+_KEY_HINT = "write key: {env: NAME}, where NAME is the environment variable that holds the key"
+_HINTS = {
+    "api_key": _KEY_HINT, "token": _KEY_HINT, "key_env": _KEY_HINT,
+    "url": "write base_url", "endpoint": "write base_url", "api_base": "write base_url",
+    "temperature": "it belongs under params", "max_tokens": "it belongs under params",
+    "concurrency": "it belongs under limits", "rpm": "it belongs under limits",
+    "tpm": "it belongs under limits", "ttl": "it belongs under cache",
+}  # fmt: skip
+_NAME = re.compile(r"\w[\w.-]{0,63}")
+
+
+def read_file(root: Node | None, *, own_file: str | None = None) -> FileDraft:
+    """Hold a file's tree to the table.
+
+    `own_file` is given for a project's file, which may say less: it is the name of the user's
+    own file, where the refused keys go. Raises `ConfigError`.
+    """
+    if root is None:
+        return FileDraft()
+    if not isinstance(root.value, Mapping) and not root.null:
+        raise ConfigError(f"{root.where}: a configuration file holds `default:` and `profiles:`")
+    entries = root.mapping()
+    for name in entries:
+        if name not in FILE:
+            raise _unknown(root, name, FILE, "cache.max_size" if name == "cache" else name)
+    profiles: dict[str, Draft] = {}
+    for name, node in (entries["profiles"].mapping() if "profiles" in entries else {}).items():
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{node.where}: {quoted(name)} cannot name a profile; use letters, "
+                "digits, dots, dashes and underscores"
+            )
+        profiles[name] = _profile(node, own_file)
+    default = entries.get("default")
+    if default is not None and not default.null:
+        v.text(default)
+        return FileDraft(default, profiles)
+    return FileDraft(None, profiles)
+
+
+def _profile(node: Node, own_file: str | None) -> Draft:
+    said: dict[str, Any] = {}
+    entries = node.mapping()
+    for name, child in entries.items():
+        rule = PROFILE.get(name)
+        if rule is None:
+            raise _unknown(node, name, PROFILE, name)
+        if own_file is not None and name not in PROJECT:
+            raise child.error(
+                f"cannot be set by a project's configuration; put it into your own file, {own_file}"
+            )
+        said[name] = _section(child, name, rule) if isinstance(rule, Mapping) else rule(child)
+    return Draft(said, dict(entries), (node.where,))
+
+
+def _section(node: Node, name: str, rules: Section) -> dict[str, Any]:
+    if name == "key" and not isinstance(node.value, Mapping):
+        # whatever is written here may be a key: it is not repeated
+        raise node.error(
+            "must name an environment variable, {env: NAME}; a key itself never belongs in a file"
+        )
+    said: dict[str, Any] = {}
+    for key, child in node.mapping().items():
+        if key not in rules:
+            full = f"{name}.{key}"
+            if name == "key" and full not in LATER:
+                raise ConfigError(f"{node.where}: {node.path} has only one key: env")
+            raise _unknown(node, key, rules, full)
+        said[key] = rules[key](child)
+    if name == "key" and not said:
+        raise node.error("must name an environment variable: {env: NAME}")
+    return said
+
+
+def _unknown(parent: Node, name: str, valid: Iterable[str], full: str) -> ConfigError:
+    child = parent.mapping()[name]
+    if full in LATER:
+        return child.error("is not supported by this version of llmctl")
+    hint = _HINTS.get(name) or nearest(name, valid)
+    if not parent.path and name in PROFILE:
+        hint = "it belongs into a profile"
+    place = f"{parent.path} has" if parent.path else "there is"
+    return ConfigError(f"{child.where}: {place} an unknown key {quoted(name)}; {hint}")

@@ -1,0 +1,198 @@
+"""YAML text → a small tree in which every value knows where it stood.
+
+PyYAML only finds the structure; the meaning is read from the text by `values`, so that a price
+stays exact and YAML 1.1's surprises (`010` is eight, `1:30` is ninety) cannot happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
+
+MAX_NODES = 20_000
+"""Values in one file, aliases counted each time: a few lines of aliases to aliases would
+otherwise unfold into billions."""
+
+MAX_DEPTH = 40
+"""Levels of nesting; orjson, which writes `params` to the wire, stops at 254."""
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value: text (`plain` when it was not quoted), a list or a mapping.
+
+    `where` is `file:line`, or the variable or flag the value came from; `path` is its dotted
+    name in the file, empty for variables and flags.
+    """
+
+    where: str
+    path: str
+    value: str | tuple[Node, ...] | Mapping[str, Node]
+    plain: bool = True
+
+    def error(self, message: str) -> ConfigError:
+        """The error that names this value; `message` begins with a verb."""
+        return ConfigError(
+            f"{self.where}: {self.path} {message}" if self.path else f"{self.where} {message}"
+        )
+
+    @property
+    def null(self) -> bool:
+        """True when nothing is written, or `null`."""
+        return self.plain and isinstance(self.value, str) and self.value in _NULLS
+
+    def mapping(self) -> Mapping[str, Node]:
+        """The entries; none when nothing is written. Raises `ConfigError` for another kind."""
+        if self.null:
+            return {}
+        if not isinstance(self.value, Mapping):
+            raise self.error("must be a mapping (name: value)")
+        return self.value
+
+    def shown(self) -> str:
+        """The value for a message: short, without control characters."""
+        return quoted(self.value) if isinstance(self.value, str) else "a list or mapping"
+
+
+def quoted(text: str) -> str:
+    """Text in quotation marks, at most 60 characters, control characters escaped."""
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:61])
+    return f'"{safe[:60]}…"' if len(safe) > 60 else f'"{safe}"'
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """How an error about an unknown name goes on: the nearest valid one, or all of them."""
+    import difflib
+
+    names = list(valid)
+    if close := difflib.get_close_matches(name.lower()[:100], names, n=1):
+        return f'did you mean "{close[0]}"?'
+    return f"there are: {', '.join(names)}"
+
+
+def parse(text: str, file: str) -> Node | None:
+    """The tree of a YAML document, None when it is empty; `file` is its name in messages.
+
+    Raises `ConfigError` for anything that is not one plain YAML document.
+    """
+    import yaml
+
+    # Events, not `yaml.compose`: libyaml's composer is recursive and crashes the interpreter on
+    # a file of 100,000 brackets.
+    loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _Grower(yaml.parse(text, Loader=loader), file).document()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = min(mark.line if mark else 0, text.count("\n")) + 1  # not after the last one
+        what = ", ".join(str(part) for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{file}:{line}: this is not YAML: {what}") from None
+    except yaml.YAMLError as error:
+        # a character that YAML forbids; the first line of the message names it
+        what = str(error).partition("\n")[0]
+        raise ConfigError(f"{file}: this is not YAML: {what}") from None
+    except (ValueError, OverflowError):
+        # PyYAML's own scanner lets these pass for numbers out of range in `\U` and `%YAML`
+        raise ConfigError(f"{file}: this is not YAML: a number is out of range") from None
+
+
+class _Grower:
+    """Turns PyYAML's events into nodes, within bounds."""
+
+    def __init__(self, events: Iterator[yaml.Event], file: str) -> None:
+        self._events = events
+        self._file = file
+        self._nodes = 0
+        self._anchors: dict[str, tuple[Node, int]] = {}
+
+    def document(self) -> Node | None:
+        """The one document of the stream."""
+        import yaml
+
+        next(self._events)  # the stream begins
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return None
+        root = self._grow(next(self._events), "", None, 0)
+        next(self._events)  # the document ends
+        after = next(self._events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            raise ConfigError(
+                f"{self._at(after)}: a second document begins here; a configuration is one"
+            )
+        return root
+
+    def _at(self, event: yaml.Event) -> str:
+        mark = event.start_mark
+        return f"{self._file}:{mark.line + 1 if mark else 1}"
+
+    def _grow(self, event: yaml.Event, path: str, where: str | None, depth: int) -> Node:
+        """The node that begins with `event`; the value of a key stands where the key does."""
+        import yaml
+
+        where = where or self._at(event)
+        before = self._nodes
+        self._count(1, depth, where)
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._anchors:
+                raise ConfigError(f"{where}: this alias has no anchor before it")
+            node, size = self._anchors[event.anchor]
+            self._count(size, depth, where)
+            return replace(node, where=where, path=path)
+        assert isinstance(event, yaml.NodeEvent)
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise ConfigError(f"{where}: the tag {quoted(tag)} is not supported; leave it out")
+        if isinstance(event, yaml.ScalarEvent):
+            node = Node(where, path, event.value, plain=event.style in (None, ""))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = Node(where, path, self._items(path, depth))
+        else:
+            node = Node(where, path, self._entries(path, depth))
+        if event.anchor is not None:
+            self._anchors[event.anchor] = (node, self._nodes - before)
+        return node
+
+    def _items(self, path: str, depth: int) -> tuple[Node, ...]:
+        import yaml
+
+        items: list[Node] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._grow(event, f"{path}[{len(items)}]", None, depth + 1))
+        return tuple(items)
+
+    def _entries(self, path: str, depth: int) -> dict[str, Node]:
+        import yaml
+
+        entries: dict[str, Node] = {}
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
+            where = self._at(key)
+            if not isinstance(key, yaml.ScalarEvent):
+                raise ConfigError(f"{where}: a key must be plain text")
+            name = str(key.value)
+            if name == "<<":
+                raise ConfigError(
+                    f"{where}: merge keys (<<) are not supported; write the entries out"
+                )
+            if name in entries:
+                raise ConfigError(
+                    f"{where}: {quoted(name)} is written twice, first at {entries[name].where}"
+                )
+            shown = quoted(name)[1:-1]  # a path is for messages
+            below = f"{path}.{shown}" if path else shown
+            entries[name] = self._grow(next(self._events), below, where, depth + 1)
+        return entries
+
+    def _count(self, nodes: int, depth: int, where: str) -> None:
+        self._nodes += nodes
+        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise ConfigError(
+                f"{where}: this holds too much; at most {MAX_NODES} values, "
+                f"{MAX_DEPTH} levels deep, are read, counting what aliases repeat"
+            )

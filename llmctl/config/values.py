@@ -1,0 +1,169 @@
+"""Readers: one value of the tree → one checked Python value, or a `ConfigError` naming it.
+
+A reader takes its meaning from the text: whole numbers are decimal digits, booleans are YAML's,
+money is exact. Readers of variables and flags are the same ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from llmctl.config.tree import Node
+
+Reader = Callable[[Node], Any]
+
+_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9_]{0,30})")
+_NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
+_MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{0,20})?([eE]-?[0-9]{1,2})?")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,9})?) ?(ms|s|m|h|d|w)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_HOST = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(%[\w.-]+)?")
+
+
+def _plain(node: Node) -> str | None:
+    return node.value if node.plain and isinstance(node.value, str) else None
+
+
+def text(node: Node) -> str:
+    """Printable text on one line, not empty."""
+    if not isinstance(node.value, str) or node.null:
+        raise node.error("must be text")
+    if not node.value.strip() or not node.value.isprintable():
+        raise node.error("must be text on one line, without control characters, not empty")
+    return node.value
+
+
+def label(node: Node) -> str:
+    """The text of a tag: any scalar as it is written, possibly empty."""
+    if not isinstance(node.value, str) or node.null or not node.value.isprintable():
+        raise node.error("must be text on one line, without control characters")
+    return node.value
+
+
+def one_of(*names: str) -> Reader:
+    """A reader of one of these words."""
+
+    def read(node: Node) -> str:
+        if node.value not in names:
+            raise node.error(f"must be {' or '.join(names)}, not {node.shown()}")
+        return str(node.value)
+
+    return read
+
+
+def flag(node: Node) -> bool:
+    """A boolean: true or false, also yes, no, on, off."""
+    value = _BOOLEANS.get((_plain(node) or "").lower())
+    if value is None:
+        raise node.error(f"must be true or false, not {node.shown()}")
+    return value
+
+
+def whole(low: int, high: int, *, null: bool = False) -> Reader:
+    """A reader of a whole number in this range; with `null` also of nothing, as None."""
+
+    def read(node: Node) -> int | None:
+        if null and node.null:
+            return None
+        written = _plain(node)
+        if written is not None and _WHOLE.fullmatch(written):
+            value = int(written.replace("_", ""))
+            if low <= value <= high:
+                return value
+        raise node.error(f"must be a whole number from {low} to {high}, not {node.shown()}")
+
+    return read
+
+
+def number(low: float, high: float, *, null: bool = False) -> Reader:
+    """A reader of a number in this range; with `null` also of nothing, as None."""
+
+    def read(node: Node) -> float | None:
+        if null and node.null:
+            return None
+        written = _plain(node)
+        if written is not None and _NUMBER.fullmatch(written):
+            value = float(written)
+            if low <= value <= high:
+                return value
+        raise node.error(f"must be a number from {low:g} to {high:g}, not {node.shown()}")
+
+    return read
+
+
+def seconds(high: float, *, zero: bool = False, null: bool = False) -> Reader:
+    """A reader of a duration (`10`, `1.5`, `500ms`, `10s`, `5m`, `2h`, `24h`, `7d`) as seconds.
+
+    At most `high` seconds; 0 only with `zero`; with `null` also nothing, as None.
+    """
+
+    def read(node: Node) -> float | None:
+        if null and node.null:
+            return None
+        match = _DURATION.fullmatch(node.value) if isinstance(node.value, str) else None
+        if match is not None:
+            value = float(match[1]) * _SECONDS[match[2] or "s"]
+            if 0 < value <= high or (zero and value == 0):
+                return value
+        raise node.error(
+            f"must be a duration such as 10, 10s or 5m, at most {high:.0f} seconds, "
+            f"not {node.shown()}"
+        )
+
+    return read
+
+
+def money(node: Node) -> Decimal:
+    """US dollars, exact."""
+    written = _plain(node)
+    if written is None or not _MONEY.fullmatch(written):
+        raise node.error(f"must be a price in USD per million tokens, not {node.shown()}")
+    return Decimal(written)
+
+
+def maybe_money(node: Node) -> Decimal | None:
+    """US dollars, exact; None when nothing is written."""
+    return None if node.null else money(node)
+
+
+def variable(node: Node) -> str:
+    """The name of an environment variable. What is written is never shown: it may be a key."""
+    if not isinstance(node.value, str) or not _VARIABLE.fullmatch(node.value):
+        raise node.error(
+            "must be the name of an environment variable, such as OPENAI_API_KEY "
+            "(a key itself never belongs in a file)"
+        )
+    return node.value
+
+
+def address(node: Node) -> str:
+    """A base URL without its trailing slash: http or https, a host, no credentials.
+
+    What is written is never shown: it may hold a password.
+    """
+    url = text(node)
+    if any(c.isspace() or c in '\\<>"' for c in url):
+        raise node.error("must be a URL, without spaces, quotes or backslashes")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # its message may repeat what is written
+        raise node.error("is not a URL: its host or port is malformed") from None
+    if parts.scheme not in ("http", "https") or not host or not _HOST.fullmatch(host):
+        raise node.error("must begin with http:// or https:// and a host")
+    if port == 0:
+        raise node.error("must have a port from 1 to 65535")
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise node.error(
+            "may hold no user, password, query (?) or fragment (#); "
+            "a key goes into an environment variable, named by key: {env: NAME}"
+        )
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise node.error("must end before /chat/completions, which llmctl adds")
+    return url.rstrip("/")

@@ -1,0 +1,99 @@
+"""The engine of this machine: asyncio workers that share one stream of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from llmctl.clock import Clock
+from llmctl.errors import CallError
+from llmctl.protocols import Handler
+from llmctl.types import Request
+
+DRAIN = 30.0
+"""Seconds that calls in flight get to finish after a stop was asked for."""
+
+
+class Stop:
+    """How a run is told to end.
+
+    `ask` once: nothing new is sent, what is in flight may finish. `at_once`: no more waiting.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._soon = asyncio.Event()
+        self._at_once = asyncio.Event()
+
+    def ask(self) -> None:
+        """Send nothing new."""
+        self.asked = True
+        self._soon.set()
+
+    def at_once(self) -> None:
+        """Give up what is in flight, too."""
+        self.ask()
+        self._at_once.set()
+
+    async def give_up(self, clock: Clock) -> None:
+        """Return when what is in flight must be given up."""
+        await self._soon.wait()
+        overdue = asyncio.ensure_future(clock.sleep(DRAIN))
+        told = asyncio.ensure_future(self._at_once.wait())
+        try:
+            await asyncio.wait((overdue, told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            overdue.cancel()
+            told.cancel()
+
+
+class LocalEngine:
+    """`concurrency` workers, each with at most one request in flight.
+
+    The workers draw from the iterator themselves: nothing is read ahead, so the memory does
+    not grow with the input, and a worker draws again only when its last request has been dealt
+    with for good.
+    """
+
+    def __init__(self, concurrency: int, stop: Stop, clock: Clock) -> None:
+        self._concurrency = concurrency
+        self._stop = stop
+        self._clock = clock
+
+    async def run(self, requests: Iterable[Request], handler: Handler) -> None:
+        """Returns when all is dealt with or a stop was asked for.
+
+        A `CallError` concerns its request only (an observer has seen it); any other error
+        ends the run: what is in flight is cancelled and the error raised.
+        """
+        shared = iter(requests)
+        workers = [
+            asyncio.ensure_future(self._work(shared, handler)) for _ in range(self._concurrency)
+        ]
+        giving_up = asyncio.ensure_future(self._stop.give_up(self._clock))
+        try:
+            await self._watch(workers, giving_up)
+        finally:
+            for task in (*workers, giving_up):
+                task.cancel()
+            await asyncio.gather(*workers, giving_up, return_exceptions=True)
+
+    async def _watch(
+        self, workers: Sequence[asyncio.Future[None]], giving_up: asyncio.Future[None]
+    ) -> None:
+        running: set[asyncio.Future[None]] = set(workers)
+        while running:
+            done, _ = await asyncio.wait({*running, giving_up}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {giving_up}:
+                task.result()
+            if giving_up in done:
+                return
+            running -= done
+
+    async def _work(self, shared: Iterator[Request], handler: Handler) -> None:
+        for request in shared:
+            with contextlib.suppress(CallError):
+                await handler(request, None)
+            if self._stop.asked:
+                return

@@ -1,0 +1,114 @@
+"""The outermost guard: times every call, prices it, and tells the observers how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+from llmctl.cancellation import CancelledAfterSending
+from llmctl.clock import Clock
+from llmctl.errors import CallError, Cancelled, Interrupted
+from llmctl.protocols import Emit, Handler, Observer
+from llmctl.types import Outcome, Request, Response, Usage
+
+Price = Callable[[Request, Usage, Decimal | None], Decimal | None]
+"""What a usage costs: request, usage, the provider's own figure → dollars or None."""
+
+_NOTHING = Usage()
+
+
+class Observe:
+    """Tells `observers`, in their order, of every call; an answer is handed on only when the
+    last of them has dealt with it. That order is the order of durability: first the output,
+    then the ledger.
+
+    `estimate` counts what the provider did not report: input and the text so far.
+    """
+
+    def __init__(
+        self,
+        inner: Handler,
+        observers: Sequence[Observer],
+        clock: Clock,
+        price: Price,
+        estimate: Callable[[Request, str], Usage],
+    ) -> None:
+        self._inner = inner
+        self._observers = observers
+        self._clock = clock
+        self._price = price
+        self._estimate = estimate
+
+    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+        """The inner answer. Every ending is reported, a cancelled call's too."""
+        watch = _Watch(self._clock, emit)
+        result: Response | CallError
+        try:
+            result = await self._inner(request, watch if emit is not None else None)
+        except CallError as error:
+            result = error
+        except asyncio.CancelledError as stop:
+            given_up = Cancelled("the call was interrupted")
+            if isinstance(stop, CancelledAfterSending):
+                given_up.attempts, given_up.uncertain = stop.attempts, stop.uncertain
+                given_up.ambiguous = True
+            await asyncio.shield(self._report(request, given_up, watch))
+            raise
+        await self._report(request, result, watch)
+        if isinstance(result, CallError):
+            raise result
+        return result
+
+    async def _report(self, request: Request, result: Response | CallError, watch: _Watch) -> None:
+        outcome = self._outcome(request, result, watch)
+        for observer in self._observers:
+            await observer(outcome)
+
+    def _outcome(self, request: Request, result: Response | CallError, watch: _Watch) -> Outcome:
+        cost: Decimal | None = Decimal(0)
+        saved: Decimal | None = None
+        if isinstance(result, Response):
+            usage = result.usage
+            price = self._price(request, usage, result.reported_cost)
+            if result.cache in {"hit", "shared"}:
+                saved = price
+            else:
+                cost = price
+        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
+            usage = self._estimate(request, "".join(watch.text))
+            cost = self._price(request, usage, None)
+        else:
+            usage = _NOTHING
+        return Outcome(
+            request=request,
+            result=result,
+            usage=usage,
+            cost=cost,
+            saved=saved,
+            started=watch.wall,
+            elapsed=self._clock.monotonic() - watch.start,
+            first_token=watch.first,
+            uncertain=result.uncertain,
+        )
+
+
+class _Watch:
+    """Stands before the caller's `emit` and remembers what passed, and when the first did."""
+
+    __slots__ = ("_clock", "_emit", "first", "start", "text", "wall")
+
+    def __init__(self, clock: Clock, emit: Emit | None) -> None:
+        self._clock = clock
+        self._emit = emit
+        self.wall = clock.wall()
+        self.start = clock.monotonic()
+        self.first: float | None = None
+        self.text: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        if self.first is None:
+            self.first = self._clock.monotonic() - self.start
+        self.text.append(text)
+        if self._emit is not None:
+            self._emit(text)

@@ -1,0 +1,259 @@
+"""Settings → live objects: opens everything a call needs, puts the chain together, closes it."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llmctl import keys
+from llmctl.clock import Clock
+from llmctl.guards.cache import Cache
+from llmctl.guards.chain import Guards, chain
+from llmctl.guards.hold import Holding
+from llmctl.guards.limiter import Lane, Limiter
+from llmctl.guards.observe import Observe
+from llmctl.guards.retry import Retry, Trouble
+from llmctl.guards.tokens import Tokens
+from llmctl.ids import ulid
+from llmctl.pricing import price, worst_case
+from llmctl.protocols import CacheStore, Handler, LedgerStore, Observer
+from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.providers.registry import LOCAL, codec
+from llmctl.settings import Folders, Profile
+from llmctl.tokens import Counter, max_output
+from llmctl.transport import HttpTransport
+from llmctl.types import Request, Usage
+
+if TYPE_CHECKING:
+    from llmctl.providers.embedded import Embedded
+
+_SMALLEST_WINDOW = 4096
+"""Tokens: no hosted model has a smaller window, so what fits in here needs no look-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The open objects of one run of the program."""
+
+    profile: Profile
+    clock: Clock
+    run_id: str
+    lane: Lane
+    counter: Counter
+    ledger: LedgerStore
+    cache: CacheStore
+    endpoint: Handler
+    address: Callable[[], Awaitable[Address]]
+    warn: Callable[[str], None]
+
+    def stamp(self, request: Request) -> Request:
+        """The request with a call id of its own."""
+        return replace(request, call_id=ulid(self.clock))
+
+    def handler(
+        self,
+        observers: Sequence[Observer],
+        *,
+        exact: bool,
+        told: Callable[[Trouble], None],
+    ) -> Handler:
+        """The whole chain. Each call's outcome goes to `observers` in their order.
+
+        `exact` counts every prompt with its vocabulary; otherwise that is done only where
+        something depends on it, because loading a vocabulary takes longer than most prompts
+        are worth.
+        """
+        counted = partial(estimate, self.counter)
+        worst = self.worst if exact or self.lane.counts_tokens else self._bound
+        guards = Guards(
+            observe=lambda inner: Observe(inner, observers, self.clock, self.price, counted),
+            cache=lambda inner: Cache(
+                inner, self.cache, self.clock, self.warn, self.profile.cache.ttl
+            ),
+            tokens=lambda inner: Tokens(inner, self.admit),
+            hold=lambda inner: Holding(inner, self.ledger, self.clock, worst),
+            retry=lambda inner: Retry(inner, self.profile.retry, self.clock, told),
+            limiter=lambda inner: Limiter(inner, self.lane, self._tokens_of),
+        )
+        return chain(self.endpoint, guards)
+
+    def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
+        """What the usage costs now; the provider's own figure wins."""
+        return reported if reported is not None else self._priced(request, usage)
+
+    def _priced(self, request: Request, usage: Usage) -> Decimal | None:
+        return price(request.target, self.profile.price, usage, self.clock.wall())
+
+    async def admit(self, request: Request) -> None:
+        """Return when the request may be sent: its server is up and it fits the model's window.
+
+        Raises `SetupError` or `ContextTooLong`.
+        """
+        bound = self.counter.upper_bound(request) + (max_output(request) or 0)
+        if bound > (request.target.context or _SMALLEST_WINDOW):
+            window = self.counter.context_window(request.target)
+            if window is not None and bound > window:
+                counted = await self.counter.count_async(request)
+                self.counter.check_fits(request, counted, window)
+        await self.address()
+
+    def _tokens_of(self, request: Request) -> int:
+        return self.counter.count(request).tokens + (max_output(request) or 0)
+
+    def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
+        most = self.counter.upper_bound(request)
+        return Usage(input=most, output=max_output(request) or 0, estimated=True), None
+
+    def worst(self, request: Request) -> tuple[Usage, Decimal | None]:
+        """The most the request can use and cost: its input as counted, and all of the output
+        that it, or else the model's window, leaves room for."""
+        counted = self.counter.count(request)
+        output = max_output(request)
+        if output is None:
+            window = self.counter.context_window(request.target)
+            output = None if window is None else max(0, window - counted.tokens)
+        cost = worst_case(
+            request.target, self.profile.price, counted.tokens, output, self.clock.wall()
+        )
+        return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
+
+
+def estimate(counter: Counter, request: Request, text: str) -> Usage:
+    """What a call used that nobody reported: the prompt, and the text that came back."""
+    return Usage(
+        input=counter.count(request).tokens,
+        output=counter.count_text(request.target, text),
+        estimated=True,
+    )
+
+
+@asynccontextmanager
+async def open_runner(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    clock: Clock,
+    *,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> AsyncIterator[Live]:
+    """Everything a call needs, open. Nothing has been sent, and no server started, yet.
+
+    Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
+    paid call.
+    """
+    from llmctl.stores.ledger import open_ledger
+    from llmctl.stores.memory import MemoryCache
+    from llmctl.stores.mending import MendingCache
+
+    async with AsyncExitStack() as stack:
+        address = await _address(profile, folders, environ, clock, stack, say)
+        run_id = ulid(clock)
+        ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
+        stack.callback(ledger.close)
+        cache: MendingCache | MemoryCache
+        if profile.cache.enabled:
+            cache = MendingCache(folders.cache / "cache.db", warn, clock)
+        else:
+            cache = MemoryCache()
+        stack.callback(cache.close)
+        counter = Counter(folders.cache)
+        lane = Lane(profile.limits, clock)
+        pool = _Pool(profile.limits.concurrency)
+        stack.push_async_callback(pool.close)
+        endpoint = Endpoint(
+            codec=codec(profile.adapter),
+            transport=pool,
+            address=address,
+            timeouts=profile.timeout,
+            clock=clock,
+            estimate=partial(estimate, counter),
+            heard=lambda _: None,
+        )
+        yield Live(profile, clock, run_id, lane, counter, ledger, cache, endpoint, address, warn)
+
+
+class _Pool:
+    """One transport an address, made when it is first needed."""
+
+    def __init__(self, connections: int) -> None:
+        self._connections = connections
+        self._transports: dict[str, HttpTransport] = {}
+
+    def __call__(self, base_url: str) -> HttpTransport:
+        found = self._transports.get(base_url)
+        if found is None:
+            found = HttpTransport(base_url, connections=self._connections)
+            self._transports[base_url] = found
+        return found
+
+    async def close(self) -> None:
+        for transport in self._transports.values():
+            await transport.close()
+
+
+async def _address(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    clock: Clock,
+    stack: AsyncExitStack,
+    say: Callable[[str], None],
+) -> Callable[[], Awaitable[Address]]:
+    """Where the profile's requests go. A local model is looked for now and started when the
+    first request needs it: a kept answer needs no server."""
+    if profile.provider == LOCAL:
+        from llmctl.providers.embedded import Embedded
+        from llmctl.providers.embedded_model import resolve
+
+        server = Embedded(
+            resolve(profile, folders),
+            context=profile.context or 2048,
+            parallel=profile.parallel,
+            alias=profile.model,
+            clock=clock,
+            say=say,
+        )
+        stack.push_async_callback(server.close)
+        return partial(_started, server, asyncio.Lock())
+    key = keys.require(profile, environ)
+    known = Address(profile.base_url, key.value if key else None)
+
+    async def fixed() -> Address:
+        return known
+
+    return fixed
+
+
+async def _started(server: Embedded, starting: asyncio.Lock) -> Address:
+    async with starting:
+        await server.start()
+    return Address(server.base_url, server.token)
+
+
+def located(profile: Profile, folders: Folders) -> Profile:
+    """The profile with an address that identifies what answers.
+
+    The port of a local model is another one every time, and says nothing; its file does.
+    Raises `SetupError` when there is no such file.
+    """
+    if profile.provider != LOCAL:
+        return profile
+    from llmctl.providers.embedded_model import resolve
+
+    path = resolve(profile, folders)
+    return replace(profile, base_url=f"local://model/{path.name}?size={path.stat().st_size}")
+
+
+def user_name() -> str:
+    """Who runs the program, for the ledger; `unknown` where nobody knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,76 @@
+"""Cached answers as bytes, and back; pure."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from decimal import Decimal
+
+from llmctl.protocols import CachedAnswer
+from llmctl.types import Usage
+
+_LENGTHS = struct.Struct(">BII")  # whether there is a body; bytes of the head and of the text
+_WORTH_TRYING = 200  # bytes; below, zlib's own overhead eats what it saves
+_PAYS = 0.9
+
+
+def pack(answer: CachedAnswer) -> tuple[bytes, bool]:
+    """All of the answer but when it was stored; True when the bytes are compressed, which they
+    are when that saves a tenth."""
+    usage = answer.usage
+    head = json.dumps(
+        [
+            answer.finish,
+            answer.model,
+            None if answer.cost is None else str(answer.cost),
+            usage.input,
+            usage.output,
+            usage.cached_input,
+            usage.cache_write,
+            usage.reasoning,
+            usage.estimated,
+        ]
+    ).encode()
+    # JSON may carry half of a surrogate pair, which is no UTF-8 by itself.
+    text = answer.text.encode("utf-8", "surrogatepass")
+    body = answer.body
+    lengths = _LENGTHS.pack(body is not None, len(head), len(text))
+    plain = b"".join((lengths, head, text, body or b""))
+    if len(plain) >= _WORTH_TRYING:
+        # Text and body hold the same words: even quick compression finds that.
+        small = zlib.compress(plain, 1)
+        if len(small) < _PAYS * len(plain):
+            return small, True
+    return plain, False
+
+
+def unpack(value: bytes, *, compressed: bool, stored: float) -> CachedAnswer:
+    """The answer that was packed. Raises `ValueError`, `struct.error` or `zlib.error` for bytes
+    that `pack` did not make."""
+    plain = zlib.decompress(value) if compressed else value
+    has_body, head_length, text_length = _LENGTHS.unpack_from(plain)
+    text_start = _LENGTHS.size + head_length
+    body_start = text_start + text_length
+    finish, model, cost, *usage = json.loads(plain[_LENGTHS.size : text_start].decode())
+    return CachedAnswer(
+        text=plain[text_start:body_start].decode("utf-8", "surrogatepass"),
+        finish=finish,
+        model=model,
+        usage=Usage(*usage),
+        cost=None if cost is None else Decimal(cost),
+        body=plain[body_start:] if has_body else None,
+        stored=stored,
+    )
+
+
+def verify(key: bytes, value: bytes, stored: float, expected: int) -> None:
+    """Raise `ValueError` when the entry is not the one of which `expected` is the checksum."""
+    if checksum(key, value, stored) != expected:
+        raise ValueError("an answer is not what was stored")
+
+
+def checksum(key: bytes, value: bytes, stored: float) -> int:
+    """Tells a damaged entry from a sound one: SQLite does not notice a flipped bit in a value,
+    and a wrong answer is worse than none."""
+    return zlib.crc32(value, zlib.crc32(struct.pack(">d", stored), zlib.crc32(key)))

@@ -1,0 +1,159 @@
+"""Files as the program needs them: private, durable, and with errors people can act on.
+
+Files are 0600 and folders 0700 under any umask. Every `OSError` of a file becomes one sentence
+in one place (`disk_error`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from llmctl.errors import DiskError
+
+if sys.platform != "win32":
+    import fcntl
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+    errno.EDQUOT: "your disk quota is used up: free some space, then run the same command again",
+    errno.EFBIG: "the file may not grow any more (see `ulimit -f`): raise the limit or write "
+    "elsewhere",
+    errno.EIO: "the disk reports a hardware error: check it, or write to another one",
+    errno.EROFS: "the file system is read-only: choose another place",
+    errno.EACCES: "permission denied: check the owner and mode of the file and its folder",
+    errno.EPERM: "the system does not permit it: check the owner and mode of the file",
+    errno.ENOENT: "there is no such file or folder: create the folder first",
+    errno.ENOTDIR: "a part of the path is not a folder: check the path",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENOLCK: "the file system cannot lock files: write to a local disk",
+}
+
+
+def disk_error(error: OSError, what: str, path: str | os.PathLike[str]) -> DiskError:
+    """The error for a file operation that failed.
+
+    `what` completes "cannot …" (`write to`, `read`); the sentence names the path and what to do.
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    advice = _ADVICE.get(error.errno or 0, f"{reason}: check the disk and try again")
+    return DiskError(f"cannot {what} {os.fspath(path)}: {advice}")
+
+
+@contextlib.contextmanager
+def disk(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn every `OSError` in the block into the `DiskError` of `disk_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, what, path) from error
+
+
+def private_folder(path: Path) -> Path:
+    """The folder, made with its missing parents as 0700; one that exists is left as it is.
+
+    Raises `DiskError` when it cannot be made or is no folder.
+    """
+    with disk("create the folder", path):
+        missing = [path]
+        while not missing[-1].parent.exists():
+            missing.append(missing[-1].parent)
+        for folder in reversed(missing):
+            try:
+                folder.mkdir(mode=0o700)
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+            else:
+                folder.chmod(0o700)  # a umask may have taken the owner's own rights
+    return path
+
+
+def open_private(path: str | os.PathLike[str], flags: int) -> tuple[int, bool]:
+    """Open a file, creating it as 0600 when it is missing.
+
+    Gives the descriptor and whether the file is new. An existing file keeps its mode.
+    Raises `OSError`: the caller knows what it was about to do.
+    """
+    flags |= getattr(os, "O_BINARY", 0)
+    while True:
+        try:
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # removed in between: create it after all
+                return os.open(path, flags), False
+            if os.path.islink(path):  # noqa: PTH114 - a dangling link is created through, not over
+                return os.open(path, flags | os.O_CREAT, 0o600), True
+            continue
+        if sys.platform != "win32":
+            os.fchmod(fd, 0o600)
+        return fd, True
+
+
+def sync_file(fd: int) -> None:
+    """Return when the file's data has reached the disk. Raises `OSError`, after which what the
+    file holds is unknown: trying again would report success without having written."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync leaves the data in the drive's own cache there
+    elif sys.platform == "win32":
+        os.fsync(fd)
+    else:
+        os.fdatasync(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the folder's entries (a file created, renamed, removed) durable."""
+    if sys.platform == "win32":
+        return  # no such call there; NTFS journals its entries
+    with disk("sync the folder", path):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, however small the pieces the system takes. Raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path`, whole and durable, when the block ends well.
+
+    When it does not, the old file stays as it was and nothing is left behind. A symbolic link
+    stays one: the file it points to is replaced. Raises `DiskError`.
+    """
+    target = Path(os.path.realpath(path))
+    with disk("write", path):
+        fd, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                yield file
+                file.flush()
+                if sys.platform != "win32":
+                    os.fchmod(fd, mode)
+                os.fsync(fd)
+            os.replace(temporary, target)  # noqa: PTH105 - beside mkstemp's own text path
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+    sync_folder(target.parent)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace the file's content by `data`, atomically and durably, as 0600. Raises `DiskError`."""
+    with replacing(path) as file:
+        file.write(data)

@@ -1,0 +1,188 @@
+"""The ledger: every call that ended, and those under way, in one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from llmctl.protocols import Hold
+from llmctl.stores.database import Database
+from llmctl.stores.ledger_tables import MIGRATIONS
+from llmctl.stores.process import Process
+from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call, lost_call
+from llmctl.stores.sqlite import corrupt
+from llmctl.types import Outcome
+
+REMEDY = (
+    "no paid call is made while spending cannot be recorded: when no other llmctl runs, move it "
+    "(and its -wal and -shm) to another folder, then run the same command again"
+)
+
+_SMALL = 1 << 20  # bytes; a file this size is checked whole in a few milliseconds
+_UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
+_PAGE = 1000
+
+_CALL = [field.name for field in fields(CallRow)]
+_HELD = [field.name for field in fields(HeldCall)]
+_STARTED, _ESTIMATED = _CALL.index("started_ms"), _CALL.index("estimated")
+_call_values: Callable[[CallRow], tuple[Any, ...]] = attrgetter(*_CALL)
+_held_values: Callable[[HeldCall], tuple[Any, ...]] = attrgetter(*_HELD)
+
+
+def _insert(table: str, columns: list[str]) -> str:
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    return (
+        f"INSERT INTO {table} ({names}) VALUES ({marks}) "  # noqa: S608 - our own names
+        "ON CONFLICT (call_id) DO "
+    )
+
+
+def _update(columns: list[str]) -> str:
+    return "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
+
+
+_OWNED = [*_HELD, "pid", "birth", "world"]
+_ADD_CALL = _insert("calls", _CALL) + _update(_CALL)
+_ADD_LOST = _insert("calls", _CALL) + "NOTHING"
+_ADD_HOLD = _insert("holds", _OWNED) + _update(_OWNED)
+_HOLDS = f"SELECT {', '.join(_OWNED)} FROM holds"  # noqa: S608
+_HOLD = f"SELECT {', '.join(_HELD)} FROM holds WHERE call_id = ?"  # noqa: S608
+_CALLS = (
+    f"SELECT {', '.join(_CALL)} FROM calls "  # noqa: S608
+    "WHERE (started_ms, call_id) > (?, ?) AND started_ms < ? ORDER BY started_ms, call_id LIMIT ?"
+)
+
+
+class SqliteLedger:
+    """The `LedgerStore` on disk. `run_id` and `user` go into every row.
+
+    Opening it turns the holds of dead processes into `unknown` rows at their full amount, and
+    raises `DamagedError` when the file could not take the next call. Holding and settling
+    raise what `Database.write` does. Amounts are whole picodollars, prompts and keys never
+    come here.
+    """
+
+    def __init__(self, db: Database, run_id: str, user: str) -> None:
+        self._db = db
+        self._run_id = run_id
+        self._user = user
+        me = Process.current()
+        self._me = (me.pid, me.birth, me.world)
+        db.read(_probe)
+        if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
+            db.write_now(_bury)
+
+    async def hold(self, hold: Hold) -> None:
+        """Put the call on record with its worst case; durable when this returns.
+
+        A second hold of one call takes the place of the first.
+        """
+        values = (*_held_values(held_call(hold, self._run_id, self._user)), *self._me)
+        await self._db.write(lambda connection: _do(connection, _ADD_HOLD, values))
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Write the call's row and end its hold in one transaction; durable when this returns.
+
+        A failure after which the provider may have billed becomes `unknown` with the amount of
+        the hold. A call without a hold (a cached answer) only gets its row. Settling a call
+        twice raises `sqlite3.IntegrityError`, unless the first row says `unknown`.
+        """
+        call_id, ok = outcome.request.call_id, outcome.ok
+
+        def work(connection: sqlite3.Connection) -> None:
+            held = None
+            if not ok:
+                row = connection.execute(_HOLD, (call_id,)).fetchone()
+                held = None if row is None else HeldCall(*row)
+            _do(connection, _ADD_CALL, _call_values(call_row(outcome, held, run_id, user)))
+            _do(connection, "DELETE FROM holds WHERE call_id = ?", (call_id,))
+
+        run_id, user = self._run_id, self._user
+        await self._db.write(work)
+
+    def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
+        """Ended calls in the order they were started, from `since` to before `until` (seconds
+        since the epoch; None: no bound)."""
+        last: tuple[int, str] = (-(1 << 62) if since is None else round(since * 1000), "")
+        end = 1 << 62 if until is None else round(until * 1000)
+        while True:
+            # Page by page, so that a slow reader does not keep the WAL from being folded in.
+            page = self._db.read(partial(_page, after=last, end=end))
+            for row in page:
+                yield _call(row)
+            if len(page) < _PAGE:
+                return
+            last = (page[-1][_STARTED], page[-1][0])
+
+    def open_holds(self) -> list[HeldCall]:
+        """The calls under way in all living processes, oldest first."""
+        rows = self._db.read(
+            lambda connection: connection.execute(f"{_HOLDS} ORDER BY at_ms, call_id").fetchall()
+        )
+        return [HeldCall(*row[: len(_HELD)]) for row in rows]
+
+    def close(self) -> None:
+        """Write what is queued and close the file."""
+        self._db.close()
+
+
+def open_ledger(path: Path, run_id: str, user: str) -> SqliteLedger:
+    """The ledger at `path`, created when it is missing. Raises as `Database` and `SqliteLedger`
+    do."""
+    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY)
+    try:
+        return SqliteLedger(db, run_id, user)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _page(
+    connection: sqlite3.Connection, *, after: tuple[int, str], end: int
+) -> list[tuple[Any, ...]]:
+    return connection.execute(_CALLS, (*after, end, _PAGE)).fetchall()
+
+
+def _call(row: tuple[Any, ...]) -> CallRow:
+    values = list(row)
+    values[_ESTIMATED] = bool(values[_ESTIMATED])  # SQLite has no truth values
+    return CallRow(*values)
+
+
+def _do(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> None:
+    connection.execute(statement, values)
+
+
+def _probe(connection: sqlite3.Connection) -> None:
+    """Find damage before the first call is paid for, not when its row must be written."""
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    if pages * connection.execute("PRAGMA page_size").fetchone()[0] <= _SMALL:
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise corrupt(verdict.splitlines()[-1])  # the first line is a heading
+    # The pages that the next row will go to: the ends of the table and of its indexes.
+    for column in ("call_id", "started_ms", "run_id"):
+        connection.execute(
+            f"SELECT {column} FROM calls ORDER BY {column} DESC LIMIT 1"  # noqa: S608
+        ).fetchone()
+
+
+def _bury(connection: sqlite3.Connection) -> None:
+    """Make `unknown` rows of the holds whose processes have died."""
+    graves: dict[Process, bool | None] = {}
+    for row in connection.execute(_HOLDS).fetchall():
+        held, process = HeldCall(*row[: len(_HELD)]), Process(*row[len(_HELD) :])
+        if process not in graves:
+            graves[process] = process.is_dead()
+        dead = graves[process]
+        if dead is None:
+            dead = time.time() - held.at_ms / 1000 > _UNSEEN
+        if dead:
+            _do(connection, _ADD_LOST, _call_values(lost_call(held)))
+            _do(connection, "DELETE FROM holds WHERE call_id = ?", (held.call_id,))

@@ -1,0 +1,80 @@
+"""What the tests of the batch's files share: a profile, an input file, a call that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl.compose import Question, compose
+from llmctl.errors import CallError
+from llmctl.settings import Profile
+from llmctl.types import Message, Outcome, RawCall, Response, Usage
+
+Ended = Callable[..., Outcome]
+Put = Callable[[str, bytes], str]
+
+
+@pytest.fixture
+def profile() -> Profile:
+    """A profile with settings of its own."""
+    return Profile(
+        name="fast",
+        provider="openai",
+        adapter="openai",
+        base_url="https://api.openai.com/v1",
+        model="gpt-5-mini",
+        max_tokens=64,
+        temperature=0,
+        params={"top_p": 0.5, "a": {"z": 1, "b": [1, None]}},
+    )
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """Write a file in the test's folder; gives its path."""
+
+    def write(name: str, content: bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def ended(profile: Profile) -> Ended:
+    """A call that has ended: with an answer, or with the error that is given."""
+
+    def make(
+        id: str = "a",
+        index: int = 0,
+        prompt: str = "Hi",
+        *,
+        error: CallError | None = None,
+        cost: Decimal | None = Decimal("0.00021"),
+        raw: RawCall | None = None,
+        **fields: Any,
+    ) -> Outcome:
+        question = Question((Message("user", prompt),), raw=raw, tags={"team": "x"})
+        request = replace(compose(question, profile, id=id, index=index), call_id="01J")
+        usage = Usage(312, 48, 5, 6, 7)
+        answer = Response(
+            **{
+                "text": f"answer to {prompt}",
+                "usage": usage,
+                "target": request.target,
+                "finish": "stop",
+                "model": "gpt-5-mini-2026-05-01",
+                "cache": "miss",
+                "latency": 0.9124,
+                **fields,
+            }
+        )
+        return Outcome(request, error or answer, usage, cost, None, 1.0, 2.0, None)
+
+    return make

@@ -1,0 +1,400 @@
+"""From records to rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.batch.openai_lines import URLS
+from llmctl.batch.questions import RowError
+from llmctl.batch.read import Source
+from llmctl.batch.rows import Reader, Row
+from llmctl.batch.template import Template
+from llmctl.compose import Fingerprints, Question, compose
+from llmctl.errors import InputError
+from llmctl.settings import Profile
+from llmctl.types import Message, RawCall
+
+Put = Callable[[str, bytes], str]
+
+
+def parse(fields: Any, reader: Reader | None = None, line: int = 7) -> Row:
+    """The row of a record, at index 3."""
+    data = fields if isinstance(fields, bytes) else orjson.dumps(fields)
+    return (reader or Reader()).parse(3, (line, data))
+
+
+def why(fields: Any, reader: Reader | None = None) -> str:
+    """What is wrong with a record."""
+    with pytest.raises(RowError) as caught:
+        parse(fields, reader)
+    return str(caught.value)
+
+
+def test_a_prompt_with_everything() -> None:
+    """A prompt row may set system, model, limits, options and tags of its own call."""
+    row = parse(
+        {
+            "id": "a",
+            "prompt": "Hi",
+            "system": "Be brief",
+            "model": "m",
+            "max_tokens": 9,
+            "temperature": 0.5,
+            "options": {"response_format": {"type": "json_object"}},
+            "tags": {"team": "x", "n": 1, "f": 1.5, "b": True},
+        }
+    )
+    assert row == Row(
+        index=3,
+        line=7,
+        id="a",
+        question=Question(
+            messages=(Message("system", "Be brief"), Message("user", "Hi")),
+            model="m",
+            max_tokens=9,
+            temperature=0.5,
+            options={"response_format": {"type": "json_object"}},
+            tags={"team": "x", "n": "1", "f": "1.5", "b": "true"},
+        ),
+    )
+
+
+def test_null_says_nothing() -> None:
+    """A setting that is null is the profile's, as if it were not there."""
+    names = ("system", "model", "max_tokens", "temperature", "schema", "options", "tags")
+    assert parse({"prompt": "Hi", **dict.fromkeys(names)}).question == Question(
+        (Message("user", "Hi"),)
+    )
+
+
+def test_messages() -> None:
+    """Messages are text, parts, or turns with tool calls; their other fields are kept."""
+    parts = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turns = [
+        {"role": "user", "content": parts, "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "4", "tool_call_id": "c"},
+    ]
+    question = parse({"messages": turns}).question
+    assert [m.as_json() for m in question.messages] == turns
+
+
+@pytest.mark.parametrize(
+    ("fields", "roles"),
+    [
+        ({"prompt": "Hi"}, ["default", "Hi"]),
+        ({"prompt": "Hi", "system": "own"}, ["own", "Hi"]),
+        ({"prompt": "Hi", "system": ""}, ["Hi"]),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, ["default", "Hi"]),
+        ({"messages": [{"role": "user", "content": "Hi"}], "system": "own"}, ["own", "Hi"]),
+        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}]},
+         ["s", "Hi"]),
+        ({"messages": [{"role": "developer", "content": "d"}]}, ["d"]),
+        ({"url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "Hi"}]}},
+         ["Hi"]),
+    ],
+)
+def test_the_default_system_prompt(fields: dict[str, Any], roles: list[str]) -> None:
+    """The command's system prompt stands before rows that have none, and never in a raw body."""
+    question = parse(fields, Reader(system="default")).question
+    assert [m.content for m in question.messages] == roles
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ([], "not a JSON object"),
+        (b'"text"', "not a JSON object"),
+        (b'{"prompt": NaN}', "not valid JSON"),
+        (b'{"prompt": Infinity}', "not valid JSON"),
+        (b'{"temperature": 1e999, "prompt": "x"}', "not valid JSON"),
+        (b'{"prompt": "\\ud800"}', "not valid JSON"),
+        (b'{"prompt": "\xff"}', "not valid UTF-8 (byte 13)"),
+        (b'{"prompt": "x"', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        ({}, "no prompt: a row needs"),
+        ({"text": "x", "id": 1}, "the row has: text, id"),
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": " \n"}, "the prompt is empty"),
+        ({"prompt": None}, "`prompt` must be text"),
+        ({"prompt": 5}, "`prompt` must be text"),
+        ({"prompt": "x", "messages": []}, "both `prompt` and `messages`"),
+        ({"messages": []}, "`messages` must be a list"),
+        ({"messages": "x"}, "`messages` must be a list"),
+        ({"messages": ["x"]}, "message 1 is not an object"),
+        ({"messages": [{"role": "user", "content": "x"}, {"content": "x"}]}, "message 2 has no `r"),
+        ({"messages": [{"role": " ", "content": "x"}]}, "message 1 has no `role`"),
+        ({"messages": [{"role": "user"}]}, "message 1 has no `content`"),
+        ({"messages": [{"role": "user", "content": 5}]}, "neither text nor a list of parts"),
+        ({"messages": [{"role": "user", "content": []}]}, "neither text nor a list of parts"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "not an object with a `type`"),
+        ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "not an object with a `type`"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "has no `text`"),
+        ({"prompt": "x", "system": 5}, "`system` must be text"),
+        ({"prompt": "x", "model": ""}, "`model` must be text"),
+        ({"prompt": "x", "model": 5}, "`model` must be text"),
+        ({"prompt": "x", "max_tokens": 0}, "`max_tokens` must be a whole number above 0"),
+        ({"prompt": "x", "max_tokens": True}, "`max_tokens` must be"),
+        ({"prompt": "x", "max_tokens": 1.5}, "`max_tokens` must be"),
+        ({"prompt": "x", "temperature": -0.1}, "`temperature` must be"),
+        ({"prompt": "x", "temperature": True}, "`temperature` must be"),
+        ({"prompt": "x", "temperature": "0"}, "`temperature` must be"),
+        ({"prompt": "x", "options": []}, "`options` must be an object"),
+        ({"prompt": "x", "options": {"stream": True}}, "`stream`"),
+        ({"prompt": "x", "options": {"model": "m"}}, "`model` belongs on the row"),
+        ({"prompt": "x", "tags": ["x"]}, "`tags` must be an object"),
+        ({"prompt": "x", "tags": {"a": None}}, "the tag 'a' must be text"),
+        ({"prompt": "x", "tags": {"a": []}}, "the tag 'a' must be text"),
+        ({"prompt": "x", "schema": {}}, "`schema` is not supported by this version"),
+        ({"prompt": "x", "max_token": 5}, "`max_token`: did you mean `max_tokens`?"),
+        ({"prompt": "x", "maxTokens": 5}, "`maxTokens`: did you mean `max_tokens`?"),
+        ({"prompt": "x", "Temperature": 5}, "did you mean `temperature`?"),
+        ({"promt": "x"}, "`promt`: did you mean `prompt`?"),
+        ({"prompt": "x", "top_p": 0.5}, "put `top_p` inside `options`"),
+        ({"prompt": "x", "id": ""}, "`id` is empty"),
+        ({"prompt": "x", "id": True}, "`id` must be text or a whole number"),
+        ({"prompt": "x", "id": 1.5}, "`id` must be text or a whole number"),
+        ({"prompt": "x", "id": None}, "`id` must be text or a whole number"),
+        ({"prompt": "x", "id": ["a"]}, "`id` must be text or a whole number"),
+    ],
+)
+def test_what_is_wrong(fields: Any, says: str) -> None:
+    """Each mistake in a row is named in one sentence."""
+    assert says in why(fields)
+
+
+def test_own_columns_are_left_alone() -> None:
+    """Fields that look like no setting are the user's own, also those of other kinds of rows."""
+    own = {"idx": 1, "score": 2, "message": "x", "bodyy": 1, "url": "http://x", "body": "mail"}
+    assert parse({"prompt": "Hi", **own}).question == Question((Message("user", "Hi"),))
+
+
+@pytest.mark.parametrize(
+    ("fields", "id"),
+    [({"id": "x/../y"}, "x/../y"), ({"id": 12}, "12"), ({"custom_id": "c"}, "c"), ({}, "7"),
+     ({"id": "a", "custom_id": "c"}, "a")],
+)
+def test_ids(fields: dict[str, Any], id: str) -> None:
+    """The id is the row's own as text, or the number of its line."""
+    assert parse({"prompt": "x", **fields}).id == id
+
+
+def test_id_field() -> None:
+    """`--id-field` names the field, which every row must have."""
+    reader = Reader(id_field="ticket")
+    assert parse({"prompt": "x", "id": 1, "ticket": 9}, reader).id == "9"
+    assert "no field 'ticket' (--id-field)" in why({"prompt": "x", "id": 1}, reader)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_openai_lines(url: str) -> None:
+    """An OpenAI batch line goes out with its body as it is, below the base URL."""
+    body = {"model": "m", URLS[url][0]: [{"role": "user", "content": "x"}], "max_tokens": 5,
+            "tools": [{"type": "function"}], "seed": 1}
+    row = parse({"custom_id": "c", "method": "POST", "url": url, "body": body})
+    assert row.id == "c"
+    assert row.question.raw == RawCall(url.removeprefix("/v1"), body)
+    assert row.question.model == "m"
+    assert row.question.max_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "texts"),
+    [
+        ("/v1/embeddings", {"input": ["a", "b"]}, ["a", "b"]),
+        ("/v1/embeddings", {"input": "a"}, ["a"]),
+        ("/v1/embeddings", {"input": [[1, 2]]}, []),
+        ("/v1/responses", {"instructions": "s", "input": "a"}, ["s", "a"]),
+        ("/v1/responses",
+         {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+                    {"type": "function_call_output", "output": "b"}]}, ["a", "b"]),
+        ("/v1/responses", {"prompt": {"id": "p"}}, []),
+        ("/v1/completions", {"prompt": "a"}, ["a"]),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}, 5]}, ["a"]),
+    ],
+)
+def test_texts_to_count(url: str, body: dict[str, Any], texts: list[str]) -> None:
+    """The texts of a raw body are found for counting, whichever endpoint it is for."""
+    question = parse({"url": url, "body": body}).question
+    assert [m.text for m in question.messages] == texts
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "GET"}, '`method` must be "POST"'),
+        ({"url": "/v1/files"}, "`url` must be one of /v1/chat/completions"),
+        ({"url": None}, "`url` must be one of"),
+        ({"body": "x"}, "`body` must be an object"),
+        ({"body": {}}, "`body` has no `messages`"),
+        ({"body": {"messages": [1], "stream": True}}, "`stream` in `body`"),
+        ({"body": {"messages": [1], "model": 5}}, "`model` in `body` must be text"),
+    ],
+)
+def test_bad_openai_lines(change: dict[str, Any], says: str) -> None:
+    """What a batch line cannot ask for is refused."""
+    line = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions",
+            "body": {"messages": [{"role": "user", "content": "x"}]}}
+    assert says in why({**line, **change})
+
+
+def cells(record: dict[str, str], reader: Reader | None = None) -> Row:
+    """The row of a CSV record."""
+    return (reader or Reader()).parse(0, (2, record))
+
+
+def test_csv_cells() -> None:
+    """Settings in CSV columns are converted; empty cells and columns of JSON's own say nothing."""
+    row = cells(
+        {"id": "1", "prompt": "Hi", "max_tokens": "5", "temperature": "0.5", "model": "",
+         "tags": '{"a": 1}', "options": "", "messages": "x", "body": "mail", "system": "s"}
+    )
+    assert row.id == "1"
+    assert row.question == Question(
+        (Message("system", "s"), Message("user", "Hi")),
+        max_tokens=5, temperature=0.5, tags={"a": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"prompt": "x", "max_tokens": "many"}, "column `max_tokens` is not valid JSON"),
+        ({"prompt": "x", "max_tokens": '"5"'}, "`max_tokens` must be"),
+        ({"prompt": "", "id": "1"}, "the prompt is empty"),
+        ({"prompt": "x", "id": ""}, "`id` is empty"),
+    ],
+)
+def test_bad_csv_cells(record: dict[str, str], says: str) -> None:
+    """A cell that cannot be what its column stands for is refused."""
+    with pytest.raises(RowError, match=says.replace("(", "\\(")):
+        cells(record)
+
+
+def test_csv_without_prompt() -> None:
+    """A CSV file without a prompt column is refused once, with the columns it has."""
+    with pytest.raises(InputError, match=r"`prompt` column or --template; the file has: a, b"):
+        cells({"a": "1", "b": "2"})
+
+
+def test_template_rows() -> None:
+    """With a template every record is data: its settings' names mean nothing, its id does."""
+    reader = Reader(template=Template("{{ model }}: {{ row['first name'] }}"), system="s")
+    row = parse({"id": 5, "model": "T", "first name": "Ann", "max_tokens": "x"}, reader)
+    assert row.id == "5"
+    assert row.question == Question((Message("system", "s"), Message("user", "T: Ann")))
+    assert cells({"model": "T", "first name": "B"}, reader).question.messages[1].text == "T: B"
+    assert "empty prompt" in why({"x": " "}, Reader(template=Template("{{ x }}")))
+
+
+def test_system_that_is_no_text() -> None:
+    """A system prompt with half a character in it is refused before any row is read."""
+    with pytest.raises(InputError, match="--system"):
+        Reader(system="\udcff")
+
+
+def test_second_reading(put: Put) -> None:
+    """Rows are read again without those that are answered, each with its line and index."""
+    path = put("a.jsonl", b'{"prompt":"a"}\n\n{"prompt":"b"}\r\n{"prompt":"c"}')
+    with Source.open(path) as source:
+        rows = list(Reader().rows(source, {1}))
+    assert [(row.index, row.line, row.id) for row in rows] == [(0, 1, "1"), (2, 4, "4")]
+
+
+def test_second_reading_of_something_else(put: Put) -> None:
+    """A row that is wrong only at the second reading is an input error with its line."""
+    with (
+        Source.open(put("a.jsonl", b'{"prompt":"a"}\n{}\n')) as source,
+        pytest.raises(InputError, match=r"a\.jsonl:2: no prompt"),
+    ):
+        list(Reader().rows(source))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(
+    ["id", "prompt", "messages", "system", "model", "max_tokens", "temperature", "options", "tags",
+     "body", "url", "schema", "custom_id"]
+)
+
+
+@given(st.dictionaries(KEYS, JSON) | JSON)
+def test_any_record(fields: Any) -> None:
+    """Whatever JSON a record holds, it is a row or a sentence."""
+    with contextlib.suppress(RowError):
+        parse(orjson.dumps(fields))
+
+
+@given(st.binary(max_size=60))
+def test_any_line(data: bytes) -> None:
+    """Whatever bytes a line holds, it is a row or a sentence."""
+    for line in (data, b'{"prompt":"' + data + b'"}'):
+        with contextlib.suppress(RowError):
+            parse(line)
+
+
+OPTIONAL = {
+    "system": st.text(max_size=3),
+    "model": st.just("other"),
+    "max_tokens": st.integers(1, 99),
+    "temperature": st.floats(0, 2) | st.integers(0, 2),
+    "options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
+}
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "system"]), "content": st.text()},
+        optional={"name": st.text()},
+    ),
+    min_size=1, max_size=3,
+)
+ROWS = st.one_of(
+    st.fixed_dictionaries({"prompt": st.text(min_size=1)}, optional=OPTIONAL),
+    st.fixed_dictionaries({"messages": TURNS}, optional=OPTIONAL),
+    st.fixed_dictionaries(
+        {"url": st.sampled_from(["/v1/chat/completions", "/v1/embeddings"]),
+         "body": st.fixed_dictionaries(
+             {"messages": TURNS, "input": st.text(min_size=1)},
+             optional={"model": st.just("m"), "seed": JSON})}
+    ),
+)
+
+
+@given(ROWS, st.none() | st.text(max_size=3), st.booleans())
+def test_the_fast_fingerprint_is_the_fingerprint(
+    fields: dict[str, Any], system: str | None, bare: bool  # noqa: FBT001
+) -> None:
+    """What identifies a row when it is validated is what `compose` writes into its request."""
+    profile = Profile(name="p", provider="openai", adapter="openai",
+                      base_url="https://Example.com/v1/?x=1", model="mé")
+    if not bare:
+        profile = replace(profile, max_tokens=5, temperature=0.25, params={"b": 1, "a": [{}]})
+    reader = Reader(system=system)
+    data = orjson.dumps({"id": "a", **fields})
+    try:
+        row = reader.parse(0, (1, data))
+    except RowError:
+        return
+    prints = reader.prints(lambda system: Fingerprints(profile, system))
+    name, fingerprint = reader.identify((1, data), prints)
+    assert name == row.id
+    assert fingerprint.hex() == compose(row.question, profile, id="a").fingerprint
+
+
+def test_too_deep_to_send() -> None:
+    """What can be read but not written again is refused when it is validated."""
+    data = b'{"prompt": "x", "options": {"a":' + b"[" * 300 + b"]" * 300 + b"}}"
+    profile = Profile(name="p", provider="o", adapter="o", base_url="http://x/v1", model="m")
+    with pytest.raises(RowError, match="nested too deeply"):
+        Reader().identify((1, data), Fingerprints(profile))

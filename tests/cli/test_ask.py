@@ -1,0 +1,380 @@
+"""`llmctl ask`, run as a process against a provider on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KEY, LLMCTL, Run
+from tests.simulator import errors
+from tests.simulator.faults import Hang, Refusal
+from tests.simulator.reply import Reply
+from tests.simulator.reply import Usage as Billed
+from tests.simulator.scripts import fail_first
+from tests.simulator.server import Simulator
+from tests.simulator.streams import CutStream, NoEnd
+
+
+def ledger(home: Path) -> list[sqlite3.Row]:
+    """All rows of the ledger."""
+    with sqlite3.connect(home / ".local/state/llmctl/ledger.db") as connection:
+        connection.row_factory = sqlite3.Row
+        found = connection.execute("SELECT * FROM calls ORDER BY started_ms").fetchall()
+    connection.close()
+    return found
+
+
+def test_the_answer_and_nothing_else_on_stdout(run: Run, configured: dict[str, str]) -> None:
+    """Piped, stdout holds the answer byte for byte, and stderr nothing."""
+    done = run("ask", "hello there", env=configured)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there", "")
+
+
+def test_stdin_goes_before_the_argument(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """Text on stdin, then the argument, make one prompt."""
+    run("ask", "summarise", env=configured, stdin="a long text\n")
+    assert sim.calls[0].body["messages"][-1]["content"] == "a long text\n\nsummarise"
+
+
+def test_stdin_alone_is_a_prompt(run: Run, configured: dict[str, str]) -> None:
+    """Without an argument stdin is the prompt."""
+    assert run("ask", env=configured, stdin="just this").stdout == "echo: just this"
+
+
+@pytest.mark.parametrize("stdin", ["", " \n\t\n"])
+def test_an_empty_prompt_is_refused(run: Run, configured: dict[str, str], stdin: str) -> None:
+    """Nothing to ask is exit 2 with a hint."""
+    done = run("ask", env=configured, stdin=stdin)
+    assert done.returncode == 2
+    assert "prompt is empty" in done.stderr
+
+
+def test_stdin_must_be_text(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """Bytes that are no UTF-8 are refused before anything is sent."""
+    done = run("ask", "x", env=configured, stdin=b"\xff\xfe\x00")
+    assert (done.returncode, len(sim.calls)) == (2, 0)
+
+
+def test_parameters_reach_the_provider(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """System prompt, limits, temperature, options and model arrive under the API's names."""
+    run(
+        "ask", "q", "-s", "be brief", "--max-tokens", "9", "-t", "0.5", "-m", "other",
+        "-o", "top_p", "0.25", "-o", "user", "me", "-o", "stop", '["a"]',
+        env=configured,
+    )  # fmt: skip
+    body = sim.calls[0].body
+    assert body["messages"][0] == {"role": "system", "content": "be brief"}
+    assert (body["max_tokens"], body["temperature"], body["model"]) == (9, 0.5, "other")
+    assert (body["top_p"], body["user"], body["stop"]) == (0.25, "me", ["a"])
+    assert sim.calls[0].api_key == KEY
+
+
+def test_streaming_asks_for_a_stream(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """`--stream` streams into a pipe too; without it a pipe gets a plain call."""
+    streamed = run("ask", "one two", "--stream", env=configured)
+    plain = run("ask", "one two", "--no-cache", env=configured)
+    assert streamed.stdout == plain.stdout == "echo: one two"
+    assert sim.calls[0].body.get("stream") is True
+    assert "stream" not in sim.calls[1].body
+
+
+def test_json_is_one_output_row(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """With `--json` stdout is one row with the fields of a batch output row."""
+    sim.reply = lambda _: Reply("hi", usage=Billed(input=100, output=50, cached=40, reasoning=30))
+    row = json.loads(run("ask", "q", "--json", "--tag", "team=a", env=configured).stdout)
+    assert list(row) == [
+        "id", "index", "text", "parsed", "profile", "provider", "model", "finish_reason", "usage",
+        "cost_usd", "cache", "attempts", "latency_ms", "call_id", "request_hash", "tags",
+    ]  # fmt: skip
+    assert row["text"] == "hi"
+    assert row["usage"] == {
+        "input_tokens": 100, "output_tokens": 50, "cached_input_tokens": 40,
+        "cache_write_tokens": 0, "reasoning_tokens": 30, "estimated": False,
+    }  # fmt: skip
+    assert row["cost_usd"] == pytest.approx(0.0002)
+    assert (row["cache"], row["attempts"], row["tags"]) == ("miss", 1, {"team": "a"})
+    assert len(row["request_hash"]) == 64
+
+
+def test_the_usage_line(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """`-u` ends with target, tokens, price, time and cache state on stderr."""
+    sim.reply = lambda _: Reply("hi", usage=Billed(input=312, output=48))
+    done = run("ask", "q", "-u", env=configured)
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("sim/gpt-5-mini · 312 in (0 cached) + 48 out · $0.00041 · ")
+    assert line.endswith(" s · miss")
+
+
+def test_an_unknown_price_is_not_zero(run: Run, configured: dict[str, str], home: Path) -> None:
+    """A model without a price prints `$?`, and `null` as JSON."""
+    path = home / ".config/llmctl/config.yaml"
+    path.write_text(path.read_text().replace("    price: {input: 1, output: 2}\n", ""))
+    assert " · $? · " in run("ask", "q", "-u", env=configured).stderr
+    assert json.loads(run("ask", "r", "--json", env=configured).stdout)["cost_usd"] is None
+
+
+def test_the_second_time_comes_from_the_cache(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """An identical call is a hit and free; `--no-cache` and `--refresh` call again."""
+    run("ask", "q", env=configured)
+    row = json.loads(run("ask", "q", "--json", env=configured).stdout)
+    assert (row["cache"], row["cost_usd"], row["text"]) == ("hit", 0, "echo: q")
+    assert len(sim.calls) == 1
+    assert (
+        json.loads(run("ask", "q", "--json", "--no-cache", env=configured).stdout)["cache"]
+        == "bypass"
+    )
+    assert (
+        json.loads(run("ask", "q", "--json", "--refresh", env=configured).stdout)["cache"] == "miss"
+    )
+    assert len(sim.calls) == 3
+
+
+def test_a_dry_run_sends_nothing(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """`--dry-run` names tokens, worst price and cache state, and leaves no ledger row."""
+    done = run("ask", "hello there", "--max-tokens", "100", "--dry-run", "--json", env=configured)
+    plan = json.loads(done.stdout)
+    assert (done.returncode, len(sim.calls)) == (0, 0)
+    assert plan["input_tokens"] > 2
+    assert plan["worst_case_usd"] == pytest.approx((plan["input_tokens"] + 200) / 1e6)
+    assert plan["cached"] is False
+    assert "at most" in run("ask", "hello", "--dry-run", env=configured).stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (errors.unauthorized(), 4, "401"),
+        (errors.out_of_quota(), 5, "429"),
+        (errors.server_error(), 5, "500"),
+        (errors.context_too_long(), 1, "400"),
+        (Refusal(), 1, ""),
+    ],
+)
+def test_exit_codes_of_failures(
+    run: Run, configured: dict[str, str], sim: Simulator, fault: object, code: int, said: str
+) -> None:
+    """Each kind of failure has its exit code, one sentence on stderr, and no traceback."""
+    sim.fault = fault
+    done = run("ask", "q", env=configured)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_that_the_provider_echoes_is_not_shown(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """An error body that repeats the key is redacted, with `-vv` and its traceback too."""
+    sim.fault = errors.unauthorized(echo_key=True)
+    done = run("ask", "q", "-vv", env=configured)
+    assert "Traceback" in done.stderr
+    assert KEY not in done.stderr
+
+
+def test_passing_failures_are_survived(
+    run: Run, configured: dict[str, str], sim: Simulator, home: Path
+) -> None:
+    """Two 500s and then an answer: exit 0, said on stderr, three attempts in the ledger."""
+    sim.fault = fail_first(2, errors.server_error())
+    done = run("ask", "q", env=configured)
+    assert (done.returncode, done.stdout) == (0, "echo: q")
+    assert done.stderr.count("trying again") == 2
+    assert ledger(home)[0]["attempts"] == 3
+
+
+@pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd()])
+def test_a_broken_stream_is_not_a_short_success(
+    run: Run, configured: dict[str, str], sim: Simulator, home: Path, fault: object
+) -> None:
+    """A stream that breaks after its first token: what came is kept, exit 5, not tried again."""
+    sim.fault = fault
+    done = run("ask", "one two three four", "--stream", env=configured)
+    assert done.returncode == 5
+    assert done.stdout
+    assert "broke off" in done.stderr
+    assert len(sim.calls) == 1
+    row = ledger(home)[0]
+    assert (row["status"], row["estimated"]) == ("interrupted", 1)
+
+
+def test_interrupting_keeps_what_was_printed_and_the_ledger_row(
+    configured: dict[str, str], sim: Simulator, home: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C in mid-stream: exit 130, the text so far on stdout, an estimated ledger row."""
+    sim.fault = Hang(pieces=3)
+    process = subprocess.Popen(
+        [LLMCTL, "ask", "one two three four five", "--stream"],
+        env=configured, cwd=tmp_path, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    rest, problem = process.communicate(timeout=20)
+    assert process.returncode == 130, problem
+    assert b"Traceback" not in problem
+    assert first + rest
+    row = ledger(home)[0]
+    assert (row["status"], row["estimated"]) == ("cancelled", 1)
+    assert row["output_tokens"] > 0
+
+
+def test_a_reader_that_goes_away_leaves_a_ledger_row(
+    configured: dict[str, str], sim: Simulator, home: Path, tmp_path: Path
+) -> None:
+    """When stdout's reader ends early, no noise is made and the ledger still has its row."""
+    sim.reply = lambda _: "word " * 20_000
+    sim.stream_interval = 0.0
+    process = subprocess.Popen(
+        [LLMCTL, "ask", "q", "--stream"],
+        env=configured, cwd=tmp_path, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    problem = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=20) == 0, problem
+    assert problem == b""
+    assert len(ledger(home)) == 1
+
+
+def test_a_full_disk_behind_stdout_is_an_error(configured: dict[str, str], tmp_path: Path) -> None:
+    """When stdout cannot be written, the exit code says that the disk refused it."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [LLMCTL, "ask", "q"], env=configured, cwd=tmp_path, stdin=subprocess.DEVNULL,
+            stdout=full, stderr=subprocess.PIPE, timeout=20, check=False,
+        )  # fmt: skip
+    assert done.returncode == 74
+    assert b"stdout cannot be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def on_a_terminal(env: dict[str, str], cwd: Path, *arguments: str) -> tuple[int, bytes]:
+    """Run `llmctl` with stdout on a terminal; its exit code and what the terminal got."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [LLMCTL, *arguments], env={**env, "TERM": "xterm"}, cwd=cwd,
+        stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(follower)
+    got = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        got += piece
+    os.close(leader)
+    return process.wait(timeout=20), got
+
+
+def test_a_terminal_gets_no_control_sequences(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path, run: Run
+) -> None:
+    """Escape sequences in model text do not reach a terminal; into a pipe they go unchanged."""
+    nasty = "a\x1b[31mred\x1b]0;title\x07\x9b2Jb\tc\n\u202eend"
+    sim.reply = lambda _: nasty
+    code, got = on_a_terminal(configured, tmp_path, "ask", "q", "--no-cache")
+    assert (code, got.replace(b"\r\n", b"\n").decode()) == (0, "ared2Jb\tc\nend\n")
+    assert sim.calls[0].body.get("stream") is True
+    assert run("ask", "q", env=configured).stdout == nasty
+
+
+def test_markdown_is_rendered_on_a_terminal(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """`--markdown` renders a list on a terminal."""
+    sim.reply = lambda _: "# Title\n\n* one\n* two\n"
+    code, got = on_a_terminal({**configured, "NO_COLOR": "1"}, tmp_path, "ask", "q", "--markdown")
+    assert code == 0
+    assert " • one".encode() in re.sub(rb"\x1b\[[0-9;]*m", b"", got)
+    assert b"# Title" not in got
+
+
+def test_conversations_continue(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """`-c` sends what was said before, and the conversation grows."""
+    run("ask", "first", "-s", "be kind", env=configured)
+    run("ask", "second", "-c", env=configured)
+    run("ask", "third", "-c", env=configured)
+    said = [m["content"] for m in sim.calls[2].body["messages"]]
+    assert said == ["be kind", "first", "echo: first", "second", "echo: second", "third"]
+
+
+def test_no_history_leaves_nothing_to_continue(run: Run, configured: dict[str, str]) -> None:
+    """With `--no-history` nothing is kept, and `-c` then says so with exit 2."""
+    run("ask", "first", "--no-history", env=configured)
+    done = run("ask", "second", "-c", env=configured)
+    assert done.returncode == 2
+    assert "no conversation to continue" in done.stderr
+
+
+def test_without_anything_the_three_ways_on_are_named(run: Run) -> None:
+    """No profile, no key, no model: exit 4, what was looked for, and three ways on."""
+    done = run("ask", "hello")
+    assert (done.returncode, done.stdout) == (4, "")
+    for way in ("OPENAI_API_KEY", "base_url", "llmctl local install"):
+        assert way in done.stderr
+
+
+def test_a_missing_local_model_names_the_command(run: Run) -> None:
+    """`-p local` without a model: exit 2 and the one command that mends it."""
+    done = run("ask", "hello", "-p", "local")
+    assert done.returncode == 2
+    assert "llmctl local install" in done.stderr
+
+
+def test_a_prompt_that_cannot_fit_is_refused_unsent(
+    run: Run, configured: dict[str, str], sim: Simulator, home: Path
+) -> None:
+    """Too long for the window: exit 2, both numbers named, nothing sent."""
+    path = home / ".config/llmctl/config.yaml"
+    path.write_text(path.read_text() + "    context: 1000\n")
+    done = run("ask", "word " * 900, "--max-tokens", "200", env=configured)
+    assert (done.returncode, len(sim.calls)) == (2, 0)
+    assert "1,000" in done.stderr or "1000" in done.stderr
+    assert "200" in done.stderr
+
+
+def test_private_files(run: Run, configured: dict[str, str], home: Path) -> None:
+    """Whatever the umask, state and cache are 0600 in 0700 folders, and no key is in them."""
+    before = os.umask(0)
+    try:
+        run("ask", "q", env=configured)
+    finally:
+        os.umask(before)
+    files = [p for d in (".local", ".cache") for p in (home / d).rglob("*") if "llmctl" in str(p)]
+    assert any(p.name == "ledger.db" for p in files)
+    for path in files:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+        assert path.is_dir() or KEY.encode() not in path.read_bytes()
+
+
+def test_redirects_are_not_followed(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """A redirect to a second host is an error, and that host receives nothing."""
+    with Simulator() as other:
+        sim.fault = errors.Redirect(location=other.base_url)
+        done = run("ask", "q", env=configured)
+        assert done.returncode == 1
+        assert "redirect" in done.stderr
+        assert other.record.requests == 0

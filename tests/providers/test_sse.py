@@ -1,0 +1,67 @@
+"""Server-sent events by the WHATWG rules."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.providers import sse
+from llmctl.providers.sse import Event, Reader
+
+
+def read(*chunks: bytes) -> list[Event]:
+    """All events of a stream that arrives in `chunks`."""
+    reader = Reader()
+    return [event for chunk in chunks for event in reader.feed(chunk)]
+
+
+STREAM = (
+    "\ufeff: a comment\n"
+    "data: one\n\n"
+    "event: named\r\ndata: two\r\ndata: lines\r\n\r\n"
+    "data:no space\rdata:  two spaces\r\r"
+    "id: 7\nretry: 3\nunknown: x\nnocolon\n\n"
+    "data\n\n"
+    "data: \u2028 stays \x0b in, öäü €\n\n"
+    "data: dropped at the end"
+).encode()
+
+EVENTS = [
+    Event("message", "one"),
+    Event("named", "two\nlines"),
+    Event("message", "no space\n two spaces"),
+    Event("message", ""),
+    Event("message", "\u2028 stays \x0b in, öäü €"),
+]
+
+
+def test_the_rules_by_name() -> None:
+    """BOM, CR, LF, CRLF, comments, several data lines, no space, and EOF mid-event: as written."""
+    assert read(STREAM) == EVENTS
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=40))
+def test_any_chunking_gives_the_same_events(cuts: list[int]) -> None:
+    """Wherever the bytes are cut, also inside a character or a CRLF, the events are the same."""
+    edges = [0, *sorted(cuts), len(STREAM)]
+    chunks = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    assert read(*chunks) == EVENTS
+
+
+def test_byte_by_byte() -> None:
+    """One byte at a time is a chunking like any other."""
+    assert read(*(bytes([b]) for b in STREAM)) == EVENTS
+
+
+@given(st.lists(st.binary(max_size=50), max_size=20))
+def test_no_bytes_crash_the_reader(chunks: list[bytes]) -> None:
+    """Arbitrary bytes are read as events or ignored, never a crash."""
+    read(*chunks)
+
+
+def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line longer than the bound is an error before it fills the memory."""
+    monkeypatch.setattr(sse, "MAX_LINE", 1000)
+    with pytest.raises(ValueError, match="longer than 1000"):
+        read(*[b"x" * 100] * 11)

@@ -1,0 +1,149 @@
+"""The provider itself: admits a call, asks the model, bills, and lets the fault have its way."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .call import Ask, Call, Json
+from .errors import JSON, Status, status, unauthorized
+from .fault import Fault
+from .http1 import Answer, Delivery, Head, Headers, render
+from .limits import Limits
+from .reply import Problem, Reply, Usage
+from .scripts import pick
+from .wires.registry import Registry
+from .wires.wire import Turn, Wire, dump, load
+
+if TYPE_CHECKING:
+    from .behaviour import Behaviour
+    from .record import Record
+
+_HEALTHY = Fault()
+_STREAM: Headers = (
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+)
+
+
+class Provider:
+    """Turns calls into deliveries; knows no sockets and no clock but the one it is given."""
+
+    def __init__(self, behaviour: Behaviour, record: Record) -> None:
+        self.behaviour = behaviour
+        self.record = record
+        self._limits = Limits(behaviour.rpm, behaviour.tpm)
+        self._limited = bool(behaviour.rpm or behaviour.tpm)
+        self._registry = Registry(behaviour.models)
+
+    def receive(self, head: Head, raw: bytes, connection: int) -> Call:
+        """Make the record of a request that has arrived."""
+        wire = self._registry.find(head.method, head.path)
+        call = Call.of(head, raw, connection)
+        call.body, call.ask = _read(wire, head, raw)
+        self.record.arrived(call)
+        return call
+
+    def before_read(self, head: Head, connection: int) -> tuple[Call, Delivery] | None:
+        """End a request whose body is unread, when the script for that says so."""
+        if self.behaviour.before_read is None:
+            return None
+        call = Call.of(head, b"", connection)
+        fault = pick(self.behaviour.before_read, call)
+        if fault is None:
+            return None
+        self.record.arrived(call)
+        call.fault = fault.name
+        wire = self._registry.find(head.method, head.path) or self._registry.default
+        answer = fault.instead(call, wire)
+        if answer is None:
+            return call, Delivery((), end="reset")
+        call.status = answer.status
+        return call, render(answer, close=True)
+
+    def decide(self, call: Call, now: float) -> Fault:
+        """Choose what happens to a call: a refusal, the script's fault, or nothing bad."""
+        fault = self._refusal(call, now) or pick(self.behaviour.fault, call)
+        if fault is None:
+            return _HEALTHY
+        call.fault = fault.name
+        return fault
+
+    def answer(self, call: Call, fault: Fault, now: float, *, close: bool) -> Delivery:
+        """Make the answer, bill it, and give the bytes as the fault lets them out."""
+        wire = self._registry.find(call.method, call.path) or self._registry.default
+        answer = fault.instead(call, wire) or self._ask(call, wire, fault)
+        answer = fault.answer(answer, wire)
+        call.status = answer.status
+        extra = (("x-request-id", f"req_{call.index:08d}"), *self.behaviour.headers.items())
+        if self._limited:
+            extra += wire.rate_headers(self._limits.standing(now))
+        delivery = render(answer, extra, close=close)
+        if answer.chunked and self.behaviour.stream_interval:
+            delivery = replace(delivery, interval=self.behaviour.stream_interval)
+        delivery = fault.deliver(delivery)
+        if not delivery.segments:
+            call.status = None
+        return delivery
+
+    def _refusal(self, call: Call, now: float) -> Fault | None:
+        wire = self._registry.find(call.method, call.path)
+        if wire is None:
+            return status(404, f"Unknown request URL: {call.method} {call.path}")
+        if self.behaviour.keys is not None and call.api_key not in self.behaviour.keys:
+            return unauthorized()
+        if call.ask is None:
+            return status(400, "We could not parse the JSON body of your request.")
+        if not self._limited or wire.billing == "free":
+            return None
+        tokens = self.behaviour.count_tokens(call.prompt) + (call.ask.max_tokens or 0)
+        wait = self._limits.admit(tokens, now)
+        return _over_limit(wait) if wait else None
+
+    def _ask(self, call: Call, wire: Wire, fault: Fault) -> Answer:
+        ask = call.ask or Ask(model="")
+        said = Reply()
+        if wire.billing == "generation":
+            given = self.behaviour.reply(call)
+            said = fault.reply(Reply(given) if isinstance(given, str) else given)
+        said, usage = self._counted(ask, said)
+        if wire.billing != "free" and fault.billed:
+            self.record.bill(call, usage)
+        turn = Turn(call, ask, said, usage, int(time.time()))
+        if ask.stream:
+            return Answer(200, _STREAM, wire.events(turn), chunked=True)
+        return Answer(200, (JSON,), (dump(wire.whole(turn)),))
+
+    def _counted(self, ask: Ask, said: Reply) -> tuple[Reply, Usage]:
+        if said.usage is not None:
+            return said, said.usage
+        count = self.behaviour.count_tokens
+        spoken = [said.text, said.refusal or "", *(tool.arguments for tool in said.tool_calls)]
+        output = sum(count(text) for text in spoken if text)
+        limit = ask.max_tokens
+        if limit is not None and output > limit:
+            cut = said.text.encode("utf-8", "surrogatepass")[: limit * 4]
+            said = replace(said, text=cut.decode(errors="ignore"), finish="length", pieces=None)
+            output = limit
+        return said, Usage(count(ask.prompt), output)
+
+
+def _read(wire: Wire | None, head: Head, raw: bytes) -> tuple[Json | None, Ask | None]:
+    try:
+        body = load(raw) if raw else {}
+        return body, wire.read(body, head.path) if wire else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, None
+
+
+def _over_limit(wait: float) -> Status:
+    """Refuse as OpenAI does, with the wait in both headers (whole seconds are rounded up)."""
+    headers = {
+        "retry-after": str(math.ceil(wait)),
+        "retry-after-ms": str(math.ceil(wait * 1000)),
+    }
+    message = f"Rate limit reached. Please try again in {wait:.3f}s."
+    problem = Problem(message, "requests", "rate_limit_exceeded")
+    return Status(status=429, problem=problem, headers=headers)

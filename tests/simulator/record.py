@@ -1,0 +1,149 @@
+"""What the judge counted: requests, bills, connections; written by the server, read by tests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .call import Call, Json, Outcome
+    from .reply import Usage
+
+
+@dataclass(slots=True)
+class Billed:
+    """The provider's invoice: requests and tokens, and requests for each content key."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    per_key: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def repeated(self) -> int:
+        """Bills beyond the first for the same content: what a client paid twice."""
+        return self.requests - len(self.per_key)
+
+
+class Record:
+    """Counters of one simulator, and the calls themselves while `keep_calls` is true.
+
+    Only the server's thread writes; any thread may read, and `wait_until` blocks without polling.
+    """
+
+    def __init__(self, *, keep_calls: bool) -> None:
+        self.keep_calls = keep_calls
+        self.calls: list[Call] = []
+        self.billed = Billed()
+        self.requests = 0
+        self.requests_per_key: Counter[str] = Counter()
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self.outcomes: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.connections = 0
+        self.open_connections = 0
+        self.errors: list[Exception] = []
+        self._condition = threading.Condition()
+        self._waiting = 0
+
+    @property
+    def refused(self) -> int:
+        """Requests answered with a status of 400 or above."""
+        return self.outcomes["refused"]
+
+    def wait_until(self, holds: Callable[[], bool], timeout: float) -> None:
+        """Block until `holds()`; looked at after every event. TimeoutError after `timeout` s."""
+        with self._condition:
+            self._waiting += 1
+            try:
+                if not self._condition.wait_for(holds, timeout):
+                    message = f"not so within {timeout} s: {self.snapshot()}"
+                    raise TimeoutError(message)
+            finally:
+                self._waiting -= 1
+
+    def connected(self) -> int:
+        """Count a new connection; its number."""
+        self.connections += 1
+        self.open_connections += 1
+        self._changed()
+        return self.connections
+
+    def disconnected(self) -> None:
+        """Count a connection that ended."""
+        self.open_connections -= 1
+        self._changed()
+
+    def arrived(self, call: Call) -> None:
+        """Count a request that is now in flight, and number it."""
+        call.index = self.requests
+        call.attempt = self.requests_per_key[call.key] + 1
+        self.requests_per_key[call.key] = call.attempt
+        self.requests += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        if self.keep_calls:
+            self.calls.append(call)
+        self._changed()
+
+    def bill(self, call: Call, usage: Usage) -> None:
+        """Put a full answer on the invoice."""
+        call.billed = usage
+        billed = self.billed
+        billed.requests += 1
+        billed.input_tokens += usage.input
+        billed.cached_tokens += usage.cached
+        billed.output_tokens += usage.output
+        billed.reasoning_tokens += usage.reasoning
+        billed.per_key[call.key] += 1
+        self._changed()
+
+    def finished(self, call: Call, outcome: Outcome) -> None:
+        """Note how a request ended; the first end of a call counts."""
+        if call.outcome != "pending":
+            return
+        call.outcome = outcome
+        self.in_flight -= 1
+        self.outcomes[outcome] += 1
+        if call.status is not None:
+            self.statuses[call.status] += 1
+        if call.fault is not None:
+            self.faults[call.fault] += 1
+        self._changed()
+
+    def snapshot(self) -> Json:
+        """Every counter as JSON (the calls and the keys themselves left out)."""
+        billed = self.billed
+        return {
+            "monotonic": time.monotonic(),
+            "requests": self.requests,
+            "keys": len(self.requests_per_key),
+            "billed_requests": billed.requests,
+            "billed_repeated": billed.repeated,
+            "billed_input_tokens": billed.input_tokens,
+            "billed_cached_tokens": billed.cached_tokens,
+            "billed_output_tokens": billed.output_tokens,
+            "billed_reasoning_tokens": billed.reasoning_tokens,
+            "in_flight": self.in_flight,
+            "max_in_flight": self.max_in_flight,
+            "refused": self.refused,
+            "outcomes": dict(self.outcomes),
+            "statuses": {str(status): n for status, n in self.statuses.items()},
+            "faults": dict(self.faults),
+            "connections": self.connections,
+            "open_connections": self.open_connections,
+        }
+
+    def _changed(self) -> None:
+        if self._waiting:  # taking the lock only for a waiter keeps the hot path free of it
+            with self._condition:
+                self._condition.notify_all()

@@ -1,0 +1,64 @@
+"""What the simulated model says: plain values, free of any provider's wire format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Finish = Literal["stop", "length", "content_filter", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer: `input` includes `cached`, `output` includes `reasoning`."""
+
+    input: int
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Input plus output tokens."""
+        return self.input + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool the model wants called; `arguments` is JSON text and may be malformed on purpose."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = "call_0"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer of the model.
+
+    `usage` None means: counted from the prompt and the text, and `max_tokens` is honoured by
+    cutting the text (finish becomes `length`). A given `usage` is billed as it is. `model` is the
+    name the answer carries (None: the requested one). `pieces` fixes how a stream cuts the text
+    (None: at words).
+    """
+
+    text: str = ""
+    finish: Finish = "stop"
+    usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    refusal: str | None = None
+    model: str | None = None
+    pieces: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error in a provider's words; a wire puts it into its own shape.
+
+    `{key}` inside `message` becomes the key the client sent, to test that it is redacted.
+    """
+
+    message: str
+    type: str = "server_error"
+    code: str | None = None
+    param: str | None = None

@@ -1,0 +1,146 @@
+"""The simulated provider as tests use it: a server on loopback in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from .behaviour import Behaviour
+from .connection import Connection
+from .gate import Gate, Moment
+from .provider import Provider
+from .record import Billed, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from .call import Call
+
+HOST = "127.0.0.1"
+_BACKLOG = 4096
+_STOP_SECONDS = 10.0
+
+
+@dataclass(kw_only=True)
+class Simulator(Behaviour):
+    """A loopback provider: `with Simulator(latency=0.1) as sim:` serves at `sim.base_url`.
+
+    Arguments are the knobs of `Behaviour`. On leaving, connections are dropped and the first
+    exception raised by a script or a reply is raised again (each gave its client a 500).
+    A simulator runs once.
+    """
+
+    def __post_init__(self) -> None:
+        """Prepare what is read before and after it runs."""
+        self.record = Record(keep_calls=self.record_bodies)
+        self.gate = Gate()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._failure: Exception | None = None
+        self._connections: set[Connection] = set()
+        self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
+
+    @property
+    def origin(self) -> str:
+        """`http://127.0.0.1:PORT`."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """`http://127.0.0.1:PORT/v1`."""
+        return f"{self.origin}/v1"
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every request so far, in the order they arrived (empty without `record_bodies`)."""
+        return self.record.calls
+
+    @property
+    def billed(self) -> Billed:
+        """What the provider has billed so far."""
+        return self.record.billed
+
+    def __enter__(self) -> Self:
+        """Start; OSError when the port is taken."""
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Stop, and raise what a script raised unless something else is being raised."""
+        self._in_loop(self._stop.set if self._stop else lambda: None)
+        self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():
+            message = "the simulator does not stop: a script or a reply blocks its thread"
+            raise RuntimeError(message)
+        if error is None and self.record.errors:
+            raise self.record.errors[0]
+
+    def accept_keys(self, keys: Iterable[str] | None) -> None:
+        """Accept these API keys from now on and answer 401 to others; None accepts any."""
+        self.keys = None if keys is None else frozenset(keys)
+
+    def hold(self, moment: Moment = "received") -> None:
+        """Hold answers from now on: before they are billed, or `billed` but not sent."""
+        self.gate.held = moment
+
+    def release(self) -> None:
+        """Let held answers go, and later ones pass."""
+        self.gate.held = None
+        self._in_loop(self.gate.open)
+
+    def drop_connections(self) -> None:
+        """Drop every open connection at once, as a provider that is restarted does."""
+        self._in_loop(self._abort_all)
+
+    def wait_for_calls(self, count: int, timeout: float = 10.0) -> None:
+        """Block until `count` requests have arrived in all; TimeoutError after `timeout` s."""
+        self.record.wait_until(lambda: self.record.requests >= count, timeout)
+
+    def wait_until(self, holds: Callable[[], bool], timeout: float = 10.0) -> None:
+        """Block until `holds()`, asked again after every event; TimeoutError after `timeout` s."""
+        self.record.wait_until(holds, timeout)
+
+    def _in_loop(self, do: Callable[[], object]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(do)
+
+    def _abort_all(self) -> None:
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:  # noqa: BLE001  (kept for the thread that runs the test)
+            self._failure = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        provider = Provider(self, self.record)
+        server = await loop.create_server(
+            lambda: Connection(provider, self.gate, self._connections),
+            HOST,
+            self.port,
+            backlog=_BACKLOG,
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        self._stop = asyncio.Event()
+        self._loop = loop
+        self._started.set()
+        await self._stop.wait()
+        server.close()
+        while self._connections:
+            self._abort_all()
+            await asyncio.sleep(0)

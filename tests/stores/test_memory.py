@@ -1,0 +1,42 @@
+"""The stores in memory keep the same contracts as those on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from llmctl.stores.memory import MemoryCache, MemoryLedger
+from tests.conformance.cache_store import CacheStoreContract
+from tests.conformance.calls import a_cached_answer
+from tests.conformance.ledger_store import LedgerStoreContract
+
+
+class TestMemoryCache(CacheStoreContract):
+    """The contract, in memory."""
+
+    @pytest.fixture
+    def store(self) -> MemoryCache:
+        """An empty one."""
+        return MemoryCache()
+
+
+class TestMemoryLedger(LedgerStoreContract):
+    """The contract, in memory."""
+
+    @pytest.fixture
+    def store(self) -> MemoryLedger:
+        """An empty one."""
+        return MemoryLedger("run-1", "ann")
+
+
+def test_the_memory_cache_forgets_what_was_used_longest_ago() -> None:
+    """Its size is bounded however many answers there are, and a hit counts as use."""
+    cache = MemoryCache(max_bytes=30_000)
+    answer = replace(a_cached_answer("x" * 9_000), body=None)
+    for key in ("a", "b", "c"):
+        asyncio.run(cache.put(key, answer))
+        cache.get("a")
+    asyncio.run(cache.put("a", answer))
+    assert [cache.get(key) is not None for key in "abc"] == [True, False, True]

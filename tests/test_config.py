@@ -1,0 +1,424 @@
+"""Sources of configuration, their order, and what a project may not do."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from llmctl.config import Overrides, find_folders
+from llmctl.errors import ConfigError
+from llmctl.settings import CachePolicy, KeySource, Limits, RetryPolicy, Timeouts
+from llmctl.types import Price
+from tests.configuring import World
+
+FULL = """\
+default: fast
+profiles:
+  fast:
+    provider: openai
+    model: gpt-5-mini
+    api: chat
+    base_url: http://gpu.internal:8000/v1/
+    key: {env: CORP_KEY}
+    params: {temperature: 0.5, max_tokens: 512, top_p: 0.9, stop: [a, "1"], deep: {on: yes}}
+    limits: {concurrency: 64, rpm: 500, tpm: 200_000}
+    timeout: {connect: 1.5, first_byte: 90s, total: 5m}
+    retry: {attempts: 2, max_wait: 500ms, ambiguous_attempts: 0}
+    cache: {enabled: no, ttl: 24h}
+    history: false
+    price: {input: 0.1, output: 2, cached_input: 0.0000001, cache_write: 1e-3}
+    tags: {team: search, number: 42, empty: ""}
+    context: 8192
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """An empty home and an empty repository."""
+    return World(tmp_path)
+
+
+def test_presets_work_without_any_file(world: World) -> None:
+    """Every built-in profile is complete when nothing is configured."""
+    settings = world.load()
+    openai, local = settings.profiles["openai"], settings.profiles["local"]
+    assert openai.key == KeySource("OPENAI_API_KEY")
+    assert openai.base_url == "https://api.openai.com/v1"
+    assert openai.source == "built in"
+    assert (settings.default, settings.files) == (None, ())
+    assert local.key is None
+    assert local.price == Price(Decimal(0), Decimal(0))
+    assert (local.limits.concurrency, local.parallel, local.context) == (4, 4, 2048)
+    assert local.timeout.first_byte == 300
+
+
+def test_every_key_arrives(world: World) -> None:
+    """Each key of a profile is read into its field, in its unit."""
+    path = world.user(FULL)
+    settings = world.load()
+    fast = settings.profiles["fast"]
+    assert settings.default == "fast"
+    assert settings.files == (path,)
+    assert (fast.provider, fast.adapter, fast.model) == ("openai", "openai", "gpt-5-mini")
+    assert fast.base_url == "http://gpu.internal:8000/v1"
+    assert fast.key == KeySource("CORP_KEY")
+    assert (fast.temperature, fast.max_tokens) == (0.5, 512)
+    assert fast.params == {"top_p": 0.9, "stop": ["a", "1"], "deep": {"on": "yes"}}
+    assert fast.limits == Limits(64, 500, 200_000)
+    assert fast.timeout == Timeouts(1.5, 90, 300)
+    assert fast.retry == RetryPolicy(2, 0.5, 0)
+    assert fast.cache == CachePolicy(enabled=False, ttl=86400)
+    assert fast.history is False
+    assert fast.tags == {"team": "search", "number": "42", "empty": ""}
+    assert fast.context == 8192
+    assert fast.source == f"{path}:3"
+
+
+def test_prices_are_exact(world: World) -> None:
+    """A price is the decimal number that is written, not the nearest binary one."""
+    world.user(FULL)
+    assert world.load().profiles["fast"].price == Price(
+        Decimal("0.1"), Decimal(2), Decimal("0.0000001"), Decimal("0.001")
+    )
+
+
+def test_precedence(world: World) -> None:
+    """Flag beats environment beats project beats user beats preset, knob by knob."""
+    world.user(
+        "default: openai\nprofiles: {openai: {model: user, limits: {rpm: 1, tpm: 1,"
+        " concurrency: 1}, params: {temperature: 1, max_tokens: 1, seed: 1, user: u}}}"
+    )
+    world.project(
+        "profiles: {openai: {limits: {rpm: 2, tpm: 2, concurrency: 2}, "
+        "params: {max_tokens: 2, temperature: 2, seed: 2}}}"
+    )
+    world.environ |= {"LLMCTL_RPM": "3", "LLMCTL_TPM": "3", "LLMCTL_TEMPERATURE": "3"}
+    profile = world.load(Overrides(rpm=4, temperature=4)).profiles["openai"]
+    assert profile.model == "user"
+    assert profile.limits == Limits(concurrency=2, rpm=4, tpm=3)
+    assert (profile.temperature, profile.max_tokens) == (4, 2)
+    assert profile.params == {"seed": 2, "user": "u"}
+    assert profile.timeout == Timeouts()
+    assert "LLMCTL_TPM" in profile.source
+    assert "--rpm" in profile.source
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field"),
+    [
+        ("LLMCTL_MODEL", "other", "model"),
+        ("LLMCTL_MAX_TOKENS", "7", "max_tokens"),
+        ("LLMCTL_TEMPERATURE", "0.25", "temperature"),
+        ("LLMCTL_CONCURRENCY", "3", "concurrency"),
+        ("LLMCTL_RPM", "60", "rpm"),
+        ("LLMCTL_TPM", "9000", "tpm"),
+    ],
+)
+def test_environment(world: World, variable: str, value: str, field: str) -> None:
+    """Each variable sets its knob of the chosen profile; an empty one sets nothing."""
+    world.environ |= {variable: value, "OPENAI_API_KEY": "k"}
+    profile = world.load().profiles["openai"]
+    found = getattr(profile, field, None) or getattr(profile.limits, field, None)
+    assert str(found) == value
+    world.environ[variable] = ""
+    assert world.load().profiles["openai"].source == "built in"
+
+
+def test_overrides_touch_only_the_chosen_profile(world: World) -> None:
+    """A flag changes the profile that is used and no other."""
+    world.user("profiles: {a: {provider: openai}, b: {provider: openai}}")
+    settings = world.load(Overrides(profile="b", model="m"))
+    assert settings.profiles["b"].model == "m"
+    assert settings.profiles["a"].model == "gpt-5-mini"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (Overrides(rpm=0), "--rpm"),
+        (Overrides(tpm=-1), "--tpm"),
+        (Overrides(concurrency=True), "--concurrency"),
+        (Overrides(max_tokens=0), "--max-tokens"),
+        (Overrides(temperature=float("nan")), "--temperature"),
+        (Overrides(model=" "), "--model"),
+    ],
+)
+def test_bad_flags_are_named(world: World, overrides: Overrides, name: str) -> None:
+    """A flag out of range is refused by its name; a boolean is no number."""
+    with pytest.raises(ConfigError, match=rf"^{name} must be"):
+        world.load(overrides)
+
+
+def test_bad_variable_is_named(world: World) -> None:
+    """A variable out of range is refused by its name, whatever profile is chosen."""
+    world.environ["LLMCTL_RPM"] = "many"
+    with pytest.raises(ConfigError, match=r'^LLMCTL_RPM must be a whole number .* not "many"'):
+        world.load()
+
+
+def test_config_replaces_both_files(world: World, tmp_path: Path) -> None:
+    """`--config` is read instead of the user's and the project's file, as the user's own."""
+    world.user("profiles: {mine: {provider: openai}}")
+    world.project("profiles: {theirs: {provider: openai}}")
+    other = tmp_path / "other.yaml"
+    other.write_text("profiles: {x: {provider: openai, base_url: http://gpu.internal/v1}}")
+    settings = world.load(config=other)
+    assert list(settings.profiles) == ["openai", "local", "x"]
+    assert settings.files == (other,)
+
+
+def test_config_must_exist(world: World, tmp_path: Path) -> None:
+    """A file that was named and is missing is an error; the user's own may be missing."""
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: there is no such"):
+        world.load(config=tmp_path / "nowhere.yaml")
+    assert world.load().files == ()
+
+
+def test_unreadable_files(world: World) -> None:
+    """A folder in the file's place, bytes that are not UTF-8, and a huge file are named."""
+    world.own.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: Is a directory"):
+        world.load()
+    world.own.rmdir()
+    world.own.write_bytes(b"default: openai\nprofiles: \xff\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml:2: this is not UTF-8"):
+        world.load()
+    world.own.write_bytes(b"#" * 1_000_001)
+    with pytest.raises(ConfigError, match="too large"):
+        world.load()
+
+
+def test_byte_order_mark_and_crlf(world: World) -> None:
+    """A file as Windows editors write it is read like any other."""
+    world.user("")
+    world.own.write_bytes(
+        b"\xef\xbb\xbfdefault: fast\r\nprofiles:\r\n  fast: {provider: openai}\r\n"
+    )
+    assert world.load().default == "fast"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "profiles:\n", "default:\n", "null", "---\n"])
+def test_empty_files(world: World, text: str) -> None:
+    """A file that says nothing changes nothing."""
+    world.user(text)
+    assert list(world.load().profiles) == ["openai", "local"]
+
+
+def test_preset_is_inherited_by_name(world: World) -> None:
+    """A profile named like a preset changes only what it says."""
+    path = world.user("profiles:\n  openai:\n    limits: {rpm: 5}\n")
+    profile = world.load().profiles["openai"]
+    assert profile.limits == Limits(rpm=5)
+    assert profile.model == "gpt-5-mini"
+    assert profile.source == f"built in, {path}:2"
+
+
+def test_profile_needs_a_provider(world: World) -> None:
+    """A profile that is neither built in nor names a provider is refused where it stands."""
+    path = world.user("profiles:\n  fast:\n    model: x\n")
+    with pytest.raises(ConfigError) as caught:
+        world.load()
+    assert str(caught.value).startswith(f'{path}:2: the profile "fast" needs a `provider:`')
+
+
+def test_key_belongs_to_an_origin(world: World) -> None:
+    """At another address a preset's own key variable is not used; a named one is."""
+    world.user(
+        "profiles:\n"
+        "  other: {provider: openai, base_url: 'https://example.com/v1'}\n"
+        "  port: {provider: openai, base_url: 'https://api.openai.com:8443/v1'}\n"
+        "  plain: {provider: openai, base_url: 'http://api.openai.com/v1'}\n"
+        "  named: {provider: openai, base_url: 'https://example.com/v1', key: {env: K}}\n"
+        "  same: {provider: openai, base_url: 'HTTPS://API.openai.com:443/other'}\n"
+        "  openai: {base_url: 'http://localhost:8000/v1'}\n"
+    )
+    keys = {name: profile.key for name, profile in world.load().profiles.items()}
+    assert keys == {
+        "openai": None,
+        "local": None,
+        "other": None,
+        "port": None,
+        "plain": None,
+        "named": KeySource("K"),
+        "same": KeySource("OPENAI_API_KEY"),
+    }
+
+
+class TestLocal:
+    """The profile of the embedded model, and profiles that serve a file."""
+
+    def test_model_path(self, world: World) -> None:
+        """`~` is the home folder, other paths begin at the file; the file names the model."""
+        world.user(
+            "profiles:\n"
+            "  a: {provider: local, model_path: ~/m/tiny.q4.gguf}\n"
+            "  b: {provider: local, model_path: ../b.gguf, model: bee}\n"
+            "  c: {provider: local, model_path: /abs/c.gguf}\n"
+        )
+        found = world.load().profiles
+        home = world.root / "home"
+        assert found["a"].model_path == home / "m/tiny.q4.gguf"
+        assert found["a"].model == "tiny.q4"
+        assert found["b"].model_path == home / ".config/b.gguf"
+        assert found["b"].model == "bee"
+        assert found["c"].model_path == Path("/abs/c.gguf")
+
+    def test_concurrency_follows_parallel(self, world: World) -> None:
+        """As many calls are in flight as the model answers at once, unless the file says so."""
+        world.user(
+            "profiles: {local: {parallel: 2}, "
+            "b: {provider: local, parallel: 2, limits: {concurrency: 6}}}"
+        )
+        found = world.load().profiles
+        assert found["local"].limits.concurrency == 2
+        assert found["b"].limits.concurrency == 6
+
+    @pytest.mark.parametrize("line", ["base_url: http://x/v1", "key: {env: K}"])
+    def test_what_local_cannot_have(self, world: World, line: str) -> None:
+        """An address or a key of the embedded model is refused."""
+        world.user(f"profiles:\n  local:\n    {line}\n")
+        with pytest.raises(ConfigError, match=r":3: profiles\.local\.\w+ is not for .*local"):
+            world.load()
+
+    @pytest.mark.parametrize("line", ["model_path: /x.gguf", "parallel: 2"])
+    def test_what_only_local_can_have(self, world: World, line: str) -> None:
+        """A model file belongs to `local` alone."""
+        world.user(f"profiles:\n  openai:\n    {line}\n")
+        with pytest.raises(ConfigError, match=r":3: profiles\.openai\.\w+ is only for"):
+            world.load()
+
+
+class TestProject:
+    """The configuration of a repository that may come from anybody."""
+
+    def test_merges_over_the_users(self, world: World) -> None:
+        """What a project may say is laid over the user's file, key by key."""
+        own = world.user("default: a\nprofiles: {a: {provider: openai, tags: {x: '1', y: '1'}}}")
+        path = world.project(
+            "default: b\nprofiles: {b: {provider: openai, context: 10}, a: {tags: {y: '2'}, "
+            "model: m, timeout: {total: 1}, retry: {attempts: 1}, cache: {enabled: false}}}"
+        )
+        settings = world.load()
+        a = settings.profiles["a"]
+        assert settings.default == "b"
+        assert settings.files == (own, path)
+        assert a.tags == {"x": "1", "y": "2"}
+        assert (a.model, a.timeout.total, a.retry.attempts) == ("m", 1, 1)
+        assert a.source == f"{own}:2, {path}:2"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "base_url: https://evil.example/v1",
+            "key: {env: AWS_SECRET_ACCESS_KEY}",
+            "model_path: /etc/passwd",
+            "price: {input: 0, output: 0}",
+            "history: true",
+        ],
+    )
+    def test_refuses_what_only_the_user_may_say(self, world: World, line: str) -> None:
+        """Where keys and prompts go, files to run and prices are for the user's own file."""
+        path = world.project(f"profiles:\n  p:\n    provider: openai\n    {line}\n")
+        key = line.partition(":")[0]
+        with pytest.raises(ConfigError) as caught:
+            world.load()
+        assert str(caught.value).startswith(f"{path}:4: profiles.p.{key} cannot be set by a")
+        assert str(world.own) in str(caught.value)
+        assert caught.value.exit_code == 2
+
+    @pytest.mark.parametrize("key", ["headers", "proxy", "fallback"])
+    def test_refuses_keys_of_later_versions(self, world: World, key: str) -> None:
+        """What this version does not know is refused as well."""
+        world.project(f"profiles: {{p: {{provider: openai, {key}: x}}}}")
+        with pytest.raises(ConfigError, match="not supported by this version"):
+            world.load()
+
+    def test_may_not_redirect_a_key(self, world: World) -> None:
+        """A provider is never changed under a profile that brings a key with it."""
+        world.user("profiles: {mine: {provider: openai, key: {env: CORP_KEY}}}")
+        for name, provider in (("mine", "local"), ("openai", "local"), ("local", "openai")):
+            world.project(f"profiles: {{{name}: {{provider: {provider}}}}}")
+            with pytest.raises(ConfigError, match="cannot be changed by a project"):
+                world.load()
+        world.project("profiles: {mine: {provider: openai}, openai: {provider: openai}}")
+        assert world.load().profiles["mine"].key == KeySource("CORP_KEY")
+
+    def test_found_upward_to_the_repositorys_root(self, world: World) -> None:
+        """The nearest file counts, and none above the root of the repository."""
+        deep = world.repo / "a/b"
+        deep.mkdir(parents=True)
+        (world.root / "llmctl.yaml").write_text("default: outside")
+        assert world.load(cwd=deep).files == ()
+        path = world.project("default: local")
+        assert world.load(cwd=deep).files == (path,)
+        nearer = world.repo / "a/llmctl.yaml"
+        nearer.write_text("default: openai")
+        assert world.load(cwd=deep).default == "openai"
+        assert world.load(cwd=world.repo).default == "local"
+
+    def test_without_a_repository_only_the_folder_itself(self, world: World) -> None:
+        """Outside a repository a parent's file does not count: it may be anybody's."""
+        deep = world.root / "elsewhere/deep"
+        deep.mkdir(parents=True)
+        (deep.parent / "llmctl.yaml").write_text("default: local")
+        assert world.load(cwd=deep).files == ()
+        assert world.load(cwd=deep.parent).default == "local"
+
+    def test_worktree(self, world: World) -> None:
+        """A `.git` file, as worktrees and submodules have it, marks a root too."""
+        root = world.root / "worktree"
+        (root / "sub").mkdir(parents=True)
+        (root / ".git").write_text("gitdir: elsewhere")
+        (root / "llmctl.yaml").write_text("default: local")
+        assert world.load(cwd=root / "sub").default == "local"
+
+
+class TestFolders:
+    """Where things are kept."""
+
+    def test_defaults_lie_under_home(self) -> None:
+        """Without variables each folder is XDG's default."""
+        folders = find_folders({"HOME": "/h"}, Path("/w"))
+        assert folders.config == Path("/h/.config/llmctl")
+        assert folders.state == Path("/h/.local/state/llmctl")
+        assert folders.cache == Path("/h/.cache/llmctl")
+        assert folders.data == Path("/h/.local/share/llmctl")
+
+    @pytest.mark.parametrize("kind", ["config", "state", "cache", "data"])
+    def test_variables(self, kind: str) -> None:
+        """LLMCTL_*_DIR names the folder, XDG_*_HOME its parent; a relative XDG one is ignored."""
+        xdg, own = f"XDG_{kind.upper()}_HOME", f"LLMCTL_{kind.upper()}_DIR"
+
+        def found(**environ: str) -> Path:
+            return Path(getattr(find_folders({"HOME": "/h", **environ}, Path("/w")), kind))
+
+        assert found(**{xdg: "/x"}) == Path("/x/llmctl")
+        assert found(**{xdg: "rel"}) == found()
+        assert found(**{xdg: "/x", own: "/o"}) == Path("/o")
+        assert found(**{own: "o"}) == Path("/w/o")
+        assert found(**{own: "", xdg: ""}) == found()
+
+    @pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "rel"}])
+    def test_missing_home(self, environ: dict[str, str]) -> None:
+        """Without a usable HOME the password database knows the home folder."""
+        import pwd
+
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+        assert find_folders(environ, Path("/w")).config == home / ".config/llmctl"
+
+    def test_nobody_knows_a_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A user unknown to the system is told which variables to set, and they suffice."""
+        import pwd
+
+        def unknown(_: int) -> None:
+            raise KeyError
+
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        with pytest.raises(ConfigError, match="LLMCTL_STATE_DIR"):
+            find_folders({}, Path("/w"))
+        kinds = ("CONFIG", "STATE", "CACHE", "DATA")
+        folders = find_folders({f"LLMCTL_{kind}_DIR": f"/{kind}" for kind in kinds}, Path("/w"))
+        assert folders.data == Path("/DATA")

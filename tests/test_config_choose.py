@@ -1,0 +1,107 @@
+"""Which profile is used, and what a newcomer without any is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmctl.config import Overrides, choose
+from llmctl.errors import ConfigError, NoKeyError
+from llmctl.settings import Profile
+from tests.configuring import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """An empty home and an empty repository."""
+    return World(tmp_path)
+
+
+def chosen(world: World, name: str | None = None, *, installed: bool = False) -> Profile:
+    """The profile that a command would use."""
+    settings = world.load(Overrides(profile=name))
+    return choose(settings, name, world.environ, lambda: installed)
+
+
+def test_order(world: World) -> None:
+    """The name given wins over the default, that over a key in the environment, that over the
+    local model; the profile says why it was taken."""
+    assert chosen(world, installed=True).name == "local"
+    world.environ["OPENAI_API_KEY"] = "k"
+    found = chosen(world, installed=True)
+    assert (found.name, found.chosen) == ("openai", "OPENAI_API_KEY is set")
+    world.user("default: fast\nprofiles: {fast: {provider: openai}}")
+    assert chosen(world).name == "fast"
+    assert chosen(world, "local").name == "local"
+
+
+def test_asks_for_the_local_model_only_when_needed(world: World) -> None:
+    """Whether a model is installed is not looked up when something else decides."""
+
+    def never() -> bool:
+        raise AssertionError
+
+    world.environ["OPENAI_API_KEY"] = "k"
+    assert choose(world.load(), None, world.environ, never).name == "openai"
+    assert choose(world.load(), "local", world.environ, never).name == "local"
+
+
+def test_a_model_file_of_ones_own(world: World) -> None:
+    """A `local` that names a model file is used without the model that llmctl installs."""
+    world.user("profiles: {local: {model_path: ~/m.gguf}}")
+    assert chosen(world).model == "m"
+
+
+def test_the_variable_of_the_file_counts(world: World) -> None:
+    """A preset is taken when the variable that its profile names is set, not the preset's."""
+    world.user("profiles: {openai: {key: {env: CORP_KEY}}}")
+    world.environ["OPENAI_API_KEY"] = "k"
+    with pytest.raises(NoKeyError):
+        chosen(world)
+    world.environ["CORP_KEY"] = "k"
+    assert chosen(world).chosen == "CORP_KEY is set"
+
+
+def test_default_without_a_key_is_still_the_default(world: World) -> None:
+    """A default is not passed over because its key is missing: that would ask somebody else."""
+    world.user("default: openai")
+    assert chosen(world, installed=True).name == "openai"
+
+
+def test_unknown_name(world: World) -> None:
+    """An unknown profile is answered with the nearest name and all of them."""
+    world.user("profiles: {fast: {provider: openai}}")
+    with pytest.raises(ConfigError) as caught:
+        chosen(world, "fats")
+    assert str(caught.value) == (
+        'there is no profile "fats"; did you mean "fast"? (there are: openai, local, fast)'
+    )
+    with pytest.raises(ConfigError, match=r'"zzz"; there are: openai, local, fast$'):
+        chosen(world, "zzz")
+
+
+def test_nothing_to_use(world: World) -> None:
+    """Without anything, the message says what was looked for and lists the three ways on."""
+    with pytest.raises(NoKeyError) as caught:
+        chosen(world)
+    message = str(caught.value)
+    assert caught.value.exit_code == 4
+    assert f"{world.own} (not there)" in message
+    assert "OPENAI_API_KEY (not set)" in message
+    assert "local model: not installed" in message
+    assert "export OPENAI_API_KEY=…" in message
+    assert "llmctl profiles init" in message
+    assert "base_url" in message
+    assert "pip install 'llmctl[local]' && llmctl local install" in message
+    assert max(map(len, message.splitlines()[4:])) <= 80
+
+
+def test_nothing_to_use_but_profiles(world: World) -> None:
+    """Profiles that nobody chose are named, with the file that could name a default."""
+    path = world.user("profiles: {mine: {provider: openai, base_url: 'http://localhost:1'}}")
+    with pytest.raises(NoKeyError) as caught:
+        chosen(world)
+    assert f"{path} (names no `default:`)" in str(caught.value)
+    assert "-p or `default:`: mine" in str(caught.value)
+    assert "export OPENAI_API_KEY" in str(caught.value)

@@ -1,0 +1,205 @@
+"""What a wrong file is told: file, line, and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmctl.config.tree import MAX_NODES
+from llmctl.errors import ConfigError
+from tests.configuring import World
+
+
+@pytest.fixture(params=["libyaml", "python"])
+def world(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    """An empty world, once with PyYAML's C parser and once without."""
+    if request.param == "python":
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    return World(tmp_path)
+
+
+def refusal(world: World, text: str) -> str:
+    """The message for a user's file of this text, without the file's name."""
+    path = world.user(text)
+    with pytest.raises(ConfigError) as caught:
+        world.load()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert caught.value.exit_code == 2
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+def in_profile(world: World, lines: str) -> str:
+    """The message for a profile of these keys, the first of them on line 4."""
+    body = "".join(f"    {line}\n" for line in lines.splitlines())
+    return refusal(world, f"profiles:\n  p:\n    provider: openai\n{body}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("modle: x", ':4: profiles.p has an unknown key "modle"; did you mean "model"?'),
+        (
+            "limits:\n  rmp: 4",
+            ':5: profiles.p.limits has an unknown key "rmp"; did you mean "rpm"?',
+        ),
+        ("timeout: {all: 4}", 'unknown key "all"; there are: connect, first_byte, total'),
+        ("temperature: 1", 'unknown key "temperature"; it belongs under params'),
+        ("api_key: sk-1", 'unknown key "api_key"; write key: {env: NAME}'),
+        ("breaker: {failures: 3}", ":4: profiles.p.breaker is not supported by this version"),
+        ("key: {command: x}", ":4: profiles.p.key.command is not supported by this version"),
+        ("key: {keyring: x}", ":4: profiles.p.key.keyring is not supported by this version"),
+        ("api: responses", ':4: profiles.p.api must be chat, not "responses"'),
+        ("model: [a]", ":4: profiles.p.model must be text"),
+        ("model:", ":4: profiles.p.model must be text"),
+        ('model: "a\\e[31mb"', ":4: profiles.p.model must be text on one line"),
+        ("limits: 5", ":4: profiles.p.limits must be a mapping"),
+        ("limits: {rpm: 0}", "rpm must be a whole number from 1 to 1000000000, not"),
+        ("limits: {rpm: true}", 'not "true"'),
+        ("limits: {rpm: 1.5}", "must be a whole number"),
+        ("limits: {rpm: '5'}", "must be a whole number"),
+        ("limits: {rpm: 010}", "must be a whole number"),
+        ("limits: {rpm: 0x10}", "must be a whole number"),
+        ("limits: {rpm: " + "9" * 5000 + "}", "must be a whole number"),
+        ("limits: {concurrency: null}", "must be a whole number"),
+        ("timeout: {total: 0}", "must be a duration"),
+        ("timeout: {total: -1}", "must be a duration"),
+        ("timeout: {total: .inf}", "must be a duration"),
+        ("timeout: {total: 2d}", "at most 86400 seconds"),
+        ("timeout: {total: 10 parsecs}", "must be a duration"),
+        ("retry: {attempts: 0}", "must be a whole number from 1 to 100"),
+        ("cache: {enabled: 1}", ":4: profiles.p.cache.enabled must be true or false"),
+        ("history: maybe", "must be true or false"),
+        ("params: {temperature: hot}", "must be a number from 0 to 100"),
+        ("params: {temperature: .nan}", "must be a number"),
+        ("params: {max_tokens: 0}", "must be a whole number"),
+        ("params: {model: x}", "profiles.p.params.model is not a parameter"),
+        ("params: {messages: []}", "is not a parameter"),
+        ("params: {seed: 99999999999999999999}", "more than 64 bits"),
+        ("params: {big: 1e999}", "too large a number"),
+        ("price: {input: 1}", ":4: profiles.p.price needs both input and output"),
+        ("price: {input: -1, output: 1}", "must be a price in USD"),
+        ("price: {input: .inf, output: 1}", "must be a price in USD"),
+        ("tags: {a: [1]}", "profiles.p.tags.a must be text"),
+        ("tags: {a=b: x}", "needs a printable name without ="),
+        ("tags: {a: }", "must be text"),
+        ("context: many", "must be a whole number"),
+        ("base_url: ftp://x/v1", ":4: profiles.p.base_url must begin with http:// or https://"),
+        ("base_url: localhost:8000/v1", "must begin with http://"),
+        ("base_url: https:///v1", "must begin with http://"),
+        ("base_url: https://h:99999/v1", "host or port is malformed"),
+        ("base_url: https://h:0/v1", "port from 1 to 65535"),
+        ("base_url: https://[::1/v1", "host or port is malformed"),
+        ("base_url: https://h/v1?x=1", "named by key: {env: NAME}"),
+        ("base_url: 'https://h/v1#x'", "fragment"),
+        ("base_url: https://h\\@evil/v1", "backslashes"),
+        ("base_url: https://h/v1/chat/completions", "must end before /chat/completions"),
+        ("provider: openai", ':4: "provider" is written twice, first at'),
+    ],
+)
+def test_profile_errors(world: World, lines: str, message: str) -> None:
+    """Each mistake in a profile is named with its line, its key and what would be right."""
+    assert message in in_profile(world, lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defualt: x", ':1: there is an unknown key "defualt"; did you mean "default"?'),
+        ("model: x", 'unknown key "model"; it belongs into a profile'),
+        ("budgets: []", ":1: budgets is not supported by this version"),
+        ("cache: {max_size: 1GB}", ":1: cache is not supported by this version"),
+        ("- a", ":1: a configuration file holds"),
+        ("just text", ":1: a configuration file holds"),
+        ("profiles: [a]", ":1: profiles must be a mapping"),
+        ("profiles:\n  a b: {provider: openai}", ':2: "a b" cannot name a profile'),
+        ('profiles: {"\\e[2J": {}}', '"\\x1b[2J" cannot name a profile'),
+        ("profiles: {p: 5}", ":1: profiles.p must be a mapping"),
+        ("default: [a]", ":1: default must be text"),
+        ("\n\ndefault: opnai", ':3: default names no profile: "opnai"; did you mean "openai"?'),
+        ("profiles: {p: {provider: opnai}}", 'no provider, "opnai"; did you mean "openai"?'),
+        ("profiles: {p: {provider: anthropic}}", '"anthropic" is not supported by this version'),
+        ("default: a\ndefault: b", ':2: "default" is written twice'),
+        ("default: a\n---\ndefault: b", ":2: a second document begins here"),
+        ("default: {", ":1: this is not YAML"),
+        ("\tdefault: a", "this is not YAML"),
+        ("default: \x07", ": this is not YAML"),
+        ("default: *x", ":1: this alias has no anchor"),
+        ("default: &x [*x]", ":1: this alias has no anchor"),
+        ("? [a]\n: b", ":1: a key must be plain text"),
+        ("<<: {default: a}", ":1: merge keys (<<) are not supported"),
+        ("default: !!python/object:os.system x", ":1: the tag"),
+        ('default: "\\UFFFFFFFF"', "this is not YAML"),
+        ("[" * 100_000, ":1: this holds too much"),
+        ("{a: " * 100_000, ":1: this holds too much"),
+        ("- " * 1000, "this holds too much"),
+    ],
+)  # fmt: skip
+def test_file_errors(world: World, text: str, message: str) -> None:
+    """Each mistake in a file's structure is named with its line."""
+    assert message in refusal(world, text)
+
+
+def test_aliases_are_read_and_bounded(world: World) -> None:
+    """An alias repeats its anchor; a few lines of aliases cannot unfold into billions."""
+    world.user(
+        "profiles:\n  a: &a {provider: openai, limits: &l {rpm: 7}}\n  b: *a\n"
+        "  c: {provider: openai, limits: *l}\n"
+    )
+    found = world.load().profiles
+    assert [found[name].limits.rpm for name in "abc"] == [7, 7, 7]
+    laughs = ["l0: &l0 [lol]"]
+    laughs += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert f"at most {MAX_NODES} values" in refusal(world, "\n".join(laughs))
+
+
+def test_aliases_in_aliases_stay_shallow(world: World) -> None:
+    """Values that grow deep only through aliases are refused, not sent."""
+    layers = ["x0: &x0 " + "[" * 30 + "]" * 30]
+    layers += [f"x{n}: &x{n} " + "[" * 30 + f"*x{n - 1}" + "]" * 30 for n in range(1, 5)]
+    lines = "\n".join(["params:", *(f"  {layer}" for layer in layers)])
+    assert "levels deep" in in_profile(world, lines)
+
+
+def test_secrets_are_not_repeated(world: World) -> None:
+    """A key or password written into the file by mistake does not appear in the message."""
+    for line in (
+        "key: sk-proj-secret",
+        "key: {env: sk-proj-secret}",
+        "key: {sk-proj-secret: }",
+        "key: [sk-proj-secret]",
+        "api_key: sk-proj-secret",
+        "base_url: https://user:sk-proj-secret@host/v1",
+        "base_url: https://host/v1?key=sk-proj-secret",
+        "base_url: https://[sk-proj-secret]/v1",
+    ):
+        assert "secret" not in in_profile(world, line)
+
+
+def test_params_are_json(world: World) -> None:
+    """Values of params mean what JSON's means; quoted ones and odd ones are text."""
+    world.user(
+        "profiles: {openai: {params: {a: true, b: null, c: -1, d: 1e3, e: '1', f: on, g: 1:30, "
+        "h: 007, i: 2020-01-01, j: 18446744073709551615, k: .5, l: {m: [~, no]}}}}"
+    )
+    assert world.load().profiles["openai"].params == {
+        "a": True, "b": None, "c": -1, "d": 1000.0, "e": "1", "f": "on", "g": "1:30",
+        "h": "007", "i": "2020-01-01", "j": 2**64 - 1, "k": 0.5, "l": {"m": [None, "no"]},
+    }  # fmt: skip
+
+
+def test_half_a_character(world: World) -> None:
+    """Half of a surrogate pair, which no request could carry, is refused."""
+    message = in_profile(world, 'params: {half: "\\ud800"}')
+    assert "half a character" in message or "Unicode" in message  # libyaml refuses it first
+
+
+def test_nothing_written_means_no_limit(world: World) -> None:
+    """`null` takes a limit away again that another file set."""
+    world.user("profiles: {openai: {limits: {rpm: 5}, params: {max_tokens: 5}}}")
+    world.project("profiles: {openai: {limits: {rpm: }, params: {max_tokens: null}, tags: }}")
+    profile = world.load().profiles["openai"]
+    assert (profile.limits.rpm, profile.max_tokens) == (None, None)

@@ -1,0 +1,73 @@
+"""The examples in `configs/` and the starter file are configurations that load."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from llmctl.config import choose, load
+from llmctl.config.starter import STARTER
+from llmctl.settings import Settings
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def own(path: Path, home: Path) -> Settings:
+    """Load as the user's own file."""
+    return load(environ={"HOME": str(home)}, cwd=home, config=path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_example_loads(path: Path, tmp_path: Path) -> None:
+    """Every example loads, names a default, and that default can be chosen."""
+    settings = own(path, tmp_path)
+    assert settings.default is not None
+    assert choose(settings, None, {}, lambda: False).name == settings.default
+
+
+def test_project_example(tmp_path: Path) -> None:
+    """The project example loads as what it is: a project's file, which may say less."""
+    project = tmp_path / "llmctl.yaml"
+    project.write_bytes((CONFIGS / "project/llmctl.yaml").read_bytes())
+    settings = load(environ={"HOME": str(tmp_path)}, cwd=tmp_path)
+    assert settings.files == (project,)
+    assert settings.profiles["extract"].tags == {"project": "invoices"}
+    assert settings.profiles["local"].temperature == 0
+
+
+def test_no_example_server_gets_openais_key(tmp_path: Path) -> None:
+    """Not one of the example servers is sent the key that belongs to OpenAI."""
+    settings = own(CONFIGS / "servers.yaml", tmp_path)
+    servers = [p for p in settings.profiles.values() if "api.openai.com" not in p.base_url]
+    assert len(servers) == 6
+    assert all(p.key is None or p.key.env != "OPENAI_API_KEY" for p in servers)
+
+
+def test_team_example(tmp_path: Path) -> None:
+    """The team example's prices and limits are the ones written."""
+    fast = own(CONFIGS / "team.yaml", tmp_path).profiles["fast"]
+    assert fast.price is not None
+    assert fast.price.input == Decimal("0.20")
+    assert fast.limits.tpm == 200_000
+    assert fast.tags["cost_center"] == "4711"
+
+
+def test_starter_changes_nothing(tmp_path: Path) -> None:
+    """The starter file loads as it is written, and says nothing yet."""
+    path = tmp_path / "c.yaml"
+    path.write_text(STARTER)
+    settings = own(path, tmp_path)
+    assert list(settings.profiles) == ["openai", "local"]
+    assert settings.default is None
+
+
+def test_starter_with_all_comments_taken_away(tmp_path: Path) -> None:
+    """Every line the starter offers is valid, all of them together too."""
+    path = tmp_path / "c.yaml"
+    path.write_text(re.sub(r"^# ", "", STARTER, flags=re.MULTILINE))
+    settings = own(path, tmp_path)
+    assert settings.default == "fast"
+    assert list(settings.profiles) == ["openai", "local", "fast", "server", "mine"]

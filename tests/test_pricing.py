@@ -1,0 +1,233 @@
+"""Usage → dollars: equal to the published data, and never a guess."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from itertools import pairwise
+
+import pytest
+from genai_prices import Usage as Used
+from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelPrice, Provider, TieredPrices
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmctl import pricing
+from llmctl.pricing import cost_of, price, worst_case
+from llmctl.types import Price, Response, Target, Usage
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+ADDRESSES = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "google": "https://generativelanguage.googleapis.com/v1beta",
+    "cohere": "https://api.cohere.com/v2",
+    "mistral": "https://api.mistral.ai/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "deepseek": "https://api.deepseek.com/v1",
+    "x-ai": "https://api.x.ai/v1",
+}
+OWN = Price(input=Decimal("0.25"), output=Decimal(2), cached_input=Decimal("0.025"))
+
+
+def target(model: str, *, base_url: str = ADDRESSES["openai"]) -> Target:
+    """A target for a model."""
+    return Target("mine", "openai", "openai", base_url, model)
+
+
+@cache
+def providers() -> dict[str, Provider]:
+    """The published providers that have an address above."""
+    return {p.id: p for p in get_snapshot().providers if p.id in ADDRESSES}
+
+
+@cache
+def model_names() -> list[tuple[str, str]]:
+    """Every provider and model that the address and the name alone lead to."""
+    return [(p.id, model.id) for p in providers().values() for model in p.models]
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    """Usages that agree with themselves, at and around the tiers' starts too."""
+    edges = st.sampled_from([0, 1, 32_000, 128_000, 200_000, 256_000, 272_000, 1_000_000])
+    read = draw(edges.map(lambda n: n + 1) | edges | st.integers(0, 2_000_000))
+    wrote = draw(st.integers(0, 200_000))
+    cached = draw(st.integers(0, read))
+    return Usage(
+        input=read,
+        output=wrote,
+        cached_input=cached,
+        cache_write=draw(st.integers(0, read - cached)),
+        reasoning=draw(st.integers(0, wrote)),
+    )
+
+
+times = st.timedeltas(timedelta(days=-1400), timedelta(days=400)).map(lambda ago: NOW + ago)
+
+
+@given(data=st.data(), usage=usages(), at=times)
+@settings(max_examples=1000, deadline=None)
+def test_prices_equal_the_published_ones(data: st.DataObject, usage: Usage, at: datetime) -> None:
+    """Any model, date, tier and usage costs exactly what genai-prices calculates."""
+    provider, model = data.draw(st.sampled_from(model_names()))
+    used = Used(
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cache_read_tokens=usage.cached_input,
+        cache_write_tokens=usage.cache_write,
+        output_reasoning_tokens=usage.reasoning,
+    )
+    there = target(model, base_url=ADDRESSES[provider])
+    ours = price(there, None, usage, at)
+    try:
+        theirs = calc_price(used, model, provider_id=provider, genai_request_timestamp=at)
+    except LookupError:
+        assert ours is None
+        return
+    if ours is None:  # what was used has no price a token, which they count as 0
+        priced = theirs.model_price
+        assert (usage.input and priced.input_mtok is None) or (
+            usage.output and priced.output_mtok is None
+        )
+        return
+    assert ours == theirs.total_price
+    assert price(there, None, usage, at.timestamp()) == ours
+    worst = worst_case(there, None, usage.input, usage.output, at)
+    assert worst is not None
+    assert worst >= ours
+
+
+def test_every_published_price_can_be_made_into_rates() -> None:
+    """No tier is too narrow to be probed, and no combination of prices refuses it."""
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            listed = model.prices
+            dated = [] if isinstance(listed, ModelPrice) else [dated.prices for dated in listed]
+            for prices in [listed] if isinstance(listed, ModelPrice) else dated:
+                tiered = [v for v in vars(prices).values() if isinstance(v, TieredPrices)]
+                starts = [0, *sorted({tier.start for v in tiered for tier in v.tiers})]
+                gaps = [high - low for low, high in pairwise(starts)]
+                assert all(gap > pricing._ROOM for gap in gaps), (provider.id, model.id)
+                pricing._table(prices)
+
+
+def test_a_dated_price_changes_on_its_day() -> None:
+    """o3 became cheaper on 10 June 2025 (UTC)."""
+    before = datetime(2025, 6, 9, 23, 59, 59, tzinfo=UTC)
+    usage = Usage(input=1_000_000)
+    assert price(target("o3"), None, usage, before) == 10
+    assert price(target("o3"), None, usage, before.timestamp()) == 10
+    assert price(target("o3"), None, usage, before + timedelta(seconds=1)) == 2
+
+
+def test_cached_tokens_are_part_of_the_input() -> None:
+    """Input of which a part was cached costs less, by that part's discount."""
+    usage = Usage(input=1000, output=100, cached_input=400)
+    expected = (600 * Decimal("2.5") + 400 * Decimal("1.25") + 100 * 10) / 1_000_000
+    assert price(target("gpt-4o"), None, usage, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url"),
+    [
+        ("no-such-model", ADDRESSES["openai"]),
+        ("gpt-4o", "http://127.0.0.1:8000/v1"),
+        ("gpt-4o", "https://gateway.example/v1"),
+        ("gpt-4o", "https://mine.openai.azure.com/openai/v1"),
+        ("smollm2-135m", "local://model/SmolLM2.gguf?size=1"),
+        ("whisper-1", ADDRESSES["openai"]),
+        ("", ADDRESSES["openai"]),
+    ],
+)
+def test_an_unknown_price_is_none_and_never_zero(model: str, base_url: str) -> None:
+    """Models nobody priced, and servers that only borrow a model's name, have no price."""
+    unknown = target(model, base_url=base_url)
+    assert price(unknown, None, Usage(input=10, output=10), NOW) is None
+    assert worst_case(unknown, None, 10, 10, NOW) is None
+
+
+def test_a_compatible_server_of_a_known_provider_has_its_price() -> None:
+    """`provider: openai` at another known provider's address costs what that one charges."""
+    there = target("deepseek-chat", base_url="https://API.deepseek.com/v1")
+    assert price(there, None, Usage(input=1000), NOW)
+
+
+def test_a_profiles_own_price_wins() -> None:
+    """The profile's price holds for any model; what it leaves out costs as input does."""
+    usage = Usage(input=1_000_000, output=500_000, cached_input=200_000, cache_write=100_000)
+    expected = Decimal("0.8") * Decimal("0.25") + Decimal("0.2") * Decimal("0.025") + 1
+    for model in ("gpt-4o", "no-such-model"):
+        assert price(target(model), OWN, usage, NOW) == expected
+    free = Price(input=Decimal(0), output=Decimal(0))
+    assert price(target("smollm2-135m"), free, usage, NOW) == 0
+
+
+def test_figures_that_contradict_themselves_are_read_as_the_larger() -> None:
+    """More cached than input, or more reasoning than output, still has a price."""
+    more = price(target("gpt-4o"), None, Usage(cached_input=400, reasoning=50), NOW)
+    assert more == price(
+        target("gpt-4o"), None, Usage(input=400, output=50, cached_input=400, reasoning=50), NOW
+    )
+
+
+def test_the_worst_case_covers_cache_writes() -> None:
+    """Where writing to the cache costs extra, it is held; unlimited output has no worst case."""
+    sol = target("gpt-6-sol")
+    usual = price(sol, None, Usage(input=1000, output=100), NOW)
+    written = price(sol, None, Usage(input=1000, output=100, cache_write=1000), NOW)
+    assert usual is not None
+    assert written is not None
+    assert worst_case(sol, None, 1000, 100, NOW) == written > usual
+    assert worst_case(sol, None, 1000, None, NOW) is None
+    assert worst_case(sol, OWN, 1_000_000, 1_000_000, NOW) == Decimal("2.25")
+
+
+def test_an_embedding_has_no_output_to_price() -> None:
+    """Only what is used must have a price."""
+    embedding = target("text-embedding-3-small")
+    assert price(embedding, None, Usage(input=1_000_000), NOW) == Decimal("0.02")
+    assert worst_case(embedding, None, 1_000_000, 0, NOW) == Decimal("0.02")
+    assert price(embedding, None, Usage(input=1, output=1), NOW) is None
+
+
+def test_the_providers_own_figure_wins() -> None:
+    """A reported cost is the cost, whatever the tables and the profile say."""
+    usage = Usage(input=1_000_000)
+    answer = Response(text="", usage=usage, target=target("gpt-4o"), finish="stop", model="x")
+    assert cost_of(answer, None, NOW) == Decimal("2.5")
+    assert cost_of(answer, OWN, NOW) == Decimal("0.25")
+    reported = Response(
+        text="",
+        usage=usage,
+        target=target("gpt-4o"),
+        finish="stop",
+        model="x",
+        reported_cost=Decimal("0.1"),
+    )
+    assert cost_of(reported, OWN, NOW) == Decimal("0.1")
+
+
+def test_importing_prices_costs_nothing_until_one_is_asked_for() -> None:
+    """The tables are imported with the first price, without a network, and only then."""
+    code = """
+import socket, sys
+def refuse(*_): raise AssertionError("network")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from llmctl.pricing import price
+from llmctl.types import Target, Usage
+assert "genai_prices" not in sys.modules
+target = Target("p", "openai", "openai", "https://api.openai.com/v1", "gpt-4o")
+print(price(target, None, Usage(input=1_000_000), 1.8e9))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert Decimal(done.stdout.strip()) == Decimal("2.5")

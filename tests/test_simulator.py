@@ -1,0 +1,646 @@
+"""The loopback provider does what tests will blame the client for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from tests.simulator import errors
+from tests.simulator.errors import Redirect
+from tests.simulator.faults import (
+    Body,
+    CutBody,
+    CutHeaders,
+    Disconnect,
+    Dribble,
+    Ending,
+    GzipBomb,
+    Hang,
+    Late,
+    Malformed,
+    Refusal,
+    empty,
+    html,
+)
+from tests.simulator.reply import Reply, ToolCall, Usage
+from tests.simulator.scripts import fail_first, first_of, for_path, for_prompt, mixture, then
+from tests.simulator.server import Simulator
+from tests.simulator.streams import CutStream, NoEnd, Split, StreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.simulator.fault import Fault
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def http() -> Iterator[httpx2.Client]:
+    """Give an HTTP client that fails within 5 s."""
+    with httpx2.Client(timeout=5, headers={"authorization": "Bearer k1"}) as client:
+        yield client
+
+
+def chat(text: str = "hi", **more: Any) -> dict[str, Any]:
+    """Give the body of a chat request."""
+    return {"model": "sim-small", "messages": [{"role": "user", "content": text}], **more}
+
+
+def post(http: httpx2.Client, sim: Simulator, text: str = "hi", **more: Any) -> httpx2.Response:
+    """Send a chat request."""
+    return http.post(f"{sim.base_url}/chat/completions", json=chat(text, **more))
+
+
+def said(answer: httpx2.Response) -> str:
+    """Take the text of a chat answer."""
+    text: str = answer.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def events(payload: str) -> list[str]:
+    """Take the data of every complete SSE event."""
+    blocks = payload.split("\n\n")[:-1]
+    return [block.rpartition("data: ")[2] for block in blocks]
+
+
+def streamed(payload: str) -> str:
+    """Join the text of a chat stream."""
+    chunks = [json.loads(data) for data in events(payload) if data != "[DONE]"]
+    return "".join(
+        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+    )
+
+
+def request_bytes(*, close: bool = False, **more: Any) -> bytes:
+    """Give a chat request as bytes."""
+    body = json.dumps(chat(**more)).encode()
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: sim", f"content-length: {len(body)}"]
+    lines += ["connection: close"] * close
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def raw(sim: Simulator, *, close: bool = False) -> bytes:
+    """Send a chat request over a bare socket and read until the server ends it."""
+    with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
+        sock.sendall(request_bytes(close=close))
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+    return received
+
+
+def test_a_chat_answer_has_openais_shape(http: httpx2.Client) -> None:
+    """A plain answer echoes the prompt in a chat.completion and is billed as its usage says."""
+    with Simulator() as sim:
+        answer = post(http, sim, "hello there")
+    body = answer.json()
+    assert answer.headers["x-request-id"] == "req_00000000"
+    assert (body["object"], body["model"]) == ("chat.completion", "sim-small")
+    assert body["choices"][0]["message"]["content"] == "echo: hello there"
+    assert body["choices"][0]["finish_reason"] == "stop"
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 0
+    assert sim.billed.requests == 1
+    assert sim.billed.input_tokens == usage["prompt_tokens"]
+    assert sim.billed.output_tokens == usage["completion_tokens"]
+
+
+def test_a_call_is_recorded(http: httpx2.Client) -> None:
+    """A call shows what was asked, by whom, and what became of it."""
+    with Simulator() as sim:
+        post(http, sim, "a")
+        post(http, sim, "a")
+    first, second = sim.calls
+    assert (first.method, first.path, first.prompt) == ("POST", "/v1/chat/completions", "a")
+    assert (first.api_key, first.outcome, first.status) == ("k1", "answered", 200)
+    assert first.body == chat("a")
+    assert (second.index, second.attempt, second.key) == (1, 2, first.key)
+    assert second.connection == first.connection
+    assert sim.record.requests_per_key == {first.key: 2}
+    assert (sim.billed.per_key[first.key], sim.billed.repeated) == (2, 1)
+
+
+def test_a_stream_has_openais_events(http: httpx2.Client) -> None:
+    """A stream is role, deltas, finish and [DONE]; usage comes only when asked for."""
+    with Simulator() as sim:
+        bare = post(http, sim, "one two", stream=True).text
+        asked = post(http, sim, "x", stream=True, stream_options={"include_usage": True}).text
+    first, *_, last, done = events(bare)
+    assert json.loads(first)["choices"][0]["delta"]["role"] == "assistant"
+    assert streamed(bare) == "echo: one two"
+    assert json.loads(last)["choices"][0]["finish_reason"] == "stop"
+    assert (done, "usage" in bare) == ("[DONE]", False)
+    final = json.loads(events(asked)[-2])
+    assert final["choices"] == []
+    assert final["usage"]["completion_tokens"] == sim.calls[1].billed.output  # type: ignore[union-attr]
+    assert json.loads(events(asked)[0])["usage"] is None
+
+
+def test_tool_calls_plain_and_streamed(http: httpx2.Client) -> None:
+    """A reply with tool calls is rendered as message.tool_calls and as deltas."""
+    reply = Reply(finish="tool_calls", tool_calls=(ToolCall("get", '{"a":1}', "call_7"),))
+    with Simulator(reply=lambda _: reply) as sim:
+        message = post(http, sim).json()["choices"][0]["message"]
+        stream = post(http, sim, stream=True).text
+    assert message["content"] is None
+    assert message["tool_calls"][0]["function"] == {"name": "get", "arguments": '{"a":1}'}
+    chunks = [json.loads(data) for data in events(stream)[:-1]]
+    deltas = [c["choices"][0]["delta"] for c in chunks if c["choices"][0]["delta"]]
+    assert [d["tool_calls"][0]["function"]["arguments"] for d in deltas[1:]] == ["", '{"a":1}']
+
+
+def test_responses_plain_and_streamed(http: httpx2.Client) -> None:
+    """The responses endpoint answers whole, and streams to a completed or incomplete end."""
+    with Simulator() as sim:
+        url, body = f"{sim.base_url}/responses", {"model": "sim-small", "input": "hey"}
+        whole = http.post(url, json=body).json()
+        stream = http.post(url, json=body | {"stream": True, "max_output_tokens": 1}).text
+    assert whole["output"][0]["content"][0]["text"] == "echo: hey"
+    assert (whole["status"], whole["usage"]["output_tokens"]) == ("completed", 3)
+    steps = [json.loads(data) for data in events(stream)]
+    assert [step["sequence_number"] for step in steps] == list(range(len(steps)))
+    assert "".join(s["delta"] for s in steps if s["type"].endswith("text.delta")) == "echo"
+    assert steps[-1]["type"] == "response.incomplete"
+    assert steps[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_embeddings_models_and_health(http: httpx2.Client) -> None:
+    """Equal texts embed equally and bill input only; models and health are free."""
+    with Simulator(models=["m1"]) as sim:
+        url, body = f"{sim.base_url}/embeddings", {"model": "e", "input": ["a", "b", "a"]}
+        found = http.post(url, json=body | {"dimensions": 70}).json()
+        packed = http.post(url, json=body | {"encoding_format": "base64"}).json()
+        models = http.get(f"{sim.base_url}/models").json()
+        assert http.get(f"{sim.origin}/health").json() == {"status": "ok"}
+    a, b, again = (item["embedding"] for item in found["data"])
+    assert (a, len(a)) == (again, 70)
+    assert a != b
+    assert sum(x * x for x in a) == pytest.approx(1)
+    assert isinstance(packed["data"][0]["embedding"], str)
+    assert [model["id"] for model in models["data"]] == ["m1"]
+    assert (sim.billed.requests, sim.billed.output_tokens) == (2, 0)
+
+
+def test_replies_can_be_replaced(http: httpx2.Client) -> None:
+    """A reply states its text, usage and model; a stated usage is billed as it is."""
+    usage = Usage(input=100, output=50, cached=40, reasoning=30)
+    with Simulator(reply=lambda call: Reply(call.prompt[::-1], usage=usage, model="m-2")) as sim:
+        body = post(http, sim, "abc").json()
+    assert (said(httpx2.Response(200, json=body)), body["model"]) == ("cba", "m-2")
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 40
+    billed = sim.billed
+    assert (billed.input_tokens, billed.cached_tokens) == (100, 40)
+    assert (billed.output_tokens, billed.reasoning_tokens) == (50, 30)
+
+
+def test_max_tokens_is_honoured(http: httpx2.Client) -> None:
+    """An answer never bills more than max_tokens, and says `length` when it was cut."""
+    with Simulator(reply=lambda _: "word " * 100) as sim:
+        choice = post(http, sim, max_tokens=5).json()["choices"][0]
+    assert (len(choice["message"]["content"]), choice["finish_reason"]) == (20, "length")
+    assert sim.billed.output_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (errors.rate_limited(2), 429, "rate_limit_exceeded"),
+        (errors.out_of_quota(), 429, "insufficient_quota"),
+        (errors.context_too_long(), 400, "context_length_exceeded"),
+        (errors.unauthorized(), 401, "invalid_api_key"),
+        (errors.payment_required(), 402, None),
+        (errors.forbidden(), 403, None),
+        (errors.model_not_found(), 404, "model_not_found"),
+        (errors.server_error(), 500, None),
+        (errors.unavailable(), 503, None),
+        (errors.overloaded(), 529, None),
+        (errors.status(418), 418, None),
+    ],
+)
+def test_error_statuses(http: httpx2.Client, fault: Fault, status: int, code: str | None) -> None:
+    """An error status carries OpenAI's error body, counts as refused, and bills nothing."""
+    with Simulator(fault=fault) as sim:
+        answer = post(http, sim)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert (sim.record.refused, sim.billed.requests, sim.calls[0].outcome) == (1, 0, "refused")
+    assert sim.record.statuses == {status: 1}
+
+
+def test_retry_after_forms(http: httpx2.Client) -> None:
+    """Retry-After goes out in seconds, milliseconds, as a date, or as any text."""
+    script = then(
+        errors.rate_limited(1.5),
+        errors.rate_limited(1.5, form="ms"),
+        errors.rate_limited(60, form="date"),
+        errors.rate_limited("NaN"),
+    )
+    with Simulator(fault=script) as sim:
+        seconds, ms, date, text, healthy = (post(http, sim) for _ in range(5))
+    assert seconds.headers["retry-after"] == "1.5"
+    assert ms.headers["retry-after-ms"] == "1500"
+    assert 55 < parsedate_to_datetime(date.headers["retry-after"]).timestamp() - time.time() < 61
+    assert text.headers["retry-after"] == "NaN"
+    assert healthy.status_code == 200
+
+
+def test_an_error_may_echo_the_key(http: httpx2.Client) -> None:
+    """With echo_key the 401 carries the key itself, for tests of redaction."""
+    with Simulator(fault=errors.unauthorized(echo_key=True)) as sim:
+        assert "k1" in post(http, sim).json()["error"]["message"]
+
+
+def test_keys_are_revoked_while_it_runs(http: httpx2.Client) -> None:
+    """accept_keys changes at once which keys are served, on every endpoint."""
+    with Simulator(keys={"k1"}) as sim:
+        assert post(http, sim).status_code == 200
+        sim.accept_keys({"k2"})
+        assert post(http, sim).status_code == 401
+        assert http.get(f"{sim.base_url}/models").status_code == 401
+        sim.accept_keys(None)
+        assert post(http, sim).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "billed", "expected"),
+    [
+        (Disconnect(), 0, b""),
+        (Disconnect(billed=True), 1, b""),
+        (CutHeaders(size=12), 1, b"HTTP/1.1 200"),
+        (CutHeaders(billed=False), 0, b"HTTP/1.1 200 OK\r\ncon"),
+    ],
+)
+def test_a_cut_before_the_body(fault: Fault, billed: int, expected: bytes) -> None:
+    """The client reads exactly what was let out, and the bill is as the fault says."""
+    with Simulator(fault=fault) as sim:
+        assert raw(sim) == expected
+        assert (sim.billed.requests, sim.calls[0].outcome) == (billed, "dropped")
+
+
+def test_a_reset_is_a_reset() -> None:
+    """With reset the client gets ECONNRESET instead of an end of file."""
+    with Simulator(fault=Disconnect(reset=True)) as sim, pytest.raises(ConnectionResetError):
+        raw(sim)
+
+
+def test_a_disconnect_before_the_body_is_read() -> None:
+    """before_read ends a request whose body the server never saw, or answers it early."""
+    with Simulator(before_read=fail_first(1, Disconnect())) as sim:
+        with pytest.raises(ConnectionResetError):
+            raw(sim)
+        sim.before_read = errors.status(413)
+        assert raw(sim).startswith(b"HTTP/1.1 413")
+        assert [call.body for call in sim.calls] == [None, None]
+        assert [call.status for call in sim.calls] == [None, 413]
+
+
+def test_a_cut_body(http: httpx2.Client) -> None:
+    """Half a body under a whole content length is a protocol error, and was billed."""
+    with Simulator(fault=CutBody()) as sim, pytest.raises(httpx2.RemoteProtocolError):
+        post(http, sim)
+    assert sim.billed.requests == 1
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_cut_stream(http: httpx2.Client, *, reset: bool) -> None:
+    """A stream cut after two events delivers them and then fails."""
+    with Simulator(fault=CutStream(pieces=2, reset=reset)) as sim:
+        seen = b""
+        request = http.stream("POST", f"{sim.base_url}/chat/completions", json=chat(stream=True))
+        with request as answer:
+            pieces = answer.iter_bytes()
+            try:
+                while True:
+                    seen += next(pieces)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError):
+                pass
+    assert reset or len(events(seen.decode())) == 2
+    assert sim.calls[0].outcome == "dropped"
+
+
+def test_a_stream_without_its_end(http: httpx2.Client) -> None:
+    """NoEnd leaves out [DONE] but ends in HTTP."""
+    with Simulator(fault=NoEnd()) as sim:
+        answer = post(http, sim, stream=True)
+    assert streamed(answer.text) == "echo: hi"
+    assert "[DONE]" not in answer.text
+
+
+def test_an_error_inside_a_stream(http: httpx2.Client) -> None:
+    """StreamError puts an error event after some deltas of a 200."""
+    with Simulator(fault=StreamError(pieces=2)) as sim:
+        answer = post(http, sim, "a b c", stream=True)
+    *before, last = events(answer.text)
+    assert (answer.status_code, len(before)) == (200, 2)
+    assert json.loads(last)["error"]["message"] == "The server had an error"
+
+
+@pytest.mark.parametrize("largest", [1, 7])
+def test_a_stream_split_anywhere(http: httpx2.Client, largest: int) -> None:
+    """Split cuts inside events and UTF-8, and the whole is still the same."""
+    with Simulator(fault=Split(largest=largest, seed=3)) as sim:
+        request = http.stream(
+            "POST", f"{sim.base_url}/chat/completions", json=chat("żółć 🙂", stream=True)
+        )
+        with request as answer:
+            pieces = list(answer.iter_raw())
+    assert max(map(len, pieces)) <= largest
+    assert streamed(b"".join(pieces).decode()) == "echo: żółć 🙂"
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "content"),
+    [
+        (empty(), "application/json", b""),
+        (html(502), "text/html; charset=utf-8", b"Bad gateway"),
+        (Body(body=b'{"a":NaN', billed=False), "application/json", b'{"a":NaN'),
+    ],
+)
+def test_other_bodies(http: httpx2.Client, fault: Body, kind: str, content: bytes) -> None:
+    """A body fault replaces body, type and status."""
+    with Simulator(fault=fault) as sim:
+        answer = post(http, sim)
+    assert (answer.status_code, answer.headers["content-type"]) == (fault.status, kind)
+    assert content in answer.content
+    assert sim.billed.requests == int(fault.billed)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_malformed_json(http: httpx2.Client, *, stream: bool) -> None:
+    """Malformed answers are 200 and broken JSON, in one body or in every event."""
+    with Simulator(fault=Malformed()) as sim:
+        answer = post(http, sim, stream=stream)
+    text = events(answer.text)[0] if stream else answer.text
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(text)
+    assert answer.status_code == 200
+
+
+def test_a_late_answer(http: httpx2.Client) -> None:
+    """Latency and Late add up before the first byte."""
+    with Simulator(latency=0.05, fault=Late(delay=0.05)) as sim:
+        started = time.monotonic()
+        assert said(post(http, sim)) == "echo: hi"
+    assert time.monotonic() - started >= 0.1
+
+
+def test_a_dribble(http: httpx2.Client) -> None:
+    """Dribble sends a byte at a time, and the whole is still right."""
+    with Simulator(fault=Dribble(interval=0.0001)) as sim:
+        url = f"{sim.base_url}/chat/completions"
+        with http.stream("POST", url, json=chat(), timeout=20) as answer:
+            pieces = list(answer.iter_raw())
+    assert len(pieces) > 20
+    assert b"echo: hi" in b"".join(pieces)
+
+
+def test_a_hang_ends_with_the_client() -> None:
+    """Hang sends nothing, or the beginning of a stream, until the client gives up."""
+    with Simulator(fault=then(Hang(), Hang(pieces=1))) as sim:
+        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
+            sock.sendall(request_bytes())
+            sim.wait_for_calls(1)
+            assert sim.record.in_flight == 1
+        sim.wait_until(lambda: sim.calls[0].outcome == "abandoned")
+        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
+            sock.sendall(request_bytes(stream=True))
+            begun = b""
+            while b"\n\n" not in begun:
+                begun += sock.recv(65536)
+        assert b'"role":"assistant"' in begun
+        assert b"echo" not in begun
+        sim.wait_until(lambda: sim.record.in_flight == 0)
+        assert (sim.billed.requests, sim.record.outcomes["abandoned"]) == (0, 2)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_gzip_bomb(layers: int) -> None:
+    """A bomb is small on the wire and unpacks to exactly its size."""
+    size = (64 << 20) + 5
+    with Simulator(fault=GzipBomb(size=size, layers=layers)) as sim:  # type: ignore[arg-type]
+        head, _, body = raw(sim, close=True).partition(b"\r\n\r\n")
+    assert (b"content-encoding: gzip, gzip" in head) == (layers == 2)
+    assert len(body) < (70_000, 2_000)[layers - 1]
+    for _ in range(layers):
+        body = gzip.decompress(body)
+    assert len(body) == size
+    assert not body.strip(b"\0")
+
+
+def test_a_redirect_leads_elsewhere(http: httpx2.Client) -> None:
+    """A redirect names another origin, which hears nothing from a client that stays."""
+    with Simulator() as other, Simulator(fault=Redirect(location=other.base_url)) as sim:
+        answer = post(http, sim)
+        assert (answer.status_code, answer.headers["location"]) == (302, other.base_url)
+    assert other.record.connections == 0
+
+
+def test_endings(http: httpx2.Client) -> None:
+    """The model can stop for length or a filter, or refuse; each is a billed answer."""
+    faults = then(Ending(finish="length"), Ending(finish="content_filter", text=""), Refusal())
+    with Simulator(fault=faults) as sim:
+        cut, filtered, refused = (post(http, sim).json()["choices"][0] for _ in range(3))
+    assert cut["finish_reason"] == "length"
+    assert (filtered["finish_reason"], filtered["message"]["content"]) == ("content_filter", "")
+    assert (refused["message"]["content"], refused["message"]["refusal"][:3]) == (None, "I'm")
+    assert sim.billed.requests == 3
+
+
+def test_scripts_choose(http: httpx2.Client) -> None:
+    """Scripts pick by prompt, path and turn, and nest."""
+    script = first_of(
+        for_prompt("bad", errors.context_too_long()),
+        for_path("/models", errors.forbidden()),
+        fail_first(1, errors.server_error(), each=True),
+    )
+    with Simulator(fault=script) as sim:
+        statuses = [post(http, sim, text).status_code for text in ("bad", "a", "b", "a", "bad")]
+        assert http.get(f"{sim.base_url}/models").status_code == 403
+    assert statuses == [400, 500, 500, 200, 400]
+
+
+def test_a_mixture_is_fair_and_blind_to_order(http: httpx2.Client) -> None:
+    """Rates hold, and the same seed hits the same contents whatever order they come in."""
+    script = mixture((0.3, errors.server_error()), (0.1, errors.unavailable()), seed=5)
+    texts = [f"row {number}" for number in range(400)]
+    with Simulator(fault=script) as sim:
+        one = {text: post(http, sim, text).status_code for text in texts}
+    with Simulator(fault=script) as sim:
+        two = {text: post(http, sim, text).status_code for text in reversed(texts)}
+    assert one == two
+    counts = [list(one.values()).count(status) for status in (500, 503)]
+    assert 90 < counts[0] < 150
+    assert 20 < counts[1] < 60
+
+
+def test_rate_limits_are_enforced(http: httpx2.Client) -> None:
+    """Beyond rpm comes a 429 that says how long to wait; headers tell what is left."""
+    with Simulator(rpm=2) as sim:
+        first, second, third = (post(http, sim) for _ in range(3))
+    assert [r.status_code for r in (first, second, third)] == [200, 200, 429]
+    left = [r.headers["x-ratelimit-remaining-requests"] for r in (first, second)]
+    assert left == ["1", "0"]
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert 25 < int(third.headers["retry-after"]) <= 30
+    assert sim.billed.requests == 2
+
+
+def test_token_limits_are_enforced(http: httpx2.Client) -> None:
+    """A request counts its prompt and its max_tokens against tpm."""
+    with Simulator(tpm=100) as sim:
+        assert post(http, sim, max_tokens=80).status_code == 200
+        answer = post(http, sim, max_tokens=80)
+    assert answer.status_code == 429
+    assert float(answer.headers["retry-after-ms"]) > 30_000
+
+
+@pytest.mark.parametrize(("moment", "billed"), [("received", 0), ("billed", 3)])
+def test_the_gate_holds_answers(http: httpx2.Client, moment: Any, billed: int) -> None:
+    """Held calls wait together, before or after they are billed, until they are released."""
+    with Simulator() as sim, ThreadPoolExecutor(3) as pool:
+        sim.hold(moment)
+        answers = [pool.submit(post, http, sim, str(number)) for number in range(3)]
+        sim.wait_for_calls(3)
+        sim.wait_until(lambda: sim.billed.requests == billed)
+        assert (sim.record.in_flight, sim.record.max_in_flight) == (3, 3)
+        sim.release()
+        assert [said(answer.result()) for answer in answers] == ["echo: 0", "echo: 1", "echo: 2"]
+        assert sim.billed.requests == 3
+
+
+@pytest.mark.parametrize("bill", [True, False])
+def test_an_abandoned_call(*, bill: bool) -> None:
+    """A client that leaves before its answer is billed only if the provider carries on."""
+    with Simulator(bill_abandoned=bill) as sim:
+        sim.hold()
+        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
+            sock.sendall(request_bytes())
+            sim.wait_for_calls(1)
+        sim.wait_until(lambda: sim.record.open_connections == 0)
+        sim.release()
+        raw_after = request_bytes(text="later")
+        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
+            sock.sendall(raw_after)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+    assert sim.billed.requests == 1 + bill
+    assert sim.calls[0].outcome == "abandoned"
+
+
+def test_waiting_has_an_end() -> None:
+    """wait_for_calls raises when the calls do not come."""
+    with Simulator() as sim, pytest.raises(TimeoutError):
+        sim.wait_for_calls(1, timeout=0.01)
+
+
+def test_long_runs_keep_counters_only(http: httpx2.Client) -> None:
+    """Without record_bodies the calls are dropped and the counters stay."""
+    with Simulator(record_bodies=False) as sim:
+        post(http, sim)
+        assert (sim.calls, sim.record.requests, sim.billed.requests) == ([], 1, 1)
+
+
+def test_pipelined_and_slow_requests() -> None:
+    """Requests are served in order however their bytes arrive."""
+    with Simulator() as sim:
+        both = request_bytes(text="one") + request_bytes(text="two")
+        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
+            for at in range(0, len(both), 50):
+                sock.sendall(both[at : at + 50])
+            received = b""
+            while b"echo: two" not in received:
+                received += sock.recv(65536)
+    assert received.index(b"echo: one") < received.index(b"echo: two")
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda http, sim: http.post(f"{sim.base_url}/chat/completions", content=b"{"),
+        lambda http, sim: http.post(f"{sim.base_url}/chat/completions", content=b"[" * 100_000),
+        lambda http, sim: http.post(f"{sim.base_url}/chat/completions", json={"model": "m"}),
+        lambda http, sim: http.post(
+            f"{sim.base_url}/chat/completions",
+            content=json.dumps(chat(temperature=float("nan"))).encode(),
+        ),
+    ],
+)
+def test_bad_requests(
+    http: httpx2.Client, send: Callable[[httpx2.Client, Simulator], httpx2.Response]
+) -> None:
+    """What is no chat request gets a 400, and the server lives on."""
+    with Simulator() as sim:
+        assert send(http, sim).status_code == 400
+        assert http.get(f"{sim.base_url}/nothing").status_code == 404
+        assert post(http, sim).status_code == 200
+
+
+def test_lone_surrogates_are_json(http: httpx2.Client) -> None:
+    """A prompt with half a surrogate pair is answered, in escaped JSON."""
+    with Simulator() as sim:
+        body = json.dumps(chat("\ud83d")).encode()
+        answer = http.post(f"{sim.base_url}/chat/completions", content=body)
+    assert json.loads(answer.content)["choices"][0]["message"]["content"] == "echo: \ud83d"
+
+
+def test_no_http_at_all() -> None:
+    """Bytes that are not HTTP get a 400 and the connection ends."""
+    with Simulator() as sim, socket.create_connection(("127.0.0.1", sim.port), 5) as sock:
+        sock.sendall(b"what?\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 400")
+        assert sock.recv(65536) == b""
+
+
+def test_a_scripts_mistake_is_raised(http: httpx2.Client) -> None:
+    """A script that raises gives a 500, and its exception when the simulator ends."""
+
+    def broken(_: object) -> str:
+        message = "my mistake"
+        raise LookupError(message)
+
+    with pytest.raises(LookupError, match="my mistake"), Simulator(reply=broken) as sim:
+        assert post(http, sim).status_code == 500
+
+
+def test_a_dead_provider_refuses(http: httpx2.Client) -> None:
+    """Dropped connections break calls in flight; after the end nothing listens."""
+    with Simulator() as sim, ThreadPoolExecutor(1) as pool:
+        sim.hold()
+        answer = pool.submit(post, http, sim)
+        sim.wait_for_calls(1)
+        sim.drop_connections()
+        with pytest.raises((httpx2.RemoteProtocolError, httpx2.ReadError)):
+            answer.result()
+    with pytest.raises(httpx2.ConnectError):
+        post(http, sim)
+
+
+def test_it_runs_as_a_process(http: httpx2.Client) -> None:
+    """The module prints its URL first, serves, and ends with its counters when stdin closes."""
+    command = [sys.executable, "-m", "tests.simulator", "--reply", "yes", "--usage", "7", "2"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        body = http.post(f"{url}/chat/completions", json=chat()).json()
+        stats = http.get(f"{url.removesuffix('/v1')}/simulator/stats").json()
+        process.stdin.close()
+        last = json.loads(process.stdout.read())
+    assert process.returncode == 0
+    assert body["choices"][0]["message"]["content"] == "yes"
+    assert stats["billed_input_tokens"] == last["billed_input_tokens"] == 7

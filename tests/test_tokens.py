@@ -1,0 +1,270 @@
+"""Counting a request before it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.errors import ContextTooLong
+from llmctl.tokens import Counter, max_output
+from llmctl.types import JSON, Message, RawCall, Request, Target
+
+OPENAI = "https://api.openai.com/v1"
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Counter:
+    """A counter whose vocabularies are loaded."""
+    counter = Counter(tmp_path_factory.mktemp("cache"))
+    for model in ("gpt-4o", "gpt-4"):
+        counter.load(target(model))
+    return counter
+
+
+def target(model: str, *, base_url: str = OPENAI, context: int | None = None) -> Target:
+    """A target for a model."""
+    return Target("mine", "openai", "openai", base_url, model, context)
+
+
+def ask(*texts: str, model: str = "gpt-4o", **more: Any) -> Request:
+    """A request with one user message for each text."""
+    messages = tuple(Message("user", text) for text in texts)
+    return Request(id="a", target=target(model), messages=messages, **more)
+
+
+def raw(path: str, body: JSON, model: str = "gpt-4o") -> Request:
+    """A request that passes a body through."""
+    return Request(id="a", target=target(model), messages=(), raw=RawCall(path, body))
+
+
+def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:
+    """3 a message, 1 a name, 3 for the reply, and the tokens of role, name and content."""
+    messages = (
+        Message("system", "You translate corporate jargon into plain English."),
+        Message("system", "New synergies will help drive top-line growth.", {"name": "example"}),
+        Message("user", "This late pivot means we don't have time to boil the ocean."),
+    )
+    request = Request(id="a", target=target("gpt-4"), messages=messages)
+    encode = counter._vocabularies.encoding("cl100k_base").encode
+    expected = 3
+    for message in messages:
+        expected += 3
+        for key, value in message.as_json().items():
+            expected += len(encode(value)) + (key == "name")
+    counted = counter.count(request)
+    assert (counted.tokens, counted.exact) == (expected, True)
+    assert counter.upper_bound(request) >= expected
+
+
+def test_special_tokens_in_a_text_are_text(counter: Counter) -> None:
+    """A prompt that quotes a special token neither fails nor shrinks to one token."""
+    counted = counter.count(ask("<|endoftext|><|im_start|>"))
+    assert counted.tokens - counter.count(ask("")).tokens > 8
+
+
+def test_an_estimated_chat_covers_the_template(counter: Counter) -> None:
+    """Prompts that SmolLM2's template makes 31, 18 and 45 tokens of are not counted below."""
+    for real, messages in (
+        (31, [("user", "Hi")]),
+        (18, [("system", "Be brief."), ("user", "Hi")]),
+        (45, [("user", "Hi"), ("assistant", "Hello!"), ("user", "Hi")]),
+    ):
+        turns = tuple(Message(role, text) for role, text in messages)
+        request = Request(id="a", target=target("smollm2-135m"), messages=turns)
+        assert real <= counter.count(request).tokens <= real + 50
+
+
+parts = st.lists(
+    st.one_of(
+        st.builds(lambda text: {"type": "text", "text": text}, st.text()),
+        st.just({"type": "image_url", "image_url": {"url": "https://x/y.png"}}),
+        st.just({"type": "image_url", "image_url": {"url": "x", "detail": "original"}}),
+        st.just({"type": "input_audio", "input_audio": {"data": "A" * 5000, "format": "wav"}}),
+        st.just({"type": "file", "file": {"file_id": "file-1"}}),
+        st.just({"type": "file", "file": {"file_data": "A" * 9000}}),
+        st.just({"type": "refusal", "refusal": "no"}),
+        st.just({"text": None}),
+    ),
+    max_size=4,
+)
+models = st.sampled_from(["gpt-4o", "gpt-4o-mini", "gpt-4", "gpt-oss-20b", "claude-x", "llama"])
+
+
+@given(content=parts, prompt=st.text(), role=st.text(max_size=9), model=models)
+def test_the_upper_bound_is_one(
+    counter: Counter, content: list[JSON], prompt: str, role: str, model: str
+) -> None:
+    """Counts never exceed the bound, whatever the model and the parts."""
+    messages = (Message("user", prompt), Message(role, tuple(content), {"tool_call_id": "c1"}))
+    options = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    request = Request(id="a", target=target(model), messages=messages, options=options)
+    counted = counter.count(request)
+    assert counted.tokens <= counter.upper_bound(request)
+    assert not counted.exact
+
+
+def test_parts_that_are_not_text_make_a_count_inexact(counter: Counter) -> None:
+    """Text parts count as their text; an image adds thousands, more on gpt-4o-mini."""
+    text: JSON = {"type": "text", "text": "hello world"}
+    image: JSON = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+    def count(model: str, *content: JSON) -> tuple[int, bool]:
+        message = Message("user", content)
+        counted = counter.count(Request(id="a", target=target(model), messages=(message,)))
+        return counted.tokens, counted.exact
+
+    assert count("gpt-4o", text) == (9, True)
+    assert count("gpt-4o", text, image) == (5_009, False)
+    assert count("gpt-4o-mini", text, image) == (48_178, False)
+
+
+def test_tool_definitions_are_counted_as_text(counter: Counter) -> None:
+    """`tools` and `response_format`, passed through or as options, add tokens and uncertainty."""
+    tools = [{"type": "function", "function": {"name": "weather", "description": "Say it."}}]
+    turns = [{"role": "user", "content": "hi"}]
+    bare = counter.count(raw("/chat/completions", {"messages": turns}))
+    assert bare == counter.count(ask("hi"))
+    for key in ("tools", "response_format"):
+        passed = counter.count(raw("/chat/completions", {"messages": turns, key: tools}))
+        assert passed == counter.count(ask("hi", options={key: tools}))
+        assert passed.tokens > bare.tokens + 10
+        assert not passed.exact
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "tokens", "exact"),
+    [
+        ("/embeddings", {"input": "hello world"}, 2, True),
+        ("/embeddings", {"input": ["hello", "hello world"]}, 3, True),
+        ("/embeddings", {"input": [1, 2, 3]}, 3, True),
+        ("/embeddings", {"input": [[1, 2], [3]]}, 3, True),
+        ("/embeddings", {}, 0, True),
+        ("/completions", {"prompt": "hello world"}, 2, True),
+        ("/responses", {"input": "hello world"}, 9, False),
+        ("/responses", {"input": [{"role": "user", "content": "hello world"}]}, 9, False),
+        (
+            "/responses",
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hello"}]}]},
+            8,
+            False,
+        ),
+        ("/responses", {"input": "hello world", "instructions": "hello"}, 14, False),
+        ("/moderations", {"model": "x", "input": "hello"}, 5, False),
+    ],
+)
+def test_bodies_that_pass_through_are_counted(
+    counter: Counter, path: str, body: JSON, tokens: int, *, exact: bool
+) -> None:
+    """Each endpoint's own input is found and counted."""
+    request = raw(path, body)
+    counted = counter.count(request)
+    assert (counted.tokens, counted.exact) == (tokens, exact)
+    assert counter.upper_bound(request) >= tokens
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"messages": None}, {"messages": [1, "x", {}]}, {"messages": [{"role": 1, "content": [2]}]}],
+)
+def test_a_body_that_makes_no_sense_is_counted_all_the_same(counter: Counter, body: JSON) -> None:
+    """What the provider will refuse does not fail here."""
+    assert counter.count(raw("/chat/completions", body)).tokens >= 0
+    assert counter.count(raw("/responses", {"input": body["messages"]})).tokens >= 0
+
+
+def test_max_output_is_what_the_provider_will_read() -> None:
+    """The request's own limit, else the body's or an option's by any of its names."""
+    assert max_output(ask("hi")) is None
+    assert max_output(ask("hi", max_tokens=7)) == 7
+    assert max_output(ask("hi", options={"max_completion_tokens": 8})) == 8
+    assert max_output(raw("/chat/completions", {"max_tokens": 9})) == 9
+    assert max_output(raw("/responses", {"max_output_tokens": 10})) == 10
+    assert max_output(raw("/embeddings", {"input": "x"})) == 0
+
+
+def test_the_window_is_the_profiles_or_the_providers(counter: Counter) -> None:
+    """A profile's `context` wins; published windows hold only at the provider's own address."""
+    assert counter.context_window(target("gpt-4o")) == 128_000
+    assert counter.context_window(target("gpt-4o", context=4096)) == 4096
+    assert counter.context_window(target("no-such-model")) is None
+    assert counter.context_window(target("gpt-4o", base_url="http://127.0.0.1:8000/v1")) is None
+    groq = target("openai/gpt-oss-20b", base_url="https://api.groq.com/openai/v1")
+    assert counter.context_window(groq) == 131_072
+
+
+def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers(counter: Counter) -> None:
+    """Prompt and `max_tokens` together may fill the window, not exceed it."""
+    request = ask("hello world " * 20, max_tokens=50)
+    counted = counter.count(request)
+    counter.check_fits(request, counted, counted.tokens + 50)
+    with pytest.raises(ContextTooLong) as refused:
+        counter.check_fits(request, counted, counted.tokens + 49)
+    message = str(refused.value)
+    assert str(counted.tokens) in message
+    assert str(counted.tokens + 49) in message
+    assert "50" in message
+    assert (refused.value.sent, refused.value.exit_code) == (False, 2)
+    assert refused.value.row_type == "context_length"
+
+
+def test_without_max_tokens_only_the_prompt_must_fit(counter: Counter) -> None:
+    """The model may answer in whatever room is left."""
+    request = ask("hello world " * 20)
+    counted = counter.count(request)
+    counter.check_fits(request, counted, counted.tokens)
+    with pytest.raises(ContextTooLong):
+        counter.check_fits(request, counted, counted.tokens - 1)
+
+
+def test_an_estimate_refuses_only_what_no_vocabulary_could_fit(counter: Counter) -> None:
+    """A prompt that may fit is sent; one far too long is refused, as `about`."""
+    request = ask("hello world " * 200, model="smollm2-135m")
+    counted = counter.count(request)
+    counter.check_fits(request, counted, counted.tokens - 1)
+    with pytest.raises(ContextTooLong, match="about"):
+        counter.check_fits(request, counted, counted.tokens // 3)
+
+
+def test_a_list_of_inputs_is_left_to_the_provider(counter: Counter) -> None:
+    """An embedding model's window is for each text, not for their sum."""
+    request = raw("/embeddings", {"input": ["hello world"] * 100}, "text-embedding-3-small")
+    counter.check_fits(request, counter.count(request), 50)
+
+
+def test_a_long_prompt_leaves_the_event_loop_free(counter: Counter) -> None:
+    """5 MB are counted in a thread, exactly; afterwards the count is known at once."""
+    text = "for i in range(10):\n    print(i, 'hello', end='')  # and so on\n" * 80_000
+    request = ask(text, fingerprint="of this text")
+    loop_thread = threading.get_ident()
+    seen: list[int] = []
+
+    class Spy(Counter):
+        def count(self, request: Request) -> Any:
+            seen.append(threading.get_ident())
+            return super().count(request)
+
+    spy = Spy(Path())
+    spy._vocabularies = counter._vocabularies
+    counted = asyncio.run(spy.count_async(request))
+    assert seen != [loop_thread]
+    assert counted.exact
+    start = time.perf_counter()
+    assert spy.count(request) == counted
+    assert time.perf_counter() - start < 0.01
+
+
+def test_many_long_requests_are_not_all_remembered(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of long prompts is bounded."""
+    monkeypatch.setattr("llmctl.tokens._SOON", 5)
+    for number in range(600):
+        counter.count(ask("a long prompt", fingerprint=str(number)))
+    assert 0 < len(counter._long) <= 256
