@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Protocol
 
@@ -40,4 +39,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling task for `seconds`."""
+        import asyncio  # here, so that commands that never wait do not load it
+
         await asyncio.sleep(max(0.0, seconds))

@@ -9,7 +9,7 @@
     ├── DiskError                 74   the disk refused a write
     ├── BusyError                 75   another llmctl holds the file
     └── CallError                  1   one call failed; `type` is the row's error type
-        ├── InvalidRequest         1   invalid_request
+        ├── InvalidRequest         1   invalid_request  (2 when refused before sending)
         ├── AuthFailed             4   auth             (terminal for the whole run)
         ├── PermissionRefused      4   permission
         ├── NotFound               1   not_found
@@ -22,6 +22,7 @@
         ├── ConnectionFailed       5   connection       retryable
         ├── BadResponse            1   bad_response     retryable, may have been billed
         ├── ContentFiltered        1   content_filter
+        ├── SchemaMismatch         1   schema           (billed: carries usage and cost)
         ├── Cancelled            130   cancelled
         └── Interrupted            5   type of its cause; broke off after its first token
 
@@ -30,7 +31,8 @@ The exit code and the row type belong to the error; nothing else in the program 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
 
 ErrorType = Literal[
     "invalid_request",
@@ -124,8 +126,10 @@ class CallError(LlmctlError):
     `retryable` says that the same call may succeed later; `ambiguous` that the provider
     may have done (and billed) the work although no answer arrived; `fatal_to_run` that
     every other call with the same key would fail alike; `sent` is False when the program
-    refused the call itself. `retry_after` is in seconds. `attempts` and `uncertain` (attempts
-    that may have been billed without an answer) are filled in by the retry guard.
+    refused the call itself (exit code 2 instead of 1). `retry_after` is in seconds. `attempts` and `uncertain` (attempts
+    that may have been billed without an answer) are filled in by the retry guard. `usage` (a
+    `types.Usage`, which lies above this page) and `cost` (the provider's own figure) are what a
+    refusal or an unusable answer was billed.
     """
 
     type: ClassVar[ErrorType] = "invalid_request"
@@ -151,6 +155,10 @@ class CallError(LlmctlError):
         self.sent = sent
         self.attempts = 0
         self.uncertain = 0
+        self.usage: Any = None
+        self.cost: Decimal | None = None
+        if not sent and self.exit_code == 1:
+            self.exit_code = 2  # nothing was sent: what was asked for cannot be right
         if retryable is not None:
             self.retryable = retryable
         if ambiguous is not None:
@@ -191,20 +199,6 @@ class ContextTooLong(CallError):
     """Prompt and `max_tokens` do not fit the model's window."""
 
     type = "context_length"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        http_status: int | None = None,
-        sent: bool = True,
-        provider_request_id: str | None = None,
-    ) -> None:
-        super().__init__(
-            message, http_status=http_status, sent=sent, provider_request_id=provider_request_id
-        )
-        if not sent:
-            self.exit_code = 2
 
 
 class QuotaExhausted(CallError):
@@ -268,6 +262,12 @@ class ContentFiltered(CallError):
     """The provider refused to answer for reasons of content."""
 
     type = "content_filter"
+
+
+class SchemaMismatch(CallError):
+    """The answer came, and was billed, but does not fit the schema."""
+
+    type = "schema"
 
 
 class Cancelled(CallError):

@@ -12,8 +12,19 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
+from llmctl.errors import CallError
 from llmctl.settings import Timeouts
-from llmctl.types import JSON, Finish, Outcome, Piece, Reply, Request, Response, Usage
+from llmctl.types import (
+    JSON,
+    Finish,
+    ModelInfo,
+    Outcome,
+    Piece,
+    Reply,
+    Request,
+    Response,
+    Usage,
+)
 
 Emit = Callable[[str], None]
 """Takes the next piece of a streamed answer."""
@@ -37,18 +48,36 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """A codec's work: path below the base URL, JSON body, extra headers."""
+    """A codec's work: path below the base URL (`../v1/x` climbs), JSON body (None: none),
+    extra headers, method."""
 
     path: str
-    body: JSON
+    body: JSON | None
     headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "POST"
+
+
+class StreamReader(Protocol):
+    """Reads one streamed answer; it may remember what earlier events said."""
+
+    def piece(self, event: str, data: str) -> Piece:
+        """One server-sent event; raises the mapped `CallError` when it carries an error."""
+        ...
+
+    def end(self) -> Piece:
+        """What the end of the stream itself says: `done` where the provider has no end mark
+        and everything needed has come."""
+        ...
 
 
 class Codec(Protocol):
     """One provider's wire format; pure."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
-        """The request as the provider wants it."""
+        """The request as the provider wants it. Raises `InvalidRequest` (with `sent=False`) for
+        what this provider cannot take. Of a `raw` request the body goes out as it is where the
+        provider speaks OpenAI's language; elsewhere `translate.from_chat` makes it a plain one.
+        """
         ...
 
     def auth(self, key: str) -> Mapping[str, str]:
@@ -56,15 +85,45 @@ class Codec(Protocol):
         ...
 
     def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        """A complete answer; raises the mapped `CallError` for anything else."""
+        """A complete answer; raises the mapped `CallError` for anything else. An error that was
+        billed (a refusal) carries its `usage` and `cost`."""
         ...
 
-    def piece(self, event: str, data: str) -> Piece:
-        """One server-sent event; raises the mapped `CallError` when it carries an error."""
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+        """The mapped error of any reply whose status is no success."""
+        ...
+
+    def reader(self) -> StreamReader:
+        """A reader for one streamed answer."""
         ...
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What the headers say of the provider's rate limits."""
+        ...
+
+    def probe(self) -> WireRequest:
+        """The cheapest free request that only a good key answers."""
+        ...
+
+    def decode_probe(self, body: bytes) -> None:
+        """Raises `AuthFailed` where a successful reply says that the key is not good."""
+        ...
+
+    def models(self, after: str | None) -> WireRequest:
+        """One page of the models this key may use; `after` is the token of that page."""
+        ...
+
+    def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
+        """The page, and the token of the next one. Raises `BadResponse`."""
+        ...
+
+    def count(self, request: Request) -> WireRequest | None:
+        """Asks for the provider's own count of the request's tokens; None where it counts none.
+        Raises as `encode` does."""
+        ...
+
+    def decode_count(self, body: bytes) -> int:
+        """The tokens of input. Raises `BadResponse`."""
         ...
 
 

@@ -106,14 +106,14 @@ class Live:
     def _tokens_of(self, request: Request) -> int:
         return self.counter.count(request).tokens + (max_output(request) or 0)
 
-    def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
+    async def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
         most = self.counter.upper_bound(request)
         return Usage(input=most, output=max_output(request) or 0, estimated=True), None
 
-    def worst(self, request: Request) -> tuple[Usage, Decimal | None]:
+    async def worst(self, request: Request) -> tuple[Usage, Decimal | None]:
         """The most the request can use and cost: its input as counted, and all of the output
         that it, or else the model's window, leaves room for."""
-        counted = self.counter.count(request)
+        counted = await self.counter.count_async(request)
         output = max_output(request)
         if output is None:
             window = self.counter.context_window(request.target)

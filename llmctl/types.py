@@ -25,8 +25,19 @@ _EMPTY: JSON = {}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` is text or OpenAI-style parts; `extra` holds the turn's other fields
-    (`name`, `tool_calls`, `tool_call_id`) as they came."""
+    """One turn. `content` is text or parts; `extra` holds the turn's other fields (`name`,
+    `tool_calls`, `tool_call_id`) as they came.
+
+    Parts are OpenAI's, whoever is asked (platform.openai.com/docs/api-reference/chat/create);
+    a codec translates them or refuses them:
+
+    - `{"type": "text", "text": T}`
+    - `{"type": "image_url", "image_url": {"url": U}}`, U an https or a data URL; `detail` beside
+      it says how closely to look
+    - `{"type": "file", "file": {"filename": N, "file_data": U}}`, U a data URL; `file_url`
+      instead of `file_data` is an https URL (an addition of ours), `file_id` the provider's own
+    - `{"type": "input_audio", "input_audio": {"data": BASE64, "format": "wav" or "mp3"}}`
+    """
 
     role: str
     content: str | tuple[JSON, ...] | None
@@ -48,7 +59,9 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request goes. `provider` is the preset's name, `adapter` the wire format that
-    speaks to it, `context` the model's window in tokens where it is known."""
+    speaks to it, `api` which of the provider's interfaces (`chat` or `responses`), `context`
+    the model's window in tokens where it is known. `base_url` may end in a query, which belongs
+    to every call (Azure's `api-version`)."""
 
     profile: str
     provider: str
@@ -56,6 +69,7 @@ class Target:
     base_url: str
     model: str
     context: int | None = None
+    api: str = "chat"
 
     @property
     def origin(self) -> str:
@@ -79,7 +93,8 @@ class Request:
     """One question for one target.
 
     `options` go to the provider untouched; `tags` only to the ledger and the output row.
-    With `raw` the body goes out as it is and `messages` only serve to count tokens.
+    With `raw` the body goes out as it is and `messages` only serve to count tokens. `schema` is
+    the JSON Schema that the answer must fit.
     `index` is the 0-based input row. `call_id` is unique per call.
     """
 
@@ -91,6 +106,7 @@ class Request:
     options: JSON = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     raw: RawCall | None = None
+    schema: JSON | None = None
     cache_mode: CacheMode = "use"
     index: int = 0
     call_id: str = ""
@@ -98,12 +114,12 @@ class Request:
     """Set by `compose`: SHA-256 over everything that changes the answer; see `fingerprint()`."""
 
 
-def fingerprint(request: Request, *, api: str = "chat") -> str:
+def fingerprint(request: Request) -> str:
     """The identity of an answer: equal for requests that any provider must answer alike.
 
     SHA-256, in hex, over the canonical JSON (sorted keys, no white space) of adapter, API,
-    origin and path of the provider, model, messages and all parameters. Ids, tags, call ids
-    and how the answer is delivered are not part of it.
+    origin and path of the provider, model, messages, all parameters and the schema. Ids, tags,
+    call ids and how the answer is delivered are not part of it.
     """
     raw = request.raw
     if raw is not None:
@@ -116,14 +132,16 @@ def fingerprint(request: Request, *, api: str = "chat") -> str:
             request.temperature,
             request.options,
         ]
+    if request.schema is not None:
+        what.append(request.schema)
     rest = orjson.dumps(what, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(fingerprint_head(request.target, api) + rest[1:]).hexdigest()
+    return hashlib.sha256(fingerprint_head(request.target) + rest[1:]).hexdigest()
 
 
-def fingerprint_head(target: Target, api: str = "chat") -> bytes:
+def fingerprint_head(target: Target) -> bytes:
     """The start of the JSON that `fingerprint` hashes: alike for all requests to one place."""
     base = urlsplit(target.base_url)
-    where = [2, target.adapter, api, target.origin, base.path.rstrip("/"), base.query]
+    where = [2, target.adapter, target.api, target.origin, base.path.rstrip("/"), base.query]
     return orjson.dumps(where)[:-1] + b","
 
 
@@ -164,12 +182,14 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What a codec reads out of one streamed event; empty fields say nothing new.
-    `done` is the provider's own end mark: a stream without one is incomplete."""
+    `done` is the provider's own end mark: a stream without one is incomplete. `cost` is the
+    provider's own figure, in dollars."""
 
     text: str = ""
     finish: Finish | None = None
     model: str | None = None
     usage: Usage | None = None
+    cost: Decimal | None = None
     done: bool = False
 
 
@@ -177,7 +197,8 @@ class Piece:
 class Response:
     """An answer. `uncertain` counts attempts before this one that may have been billed too;
     `body` is the provider's own JSON, byte for byte (None when it was streamed);
-    `latency` the seconds from sending the attempt that succeeded to its last byte."""
+    `latency` the seconds from sending the attempt that succeeded to its last byte; `parsed` the
+    value that fits the request's schema."""
 
     text: str
     usage: Usage
@@ -192,6 +213,19 @@ class Response:
     status: int = 200
     provider_request_id: str | None = None
     reported_cost: Decimal | None = None
+    parsed: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as the provider lists it. `name` is for people; `context` and `output` are tokens;
+    `created` is seconds since the epoch. None: not said."""
+
+    id: str
+    name: str | None = None
+    context: int | None = None
+    output: int | None = None
+    created: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ def test_tool_definitions_are_counted_as_text(counter: Counter) -> None:
         ("/embeddings", {"input": ["hello", "hello world"]}, 3, True),
         ("/embeddings", {"input": [1, 2, 3]}, 3, True),
         ("/embeddings", {"input": [[1, 2], [3]]}, 3, True),
+        ("/embeddings?api-version=1", {"input": "hello"}, 1, True),
         ("/embeddings", {}, 0, True),
         ("/completions", {"prompt": "hello world"}, 2, True),
         ("/responses", {"input": "hello world"}, 9, False),
@@ -171,7 +172,12 @@ def test_bodies_that_pass_through_are_counted(
 
 @pytest.mark.parametrize(
     "body",
-    [{"messages": None}, {"messages": [1, "x", {}]}, {"messages": [{"role": 1, "content": [2]}]}],
+    [
+        {"messages": None},
+        {"messages": [1, "x", {}]},
+        {"messages": [{"role": 1, "content": [2]}]},
+        {"messages": [], "tools": [{"maximum": 10**30, "title": "\ud800"}]},
+    ],
 )
 def test_a_body_that_makes_no_sense_is_counted_all_the_same(counter: Counter, body: JSON) -> None:
     """What the provider will refuse does not fail here."""
@@ -195,6 +201,8 @@ def test_the_window_is_the_profiles_or_the_providers(counter: Counter) -> None:
     assert counter.context_window(target("gpt-4o", context=4096)) == 4096
     assert counter.context_window(target("no-such-model")) is None
     assert counter.context_window(target("gpt-4o", base_url="http://127.0.0.1:8000/v1")) is None
+    azure = "https://mine.openai.azure.com/openai/v1"
+    assert counter.context_window(target("gpt-4o", base_url=azure)) is None
     groq = target("openai/gpt-oss-20b", base_url="https://api.groq.com/openai/v1")
     assert counter.context_window(groq) == 131_072
 
@@ -251,7 +259,7 @@ def test_a_long_prompt_leaves_the_event_loop_free(counter: Counter) -> None:
             return super().count(request)
 
     spy = Spy(Path())
-    spy._vocabularies = counter._vocabularies
+    spy._ways = counter._ways
     counted = asyncio.run(spy.count_async(request))
     assert seen != [loop_thread]
     assert counted.exact
@@ -264,7 +272,7 @@ def test_many_long_requests_are_not_all_remembered(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept of long prompts is bounded."""
-    monkeypatch.setattr("llmctl.tokens._SOON", 5)
+    monkeypatch.setattr("llmctl.prompt.CHUNK", 5)
     for number in range(600):
         counter.count(ask("a long prompt", fingerprint=str(number)))
     assert 0 < len(counter._long) <= 256

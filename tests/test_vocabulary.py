@@ -45,7 +45,7 @@ def vocabularies(cache: Path) -> Vocabularies:
 @pytest.fixture(scope="module")
 def plain(cache: Path, vocabularies: Vocabularies) -> dict[str, tiktoken.Encoding]:
     """The encodings as tiktoken itself loads them, from the folder that llmctl filled."""
-    assert vocabularies.loaded("o200k_harmony")
+    vocabularies.encoding("o200k_harmony")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIKTOKEN_CACHE_DIR", str(cache / "tiktoken"))
         served = ("cl100k_base", "o200k_base", "o200k_harmony")
@@ -84,7 +84,7 @@ def test_the_cache_folder_is_private_and_in_tiktokens_layout(
     cache: Path, vocabularies: Vocabularies
 ) -> None:
     """The files have the names tiktoken looks for, 0600 in 0700, and no leftovers beside them."""
-    assert vocabularies.loaded("cl100k_base")
+    vocabularies.encoding("cl100k_base")
     folder = cache / "tiktoken"
     assert {file.name for file in folder.iterdir()} == {CL100K_FILE, O200K_FILE}
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -147,7 +147,7 @@ def test_the_users_own_tiktoken_folder_is_read_first(
     tmp_path: Path, cache: Path, vocabularies: Vocabularies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With TIKTOKEN_CACHE_DIR set, its file is used and nothing is written."""
-    assert vocabularies.loaded("cl100k_base")
+    vocabularies.encoding("cl100k_base")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache / "tiktoken"))
     Vocabularies(tmp_path).encoding("cl100k_base")
     assert list(tmp_path.iterdir()) == []

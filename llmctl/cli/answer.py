@@ -88,7 +88,7 @@ async def _run(
         warn=context.warn,
     ) as live:
         if options.dry_run:
-            return _plan(request, live, context)
+            return await _plan(request, live, context)
         code, response = await _ask(live.stamp(request), live, options, context)
     if response is not None and options.history and chosen.profile.history:
         await _remember(request, response, context, before)
@@ -169,10 +169,10 @@ async def _remember(
         context.warn(f"the conversation was not kept: {error.message}")
 
 
-def _plan(request: Request, live: Live, context: Context) -> int:
+async def _plan(request: Request, live: Live, context: Context) -> int:
     """What the call would take: nothing is sent."""
     counted = live.counter.count(request)
-    _, worst = live.worst(request)
+    _, worst = await live.worst(request)
     window = live.counter.context_window(request.target)
     kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     if context.json:

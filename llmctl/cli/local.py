@@ -188,7 +188,7 @@ class _Bar:
         now = self._context.clock.monotonic()
         if now - self._said >= _NEWS:
             self._said = now
-            self._context.say(f"{_megabytes(done)} of {_megabytes(total)}")
+            self._context.say(f"fetched {_megabytes(done)} of {_megabytes(total)}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from llmctl.cli.context import Context
 from llmctl.cli.render import colours, is_tty
 from llmctl.cli.signals import caught
 from llmctl.cli.summary import Ended, print_summary
+from llmctl.compose import target_of
 from llmctl.config import Overrides
 from llmctl.engines.local import Stop
 from llmctl.errors import CallError
@@ -108,6 +109,8 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                 ) as live,
                 _shown(tally, live, context),
             ):
+                # Loading a vocabulary holds everything up; better now than with rows in flight.
+                live.counter.load(target_of(chosen.profile))
                 try:
                     because = await drive(
                         batch,

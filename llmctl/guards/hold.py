@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from llmctl.clock import Clock
@@ -22,7 +22,7 @@ class Holding:
         inner: Handler,
         ledger: LedgerStore,
         clock: Clock,
-        worst: Callable[[Request], tuple[Usage, Decimal | None]],
+        worst: Callable[[Request], Awaitable[tuple[Usage, Decimal | None]]],
     ) -> None:
         self._inner = inner
         self._ledger = ledger
@@ -31,6 +31,6 @@ class Holding:
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer; the hold is durable before the request is handed on."""
-        estimate, cost = self._worst(request)
+        estimate, cost = await self._worst(request)
         await self._ledger.hold(Hold(request.call_id, request, estimate, cost, self._clock.wall()))
         return await self._inner(request, emit)

@@ -143,7 +143,10 @@ class Bar:
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(file=self.stream, no_color=not self.colour, highlight=False)
+        # Without colours the bar's empty part must be blank, which rich does only when it
+        # knows of no colours at all.
+        system = "auto" if self.colour else None
+        console = Console(file=self.stream, color_system=system, highlight=False)
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda lines: live.update(lines, refresh=True)
 

@@ -40,10 +40,12 @@ def main() -> NoReturn:
     if linux and os.getppid() != settings["parent"]:
         os._exit(0)  # the parent was gone before it could be watched
     server, answer = _start(settings)
+    if server is not None:
+        _silence()
     os.write(report, json.dumps(answer).encode() + b"\n")
     if server is None:
         os._exit(1)
-    _silence(report)
+    os.close(report)
     while os.read(0, 4096):
         pass
     os._exit(0)  # not through native destructors: nothing of theirs is worth a crash
@@ -120,13 +122,12 @@ def _no_core_file() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _silence(report: int) -> None:
+def _silence() -> None:
     """From here on nobody reads what is printed, and a full pipe would stop the server."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nothing, descriptor)
     os.close(nothing)
-    os.close(report)
 
 
 if __name__ == "__main__":

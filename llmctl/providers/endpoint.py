@@ -23,6 +23,7 @@ from llmctl.protocols import (
     HttpReply,
     HttpRequest,
     RateHeaders,
+    StreamReader,
     Transport,
     WireRequest,
 )
@@ -99,7 +100,8 @@ class Endpoint:
         outgoing = HttpRequest(
             url=address.base_url + wire.path,
             headers={**_HEADERS, **wire.headers, **auth},
-            body=orjson.dumps(wire.body),
+            body=b"" if wire.body is None else orjson.dumps(wire.body),
+            method=wire.method,
             timeouts=self.timeouts,
         )
         started = self.clock.monotonic()
@@ -129,7 +131,7 @@ class Endpoint:
     async def _stream(self, reply: HttpReply, emit: Emit) -> Reply:
         text: list[str] = []
         last = Piece()
-        async for piece in _pieces(self.codec, reply):
+        async for piece in _pieces(self.codec.reader(), reply):
             if piece.text:
                 text.append(piece.text)
                 emit(piece.text)
@@ -137,7 +139,7 @@ class Endpoint:
                 finish=piece.finish or last.finish,
                 model=piece.model or last.model,
                 usage=piece.usage or last.usage,
-                done=piece.done,
+                done=piece.done or last.done,
             )
             if piece.done:
                 break
@@ -148,7 +150,7 @@ class Endpoint:
         return Reply("".join(text), last.finish or "other", last.model or "", last.usage)
 
 
-async def _pieces(codec: Codec, reply: HttpReply) -> AsyncIterator[Piece]:
+async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncIterator[Piece]:
     reader = Reader()
     async for chunk in reply.chunks():
         try:
@@ -156,4 +158,5 @@ async def _pieces(codec: Codec, reply: HttpReply) -> AsyncIterator[Piece]:
         except ValueError as error:
             raise BadResponse(f"the stream is not what this API sends ({error})") from error
         for event in events:
-            yield codec.piece(event.name, event.data)
+            yield answer.piece(event.name, event.data)
+    yield answer.end()

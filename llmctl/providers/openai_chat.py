@@ -82,6 +82,14 @@ class OpenAIChat:
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise not_json(status, headers, body, f"{type(error).__name__} {error}") from error
 
+    def reader(self) -> OpenAIChat:
+        """Nothing needs to be remembered between chunks."""
+        return self
+
+    def end(self) -> Piece:
+        """A stream that ends without `[DONE]` is incomplete."""
+        return Piece()
+
     def piece(self, event: str, data: str) -> Piece:
         """One chunk of a streamed chat completion."""
         if data == "[DONE]":

@@ -47,6 +47,7 @@ PRAGMAS = (
 )
 
 _REMEDY = "remove it: nothing but cached answers is lost"
+_RECENT = 3600  # seconds; who prunes by last use does not ask for minutes
 _BATCH = 1000  # hits whose time of use is written together
 _PUT = (
     "INSERT INTO answers (key, model, stored, used, bytes, compressed, checksum, value) "
@@ -72,10 +73,14 @@ class SqliteCache:
     def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
         binary = bytes.fromhex(key)
-        answer = self._db.read(lambda connection: self._find(connection, binary))
-        if answer is not None:
+        found = self._db.read(lambda connection: self._find(connection, binary))
+        if found is None:
+            return None
+        answer, used = found
+        now = int(self._clock.wall())
+        if now - used >= _RECENT:
             # Written later, many together: a lookup must not cost a write.
-            self._used[binary] = int(self._clock.wall())
+            self._used[binary] = now
             if len(self._used) >= _BATCH:
                 self._note_use()
         return answer
@@ -101,16 +106,17 @@ class SqliteCache:
             self._note_use()
         self._db.close()
 
-    def _find(self, connection: sqlite3.Connection, key: bytes) -> CachedAnswer | None:
+    def _find(self, connection: sqlite3.Connection, key: bytes) -> tuple[CachedAnswer, int] | None:
+        """The answer and when it was last noted as used."""
         row = connection.execute(
-            "SELECT value, compressed, checksum, stored FROM answers WHERE key = ?", (key,)
+            "SELECT value, compressed, checksum, stored, used FROM answers WHERE key = ?", (key,)
         ).fetchone()
         if row is None:
             return None
-        value, compressed, check, stored = row
+        value, compressed, check, stored, used = row
         try:
             verify(key, value, stored, check)
-            return unpack(value, compressed=bool(compressed), stored=stored)
+            return unpack(value, compressed=bool(compressed), stored=stored), int(used)
         except Exception as error:
             # Flipped bits may change the type of any column: whatever fails here is damage.
             raise damaged(self._db.path, _REMEDY, str(error)) from error

@@ -97,7 +97,7 @@ class SqliteLedger:
 
         def work(connection: sqlite3.Connection) -> None:
             held = None
-            if not ok:
+            if not ok or outcome.uncertain:
                 row = connection.execute(_HOLD, (call_id,)).fetchone()
                 held = None if row is None else HeldCall(*row)
             _do(connection, _ADD_CALL, _call_values(call_row(outcome, held, run_id, user)))

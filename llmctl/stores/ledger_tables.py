@@ -27,6 +27,8 @@ MIGRATIONS = (
                 estimated INTEGER NOT NULL,
                 cost_pico INTEGER,
                 saved_pico INTEGER,
+                uncertain INTEGER NOT NULL,
+                uncertain_pico INTEGER,
                 latency_ms INTEGER,
                 elapsed_ms INTEGER,
                 first_token_ms INTEGER,
@@ -44,7 +46,7 @@ MIGRATIONS = (
             CREATE INDEX calls_started ON calls (
                 started_ms, call_id, model, profile, provider, user, status, cache, input_tokens,
                 output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
-                cost_pico, saved_pico, latency_ms
+                cost_pico, saved_pico, uncertain, uncertain_pico, latency_ms
             )
             """,
             "CREATE INDEX calls_run ON calls (run_id)",

@@ -65,6 +65,8 @@ class CallRow:
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
     answered, `elapsed_ms` of the whole call with its waits and retries. Money in picodollars,
     None when the price is unknown; `saved_pico` is what a cached answer would have cost.
+    `uncertain` counts attempts, besides the one that `cost_pico` may stand for, that may have
+    been billed; `uncertain_pico` is what they cost at the most.
     `input_tokens` includes cached ones, `output_tokens` reasoning; `estimated` marks tokens the
     provider did not report. `model` is the one that answered; `tags` is a JSON object.
     """
@@ -85,6 +87,8 @@ class CallRow:
     estimated: bool
     cost_pico: int | None
     saved_pico: int | None
+    uncertain: int
+    uncertain_pico: int | None
     latency_ms: int | None
     elapsed_ms: int | None
     first_token_ms: int | None
@@ -140,6 +144,8 @@ def call_row(outcome: Outcome, held: HeldCall | None, run_id: str, user: str) ->
     if held is not None and (status == "unknown" or (in_doubt and usage == Usage())):
         usage = Usage(held.input_tokens, held.output_tokens, estimated=True)
         cost = held.cost_pico
+    # The row's own amount already stands for one of the attempts that came to nothing.
+    uncertain = outcome.uncertain - (outcome.uncertain > 0 and in_doubt)
     # The answer may come from a fallback, which is then the one to be paid.
     target = answer.target if answer is not None else request.target
     return CallRow(
@@ -159,6 +165,8 @@ def call_row(outcome: Outcome, held: HeldCall | None, run_id: str, user: str) ->
         estimated=usage.estimated,
         cost_pico=cost,
         saved_pico=to_pico(outcome.saved),
+        uncertain=uncertain,
+        uncertain_pico=_times(uncertain, held),
         latency_ms=_ms(answer.latency) if answer is not None else None,
         elapsed_ms=_ms(outcome.elapsed),
         first_token_ms=None if outcome.first_token is None else _ms(outcome.first_token),
@@ -190,6 +198,8 @@ def lost_call(held: HeldCall) -> CallRow:
         estimated=True,
         cost_pico=held.cost_pico,
         saved_pico=None,
+        uncertain=0,
+        uncertain_pico=0,
         latency_ms=None,
         elapsed_ms=None,
         first_token_ms=None,
@@ -200,6 +210,13 @@ def lost_call(held: HeldCall) -> CallRow:
         http_status=None,
         provider_request_id=None,
     )
+
+
+def _times(uncertain: int, held: HeldCall | None) -> int | None:
+    """The full amount for every attempt that may have been billed and whose bill nobody saw."""
+    if not uncertain:
+        return 0
+    return None if held is None or held.cost_pico is None else uncertain * held.cost_pico
 
 
 def _status(outcome: Outcome) -> Status:

@@ -218,7 +218,7 @@ def test_folder_that_is_gone(world: World) -> None:
     gone.mkdir()
     os.chdir(gone)
     gone.rmdir()
-    with pytest.raises(ConfigError, match="no longer exists"):
+    with pytest.raises(ConfigError, match="is gone"):
         run_list(Context(environ=world.environ))
 
 

@@ -76,6 +76,8 @@ class LedgerStoreContract:
             estimated=False,
             cost_pico=210_000_000,
             saved_pico=None,
+            uncertain=0,
+            uncertain_pico=0,
             latency_ms=912,
             elapsed_ms=1500,
             first_token_ms=250,
@@ -96,6 +98,16 @@ class LedgerStoreContract:
         asyncio.run(store.settle(replace(outcome, saved=Decimal("0.00021"))))
         (row,) = store.calls()
         assert (row.cache, row.cost, row.saved) == ("hit", Decimal(0), Decimal("0.00021"))
+
+    def test_attempts_that_came_to_nothing_are_not_free(self, store: Ledger) -> None:
+        """Two attempts that may have been billed before the answer count at the held amount."""
+        request = a_request()
+        asyncio.run(store.hold(a_hold(request, cost=Decimal("0.5"))))
+        answer = replace(an_answer(request), attempts=3, uncertain=2)
+        asyncio.run(store.settle(replace(an_outcome(request, answer), uncertain=2)))
+        (row,) = store.calls()
+        assert (row.status, row.cost, row.uncertain) == ("ok", Decimal("0.00021"), 2)
+        assert row.uncertain_pico == 10**12
 
     def test_an_unknown_price_is_unknown_and_not_zero(self, store: Ledger) -> None:
         """No price, no cost: held and settled."""

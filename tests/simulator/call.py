@@ -91,11 +91,12 @@ class Call:
 
 
 def api_key(headers: Mapping[str, str]) -> str | None:
-    """Take the key from lower-case headers: a bearer token, `x-api-key` or `x-goog-api-key`."""
+    """Take the key from lower-case headers: a bearer token, or any provider's own header."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         return token.strip()
-    return headers.get("x-api-key") or headers.get("x-goog-api-key")
+    own = ("x-api-key", "x-goog-api-key", "api-key")
+    return next((headers[name] for name in own if name in headers), None)
 
 
 def content_key(raw: bytes) -> str:

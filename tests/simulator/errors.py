@@ -46,8 +46,8 @@ class Status(Fault):
         extra = {name: value.replace("{key}", key) for name, value in self.headers.items()}
         if self.retry_date is not None:
             extra["retry-after"] = formatdate(time() + self.retry_date, usegmt=True)
-        body = dump(wire.error(self.status, problem))
-        return Answer(self.status, (JSON, *extra.items()), (body,))
+        refused = wire.refuse(self.status, problem, extra)
+        return Answer(refused.status, (JSON, *refused.headers.items()), (dump(refused.body),))
 
 
 @dataclass(frozen=True, kw_only=True)

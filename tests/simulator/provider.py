@@ -56,7 +56,7 @@ class Provider:
             return None
         self.record.arrived(call)
         call.fault = fault.name
-        wire = self._registry.find(head.method, head.path) or self._registry.default
+        wire = self._registry.find(head.method, head.path) or self._registry.default(head.path)
         answer = fault.instead(call, wire)
         if answer is None:
             return call, Delivery((), end="reset")
@@ -73,11 +73,11 @@ class Provider:
 
     def answer(self, call: Call, fault: Fault, now: float, *, close: bool) -> Delivery:
         """Make the answer, bill it, and give the bytes as the fault lets them out."""
-        wire = self._registry.find(call.method, call.path) or self._registry.default
+        wire = self._registry.find(call.method, call.path) or self._registry.default(call.path)
         answer = fault.instead(call, wire) or self._ask(call, wire, fault)
         answer = fault.answer(answer, wire)
         call.status = answer.status
-        extra = (("x-request-id", f"req_{call.index:08d}"), *self.behaviour.headers.items())
+        extra = (*wire.id_headers(call.index), *self.behaviour.headers.items())
         if self._limited:
             extra += wire.rate_headers(self._limits.standing(now))
         delivery = render(answer, extra, close=close)
@@ -92,10 +92,13 @@ class Provider:
         wire = self._registry.find(call.method, call.path)
         if wire is None:
             return status(404, f"Unknown request URL: {call.method} {call.path}")
-        if self.behaviour.keys is not None and call.api_key not in self.behaviour.keys:
+        if self.behaviour.keys is not None and wire.key(call.headers) not in self.behaviour.keys:
             return unauthorized()
         if call.ask is None:
             return status(400, "We could not parse the JSON body of your request.")
+        objection = wire.objection(call)
+        if objection is not None:
+            return status(400, objection)
         if not self._limited or wire.billing == "free":
             return None
         tokens = self.behaviour.count_tokens(call.prompt) + (call.ask.max_tokens or 0)

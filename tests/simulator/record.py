@@ -22,6 +22,7 @@ class Billed:
     requests: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
+    written_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     per_key: Counter[str] = field(default_factory=Counter)
@@ -102,6 +103,7 @@ class Record:
         billed.requests += 1
         billed.input_tokens += usage.input
         billed.cached_tokens += usage.cached
+        billed.written_tokens += usage.written
         billed.output_tokens += usage.output
         billed.reasoning_tokens += usage.reasoning
         billed.per_key[call.key] += 1
@@ -131,6 +133,7 @@ class Record:
             "billed_repeated": billed.repeated,
             "billed_input_tokens": billed.input_tokens,
             "billed_cached_tokens": billed.cached_tokens,
+            "billed_written_tokens": billed.written_tokens,
             "billed_output_tokens": billed.output_tokens,
             "billed_reasoning_tokens": billed.reasoning_tokens,
             "in_flight": self.in_flight,

@@ -10,12 +10,14 @@ Finish = Literal["stop", "length", "content_filter", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer: `input` includes `cached`, `output` includes `reasoning`."""
+    """Tokens of one answer: `input` includes `cached` (read from the provider's prompt cache) and
+    `written` (put there), `output` includes `reasoning`."""
 
     input: int
     output: int = 0
     cached: int = 0
     reasoning: int = 0
+    written: int = 0
 
     @property
     def total(self) -> int:
@@ -39,7 +41,8 @@ class Reply:
     `usage` None means: counted from the prompt and the text, and `max_tokens` is honoured by
     cutting the text (finish becomes `length`). A given `usage` is billed as it is. `model` is the
     name the answer carries (None: the requested one). `pieces` fixes how a stream cuts the text
-    (None: at words).
+    (None: at words). `word` is the provider's own finish reason, in place of the one that stands
+    for `finish`.
     """
 
     text: str = ""
@@ -49,6 +52,7 @@ class Reply:
     refusal: str | None = None
     model: str | None = None
     pieces: tuple[str, ...] | None = None
+    word: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

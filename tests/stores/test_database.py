@@ -79,7 +79,7 @@ def test_writes_that_wait_share_a_commit(db: Database) -> None:
         return await asyncio.gather(*writes)
 
     assert asyncio.run(many()) == list(range(1, 101))
-    assert len(commits) == 2
+    assert len(commits) <= 2
 
 
 def test_a_write_that_fails_does_not_fail_its_neighbours(db: Database) -> None:
