@@ -8,6 +8,7 @@ left out.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import ssl
 import urllib.request
 import zlib
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of decoded body that are read at most: far above any answer, far below the memory."""
 
-KEEP_ALIVE = 20.0
-"""Seconds an idle connection is kept; below the idle limits of common load balancers (60 s),
-so that a connection is rarely found closed by the other side."""
+KEEP_ALIVE = 4.0
+"""Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
+serves vLLM) close one, so that a connection is rarely found closed by the other side."""
 
 _MAX_PIECE = 1024 * 1024
 _ZLIB_BITS = {"gzip": 31, "deflate": 15}
@@ -38,12 +39,24 @@ ACCEPT_ENCODING = "gzip, deflate"
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`…) names for `url`."""
+    """The proxy that the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`…) names for `url`.
+
+    Never one for this machine itself: what listens on loopback cannot be reached through it.
+    """
     parts = urlsplit(url)
-    if not parts.hostname or urllib.request.proxy_bypass(parts.netloc):
+    if not parts.hostname or _is_loopback(parts.hostname):
+        return None
+    if urllib.request.proxy_bypass(parts.netloc):
         return None
     proxies = urllib.request.getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class HttpTransport:

@@ -29,6 +29,8 @@ _LOCAL: Mapping[str, Any] = {
     "timeout": {"first_byte": 300.0, "total": 600.0},
     # It runs on the user's own machine.
     "price": {"input": Decimal(0), "output": Decimal(0)},
+    # A small model's own default, 0.8 without a limit, wanders off, now and then for minutes.
+    "params": {"temperature": 0.2, "top_p": 0.9, "max_tokens": 512},
     "context": 2048,
     "parallel": 4,
 }

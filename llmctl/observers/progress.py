@@ -145,8 +145,9 @@ class Bar:
 
         # Without colours the bar's empty part must be blank, which rich does only when it
         # knows of no colours at all.
-        system = "auto" if self.colour else None
-        console = Console(file=self.stream, color_system=system, highlight=False)
+        console = Console(
+            file=self.stream, color_system="auto" if self.colour else None, highlight=False
+        )
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda lines: live.update(lines, refresh=True)
 
