@@ -60,24 +60,43 @@ def _is_loopback(host: str) -> bool:
 
 
 class HttpTransport:
-    """Sends requests to one address over a pool of at most `connections` connections."""
+    """Sends requests to one address, each over a connection of its own while it lasts.
 
-    def __init__(self, url: str, *, connections: int) -> None:
+    The client's own pool looks at all its connections for every request, which at 50 of them
+    takes longer than all the rest; so each connection is a pool of one, and the pool of those
+    is a stack. Whoever calls limits how many there are at a time.
+    """
+
+    def __init__(self, url: str) -> None:
         import httpx2
 
-        limits = httpx2.Limits(
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=KEEP_ALIVE,
+        parts = urlsplit(url)
+        self._where = parts.netloc
+        self._proxy = proxy_for(url)
+        self._limits = httpx2.Limits(
+            max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE
         )
-        proxy = proxy_for(url)
+        self._idle: list[httpx2.AsyncHTTPTransport] = []
+        self._all: list[httpx2.AsyncHTTPTransport] = []
         try:
-            self._pool = httpx2.AsyncHTTPTransport(limits=limits, proxy=proxy)
+            # Loaded once: the system's certificates take longer than a request.
+            self._verify = httpx2.create_ssl_context() if parts.scheme == "https" else False
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(f"the certificates cannot be loaded: {error}") from error
+
+    def _connection(self) -> httpx2.AsyncHTTPTransport:
+        import httpx2
+
+        if self._idle:
+            return self._idle.pop()
+        try:
+            made = httpx2.AsyncHTTPTransport(
+                verify=self._verify, limits=self._limits, proxy=self._proxy
+            )
         except (ValueError, ImportError) as error:
             raise ConfigError(f"the environment's proxy cannot be used: {error}") from error
-        self._where = urlsplit(url).netloc
+        self._all.append(made)
+        return made
 
     @asynccontextmanager
     async def send(self, request: HttpRequest) -> AsyncIterator[Reply]:
@@ -95,10 +114,10 @@ class HttpTransport:
             content=request.body,
             extensions={"timeout": {"connect": limits.connect}},
         )
-        total = asyncio.timeout(limits.total)
+        connection = self._connection()
         try:
-            async with total:
-                reply = await self._first_byte(outgoing, limits.first_byte)
+            async with asyncio.timeout(limits.total):
+                reply = await self._first_byte(connection, outgoing, limits.first_byte)
                 try:
                     yield Reply(reply)
                 finally:
@@ -110,12 +129,16 @@ class HttpTransport:
             ) from error
         except httpx2.TransportError as error:
             raise self._mapped(error) from error
+        finally:
+            self._idle.append(connection)
 
-    async def _first_byte(self, outgoing: httpx2.Request, seconds: float) -> httpx2.Response:
+    async def _first_byte(
+        self, connection: httpx2.AsyncHTTPTransport, outgoing: httpx2.Request, seconds: float
+    ) -> httpx2.Response:
         waiting = asyncio.timeout(seconds)
         try:
             async with waiting:
-                return await self._pool.handle_async_request(outgoing)
+                return await connection.handle_async_request(outgoing)
         except TimeoutError as error:
             if not waiting.expired():
                 raise
@@ -141,7 +164,8 @@ class HttpTransport:
 
     async def close(self) -> None:
         """Give all connections back."""
-        await self._pool.aclose()
+        for connection in self._all:
+            await connection.aclose()
 
 
 class Reply:

@@ -23,7 +23,7 @@ def fetch(base_url: str, timeouts: Timeouts | None = None) -> bytes:
     """The body of one chat completion."""
 
     async def run() -> bytes:
-        client = HttpTransport(base_url, connections=2)
+        client = HttpTransport(base_url)
         request = HttpRequest(
             url=base_url + "/chat/completions",
             headers={"content-type": "application/json", "accept-encoding": "gzip, deflate"},
