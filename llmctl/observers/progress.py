@@ -77,8 +77,8 @@ class Pace:
         words.append(f"{self.tokens:,}{limit} tokens/min")
         words.append("$?" if tally.unpriced else f"${tally.cost:,.2f}")
         wait = self.waits()
-        if wait >= 1:
-            words.append(f"waiting: rate limit, {wait:.0f} s")
+        if wait >= 1:  # first, where a narrow terminal does not cut it off
+            words.insert(0, f"waiting: rate limit, {wait:.0f} s")
         return words
 
 
@@ -146,7 +146,10 @@ class Bar:
         # Without colours the bar's empty part must be blank, which rich does only when it
         # knows of no colours at all.
         console = Console(
-            file=self.stream, color_system="auto" if self.colour else None, highlight=False
+            file=self.stream,
+            color_system="auto" if self.colour else None,
+            force_terminal=True,
+            highlight=False,
         )
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda lines: live.update(lines, refresh=True)

@@ -52,6 +52,8 @@ class Tally:
             self.failed += 1
             self.failures[result.row_type] = self.failures.get(result.row_type, 0) + 1
             self.last_error = result
+            self.input_tokens += outcome.usage.input
+            self.output_tokens += outcome.usage.output
             return
         self.ok += 1
         self.truncated += result.finish == "length"

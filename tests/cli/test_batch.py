@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -115,7 +114,7 @@ def test_failed_rows_are_tried_again(
 def test_a_changed_question_is_not_taken_for_answered(
     run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
-    """A known id with another prompt or model is exit 2 and names the row; `--restart` redoes all."""
+    """A known id with another prompt or model is exit 2, naming the row; `--restart` redoes all."""
     run("batch", str(ten), env=configured)
     write(ten, [{**row, "prompt": "new"} if row["id"] == "r4" else row for row in prompts(10)])
     done = run("batch", str(ten), env=configured)
@@ -164,9 +163,7 @@ def test_with_stdout_as_output_errors_go_to_stderr(
     assert json.loads(done.stderr.splitlines()[0])["id"] == "r1"
 
 
-def test_csv_with_a_template(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_csv_with_a_template(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
     """A CSV file and a template make a prompt of each record; `--id-field` names its id."""
     path = tmp_path / "in.csv"
     path.write_text('sku,text\nA1,"good, really"\nA2,bad\n', encoding="utf-8")
@@ -442,9 +439,7 @@ def test_kill_9_loses_and_repeats_no_more_than_what_was_in_flight(
     assert sim.billed.requests <= settled
 
 
-def test_a_full_disk_stops_the_run(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_a_full_disk_stops_the_run(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
     """When the output cannot grow: exit 74, whole rows only, and the rerun completes the file."""
     path = write(tmp_path / "in.jsonl", prompts(200))
     limited = subprocess.run(
@@ -528,4 +523,4 @@ def test_a_dumb_ci_shell(configured: dict[str, str], ten: Path, tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stderr + done.stdout
-    assert os.path.exists(tmp_path / "in.out.jsonl")
+    assert (tmp_path / "in.out.jsonl").exists()

@@ -144,7 +144,7 @@ def test_a_failing_store_loses_no_answer() -> None:
 
     class Full(MemoryCache):
         async def put(self, key: str, answer: CachedAnswer) -> None:
-            raise DiskError("the disk is full")
+            raise DiskError(f"no room for {key}: {answer.text}")
 
     async def run() -> list[Response]:
         cache = Cache(Scripted(response()), Full(), clock, told.append)

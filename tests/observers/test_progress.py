@@ -1,0 +1,115 @@
+"""What a person sees while a batch runs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from contextlib import suppress
+from decimal import Decimal
+
+import pytest
+
+from llmctl.errors import ServerFailed
+from llmctl.observers.progress import Bar, Display, Pace, PlainLines, clock_face
+from llmctl.observers.tally import Tally
+from llmctl.types import Outcome, Response, Usage
+from tests.support import FakeClock, request, response
+
+
+def outcome(result: Response | ServerFailed, cost: Decimal | None = Decimal("0.01")) -> Outcome:
+    """How a call of 90 + 10 tokens ended."""
+    usage = Usage(input=90, output=10) if isinstance(result, Response) else Usage()
+    return Outcome(request(), result, usage, cost, None, 0.0, 1.0, None)
+
+
+def watch(display: Display, clock: FakeClock, pace: Pace, seconds: int, rows_a_second: int) -> None:
+    """Let a run go on for so long under the eyes of a display."""
+
+    async def run() -> None:
+        showing = asyncio.ensure_future(display.run(pace))
+        for _ in range(seconds):
+            await clock.sleep(1)
+            for _ in range(rows_a_second):
+                pace.tally.add(outcome(response()))
+        await clock.sleep(0.5)
+        showing.cancel()
+        with suppress(asyncio.CancelledError):
+            await showing
+
+    clock.run(run())
+
+
+def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
+    """65 seconds of a run leave two lines, with counts, pace, tokens, dollars and time left."""
+    clock, stream = FakeClock(), io.StringIO()
+    pace = Pace(Tally(rows=1000), clock, tokens_per_minute=50_000)
+    watch(PlainLines(stream, clock), clock, pace, 65, 2)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "58/1,000 rows (5%), 58 ok, 0 failed, 1.9 rows/s" in lines[0]
+    assert "/50,000 tokens/min" in lines[1]
+    assert "$1.18" in lines[1]
+    assert lines[1].endswith("left")
+
+
+def test_what_it_waits_for_is_said() -> None:
+    """A lane that waits for the rate limit says so, and for how long."""
+    clock = FakeClock()
+    pace = Pace(Tally(rows=10), clock, waits=lambda: 12.0)
+    pace.mark()
+    assert "waiting: rate limit, 12 s" in pace.parts()
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    """No line of the bar is wider than the terminal, and without colours it writes none."""
+    monkeypatch.setenv("COLUMNS", columns)
+    clock, stream = FakeClock(), io.StringIO()
+    pace = Pace(Tally(rows=1_000_000), clock, 200_000, lambda: 100.0)
+    watch(Bar(stream, clock, colour=False), clock, pace, 3, 5)
+    text = stream.getvalue()
+    assert "15/1,000,000" in text
+    assert "\x1b[3" not in text
+    seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert max(len(line) for line in seen.splitlines()) <= int(columns)
+
+
+def test_an_unknown_price_is_not_shown_as_dollars() -> None:
+    """One call without a price makes the sum unknown."""
+    tally = Tally(rows=2)
+    tally.add(outcome(response(), None))
+    tally.add(outcome(response()))
+    pace = Pace(tally, FakeClock())
+    pace.mark()
+    assert "$?" in pace.parts()
+    assert tally.summary(1.0, 0)["cost_usd"] is None
+
+
+def test_a_tally_counts_each_call_once() -> None:
+    """Answers, kept answers, shared ones and failures each go to their own count."""
+    tally = Tally(rows=5)
+    failed = ServerFailed("x")
+    failed.attempts = 4
+    for result in (
+        response(attempts=3),
+        response(cache="hit", attempts=0),
+        response(cache="shared", attempts=0),
+        response(finish="length"),
+        failed,
+    ):
+        tally.add(outcome(result))
+    counts = tally.summary(2.0, 1)
+    assert (counts["ok"], counts["failed"]) == (4, 1)
+    assert (counts["cached"], counts["deduplicated"]) == (1, 1)
+    assert (counts["requests"], counts["retries"]) == (8, 5)
+    assert counts["input_tokens"] == 180
+    assert (tally.truncated, tally.failures) == (1, {"server": 1})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, "-:--"), (5, "0:05"), (750, "12:30"), (3723, "1:02:03")]
+)
+def test_times(seconds: float | None, shown: str) -> None:
+    """Times read like a clock's."""
+    assert clock_face(seconds) == shown
