@@ -36,6 +36,7 @@ class Question:
     options: JSON = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     raw: RawCall | None = None
+    schema: JSON | None = None
 
 
 def target_of(profile: Profile, model: str | None = None) -> Target:
@@ -44,9 +45,10 @@ def target_of(profile: Profile, model: str | None = None) -> Target:
         profile=profile.name,
         provider=profile.provider,
         adapter=profile.adapter,
-        base_url=profile.base_url,
+        base_url=profile.url,
         model=model or profile.model,
         context=profile.context,
+        api=profile.api,
     )
 
 
@@ -74,6 +76,7 @@ def compose(
         options={**profile.params, **question.options},
         tags={**profile.tags, **question.tags},
         raw=raw,
+        schema=question.schema,
         cache_mode=cache_mode,
         index=index,
     )
@@ -87,13 +90,18 @@ class Fingerprints:
     is built, and what the rows of a profile have in common is encoded once.
     """
 
-    def __init__(self, profile: Profile, system: str | None = None) -> None:
-        """`system` is what `of_prompt` puts before every prompt."""
+    def __init__(
+        self, profile: Profile, system: str | None = None, schema: JSON | None = None
+    ) -> None:
+        """`system` is what `of_prompt` puts before every prompt, `schema` what it asks for."""
         self._profile = profile
         self._head = fingerprint_head(target_of(profile))
         first = _canonical({"role": "system", "content": system}) + b"," if system else b""
         self._before = self._head + orjson.dumps(profile.model) + b",[" + first + b'{"content":'
-        rest = _canonical([profile.max_tokens, profile.temperature, dict(profile.params)])
+        common: list[Any] = [profile.max_tokens, profile.temperature, dict(profile.params)]
+        if schema is not None:
+            common.append(schema)
+        rest = _canonical(common)
         self._after = b',"role":"user"}],' + rest[1:]
 
     def of_prompt(self, prompt: str) -> bytes:
@@ -117,6 +125,8 @@ class Fingerprints:
                 profile.temperature if own is None else own,
                 {**profile.params, **question.options},
             ]
+            if question.schema is not None:
+                what.append(question.schema)
         return hashlib.sha256(self._head + _canonical(what)[1:]).digest()
 
 

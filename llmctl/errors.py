@@ -126,10 +126,10 @@ class CallError(LlmctlError):
     `retryable` says that the same call may succeed later; `ambiguous` that the provider
     may have done (and billed) the work although no answer arrived; `fatal_to_run` that
     every other call with the same key would fail alike; `sent` is False when the program
-    refused the call itself (exit code 2 instead of 1). `retry_after` is in seconds. `attempts` and `uncertain` (attempts
-    that may have been billed without an answer) are filled in by the retry guard. `usage` (a
-    `types.Usage`, which lies above this page) and `cost` (the provider's own figure) are what a
-    refusal or an unusable answer was billed.
+    refused the call itself (exit code 2 instead of 1). `retry_after` is in seconds. `attempts`
+    and `uncertain` (attempts that may have been billed without an answer) are filled in by the
+    retry guard. `usage` (a `types.Usage`, which lies above this page) and `cost` (the provider's
+    own figure) are what a refusal or an unusable answer was billed.
     """
 
     type: ClassVar[ErrorType] = "invalid_request"
@@ -168,6 +168,20 @@ class CallError(LlmctlError):
     def row_type(self) -> ErrorType:
         """The `error.type` of an error row."""
         return self.type
+
+    def unbilled(self) -> CallError:
+        """The error as another call meets it that waited for this one, and was not billed."""
+        if self.usage is None:
+            return self
+        other = type(self)(
+            str(self),
+            http_status=self.http_status,
+            provider_request_id=self.provider_request_id,
+            retryable=self.retryable,
+            sent=self.sent,
+        )
+        other.attempts = self.attempts
+        return other
 
 
 class InvalidRequest(CallError):

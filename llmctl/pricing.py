@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from llmctl.types import Price, Response, Target, Usage
+from llmctl.types import Price, Request, Response, Target, Usage
 
 if TYPE_CHECKING:
+    from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice
 
 _MILLION = Decimal(1_000_000)
@@ -19,6 +21,9 @@ _ZERO = Decimal(0)
 
 _ROOM = 16
 """Tokens that the rates of a price are probed with; no published tier is narrower."""
+
+_REMEMBERED = 1024
+"""Models whose prices are kept at hand."""
 
 _NAMED_BY_THE_USER = frozenset({"azure"})
 """Providers whose model names say nothing: a deployment may be called anything."""
@@ -61,51 +66,123 @@ class _Rates:
         return self.call + each_read * read + each_wrote * wrote
 
 
-def price(
-    target: Target, profile_price: Price | None, usage: Usage, at: datetime | float
-) -> Decimal | None:
-    """What the usage costs at the time `at` (seconds since the epoch, or a datetime).
+Terms = tuple[tuple[str, str], ...]
+"""What besides the model decides about the price: how a call is processed."""
 
-    The profile's own price wins; else the published one of the provider whose address the
-    target has. A server elsewhere that serves a model of the same name has no known price, nor
-    has an Azure deployment. `usage.input` includes cached and cache-written tokens.
-    """
-    rates = _rates(target, profile_price, usage.input, at)
-    return None if rates is None else rates.cost(usage)
+BATCH: Terms = (("processing", "batch"),)
+"""The provider's own batch interface."""
+
+_TERMS = ("service_tier", "speed")
+_USUAL = frozenset({"auto", "default", "standard", "standard_only"})
 
 
-def worst_case(
-    target: Target,
-    profile_price: Price | None,
-    input_tokens: int,
-    max_output: int | None,
-    at: datetime | float,
-) -> Decimal | None:
-    """The most a call can cost, writing to the provider's cache included; None when the price
-    is unknown or nothing limits the output."""
-    if max_output is None:
-        return None
-    rates = _rates(target, profile_price, input_tokens, at)
-    return None if rates is None else rates.dearest(input_tokens, max_output)
+def terms_of(request: Request) -> Terms:
+    """What the request's parameters say of its processing: a tier or speed other than usual."""
+    said = request.options if request.raw is None else request.raw.body
+    found = ((name, said.get(name)) for name in _TERMS)
+    return tuple((k, v) for k, v in found if isinstance(v, str) and v not in _USUAL)
 
 
-def cost_of(
-    response: Response, profile_price: Price | None, at: datetime | float
-) -> Decimal | None:
-    """What the provider charged: its own figure, else the price of the usage. For an answer out
-    of our cache it is what the answer cost when it was made."""
-    if response.reported_cost is not None:
-        return response.reported_cost
-    return price(response.target, profile_price, response.usage, at)
+class Prices:
+    """The published prices; `load` gives them when the first one is asked for."""
+
+    def __init__(self, load: Callable[[], DataSnapshot] | None = None) -> None:
+        self._load = load or bundled
+        self._data: DataSnapshot | None = None
+        self._models: dict[tuple[str, str], _Model | None] = {}
+
+    @property
+    def data(self) -> DataSnapshot:
+        """All of them. The bundled ones take 0.2 s to import."""
+        if self._data is None:
+            self._data = self._load()
+        return self._data
+
+    def price(
+        self,
+        target: Target,
+        own: Price | None,
+        usage: Usage,
+        at: datetime | float,
+        terms: Terms = (),
+    ) -> Decimal | None:
+        """What the usage costs at the time `at` (seconds since the epoch, or a datetime).
+
+        The profile's own price wins; else the published one of the provider whose address the
+        target has. A server elsewhere that serves a model of the same name has no known price,
+        nor has an Azure deployment. `usage.input` includes cached and cache-written tokens.
+        """
+        rates = self._rates(target, own, usage.input, at, terms)
+        return None if rates is None else rates.cost(usage)
+
+    def worst_case(
+        self,
+        target: Target,
+        own: Price | None,
+        input_tokens: int,
+        max_output: int | None,
+        at: datetime | float,
+        terms: Terms = (),
+    ) -> Decimal | None:
+        """The most a call can cost, writing to the provider's cache included; None when the
+        price is unknown or nothing limits the output."""
+        if max_output is None:
+            return None
+        rates = self._rates(target, own, input_tokens, at, terms)
+        return None if rates is None else rates.dearest(input_tokens, max_output)
+
+    def cost_of(
+        self, response: Response, own: Price | None, at: datetime | float, terms: Terms = ()
+    ) -> Decimal | None:
+        """What the provider charged: its own figure, else the price of the usage. For an answer
+        out of our cache it is what the answer cost when it was made."""
+        if response.reported_cost is not None:
+            return response.reported_cost
+        return self.price(response.target, own, response.usage, at, terms)
+
+    def window(self, base_url: str, model: str) -> int | None:
+        """The context window published for a model at that address, in tokens."""
+        found = self._published(base_url, model)
+        return None if found is None else found.window
+
+    def _rates(
+        self,
+        target: Target,
+        own: Price | None,
+        input_tokens: int,
+        at: datetime | float,
+        terms: Terms,
+    ) -> _Rates | None:
+        if own is not None:
+            # What a batch or another tier costs at a negotiated price nobody has said.
+            return None if terms == BATCH else _from_profile(own)
+        model = self._published(target.base_url, target.model)
+        return None if model is None else model.rates(input_tokens, at, terms)
+
+    def _published(self, base_url: str, model: str) -> _Model | None:
+        key = (base_url.lower(), model)
+        if key not in self._models:
+            if len(self._models) >= _REMEMBERED:
+                self._models.clear()
+            self._models[key] = self._find(*key)
+        return self._models[key]
+
+    def _find(self, base_url: str, model: str) -> _Model | None:
+        try:
+            provider, info = self.data.find_provider_model(model, None, None, base_url)
+        except LookupError:
+            return None
+        if provider.id in _NAMED_BY_THE_USER:
+            return None
+        # Another provider's model has that one's prices, but not its batches and tiers.
+        return _Model(info, varied=any(info is each for each in provider.models))
 
 
-def _rates(
-    target: Target, profile_price: Price | None, input_tokens: int, at: datetime | float
-) -> _Rates | None:
-    if profile_price is not None:
-        return _from_profile(profile_price)
-    model = _published(target.base_url, target.model)
-    return None if model is None else model.rates(input_tokens, at)
+def bundled() -> DataSnapshot:
+    """The prices that come with genai-prices."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    return get_snapshot()
 
 
 @lru_cache(maxsize=64)
@@ -116,36 +193,61 @@ def _from_profile(own: Price) -> _Rates:
     return _Rates(read, wrote, cached=cached - read, write=write - read)
 
 
-@lru_cache(maxsize=1024)
-def _published(base_url: str, model: str) -> _Model | None:
-    """The model's published prices; the data comes with genai-prices (0.2 s to import)."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    try:
-        provider, info = get_snapshot().find_provider_model(model, None, None, base_url.lower())
-    except LookupError:
-        return None
-    return None if provider.id in _NAMED_BY_THE_USER else _Model(info)
-
-
 class _Model:
     """A published model: its prices, made into rates once for each of its dates and tiers."""
 
-    def __init__(self, info: ModelInfo) -> None:
+    def __init__(self, info: ModelInfo, *, varied: bool) -> None:
         self._info = info
-        self._tables: dict[int, tuple[list[int], list[_Rates]]] = {}
+        self._variants = (info.price_variants or []) if varied else []
+        self._tables: dict[tuple[int, ...], tuple[list[int], list[_Rates]]] = {}
         self._one = info.prices if not isinstance(info.prices, list) else None
+        self.window = info.context_window
 
-    def rates(self, input_tokens: int, at: datetime | float) -> _Rates:
-        """The rates of a call of that size at that time."""
-        prices = self._one or self._info.get_prices(
-            at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
-        )
-        table = self._tables.get(id(prices))  # the prices live as long as `_info`
+    def rates(self, input_tokens: int, at: datetime | float, terms: Terms) -> _Rates | None:
+        """The rates of a call of that size at that time; None for a batch where no batch rate
+        is published (a tier without rates of its own costs what all calls do)."""
+        moment = at
+        if (self._one is None or terms) and not isinstance(at, datetime):
+            moment = datetime.fromtimestamp(at, UTC)
+        assert self._one is not None or isinstance(moment, datetime)
+        prices = self._one or self._info.get_prices(moment)  # type: ignore[arg-type]
+        key: tuple[int, ...] = (id(prices),)  # the prices live as long as `_info`
+        if terms:
+            assert isinstance(moment, datetime)
+            active = self._active(moment, dict(terms))
+            if not active and terms == BATCH:
+                return None
+            key = (id(prices), *active)
+        table = self._tables.get(key)
         if table is None:
-            table = self._tables[id(prices)] = _table(prices)
+            if len(key) > 1:
+                assert isinstance(moment, datetime)
+                prices = self._info.get_prices(moment, dict(terms))
+            table = self._tables[key] = _table(prices)
         starts, rates = table
         return rates[bisect_left(starts, input_tokens)]
+
+    def _active(self, at: datetime, terms: Mapping[str, str]) -> tuple[int, ...]:
+        return tuple(
+            number
+            for number, variant in enumerate(self._variants)
+            if (variant.constraint is None or variant.constraint.active(at))
+            and all(terms.get(key) == value for key, value in variant.when.items())
+        )
+
+
+def can_be_priced(model: ModelInfo) -> bool:
+    """Whether rates can be made of all prices of a model."""
+    dated = [model.prices] if not isinstance(model.prices, list) else [d.prices for d in model.prices]
+    try:
+        return all(_makes_sense(_table(prices)) for prices in dated)
+    except (ValueError, ArithmeticError, TypeError, AttributeError):
+        return False
+
+
+def _makes_sense(table: tuple[list[int], list[_Rates]]) -> bool:
+    amounts = [amount for rates in table[1] for amount in (rates.input, rates.output, rates.call)]
+    return all(amount is None or (amount.is_finite() and amount >= 0) for amount in amounts)
 
 
 def _table(prices: ModelPrice) -> tuple[list[int], list[_Rates]]:

@@ -140,6 +140,8 @@ def take_apart(request: Request) -> Prompt:
         for key in _DEFINITIONS:
             if body.get(key):
                 prompt.add_json(body[key])
+    if request.schema is not None:
+        prompt.add_json(request.schema)
     return prompt
 
 
@@ -190,12 +192,19 @@ def max_output(request: Request) -> int | None:
     body: JSON = request.options if request.raw is None else request.raw.body
     if request.raw is not None and _path(request.raw).endswith("/embeddings"):
         return 0
-    if request.raw is None and request.max_tokens is not None:
-        return request.max_tokens
     for key in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if isinstance(body.get(key), int):
+        if isinstance(body.get(key), int):  # what is passed through wins on the wire, too
             return int(body[key])
-    return None
+    return request.max_tokens if request.raw is None else None
+
+
+def answers(request: Request) -> int:
+    """How many answers the request asks for at once: each is billed."""
+    body: JSON = request.options if request.raw is None else request.raw.body
+    google = body.get("generationConfig")
+    several = [body.get(name) for name in ("n", "best_of", "candidate_count", "candidateCount")]
+    several.append(google.get("candidateCount") if isinstance(google, Mapping) else None)
+    return max([1, *(number for number in several if type(number) is int)])
 
 
 def is_list(request: Request) -> bool:

@@ -3,24 +3,65 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 from urllib.parse import quote
 
 MARK = "[key]"
 _SHORTEST = 4
+_SHORTEST_INSIDE = 8
+"""Characters of base64 that must be a key's for a part of a longer text to be taken for it."""
+
+_KNOWN: set[str] = set()
+"""Every key this process has held, for texts of which nobody knows which key they may repeat."""
+
+_TOKEN = re.compile(r"(?=[\w+=-]*[0-9])(?=[\w+=-]*[A-Za-z])[\w+=-]{12,}")
+
+
+def remember(key: str) -> None:
+    """Let `known` cut this key from now on."""
+    if len(key) >= _SHORTEST:
+        _KNOWN.add(key)
+
+
+def known(text: str) -> str:
+    """`text` without any key this process has held."""
+    for key in sorted(_KNOWN, key=len, reverse=True):
+        text = redact(text, key)
+    return text
+
+
+def suspicious(text: str) -> str:
+    """`text` without anything that could be a key: words of 12 and more characters in which
+    letters and digits meet. For the words of a program whose keys are not known."""
+    return _TOKEN.sub(MARK, known(text))
 
 
 def redact(text: str, key: str | None) -> str:
-    """`text` without `key`, be it written raw, URL-encoded or in base64.
+    """`text` without `key`, be it written raw, URL-encoded, in JSON or in base64, there also as
+    a part of something longer (`user:KEY` in an `Authorization: Basic`).
 
     Keys shorter than four characters are left: cutting them would garble every message and
     they protect nothing.
     """
     if not key or len(key) < _SHORTEST:
         return text
-    raw = key.encode()
-    forms = {key, quote(key, safe=""), quote(key)}
-    forms |= {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-    forms |= {form.rstrip("=") for form in tuple(forms)}
-    for form in sorted(forms, key=len, reverse=True):
+    for form in sorted(_forms(key), key=len, reverse=True):
         text = text.replace(form, MARK)
     return text
+
+
+def _forms(key: str) -> set[str]:
+    urls = {quote(key, safe=""), quote(key)}
+    urls |= {re.sub("%..", lambda found: found[0].lower(), url) for url in urls}
+    forms = {key, json.dumps(key)[1:-1], json.dumps(key, ensure_ascii=False)[1:-1]} | urls
+    raw = key.encode("utf-8", "surrogateescape")
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        forms |= {encode(raw).decode(), encode(raw).decode().rstrip("=")}
+        for offset in range(3):
+            # Characters on the border hold bits of the neighbours too: they are not the key's.
+            first, end = -(-offset * 8 // 6), (offset + len(raw)) * 8 // 6
+            inside = encode(b"\0" * offset + raw).decode()[first:end]
+            if len(inside) >= _SHORTEST_INSIDE:
+                forms.add(inside)
+    return forms

@@ -11,18 +11,23 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmctl import keys
+from llmctl import price_data
 from llmctl.clock import Clock
 from llmctl.guards.cache import Cache
 from llmctl.guards.chain import Guards, chain
+from llmctl.guards.fitting import Fitting
 from llmctl.guards.hold import Holding
 from llmctl.guards.limiter import Lane, Limiter
 from llmctl.guards.observe import Observe
+from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry, Trouble
 from llmctl.guards.tokens import Tokens
 from llmctl.ids import ulid
-from llmctl.pricing import price, worst_case
-from llmctl.protocols import CacheStore, Handler, LedgerStore, Observer
+from llmctl.keys.key import Slot
+from llmctl.keys.live import LiveKey
+from llmctl.keys.resolve import Finder
+from llmctl.pricing import Prices, terms_of
+from llmctl.protocols import CacheStore, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.settings import Folders, Profile
@@ -32,9 +37,6 @@ from llmctl.types import Request, Usage
 
 if TYPE_CHECKING:
     from llmctl.providers.embedded import Embedded
-
-_SMALLEST_WINDOW = 4096
-"""Tokens: no hosted model has a smaller window, so what fits in here needs no look-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class Live:
     run_id: str
     lane: Lane
     counter: Counter
+    prices: Prices
     ledger: LedgerStore
     cache: CacheStore
-    endpoint: Handler
+    endpoint: Endpoint
     address: Callable[[], Awaitable[Address]]
+    key: LiveKey | None
     warn: Callable[[str], None]
 
     def stamp(self, request: Request) -> Request:
@@ -76,31 +80,37 @@ class Live:
             cache=lambda inner: Cache(
                 inner, self.cache, self.clock, self.warn, self.profile.cache.ttl
             ),
+            fitting=Fitting,
             tokens=lambda inner: Tokens(inner, self.admit),
             hold=lambda inner: Holding(inner, self.ledger, self.clock, worst),
+            rekey=self._rekey(),
             retry=lambda inner: Retry(inner, self.profile.retry, self.clock, told),
             limiter=lambda inner: Limiter(inner, self.lane, self._tokens_of),
         )
         return chain(self.endpoint, guards)
+
+    def _rekey(self) -> Callable[[Handler], Rekey] | None:
+        key = self.key
+        return None if key is None else lambda inner: Rekey(inner, key)
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; the provider's own figure wins."""
         return reported if reported is not None else self._priced(request, usage)
 
     def _priced(self, request: Request, usage: Usage) -> Decimal | None:
-        return price(request.target, self.profile.price, usage, self.clock.wall())
+        return self.prices.price(
+            request.target, self.profile.price, usage, self.clock.wall(), terms_of(request)
+        )
 
     async def admit(self, request: Request) -> None:
         """Return when the request may be sent: its server is up and it fits the model's window.
 
         Raises `SetupError` or `ContextTooLong`.
         """
-        bound = self.counter.upper_bound(request) + (max_output(request) or 0)
-        if bound > (request.target.context or _SMALLEST_WINDOW):
-            window = self.counter.context_window(request.target)
-            if window is not None and bound > window:
-                counted = await self.counter.count_async(request)
-                self.counter.check_fits(request, counted, window)
+        window = self.counter.window_in_question(request)
+        if window is not None:
+            counted = await self.counter.count_async(request)
+            self.counter.check_fits(request, counted, window)
         await self.address()
 
     def _tokens_of(self, request: Request) -> int:
@@ -110,16 +120,20 @@ class Live:
         most = self.counter.upper_bound(request)
         return Usage(input=most, output=max_output(request) or 0, estimated=True), None
 
-    async def worst(self, request: Request) -> tuple[Usage, Decimal | None]:
+    async def worst(
+        self, request: Request, counted: TokenCount | None = None
+    ) -> tuple[Usage, Decimal | None]:
         """The most the request can use and cost: its input as counted, and all of the output
         that it, or else the model's window, leaves room for."""
-        counted = await self.counter.count_async(request)
-        output = max_output(request)
-        if output is None:
-            window = self.counter.context_window(request.target)
-            output = None if window is None else max(0, window - counted.tokens)
-        cost = worst_case(
-            request.target, self.profile.price, counted.tokens, output, self.clock.wall()
+        counted = counted or await self.counter.count_async(request)
+        output = self.counter.most_output(request, counted)
+        cost = self.prices.worst_case(
+            request.target,
+            self.profile.price,
+            counted.tokens,
+            output,
+            self.clock.wall(),
+            terms_of(request),
         )
         return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
 
@@ -142,9 +156,12 @@ async def open_runner(
     *,
     say: Callable[[str], None],
     warn: Callable[[str], None],
+    ask: Callable[[str], str] | None = None,
 ) -> AsyncIterator[Live]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
+    `ask` gets a hidden answer from a person (the password of an encrypted keyring file), None
+    where nobody can be asked.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
@@ -153,7 +170,12 @@ async def open_runner(
     from llmctl.stores.mending import MendingCache
 
     async with AsyncExitStack() as stack:
-        address = await _address(profile, folders, environ, clock, stack, say)
+        key = None
+        if profile.provider == LOCAL:
+            address = _local(profile, folders, clock, stack, say)
+        else:
+            key = await open_key(profile, folders, environ, warn, ask)
+            address = partial(_keyed, profile, key)
         run_id = ulid(clock)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)
@@ -163,33 +185,80 @@ async def open_runner(
         else:
             cache = MemoryCache()
         stack.callback(cache.close)
-        counter = Counter(folders.cache)
+        prices = Prices(partial(price_data.load, folders.state, warn))
+        counter = Counter(folders.cache, prices.window)
         lane = Lane(profile.limits, clock)
-        pool = _Pool(profile.limits.concurrency)
-        stack.push_async_callback(pool.close)
-        endpoint = Endpoint(
-            codec=codec(profile.adapter),
-            transport=pool,
-            address=address,
-            timeouts=profile.timeout,
-            clock=clock,
-            estimate=partial(estimate, counter),
-            heard=lambda _: None,
+        endpoint = _endpoint(profile, address, counter, clock, stack)
+        yield Live(
+            profile,
+            clock,
+            run_id,
+            lane,
+            counter,
+            prices,
+            ledger,
+            cache,
+            endpoint,
+            address,
+            key,
+            warn,
         )
-        yield Live(profile, clock, run_id, lane, counter, ledger, cache, endpoint, address, warn)
+
+
+@asynccontextmanager
+async def open_endpoint(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    clock: Clock,
+    *,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+    ask: Callable[[str], str] | None = None,
+) -> AsyncIterator[Endpoint]:
+    """The profile's endpoint alone, for questions that are no calls: no ledger, no cache.
+
+    `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
+    """
+    async with AsyncExitStack() as stack:
+        if profile.provider == LOCAL:
+            address = _local(profile, folders, clock, stack, say)
+        else:
+            key = await open_key(profile, folders, environ, warn, ask)
+            address = partial(_keyed, profile, key)
+        yield _endpoint(profile, address, Counter(folders.cache), clock, stack)
+
+
+def _endpoint(
+    profile: Profile,
+    address: Callable[[], Awaitable[Address]],
+    counter: Counter,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> Endpoint:
+    pool = _Pool()
+    stack.push_async_callback(pool.close)
+    return Endpoint(
+        codec=codec(profile.adapter, profile.api),
+        transport=pool,
+        address=address,
+        timeouts=profile.timeout,
+        clock=clock,
+        estimate=partial(estimate, counter),
+        heard=lambda _: None,
+    )
 
 
 class _Pool:
     """One transport an address, made when it is first needed."""
 
-    def __init__(self, connections: int) -> None:
-        self._connections = connections
+    def __init__(self) -> None:
         self._transports: dict[str, HttpTransport] = {}
 
     def __call__(self, base_url: str) -> HttpTransport:
         found = self._transports.get(base_url)
         if found is None:
-            found = HttpTransport(base_url, connections=self._connections)
+            found = HttpTransport(base_url)
             self._transports[base_url] = found
         return found
 
@@ -198,37 +267,53 @@ class _Pool:
             await transport.close()
 
 
-async def _address(
+def _local(
     profile: Profile,
     folders: Folders,
-    environ: Mapping[str, str],
     clock: Clock,
     stack: AsyncExitStack,
     say: Callable[[str], None],
 ) -> Callable[[], Awaitable[Address]]:
-    """Where the profile's requests go. A local model is looked for now and started when the
-    first request needs it: a kept answer needs no server."""
-    if profile.provider == LOCAL:
-        from llmctl.providers.embedded import Embedded
-        from llmctl.providers.embedded_model import resolve
+    """Where the requests of a local model go. It is looked for now and started when the first
+    request needs it: a kept answer needs no server."""
+    from llmctl.providers.embedded import Embedded
+    from llmctl.providers.embedded_model import resolve
 
-        server = Embedded(
-            resolve(profile, folders),
-            context=profile.context or 2048,
-            parallel=profile.parallel,
-            alias=profile.model,
-            clock=clock,
-            say=say,
+    server = Embedded(
+        resolve(profile, folders),
+        context=profile.context or 2048,
+        parallel=profile.parallel,
+        alias=profile.model,
+        clock=clock,
+        say=say,
+    )
+    stack.push_async_callback(server.close)
+    return partial(_started, server, asyncio.Lock())
+
+
+async def open_key(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    warn: Callable[[str], None],
+    ask: Callable[[str], str] | None = None,
+) -> LiveKey:
+    """The profile's key, found now. Raises `NoKeyError`."""
+    from llmctl.stores import keyindex
+
+    stored = frozenset(Slot(*pair) for pair in keyindex.read(folders.state))
+    finder = Finder(environ, stored=stored, ask=ask)
+    found = await asyncio.to_thread(finder.require, profile)
+    if not found and (elsewhere := finder.elsewhere(profile)):
+        warn(
+            f"the profile {profile.name} is called without a key: the stored key "
+            f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
         )
-        stack.push_async_callback(server.close)
-        return partial(_started, server, asyncio.Lock())
-    key = keys.require(profile, environ)
-    known = Address(profile.base_url, key.value if key else None)
+    return LiveKey(finder, profile, found[0] if found else None, warn)
 
-    async def fixed() -> Address:
-        return known
 
-    return fixed
+async def _keyed(profile: Profile, key: LiveKey) -> Address:
+    return Address(profile.url, key.value, profile.key_header)
 
 
 async def _started(server: Embedded, starting: asyncio.Lock) -> Address:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+from urllib.parse import urlencode
 
 from llmctl.types import Price
 
@@ -50,16 +52,24 @@ class CachePolicy:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where a profile's key comes from: the environment variable `env`."""
+    """Where a profile's key comes from: the environment variable `env`, the keyring's entry
+    `keyring` (both: in this order), or what `command` prints (program and arguments). `hidden`
+    are variables that hold other keys: the command does not get to see them."""
 
-    env: str
+    env: str | None = None
+    keyring: str | None = None
+    command: tuple[str, ...] | None = None
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """One provider profile, complete: preset, file, environment and flags merged.
 
-    `context` is the model's window in tokens where it is known; `model_path`, `parallel`
+    `api` is which of the provider's interfaces is used; `query` stands in the address of every
+    call, and `key_header` is the header that carries the key where it is not the provider's usual
+    one (Azure's `api-version` and `api-key`). `context` is the model's window in tokens where it
+    is known; `model_path`, `parallel`
     (answers at once) belong to `local`. `params` are sampling parameters passed through.
     `source` says where the profile was defined, for `profiles show`; `chosen` why it is the
     one in use (set by `config.choose`).
@@ -71,6 +81,9 @@ class Profile:
     base_url: str
     model: str
     key: KeySource | None = None
+    api: str = "chat"
+    query: Mapping[str, str] = field(default_factory=dict)
+    key_header: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +99,30 @@ class Profile:
     parallel: int = 4
     source: str = "built in"
     chosen: str = ""
+
+    @property
+    def url(self) -> str:
+        """The base URL with its query."""
+        return f"{self.base_url}?{urlencode(self.query)}" if self.query else self.base_url
+
+
+Period = Literal["day", "week", "month"]
+"""How long a budget lasts: a calendar day, week (from Monday) or month."""
+
+PERIODS: tuple[Period, ...] = get_args(Period)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `limit` US dollars a period, for the calls that have all of `match`: a value by
+    `profile`, `provider`, `model`, `user` or `tag:NAME`. `warn_at` are shares of the limit,
+    ascending."""
+
+    name: str
+    limit: Decimal
+    period: Period
+    warn_at: tuple[Decimal, ...] = ()
+    match: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +144,4 @@ class Settings:
     default: str | None
     folders: Folders
     files: tuple[Path, ...] = ()
+    budgets: tuple[Budget, ...] = ()

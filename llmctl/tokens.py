@@ -4,7 +4,7 @@ estimate that leans upward and says so."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmctl import vocabulary
 from llmctl.errors import ContextTooLong
-from llmctl.prompt import is_list, max_output, take_apart
+from llmctl.prompt import answers, is_list, max_output, take_apart
 from llmctl.protocols import TokenCount
 from llmctl.types import Request, Target
 
@@ -32,6 +32,9 @@ Llama 3 need 4 to 6 a message, and put 20 to 30 tokens of their own before the f
 _HARMONY_MESSAGE, _HARMONY_PROMPT = 8, 70
 """The same for gpt-oss: its Harmony format (github.com/openai/harmony) begins with a system
 message of its own, 61 tokens with the date."""
+
+_SMALLEST_WINDOW = 4096
+"""Tokens: no hosted model has a smaller window, so what fits in here needs no look-up."""
 
 _REMEMBERED = 256
 """How many counts of long requests are kept, so that nobody counts one twice; and how many
@@ -68,14 +71,18 @@ class _Way:
 
 
 class Counter:
-    """Counts requests. `cache` is the program's cache folder (see `Vocabularies`).
+    """Counts requests. `cache` is the program's cache folder (see `Vocabularies`), `published`
+    gives the window of a model at an address, as the price list says.
 
     Nothing here touches the network. The first count with a vocabulary loads it, 0.1 to 0.2 s,
     half of which holds the GIL, thread or not: `load` does that at a better moment.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(
+        self, cache: Path, published: Callable[[str, str], int | None] | None = None
+    ) -> None:
         self._vocabularies = vocabulary.Vocabularies(cache)
+        self._published = published or _published_window
         self._ways: dict[str, _Way] = {}
         self._long: dict[str, TokenCount] = {}
 
@@ -139,7 +146,25 @@ class Counter:
         target's address is that of a known provider, else None. The first look-up takes 0.2 s."""
         if target.context is not None:
             return target.context
-        return _published_window(target.base_url.lower(), target.model)
+        return self._published(target.base_url.lower(), target.model)
+
+    def window_in_question(self, request: Request) -> int | None:
+        """The window that the request may not fit; None where it fits whatever it counts, or no
+        window is known."""
+        bound = self.upper_bound(request) + (max_output(request) or 0)
+        if bound <= (request.target.context or _SMALLEST_WINDOW):
+            return None
+        window = self.context_window(request.target)
+        return window if window is not None and bound > window else None
+
+    def most_output(self, request: Request, counted: TokenCount) -> int | None:
+        """The most tokens that may come back, in all answers asked for (`n`): as asked for, else what the model's window leaves
+        room for; None where nobody knows."""
+        asked = max_output(request)
+        if asked is not None:
+            return asked * answers(request)
+        window = self.context_window(request.target)
+        return None if window is None else max(0, window - counted.tokens) * answers(request)
 
     def check_fits(self, request: Request, counted: TokenCount, window: int) -> None:
         """Raises `ContextTooLong` when the request cannot fit the window.

@@ -132,8 +132,8 @@ def fingerprint(request: Request) -> str:
             request.temperature,
             request.options,
         ]
-    if request.schema is not None:
-        what.append(request.schema)
+        if request.schema is not None:
+            what.append(request.schema)
     rest = orjson.dumps(what, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(fingerprint_head(request.target) + rest[1:]).hexdigest()
 

@@ -8,9 +8,11 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.keys.secret_service import SecretService, missing
 from tests.simulator.server import Simulator
 
 LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
@@ -63,6 +65,44 @@ profiles:
     return {**environ, "SIM_KEY": KEY}
 
 
+@pytest.fixture(scope="session")
+def secret_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretService]:
+    """A real Secret Service, unlocked; its `environ` leads to it. Skipped where Debian's packages
+    gnome-keyring and dbus are missing, but never in CI."""
+    if lacking := missing():
+        needed = f"{', '.join(lacking)}: install the packages gnome-keyring and dbus"
+        if os.environ.get("CI"):
+            pytest.fail(needed)
+        pytest.skip(needed)
+    with SecretService(tmp_path_factory.mktemp("secrets")) as service:
+        yield service
+
+
+@pytest.fixture
+def keyed(
+    home: Path, environ: dict[str, str], sim: Simulator, secret_service: SecretService
+) -> dict[str, str]:
+    """The environment with a keyring and a default profile `sim`, whose key is stored there
+    under the name `sim`; no key is stored yet."""
+    folder = home / ".config" / "llmctl"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        f"""
+default: sim
+profiles:
+  sim:
+    provider: openai
+    base_url: {sim.base_url}
+    model: gpt-5-mini
+    key: {{keyring: sim}}
+    retry: {{max_wait: 0.01}}
+    price: {{input: 1, output: 2}}
+""",
+        encoding="utf-8",
+    )
+    return {**environ, **secret_service.environ}
+
+
 @pytest.fixture
 def run(tmp_path: Path, environ: dict[str, str]) -> Run:
     """Run `llmctl` with arguments, to its end."""
@@ -88,6 +128,13 @@ def run(tmp_path: Path, environ: dict[str, str]) -> Run:
         )
 
     return call
+
+
+def sent(sim: Simulator, call: int = 0) -> dict[str, Any]:
+    """The JSON body of a call that the provider got."""
+    body = sim.calls[call].body
+    assert body is not None
+    return body
 
 
 def pytest_report_header() -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from llmctl.config import Overrides, find_folders
 from llmctl.errors import ConfigError
+from llmctl.providers.registry import PRESETS
 from llmctl.settings import CachePolicy, KeySource, Limits, RetryPolicy, Timeouts
 from llmctl.types import Price
 from tests.configuring import World
@@ -45,7 +46,7 @@ def test_presets_work_without_any_file(world: World) -> None:
     """Every built-in profile is complete when nothing is configured."""
     settings = world.load()
     openai, local = settings.profiles["openai"], settings.profiles["local"]
-    assert openai.key == KeySource("OPENAI_API_KEY")
+    assert openai.key == KeySource("OPENAI_API_KEY", keyring="openai")
     assert openai.base_url == "https://api.openai.com/v1"
     assert openai.source == "built in"
     assert (settings.default, settings.files) == (None, ())
@@ -53,6 +54,31 @@ def test_presets_work_without_any_file(world: World) -> None:
     assert local.price == Price(Decimal(0), Decimal(0))
     assert (local.limits.concurrency, local.parallel, local.context) == (4, 4, 2048)
     assert local.timeout.first_byte == 300
+
+
+def test_either_variable_of_a_preset_holds_its_key(world: World) -> None:
+    """Of two names that the provider's own tools know, the one that is set counts."""
+
+    def variable() -> str | None:
+        key = world.load().profiles["gemini"].key
+        return key.env if key else None
+
+    assert variable() == "GEMINI_API_KEY"
+    world.environ["GOOGLE_API_KEY"] = "k"
+    assert variable() == "GOOGLE_API_KEY"
+    world.environ["GEMINI_API_KEY"] = "k"
+    assert variable() == "GEMINI_API_KEY"
+
+
+def test_azure(world: World) -> None:
+    """The header of the key and the query of every address are the user's to say."""
+    world.user(
+        "profiles:\n  az:\n    provider: openai\n    base_url: https://x.openai.azure.com/openai\n"
+        "    key_header: Api-Key\n    query: {api-version: 2024-10-21}\n"
+    )
+    profile = world.load().profiles["az"]
+    assert profile.key_header == "api-key"
+    assert profile.url == "https://x.openai.azure.com/openai?api-version=2024-10-21"
 
 
 def test_every_key_arrives(world: World) -> None:
@@ -166,7 +192,7 @@ def test_config_replaces_both_files(world: World, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("profiles: {x: {provider: openai, base_url: http://gpu.internal/v1}}")
     settings = world.load(config=other)
-    assert list(settings.profiles) == ["openai", "local", "x"]
+    assert list(settings.profiles) == [*PRESETS, "x"]
     assert settings.files == (other,)
 
 
@@ -204,7 +230,7 @@ def test_byte_order_mark_and_crlf(world: World) -> None:
 def test_empty_files(world: World, text: str) -> None:
     """A file that says nothing changes nothing."""
     world.user(text)
-    assert list(world.load().profiles) == ["openai", "local"]
+    assert list(world.load().profiles) == list(PRESETS)
 
 
 def test_preset_is_inherited_by_name(world: World) -> None:
@@ -235,7 +261,8 @@ def test_key_belongs_to_an_origin(world: World) -> None:
         "  same: {provider: openai, base_url: 'HTTPS://API.openai.com:443/other'}\n"
         "  openai: {base_url: 'http://localhost:8000/v1'}\n"
     )
-    keys = {name: profile.key for name, profile in world.load().profiles.items()}
+    mine = ("openai", "local", "other", "port", "plain", "named", "same")
+    keys = {name: profile.key for name, profile in world.load().profiles.items() if name in mine}
     assert keys == {
         "openai": None,
         "local": None,
@@ -243,7 +270,7 @@ def test_key_belongs_to_an_origin(world: World) -> None:
         "port": None,
         "plain": None,
         "named": KeySource("K"),
-        "same": KeySource("OPENAI_API_KEY"),
+        "same": KeySource("OPENAI_API_KEY", keyring="openai"),
     }
 
 
@@ -309,42 +336,12 @@ class TestProject:
         assert (a.model, a.timeout.total, a.retry.attempts) == ("m", 1, 1)
         assert a.source == f"{own}:2, {path}:2"
 
-    @pytest.mark.parametrize(
-        "line",
-        [
-            "base_url: https://evil.example/v1",
-            "key: {env: AWS_SECRET_ACCESS_KEY}",
-            "model_path: /etc/passwd",
-            "price: {input: 0, output: 0}",
-            "history: true",
-        ],
-    )
-    def test_refuses_what_only_the_user_may_say(self, world: World, line: str) -> None:
-        """Where keys and prompts go, files to run and prices are for the user's own file."""
-        path = world.project(f"profiles:\n  p:\n    provider: openai\n    {line}\n")
-        key = line.partition(":")[0]
-        with pytest.raises(ConfigError) as caught:
-            world.load()
-        assert str(caught.value).startswith(f"{path}:4: profiles.p.{key} cannot be set by a")
-        assert str(world.own) in str(caught.value)
-        assert caught.value.exit_code == 2
-
     @pytest.mark.parametrize("key", ["headers", "proxy", "fallback"])
     def test_refuses_keys_of_later_versions(self, world: World, key: str) -> None:
         """What this version does not know is refused as well."""
         world.project(f"profiles: {{p: {{provider: openai, {key}: x}}}}")
         with pytest.raises(ConfigError, match="not supported by this version"):
             world.load()
-
-    def test_may_not_redirect_a_key(self, world: World) -> None:
-        """A provider is never changed under a profile that brings a key with it."""
-        world.user("profiles: {mine: {provider: openai, key: {env: CORP_KEY}}}")
-        for name, provider in (("mine", "local"), ("openai", "local"), ("local", "openai")):
-            world.project(f"profiles: {{{name}: {{provider: {provider}}}}}")
-            with pytest.raises(ConfigError, match="cannot be changed by a project"):
-                world.load()
-        world.project("profiles: {mine: {provider: openai}, openai: {provider: openai}}")
-        assert world.load().profiles["mine"].key == KeySource("CORP_KEY")
 
     def test_found_upward_to_the_repositorys_root(self, world: World) -> None:
         """The nearest file counts, and none above the root of the repository."""

@@ -75,9 +75,10 @@ def test_unknown_name(world: World) -> None:
     with pytest.raises(ConfigError) as caught:
         chosen(world, "fats")
     assert str(caught.value) == (
-        'there is no profile "fats"; did you mean "fast"? (there are: openai, local, fast)'
+        'there is no profile "fats"; did you mean "fast"? (there are: openai, anthropic, gemini, '
+        "cohere, mistral, openrouter, groq, local, fast)"
     )
-    with pytest.raises(ConfigError, match=r'"zzz"; there are: openai, local, fast$'):
+    with pytest.raises(ConfigError, match=r'"zzz"; there are: openai, .*, groq, local, fast$'):
         chosen(world, "zzz")
 
 
@@ -88,7 +89,8 @@ def test_nothing_to_use(world: World) -> None:
     message = str(caught.value)
     assert caught.value.exit_code == 4
     assert f"{world.own} (not there)" in message
-    assert "OPENAI_API_KEY (not set)" in message
+    assert "OPENAI_API_KEY, ANTHROPIC_API_KEY, " in message
+    assert "GROQ_API_KEY (not set)" in message
     assert "local model: not installed" in message
     assert "export OPENAI_API_KEY=…" in message
     assert "llmctl profiles init" in message

@@ -18,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctl import pricing
-from llmctl.pricing import cost_of, price, worst_case
+from llmctl.pricing import BATCH, Prices, terms_of
 from llmctl.types import Price, Response, Target, Usage
+
+PRICES = Prices()
+price, worst_case, cost_of = PRICES.price, PRICES.worst_case, PRICES.cost_of
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 ADDRESSES = {
@@ -220,11 +223,11 @@ def test_importing_prices_costs_nothing_until_one_is_asked_for() -> None:
 import socket, sys
 def refuse(*_): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from llmctl.pricing import price
+from llmctl.pricing import Prices
 from llmctl.types import Target, Usage
 assert "genai_prices" not in sys.modules
 target = Target("p", "openai", "openai", "https://api.openai.com/v1", "gpt-4o")
-print(price(target, None, Usage(input=1_000_000), 1.8e9))
+print(Prices().price(target, None, Usage(input=1_000_000), 1.8e9))
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False

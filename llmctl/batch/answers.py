@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import orjson
@@ -42,37 +45,51 @@ def scan(output: LockedFile, format: Format) -> Answers:
     index = Index()
     try:
         with disk("read", output.path), output.reader() as reader:
-            torn = _read(reader, output, format, index)
+            torn = _read(reader, output.path, format, index)
+            if torn:
+                output.truncate(output.size - torn)
+            elif output.size and not _ends_a_line(reader):
+                # No object is the beginning of another: the answer is whole, and paid for.
+                with disk("write to", output.path):
+                    write_all(output.fd, b"\n")
+                    sync_file(output.fd)
     except BaseException:
         index.close()
         raise
     return Answers(index, torn)
 
 
-def _read(reader: BinaryIO, output: LockedFile, format: Format, index: Index) -> int:
-    """Fill the index, mend the end; gives the bytes that were cut off."""
+@contextmanager
+def scan_only(path: Path, format: Format) -> Iterator[Index]:
+    """The answers in an output, as `scan` finds them, without writing to it: a torn last line
+    is no answer. Raises as `scan` does."""
+    with Index() as index:
+        with disk("read", path), path.open("rb", buffering=1 << 17) as reader:
+            _read(reader, path, format, index)
+        yield index
+
+
+def _ends_a_line(reader: BinaryIO) -> bool:
+    reader.seek(-1, os.SEEK_END)
+    return reader.read(1) == b"\n"
+
+
+def _read(reader: BinaryIO, path: Path, format: Format, index: Index) -> int:
+    """Fill the index; gives the bytes of a torn last line."""
     identify, add, readline = _IDENTIFY[format], index.add, reader.readline
     offset = number = 0
-    line = b"\n"
-    while following := readline(_LIMIT):
-        line = following
+    while line := readline(_LIMIT):
         number += 1
         try:
             name, fingerprint = identify(orjson.loads(line))
         except (KeyError, TypeError, ValueError) as error:
             if not line.isspace():
                 if _torn(line, error) and not reader.read(1):
-                    output.truncate(offset)
                     return len(line)
-                raise InputError(_complaint(output, number, line, format)) from error
+                raise InputError(_complaint(path, number, line, format)) from error
         else:
             add(name, fingerprint, offset)
         offset += len(line)
-    if not line.endswith(b"\n"):
-        # No object is the beginning of another: the answer is whole, and paid for.
-        with disk("write to", output.path):
-            write_all(output.fd, b"\n")
-            sync_file(output.fd)
     return 0
 
 
@@ -102,9 +119,9 @@ def _openai(row: Any) -> tuple[str, bytes]:
 _IDENTIFY: dict[Format, Callable[[Any], tuple[str, bytes]]] = {"llmctl": _llmctl, "openai": _openai}
 
 
-def _complaint(output: LockedFile, number: int, line: bytes, format: Format) -> str:
+def _complaint(path: Path, number: int, line: bytes, format: Format) -> str:
     """Why a line cannot be an answer, and what to do."""
-    where = f"{output.path}:{number}"
+    where = f"{path}:{number}"
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:

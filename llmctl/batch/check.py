@@ -18,7 +18,7 @@ def validate(source: Source, reader: Reader, profile: Profile) -> Index:
 
     Raises `InputError` that lists the first 20 problems, with line numbers, and their count.
     """
-    prints = reader.prints(lambda system: Fingerprints(profile, system))
+    prints = reader.prints(profile)
     index = Index()
     try:
         problems, count = _collect(source, reader, prints, index)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from llmctl.compose import Question
-from llmctl.types import Message
+from llmctl.types import JSON, Message
 
 _SETTINGS = frozenset(
     {"id", "custom_id", "system", "model", "max_tokens", "temperature", "schema", "options", "tags"}
@@ -20,9 +20,22 @@ KEYS = _SETTINGS | _ASKED
 """The fields that mean something in a row; others are the user's own columns."""
 
 _PARAMETERS = frozenset(
-    {"top_p", "top_k", "frequency_penalty", "presence_penalty", "response_format", "tools",
-     "tool_choice", "parallel_tool_calls", "reasoning_effort", "logit_bias", "logprobs",
-     "top_logprobs", "max_completion_tokens", "max_output_tokens"}
+    {
+        "top_p",
+        "top_k",
+        "frequency_penalty",
+        "presence_penalty",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "max_completion_tokens",
+        "max_output_tokens",
+    }
 )
 """Providers' own parameters, which someone who puts them on a row expects to be sent."""
 
@@ -34,13 +47,12 @@ class RowError(ValueError):
     """What is wrong with one row: a sentence without the file's name and line."""
 
 
-def question(fields: Mapping[str, Any], system: str | None) -> Question:
-    """The question of a row with `prompt` or `messages`; `system` where the row has none.
+def question(fields: Mapping[str, Any], system: str | None, schema: JSON | None = None) -> Question:
+    """The question of a row with `prompt` or `messages`; `system` and `schema` where the row has
+    none.
 
     Raises `RowError`.
     """
-    if fields.get("schema") is not None:
-        raise RowError("`schema` is not supported by this version: remove it")
     own = fields.get("system")
     if own is not None and type(own) is not str:
         raise RowError("`system` must be text")
@@ -63,6 +75,7 @@ def question(fields: Mapping[str, Any], system: str | None) -> Question:
         temperature=_temperature(fields.get("temperature")),
         options=_options(fields.get("options")),
         tags=_tags(fields.get("tags")),
+        schema=_schema(fields.get("schema"), schema),
     )
 
 
@@ -165,6 +178,17 @@ def _message(turn: Any, number: int) -> Message:
         if part["type"] == "text" and type(part.get("text")) is not str:
             raise RowError(f"a text part of {where} has no `text`")
     return Message(role, tuple(content), extra or _EMPTY)
+
+
+def _schema(value: Any, default: JSON | None) -> JSON | None:
+    if value is None:
+        return default
+    from llmctl import schemas
+
+    try:
+        return schemas.check(value)
+    except ValueError as error:
+        raise RowError(f"`schema`: {error}") from error
 
 
 def _model(value: Any) -> str | None:

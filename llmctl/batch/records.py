@@ -35,7 +35,7 @@ def row(outcome: Outcome) -> dict[str, Any]:
         "id": request.id,
         "index": request.index,
         "text": result.text,
-        "parsed": None,
+        "parsed": result.parsed,
         "profile": result.target.profile,
         "provider": result.target.provider,
         "model": result.model,

@@ -14,7 +14,8 @@ from llmctl.batch.questions import RowError, known_keys, question, reject_typos,
 from llmctl.batch.read import Record, Source
 from llmctl.compose import Fingerprints, Question
 from llmctl.errors import InputError
-from llmctl.types import Message
+from llmctl.settings import Profile
+from llmctl.types import JSON, Message
 
 Render = Callable[[Mapping[str, Any]], str]
 """Renders a prompt from a record's fields; raises `RowError`."""
@@ -31,7 +32,8 @@ class Row:
 
 
 class Reader:
-    """What the command line says about rows: template, id column, default system prompt."""
+    """What the command line says about rows: template, id column, default system prompt and
+    schema (which OpenAI batch lines do without: they go out as they are)."""
 
     def __init__(
         self,
@@ -39,20 +41,22 @@ class Reader:
         template: Render | None = None,
         id_field: str | None = None,
         system: str | None = None,
+        schema: JSON | None = None,
     ) -> None:
         """Raises `InputError` when `system` is no valid Unicode text."""
         self._template = template
         self._id_field = id_field
         self._system = system or None
+        self._schema = schema
         self._simple = template is None and id_field is None
         try:
             orjson.dumps(system)
         except TypeError as error:
             raise InputError("--system is not valid Unicode text") from error
 
-    def prints(self, make: Callable[[str | None], Fingerprints]) -> Fingerprints:
-        """The fingerprints that fit this reader's rows: `make` gets the default system prompt."""
-        return make(self._system)
+    def prints(self, profile: Profile) -> Fingerprints:
+        """The fingerprints that fit this reader's rows."""
+        return Fingerprints(profile, self._system, self._schema)
 
     def parse(self, index: int, record: Record) -> Row:
         """The row. Raises `RowError` with what is wrong."""
@@ -126,7 +130,7 @@ class Reader:
                 raise RowError("the template gives an empty prompt")
             user = Message("user", prompt)
             first = (Message("system", self._system),) if self._system else ()
-            return Question((*first, user))
+            return Question((*first, user), schema=self._schema)
         if cells:
             if "prompt" not in fields:
                 # The same for every record: not worth a message each.
@@ -138,7 +142,7 @@ class Reader:
         reject_typos(fields, self._id_field)
         if "body" in fields and "prompt" not in fields and "messages" not in fields:
             return raw_question(fields)
-        return question(fields, self._system)
+        return question(fields, self._system, self._schema)
 
 
 def _fields(data: bytes | dict[str, str] | Problem) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable
 from pathlib import Path
 
-from llmctl import config
+from llmctl import attachments, config
 from llmctl.batch.records import record
 from llmctl.cli.ask import AskOptions
 from llmctl.cli.chosen import Chosen, choose
@@ -17,9 +17,11 @@ from llmctl.cli.render import dollars, is_tty, usage_line, write_stdout
 from llmctl.cli.signals import caught
 from llmctl.compose import Question, compose
 from llmctl.config import Overrides
-from llmctl.errors import CallError, DiskError, InputError
+from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
 from llmctl.guards.retry import Trouble
 from llmctl.ids import ulid
+from llmctl.protocols import TokenCount
+from llmctl.providers.catalogue import count_tokens
 from llmctl.runner import Live, open_runner
 from llmctl.stores.history import Conversation, History, open_history
 from llmctl.types import Message, Outcome, Request, Response
@@ -46,7 +48,10 @@ def _request(
     if options.system is not None:
         said = (Message("system", options.system), *(m for m in said if m.role != "system"))
     question = Question(
-        messages=(*said, Message("user", prompt)), options=options.options, tags=options.tags
+        messages=(*said, attachments.message(prompt, options.attach)),
+        options=options.options,
+        tags=options.tags,
+        schema=options.schema,
     )
     return compose(question, chosen.profile, id="ask", cache_mode=options.cache_mode)
 
@@ -88,7 +93,8 @@ async def _run(
         warn=context.warn,
     ) as live:
         if options.dry_run:
-            return await _plan(request, live, context)
+            exact = await _exactly(request, live) if options.exact else None
+            return await _plan(request, live, context, exact)
         code, response = await _ask(live.stamp(request), live, options, context)
     if response is not None and options.history and chosen.profile.history:
         await _remember(request, response, context, before)
@@ -169,10 +175,24 @@ async def _remember(
         context.warn(f"the conversation was not kept: {error.message}")
 
 
-async def _plan(request: Request, live: Live, context: Context) -> int:
-    """What the call would take: nothing is sent."""
-    counted = live.counter.count(request)
-    _, worst = await live.worst(request)
+async def _exactly(request: Request, live: Live) -> TokenCount:
+    """The provider's own count. Raises `InvalidRequest` where it counts none, and the mapped
+    `CallError`."""
+    tokens = await count_tokens(live.endpoint, request)
+    if tokens is None:
+        where = request.target.provider
+        raise InvalidRequest(f"{where} counts no tokens for others: leave --exact out", sent=False)
+    return TokenCount(tokens, exact=True, encoding=f"counted by {request.target.provider}")
+
+
+async def _plan(request: Request, live: Live, context: Context, exact: TokenCount | None) -> int:
+    """What the call would take; `exact` is the provider's own count, where it was asked for.
+
+    Raises `InvalidRequest` for what the provider would not be sent.
+    """
+    live.endpoint.codec.encode(request, stream=False)
+    counted = exact or live.counter.count(request)
+    _, worst = await live.worst(request, counted)
     window = live.counter.context_window(request.target)
     kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     if context.json:

@@ -18,14 +18,16 @@ from llmctl.cli.options import (
     ProfileOption,
     QuietOption,
     RefreshOption,
+    SchemaOption,
     SystemOption,
     TagOption,
     VerboseOption,
     cache_mode,
     pairs,
+    read_schema,
 )
 from llmctl.errors import InputError, UsageError
-from llmctl.types import CacheMode
+from llmctl.types import JSON, CacheMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class AskOptions:
     max_tokens: int | None = None
     temperature: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    attach: tuple[str, ...] = ()
+    schema: JSON | None = None
     stream: bool | None = None
     markdown: bool = False
     resume: bool = False
@@ -44,6 +48,7 @@ class AskOptions:
     tags: dict[str, str] = field(default_factory=dict)
     cache_mode: CacheMode = "use"
     dry_run: bool = False
+    exact: bool = False
     usage: bool = False
 
 
@@ -55,11 +60,24 @@ def command(
     profile: ProfileOption = None,
     model: ModelOption = None,
     system: SystemOption = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attach",
+            "-a",
+            metavar="FILE|URL",
+            help="Attach a text (inlined), image, PDF or audio file; an https URL of an image or "
+            "PDF is passed on. Repeatable.",
+        ),
+    ] = None,
+    schema: SchemaOption = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")
+        int | None,
+        typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens."),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", "-t", min=0, help="Sampling temperature.")
+        float | None,
+        typer.Option("--temperature", "-t", min=0, metavar="T", help="Sampling temperature."),
     ] = None,
     option: Annotated[
         list[Any] | None,
@@ -97,6 +115,12 @@ def command(
             "--dry-run", help="Show tokens, worst-case price and cache state; send nothing."
         ),
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="With --dry-run: let the provider count the tokens (sends the prompt)."
+        ),
+    ] = False,
     usage: Annotated[
         bool, typer.Option("--usage", "-u", help="Print tokens, price and time on stderr.")
     ] = False,
@@ -114,11 +138,14 @@ def command(
     Examples:
       llmctl ask "Why is the sky blue?"
       cat notes.txt | llmctl ask "Summarise in three points"
+      llmctl ask -a invoice.pdf --schema invoice.schema.json "Extract the fields"
       llmctl ask -p local -o top_p 0.9 --json "Hello"
     """
     context = Context(profile, model, config, json, quiet, verbose)
 
     def run_() -> int:
+        if exact and not dry_run:
+            raise UsageError("--exact belongs to --dry-run; a call reports its tokens itself (-u)")
         return run(
             AskOptions(
                 prompt=prompt,
@@ -126,6 +153,8 @@ def command(
                 max_tokens=max_tokens,
                 temperature=temperature,
                 options=_options(option or ()),
+                attach=tuple(attach or ()),
+                schema=read_schema(schema),
                 stream=stream,
                 markdown=markdown,
                 resume=resume,
@@ -133,6 +162,7 @@ def command(
                 tags=pairs("--tag", tag or ()),
                 cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
                 dry_run=dry_run,
+                exact=exact,
                 usage=usage,
             ),
             context,

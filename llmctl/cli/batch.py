@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
@@ -18,14 +19,17 @@ from llmctl.cli.options import (
     ProfileOption,
     QuietOption,
     RefreshOption,
+    SchemaOption,
     SystemOption,
     TagOption,
     VerboseOption,
     cache_mode,
     pairs,
+    parse_dollars,
+    read_schema,
 )
 from llmctl.errors import UsageError
-from llmctl.types import CacheMode
+from llmctl.types import JSON, CacheMode
 
 
 class EngineName(StrEnum):
@@ -64,6 +68,7 @@ class BatchOptions:
     output: str | None = None
     system: str | None = None
     template: str | None = None
+    schema: JSON | None = None
     id_field: str | None = None
     concurrency: int | None = None
     rpm: int | None = None
@@ -75,6 +80,8 @@ class BatchOptions:
     restart: bool = False
     cache_mode: CacheMode = "use"
     tags: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+    budget: Decimal | None = None
 
 
 def command(
@@ -105,6 +112,7 @@ def command(
             help="Jinja2 template that makes a prompt of each record.",
         ),
     ] = None,
+    schema: SchemaOption = None,
     id_field: Annotated[
         str | None, typer.Option("--id-field", metavar="NAME", help="Field that holds the id.")
     ] = None,
@@ -113,16 +121,19 @@ def command(
     ] = EngineName.LOCAL,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", min=1, max=10_000, help="Calls in flight at a time."),
+        typer.Option(
+            "--concurrency", min=1, metavar="N", max=10_000, help="Calls in flight at a time."
+        ),
     ] = None,
     rpm: Annotated[
-        int | None, typer.Option("--rpm", min=1, help="Requests per minute at most.")
+        int | None, typer.Option("--rpm", min=1, metavar="N", help="Requests per minute at most.")
     ] = None,
     tpm: Annotated[
-        int | None, typer.Option("--tpm", min=1, help="Tokens per minute at most.")
+        int | None, typer.Option("--tpm", min=1, metavar="N", help="Tokens per minute at most.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N rows of INPUT.")
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Only the first N rows of INPUT."),
     ] = None,
     max_errors: Annotated[
         str | None,
@@ -142,6 +153,19 @@ def command(
     no_cache: NoCacheOption = False,
     refresh: RefreshOption = False,
     tag: TagOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="USD",
+            help="With --dry-run: exit 3 when the worst case is above it.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show rows, tokens, cost and time; send and write nothing."),
+    ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -152,7 +176,7 @@ def command(
     \b
     INPUT rows are JSON objects: {"id", "prompt"}, {"id", "messages"}, OpenAI batch lines, or
     with --template any record. Optional fields: system, model, max_tokens, temperature,
-    options, tags; what a row says wins over flags and profile. Everything is checked before
+    schema, options, tags; what a row says wins over flags and profile. Everything is checked before
     anything is sent.
 
     \b
@@ -160,16 +184,35 @@ def command(
     .jsonl one for every row that failed (with -o - those go to stderr). Answered rows are
     never sent again; failed ones are.
 
+    --dry-run is the plan: how many rows are answered already, cached, duplicates, too long for
+    the context window or refused by the provider's format, and what the rest takes at the worst
+    (all output that is allowed) and as expected (by the ledger's earlier calls of the profile
+    and model). Rows whose price or output limit is unknown have no worst case: $? and null, and
+    exit 3 under --budget. What failed attempts may add is not in it.
+
+    \b
+    --dry-run --json: rows = answered + cached + duplicates + over_context + refused + to_send;
+    input_tokens, input_tokens_exact, max_output_tokens, expected_output_tokens (of to_send),
+    worst_case_usd, expected_usd, unpriced_rows, provider_batch {worst_case_usd, expected_usd},
+    expected_from_calls, time_s, time_bound_by, budget_usd, exit_code. null is unknown.
+
     \b
     Examples:
       llmctl batch prompts.jsonl -p local
       llmctl batch reviews.csv --template "Positive or negative? {{ text }}" -o labels.jsonl
+      llmctl batch prompts.jsonl --dry-run --budget 5
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """
     context = Context(profile, model, config, json, quiet, verbose)
 
     def run_() -> int:
         from llmctl.cli.running import run
+
+        if budget is not None and not dry_run:
+            raise UsageError(
+                "--budget goes with --dry-run in this version, which does not hold a run to it "
+                "yet: nothing was sent; see the plan with both"
+            )
 
         return run(
             BatchOptions(
@@ -178,6 +221,7 @@ def command(
                 output=output,
                 system=system,
                 template=template,
+                schema=read_schema(schema),
                 id_field=id_field,
                 concurrency=concurrency,
                 rpm=rpm,
@@ -189,6 +233,8 @@ def command(
                 restart=restart,
                 cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
                 tags=pairs("--tag", tag or ()),
+                dry_run=dry_run,
+                budget=None if budget is None else parse_dollars("--budget", budget),
             ),
             context,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llmctl import config
 from llmctl.cli.context import Context
+from llmctl.cli.trusting import load
 from llmctl.config import Overrides
 from llmctl.runner import located
 from llmctl.settings import Folders, Profile
@@ -23,12 +24,7 @@ def choose(context: Context, overrides: Overrides) -> Chosen:
     """Read the configuration and choose. Raises `ConfigError`, `NoKeyError`, `SetupError`."""
     from llmctl.providers.embedded_model import installed
 
-    settings = config.load(
-        environ=context.environ,
-        cwd=context.cwd(),
-        config=context.config,
-        overrides=overrides,
-    )
+    settings = load(context, overrides)
     profile = config.choose(
         settings, overrides.profile, context.environ, lambda: installed(settings.folders)
     )

@@ -14,6 +14,7 @@ import typer
 
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import ConfigError, LlmctlError
+from llmctl.redact import known
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +40,41 @@ class Context:
     def say(self, text: str) -> None:
         """A note for the person at the terminal: stderr, unless `--quiet`."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print(known(text), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """A warning: stderr, always."""
-        print(f"warning: {text}", file=sys.stderr)
+        print(f"warning: {known(text)}", file=sys.stderr)
 
 
 def finish(run: Callable[[], int], context: Context) -> NoReturn:
     """Run a command and leave with its exit code.
 
     An error of ours is one sentence on stderr; with `-vv` its traceback comes before it,
-    without locals, which may hold keys and prompts.
+    without locals, which may hold keys and prompts, and without any key that its words hold.
+    An error that is not ours is a mistake in the program, and ends in one sentence too.
     """
     try:
         code = run()
     except LlmctlError as error:
-        if context.verbose > 1:
-            traceback.print_exc()
-        print(f"error: {error.message}", file=sys.stderr)
+        _explain(error.message, context)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - its traceback is for whoever mends it
+        said = " ".join(str(error).split())
+        _explain(
+            f"a mistake in llmctl, {type(error).__name__}: {said}; please report it with what "
+            "-vv shows",
+            context,
+        )
+        code = 1
     raise typer.Exit(code)
+
+
+def _explain(message: str, context: Context) -> None:
+    if context.verbose > 1:
+        print(known(traceback.format_exc()), end="", file=sys.stderr)
+    print(f"error: {known(message)}", file=sys.stderr)

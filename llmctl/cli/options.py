@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmctl.errors import UsageError
-from llmctl.types import CacheMode
+from llmctl.errors import InputError, UsageError
+from llmctl.types import JSON, CacheMode
 
 ProfileOption = Annotated[
     str | None,
@@ -28,10 +30,26 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress or notes on stderr; errors only.")
 ]
 VerboseOption = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="More detail on stderr; -vv tracebacks.")
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="More detail on stderr; -vv tracebacks.",
+    ),
 ]
 SystemOption = Annotated[
     str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)
+]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema",
+        metavar="FILE",
+        help="JSON Schema that the answer must fit; the provider is asked to keep to it.",
+        show_default=False,
+    ),
 ]
 TagOption = Annotated[
     list[str] | None,
@@ -43,6 +61,35 @@ NoCacheOption = Annotated[
 RefreshOption = Annotated[
     bool, typer.Option("--refresh", help="Call the provider, then overwrite the cache.")
 ]
+
+
+def read_schema(path: Path | None) -> JSON | None:
+    """The schema in a file. Raises `InputError`."""
+    if path is None:
+        return None
+    import orjson
+
+    from llmctl import schemas
+
+    try:
+        return schemas.check(orjson.loads(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"cannot read the schema {path}: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"the schema {path} is not valid JSON: {error}") from error
+    except ValueError as error:
+        raise InputError(f"the schema {path} cannot be used: {error}") from error
+
+
+_USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
+
+
+def parse_dollars(flag: str, text: str) -> Decimal:
+    """An amount in USD. Raises `UsageError`."""
+    match = _USD.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{flag} wants an amount in USD such as 5 or 12.50, not {text!r}")
+    return Decimal(match[1])
 
 
 def cache_mode(*, no_cache: bool, refresh: bool) -> CacheMode:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -12,13 +9,17 @@ from urllib.parse import urlsplit
 import typer
 
 from llmctl import config as configuration
-from llmctl import keys
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import ConfigOption, JsonOption, QuietOption, VerboseOption
-from llmctl.cli.render import colours, is_tty
-from llmctl.errors import NoKeyError
+from llmctl.cli.render import safe
+from llmctl.cli.table import print_table
+from llmctl.cli.trusting import load
+from llmctl.errors import NoKeyError, UsageError
+from llmctl.keys.key import slot
+from llmctl.keys.resolve import Finder
 from llmctl.providers.registry import LOCAL
-from llmctl.settings import Profile, Settings
+from llmctl.settings import Folders, Profile, Settings
+from llmctl.stores import keyindex
 
 app = typer.Typer(
     help="List, show and begin the configuration of providers.",
@@ -33,6 +34,13 @@ class ShowOptions:
     """`name`: the profile to show."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrustOptions:
+    """`revoke`: end the trust instead of giving it."""
+
+    revoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +103,32 @@ def init_command(
     finish(lambda: run_init(InitOptions(force), context), context)
 
 
+@app.command("trust")
+def trust_command(
+    *,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="Trust the project's file no more.")
+    ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Trust the project's llmctl.yaml, as it is now.
+
+    A project's configuration may choose models, parameters and limits unasked. Where keys and
+    prompts go (base_url, key, a command, …) it may say only when you trust the file: read it
+    first. The trust is for this path and these bytes: any change ends it.
+    """
+    context = Context(quiet=quiet, verbose=verbose)
+    finish(lambda: run_trust(TrustOptions(revoke), context), context)
+
+
 def run_list(context: Context) -> int:
     """Print all profiles as a table, or with `context.json` as a JSON array."""
     settings = _load(context)
     default, why = _default(settings, context)
-    rows = [_row(profile, context, default) for profile in settings.profiles.values()]
+    rows = [
+        _row(profile, context, default, settings.folders) for profile in settings.profiles.values()
+    ]
     if context.json:
         _print_json(rows)
         return 0
@@ -108,7 +137,7 @@ def run_list(context: Context) -> int:
          _where(settings.profiles[row["name"]]), _key_words(row["key"]))
         for row in rows
     ]  # fmt: skip
-    _print_table(("", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"), table)
+    print_table(("", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"), table)
     context.say(f"* used without -p: {why}")
     return 0
 
@@ -118,7 +147,7 @@ def run_show(options: ShowOptions, context: Context) -> int:
     chosen = configuration.Overrides(profile=options.name)
     settings = _load(context, chosen)
     profile = configuration.choose(settings, options.name, context.environ, lambda: True)
-    key = _key(profile, context)
+    key = _key(profile, context, settings.folders)
     if context.json:
         said = configuration.as_json(profile)
         _print_json({"name": profile.name, "source": profile.source, **said, "key": key})
@@ -139,13 +168,29 @@ def run_init(options: InitOptions, context: Context) -> int:
     return 0
 
 
+def run_trust(options: TrustOptions, context: Context) -> int:
+    """Trust the project's file as it is, or no more; says what it sets."""
+    folders = configuration.find_folders(context.environ, context.cwd())
+    found = configuration.project(folders, context.cwd())
+    if found is None:
+        raise UsageError(
+            "there is no llmctl.yaml here or above, up to the repository's root: nothing to trust"
+        )
+    if options.revoke:
+        known = configuration.trust.forget(folders, found.path)
+        print(f"{found.path}: {'no longer trusted' if known else 'was not trusted'}")
+        return 0
+    digest = configuration.trust.record(folders, found.path, found.raw)
+    for line in found.asks:
+        context.say(f"trusted: {safe(line)}")
+    if not found.asks:
+        context.say("it sets nothing that needs trust")
+    print(f"{found.path}: trusted until it changes (SHA-256 {digest})")
+    return 0
+
+
 def _load(context: Context, overrides: configuration.Overrides | None = None) -> Settings:
-    return configuration.load(
-        environ=context.environ,
-        cwd=context.cwd(),
-        config=context.config,
-        overrides=overrides or configuration.Overrides(),
-    )
+    return load(context, overrides or configuration.Overrides())
 
 
 def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
@@ -166,32 +211,52 @@ def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
     return profile.name, f"{profile.name}, for {profile.chosen}"
 
 
-def _row(profile: Profile, context: Context, default: str | None) -> dict[str, Any]:
+def _row(
+    profile: Profile, context: Context, default: str | None, folders: Folders
+) -> dict[str, Any]:
     return {
         "name": profile.name,
         "provider": profile.provider,
         "model": profile.model,
         "base_url": None if profile.provider == LOCAL else profile.base_url,
         "model_path": str(profile.model_path) if profile.model_path else None,
-        "key": _key(profile, context),
+        "key": _key(profile, context, folders),
         "default": profile.name == default,
         "source": profile.source,
     }
 
 
-def _key(profile: Profile, context: Context) -> dict[str, str | None]:
-    """The variable and whether it holds a key: found, missing, unusable, or not needed."""
-    if profile.key is None:
-        return {"env": None, "state": "not needed"}
+def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str | None]:
+    """Where the key comes from and whether it is there: found, stored, missing, unusable, or
+    not needed. Neither the keyring nor a command is asked: this only looks."""
+    source = profile.key
+    said: dict[str, str | None] = {"env": source.env if source else None}
+    stored = slot(profile) in keyindex.read(folders.state)
+    if source is None:
+        return (
+            {**said, "keyring": profile.name, "state": "stored"}
+            if stored
+            else {**said, "state": "not needed"}
+        )
+    if source.command:
+        return {**said, "command": source.command[0], "state": "asked"}
+    if source.keyring:
+        said["keyring"] = source.keyring
     try:
-        found = keys.find(profile, context.environ)
+        found = Finder(context.environ).environment(profile)
     except NoKeyError:
-        return {"env": profile.key.env, "state": "unusable"}
-    return {"env": profile.key.env, "state": "found" if found else "missing"}
+        return {**said, "state": "unusable"}
+    return {**said, "state": "found" if found else "stored" if stored else "missing"}
 
 
 def _key_words(key: dict[str, str | None]) -> str:
-    return f"{key['state']}: ${key['env']}" if key["env"] else "not needed"
+    if key["state"] == "not needed":
+        return "not needed"
+    if "command" in key:
+        return f"command: {key['command']}"
+    if key["state"] == "stored" or not key["env"]:
+        return f"{key['state']}: {key['keyring']}"
+    return f"{key['state']}: ${key['env']}"
 
 
 def _where(profile: Profile) -> str:
@@ -204,21 +269,3 @@ def _print_json(value: object) -> None:
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False, default=float))
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """One line a row. On a terminal the widest columns are cut to fit it; `profiles show` has
-    everything. Into a pipe nothing is cut."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    if is_tty(sys.stdout):
-        room = max(40, shutil.get_terminal_size().columns) - 2 * (len(head) - 1)
-        while sum(widths) > room:
-            widths[widths.index(max(widths))] -= 1
-    bold = ("\x1b[1m", "\x1b[0m") if colours(sys.stdout) else ("", "")
-    for row in (head, *rows):
-        cells = (
-            (cell if len(cell) <= width else cell[: width - 1] + "…").ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        )
-        line = "  ".join(cells).rstrip()
-        print(f"{bold[0]}{line}{bold[1]}" if row is head else line)

@@ -7,7 +7,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
+from llmctl.batch.places import default_output, errors_path
 from llmctl.batch.prepare import Job, Prepared, prepared
 from llmctl.batch.rows import Reader
 from llmctl.batch.run import drive, nothing_to_send
@@ -48,6 +50,7 @@ def run(options: BatchOptions, context: Context) -> int:
             template=Template(options.template) if options.template is not None else None,
             id_field=options.id_field,
             system=options.system,
+            schema=options.schema,
         ),
         profile=profile,
         format=options.format.value,
@@ -56,6 +59,10 @@ def run(options: BatchOptions, context: Context) -> int:
         restart=options.restart,
         cache_mode=options.cache_mode,
     )
+    if options.dry_run:
+        from llmctl.cli.planning import dry_run
+
+        return dry_run(job, options.budget, chosen.folders, context)
     with prepared(job) as batch:
         _notes(batch, context)
         return asyncio.run(_run(batch, options, context, replace(chosen, profile=profile)))
@@ -126,13 +133,15 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                     )
                 except BrokenPipeError:
                     piped_away = True
+    # As the user named it: the path in use has its links followed.
+    shown = Path(options.output or default_output(options.input)) if batch.output else None
     ended = Ended(
         tally=tally,
         elapsed=context.clock.monotonic() - started,
         code=exit_code(tally, because, signals, piped_away=piped_away),
         input=batch.source.name,
-        output=batch.output.path if batch.output else None,
-        errors=batch.errors,
+        output=shown,
+        errors=errors_path(shown) if shown else None,
         because=because,
         signal=signals[0] if signals else None,
     )
@@ -164,7 +173,7 @@ async def _shown(tally: Tally, live: Live, context: Context) -> AsyncIterator[No
         yield
         return
     display: Display
-    if is_tty(sys.stderr):
+    if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
         display = Bar(sys.stderr, context.clock, colours(sys.stderr))
     else:
         display = PlainLines(sys.stderr, context.clock)

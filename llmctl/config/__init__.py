@@ -1,8 +1,9 @@
 """Files, environment and flags → `Settings`, and the profile to use among them."""
 
+from llmctl.config import trust
 from llmctl.config.choosing import choose
 from llmctl.config.folders import CONFIG_FILE, find_folders
-from llmctl.config.loading import load
+from llmctl.config.loading import load, project
 from llmctl.config.overrides import Overrides
 from llmctl.config.showing import as_json, as_yaml
 from llmctl.config.starter import write_starter
@@ -15,5 +16,7 @@ __all__ = [
     "choose",
     "find_folders",
     "load",
+    "project",
+    "trust",
     "write_starter",
 ]

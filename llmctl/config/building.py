@@ -23,7 +23,6 @@ from llmctl.settings import (
 )
 from llmctl.types import Price, Target
 
-_LATER = frozenset({"anthropic", "gemini", "cohere", "mistral", "openrouter", "groq"})
 _LOCAL: Mapping[str, Any] = {
     # One answer on a busy two-core machine may take minutes, the first also loads the model.
     "timeout": {"first_byte": 300.0, "total": 600.0},
@@ -35,7 +34,7 @@ _LOCAL: Mapping[str, Any] = {
     "parallel": 4,
 }
 _ONLY_LOCAL = ("model_path", "parallel")
-_NEVER_LOCAL = ("base_url", "key")
+_NEVER_LOCAL = ("base_url", "key", "key_header", "query")
 
 
 def origin(base_url: str) -> str:
@@ -46,8 +45,8 @@ def origin(base_url: str) -> str:
 def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> Profile:
     """The profile: its preset, and over it what `draft` says.
 
-    A key variable that the preset brings along belongs to the preset's origin: at another
-    address the profile has the key it names itself, or none. Raises `ConfigError`.
+    The key variable and the stored key that a preset brings along belong to the preset's origin:
+    at another address the profile has the key it names itself, or none. Raises `ConfigError`.
     """
     preset = _preset(name, draft)
     base: dict[str, Any] = {"model": preset.model, "base_url": preset.base_url}
@@ -63,7 +62,12 @@ def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> 
     if preset.name == LOCAL:
         limits.setdefault("concurrency", said["parallel"])
     at_home = origin(said["base_url"]) == origin(preset.base_url)
-    variable = said["key"]["env"] if "key" in said else preset.key_env if at_home else None
+    source = KeySource(**said["key"]) if "key" in said else None
+    if source is None and at_home and preset.key_env:
+        source = KeySource(_variable(preset, environ), keyring=preset.name)
+    api = said.get("api", "chat")
+    if "api" in said and api not in PRESETS[preset.adapter].codecs:
+        raise draft.marks["api"].error(f"is not spoken by {preset.name}, which has only chat")
     sources = (("built in",) if name in PRESETS else ()) + draft.sources
     return Profile(
         name=name,
@@ -72,9 +76,12 @@ def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> 
         base_url=said["base_url"],
         # Answers of two files must not meet in the cache under one model's name.
         model=path.stem if path and "model" not in draft.values else said["model"],
-        key=KeySource(variable) if variable else None,
+        key=source,
         max_tokens=max_tokens,
         temperature=temperature,
+        key_header=said.get("key_header"),
+        api=api,
+        query=said.get("query", {}),
         params=params,
         limits=Limits(**limits),
         timeout=Timeouts(**said.get("timeout", {})),
@@ -90,6 +97,12 @@ def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> 
     )
 
 
+def _variable(preset: Preset, environ: Mapping[str, str]) -> str | None:
+    """The first of the preset's key variables that is set; the first of them when none is."""
+    known = (name for name in preset.key_env if environ.get(name, "").strip())
+    return next(known, next(iter(preset.key_env), None))
+
+
 def _preset(name: str, draft: Draft) -> Preset:
     provider = draft.values.get("provider") or (name if name in PRESETS else None)
     names = ", ".join(PRESETS)
@@ -101,8 +114,6 @@ def _preset(name: str, draft: Draft) -> Preset:
     if provider in PRESETS:
         return PRESETS[provider]
     mark = draft.marks["provider"]
-    if provider in _LATER:
-        raise mark.error(f"{quoted(provider)} is not supported by this version of llmctl")
     raise mark.error(
         f"names no provider, {quoted(provider)}; {nearest(provider, PRESETS)} (any "
         "server that speaks OpenAI's API is `provider: openai` with its `base_url`)"

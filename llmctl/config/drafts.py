@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmctl.config.tree import Node
+from llmctl.settings import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +24,26 @@ class Draft:
         merged = dict(under.values)
         for name, value in self.values.items():
             below = merged.get(name)
-            both = isinstance(value, dict) and isinstance(below, dict)
+            # a key comes from one place: naming another one does not add to the first
+            both = isinstance(value, dict) and isinstance(below, dict) and name != "key"
             merged[name] = {**below, **value} if both else value  # type: ignore[dict-item]
         return Draft(merged, {**under.marks, **self.marks}, under.sources + self.sources)
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetDraft:
+    """A budget, and where its limit stood."""
+
+    budget: Budget
+    mark: Node
+
+
+@dataclass(frozen=True, slots=True)
 class FileDraft:
-    """What one file says: the default's node, and the drafts of profiles by name."""
+    """What one file says: the default's node, the drafts of profiles by name, its budgets, and
+    what a project may say only once its file is trusted."""
 
     default: Node | None = None
     profiles: Mapping[str, Draft] = field(default_factory=dict)
+    sensitive: tuple[Node, ...] = ()
+    budgets: tuple[BudgetDraft, ...] = ()

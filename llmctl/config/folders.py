@@ -69,8 +69,8 @@ def project_file(cwd: Path) -> Path | None:
     return next((path for path in found if _exists(path)), None)
 
 
-def read_text(path: Path, *, must_exist: bool = True) -> str | None:
-    """The file's text; None when it is missing and need not exist. Raises `ConfigError`."""
+def read_bytes(path: Path, *, must_exist: bool = True) -> bytes | None:
+    """What the file holds; None when it is missing and need not exist. Raises `ConfigError`."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -85,6 +85,11 @@ def read_text(path: Path, *, must_exist: bool = True) -> str | None:
         raise ConfigError(
             f"{path}: is larger than {MAX_BYTES} bytes, too large to be a configuration"
         )
+    return raw
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """The file's text. Raises `ConfigError` naming the line that is none."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

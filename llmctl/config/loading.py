@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from llmctl.config import budgets
 from llmctl.config.building import complete
 from llmctl.config.choosing import pick
 from llmctl.config.drafts import Draft, FileDraft
-from llmctl.config.folders import CONFIG_FILE, find_folders, project_file, read_text
+from llmctl.config.folders import CONFIG_FILE, decoded, find_folders, project_file, read_bytes
 from llmctl.config.overrides import Overrides, environment, flags
 from llmctl.config.schema import read_file
-from llmctl.config.tree import nearest, parse
+from llmctl.config.tree import Node, nearest, parse
+from llmctl.config.trust import Untrusted, is_trusted
 from llmctl.providers.registry import PRESETS
-from llmctl.settings import Settings
+from llmctl.settings import Folders, Profile, Settings
+from llmctl.stores import keyindex
 
 _NONE = Overrides()
 
@@ -33,10 +38,11 @@ def load(
     files and counts as the user's own. Flags and environment apply to the one profile that
     `choose(settings, overrides.profile, …)` gives. Nothing is written, nothing sent.
 
-    Raises `ConfigError`, naming file and line, variable or flag.
+    Raises `ConfigError`, naming file and line, variable or flag; `Untrusted` for a project's
+    file that says what needs the user's trust.
     """
     folders = find_folders(environ, cwd)
-    files = _files(folders.config / CONFIG_FILE, cwd, config)
+    files = _files(folders, cwd, config)
 
     drafts: dict[str, Draft] = {name: Draft() for name in PRESETS}
     default: str | None = None
@@ -53,38 +59,110 @@ def load(
 
     profiles = {name: complete(name, draft, environ, cwd) for name, draft in drafts.items()}
     last = flags(overrides).over(environment(environ))
-    name, _ = pick(profiles, default, overrides.profile, environ)
+    stored = keyindex.read(folders.state)
+    name, _ = pick(profiles, default, overrides.profile, environ, stored)
     if last.values and name in profiles:
         profiles[name] = complete(name, last.over(drafts[name]), environ, cwd)
-    return Settings(profiles, default, folders, tuple(path for path, _ in files))
+    return Settings(
+        _hiding(profiles),
+        default,
+        folders,
+        tuple(path for path, _ in files),
+        budgets.merged(said.budgets for _, said in files),
+    )
 
 
-def _files(own: Path, cwd: Path, config: Path | None) -> list[tuple[Path, FileDraft]]:
+def _files(folders: Folders, cwd: Path, config: Path | None) -> list[tuple[Path, FileDraft]]:
     """What is read, the weakest first."""
     if config is not None:
-        return [(config, read_file(parse(read_text(config) or "", str(config))))]
+        return [(config, _read(config, read_bytes(config) or b""))]
     files: list[tuple[Path, FileDraft]] = []
-    text = read_text(own, must_exist=False)
-    user = FileDraft() if text is None else read_file(parse(text, str(own)))
-    if text is not None:
+    own = folders.config / CONFIG_FILE
+    raw = read_bytes(own, must_exist=False)
+    user = FileDraft() if raw is None else _read(own, raw)
+    if raw is not None:
         files.append((own, user))
     path = project_file(cwd)
     if path is not None:
-        root = parse(read_text(path) or "", str(path))
-        project = read_file(root, own_file=str(own))
-        _hold_providers(project, user, own)
-        files.append((path, project))
+        # read once: what is compared with the record is what is used
+        raw = read_bytes(path) or b""
+        said = _read(path, raw)
+        needs = _sensitive(said, user)
+        if needs and not is_trusted(folders, path, raw):
+            raise Untrusted(needs, path, raw, own)
+        _hold_plain_http(said, own)
+        files.append((path, said))
     return files
 
 
-def _hold_providers(project: FileDraft, user: FileDraft, own: Path) -> None:
-    """A project names the provider of profiles it adds itself. Under a profile of the user's it
-    would send that profile's key to an origin the key was not meant for."""
+def _read(path: Path, raw: bytes) -> FileDraft:
+    return read_file(parse(decoded(raw, path), str(path)))
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFile:
+    """A project's file as it was read: its bytes, and what in it needs the user's trust."""
+
+    path: Path
+    raw: bytes
+    asks: tuple[str, ...]
+
+
+def project(folders: Folders, cwd: Path) -> ProjectFile | None:
+    """The project's file, trusted or not; None when there is none. Raises `ConfigError`."""
+    path = project_file(cwd)
+    if path is None:
+        return None
+    own = folders.config / CONFIG_FILE
+    raw = read_bytes(path) or b""
+    said, mine = _read(path, raw), read_bytes(own, must_exist=False)
+    _hold_plain_http(said, own)
+    needs = _sensitive(said, FileDraft() if mine is None else _read(own, mine))
+    return ProjectFile(path, raw, tuple(f"{node.where}: {node.path}" for node in needs))
+
+
+def _sensitive(project: FileDraft, user: FileDraft) -> tuple[Node, ...]:
+    """What a project's file says that needs trust: keys that are not a project's to set, and
+    the provider of a profile of the user's, whose key would go to an origin it was not meant
+    for, and a budget of the user's made looser. Profiles that a project adds itself may name any
+    provider."""
+    found = [*project.sensitive, *budgets.raised(project.budgets, user.budgets)]
     for name, draft in project.profiles.items():
         mine = user.profiles.get(name, Draft())
         now = mine.values.get("provider") or (name if name in PRESETS else None)
         if now is not None and draft.values.get("provider", now) != now:
-            raise draft.marks["provider"].error(
-                f"cannot be changed by a project's configuration from {now}; use another name "
-                f"for the profile, or put it into your own file, {own}"
+            found.append(draft.marks["provider"])
+    return tuple(found)
+
+
+def _hold_plain_http(project: FileDraft, own: Path) -> None:
+    """A key and a prompt cross a network in the clear only where the user wrote that down."""
+    for draft in project.profiles.values():
+        parts = urlsplit(str(draft.values.get("base_url", "")))
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            raise draft.marks["base_url"].error(
+                "must be https:// in a project's configuration, trusted or not; plain http to "
+                f"another machine belongs into your own file, {own}"
             )
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _hiding(profiles: Mapping[str, Profile]) -> dict[str, Profile]:
+    """The profiles; those whose key a command gives know which variables hold other keys."""
+    named = {profile.key.env for profile in profiles.values() if profile.key and profile.key.env}
+    named |= {variable for preset in PRESETS.values() for variable in preset.key_env}
+    hidden = tuple(sorted(named))
+    return {
+        name: replace(profile, key=replace(profile.key, hidden=hidden))
+        if profile.key and profile.key.command
+        else profile
+        for name, profile in profiles.items()
+    }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmctl.config import budgets
 from llmctl.config import values as v
 from llmctl.config.drafts import Draft, FileDraft
 from llmctl.config.jsonvalue import json_value
@@ -32,6 +33,15 @@ def _params(node: Node) -> dict[str, Any]:
     return params
 
 
+def _query(node: Node) -> dict[str, str]:
+    """What stands in the address of every call, such as Azure's `api-version`."""
+    entries = node.mapping()
+    for name, child in entries.items():
+        if not name or not name.isprintable():
+            raise child.error("needs a printable name")
+    return {name: v.label(child) for name, child in entries.items()}
+
+
 def _tags(node: Node) -> dict[str, str]:
     entries = node.mapping()
     for name, child in entries.items():
@@ -43,9 +53,11 @@ def _tags(node: Node) -> dict[str, str]:
 PROFILE: Mapping[str, v.Reader | Section] = {
     "provider": v.text,
     "model": v.text,
-    "api": v.one_of("chat"),
+    "api": v.one_of("chat", "responses"),
     "base_url": v.address,
-    "key": {"env": v.variable},
+    "key": {"env": v.variable, "keyring": v.key_name, "command": v.command},
+    "key_header": v.header,
+    "query": _query,
     "params": _params,
     "limits": {
         "concurrency": v.whole(1, 10_000),
@@ -77,7 +89,7 @@ PROFILE: Mapping[str, v.Reader | Section] = {
 }
 """Every key of a profile: its reader, or the keys of its section. Durations are seconds."""
 
-FILE = ("default", "profiles")
+FILE = ("default", "profiles", "budgets")
 
 PROJECT = frozenset(
     {
@@ -94,25 +106,23 @@ PROJECT = frozenset(
         "parallel",
     }
 )
-"""What a project's configuration may set. The rest decides where a key or a prompt goes, runs a
-file, keeps conversations, or what a budget buys: only the user may."""
+"""What a project's configuration may set unasked. The rest decides where a key or a prompt goes,
+runs a file or a command, keeps conversations, or what a budget buys: it needs the user's trust."""
 
 LATER = frozenset(
     {
-        "budgets",
         "breaker",
         "fallback",
         "on_overflow",
         "headers",
         "proxy",
-        "key.command",
-        "key.keyring",
         "cache.max_size",
     }
 )
 """Planned keys, so that the message does not call them misspelt."""
 
 _KEY_HINT = "write key: {env: NAME}, where NAME is the environment variable that holds the key"
+_KEY_PLACES = "{env: NAME}, {keyring: NAME} or {command: …}"
 _HINTS = {
     "api_key": _KEY_HINT, "token": _KEY_HINT, "key_env": _KEY_HINT,
     "url": "write base_url", "endpoint": "write base_url", "api_base": "write base_url",
@@ -123,16 +133,13 @@ _HINTS = {
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
-def read_file(root: Node | None, *, own_file: str | None = None) -> FileDraft:
-    """Hold a file's tree to the table.
-
-    `own_file` is given for a project's file, which may say less: it is the name of the user's
-    own file, where the refused keys go. Raises `ConfigError`.
-    """
+def read_file(root: Node | None) -> FileDraft:
+    """Hold a file's tree to the table. Raises `ConfigError`."""
     if root is None:
         return FileDraft()
     if not isinstance(root.value, Mapping) and not root.null:
-        raise ConfigError(f"{root.where}: a configuration file holds `default:` and `profiles:`")
+        raise ConfigError(f"{root.where}: a configuration file holds `default:`, `profiles:` "
+            "and `budgets:`")
     entries = root.mapping()
     for name in entries:
         if name not in FILE:
@@ -144,25 +151,24 @@ def read_file(root: Node | None, *, own_file: str | None = None) -> FileDraft:
                 f"{node.where}: {quoted(name)} cannot name a profile; use letters, "
                 "digits, dots, dashes and underscores"
             )
-        profiles[name] = _profile(node, own_file)
+        profiles[name] = _profile(node)
+    marks = [draft.marks for draft in profiles.values()]
+    sensitive = tuple(node for each in marks for name, node in each.items() if name not in PROJECT)
     default = entries.get("default")
+    limits = budgets.read(entries["budgets"]) if "budgets" in entries else ()
     if default is not None and not default.null:
         v.text(default)
-        return FileDraft(default, profiles)
-    return FileDraft(None, profiles)
+        return FileDraft(default, profiles, sensitive, limits)
+    return FileDraft(None, profiles, sensitive, limits)
 
 
-def _profile(node: Node, own_file: str | None) -> Draft:
+def _profile(node: Node) -> Draft:
     said: dict[str, Any] = {}
     entries = node.mapping()
     for name, child in entries.items():
         rule = PROFILE.get(name)
         if rule is None:
             raise _unknown(node, name, PROFILE, name)
-        if own_file is not None and name not in PROJECT:
-            raise child.error(
-                f"cannot be set by a project's configuration; put it into your own file, {own_file}"
-            )
         said[name] = _section(child, name, rule) if isinstance(rule, Mapping) else rule(child)
     return Draft(said, dict(entries), (node.where,))
 
@@ -170,19 +176,17 @@ def _profile(node: Node, own_file: str | None) -> Draft:
 def _section(node: Node, name: str, rules: Section) -> dict[str, Any]:
     if name == "key" and not isinstance(node.value, Mapping):
         # whatever is written here may be a key: it is not repeated
-        raise node.error(
-            "must name an environment variable, {env: NAME}; a key itself never belongs in a file"
-        )
+        raise node.error(f"must be {_KEY_PLACES}; a key itself never belongs in a file")
     said: dict[str, Any] = {}
     for key, child in node.mapping().items():
         if key not in rules:
             full = f"{name}.{key}"
             if name == "key" and full not in LATER:
-                raise ConfigError(f"{node.where}: {node.path} has only one key: env")
+                raise ConfigError(f"{node.where}: {node.path} must be {_KEY_PLACES}")
             raise _unknown(node, key, rules, full)
         said[key] = rules[key](child)
-    if name == "key" and not said:
-        raise node.error("must name an environment variable: {env: NAME}")
+    if name == "key" and len(said) != 1:
+        raise node.error(f"must name one place: {_KEY_PLACES}")
     return said
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmctl.config.jsonvalue import scalar
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import LOCAL
-from llmctl.settings import Profile
+from llmctl.settings import KeySource, Profile
 
 if TYPE_CHECKING:
     import yaml
@@ -27,7 +27,10 @@ def as_json(profile: Profile) -> dict[str, Any]:
         "provider": profile.provider,
         "model": profile.model,
         "base_url": None if local else profile.base_url,
-        "key": {"env": profile.key.env} if profile.key else None,
+        "api": profile.api if profile.api != "chat" else None,
+        "query": dict(profile.query),
+        "key_header": profile.key_header,
+        "key": _key(profile.key),
         "params": {**{k: v for k, v in params.items() if v is not None}, **profile.params},
         "limits": asdict(profile.limits),
         "timeout": asdict(profile.timeout),
@@ -41,6 +44,15 @@ def as_json(profile: Profile) -> dict[str, Any]:
         "parallel": profile.parallel if local else None,
     }
     return {key: value for key, value in said.items() if value is not None and value != {}}
+
+
+def _key(source: KeySource | None) -> dict[str, Any] | None:
+    """What a file says of the key; nothing when it is what the provider brings along."""
+    if source is None or (source.env and source.keyring):
+        return None
+    if source.command:
+        return {"command": list(source.command)}
+    return {"env": source.env} if source.env else {"keyring": source.keyring}
 
 
 def as_yaml(profile: Profile) -> str:

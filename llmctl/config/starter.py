@@ -12,8 +12,9 @@ from llmctl.stores.files import private_folder, write_private
 STARTER = """\
 ## llmctl: your own configuration. `llmctl profiles list` shows what it amounts to.
 ##
-## The built-in profiles `openai` (key in $OPENAI_API_KEY) and `local` (a small model on this
-## machine) work without any of this. Remove a leading "# " to use a line.
+## The built-in profiles openai, anthropic, gemini, cohere, mistral, openrouter and groq (keys in
+## $OPENAI_API_KEY and so on) and `local` (a small model on this machine) work without any of
+## this. Remove a leading "# " to use a line.
 
 ## The profile that is used when none is chosen with -p or $LLMCTL_PROFILE:
 # default: fast
@@ -24,6 +25,7 @@ STARTER = """\
 #   fast:
 #     provider: openai
 #     model: gpt-5-mini
+#     api: chat                       # or responses, OpenAI's other interface
 #     key: {env: OPENAI_API_KEY}      # the variable that holds the key; never the key itself
 #     params: {temperature: 0, max_tokens: 512}    # other names go to the provider as they are
 #     limits: {concurrency: 16, rpm: 500, tpm: 200000}       # calls in flight; per minute

@@ -23,6 +23,7 @@ _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,9})?) ?(ms|s|m|h|d|w)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _HOST = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(%[\w.-]+)?")
 
 
@@ -142,6 +143,43 @@ def variable(node: Node) -> str:
     return node.value
 
 
+_KEY_NAME = re.compile(r"\w[\w.-]{0,63}")
+
+
+def key_name(node: Node) -> str:
+    """The name of a stored key. What is written is never shown: it may be a key."""
+    if not isinstance(node.value, str) or not _KEY_NAME.fullmatch(node.value):
+        raise node.error(
+            "must be the name of a stored key, such as openai: letters, digits, dots, dashes and "
+            "underscores (see `llmctl keys list`)"
+        )
+    return node.value
+
+
+def command(node: Node) -> tuple[str, ...]:
+    """A program and its arguments: a list, or one line that is split as a shell would split it,
+    without being run by one. What is written is never shown: it may hold a secret."""
+    import shlex
+
+    if isinstance(node.value, tuple):
+        words = tuple(text(item) for item in node.value)
+    else:
+        try:
+            words = tuple(shlex.split(text(node)))
+        except ValueError:
+            raise node.error("has a quotation mark that is not closed") from None
+    if not words or not words[0]:
+        raise node.error("must name a program and its arguments, such as op read op://…")
+    return words
+
+
+def header(node: Node) -> str:
+    """The name of the header that carries a key. What is written is never shown."""
+    if not isinstance(node.value, str) or not _HEADER.fullmatch(node.value):
+        raise node.error("must be the name of a header, such as api-key")
+    return node.value.lower()
+
+
 def address(node: Node) -> str:
     """A base URL without its trailing slash: http or https, a host, no credentials.
 
@@ -164,6 +202,7 @@ def address(node: Node) -> str:
             "may hold no user, password, query (?) or fragment (#); "
             "a key goes into an environment variable, named by key: {env: NAME}"
         )
-    if parts.path.rstrip("/").endswith("/chat/completions"):
-        raise node.error("must end before /chat/completions, which llmctl adds")
+    for end in ("/chat/completions", "/responses", "/messages", "/models"):
+        if parts.path.rstrip("/").endswith(end):
+            raise node.error(f"must end before {end}, which llmctl adds")
     return url.rstrip("/")

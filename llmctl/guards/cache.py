@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+import orjson
+
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
 from llmctl.protocols import CachedAnswer, CacheStore, Emit, Handler
@@ -52,6 +54,8 @@ class Cache:
                 return await self._lead(request, emit)
             try:
                 shared = await asyncio.shield(flight)
+            except CallError as error:
+                raise error.unbilled() from error
             except asyncio.CancelledError:
                 if not flight.cancelled():
                     raise
@@ -94,6 +98,7 @@ class Cache:
             cache="hit",
             attempts=0,
             reported_cost=kept.cost,
+            parsed=orjson.loads(kept.text) if request.schema is not None else None,
         )
 
     async def _keep(self, key: str, response: Response) -> None:

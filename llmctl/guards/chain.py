@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmctl.guards.cache import Cache
+from llmctl.guards.fitting import Fitting
 from llmctl.guards.hold import Holding
 from llmctl.guards.limiter import Limiter
 from llmctl.guards.observe import Observe
+from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry
 from llmctl.guards.tokens import Tokens
 from llmctl.protocols import Handler
@@ -20,21 +22,36 @@ class Guards:
 
     observe: Callable[[Handler], Observe]
     cache: Callable[[Handler], Cache] | None
+    fitting: Callable[[Handler], Fitting]
     tokens: Callable[[Handler], Tokens]
     hold: Callable[[Handler], Holding]
+    rekey: Callable[[Handler], Rekey] | None
     retry: Callable[[Handler], Retry]
     limiter: Callable[[Handler], Limiter]
 
 
 def chain(endpoint: Handler, guards: Guards) -> Handler:
-    """Compose them: observe → cache → tokens → hold → retry → limiter → endpoint.
+    """Compose them: observe → cache → fitting → tokens → hold → rekey → retry → limiter →
+    endpoint.
 
     - cache before hold: a kept answer is free and holds nothing;
+    - fitting inside the cache: an answer that does not fit its schema is not kept; outside
+      retry: it was billed, and the next one may be no better;
     - tokens before hold: what is refused unsent was never under way;
+    - rekey inside hold: a call that needs the second key is still one call; outside retry: a
+      refused key is not tried again;
     - retry around the limiter: every attempt takes a permit and is counted.
     """
     handler: Handler = endpoint
-    for wrap in (guards.limiter, guards.retry, guards.hold, guards.tokens, guards.cache):
+    for wrap in (
+        guards.limiter,
+        guards.retry,
+        guards.rekey,
+        guards.hold,
+        guards.tokens,
+        guards.fitting,
+        guards.cache,
+    ):
         if wrap is not None:
             handler = wrap(handler)
     return guards.observe(handler)

@@ -75,6 +75,9 @@ class Observe:
                 saved = price
             else:
                 cost = price
+        elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
+            usage = result.usage
+            cost = self._price(request, usage, result.cost)
         elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
             usage = self._estimate(request, "".join(watch.text))
             cost = self._price(request, usage, None)

@@ -60,6 +60,7 @@ class Retry:
             try:
                 return await self._inner(request, emit)
             except CallError as error:
+                attempts -= not error.sent
                 uncertain += error.ambiguous
                 error.attempts, error.uncertain = attempts, uncertain
                 raise

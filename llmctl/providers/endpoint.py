@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -42,10 +42,12 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to send and with which key; the key never shows in a repr."""
+    """Where to send and with which key; the key never shows in a repr. `header` is the one that
+    carries the key where it is not the codec's own (Azure's `api-key`)."""
 
     base_url: str
     key: str | None
+    header: str | None = None
 
     def __repr__(self) -> str:
         return f"Address({self.base_url!r})"
@@ -84,31 +86,52 @@ class Endpoint:
         try:
             return await self._send(request, wire, address, show if emit is not None else None)
         except CallError as error:
-            cleaned = redact(str(error), address.key)
-            if cleaned != str(error):
-                error.args = (cleaned,)
+            _clean(error, address)
             if shown:
                 raise Interrupted(error) from error
             raise
         except asyncio.CancelledError as error:
             raise CancelledAfterSending from error
 
-    async def _send(
-        self, request: Request, wire: WireRequest, address: Address, emit: Emit | None
-    ) -> Response:
-        auth = self.codec.auth(address.key) if address.key else {}
-        outgoing = HttpRequest(
-            url=address.base_url + wire.path,
+    async def fetch(self, wire: WireRequest) -> bytes:
+        """The body of a successful reply to something that is no question: the model list, a
+        token count, a key check. One attempt; raises the mapped `CallError`."""
+        address = await self.address()
+        try:
+            async with self.transport(address.base_url).send(
+                self._outgoing(wire, address)
+            ) as reply:
+                body = await reply.read()
+                if not 200 <= reply.status < 300:
+                    raise self.codec.failure(reply.status, reply.headers, body)
+                return body
+        except CallError as error:
+            _clean(error, address)
+            raise
+
+    def _outgoing(self, wire: WireRequest, address: Address) -> HttpRequest:
+        auth: Mapping[str, str] = {}
+        if address.key:
+            own = address.header
+            auth = {own: address.key} if own else self.codec.auth(address.key)
+        return HttpRequest(
+            url=join(address.base_url, wire.path),
             headers={**_HEADERS, **wire.headers, **auth},
             body=b"" if wire.body is None else orjson.dumps(wire.body),
             method=wire.method,
             timeouts=self.timeouts,
         )
+
+    async def _send(
+        self, request: Request, wire: WireRequest, address: Address, emit: Emit | None
+    ) -> Response:
+        outgoing = self._outgoing(wire, address)
         started = self.clock.monotonic()
         async with self.transport(address.base_url).send(outgoing) as reply:
             self.heard(self.codec.limits(reply.headers))
             body: bytes | None = None
-            if emit is not None and "event-stream" in reply.headers.get("content-type", ""):
+            streams = "event-stream" in reply.headers.get("content-type", "")
+            if emit is not None and streams and reply.status == 200:
                 answer = await self._stream(reply, emit)
             else:
                 body = await reply.read()
@@ -124,30 +147,67 @@ class Endpoint:
                 body=body,
                 latency=self.clock.monotonic() - started,
                 status=reply.status,
-                provider_request_id=request_id(reply.headers),
+                provider_request_id=redact(request_id(reply.headers) or "", address.key) or None,
                 reported_cost=answer.cost,
             )
 
     async def _stream(self, reply: HttpReply, emit: Emit) -> Reply:
         text: list[str] = []
         last = Piece()
-        async for piece in _pieces(self.codec.reader(), reply):
-            if piece.text:
-                text.append(piece.text)
-                emit(piece.text)
-            last = Piece(
-                finish=piece.finish or last.finish,
-                model=piece.model or last.model,
-                usage=piece.usage or last.usage,
-                done=piece.done or last.done,
-            )
-            if piece.done:
-                break
+        try:
+            async for piece in _pieces(self.codec.reader(), reply):
+                if piece.text:
+                    text.append(piece.text)
+                    emit(piece.text)
+                last = _both(last, piece)
+                if piece.done:
+                    break
+        except CallError as error:
+            error.provider_request_id = error.provider_request_id or request_id(reply.headers)
+            raise
         if not last.done:
-            raise BadResponse("the stream ended before the answer did")
+            raise BadResponse(
+                "the stream ended before the answer did",
+                provider_request_id=request_id(reply.headers),
+            )
         if last.finish == "content_filter" and not text:
-            raise ContentFiltered("the provider's content filter stopped the answer")
-        return Reply("".join(text), last.finish or "other", last.model or "", last.usage)
+            filtered = ContentFiltered("the provider's content filter stopped the answer")
+            filtered.usage, filtered.cost = last.usage, last.cost
+            raise filtered
+        finish = last.finish or "other"
+        return Reply("".join(text), finish, last.model or "", last.usage, last.cost)
+
+
+def join(base_url: str, path: str) -> str:
+    """The address of `path` below the base URL, whose query (Azure's `api-version`) goes along.
+    A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`."""
+    base, _, query = base_url.partition("?")
+    while path.startswith("../"):
+        base, path = base.rpartition("/")[0], path[3:]
+    url = base.rstrip("/") + "/" + path.lstrip("/")
+    if not query:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{query}"
+
+
+def _both(before: Piece, piece: Piece) -> Piece:
+    """What is known of the answer once `piece` has come; its text is kept elsewhere."""
+    return Piece(
+        finish=piece.finish or before.finish,
+        model=piece.model or before.model,
+        usage=piece.usage or before.usage,
+        cost=before.cost if piece.cost is None else piece.cost,
+        done=piece.done or before.done,
+    )
+
+
+def _clean(error: CallError, address: Address) -> None:
+    """Take the key out of what the error says: a provider may have echoed it."""
+    cleaned = redact(str(error), address.key)
+    if cleaned != str(error):
+        error.args = (cleaned,)
+    if error.provider_request_id:  # a header, and stored in the ledger
+        error.provider_request_id = redact(error.provider_request_id, address.key)
 
 
 async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncIterator[Piece]:

@@ -1,7 +1,13 @@
-"""From an HTTP status and an OpenAI-shaped error body to the error tree; pure."""
+"""From an HTTP status and an error body to the error tree; pure.
+
+Sources: platform.openai.com/docs/guides/error-codes, docs.mistral.ai/api,
+openrouter.ai/docs/api-reference/errors, console.groq.com/docs/errors and
+learn.microsoft.com/azure/ai-services/openai/how-to/content-filter.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,6 +44,7 @@ _BY_STATUS: dict[int, type[CallError]] = {
     413: InvalidRequest,
     422: InvalidRequest,
     429: RateLimited,
+    498: Overloaded,  # Groq: no room in the flexible tier
     503: Overloaded,
     504: ServerFailed,
     529: Overloaded,
@@ -53,6 +60,8 @@ _BY_CODE: dict[str, type[CallError]] = {
     "authentication_error": AuthFailed,
     "permission_error": PermissionRefused,
     "model_not_found": NotFound,
+    "invalid_model": NotFound,  # Mistral, with status 400
+    "DeploymentNotFound": NotFound,  # Azure
     "not_found_error": NotFound,
     "content_filter": ContentFiltered,
     "content_policy_violation": ContentFiltered,
@@ -66,16 +75,37 @@ _BY_CODE: dict[str, type[CallError]] = {
 than the status it came with."""
 
 
+_TOO_LONG = re.compile(
+    r"maximum context|context[ _-]length|context window|too large for model with",
+    re.IGNORECASE,
+)
+"""How servers without a code of their own say that a prompt is too long: Mistral, OpenRouter,
+vLLM, llama.cpp."""
+
+_PER_DAY = re.compile(r"\bper[ -]day\b|\b[RT]PD\b", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+"""OpenAI and Groq: a request above the tokens of a whole minute is refused for ever."""
+
+
 def error_body(body: bytes) -> Mapping[str, Any]:
-    """The `error` object of a body; empty when there is none."""
+    """The error object of a body: under `error`, or the body itself where it has a `message` or
+    `detail` (Mistral, and gateways in front of others); empty when there is none."""
     try:
         whole = orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
-    found = whole.get("error") if isinstance(whole, dict) else None
+    if not isinstance(whole, dict):
+        return {}
+    found = whole.get("error")
     if isinstance(found, str):
-        return {"message": found}
-    return found if isinstance(found, dict) else {}
+        return {**whole, "message": found}
+    if isinstance(found, dict):
+        return found
+    if "message" not in whole and "detail" in whole:
+        detail = whole["detail"]
+        said = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
+        return {**whole, "message": said}
+    return whole if "message" in whole else {}
 
 
 def from_reply(
@@ -88,7 +118,7 @@ def from_reply(
     """The mapped error of a reply that is not a success. `now`: seconds since the epoch."""
     found = error_body(body)
     kind = _kind(status, found)
-    said = str(found.get("message") or "").strip() or _plain(body)
+    said = _said(found) or _plain(body)
     where = headers.get("location")
     if 300 <= status < 400:
         said = f"a redirect to {where!r}, which is not followed; mend `base_url`"
@@ -104,12 +134,29 @@ def from_reply(
     return error
 
 
+def _said(found: Mapping[str, Any]) -> str:
+    """The provider's own words; OpenRouter puts those of the one behind it into `metadata`."""
+    message = found.get("message")
+    said = message if isinstance(message, str) else orjson.dumps(message).decode()
+    metadata = found.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    if isinstance(raw, str) and raw and raw not in said:
+        said += f" ({raw})"
+    return " ".join(said.split()) if message or raw else ""
+
+
 def from_event(found: Mapping[str, Any]) -> CallError:
     """The mapped error of an `error` object inside a stream or a successful reply."""
-    code = found.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    message = str(found.get("message") or "the provider reported an error")
-    return _kind(status, found)(message[:_SHOWN], http_status=status if status == code else None)
+    status = next(
+        (
+            value
+            for value in map(found.get, ("status_code", "raw_status_code", "code", "status"))
+            if type(value) is int and 400 <= value < 600
+        ),
+        None,
+    )
+    message = _said(found) or "the provider reported an error"
+    return _kind(status or 500, found)(message[:_SHOWN], http_status=status)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -129,13 +176,33 @@ def not_json(status: int, headers: Mapping[str, str], body: bytes, why: str) -> 
 
 
 def _kind(status: int, found: Mapping[str, Any]) -> type[CallError]:
+    said = _said(found)
+    kind = _by_code(status, found) or _BY_STATUS.get(status)
+    if kind is None:
+        kind = ServerFailed if status >= 500 else InvalidRequest
+    if kind is RateLimited and (status == 413 or _TOO_LARGE.search(said)):
+        return InvalidRequest
+    if kind is RateLimited and _PER_DAY.search(said):
+        return QuotaExhausted
+    if kind is InvalidRequest and _TOO_LONG.search(said):
+        return ContextTooLong
+    if kind is PermissionRefused and _flagged(found):
+        return ContentFiltered
+    return kind
+
+
+def _by_code(status: int, found: Mapping[str, Any]) -> type[CallError] | None:
     for key in ("code", "type"):
         kind = _BY_CODE.get(str(found.get(key)))
         if kind is not None and not (kind is InvalidRequest and status in _BY_STATUS):
             return kind
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    return ServerFailed if status >= 500 else InvalidRequest
+    return None
+
+
+def _flagged(found: Mapping[str, Any]) -> bool:
+    """OpenRouter's moderation is a 403 that says why (openrouter.ai/docs, "Moderation errors")."""
+    metadata = found.get("metadata")
+    return isinstance(metadata, Mapping) and bool(metadata.get("reasons"))
 
 
 def _plain(body: bytes) -> str:

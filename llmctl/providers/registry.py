@@ -2,42 +2,97 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 
 from llmctl.protocols import Codec
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A provider as it comes: its wire format, address, key variable and a default model.
+    """A provider as it comes: its address, key variables and a default model.
 
-    `needs_key` is False for servers on the user's own machine.
+    `codecs` says by which class each of its interfaces is spoken, `module:Class` below this
+    package; it is imported when it is used. Of `key_env` the first variable that is set counts.
+    `shares` names the preset whose codecs it uses.
     """
 
     name: str
-    adapter: str
     base_url: str
     model: str
-    key_env: str | None
-    needs_key: bool = True
+    key_env: tuple[str, ...]
+    codecs: Mapping[str, str] = field(default_factory=dict)
+    shares: str | None = None
+
+    @property
+    def adapter(self) -> str:
+        """The name of its wire format."""
+        return self.shares or self.name
 
 
 LOCAL = "local"
 """The preset served by the embedded model; its address is known only once it runs."""
 
 PRESETS: dict[str, Preset] = {
-    p.name: p
-    for p in (
-        Preset("openai", "openai", "https://api.openai.com/v1", "gpt-5-mini", "OPENAI_API_KEY"),
-        Preset(LOCAL, "openai", "http://127.0.0.1/v1", "smollm2-135m", None, needs_key=False),
+    preset.name: preset
+    for preset in (
+        Preset(
+            "openai",
+            "https://api.openai.com/v1",
+            "gpt-5-mini",
+            ("OPENAI_API_KEY",),
+            {"chat": "openai_chat:OpenAIChat", "responses": "openai_responses:OpenAIResponses"},
+        ),
+        Preset(
+            "anthropic",
+            "https://api.anthropic.com/v1",
+            "claude-sonnet-5-5",
+            ("ANTHROPIC_API_KEY",),
+            {"chat": "anthropic:Anthropic"},
+        ),
+        Preset(
+            "gemini",
+            "https://generativelanguage.googleapis.com/v1beta",
+            "gemini-3.8-flash",
+            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            {"chat": "gemini:Gemini"},
+        ),
+        Preset(
+            "cohere",
+            "https://api.cohere.com/v2",
+            "command-a-03-2025",
+            ("COHERE_API_KEY", "CO_API_KEY"),
+            {"chat": "cohere:Cohere"},
+        ),
+        Preset(
+            "mistral",
+            "https://api.mistral.ai/v1",
+            "mistral-small-latest",
+            ("MISTRAL_API_KEY",),
+            {"chat": "mistral:Mistral"},
+        ),
+        Preset(
+            "openrouter",
+            "https://openrouter.ai/api/v1",
+            "openai/gpt-5-mini",
+            ("OPENROUTER_API_KEY",),
+            {"chat": "openrouter:OpenRouter"},
+        ),
+        Preset(
+            "groq",
+            "https://api.groq.com/openai/v1",
+            "openai/gpt-oss-120b",
+            ("GROQ_API_KEY",),
+            {"chat": "groq:Groq"},
+        ),
+        Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), shares="openai"),
     )
 }
 
 
-def codec(adapter: str) -> Codec:
-    """The codec of a wire format; imported only when it is used."""
-    if adapter == "openai":
-        from llmctl.providers.openai_chat import OpenAIChat
-
-        return OpenAIChat()
-    raise KeyError(adapter)
+def codec(adapter: str, api: str = "chat") -> Codec:
+    """The codec of a wire format; imported only when it is used. Raises `KeyError`."""
+    module, _, name = PRESETS[adapter].codecs[api].partition(":")
+    made: Codec = getattr(import_module(f"llmctl.providers.{module}"), name)()
+    return made

@@ -102,4 +102,4 @@ def _schema(request: Request) -> JSON | None:
         schema = held.get("schema") if isinstance(held, Mapping) else None
         if isinstance(schema, Mapping):
             return schema
-    raise refused("response_format", "only `json_schema` with a `schema` has a counterpart", request)
+    raise refused("response_format", "only a `json_schema` has a counterpart", request)

@@ -9,15 +9,19 @@ from dataclasses import fields
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmctl.protocols import Hold
 from llmctl.stores.database import Database
 from llmctl.stores.ledger_tables import MIGRATIONS
+from llmctl.stores.migrations import fits
 from llmctl.stores.process import Process
+from llmctl.stores.report import Reading
 from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call, lost_call
 from llmctl.stores.sqlite import corrupt
 from llmctl.types import Outcome
+
+T = TypeVar("T")
 
 REMEDY = (
     "no paid call is made while spending cannot be recorded: when no other llmctl runs, move it "
@@ -122,10 +126,19 @@ class SqliteLedger:
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
-        rows = self._db.read(
-            lambda connection: connection.execute(f"{_HOLDS} ORDER BY at_ms, call_id").fetchall()
-        )
-        return [HeldCall(*row[: len(_HELD)]) for row in rows]
+        return self._db.read(_open_holds)
+
+    def report(self, work: Callable[[Reading], T]) -> T:
+        """What `work` makes of the ledger as it is at one moment; it returns nothing lazy."""
+
+        def at_once(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")
+            try:
+                return work(Reading(connection, _open_holds(connection)))
+            finally:
+                connection.execute("ROLLBACK")
+
+        return self._db.read(at_once)
 
     def close(self) -> None:
         """Write what is queued and close the file."""
@@ -141,6 +154,11 @@ def open_ledger(path: Path, run_id: str, user: str) -> SqliteLedger:
     except BaseException:
         db.close()
         raise
+
+
+def _open_holds(connection: sqlite3.Connection) -> list[HeldCall]:
+    rows = connection.execute(f"{_HOLDS} ORDER BY at_ms, call_id").fetchall()
+    return [HeldCall(*row[: len(_HELD)]) for row in rows]
 
 
 def _page(
@@ -161,16 +179,19 @@ def _do(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...])
 
 def _probe(connection: sqlite3.Connection) -> None:
     """Find damage before the first call is paid for, not when its row must be written."""
+    if not fits(connection, MIGRATIONS):  # a changed trigger would add up something else
+        raise corrupt("its tables are not those that llmctl made")
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     if pages * connection.execute("PRAGMA page_size").fetchone()[0] <= _SMALL:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise corrupt(verdict.splitlines()[-1])  # the first line is a heading
     # The pages that the next row will go to: the ends of the table and of its indexes.
-    for column in ("call_id", "started_ms", "run_id"):
+    for column in ("call_id", "started_ms", "run_id", "profile"):
         connection.execute(
             f"SELECT {column} FROM calls ORDER BY {column} DESC LIMIT 1"  # noqa: S608
         ).fetchone()
+    connection.execute("SELECT slot FROM slots ORDER BY slot DESC LIMIT 1").fetchone()
 
 
 def _bury(connection: sqlite3.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmctl.stores.migrations import Migration
+from llmctl.stores.sums import slots_migration
 
 MIGRATIONS = (
     Migration(
@@ -80,4 +81,5 @@ MIGRATIONS = (
             """,
         ),
     ),
+    slots_migration(),
 )

@@ -17,6 +17,8 @@ Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
 
 _PICO = Decimal(10) ** 12
 _EXACT = Context(prec=40)
+_MOST = (1 << 63) - 1
+"""What SQLite can hold, 9.2 million dollars: a call can only cost more by a price misread."""
 
 
 def to_pico(dollars: Decimal | None) -> int | None:
@@ -28,7 +30,7 @@ def to_pico(dollars: Decimal | None) -> int | None:
     if dollars is None:
         return None
     exact = _EXACT.multiply(dollars, _PICO)
-    return int(exact.to_integral_value(rounding=ROUND_HALF_EVEN, context=_EXACT))
+    return min(_MOST, int(exact.to_integral_value(rounding=ROUND_HALF_EVEN, context=_EXACT)))
 
 
 def from_pico(pico: int | None) -> Decimal | None:

@@ -117,7 +117,8 @@ def translate(error: BaseException, path: Path, remedy: str) -> BaseException:
 
 def damaged(path: Path, remedy: str, why: str) -> DamagedError:
     """The error that says a file is damaged, and the way out."""
-    return DamagedError(f"{path} is damaged ({why}); {remedy}")
+    # SQLite quotes statements of a damaged schema as they stand, over many lines.
+    return DamagedError(f"{path} is damaged ({' '.join(why.split())[:200]}); {remedy}")
 
 
 def corrupt(why: str) -> sqlite3.DatabaseError:

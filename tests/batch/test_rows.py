@@ -154,7 +154,9 @@ def test_the_default_system_prompt(fields: dict[str, Any], roles: list[str]) -> 
         ({"prompt": "x", "tags": ["x"]}, "`tags` must be an object"),
         ({"prompt": "x", "tags": {"a": None}}, "the tag 'a' must be text"),
         ({"prompt": "x", "tags": {"a": []}}, "the tag 'a' must be text"),
-        ({"prompt": "x", "schema": {}}, "`schema` is not supported by this version"),
+        ({"prompt": "x", "schema": []}, "`schema`: a JSON Schema is an object"),
+        ({"prompt": "x", "schema": {"type": "objekt"}}, "`schema`: it is no JSON Schema"),
+        ({"prompt": "x", "schema": {"$ref": "https://a/b"}}, "which llmctl does not fetch"),
         ({"prompt": "x", "max_token": 5}, "`max_token`: did you mean `max_tokens`?"),
         ({"prompt": "x", "maxTokens": 5}, "`maxTokens`: did you mean `max_tokens`?"),
         ({"prompt": "x", "Temperature": 5}, "did you mean `temperature`?"),
@@ -345,7 +347,9 @@ def test_any_line(data: bytes) -> None:
             parse(line)
 
 
+SCHEMAS = st.sampled_from([{}, {"type": "object"}, {"enum": ["é", 1]}])
 OPTIONAL = {
+    "schema": st.none() | SCHEMAS,
     "system": st.text(max_size=3),
     "model": st.just("other"),
     "max_tokens": st.integers(1, 99),
@@ -371,22 +375,25 @@ ROWS = st.one_of(
 )
 
 
-@given(ROWS, st.none() | st.text(max_size=3), st.booleans())
+@given(ROWS, st.none() | st.text(max_size=3), st.none() | SCHEMAS, st.booleans())
 def test_the_fast_fingerprint_is_the_fingerprint(
-    fields: dict[str, Any], system: str | None, bare: bool  # noqa: FBT001
+    fields: dict[str, Any],
+    system: str | None,
+    schema: dict[str, Any] | None,
+    bare: bool,  # noqa: FBT001
 ) -> None:
     """What identifies a row when it is validated is what `compose` writes into its request."""
     profile = Profile(name="p", provider="openai", adapter="openai",
                       base_url="https://Example.com/v1/?x=1", model="mé")
     if not bare:
         profile = replace(profile, max_tokens=5, temperature=0.25, params={"b": 1, "a": [{}]})
-    reader = Reader(system=system)
+    reader = Reader(system=system, schema=schema)
     data = orjson.dumps({"id": "a", **fields})
     try:
         row = reader.parse(0, (1, data))
     except RowError:
         return
-    prints = reader.prints(lambda system: Fingerprints(profile, system))
+    prints = reader.prints(profile)
     name, fingerprint = reader.identify((1, data), prints)
     assert name == row.id
     assert fingerprint.hex() == compose(row.question, profile, id="a").fingerprint

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KEY, LLMCTL, Run
+from tests.conftest import KEY, LLMCTL, Run, sent
 from tests.simulator import errors
 from tests.simulator.faults import Hang, Refusal
 from tests.simulator.reply import Reply
 from tests.simulator.reply import Usage as Billed
-from tests.simulator.scripts import fail_first
+from tests.simulator.scripts import Step, fail_first
 from tests.simulator.server import Simulator
 from tests.simulator.streams import CutStream, NoEnd
 
@@ -43,7 +43,7 @@ def test_stdin_goes_before_the_argument(
 ) -> None:
     """Text on stdin, then the argument, make one prompt."""
     run("ask", "summarise", env=configured, stdin="a long text\n")
-    assert sim.calls[0].body["messages"][-1]["content"] == "a long text\n\nsummarise"
+    assert sent(sim)["messages"][-1]["content"] == "a long text\n\nsummarise"
 
 
 def test_stdin_alone_is_a_prompt(run: Run, configured: dict[str, str]) -> None:
@@ -74,7 +74,7 @@ def test_parameters_reach_the_provider(
         "-o", "top_p", "0.25", "-o", "user", "me", "-o", "stop", '["a"]',
         env=configured,
     )  # fmt: skip
-    body = sim.calls[0].body
+    body = sent(sim)
     assert body["messages"][0] == {"role": "system", "content": "be brief"}
     assert (body["max_tokens"], body["temperature"], body["model"]) == (9, 0.5, "other")
     assert (body["top_p"], body["user"], body["stop"]) == (0.25, "me", ["a"])
@@ -86,8 +86,8 @@ def test_streaming_asks_for_a_stream(run: Run, configured: dict[str, str], sim: 
     streamed = run("ask", "one two", "--stream", env=configured)
     plain = run("ask", "one two", "--no-cache", env=configured)
     assert streamed.stdout == plain.stdout == "echo: one two"
-    assert sim.calls[0].body.get("stream") is True
-    assert "stream" not in sim.calls[1].body
+    assert sent(sim).get("stream") is True
+    assert "stream" not in sent(sim, 1)
 
 
 def test_json_is_one_output_row(run: Run, configured: dict[str, str], sim: Simulator) -> None:
@@ -165,7 +165,7 @@ def test_a_dry_run_sends_nothing(run: Run, configured: dict[str, str], sim: Simu
     ],
 )
 def test_exit_codes_of_failures(
-    run: Run, configured: dict[str, str], sim: Simulator, fault: object, code: int, said: str
+    run: Run, configured: dict[str, str], sim: Simulator, fault: Step, code: int, said: str
 ) -> None:
     """Each kind of failure has its exit code, one sentence on stderr, and no traceback."""
     sim.fault = fault
@@ -199,7 +199,7 @@ def test_passing_failures_are_survived(
 
 @pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd()])
 def test_a_broken_stream_is_not_a_short_success(
-    run: Run, configured: dict[str, str], sim: Simulator, home: Path, fault: object
+    run: Run, configured: dict[str, str], sim: Simulator, home: Path, fault: Step
 ) -> None:
     """A stream that breaks after its first token: what came is kept, exit 5, not tried again."""
     sim.fault = fault
@@ -297,7 +297,7 @@ def test_a_terminal_gets_no_control_sequences(
     sim.reply = lambda _: nasty
     code, got = on_a_terminal(configured, tmp_path, "ask", "q", "--no-cache")
     assert (code, got.replace(b"\r\n", b"\n").decode()) == (0, "ared2Jb\tc\nend\n")
-    assert sim.calls[0].body.get("stream") is True
+    assert sent(sim).get("stream") is True
     assert run("ask", "q", env=configured).stdout == nasty
 
 
@@ -317,7 +317,7 @@ def test_conversations_continue(run: Run, configured: dict[str, str], sim: Simul
     run("ask", "first", "-s", "be kind", env=configured)
     run("ask", "second", "-c", env=configured)
     run("ask", "third", "-c", env=configured)
-    said = [m["content"] for m in sim.calls[2].body["messages"]]
+    said = [m["content"] for m in sent(sim, 2)["messages"]]
     assert said == ["be kind", "first", "echo: first", "second", "echo: second", "third"]
 
 

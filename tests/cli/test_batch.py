@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, LLMCTL, Run
+from tests.conftest import KEY, LLMCTL, Run, sent
 from tests.simulator import errors
 from tests.simulator.faults import Disconnect, Malformed
 from tests.simulator.reply import Reply
@@ -486,7 +486,7 @@ def test_rows_say_what_the_profile_does_not(
     }  # fmt: skip
     path = write(tmp_path / "in.jsonl", [row, {"id": "b", "prompt": "p"}])
     run("batch", str(path), "-s", "flag", "--tag", "k=flag", "--tag", "j=1", env=configured)
-    body = {c.body["model"]: c.body for c in sim.calls}
+    body = {b["model"]: b for b in (sent(sim, 0), sent(sim, 1))}
     assert body["m2"]["messages"][0]["content"] == "own"
     assert (body["m2"]["max_tokens"], body["m2"]["temperature"], body["m2"]["seed"]) == (7, 0.1, 5)
     assert body["gpt-5-mini"]["messages"][0]["content"] == "flag"

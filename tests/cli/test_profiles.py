@@ -20,6 +20,7 @@ from llmctl.cli.context import Context
 from llmctl.cli.profiles import InitOptions, ShowOptions, app, run_init, run_list, run_show
 from llmctl.config import choose, load
 from llmctl.errors import ConfigError, DiskError, UsageError
+from llmctl.providers.registry import PRESETS
 from tests.configuring import World
 
 TEXT = """\
@@ -52,13 +53,18 @@ def test_list_piped(world: World) -> None:
     world.user(TEXT)
     result = invoke("list")
     assert result.exit_code == 0
-    assert result.stdout == (
-        "   NAME    PROVIDER  MODEL          WHERE              KEY\n"
-        "   openai  openai    gpt-5-mini     api.openai.com     missing: $OPENAI_API_KEY\n"
-        "   local   local     smollm2-135m   this machine       not needed\n"
-        "*  fast    openai    gpt-5-mini     api.openai.com     missing: $CORP_KEY\n"
-        "   box     openai    Qwen/Qwen3-8B  gpu.internal:8000  not needed\n"
-    )
+    head, *lines = [re.split("  +", line) for line in result.stdout.splitlines()]
+    assert head == ["", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
+    assert [line[1] for line in lines] == [*PRESETS, "fast", "box"]
+    named = {line[1]: line for line in lines}
+    assert named["openai"][2:] == [
+        "openai", "gpt-5-mini", "api.openai.com", "missing: $OPENAI_API_KEY"
+    ]
+    assert named["local"][2:] == ["local", "smollm2-135m", "this machine", "not needed"]
+    assert named["fast"] == [
+        "*", "fast", "openai", "gpt-5-mini", "api.openai.com", "missing: $CORP_KEY"
+    ]
+    assert named["box"][3:] == ["Qwen/Qwen3-8B", "gpu.internal:8000", "not needed"]
     assert "fast, for the default" in result.stderr
     assert invoke("list", "-q").stderr == ""
 
@@ -71,7 +77,7 @@ def test_list_json(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     result = invoke("list", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert rows["fast"]["key"] == {"env": "CORP_KEY", "state": "found"}
-    assert rows["openai"]["key"] == {"env": "OPENAI_API_KEY", "state": "unusable"}
+    assert rows["openai"]["key"]["state"] == "unusable"
     assert rows["box"]["key"] == {"env": None, "state": "not needed"}
     assert [name for name, row in rows.items() if row["default"]] == ["fast"]
     assert rows["local"]["base_url"] is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from llmctl import keys
 from llmctl.errors import NoKeyError
+from llmctl.keys.backend import NoVaultError
+from llmctl.keys.key import Key, Slot, ending, slot
+from llmctl.keys.resolve import Finder
+from llmctl.keys.rotation import Entry, Pair
 from llmctl.settings import KeySource, Profile
+from tests.keys.fakes import MemoryVault
 
 PROFILE = Profile(
     name="p",
@@ -22,35 +25,116 @@ PROFILE = Profile(
 KEYLESS = replace(PROFILE, key=None)
 
 
-def test_found() -> None:
-    """The key comes from the variable that the profile names, and says so."""
-    key = keys.find(PROFILE, {"MY_KEY": "sk-1234", "OPENAI_API_KEY": "other"})
-    assert key == keys.Key("sk-1234", "$MY_KEY")
-    assert keys.require(PROFILE, {"MY_KEY": "sk-1234"}) == key
+HOME = "https://api.openai.com:443"
+DEFAULT = replace(PROFILE, name="openai", key=KeySource("OPENAI_API_KEY", keyring="openai"))
+
+
+def no_vault(*_: object) -> MemoryVault:
+    """A keyring that must not be opened."""
+    raise AssertionError("the keyring was opened")
+
+
+def finder(environ: dict[str, str], vault: MemoryVault | None = None, **more: object) -> Finder:
+    """A finder over this environment and this vault; without one no keyring may be opened."""
+    return Finder(environ, open_vault=lambda *_: vault or no_vault(), **more)  # type: ignore[arg-type]
+
+
+def holding(*keys: str, name: str = "openai", origin: str = HOME) -> MemoryVault:
+    """A vault with a primary, and a previous key."""
+    vault = MemoryVault()
+    entries = [Entry(key, 5.0, -n) for n, key in enumerate(keys)]
+    vault.pairs[Slot(name, origin)] = Pair((entries[0], entries[1] if len(entries) > 1 else None))
+    return vault
+
+
+def test_the_profiles_variable() -> None:
+    """The key comes from the variable that the profile names, says so, and opens no keyring."""
+    found = finder({"MY_KEY": "sk-1234", "OPENAI_API_KEY": "other"})
+    assert found.require(PROFILE) == (Key("sk-1234", "$MY_KEY"),)
+
+
+def test_environment_before_keyring() -> None:
+    """Without a `key` of its own a profile takes the variable first, and then the stored key."""
+    assert finder({"OPENAI_API_KEY": "sk-1"}).require(DEFAULT)[0].source == "$OPENAI_API_KEY"
+    found = finder({}, holding("sk-2", "sk-1")).require(DEFAULT)
+    assert [(k.value, k.source, k.role) for k in found] == [
+        ("sk-2", "keyring", "primary"), ("sk-1", "keyring", "previous"),
+    ]  # fmt: skip
+    assert found[0].created == 5.0
+
+
+def test_what_the_profile_names_is_the_only_place() -> None:
+    """A profile's `key` is where the key is looked for, and nowhere else."""
+    environ = {"OPENAI_API_KEY": "sk-1"}
+    stored = replace(PROFILE, key=KeySource(keyring="team"))
+    assert finder(environ, holding("sk-9", name="team")).require(stored)[0].value == "sk-9"
+    with pytest.raises(NoKeyError, match="no key team is stored"):
+        finder(environ, MemoryVault()).require(stored)
+    printed = replace(PROFILE, key=KeySource(command=("printf", "sk-7")))
+    assert finder(environ).require(printed) == (Key("sk-7", "command"),)
+
+
+def test_a_stored_key_belongs_to_its_origin() -> None:
+    """A profile that points elsewhere finds none, and is told where the key belongs."""
+    elsewhere = replace(DEFAULT, base_url="https://proxy.example/v1", key=KeySource(keyring="openai"))
+    stored = {Slot("openai", HOME)}
+    with pytest.raises(NoKeyError) as caught:
+        finder({}, holding("sk-1234"), stored=stored).require(elsewhere)
+    assert caught.value.message == (
+        "no key for the profile openai: the stored key openai belongs to https://api.openai.com "
+        "and is not sent to https://proxy.example; store one with `llmctl keys set openai`, or "
+        "choose another profile with -p"
+    )
+
+
+def test_server_without_a_key() -> None:
+    """A profile that names no key needs none, and costs no keyring, unless one was stored."""
+    environ = {"OPENAI_API_KEY": "sk-1234"}
+    assert finder(environ).require(KEYLESS) == ()
+    mine = slot(KEYLESS)
+    vault = holding("sk-5", name=mine.name, origin=mine.origin)
+    assert finder(environ, vault, stored={mine}).require(KEYLESS)[0].value == "sk-5"
+    assert finder(environ, MemoryVault(), stored={mine}).require(KEYLESS) == ()
+    assert finder({}, stored={Slot(mine.name, "https://x:443")}).elsewhere(KEYLESS)
 
 
 @pytest.mark.parametrize("environ", [{}, {"MY_KEY": ""}, {"MY_KEY": "\n"}])
 def test_missing(environ: dict[str, str]) -> None:
     """An unset or empty variable is no key; requiring one names the variable and how to set it."""
-    assert keys.find(PROFILE, environ) is None
+    assert finder(environ).keys(PROFILE) == ()
     with pytest.raises(NoKeyError, match=r"\$MY_KEY is (not set|empty).*export MY_KEY=") as caught:
-        keys.require(PROFILE, environ)
+        finder(environ).require(PROFILE)
     assert caught.value.exit_code == 4
 
 
-def test_server_without_a_key() -> None:
-    """A profile that names no variable needs no key, whatever is in the environment."""
-    environ = {"OPENAI_API_KEY": "sk-1234"}
-    assert keys.find(KEYLESS, environ) is None
-    assert keys.require(KEYLESS, environ) is None
+def test_missing_everywhere() -> None:
+    """Where neither the environment nor the keyring has a key, both are named, and both ways."""
+    with pytest.raises(NoKeyError) as caught:
+        finder({}, MemoryVault()).require(DEFAULT)
+    said = caught.value.message
+    assert "$OPENAI_API_KEY is not set, and no key openai is stored for https://api.openai" in said
+    assert "llmctl keys set openai" in said
+
+
+def test_missing_and_no_keyring() -> None:
+    """Without a keyring the message says both, and names the three ways on."""
+
+    def broken(*_: object) -> MemoryVault:
+        raise NoVaultError("there is none on this machine")
+
+    with pytest.raises(NoKeyError) as caught:
+        Finder({}, open_vault=broken).require(DEFAULT)
+    said = caught.value.message
+    assert "$OPENAI_API_KEY is not set, and no keyring can be used: there is none" in said
+    assert "Three ways on" in said
+    with pytest.raises(NoVaultError):
+        Finder({}, open_vault=broken).require(replace(DEFAULT, key=KeySource(keyring="openai")))
 
 
 def test_trailing_newline_is_taken_away() -> None:
     """The line end that comes with a secret read from a file does not belong to it."""
     for end in ("\n", "\r\n"):
-        key = keys.find(PROFILE, {"MY_KEY": f"sk-1234{end}"})
-        assert key is not None
-        assert key.value == "sk-1234"
+        assert finder({"MY_KEY": f"sk-1234{end}"}).require(PROFILE)[0].value == "sk-1234"
 
 
 @pytest.mark.parametrize(
@@ -69,18 +153,41 @@ def test_trailing_newline_is_taken_away() -> None:
     ],
 )
 def test_what_cannot_be_a_key(value: str, wrong: str) -> None:
-    """A value that no header can carry is refused with the reason and without showing it."""
+    """A value that no header can carry is refused with the reason and without showing it, be it
+    set or stored."""
     with pytest.raises(NoKeyError, match=wrong) as caught:
-        keys.find(PROFILE, {"MY_KEY": value})
+        finder({"MY_KEY": value}).keys(PROFILE)
     assert "MY_KEY" in str(caught.value)
     assert "sk-" not in str(caught.value)
     assert "34" not in str(caught.value)
+    with pytest.raises(NoKeyError, match=wrong):
+        finder({}, holding(value)).keys(DEFAULT)
 
 
-def test_never_shown(tmp_path: Path) -> None:
+def test_never_shown() -> None:
     """Neither repr, str, a format nor a traceback's message shows the value."""
-    key = keys.Key("sk-1234", "$MY_KEY")
+    key = Key("sk-1234", "$MY_KEY")
     shown = f"{key} {key!r} {[key]} {key!s:>40}"
     assert "sk-1234" not in shown
     assert "$MY_KEY" in shown
-    assert "sk-1234" not in str({tmp_path: key})
+
+
+def test_the_ending_of_a_key() -> None:
+    """Four characters of a key are shown, none of one so short that they would give it away."""
+    assert ending("sk-test-canary-4711") == "…4711"
+    assert ending("sk-4711") == "…"
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("https://api.openai.com/v1", "https://api.openai.com"),
+        ("HTTPS://API.openai.com:443/x", "https://api.openai.com"),
+        ("https://api.openai.com:8443/v1", "https://api.openai.com:8443"),
+        ("http://localhost/v1", "http://localhost"),
+        ("http://localhost:443/v1", "http://localhost:443"),
+    ],
+)
+def test_origins(url: str, where: str) -> None:
+    """Scheme, host and port make an origin; a port that goes without saying is not said."""
+    assert slot(replace(PROFILE, base_url=url)).where == where

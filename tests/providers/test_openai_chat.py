@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -11,26 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.errors import (
-    AuthFailed,
-    BadResponse,
-    CallError,
-    ContentFiltered,
-    ContextTooLong,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    QuotaExhausted,
-    RateLimited,
-    ServerFailed,
-)
+from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest, ServerFailed
+from llmctl.protocols import Codec, RateHeaders
 from llmctl.providers.openai_chat import OpenAIChat
-from llmctl.providers.sse import Reader
-from llmctl.types import Message, RawCall, Usage
+from llmctl.types import Message, Piece, RawCall, Target, Usage
+from tests.providers.recordings import any_json, cuts, streamed
 from tests.support import TARGET, request
 
-CODEC = OpenAIChat()
-RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
+CODEC: Codec = OpenAIChat()
+WORDS = any_json(
+    "choices message content usage error output data delta model prompt_tokens finish_reason "
+    "prompt_tokens_details code type text index refusal x_groq cost metadata raw id object status"
+)
 
 
 def body(**changes: Any) -> bytes:
@@ -49,6 +40,17 @@ def body(**changes: Any) -> bytes:
     return orjson.dumps({**whole, **changes})
 
 
+def sent(**changes: Any) -> dict[str, Any]:
+    """The body of a request."""
+    return dict(CODEC.encode(request(**changes), stream=False).body or {})
+
+
+def chunk(delta: dict[str, Any] | None = None, **more: Any) -> str:
+    """One streamed event."""
+    choice = {"index": 0, "delta": delta or {}, "finish_reason": more.pop("finish", None)}
+    return f"data: {orjson.dumps({'choices': [choice], **more}).decode()}\n\n"
+
+
 def test_a_plain_request() -> None:
     """Messages, parameters and pass-through options stand where the API wants them."""
     asked = request(
@@ -58,7 +60,7 @@ def test_a_plain_request() -> None:
         options={"top_p": 0.9},
     )
     wire = CODEC.encode(asked, stream=False)
-    assert wire.path == "/chat/completions"
+    assert (wire.path, wire.method) == ("/chat/completions", "POST")
     assert wire.body == {
         "model": "gpt-5-mini",
         "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
@@ -68,28 +70,79 @@ def test_a_plain_request() -> None:
     }
 
 
-def test_the_output_limit_has_the_name_the_server_knows() -> None:
+@pytest.mark.parametrize(
+    ("base_url", "model", "name"),
+    [
+        ("https://api.openai.com/v1", "gpt-4o", "max_completion_tokens"),
+        ("https://x.openai.azure.com/openai/v1?api-version=v1", "mine", "max_completion_tokens"),
+        ("http://127.0.0.1:1/v1", "o3-mini", "max_completion_tokens"),
+        ("http://127.0.0.1:1/v1", "llama", "max_tokens"),
+    ],
+)
+def test_the_output_limit_has_the_name_the_server_knows(
+    base_url: str, model: str, name: str
+) -> None:
     """OpenAI's models get `max_completion_tokens`, other servers' `max_tokens`."""
-    own = request(max_tokens=5)
-    other = request(
-        max_tokens=5, target=TARGET.__class__("t", "openai", "openai", "http://h/v1", "m")
-    )
-    assert "max_completion_tokens" in CODEC.encode(own, stream=False).body
-    assert "max_tokens" in CODEC.encode(other, stream=False).body
+    made = sent(max_tokens=5, target=Target("t", "openai", "openai", base_url, model))
+    assert [key for key in made if key.startswith("max_")] == [name]
+
+
+def test_an_own_limit_is_the_only_one() -> None:
+    """A limit that is passed through stands alone: two of them would be refused."""
+    assert "max_completion_tokens" not in sent(max_tokens=5, options={"max_tokens": 9})
 
 
 def test_a_streamed_request_asks_for_usage() -> None:
     """Without `include_usage` a stream would not say what it cost."""
-    wire = CODEC.encode(request(), stream=True)
-    assert wire.body["stream"] is True
-    assert wire.body["stream_options"] == {"include_usage": True}
+    made = CODEC.encode(request(), stream=True).body or {}
+    assert made["stream"] is True
+    assert made["stream_options"] == {"include_usage": True}
 
 
 def test_a_raw_body_goes_out_as_it_is() -> None:
     """A passed-through body is the very same object, on its own path."""
     raw = RawCall("/embeddings", {"input": "x", "model": "m"})
     wire = CODEC.encode(request(raw=raw), stream=False)
-    assert (wire.path, wire.body) == ("/embeddings", raw.body)
+    assert wire.path == "/embeddings"
+    assert wire.body is raw.body
+
+
+def test_a_schema_is_strict_where_it_can_be() -> None:
+    """A schema goes out as a response format; strict only when OpenAI would take it so."""
+    loose = {"type": "object", "properties": {"a": {"type": "string"}}}
+    tight = {**loose, "required": ["a"], "additionalProperties": False, "title": "My answer!"}
+    formats = [sent(schema=schema)["response_format"]["json_schema"] for schema in (loose, tight)]
+    assert formats == [
+        {"name": "answer", "schema": loose, "strict": False},
+        {"name": "My_answer", "schema": tight, "strict": True},
+    ]
+
+
+def test_nothing_is_attached_to_the_embedded_model() -> None:
+    """The embedded model reads text only: an image is refused unsent, text parts are not."""
+    target = Target("local", "local", "openai", "http://127.0.0.1:1/v1", "m")
+    text = {"type": "text", "text": "t"}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    assert sent(target=target, messages=(Message("user", (text,)),))["messages"][0]["content"]
+    with pytest.raises(InvalidRequest) as caught:
+        sent(target=target, messages=(Message("user", (text, image)),))
+    assert (caught.value.sent, caught.value.exit_code) == (False, 2)
+
+
+def test_what_chat_completions_do_not_take() -> None:
+    """A PDF by its address, and audio but WAV and MP3, are refused unsent."""
+    for part in (
+        {"type": "file", "file": {"filename": "a.pdf", "file_url": "https://h/a.pdf"}},
+        {"type": "input_audio", "input_audio": {"data": "AA", "format": "flac"}},
+    ):
+        with pytest.raises(InvalidRequest, match="nothing was sent"):
+            sent(messages=(Message("user", (part,)),))
+
+
+def test_a_part_of_the_servers_own_passes() -> None:
+    """What is no part of ours is the caller's own business."""
+    part = {"type": "video_url", "video_url": {"url": "https://h/v"}}
+    assert sent(messages=(Message("user", (part,)),))["messages"][0]["content"] == [part]
 
 
 def test_an_answer() -> None:
@@ -100,59 +153,35 @@ def test_an_answer() -> None:
 
 
 def test_refusals_are_no_answers() -> None:
-    """A refusal, or a filtered answer without text, is `content_filter`, not an empty success."""
+    """A refusal, or a filtered answer without text, is `content_filter`, with what it cost."""
     for message, finish in (
         ({"content": None, "refusal": "no"}, "stop"),
         ({"content": ""}, "content_filter"),
     ):
-        with pytest.raises(ContentFiltered):
+        with pytest.raises(ContentFiltered) as caught:
             CODEC.decode(200, {}, body(choices=[{"message": message, "finish_reason": finish}]))
+        assert caught.value.usage.input == 10
 
 
-@pytest.mark.parametrize(
-    ("status", "error", "kind", "retryable"),
-    [
-        (400, {"code": "context_length_exceeded"}, ContextTooLong, False),
-        (400, {"type": "exceed_context_size_error", "code": 400}, ContextTooLong, False),
-        (400, {"type": "invalid_request_error"}, InvalidRequest, False),
-        (401, {"code": "invalid_api_key"}, AuthFailed, False),
-        (402, {}, QuotaExhausted, False),
-        (404, {"code": "model_not_found"}, NotFound, False),
-        (429, {"code": "rate_limit_exceeded"}, RateLimited, True),
-        (429, {"code": "insufficient_quota"}, QuotaExhausted, False),
-        (500, {}, ServerFailed, True),
-        (503, {}, Overloaded, True),
-        (529, {}, Overloaded, True),
-    ],
-)
-def test_errors_by_body_and_status(
-    status: int, error: dict[str, Any], kind: type[CallError], retryable: bool
-) -> None:
-    """What is terminal and what may be tried again comes from the body as well as the status."""
-    with pytest.raises(kind) as caught:
-        CODEC.decode(
-            status, {"x-request-id": "r1"}, orjson.dumps({"error": {"message": "m", **error}})
-        )
-    assert caught.value.retryable is retryable
-    assert (caught.value.http_status, caught.value.provider_request_id) == (status, "r1")
-
-
-def test_the_providers_word_on_retrying_wins() -> None:
-    """`x-should-retry: false` makes a 500 terminal."""
-    with pytest.raises(ServerFailed) as caught:
-        CODEC.decode(500, {"x-should-retry": "false"}, b"{}")
-    assert caught.value.retryable is False
-
-
-def test_an_error_inside_a_200_is_an_error() -> None:
-    """Some servers answer 200 with an error object."""
-    with pytest.raises(RateLimited):
-        CODEC.decode(200, {}, orjson.dumps({"error": {"code": 429, "message": "slow"}}))
+def test_a_filtered_beginning_is_an_answer_that_says_so() -> None:
+    """Text before the filter stopped it is kept, with the finish that says it is not all."""
+    choice = {"message": {"content": "so far"}, "finish_reason": "content_filter"}
+    assert CODEC.decode(200, {}, body(choices=[choice])).finish == "content_filter"
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"<html>", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{"message":{"content":3}}]}'],
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"choices":[]}',
+        b'{"choices":[{"message":{"content":3}}]}',
+        b'{"choices":{"0":1}}',
+        b'{"output":3}',
+        b'{"output":[{"type":"message","content":[3]}]}',
+    ],
 )
 def test_what_is_no_answer(text: bytes) -> None:
     """Anything else with status 200 is `bad_response`."""
@@ -160,86 +189,98 @@ def test_what_is_no_answer(text: bytes) -> None:
         CODEC.decode(200, {}, text)
 
 
-@given(
-    st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers(-(2**60), 2**60)
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda inner: (
-            st.lists(inner)
-            | st.dictionaries(
-                st.sampled_from(
-                    [
-                        "choices",
-                        "message",
-                        "content",
-                        "usage",
-                        "error",
-                        "output",
-                        "data",
-                        "delta",
-                        "model",
-                        "prompt_tokens",
-                        "prompt_tokens_details",
-                        "finish_reason",
-                        "code",
-                        "type",
-                        "text",
-                    ]
-                ),
-                inner,
-            )
-        ),
-        max_leaves=30,
-    ),
-    st.integers(100, 599),
-)
+def test_a_stream_in_any_pieces() -> None:
+    """Text, finish, model and usage come together, however the bytes are cut."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    whole = (
+        chunk({"role": "assistant", "content": ""}, model="m")
+        + chunk({"content": "naïve "})
+        + chunk({"content": "🦜"}, finish="length")
+        + f"data: {orjson.dumps({'choices': [], 'usage': usage}).decode()}\n\ndata: [DONE]\n\n"
+    ).encode()
+    expected = Piece("naïve 🦜", "length", "m", Usage(input=3, output=2), done=True)
+    for seed in range(20):
+        assert streamed(CODEC, cuts(whole, seed)) == expected
+
+
+def test_only_the_first_choice_is_read() -> None:
+    """Further choices of `n` do not mix into the text."""
+    other = {"index": 1, "delta": {"content": "other"}, "finish_reason": None}
+    first = {"index": 0, "delta": {"content": "first"}, "finish_reason": None}
+    data = orjson.dumps({"choices": [other, first]}).decode()
+    assert CODEC.reader().piece("message", data).text == "first"
+
+
+def test_a_streamed_refusal_is_no_answer() -> None:
+    """A refusal that comes in pieces is `content_filter` at the end, with what it cost."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    text = (
+        chunk({"refusal": "I can"})
+        + chunk({"refusal": "not"}, finish="stop", usage=usage)
+        + "data: [DONE]\n\n"
+    )
+    with pytest.raises(ContentFiltered, match="I cannot") as caught:
+        streamed(CODEC, [text.encode()])
+    assert caught.value.usage == Usage(input=3, output=2)
+
+
+def test_an_error_within_a_stream() -> None:
+    """An error object, or the finish reason `error`, is the mapped error."""
+    for text in (
+        'data: {"error":{"message":"x","type":"server_error"}}\n\n',
+        'event: error\ndata: {"message":"x"}\n\n',
+        chunk(finish="error"),
+        'data: {"choices":[{"index":0,"delta":{},"error":{"code":502,"message":"x"}}]}\n\n',
+    ):
+        with pytest.raises(ServerFailed):
+            streamed(CODEC, [text.encode()])
+
+
+def test_rate_headers() -> None:
+    """What is left, and the seconds until it is full again."""
+    headers = {
+        "x-ratelimit-remaining-requests": "9",
+        "x-ratelimit-remaining-tokens": "100",
+        "x-ratelimit-reset-requests": "1m2.5s",
+        "x-ratelimit-reset-tokens": "12ms",
+    }
+    assert CODEC.limits(headers) == RateHeaders(9, 100, 62.5, 0.012)
+    assert CODEC.limits({}) == RateHeaders()
+
+
+def test_counting_is_openais_own() -> None:
+    """OpenAI counts what it would read; only that is sent, and other providers are not asked."""
+    asked = request(max_tokens=5, temperature=0.1, schema={"type": "object"})
+    wire = CODEC.count(asked)
+    assert wire is not None
+    assert wire.path == "/responses/input_tokens"
+    assert wire.body is not None
+    assert set(wire.body) == {"model", "input", "text"}
+    other = Target("local", "local", "openai", TARGET.base_url, "m")
+    assert CODEC.count(request(target=other)) is None
+
+
+@given(WORDS, st.integers(100, 599))
 def test_no_body_raises_outside_the_error_tree(whole: Any, status: int) -> None:
     """Any JSON, with any status, is an answer or a mapped error."""
     data = orjson.dumps(whole)
     for attempt in (
         lambda: CODEC.decode(status, {}, data),
-        lambda: CODEC.piece("message", data.decode()),
+        lambda: CODEC.reader().piece("message", data.decode()),
+        lambda: CODEC.decode_models(data),
+        lambda: CODEC.decode_count(data),
+        lambda: CODEC.decode_probe(data),
     ):
-        try:
+        with suppress(CallError):
             attempt()
-        except CallError as error:
-            assert error.message
+    if status != 200:
+        assert CODEC.failure(status, {}, data).message
 
 
-def recordings() -> list[Any]:
-    """Recorded traffic of servers that speak chat completions."""
-    found = []
-    for name in ("openai", "groq", "openrouter", "mistral"):
-        path = RECORDED / f"{name}.jsonl.gz"
-        if path.exists():
-            with gzip.open(path) as lines:
-                found += [orjson.loads(line) for line in lines]
-    return [r for r in found if r["path"].endswith("/chat/completions")]
-
-
-@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded traffic is not beside the project")
-def test_recorded_traffic_decodes() -> None:
-    """Every recording gives its own text and usage, or a mapped error; nothing else."""
-    seen = 0
-    for recorded in recordings():
-        data = recorded["body"].encode()
-        try:
-            if recorded["kind"] == "sse" and recorded["status"] == 200:
-                pieces = [CODEC.piece(e.name, e.data) for e in Reader().feed(data)]
-                assert pieces[-1].done
-                assert any(p.finish for p in pieces)
-            else:
-                reply = CODEC.decode(recorded["status"], recorded["headers"], data)
-                whole = orjson.loads(data)
-                message = whole["choices"][0]["message"]
-                if isinstance(message.get("content") or "", str):
-                    assert reply.text == (message.get("content") or "")
-                assert reply.usage is not None
-                assert reply.usage.input == whole["usage"]["prompt_tokens"]
-        except CallError as error:
-            assert recorded["status"] != 200 or "error" in recorded["body"], error
-        seen += 1
-    assert seen > 0
+@given(st.binary(max_size=80), st.text(max_size=80))
+def test_no_bytes_raise_outside_the_error_tree(data: bytes, text: str) -> None:
+    """Bytes that are no JSON are mapped errors too."""
+    with suppress(CallError):
+        CODEC.decode(200, {}, data)
+    with suppress(CallError):
+        CODEC.reader().piece("message", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_the_rules_by_name() -> None:
 def test_any_chunking_gives_the_same_events(cuts: list[int]) -> None:
     """Wherever the bytes are cut, also inside a character or a CRLF, the events are the same."""
     edges = [0, *sorted(cuts), len(STREAM)]
-    chunks = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [STREAM[a:b] for a, b in pairwise(edges)]
     assert read(*chunks) == EVENTS
 
 

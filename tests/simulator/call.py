@@ -22,6 +22,9 @@ class Ask:
     """What a request asks for, whichever provider's wire it came on.
 
     `prompt` is all its text, `last` the last user text; `max_tokens` None means no limit.
+    `turns` are roles (`system`, `user`, `assistant`, …) and texts in their order, `files` media
+    type and base64 (or `url` and an address) of what is attached, `schema` the JSON Schema that
+    the answer should fit.
     """
 
     model: str
@@ -30,6 +33,10 @@ class Ask:
     max_tokens: int | None = None
     stream: bool = False
     include_usage: bool = False
+    temperature: float | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    schema: Json | None = None
 
 
 @dataclass(slots=True)

@@ -92,7 +92,8 @@ class Provider:
         wire = self._registry.find(call.method, call.path)
         if wire is None:
             return status(404, f"Unknown request URL: {call.method} {call.path}")
-        if self.behaviour.keys is not None and wire.key(call.headers) not in self.behaviour.keys:
+        keys = None if wire.public else self.behaviour.keys
+        if keys is not None and wire.key(call.headers) not in keys:
             return unauthorized()
         if call.ask is None:
             return status(400, "We could not parse the JSON body of your request.")

@@ -75,3 +75,16 @@ class Split(Fault):
             pieces.append(payload[at : at + size])
             at += size
         return replace(answer, pieces=tuple(pieces), chunked=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unheard(Fault):
+    """Events of a kind that no client knows yet, between all the others."""
+
+    def answer(self, answer: Answer, wire: Wire) -> Answer:
+        """Put one before every event but the first."""
+        if not answer.chunked:
+            return answer
+        first, *rest = answer.pieces
+        new = wire.unknown_event()
+        return replace(answer, pieces=(first, *(new + piece for piece in rest)))

@@ -24,6 +24,7 @@ from llmctl.stores.ledger_tables import MIGRATIONS
 from llmctl.stores.migrations import Migration
 from llmctl.stores.rows import CallRow, HeldCall
 from llmctl.stores.sqlite import DamagedError, NewerError
+from llmctl.stores.sums import ANSWERED
 from tests.conformance.calls import a_hold, a_request, an_outcome
 from tests.conformance.ledger_store import LedgerStoreContract
 from tests.stores.damage import damaged_versions
@@ -219,10 +220,17 @@ def test_a_newer_ledger_is_refused(path: Path) -> None:
 
 @pytest.mark.usefixtures("ledger")
 def test_reports_read_the_index_alone(path: Path) -> None:
-    """Sums by model over a window of time do not touch the table."""
+    """Neither sums of single calls nor latencies touch the table."""
     plan = sql(
         path,
         "EXPLAIN QUERY PLAN SELECT model, count(*), sum(input_tokens), sum(cost_pico), "
         "sum(saved_pico) FROM calls WHERE started_ms >= 1 GROUP BY model",
     )
     assert "COVERING INDEX calls_started" in str(plan)
+    plan = sql(
+        path,
+        "EXPLAIN QUERY PLAN SELECT group_concat(latency_ms), tags FROM calls "
+        "INDEXED BY calls_latency WHERE profile = 'p' AND provider = 'o' AND model = 'm' "
+        f"AND user = 'u' AND started_ms >= 1 AND started_ms < 2 AND {ANSWERED} GROUP BY tags",
+    )
+    assert "COVERING INDEX calls_latency" in str(plan)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.simulator.call import Ask, Json
 from tests.simulator.reply import Problem, Reply, ToolCall, Usage
 
-from .wire import Billing, Turn, dump, texts
+from .wire import Base, Turn, bearer, data_event, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,10 +19,12 @@ FINGERPRINT = "fp_simulator"
 _MINUTE = 60
 
 
-class OpenAI:
+class OpenAI(Base):
     """What every OpenAI endpoint has in common."""
 
-    billing: Billing = "generation"
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        """Take a bearer token, or Azure's `api-key`."""
+        return bearer(headers) or headers.get("api-key")
 
     def error(self, status: int, problem: Problem) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give `{"error": {message, type, param, code}}`."""
@@ -34,15 +36,6 @@ class OpenAI:
                 "code": problem.code,
             }
         }
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Give the error as a data-only event."""
-        return b"data: %b\n\n" % dump(self.error(200, problem))
-
-    def events(self, turn: Turn) -> tuple[bytes, ...]:
-        """Refuse to stream; the endpoints that can do so replace this."""
-        message = f"{turn.call.path} does not stream"
-        raise ValueError(message)
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, resets like `6m0s`."""
@@ -57,7 +50,10 @@ class OpenAI:
 
 
 class Chat(OpenAI):
-    """`POST …/chat/completions`, under any prefix (`/v1`, `/openai/v1`, `/api/v1`)."""
+    """`POST …/chat/completions`, under any prefix (`/v1`, `/openai/v1`, `/api/v1`).
+
+    Providers that speak nearly the same language replace the small methods.
+    """
 
     def serves(self, method: str, path: str) -> bool:
         """Whether the path ends in `/chat/completions`."""
@@ -65,58 +61,96 @@ class Chat(OpenAI):
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
         """Read messages, model, limits and stream options."""
-        said = [(message["role"], texts(message.get("content"))) for message in body["messages"]]
         limit = body.get("max_completion_tokens")
-        return Ask(
+        form = body.get("response_format") or {}
+        return spoken(
+            [(message["role"], message.get("content")) for message in body["messages"]],
             model=body["model"],
-            prompt="\n".join(text for _, text in said),
-            last=next((text for role, text in reversed(said) if role == "user"), ""),
             max_tokens=body.get("max_tokens") if limit is None else limit,
             stream=bool(body.get("stream")),
             include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+            temperature=body.get("temperature"),
+            schema=(form.get("json_schema") or {}).get("schema"),
         )
 
     def whole(self, turn: Turn) -> Json:
         """Give a `chat.completion`."""
-        message: Json = {
-            "role": "assistant",
-            "content": _content(turn.reply),
-            "refusal": turn.reply.refusal,
-            "annotations": [],
-        }
-        if turn.reply.tool_calls:
-            message["tool_calls"] = [_tool(tool) for tool in turn.reply.tool_calls]
         choice = {
             "index": 0,
-            "message": message,
+            "message": self.message(turn),
             "logprobs": None,
-            "finish_reason": turn.reply.finish,
+            "finish_reason": self.finish(turn),
         }
-        return _base(turn, "chat.completion") | {
+        return self.frame(turn, "chat.completion") | {
             "choices": [choice],
-            "usage": chat_usage(turn.usage),
+            "usage": self.usage(turn),
         }
 
     def events(self, turn: Turn) -> tuple[bytes, ...]:
         """Give role, deltas, finish, the usage when asked for, and `[DONE]`."""
-        base = _base(turn, "chat.completion.chunk")
+        frame = self.frame(turn, "chat.completion.chunk")
         if turn.ask.include_usage:
-            base["usage"] = None
+            frame["usage"] = None
+        chunks = [frame | {"choices": [_choice(delta, None)]} for delta in self.deltas(turn)]
+        chunks += self.closing(turn, frame)
+        return (*map(data_event, chunks), b"data: [DONE]\n\n")
+
+    def unknown_event(self) -> bytes:
+        """Give a chunk of a kind nobody has heard of, and a named event."""
+        chunk = {"object": "chat.completion.unheard", "choices": [], "x": {"y": ["z"]}}
+        return data_event(chunk) + super().unknown_event()
+
+    def frame(self, turn: Turn, kind: str) -> Json:
+        """Give what stands around every answer and chunk."""
+        return {
+            "id": f"chatcmpl-{turn.call.index:08d}",
+            "object": kind,
+            "created": turn.created,
+            "model": turn.model,
+            "service_tier": "default",
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def message(self, turn: Turn) -> Json:
+        """Give the whole message."""
+        message: Json = {
+            "role": "assistant",
+            "content": content(turn.reply),
+            "refusal": turn.reply.refusal,
+            "annotations": [],
+        }
+        if turn.reply.tool_calls:
+            message["tool_calls"] = [tool_json(tool) for tool in turn.reply.tool_calls]
+        return message
+
+    def deltas(self, turn: Turn) -> list[Json]:
+        """Give the message in pieces."""
         reply = turn.reply
         deltas: list[Json] = [{"role": "assistant", "content": "", "refusal": None}]
         if reply.refusal is not None:
             deltas.append({"refusal": reply.refusal})
         deltas += [{"content": piece} for piece in turn.pieces]
         for index, tool in enumerate(reply.tool_calls):
-            opening = _tool(ToolCall(tool.name, "", tool.id))
+            opening = tool_json(ToolCall(tool.name, "", tool.id))
             deltas.append({"tool_calls": [{"index": index} | opening]})
             arguments = {"index": index, "function": {"arguments": tool.arguments}}
             deltas.append({"tool_calls": [arguments]})
-        choices = [_choice(delta, None) for delta in deltas] + [_choice({}, reply.finish)]
-        chunks = [base | {"choices": [choice]} for choice in choices]
+        return deltas
+
+    def closing(self, turn: Turn, frame: Json) -> list[Json]:
+        """Give the chunk with the finish reason, and the usage when it was asked for."""
+        chunks = [frame | {"choices": [_choice({}, self.finish(turn))]}]
         if turn.ask.include_usage:
-            chunks.append(base | {"choices": [], "usage": chat_usage(turn.usage)})
-        return (*(b"data: %b\n\n" % dump(chunk) for chunk in chunks), b"data: [DONE]\n\n")
+            chunks.append(frame | {"choices": [], "usage": self.usage(turn)})
+        return chunks
+
+    def finish(self, turn: Turn) -> str:
+        """Give the finish reason."""
+        return turn.reply.word or turn.reply.finish
+
+    def usage(self, turn: Turn) -> Json:
+        """Give the usage."""
+        return chat_usage(turn.usage)
 
 
 def chat_usage(usage: Usage) -> Json:
@@ -125,7 +159,11 @@ def chat_usage(usage: Usage) -> Json:
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
         "total_tokens": usage.total,
-        "prompt_tokens_details": {"cached_tokens": usage.cached, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached,
+            "cache_write_tokens": usage.written,
+            "audio_tokens": 0,
+        },
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning,
             "audio_tokens": 0,
@@ -143,27 +181,18 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
 
 
-def _base(turn: Turn, kind: str) -> Json:
-    return {
-        "id": f"chatcmpl-{turn.call.index:08d}",
-        "object": kind,
-        "created": turn.created,
-        "model": turn.model,
-        "service_tier": "default",
-        "system_fingerprint": FINGERPRINT,
-    }
-
-
 def _choice(delta: Json, finish: str | None) -> Json:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-def _content(reply: Reply) -> str | None:
+def content(reply: Reply) -> str | None:
+    """Give the text of a message; None when there is only a refusal or a tool call."""
     silent = reply.refusal is not None or bool(reply.tool_calls)
     return None if silent and not reply.text else reply.text
 
 
-def _tool(tool: ToolCall) -> Json:
+def tool_json(tool: ToolCall) -> Json:
+    """Give a tool call in OpenAI's shape."""
     return {
         "id": tool.id,
         "type": "function",

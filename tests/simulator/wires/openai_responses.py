@@ -8,12 +8,30 @@ from typing import TYPE_CHECKING
 from tests.simulator.call import Ask, Json
 
 from .openai import OpenAI
-from .wire import Turn, dump, texts
+from .wire import Billing, Turn, dump, spoken
 
 if TYPE_CHECKING:
     from tests.simulator.reply import Problem, Usage
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+class InputTokens(OpenAI):
+    """`POST …/responses/input_tokens`: the provider's own count of a request."""
+
+    billing: Billing = "free"
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether the path ends in `/responses/input_tokens`."""
+        return method == "POST" and path.endswith("/responses/input_tokens")
+
+    def read(self, body: Json, path: str) -> Ask:
+        """Read what would be asked."""
+        return Responses().read(body | {"stream": False}, path)
+
+    def whole(self, turn: Turn) -> Json:
+        """Give the count."""
+        return {"object": "response.input_tokens", "input_tokens": turn.usage.input}
 
 
 class Responses(OpenAI):
@@ -27,20 +45,21 @@ class Responses(OpenAI):
         """Read input (a text or items), instructions and the limit."""
         given = body["input"]
         items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        said = [(item.get("role"), texts(item.get("content"))) for item in items]
         instructions = body.get("instructions")
-        opening = [instructions] if isinstance(instructions, str) else []
-        return Ask(
+        opening = [("system", instructions)] if isinstance(instructions, str) else []
+        form = (body.get("text") or {}).get("format") or {}
+        return spoken(
+            [*opening, *((item.get("role", ""), item.get("content")) for item in items)],
             model=body["model"],
-            prompt="\n".join([*opening, *(text for _, text in said)]),
-            last=next((text for role, text in reversed(said) if role == "user"), ""),
             max_tokens=body.get("max_output_tokens"),
             stream=bool(body.get("stream")),
+            temperature=body.get("temperature"),
+            schema=form.get("schema"),
         )
 
     def whole(self, turn: Turn) -> Json:
         """Give a `response` that is completed or incomplete."""
-        reason = _INCOMPLETE.get(turn.reply.finish)
+        reason = turn.reply.word or _INCOMPLETE.get(turn.reply.finish)
         return _response(turn, "incomplete" if reason else "completed") | {
             "incomplete_details": {"reason": reason} if reason else None,
             "output": _output(turn),
@@ -55,6 +74,11 @@ class Responses(OpenAI):
             {"type": "response.in_progress", "response": started},
         ]
         for index, item in enumerate(_output(turn)):
+            if item["type"] == "reasoning":
+                where = {"item_id": item["id"], "output_index": index, "summary_index": 0}
+                delta = {"type": "response.reasoning_summary_text.delta", "delta": turn.thought}
+                steps.append(delta | where)
+                continue
             steps.append(
                 {"type": "response.output_item.added", "output_index": index}
                 | {"item": item | {"status": "in_progress", "content": []}}
@@ -70,6 +94,10 @@ class Responses(OpenAI):
         ended = self.whole(turn)
         steps.append({"type": f"response.{ended['status']}", "response": ended})
         return tuple(_event(step, number) for step, number in zip(steps, count(), strict=False))
+
+    def unknown_event(self) -> bytes:
+        """Give an event of a kind nobody has heard of."""
+        return _event({"type": "response.unheard.delta", "delta": "unheard"}, 999)
 
     def error_event(self, problem: Problem) -> bytes:
         """Give an `error` event."""
@@ -115,6 +143,9 @@ def _response(turn: Turn, status: str) -> Json:
 def _output(turn: Turn) -> list[Json]:
     reply, number = turn.reply, turn.call.index
     items: list[Json] = []
+    if turn.thought:
+        summary = {"type": "summary_text", "text": turn.thought}
+        items.append({"id": f"rs_{number:08d}", "type": "reasoning", "summary": [summary]})
     if reply.text or not reply.tool_calls:
         content: Json = {"type": "output_text", "text": reply.text, "annotations": []}
         if reply.refusal is not None:
@@ -145,7 +176,10 @@ def _output(turn: Turn) -> list[Json]:
 def _usage(usage: Usage) -> Json:
     return {
         "input_tokens": usage.input,
-        "input_tokens_details": {"cached_tokens": usage.cached},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached,
+            "cache_write_tokens": usage.written,
+        },
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,

@@ -4,32 +4,76 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import anthropic, cohere, gemini, groq, mistral, openrouter
 from .openai import Chat
 from .openai_other import Embeddings, Models
-from .openai_responses import Responses
+from .openai_responses import InputTokens, Responses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .wire import Wire
 
+BASES = {
+    "openai": "/v1",
+    "anthropic": "/anthropic/v1",
+    "gemini": "/gemini/v1beta",
+    "cohere": "/cohere/v2",
+    "mistral": "/mistral/v1",
+    "openrouter": "/openrouter/api/v1",
+    "groq": "/groq/openai/v1",
+}
+"""Where each provider's base URL lies below the simulator's origin: its name, then its own path."""
+
 
 class Registry:
-    """Finds the wire of a request; `models` is what the models endpoints list."""
+    """Finds the wire of a request; `models` is what the models endpoints list.
+
+    The first part of a path names the provider; whatever names none is OpenAI's.
+    """
 
     def __init__(self, models: Sequence[str]) -> None:
-        self._wires: tuple[Wire, ...] = (Chat(), Responses(), Embeddings(), Models(models))
+        self._openai: tuple[Wire, ...] = (
+            Chat(),
+            InputTokens(),
+            Responses(),
+            Embeddings(),
+            Models(models),
+        )
+        self._others: dict[str, tuple[Wire, ...]] = {
+            "anthropic": (
+                anthropic.Messages(),
+                anthropic.CountTokens(),
+                anthropic.Models(models),
+            ),
+            "gemini": (gemini.Generate(), gemini.CountTokens(), gemini.Models(models)),
+            "cohere": (
+                cohere.Chat(),
+                cohere.Tokenize(),
+                cohere.CheckKey(),
+                cohere.Models(models),
+            ),
+            "mistral": (mistral.MistralChat(), mistral.Models(models)),
+            "openrouter": (
+                openrouter.OpenRouterChat(),
+                openrouter.Key(),
+                openrouter.Models(models),
+            ),
+            "groq": (groq.GroqChat(), groq.Models(models)),
+        }
         self._found: dict[tuple[str, str], Wire | None] = {}
 
-    @property
-    def default(self) -> Wire:
+    def default(self, path: str) -> Wire:
         """The wire whose error shape answers unknown paths."""
-        return self._wires[0]
+        return self._wires(path)[0]
 
     def find(self, method: str, path: str) -> Wire | None:
         """Find the endpoint of a request, or None."""
         place = method, path
         if place not in self._found:
-            serving = (wire for wire in self._wires if wire.serves(method, path))
+            serving = (wire for wire in self._wires(path) if wire.serves(method, path))
             self._found[place] = next(serving, None)
         return self._found[place]
+
+    def _wires(self, path: str) -> tuple[Wire, ...]:
+        return self._others.get(path.lstrip("/").partition("/")[0], self._openai)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from tests.simulator.call import Ask
 
-    from tests.simulator.call import Ask, Call, Json
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tests.simulator.call import Call, Json
     from tests.simulator.http1 import Headers
     from tests.simulator.limits import Standing
     from tests.simulator.reply import Problem, Reply, Usage
@@ -31,6 +33,7 @@ Kind = Literal[
     "timeout",
 ]
 
+_MEDIA = ("media_type", "mimeType", "mime_type")
 _WORDS = re.compile(r"\s*\S+|\s+")
 
 
@@ -78,10 +81,12 @@ class Refused(NamedTuple):
 class Wire(Protocol):
     """One endpoint of one provider; a new provider is one file of these, listed in `registry`.
 
-    `billing` says what it costs: prompt and answer, the prompt only, or nothing.
+    `billing` says what it costs: prompt and answer, the prompt only, or nothing. What is `public`
+    is served to any key.
     """
 
     billing: Billing
+    public: bool
 
     def key(self, headers: Mapping[str, str]) -> str | None:
         """Take the API key from where this provider looks for it, and nowhere else."""
@@ -121,6 +126,7 @@ class Base:
     """What most endpoints have in common: a bearer token, no objections, no stream."""
 
     billing: Billing = "generation"
+    public: bool = False
 
     def key(self, headers: Mapping[str, str]) -> str | None:
         """Take a bearer token."""
@@ -241,6 +247,42 @@ def texts(content: object) -> str:
         found = [part.get("text") for part in content if isinstance(part, dict)]
         return "\n".join(text for text in found if isinstance(text, str))
     return ""
+
+
+def spoken(turns: Sequence[tuple[str, object]], **more: Any) -> Ask:
+    """Make an `Ask` from roles and contents in their order."""
+    said = tuple((role, texts(content)) for role, content in turns)
+    attached = [file for _, content in turns for file in files(content)]
+    return Ask(
+        prompt="\n".join(text for _, text in said),
+        last=next((text for role, text in reversed(said) if role == "user"), ""),
+        turns=said,
+        files=tuple(attached),
+        **more,
+    )
+
+
+def files(content: object) -> Iterator[tuple[str, str]]:
+    """Find what is attached, in any provider's words: media type and base64, or `url` and it."""
+    if isinstance(content, list):
+        for part in content:
+            yield from files(part)
+    elif isinstance(content, dict):
+        media = next((content[name] for name in _MEDIA if name in content), None)
+        if isinstance(media, str) and "data" in content:
+            yield media, content["data"]
+        elif "format" in content and "data" in content:
+            yield f"audio/{content['format']}", content["data"]
+        elif isinstance(content.get("input_audio"), str):
+            yield "audio/*", content["input_audio"]
+        else:
+            for value in content.values():
+                yield from files(value)
+    elif isinstance(content, str) and content.startswith("data:"):
+        head, _, data = content.removeprefix("data:").partition(";base64,")
+        yield head, data
+    elif isinstance(content, str) and content.startswith("https://"):
+        yield "url", content
 
 
 def _no_constant(name: str) -> object:

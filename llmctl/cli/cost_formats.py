@@ -1,0 +1,271 @@
+"""A cost report for programs: JSON, CSV, and Markdown for a CI job's summary. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from llmctl.batch.records import dollars
+from llmctl.reports.budgets import BudgetState
+from llmctl.reports.figures import Figures, percentiles
+from llmctl.reports.report import Group, Report, Unpriced
+from llmctl.reports.windows import iso
+
+PERCENTILES = (50, 95, 99)
+_SPECIAL = re.compile(r'[",\r\n]')
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
+_STATES = {"within": "✅ within", "warning": "⚠️ warning", "exceeded": "❌ exceeded"}
+
+
+def as_json(report: Report) -> str:
+    """The whole report as one JSON object; see `llmctl cost report --help`."""
+    query, zone = report.query, report.query.zone
+    month = report.month
+    return _dump(
+        {
+            "from": iso(query.span.start, zone),
+            "to": iso(query.span.end - 1, zone),
+            "timezone": str(zone),
+            "by": list(query.by),
+            "total": figures_json(report.total, report.total),
+            "groups": groups_json(report.groups, query.by, report.total),
+            "days": [
+                {"day": day.isoformat(), "calls": figures.calls, "cost_usd": dollars(figures.cost)}
+                for day, figures in report.days
+            ],
+            "month_to_date": {
+                "from": iso(month.span.start, zone),
+                "to": iso(month.span.end, zone),
+                "calls": month.figures.calls,
+                "cost_usd": dollars(month.figures.cost),
+                "may_have_been_billed_usd": dollars(month.figures.doubt),
+                "unpriced_calls": month.figures.unpriced,
+                "projected_usd": dollars(month.projected),
+            },
+            "budgets": [budget_json(state, zone) for state in report.budgets],
+            "unpriced": unpriced_json(report.unpriced),
+        }
+    )
+
+
+def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
+    """The figures of a group; `share` is its part of the whole's cost."""
+    latency = dict(
+        zip(
+            (f"p{share}" for share in PERCENTILES),
+            percentiles(figures.latencies, PERCENTILES),
+            strict=True,
+        )
+    )
+    return {
+        "calls": figures.calls,
+        "errors": figures.errors,
+        "error_rate": _rate(figures.error_rate),
+        "cached_calls": figures.kept,
+        "input_tokens": figures.input_tokens,
+        "output_tokens": figures.output_tokens,
+        "cached_input_tokens": figures.cached_tokens,
+        "cache_write_tokens": figures.cache_write_tokens,
+        "reasoning_tokens": figures.reasoning_tokens,
+        "cost_usd": dollars(figures.cost),
+        "share": _rate(figures.share_of(whole)),
+        "saved_usd": dollars(figures.saved),
+        "unpriced_calls": figures.unpriced,
+        "uncertain_attempts": figures.doubtful,
+        "may_have_been_billed_usd": dollars(figures.doubt),
+        "latency_ms": latency,
+    }
+
+
+def groups_json(
+    groups: Sequence[Group], by: Sequence[str], whole: Figures
+) -> list[dict[str, Any]]:
+    """One object a group: its `key` by dimension, then its figures."""
+    return [
+        {"key": dict(zip(by, group.key, strict=True)), **figures_json(group.figures, whole)}
+        for group in groups
+    ]
+
+
+def budget_json(state: BudgetState, zone: Any) -> dict[str, Any]:
+    """How far a budget is used up."""
+    span, figures = state.span, state.figures
+    return {
+        "name": state.budget.name,
+        "period": state.budget.period if span else "run",
+        "from": iso(span.start, zone) if span else None,
+        "to": iso(span.end, zone) if span else None,
+        "match": dict(state.budget.match),
+        "limit_usd": dollars(state.budget.limit),
+        "used_usd": dollars(state.used),
+        "used_share": None if state.share is None else _rate(float(state.share)),
+        "cost_usd": dollars(figures.cost),
+        "may_have_been_billed_usd": dollars(figures.doubt),
+        "in_flight_calls": state.in_flight,
+        "unpriced_calls": state.unknown,
+        "state": state.state,
+    }
+
+
+def unpriced_json(unpriced: Sequence[Unpriced]) -> list[dict[str, Any]]:
+    """Whose price is not known, and how many calls that concerns."""
+    return [
+        {"profile": u.profile, "provider": u.provider, "model": u.model, "calls": u.calls}
+        for u in unpriced
+    ]
+
+
+def as_csv(report: Report) -> str:
+    """One line a group, after a line of column names; amounts in USD, unknown is empty.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, "CSV
+    Injection").
+    """
+    rows = [[*report.query.by, *_flat(figures_json(Figures(), report.total))]]
+    for group in report.groups:
+        flat = _flat(figures_json(group.figures, report.total))
+        rows.append([*(_cell(value) for value in group.key), *flat.values()])
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
+
+
+def _quoted(cell: str) -> str:
+    """RFC 4180. (Python's own writer leaves a carriage return as it is where lines end in a
+    line feed.)"""
+    return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
+
+
+def _flat(figures: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            flat |= {f"latency_{key}_ms": _text(each) for key, each in value.items()}
+        else:
+            flat[name] = _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else orjson.dumps(value).decode()
+
+
+def _cell(value: str | None) -> str:
+    if value is None:
+        return ""
+    return f"'{value}" if _FORMULA.match(value) else value
+
+
+def as_markdown(report: Report) -> str:
+    """Tables of groups and budgets, for a page that renders GitHub's or GitLab's Markdown."""
+    query, total, month = report.query, report.total, report.month
+    zone = query.zone
+    lines = [
+        "## LLM cost",
+        "",
+        f"**{_usd(total.cost, total.unpriced)} USD** for {total.calls:,} calls, "
+        f"{_day(query.span.start, zone)} to {_day(query.span.end - 1, zone)} ({zone}); "
+        f"{_percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
+        "the cache. Month to date "
+        f"{_usd(month.figures.cost, month.figures.unpriced)} USD, "
+        f"projected to {_usd(month.projected)} USD at the month's end.",
+        "",
+        *_group_table(report),
+    ]
+    if report.budgets:
+        lines += [
+            "",
+            "| Budget | State | Used (USD) | Limit (USD) | Share | Until |",
+            "|:--|:--|--:|--:|--:|:--|",
+        ]
+        for state in report.budgets:
+            end = _day(state.span.end - 1, zone) if state.span else "its run"
+            lines.append(
+                f"| {escaped(state.budget.name)} | {_STATES[state.state]} "
+                f"| {_usd(state.used, state.unknown)} | {_usd(state.budget.limit)} "
+                f"| {_percent(None if state.share is None else float(state.share))} | {end} |"
+            )
+    return "\n".join([*lines, *_remarks(report)]) + "\n"
+
+
+def _group_table(report: Report) -> list[str]:
+    by = report.query.by
+    head = [escaped(name.removeprefix("tag:").capitalize()) for name in by]
+    head += ["Cost (USD)", "Share", "Calls", "Tokens in", "Tokens out", "Saved (USD)", "Errors"]
+    head += [f"p{share} (s)" for share in PERCENTILES]
+    lines = [f"| {' | '.join(head)} |", "|" + ":--|" * len(by) + "--:|" * (len(head) - len(by))]
+    totals = Group(("**total**", *("",) * (len(by) - 1)) if by else (), report.total)
+    rows = [*report.groups, totals] if len(report.groups) != 1 else report.groups
+    for group in rows:
+        figures = group.figures
+        key = group.key if group is totals else [escaped(value or "–") for value in group.key]
+        cells = [
+            *(value or "" for value in key),
+            _usd(figures.cost, figures.unpriced),
+            _percent(figures.share_of(report.total)),
+            f"{figures.calls:,}",
+            f"{figures.input_tokens:,}",
+            f"{figures.output_tokens:,}",
+            _usd(figures.saved, figures.unsaved),
+            _percent(figures.error_rate),
+            *(
+                "–" if ms is None else f"{ms / 1000:.2f}"
+                for ms in percentiles(figures.latencies, PERCENTILES)
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _remarks(report: Report) -> list[str]:
+    lines: list[str] = []
+    total = report.total
+    if total.doubtful:
+        lines += [
+            "",
+            f"{total.doubtful:,} attempts may have been billed although no answer came of them: "
+            f"{_usd(total.doubt, total.doubtful_unpriced)} USD at the most, not in the figures.",
+        ]
+    if report.unpriced:
+        named = ", ".join(
+            f"{escaped(f'{u.profile}/{u.model}')} ({u.calls:,})" for u in report.unpriced
+        )
+        lines += ["", f"Calls whose price is unknown are not in the figures: {named}."]
+    return lines
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown and HTML take for nothing but text, on one line."""
+    plain = " ".join(text.split())
+    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = _MARKDOWN.sub(r"\\\1", plain)
+    # Nothing becomes a link or calls a user by itself (GitHub's "autolinks" and mentions).
+    return plain.replace("@", "&#64;").replace("://", ":&#47;&#47;").replace("www.", "www&#46;")
+
+
+def _usd(amount: Decimal | None, unknown: int = 0) -> str:
+    """Dollars without their sign, which Markdown may take for mathematics; `?` is unknown."""
+    if amount is None:
+        return "?"
+    from llmctl.cli.render import dollars as shown
+
+    return shown(amount).removeprefix("$") + (" + ?" if unknown else "")
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _day(moment: int, zone: Any) -> str:
+    return iso(moment, zone)[:10]
+
+
+def _rate(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)
+
+
+def _dump(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"

@@ -1,0 +1,162 @@
+"""How `batch --dry-run` travels: the job, looked at and counted → the plan on stdout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from llmctl import price_data
+from llmctl.batch.places import default_output
+from llmctl.batch.plan import Means, Plan, Usual, looked_at, plan
+from llmctl.batch.prepare import Job
+from llmctl.batch.records import dollars as number
+from llmctl.cli.context import Context
+from llmctl.cli.render import dollars, safe, seconds, write_stdout
+from llmctl.pricing import Prices
+from llmctl.providers.registry import codec
+from llmctl.settings import Folders
+from llmctl.stores.peek import CachePeek, LedgerPeek
+from llmctl.tokens import Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Earlier calls, as the ledger has them."""
+
+    ledger: LedgerPeek
+
+    def usual(self, profile: str, model: str) -> Usual | None:
+        """The mean of the last answers of this kind."""
+        found = self.ledger.recent(profile, model)
+        if not found:
+            return None
+        output = Decimal(sum(tokens for tokens, _ in found)) / len(found)
+        latency = sum(milliseconds for _, milliseconds in found) / len(found) / 1000
+        return Usual(output, latency, len(found))
+
+
+def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context) -> int:
+    """Print the plan; 3 when its worst case is above the budget, or not known under one."""
+    now = context.clock.wall()
+    prices = Prices(partial(price_data.load, folders.state, context.warn))
+    cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
+    with looked_at(job) as batch, cache, LedgerPeek(folders.state / "ledger.db") as ledger:
+        means = Means(
+            counter=Counter(folders.cache, prices.window),
+            prices=prices,
+            codec=codec(job.profile.adapter, job.profile.api),
+            cached=cache.has,
+            history=Known(ledger),
+            now=now,
+        )
+        made = plan(batch, means)
+    fits = budget is None or (made.cost.worst is not None and made.cost.worst <= budget)
+    code = 0 if fits else 3
+    if context.json:
+        import orjson
+
+        write_stdout(orjson.dumps(as_json(made, budget, code)).decode() + "\n")
+    else:
+        write_stdout("\n".join(lines(made, job, budget)) + "\n")
+    if not fits:
+        context.say(_why(made, budget))
+    return code
+
+
+def _why(made: Plan, budget: Decimal | None) -> str:
+    if made.cost.worst is None:
+        named = ", ".join(safe(model) for model in made.unpriced)
+        return (
+            f"the worst case is not known (price or output limit of {named}), so it cannot be "
+            "held to a budget: set `price:` in the profile, or max_tokens"
+        )
+    return f"the worst case, {dollars(made.cost.worst)}, is above the budget of {dollars(budget)}"
+
+
+def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
+    """The plan for a script, as orjson can dump it; amounts are exact, None is unknown."""
+    return {
+        "rows": made.rows,
+        "answered": made.answered,
+        "cached": made.cached,
+        "duplicates": made.duplicates,
+        "over_context": made.over_context,
+        "refused": made.refused,
+        "to_send": made.to_send,
+        "input_tokens": made.input_tokens,
+        "input_tokens_exact": made.exact,
+        "max_output_tokens": made.max_output_tokens,
+        "expected_output_tokens": made.expected_output_tokens,
+        "worst_case_usd": number(made.cost.worst),
+        "expected_usd": number(made.cost.expected),
+        "unpriced_rows": sum(made.unpriced.values()),
+        "provider_batch": {
+            "worst_case_usd": number(made.batch.worst),
+            "expected_usd": number(made.batch.expected),
+        },
+        "expected_from_calls": made.seen,
+        "time_s": None if made.seconds is None else round(made.seconds, 1),
+        "time_bound_by": made.bound_by,
+        "budget_usd": number(budget),
+        "exit_code": code,
+    }
+
+
+def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
+    """The plan for a person."""
+    profile = job.profile
+    output = job.output or default_output(job.input)
+    counts = [
+        ("rows", made.rows, ""),
+        ("  answered before", made.answered, ""),
+        ("  cached", made.cached, "free"),
+        ("  duplicates", made.duplicates, "answered by an identical row"),
+        ("  too long", made.over_context, "over the context window: fail unsent"),
+        ("  refused", made.refused, "cannot be said to this provider: fail unsent"),
+        ("  to send", made.to_send, ""),
+    ]
+    width = max(len(f"{count:,}") for _, count, _ in counts)
+    found = [f"plan: {safe(job.input)} → {safe(output)}, {profile.name}/{profile.model}", ""]
+    for name, count, note in counts:
+        if count or name in {"rows", "  to send"}:
+            found.append(f"{name:<18}{count:>{width},}  {note}".rstrip())
+    for message, index in list(made.errors.items())[:3]:
+        found.append(f"    row {index}: {safe(message)}")
+    about = "" if made.exact else "about "
+    most = "?" if made.max_output_tokens is None else f"{made.max_output_tokens:,}"
+    basis = f"from {made.seen:,} earlier calls" if made.seen else "assumed: no earlier calls"
+    found += [
+        "",
+        f"tokens in         {about}{made.input_tokens:,}",
+        f"tokens out        at most {most}, expected {made.expected_output_tokens:,} ({basis})",
+        f"cost              at most {dollars(made.cost.worst)}, expected "
+        f"{dollars(made.cost.expected)}",
+        f"provider's batch  at most {dollars(made.batch.worst)}, expected "
+        f"{dollars(made.batch.expected)}",
+        f"time              {_time(made)}",
+    ]
+    if made.duplicates:
+        found.append("at most: duplicates included, for an answer that is cut off is not kept")
+    if made.unlimited:
+        found.append(
+            f"no max_tokens in {made.unlimited:,} rows: their answers may fill the model's window; "
+            "set `params: {max_tokens: …}` in the profile"
+        )
+    if made.unpriced:
+        named = ", ".join(f"{safe(m)} ({n:,} rows)" for m, n in made.unpriced.items())
+        found.append(f"worst case unknown, $?: {named}")
+    if budget is not None:
+        over = made.cost.worst is None or made.cost.worst > budget
+        found.append(f"budget            {dollars(budget)}: {'NOT ENOUGH' if over else 'enough'}")
+    found.append("nothing was sent, nothing was written")
+    return found
+
+
+def _time(made: Plan) -> str:
+    if made.seconds is None:
+        return "unknown: no limit is set and no earlier call is known"
+    if made.bound_by is None:
+        return "none"
+    return f"about {seconds(made.seconds)}, bound by {made.bound_by}"

@@ -1,0 +1,82 @@
+"""Trust in a project's configuration: the user's word for one file as it is, byte for byte.
+
+Whoever clones a repository has not read its `llmctl.yaml`. What in it decides where keys and
+prompts go counts only after `llmctl profiles trust`, and only until a byte of it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmctl.config.tree import Node
+from llmctl.errors import ConfigError
+from llmctl.settings import Folders
+from llmctl.stores.files import private_folder, write_private
+
+_FILE = "trust.json"
+
+
+class Untrusted(ConfigError):
+    """A project's file says what needs the user's trust. `path` and `raw` are the file,
+    `asks` what it sets, one `file:line: key` each."""
+
+    def __init__(self, needs: tuple[Node, ...], path: Path, raw: bytes, own: Path) -> None:
+        super().__init__(
+            str(
+                needs[0].error(
+                    "needs your trust in a project's configuration; read the file, then run "
+                    f"`llmctl profiles trust`, or put it into your own file, {own}"
+                )
+            )
+        )
+        self.path = path
+        self.raw = raw
+        self.asks = tuple(f"{node.where}: {node.path}" for node in needs)
+
+
+def is_trusted(folders: Folders, path: Path, raw: bytes) -> bool:
+    """Whether the user trusts this file with exactly these bytes."""
+    return _read(folders).get(_name(path)) == _hash(raw)
+
+
+def record(folders: Folders, path: Path, raw: bytes) -> str:
+    """Trust the file as it is; its SHA-256 in hex. Raises `DiskError`."""
+    _write(folders, {**_read(folders), _name(path): _hash(raw)})
+    return _hash(raw)
+
+
+def forget(folders: Folders, path: Path) -> bool:
+    """Trust the file no more; whether it was trusted. Raises `DiskError`."""
+    known = dict(_read(folders))
+    if known.pop(_name(path), None) is None:
+        return False
+    _write(folders, known)
+    return True
+
+
+def _name(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def _hash(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _read(folders: Folders) -> Mapping[str, str]:
+    """The record. One that is missing or damaged trusts nothing."""
+    try:
+        said = json.loads((folders.state / _FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    files = said.get("files") if isinstance(said, dict) else None
+    return files if isinstance(files, dict) else {}
+
+
+def _write(folders: Folders, files: Mapping[str, str]) -> None:
+    private_folder(folders.state)
+    text = json.dumps({"version": 1, "files": files}, indent=2)
+    write_private(folders.state / _FILE, text.encode())

@@ -1,0 +1,83 @@
+"""Fetching the published prices: the one thing about prices that uses the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llmctl.clock import Clock
+from llmctl.errors import BadResponse, ConfigError, ServerFailed
+from llmctl.price_data import FILE, Known, Origin, UnfitError, hold_to, newest, parse, stored
+from llmctl.protocols import HttpRequest
+from llmctl.settings import Timeouts
+from llmctl.stores.files import private_folder, write_private
+from llmctl.transport import HttpTransport
+
+_TIMEOUTS = Timeouts(connect=10, first_byte=30, total=120)
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def default_source() -> str:
+    """Where the installed genai-prices says its data is published."""
+    from genai_prices.update_prices import DEFAULT_UPDATE_URL
+
+    return DEFAULT_UPDATE_URL
+
+
+async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
+    """Fetch the data, see that it is fit to replace what is `used`, and store it, at once or not
+    at all.
+
+    Raises the transport's `CallError`s, `ServerFailed` for another answer than the data,
+    `BadResponse` for data that is not fit, `ConfigError` for an address that is not https,
+    `DiskError`. In each case what is stored stays.
+    """
+    _hold_to_https(source)
+    payload = await _fetch(source)
+    try:
+        data = parse(payload)
+        hold_to(data, used.data)
+    except UnfitError as error:
+        raise BadResponse(
+            f"the data at {source} was not taken: {error}; the prices of {used.origin.source} "
+            "stay in use",
+            retryable=False,
+        ) from error
+    origin = Origin(source, version("genai-prices"), clock.wall())
+    private_folder(state)
+    write_private(state / FILE, stored(payload, origin))
+    return replace(used, data=data, origin=origin, newest=newest(data))
+
+
+async def _fetch(source: str) -> bytes:
+    transport = HttpTransport(source)
+    try:
+        request = HttpRequest(
+            url=source,
+            headers={"accept": "application/json", "accept-encoding": "gzip, deflate"},
+            body=b"",
+            timeouts=_TIMEOUTS,
+            method="GET",
+        )
+        async with transport.send(request) as reply:
+            if reply.status != 200:
+                raise ServerFailed(
+                    f"{source} answered with HTTP {reply.status}, not with prices; those known "
+                    "stay in use",
+                    http_status=reply.status,
+                    retryable=False,
+                )
+            return await reply.read()
+    finally:
+        await transport.close()
+
+
+def _hold_to_https(source: str) -> None:
+    parts = urlsplit(source)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        return
+    raise ConfigError(f"LLMCTL_PRICES_URL must begin with https://, not {source!r}")
+
+

@@ -1,0 +1,51 @@
+"""Mistral: chat completions with documents and audio in parts of its own.
+
+Reference: docs.mistral.ai/api.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmctl.protocols import RateHeaders
+from llmctl.providers.attached import Kind
+from llmctl.providers.chat import ChatCompletions
+from llmctl.providers.family import SILENT
+from llmctl.providers.headers import count
+from llmctl.types import JSON
+
+_REQUESTS = "x-ratelimit-remaining-req-minute"
+_TOKENS = "x-ratelimit-remaining-tokens-minute"
+
+
+class Mistral(ChatCompletions):
+    """The codec; see `protocols.Codec`."""
+
+    takes = frozenset[Kind]({"image", "image_url", "file", "file_url", "audio", "other_audio"})
+    streams_usage = False  # the last chunk carries it unasked; unknown fields are refused
+
+    def part(self, part: JSON) -> JSON:
+        """PDF files are `document_url`, also those that go along; audio is its base64."""
+        said = part.get("type")
+        if said == "file":
+            file = part.get("file")
+            told = file if isinstance(file, Mapping) else {}
+            if "file_id" in told:
+                return {"type": "file", "file_id": told["file_id"]}
+            address = told.get("file_url") or told.get("file_data")
+            named = {"document_name": told["filename"]} if told.get("filename") else {}
+            return {"type": "document_url", "document_url": address, **named}
+        if said == "input_audio":
+            audio = part.get("input_audio")
+            data = audio.get("data") if isinstance(audio, Mapping) else audio
+            return {"type": "input_audio", "input_audio": data}
+        return part
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
+        """What is left of this minute; when it is full again is not said."""
+        if _REQUESTS not in headers and _TOKENS not in headers:
+            return SILENT
+        return RateHeaders(
+            remaining_requests=count(headers.get(_REQUESTS)),
+            remaining_tokens=count(headers.get(_TOKENS)),
+        )

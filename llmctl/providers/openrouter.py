@@ -1,0 +1,69 @@
+"""OpenRouter: chat completions of many providers, with the price of each in its usage.
+
+Reference: openrouter.ai/docs/api-reference. Errors may arrive inside a 200; a stream begins with
+comments while the provider behind it is looked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmctl.errors import AuthFailed, CallError, RateLimited
+from llmctl.protocols import RateHeaders, WireRequest
+from llmctl.providers.attached import Kind
+from llmctl.providers.chat import ChatCompletions
+from llmctl.providers.failures import error_body, from_reply
+from llmctl.providers.family import SILENT, loads
+from llmctl.providers.headers import MAX_WAIT, count, number
+from llmctl.providers.usage import mapping
+from llmctl.types import JSON
+
+
+class OpenRouter(ChatCompletions):
+    """The codec; see `protocols.Codec`. `now` gives the seconds since the epoch."""
+
+    takes = frozenset[Kind]({"image", "image_url", "file", "file_url", "audio", "other_audio"})
+    streams_usage = False  # every stream ends with usage and cost
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+
+    def part(self, part: JSON) -> JSON:
+        """A file's address stands where its data would."""
+        file = mapping(part.get("file"))
+        if part.get("type") != "file" or "file_url" not in file:
+            return part
+        rest = {name: value for name, value in file.items() if name != "file_url"}
+        return {"type": "file", "file": {**rest, "file_data": file["file_url"]}}
+
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+        """The mapped error; the wait may stand in the body (`metadata.headers`)."""
+        error = from_reply(status, headers, body, now=self._now)
+        told = mapping(mapping(error_body(body).get("metadata")).get("headers"))
+        if isinstance(error, RateLimited) and error.retry_after is None:
+            lower = {str(name).lower(): str(value) for name, value in told.items()}
+            wait = self.limits(lower).reset_requests
+            error.retry_after = None if wait is None else min(wait, MAX_WAIT)
+        return error
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
+        """`x-ratelimit-{remaining,reset}`; the reset is milliseconds since the epoch."""
+        if "x-ratelimit-remaining" not in headers:
+            return SILENT
+        reset = number(headers.get("x-ratelimit-reset"))
+        wait = None if reset is None else max(0.0, reset / 1000 - self._now())
+        return RateHeaders(
+            remaining_requests=count(headers.get("x-ratelimit-remaining")), reset_requests=wait
+        )
+
+    def probe(self) -> WireRequest:
+        """The list of models is public here; what the key is good for is not."""
+        return WireRequest("/key", None, method="GET")
+
+    def decode_probe(self, body: bytes) -> None:
+        """What is said of the key."""
+        found: Any = loads(body)
+        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+            raise AuthFailed("OpenRouter says nothing of this key")

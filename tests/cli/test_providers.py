@@ -1,0 +1,294 @@
+"""`ask`, `batch` and `models` at simulated providers, run as a process."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import KEY, Run
+from tests.simulator.reply import Reply
+from tests.simulator.reply import Usage as Billed
+from tests.simulator.server import Simulator
+from tests.simulator.wires.registry import BASES
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+FITS, DOES_NOT = '{"city":"Paris"}', '{"town":"Paris"}'
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+
+At = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def at(home: Path, environ: dict[str, str], sim: Simulator) -> At:
+    """The environment with a default profile of this provider, and these further lines."""
+
+    def make(provider: str = "openai", *lines: str) -> dict[str, str]:
+        folder = home / ".config" / "llmctl"
+        folder.mkdir(parents=True, exist_ok=True)
+        said = [
+            f"provider: {provider}",
+            f"base_url: {sim.origin}{BASES[provider]}",
+            "model: sim-small",
+            "key: {env: SIM_KEY}",
+            "retry: {max_wait: 0.01}",
+            "price: {input: 1, output: 2}",
+            *lines,
+        ]
+        text = "default: sim\nprofiles:\n  sim:\n" + "".join(f"    {line}\n" for line in said)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        return {**environ, "SIM_KEY": KEY}
+
+    return make
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> str:
+    """A file with a schema."""
+    path = tmp_path / "city.json"
+    path.write_text(json.dumps(CITY), encoding="utf-8")
+    return str(path)
+
+
+def ledger(home: Path) -> list[sqlite3.Row]:
+    """All rows of the ledger."""
+    with sqlite3.connect(home / ".local/state/llmctl/ledger.db") as connection:
+        connection.row_factory = sqlite3.Row
+        found = connection.execute("SELECT * FROM calls ORDER BY started_ms").fetchall()
+    connection.close()
+    return found
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an output."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("provider", [*BASES])
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_every_provider_answers(run: Run, at: At, provider: str, stream: str) -> None:
+    """One question, streamed or not, over each provider's own wire."""
+    done = run("ask", "hello there", stream, env=at(provider))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there", "")
+
+
+def test_responses(run: Run, at: At, sim: Simulator) -> None:
+    """`api: responses` speaks OpenAI's other interface."""
+    done = run("ask", "hi", "--stream", env=at("openai", "api: responses"))
+    assert (done.returncode, done.stdout) == (0, "echo: hi")
+    assert sim.calls[0].path == "/v1/responses"
+
+
+def test_only_openai_has_responses(run: Run, at: At) -> None:
+    """Another provider's profile with `api: responses` is refused, with its line."""
+    done = run("ask", "hi", env=at("groq", "api: responses"))
+    assert done.returncode == 2
+    assert "api is not spoken by groq" in done.stderr
+
+
+def test_azure(run: Run, at: At, sim: Simulator) -> None:
+    """The key goes into the header and the version into the address that Azure wants."""
+    lines = ("key_header: api-key", 'query: {api-version: "2024-10-21"}')
+    done = run("ask", "hi", env=at("openai", *lines))
+    assert done.returncode == 0, done.stderr
+    (call,) = sim.calls
+    assert call.query == "api-version=2024-10-21"
+    assert call.headers["api-key"] == KEY
+    assert "authorization" not in call.headers
+
+
+@pytest.mark.parametrize("line", ["key_header: x-key", "query: {a: b}"])
+def test_a_project_may_not_redirect_a_key(run: Run, at: At, tmp_path: Path, line: str) -> None:
+    """Where a key goes is the user's own to say."""
+    env = at()
+    (tmp_path / ".git").mkdir()
+    text = f"profiles:\n  sim:\n    {line}\n"
+    (tmp_path / "llmctl.yaml").write_text(text, encoding="utf-8")
+    assert run("ask", "hi", env=env).returncode == 2
+
+
+@pytest.mark.parametrize("provider", [*BASES])
+def test_an_answer_that_fits(run: Run, at: At, sim: Simulator, schema: str, provider: str) -> None:
+    """The schema goes out natively, and the answer's value stands in the row; the next time it
+    comes from the cache."""
+    env = at(provider)
+    sim.reply = lambda _: FITS
+    for cache in ("miss", "hit"):
+        done = run("ask", "where?", "--schema", schema, "--json", env=env)
+        assert done.returncode == 0, done.stderr
+        row = json.loads(done.stdout)
+        assert (row["parsed"], row["text"], row["cache"]) == ({"city": "Paris"}, FITS, cache)
+    (call,) = sim.calls
+    assert call.ask is not None
+    assert call.ask.schema["properties"] == CITY["properties"]  # type: ignore[index]
+
+
+def test_an_answer_that_does_not_fit(
+    run: Run, at: At, sim: Simulator, schema: str, home: Path
+) -> None:
+    """Exit 1; the ledger has what it really cost, and nothing is kept for the next time."""
+    env = at()
+    sim.reply = lambda _: Reply(DOES_NOT, usage=Billed(input=100, output=50))
+    for calls in (1, 2):
+        done = run("ask", "where?", "--schema", schema, env=env)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "does not fit the schema" in done.stderr
+        assert len(sim.calls) == calls
+    row = ledger(home)[0]
+    assert (row["input_tokens"], row["output_tokens"]) == (100, 50)
+    assert row["cost_pico"] == 200_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "not valid JSON"), ('{"type": "x"}', "no JSON Schema"), ("[]", "an object")],
+)
+def test_a_wrong_schema(
+    run: Run, at: At, sim: Simulator, tmp_path: Path, text: str, says: str
+) -> None:
+    """A schema that cannot be used is refused before anything is sent."""
+    path = tmp_path / "s.json"
+    path.write_text(text, encoding="utf-8")
+    for command in (["ask", "hi"], ["batch", "nothing.jsonl"]):
+        done = run(*command, "--schema", str(path), env=at())
+        assert done.returncode == 2
+        assert says in done.stderr
+    assert not sim.calls
+
+
+def test_a_batch_with_schemas(
+    run: Run, at: At, sim: Simulator, schema: str, tmp_path: Path
+) -> None:
+    """Rows take --schema or their own; those that do not fit are error rows with their cost,
+    and are asked again the next time."""
+    loose = {"type": "object", "required": ["town"]}
+    lines = [
+        {"id": "a", "prompt": "one"},
+        {"id": "b", "prompt": "two"},
+        {"id": "c", "prompt": "two", "schema": loose},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    sim.reply = lambda call: FITS if call.ask and call.ask.last == "one" else DOES_NOT
+    command = ("batch", "in.jsonl", "--schema", schema, "--json")
+    done = run(*command, env=at())
+    assert done.returncode == 1, done.stderr
+    answers = {row["id"]: row["parsed"] for row in rows(tmp_path / "in.out.jsonl")}
+    assert answers == {"a": {"city": "Paris"}, "c": {"town": "Paris"}}
+    (failed,) = rows(tmp_path / "in.out.errors.jsonl")
+    assert (failed["id"], failed["error"]["type"]) == ("b", "schema")
+    assert failed["cost_usd"] > 0
+    summary = json.loads(done.stdout)
+    assert summary["requests"] == 3
+    assert summary["input_tokens"] == sim.billed.input_tokens
+    sim.reply = lambda _: FITS
+    assert run(*command, env=at()).returncode == 0
+    assert len(sim.calls) == 4
+
+
+def test_attachments(run: Run, at: At, sim: Simulator, tmp_path: Path) -> None:
+    """Images go as parts, addresses as addresses, texts inside the prompt."""
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "notes.txt").write_text("remember", encoding="utf-8")
+    files = ("-a", "a.png", "-a", "https://example.org/b.jpg", "-a", "notes.txt")
+    done = run("ask", "look", *files, env=at())
+    assert done.returncode == 0, done.stderr
+    ask = sim.calls[0].ask
+    assert ask is not None
+    assert [kind for kind, _ in ask.files] == ["image/png", "url"]
+    *_, notes, prompt = (sim.calls[0].body or {})["messages"][0]["content"]
+    assert notes["text"] == '<file name="notes.txt">\nremember\n</file>'
+    assert prompt["text"] == "look"
+
+
+def test_what_a_provider_does_not_take_is_refused_unsent(
+    run: Run, at: At, sim: Simulator, tmp_path: Path
+) -> None:
+    """Exit 2, a sentence, no request; in a plan, too."""
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n")
+    for more in ((), ("--dry-run",)):
+        done = run("ask", "read", "-a", "a.pdf", *more, env=at("groq"))
+        assert done.returncode == 2
+        assert "groq takes no PDF files" in done.stderr
+    assert not sim.calls
+
+
+def test_openai_lines_for_others(run: Run, at: At, sim: Simulator, tmp_path: Path) -> None:
+    """What can be translated is; what cannot is an error row that names the field, unsent."""
+    turn = [{"role": "user", "content": "hi"}]
+    line = {"method": "POST", "url": "/v1/chat/completions"}
+    lines = [
+        {"custom_id": "a", **line, "body": {"messages": turn, "max_tokens": 9, "stop": "x"}},
+        {"custom_id": "b", **line, "body": {"messages": turn, "logit_bias": {"1": 2}}},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    done = run("batch", "in.jsonl", env=at("anthropic"))
+    assert done.returncode == 1, done.stderr
+    (answer,) = rows(tmp_path / "in.out.jsonl")
+    assert (answer["id"], answer["text"]) == ("a", "echo: hi")
+    (failed,) = rows(tmp_path / "in.out.errors.jsonl")
+    assert (failed["id"], failed["error"]["type"]) == ("b", "invalid_request")
+    assert "`logit_bias`" in failed["error"]["message"]
+    assert (failed["attempts"], failed["cost_usd"]) == (0, 0)
+    assert len(sim.calls) == 1
+
+
+def test_openrouters_own_price_is_the_cost(run: Run, at: At, sim: Simulator) -> None:
+    """What the provider says it cost wins over any list of prices."""
+    from tests.simulator.wires.openrouter import cost
+
+    sim.reply = lambda _: Reply("hi", usage=Billed(input=100, output=50))
+    row = json.loads(run("ask", "hi", "--json", env=at("openrouter")).stdout)
+    assert row["cost_usd"] == float(cost(Billed(input=100, output=50)))
+
+
+def test_the_providers_own_count(run: Run, at: At, sim: Simulator) -> None:
+    """`--dry-run --exact` shows what the provider counts, and asks the model nothing."""
+    done = run("ask", "how long is this?", "--dry-run", "--exact", "--json", env=at())
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["input_tokens_exact"] is True
+    assert [call.path for call in sim.calls] == ["/v1/responses/input_tokens"]
+    assert sim.billed.requests == 0
+
+
+def test_who_counts_nothing_says_so(run: Run, at: At, sim: Simulator) -> None:
+    """Without a counting provider, or a plan, `--exact` is exit 2."""
+    done = run("ask", "hi", "--dry-run", "--exact", env=at("groq"))
+    assert done.returncode == 2
+    assert "groq counts no tokens" in done.stderr
+    assert run("ask", "hi", "--exact", env=at()).returncode == 2
+    assert not sim.calls
+
+
+@pytest.mark.parametrize("provider", [*BASES])
+def test_models(run: Run, at: At, sim: Simulator, provider: str) -> None:
+    """The provider's models, page by page, as a table and as JSON; free of charge."""
+    env = at(provider)
+    listed = json.loads(run("models", "--json", env=env).stdout)
+    assert [model["id"] for model in listed] == ["sim-large", "sim-small"]
+    assert set(listed[0]) == {"id", "name", "context", "max_output", "created"}
+    done = run("models", env=env)
+    assert done.returncode == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head.startswith("MODEL")
+    assert [line.split()[0] for line in lines] == ["sim-large", "sim-small"]
+    assert sim.billed.requests == 0
+
+
+def test_models_without_a_key(run: Run, at: At, sim: Simulator) -> None:
+    """No key, or one the provider refuses, is exit 4."""
+    env = at()
+    assert run("models", env={**env, "SIM_KEY": ""}).returncode == 4
+    sim.accept_keys(["another"])
+    done = run("models", env=env)
+    assert done.returncode == 4
+    assert KEY not in done.stderr

@@ -1,0 +1,188 @@
+"""The ledger equals the provider's bill: every provider's usage, plain and streamed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl.providers.registry import LOCAL, PRESETS
+from llmctl.stores.rows import from_pico
+from tests.conftest import KEY, Run
+from tests.simulator.call import Call
+from tests.simulator.fault import Fault
+from tests.simulator.faults import Disconnect
+from tests.simulator.reply import Reply, Usage
+from tests.simulator.scripts import fail_first
+from tests.simulator.server import Simulator
+
+PATHS = {
+    "openai": "/v1",
+    "anthropic": "/v1",
+    "gemini": "/v1beta",
+    "cohere": "/v2",
+    "mistral": "/v1",
+    "openrouter": "/api/v1",
+    "groq": "/openai/v1",
+}
+WIRES = [
+    (name, api)
+    for name, preset in PRESETS.items()
+    if name != LOCAL and name in PATHS
+    for api in PRESETS[preset.adapter].codecs
+]
+READ, WROTE, CACHED, WRITTEN = (Decimal(p) for p in ("3.07", "14.93", "0.31", "3.77"))
+
+USAGES = [
+    Usage(1000, 100),
+    Usage(1000, 100, cached=400),
+    Usage(1000, 100, reasoning=60),
+    Usage(1000, 100, written=300),
+    Usage(2345, 678, cached=1024, reasoning=555, written=111),
+    Usage(1, 1),
+    Usage(0, 0),
+]
+"""Each provider reports of them what its own format can say."""
+
+
+def said(call: Call) -> Reply:
+    """An answer with the usage that the prompt's last word names."""
+    return Reply("answer", usage=USAGES[int(call.prompt.split()[-1])])
+
+
+@pytest.fixture
+def pointed(
+    environ: dict[str, str], sim: Simulator, provider: str, api: str, home: Path
+) -> dict[str, str]:
+    """A profile of the provider, at the simulator, with prices that no rounding forgives."""
+    folder = home / ".config/llmctl"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        f"""
+default: p
+profiles:
+  p:
+    provider: {provider}
+    base_url: {sim.origin}{PATHS[provider]}
+    {f"api: {api}" if api != "chat" else ""}
+    model: some-model
+    key: {{env: SIM_KEY}}
+    retry: {{max_wait: 0.01}}
+    params: {{max_tokens: 1000}}
+    price: {{input: {READ}, output: {WROTE}, cached_input: {CACHED}, cache_write: {WRITTEN}}}
+"""
+    )
+    sim.reply = said
+    return {**environ, "SIM_KEY": KEY}
+
+
+def ledger(env: dict[str, str]) -> list[sqlite3.Row]:
+    """The rows of the ledger."""
+    path = Path(env["HOME"]) / ".local/state/llmctl/ledger.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        return connection.execute("SELECT * FROM calls ORDER BY call_id").fetchall()
+
+
+def bill(sim: Simulator, provider: str) -> Decimal:
+    """What the provider charges for all that it has billed, at the profile's prices. A format
+    without a word for tokens written to its cache charges them as any input."""
+    total = Decimal(0)
+    for call in sim.calls:
+        if (usage := call.billed) is None:
+            continue
+        cached, written = visible(usage, provider)
+        total += (usage.input - cached - written) * READ + cached * CACHED + written * WRITTEN
+        total += usage.output * WROTE
+    return total / 1_000_000
+
+
+def visible(usage: Usage, provider: str) -> tuple[int, int]:
+    """Cached and cache-written input, as far as the provider's usage shows them."""
+    cached = 0 if provider in {"cohere", "mistral"} else usage.cached
+    return cached, usage.written if provider in {"anthropic", "openrouter"} else 0
+
+
+def settled(rows: list[sqlite3.Row]) -> Decimal:
+    """What the ledger says was charged."""
+    total = from_pico(sum(row["cost_pico"] for row in rows))
+    assert total is not None
+    return total
+
+
+def rows_of(path: Path) -> Path:
+    """A batch file with a row for each usage."""
+    rows = [{"id": str(n), "prompt": f"usage {n}"} for n in range(len(USAGES))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("provider", "api"), WIRES)
+def test_a_batch_settles_what_was_billed(
+    run: Run, pointed: dict[str, str], sim: Simulator, provider: str, tmp_path: Path
+) -> None:
+    """Plain answers: every token of every kind, and the sum to the last picodollar."""
+    done = run("batch", str(rows_of(tmp_path / "in.jsonl")), "--json", env=pointed)
+    assert done.returncode == 0, done.stderr
+    rows = ledger(pointed)
+    assert len(rows) == sim.billed.requests == len(USAGES)
+    assert sum(r["input_tokens"] for r in rows) == sim.billed.input_tokens
+    assert sum(r["output_tokens"] for r in rows) == sim.billed.output_tokens
+    if provider != "openrouter":
+        assert settled(rows) == bill(sim, provider)
+    summary = json.loads(done.stdout, parse_float=Decimal)
+    assert summary["cost_usd"] == settled(rows)
+    report = json.loads(run("cost", "report", "--json", env=pointed).stdout, parse_float=Decimal)
+    assert report["total"]["cost_usd"] == settled(rows)
+    assert report["total"]["input_tokens"] == sim.billed.input_tokens
+
+
+@pytest.mark.parametrize(("provider", "api"), WIRES)
+def test_a_stream_settles_what_was_billed(
+    run: Run, pointed: dict[str, str], sim: Simulator, provider: str
+) -> None:
+    """Streamed answers report the same usage at their end."""
+    for n in range(len(USAGES)):
+        done = run("ask", "--stream", "--no-history", f"usage {n}", env=pointed)
+        assert done.returncode == 0, done.stderr
+    rows = ledger(pointed)
+    streamed = [call.body for call in sim.calls if call.body is not None]
+    assert all(body.get("stream", True) for body in streamed)
+    assert not any(row["estimated"] for row in rows)
+    assert sum(r["output_tokens"] for r in rows) == sim.billed.output_tokens
+    if provider != "openrouter":
+        assert settled(rows) == bill(sim, provider)
+
+
+@pytest.mark.parametrize(("provider", "api"), [wire for wire in WIRES if wire[0] == "openrouter"])
+def test_the_providers_own_cost_wins(
+    run: Run, pointed: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Where a provider says what it charged, that is what the ledger has, whatever the profile's
+    prices."""
+    assert run("batch", str(rows_of(tmp_path / "in.jsonl")), env=pointed).returncode == 0
+    output = (tmp_path / "in.out.jsonl").read_text().splitlines()
+    answers = [json.loads(line, parse_float=Decimal) for line in output]
+    assert settled(ledger(pointed)) == sum(answer["cost_usd"] for answer in answers)
+    assert settled(ledger(pointed)) != bill(sim, "openrouter")
+
+
+@pytest.mark.parametrize(("provider", "api"), [("openai", "chat")])
+def test_what_was_billed_is_settled_or_in_doubt(
+    run: Run, pointed: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Connections that break after the bill: the ledger has it as charged, or as what may have
+    been billed; together they are never less than the bill."""
+    broken: Fault = Disconnect()
+    sim.fault = fail_first(4, broken)
+    run("batch", str(rows_of(tmp_path / "in.jsonl")), "--concurrency", "1", env=pointed)
+    said: Any = json.loads(run("cost", "report", "--json", env=pointed).stdout, parse_float=Decimal)
+    total = said["total"]
+    assert total["uncertain_attempts"] > 0
+    assert total["cost_usd"] + total["may_have_been_billed_usd"] >= bill(sim, "openai")
+    assert total["cost_usd"] <= bill(sim, "openai")

@@ -1,0 +1,138 @@
+"""A key that is refused in the middle of a run: the run goes on with the other one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from llmctl.errors import AuthFailed, NoKeyError
+from llmctl.guards.rekey import Rekey
+from llmctl.keys.key import Key, slot
+from llmctl.keys.live import LiveKey
+from llmctl.keys.resolve import Finder
+from llmctl.keys.rotation import Entry, Pair
+from llmctl.protocols import Emit
+from llmctl.settings import KeySource, Profile
+from llmctl.types import Request, Response
+from tests.keys.fakes import MemoryVault
+from tests.support import request, response
+
+OLD, NEW = "old-key-number-0001", "new-key-number-0002"
+PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "m", KeySource(keyring="k"))
+
+
+class World:
+    """A keyring, a provider that accepts some keys, and a run in between."""
+
+    def __init__(self, primary: str, previous: str | None, accepted: set[str]) -> None:
+        self.vault = MemoryVault()
+        self.accepted = accepted
+        self.said: list[str] = []
+        self.used: list[str | None] = []
+        self.store(primary, previous)
+        self.finder = Finder({}, open_vault=lambda *_: self.vault)
+        self.key = LiveKey(self.finder, PROFILE, self.finder.require(PROFILE)[0], self.said.append)
+        self.guard = Rekey(self._call, self.key)
+
+    def store(self, primary: str, previous: str | None) -> None:
+        """What the keyring holds from now on."""
+        old = Entry(previous, 1.0, 0) if previous else None
+        self.vault.pairs[slot(PROFILE)] = Pair((Entry(primary, 2.0, 1), old))
+
+    async def _call(self, _: Request, __: Emit | None) -> Response:
+        key = self.key.value
+        self.used.append(key)
+        await asyncio.sleep(0)
+        if key not in self.accepted:
+            error = AuthFailed("refused")
+            error.attempts = 1
+            raise error
+        return response(attempts=1)
+
+    def run(self, calls: int = 1) -> list[Response]:
+        """So many calls at once."""
+
+        async def all_() -> list[Response]:
+            return await asyncio.gather(*(self.guard(request(), None) for _ in range(calls)))
+
+        return asyncio.run(all_())
+
+
+def test_an_accepted_primary_is_all_there_is() -> None:
+    """While the primary is accepted the previous key is not used, and nothing is said."""
+    world = World(NEW, OLD, {OLD, NEW})
+    world.run(3)
+    assert set(world.used) == {NEW}
+    assert world.said == []
+    assert world.vault.reads == 1
+
+
+def test_the_previous_key_helps_out() -> None:
+    """A 401 on the primary falls to the previous key, once, and says so."""
+    world = World(NEW, OLD, {OLD})
+    (answer,) = world.run()
+    assert world.used == [NEW, OLD]
+    assert answer.attempts == 2
+    assert world.said == [
+        "profile p: the provider refused the key …0002; going on with the previous one, …0001 "
+        "(keyring)"
+    ]
+
+
+def test_a_run_that_began_before_the_rotation() -> None:
+    """A run that holds the old key finds the new primary when the old one is revoked."""
+    world = World(OLD, None, {OLD, NEW})
+    world.run(2)
+    world.store(NEW, OLD)
+    world.accepted = {NEW}
+    world.run(2)
+    assert world.key.value == NEW
+    assert "the one it was replaced by, …0002" in world.said[0]
+
+
+def test_many_calls_at_once() -> None:
+    """However many calls are refused at once, one looks, one sentence is said, all go on."""
+    world = World(NEW, OLD, {OLD})
+    assert len(world.run(50)) == 50
+    assert len(world.said) == 1
+    assert world.vault.reads == 2
+    assert world.used.count(NEW) == 50
+
+
+@pytest.mark.parametrize("previous", [OLD, None])
+def test_no_key_is_accepted(previous: str | None) -> None:
+    """When the provider refuses every key, each was tried once, and the refusal is the error."""
+    world = World(NEW, previous, set())
+    with pytest.raises(AuthFailed) as caught:
+        world.run()
+    assert world.used == [NEW] if previous is None else [NEW, OLD]
+    assert caught.value.attempts == len(world.used)
+    with pytest.raises(AuthFailed):
+        world.run()
+    assert world.used[-1] == (previous or NEW)
+
+
+def of(source: str, found: Callable[[], str]) -> LiveKey:
+    """A live key of another source."""
+
+    class Other(Finder):
+        def keys(self, profile: Profile) -> tuple[Key, ...]:
+            del profile
+            return (Key(found(), source),)
+
+    return LiveKey(Other({}), PROFILE, Key(OLD, source), lambda _: None)
+
+
+def test_other_sources() -> None:
+    """A command is run once more; the environment of a process does not change."""
+    assert asyncio.run(of("command", lambda: NEW).refused(OLD))
+    assert not asyncio.run(of("command", lambda: OLD).refused(OLD))
+    assert not asyncio.run(of("$X", lambda: NEW).refused(OLD))
+
+    def broken() -> str:
+        raise NoKeyError("the vault is closed")
+
+    assert not asyncio.run(of("command", broken).refused(OLD))
+    assert not asyncio.run(LiveKey(Finder({}), PROFILE, None, lambda _: None).refused(None))

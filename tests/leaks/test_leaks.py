@@ -1,0 +1,257 @@
+"""No key leaks: a canary travels through every command, well and badly, and is looked for in all
+the places it could have reached."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmctl import redact
+from llmctl.cli.context import Context, finish
+from llmctl.redact import remember
+from tests.conftest import Run
+from tests.keys.secret_service import SecretService
+from tests.leaks.scan import Scan, Watch, forms
+from tests.simulator import errors
+from tests.simulator.fault import Fault
+from tests.simulator.faults import Body, CutBody, Disconnect, Malformed
+from tests.simulator.reply import Problem
+from tests.simulator.server import Simulator
+from tests.simulator.streams import StreamError
+
+CANARY = "sk-canary+4711/leak=%Zq~"
+NEXT = "sk-canary+4712/next=%Zq~"
+HEADERS = {"x-request-id": "{key}", "retry-after": "0", "x-note": "{key}"}
+
+
+def echoing(status: int, kind: str = "server_error") -> Fault:
+    """An error whose body and headers hold the client's key."""
+    problem = Problem("we saw {key} and did not like it", kind, "{key}", "{key}")
+    return errors.Status(status=status, problem=problem, headers=HEADERS)
+
+
+class Home:
+    """Where the program may write: home, XDG folders, temporary folder, project."""
+
+    def __init__(self, top: Path, sim: Simulator, environ: dict[str, str]) -> None:
+        self.top = top
+        self.work = top / "work"
+        self.tmp = top / "tmp"
+        self.outside = top.parent / "outside"  # where a password manager keeps its secrets
+        for folder in (self.work, self.tmp, self.outside, top / "config/llmctl"):
+            folder.mkdir(parents=True)
+        (self.outside / "secret").write_text(CANARY + "\n")
+        (top / "config/llmctl/config.yaml").write_text(
+            "default: env\nprofiles:\n"
+            + "".join(
+                f"  {name}:\n    provider: openai\n    base_url: {sim.base_url}\n"
+                "    model: gpt-5-mini\n    retry: {attempts: 2, max_wait: 0.01}\n"
+                f"    key: {key}\n"
+                for name, key in {
+                    "env": "{env: CANARY_KEY}",
+                    "stored": "{keyring: stored}",
+                    "asked": f"{{command: 'cat {self.outside}/secret'}}",
+                    "slow": f"{{command: [sh, -c, 'sleep 0.3; cat {self.outside}/secret']}}",
+                    "broken": f"{{command: [sh, -c, 'cat {self.outside}/secret >&2; exit 3']}}",
+                }.items()
+            )
+        )
+        rows = [{"id": f"r{n}", "prompt": f"say {n}"} for n in range(5)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (self.work / "in.jsonl").write_text(text)
+        self.environ = environ | {
+            "HOME": str(top / "home"), "TMPDIR": str(self.tmp), "CANARY_KEY": CANARY,
+            "XDG_CONFIG_HOME": str(top / "config"), "XDG_STATE_HOME": str(top / "state"),
+            "XDG_CACHE_HOME": str(top / "cache"), "XDG_DATA_HOME": str(top / "data"),
+            "XDG_RUNTIME_DIR": str(top / "run"),
+        }  # fmt: skip
+
+
+def commands() -> list[tuple[list[str], str]]:
+    """Every command that has to do with configuration, keys or calls, and what it gets on stdin;
+    those that make calls with a key of each source."""
+    found: list[tuple[list[str], str]] = []
+    for profile in ("env", "stored", "asked"):
+        found += [
+            (["ask", "-p", profile, "-u", "--no-cache", "hi"], ""),
+            (["ask", "-p", profile, "--json", "--no-cache", "-vv", "hi"], ""),
+            (["ask", "-p", profile, "--stream", "--refresh", "-v", "hi"], ""),
+            (["ask", "-p", profile, "--dry-run", "hi"], ""),
+            (["batch", "in.jsonl", "-p", profile, "--restart", "--no-cache", "-vv"], ""),
+            (["models", "-p", profile, "-vv"], ""),
+            (["keys", "check", profile, "-vv"], ""),
+            (["profiles", "show", profile, "-vv"], ""),
+        ]
+    return [
+        *found,
+        (["batch", "in.jsonl", "--restart", "--no-cache", "-o", "-", "--json"], ""),
+        (["ask", "-p", "slow", "--no-cache", "-vv", "hi"], ""),
+        (["ask", "-p", "broken", "-vv", "hi"], ""),
+        (["ask", "-p", "nobody", "-vv", "hi"], ""),
+        (["keys", "check", "--json", "-vv"], ""),
+        (["keys", "list", "-vv"], ""),
+        (["keys", "list", "--json", "--max-age", "1ms"], ""),
+        (["profiles", "list", "-vv"], ""),
+        (["profiles", "list", "--json"], ""),
+        (["profiles", "trust", "-vv"], ""),
+        (["profiles", "init", "-vv"], ""),
+        (["cache", "stats"], ""),
+        (["cost", "report"], ""),
+        (["local", "status", "-vv"], ""),
+        (["keys", "set", "stored", "-vv"], "two\n" + CANARY),
+        (["keys", "set", "nothing", "-vv"], CANARY),
+    ]
+
+
+def failing() -> list[tuple[list[str], str]]:
+    """A call of every kind, in the words that say most."""
+    return [
+        (["ask", "--stream", "-vv", "--no-cache", "hi"], ""),
+        (["ask", "-p", "stored", "--json", "-vv", "--no-cache", "hi"], ""),
+        (["batch", "in.jsonl", "-vv", "--no-cache"], ""),
+        (["keys", "check", "stored", "-vv"], ""),
+    ]
+
+
+FAULTS: dict[str, Callable[[], Fault | None]] = {
+    "none": lambda: None,
+    "401": lambda: echoing(401, "invalid_api_key"),
+    "403": lambda: echoing(403),
+    "400": lambda: echoing(400, "invalid_request_error"),
+    "404": lambda: echoing(404),
+    "429": lambda: echoing(429),
+    "500": lambda: echoing(500),
+    "302": lambda: errors.Redirect(location="http://127.0.0.1:9/stolen"),
+    "html": lambda: Body(body=f"<html>{CANARY}</html>".encode()),
+    "malformed": Malformed,
+    "cut": CutBody,
+    "gone": Disconnect,
+    "late error": lambda: StreamError(problem=Problem("broke at {key}")),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_nothing_leaks(
+    run: Run,
+    environ: dict[str, str],
+    sim: Simulator,
+    secret_service: SecretService,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """Through every command, with a provider that answers and with one that fails in this way,
+    -vv included, the canary is found in no output, no file, no command line and no child's
+    environment."""
+    home = Home(tmp_path / "all", sim, {**environ, **secret_service.environ})
+    scan = Scan((CANARY, NEXT))
+    codes: set[int] = set()
+
+    def call(words: list[str], stdin: str = "") -> None:
+        done = run(*words, env=home.environ, stdin=stdin, cwd=home.work)
+        codes.add(done.returncode)
+        assert "Traceback" not in done.stderr or "-vv" in words
+        for stream, text in (("stdout", done.stdout), ("stderr", done.stderr)):
+            scan.text(f"{stream} of {' '.join(words)}", text.encode())
+
+    with Watch(scan, "bin/llmctl") as watch:
+        call(["keys", "set", "stored", "-vv"], CANARY)
+        sim.fault = FAULTS[name]()
+        for words, stdin in commands() if name == "none" else failing():
+            call(words, stdin)
+        call(["keys", "rotate", "stored", "-vv"], NEXT)
+        if name in {"none", "401"}:
+            call(["ask", "-p", "stored", "-vv", "--no-cache", "hi"])
+            call(["keys", "rotate", "stored", "--rollback", "-vv"])
+            call(["keys", "rotate", "stored", "--finish", "-vv"])
+        files = scan.folder(home.top)
+        call(["keys", "remove", "stored", "-vv"])
+    assert scan.hits == []
+    assert {call.api_key for call in sim.calls} <= {CANARY, NEXT}
+    assert sim.calls
+    assert codes >= {0, 4} if name == "none" else codes - {0}
+    assert files > 3
+    assert watch.rounds > 10
+
+
+def test_children_do_not_inherit_keys(
+    run: Run, environ: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """A key's command is started without the variables that hold other keys."""
+    home = Home(tmp_path / "all", sim, environ)
+    scan = Scan((CANARY,))
+    with Watch(scan, "bin/llmctl") as watch:
+        for _ in range(3):
+            run("ask", "-p", "slow", "--no-cache", "hi", env=home.environ, cwd=home.work)
+    assert scan.hits == []
+    assert any(b"sleep" in line for line in watch.children), "no child was seen"
+
+
+def test_the_scan_finds_what_there_is(run: Run, environ: dict[str, str], tmp_path: Path) -> None:
+    """The scan itself finds a planted canary: raw, encoded, in a file, in a child's environment."""
+    del run
+    import base64
+    import subprocess
+
+    scan = Scan((CANARY,))
+    for offset in range(3):
+        scan.text("b64", base64.b64encode(b"x" * offset + CANARY.encode() + b"yz"))
+    assert len(scan.hits) >= 3
+    for form in forms(CANARY):
+        (tmp_path / "f").write_bytes(b"before" + form + b"after")
+        planted = Scan((CANARY,))
+        assert planted.folder(tmp_path) == 1
+        assert planted.hits
+    watched = Scan((CANARY,))
+    program = tmp_path / "bin/llmctl"
+    program.parent.mkdir()
+    program.write_text("import subprocess, sys; subprocess.run(['sleep', '1'])")
+    with Watch(watched, "bin/llmctl"):
+        subprocess.run(
+            [sys.executable, program, CANARY],
+            env={**environ, "SOME_KEY": CANARY}, check=True,
+        )  # fmt: skip
+    assert any("cmdline" in hit for hit in watched.hits)
+    assert any("environ" in hit for hit in watched.hits)
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_a_mistake_of_our_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verbose: int
+) -> None:
+    """An error that nobody foresaw ends in one sentence; its traceback, shown with -vv, has
+    neither locals nor a key that a message holds."""
+    monkeypatch.setattr(redact, "_KNOWN", set())
+    remember(CANARY)
+
+    def mistaken() -> int:
+        local = f"Bearer {CANARY}"
+        try:
+            raise ValueError(f"bad header {local}")
+        except ValueError as error:
+            raise RuntimeError(local) from error
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - typer's own way to leave
+        finish(mistaken, Context(verbose=verbose))
+    assert getattr(caught.value, "exit_code", None) == 1
+    shown = capsys.readouterr().err
+    scan = Scan((CANARY,))
+    scan.text("stderr", shown.encode())
+    assert scan.hits == []
+    assert shown.splitlines()[-1].startswith("error: a mistake in llmctl, RuntimeError: Bearer [key]")
+    assert ("Traceback" in shown) is (verbose == 2)
+
+
+def test_a_redirect_is_not_followed(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """Where a provider points elsewhere, the other host receives nothing."""
+    with Simulator() as thief:
+        sim.fault = errors.Redirect(location=thief.base_url + "/chat/completions")
+        assert run("ask", "hi", env=configured).returncode != 0
+        assert run("keys", "check", "sim", env=configured).returncode != 0
+        assert thief.calls == []
+

@@ -1,0 +1,277 @@
+"""What is Mistral's, OpenRouter's and Groq's own about chat completions."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.errors import (
+    AuthFailed,
+    CallError,
+    ContentFiltered,
+    ContextTooLong,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+    ServerFailed,
+)
+from llmctl.protocols import Codec, RateHeaders
+from llmctl.providers.groq import Groq
+from llmctl.providers.mistral import Mistral
+from llmctl.providers.openrouter import OpenRouter
+from llmctl.types import JSON, Message, ModelInfo
+from tests.providers.recordings import any_json, asked, streamed
+
+NOW = 1_800_000_000.0
+RATE = "rate_limit_exceeded"
+MISTRAL: Codec = Mistral()
+GROQ: Codec = Groq()
+OPENROUTER: Codec = OpenRouter(now=lambda: NOW)
+PDF = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,A"}}
+PDF_URL = {"type": "file", "file": {"filename": "a.pdf", "file_url": "https://h/a.pdf"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AA", "format": "flac"}}
+
+
+def part(codec: Codec, provider: str, given: JSON) -> Any:
+    """What the part becomes in the provider's request."""
+    request = asked(provider, "m", messages=(Message("user", (given,)),))
+    return (codec.encode(request, stream=False).body or {})["messages"][0]["content"][0]
+
+
+def failure(codec: Codec, status: int, said: Any, **headers: str) -> CallError:
+    """The mapped error of a reply."""
+    return codec.failure(status, headers, orjson.dumps(said))
+
+
+def test_mistrals_parts() -> None:
+    """Files are documents, along or by address; audio is its base64."""
+    assert part(MISTRAL, "mistral", PDF) == {
+        "type": "document_url",
+        "document_url": "data:application/pdf;base64,A",
+        "document_name": "a.pdf",
+    }
+    assert part(MISTRAL, "mistral", PDF_URL)["document_url"] == "https://h/a.pdf"
+    assert part(MISTRAL, "mistral", AUDIO) == {"type": "input_audio", "input_audio": "AA"}
+    own = {"type": "document_url", "document_url": "https://h/a.pdf"}
+    assert part(MISTRAL, "mistral", own) == own
+
+
+def test_openrouters_parts() -> None:
+    """A file's address stands where its data would."""
+    assert part(OPENROUTER, "openrouter", PDF) == PDF
+    assert part(OPENROUTER, "openrouter", PDF_URL)["file"] == {
+        "filename": "a.pdf",
+        "file_data": "https://h/a.pdf",
+    }
+
+
+@pytest.mark.parametrize("given", [PDF, PDF_URL, AUDIO])
+def test_groq_takes_images_only(given: JSON) -> None:
+    """Anything else is refused unsent, with what it does take."""
+    with pytest.raises(InvalidRequest, match=r"groq takes no .*it takes images"):
+        part(GROQ, "groq", given)
+
+
+def test_only_who_must_be_asked_is_asked_for_usage() -> None:
+    """Mistral refuses unknown fields; OpenRouter tells its usage unasked."""
+    for codec, wanted in ((MISTRAL, False), (OPENROUTER, False), (GROQ, True)):
+        made = codec.encode(asked("x", "m"), stream=True).body or {}
+        assert ("stream_options" in made) is wanted
+        assert made["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (401, {"detail": "Unauthorized"}, AuthFailed),
+        (422, {"detail": [{"loc": ["body", "x"], "msg": "Extra inputs"}]}, InvalidRequest),
+        (400, {"message": "Invalid model: x", "type": "invalid_model", "code": "1500"}, NotFound),
+        (
+            400,
+            {"message": "too large for model with 8 maximum context length"},
+            ContextTooLong,
+        ),
+        (429, {"message": "Requests rate limit exceeded"}, RateLimited),
+        (503, {"message": "Service tier capacity exceeded", "code": "3505"}, Overloaded),
+    ],
+)
+def test_mistrals_errors(status: int, said: Any, kind: type[CallError]) -> None:
+    """They stand at the top of the body, or under `detail`, and are shown."""
+    error = failure(MISTRAL, status, said)
+    assert type(error) is kind
+    assert (said.get("message") or "")[:20] in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind", "retryable"),
+    [
+        (402, {"code": 402, "message": "Insufficient credits"}, QuotaExhausted, False),
+        (408, {"code": 408, "message": "timed out"}, CallError, True),
+        (502, {"code": 502, "message": "Provider returned error"}, ServerFailed, True),
+        (
+            403,
+            {"code": 403, "message": "flagged", "metadata": {"reasons": ["violence"]}},
+            ContentFiltered,
+            False,
+        ),
+        (
+            400,
+            {"code": 400, "message": "This endpoint's maximum context length is 8 tokens."},
+            ContextTooLong,
+            False,
+        ),
+        (
+            429,
+            {"code": 429, "message": "Rate limit exceeded: free-models-per-day."},
+            QuotaExhausted,
+            False,
+        ),
+    ],
+)
+def test_openrouters_errors(
+    status: int, said: Any, kind: type[CallError], *, retryable: bool
+) -> None:
+    """The code says what failed, with any status, also inside a 200."""
+    for error in (failure(OPENROUTER, status, {"error": said}),):
+        assert isinstance(error, kind)
+        assert error.retryable is retryable
+    with pytest.raises(kind):
+        OPENROUTER.decode(200, {}, orjson.dumps({"error": said}))
+
+
+def test_openrouter_shows_what_the_provider_behind_it_said() -> None:
+    """`Provider returned error` alone would help nobody."""
+    said = {"code": 502, "message": "Provider returned error", "metadata": {"raw": "GPU on fire"}}
+    assert "GPU on fire" in failure(OPENROUTER, 502, {"error": said}).message
+
+
+def test_openrouters_wait_may_stand_in_the_body() -> None:
+    """The reset is milliseconds since the epoch, and waits are bounded."""
+    for ahead, wait in ((30_000, 30.0), (10_000_000, 120.0), (-5, 0.0)):
+        headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(NOW * 1000) + ahead)}
+        error = {"code": 429, "message": "slow", "metadata": {"headers": headers}}
+        assert failure(OPENROUTER, 429, {"error": error}).retry_after == pytest.approx(wait)
+
+
+def test_openrouters_price_is_its_own() -> None:
+    """The price of the answer is read exactly, streamed or not."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "cost": 8.6e-05}
+    choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
+    whole = orjson.dumps({"choices": [choice], "usage": usage})
+    assert OPENROUTER.decode(200, {}, whole).cost == Decimal("0.000086")
+    chunk = orjson.dumps({"choices": [], "usage": usage}).decode()
+    assert OPENROUTER.reader().piece("message", chunk).cost == Decimal("0.000086")
+
+
+def test_openrouters_comments_say_nothing() -> None:
+    """Comments that keep the connection awake are no part of the answer."""
+    chunk = '{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}'
+    text = f": OPENROUTER PROCESSING\n\ndata: {chunk}\n\n: x\n\ndata: [DONE]\n\n"
+    assert streamed(OPENROUTER, [text.encode()]).text == "hi"
+
+
+def test_openrouters_key_check_asks_for_the_key() -> None:
+    """The list of models is public there and says nothing of a key."""
+    assert (OPENROUTER.probe().method, OPENROUTER.probe().path) == ("GET", "/key")
+    OPENROUTER.decode_probe(b'{"data":{"label":"x"}}')
+    with pytest.raises(AuthFailed):
+        OPENROUTER.decode_probe(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (
+            413,
+            {"code": "rate_limit_exceeded", "message": "Request too large for m"},
+            InvalidRequest,
+        ),
+        (
+            429,
+            {"code": "rate_limit_exceeded", "message": "Request too large for m"},
+            InvalidRequest,
+        ),
+        (
+            429,
+            {"code": "rate_limit_exceeded", "message": "on tokens per minute (TPM)"},
+            RateLimited,
+        ),
+        (429, {"code": "rate_limit_exceeded", "message": "requests per day (RPD)"}, QuotaExhausted),
+        (400, {"code": "tool_use_failed", "type": "invalid_request_error"}, InvalidRequest),
+        (498, {"message": "Flex tier capacity exceeded"}, Overloaded),
+    ],
+)
+def test_groqs_errors(status: int, said: Any, kind: type[CallError]) -> None:
+    """What no waiting cures is terminal, whatever its code says."""
+    assert type(failure(GROQ, status, {"error": said})) is kind
+
+
+def test_groqs_own_corner() -> None:
+    """Usage and errors may come under `x_groq`."""
+    chunk = {"choices": [], "x_groq": {"usage": {"prompt_tokens": 4, "completion_tokens": 1}}}
+    usage = GROQ.reader().piece("message", orjson.dumps(chunk).decode()).usage
+    assert usage is not None
+    assert usage.input == 4
+    with pytest.raises(ServerFailed, match="out of luck"):
+        GROQ.reader().piece("message", '{"x_groq":{"error":"out of luck"}}')
+
+
+def test_rate_headers() -> None:
+    """Each provider's own names are read."""
+    mistral = {
+        "x-ratelimit-remaining-req-minute": "5",
+        "x-ratelimit-remaining-tokens-minute": "900",
+    }
+    assert MISTRAL.limits(mistral) == RateHeaders(5, 900)
+    router = {"x-ratelimit-remaining": "7", "x-ratelimit-reset": str(int((NOW + 9) * 1000))}
+    assert OPENROUTER.limits(router) == RateHeaders(7, reset_requests=9.0)
+    groq = {"x-ratelimit-remaining-tokens": "9", "x-ratelimit-reset-tokens": "7.66s"}
+    assert GROQ.limits(groq) == RateHeaders(remaining_tokens=9, reset_tokens=7.66)
+    for codec in (MISTRAL, OPENROUTER, GROQ):
+        assert codec.limits({}) == RateHeaders()
+
+
+def test_the_models_windows() -> None:
+    """Windows and longest answers are read under each provider's name for them."""
+    listed = [
+        {"id": "a", "context_window": 10, "max_completion_tokens": 5, "created": 7},
+        {"id": "b", "context_length": 20, "top_provider": {"max_completion_tokens": 6}},
+        {"id": "c", "max_context_length": 30, "name": "c"},
+        {"id": "d", "max_model_len": 40, "name": "The D"},
+        {"no": "id"},
+        3,
+    ]
+    models, after = GROQ.decode_models(orjson.dumps({"data": listed}))
+    assert after is None
+    assert models == [
+        ModelInfo("a", None, 10, 5, 7.0),
+        ModelInfo("b", None, 20, 6),
+        ModelInfo("c", None, 30),
+        ModelInfo("d", "The D", 40),
+    ]
+
+
+@given(
+    any_json("error message detail code type metadata raw headers reasons object choices status"),
+    st.sampled_from([200, 400, 401, 403, 408, 413, 422, 429, 500, 503]),
+)
+def test_no_body_raises_outside_the_error_tree(whole: Any, status: int) -> None:
+    """Any JSON, with any status, is an answer or a mapped error."""
+    data = orjson.dumps(whole)
+    for codec in (MISTRAL, OPENROUTER, GROQ):
+        with suppress(CallError):
+            codec.decode(status, {}, data)
+        with suppress(CallError):
+            codec.reader().piece("message", data.decode())
+        with suppress(CallError):
+            codec.decode_models(data)
+        with suppress(CallError):
+            codec.decode_probe(data)

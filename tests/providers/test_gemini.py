@@ -1,0 +1,235 @@
+"""Gemini's wire format: requests, and what else is asked of it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import orjson
+import pytest
+
+from llmctl.errors import InvalidRequest
+from llmctl.protocols import Codec, RateHeaders
+from llmctl.providers.gemini import Gemini
+from llmctl.types import JSON, Message, ModelInfo, RawCall, Request
+from tests.providers.recordings import (
+    asked,
+)
+
+CODEC: Codec = Gemini(now=lambda: 1_800_000_000.0)
+PNG = base64.b64encode(b"\x89PNG").decode()
+
+
+def ask(**changes: Any) -> Request:
+    """A request to a Gemini model."""
+    return asked("gemini", changes.pop("model", "gemini-2.5-flash"), **changes)
+
+
+def sent(**changes: Any) -> dict[str, Any]:
+    """The body of such a request."""
+    return dict(CODEC.encode(ask(**changes), stream=False).body or {})
+
+
+def content(*given: JSON) -> Any:
+    """What a user's turn of these parts becomes."""
+    return sent(messages=(Message("user", given),))["contents"][0]["parts"]
+
+
+def test_a_plain_request() -> None:
+    """The model stands in the path, instructions apart, parameters in `generationConfig`."""
+    asking = ask(
+        messages=(Message("system", "s"), Message("user", "u"), Message("assistant", "a")),
+        max_tokens=5,
+        temperature=0.5,
+    )
+    wire = CODEC.encode(asking, stream=False)
+    assert (wire.path, wire.method) == ("/models/gemini-2.5-flash:generateContent", "POST")
+    assert wire.body == {
+        "systemInstruction": {"parts": [{"text": "s"}], "role": "user"},
+        "contents": [
+            {"role": "user", "parts": [{"text": "u"}]},
+            {"role": "model", "parts": [{"text": "a"}]},
+        ],
+        "generationConfig": {"maxOutputTokens": 5, "temperature": 0.5},
+    }
+    assert CODEC.auth("k") == {"x-goog-api-key": "k"}
+    streaming = CODEC.encode(asking, stream=True)
+    assert streaming.path == "/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+    assert streaming.body == wire.body
+
+
+def test_the_name_of_a_model_cannot_leave_the_path() -> None:
+    """What has a meaning in addresses is quoted; collections of models are kept."""
+    assert CODEC.encode(ask(model="a/b?c"), stream=False).path == (
+        "/models/a%2Fb%3Fc:generateContent"
+    )
+    for model in ("models/x", "tunedModels/x"):
+        assert CODEC.encode(ask(model=model), stream=False).path == f"/{model}:generateContent"
+
+
+def test_options_find_their_place() -> None:
+    """Fields that stand beside `generationConfig` do so; all else goes into it."""
+    safety = [{"category": "HARM_CATEGORY_HATE_SPEECH", "threshold": "BLOCK_NONE"}]
+    made = sent(
+        temperature=0,
+        options={
+            "topP": 0.9,
+            "thinkingConfig": {"thinkingBudget": 0},
+            "safetySettings": safety,
+            "tools": [{"googleSearch": {}}],
+            "cached_content": "cachedContents/1",
+            "generationConfig": {"seed": 1},
+        },
+    )
+    del made["contents"]
+    assert made == {
+        "safetySettings": safety,
+        "tools": [{"googleSearch": {}}],
+        "cached_content": "cachedContents/1",
+        "generationConfig": {
+            "temperature": 0,
+            "topP": 0.9,
+            "thinkingConfig": {"thinkingBudget": 0},
+            "seed": 1,
+        },
+    }
+
+
+def test_attachments() -> None:
+    """Images, sound and documents go out as data, address or id."""
+    image, file = "image_url", "file"
+    assert content(
+        {"type": "text", "text": "see"},
+        {"type": image, image: {"url": f"data:image/png;base64,{PNG}", "detail": "low"}},
+        {"type": image, image: {"url": "https://h/i.webp?x=1"}},
+        {"type": file, file: {"file_data": f"data:application/pdf;base64,{PNG}"}},
+        {"type": file, file: {"filename": "a.pdf", "file_id": "https://g/v1beta/files/1"}},
+        {"type": "input_audio", "input_audio": {"data": PNG, "format": "mp3"}},
+        {"fileData": {"fileUri": "https://youtu.be/x"}},
+    ) == [
+        {"text": "see"},
+        {"inlineData": {"mimeType": "image/png", "data": PNG}},
+        {"fileData": {"fileUri": "https://h/i.webp?x=1", "mimeType": "image/webp"}},
+        {"inlineData": {"mimeType": "application/pdf", "data": PNG}},
+        {"fileData": {"fileUri": "https://g/v1beta/files/1", "mimeType": "application/pdf"}},
+        {"inlineData": {"mimeType": "audio/mp3", "data": PNG}},
+        {"fileData": {"fileUri": "https://youtu.be/x"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ({"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}, "zip"),
+        ({"type": "file", "file": {"file_data": "AAAA"}}, "unknown type"),
+        ({"type": "input_audio", "input_audio": {}}, "input_audio"),
+        ({"type": "video_url"}, "video_url"),
+    ],
+)
+def test_what_is_not_taken(part: JSON, named: str) -> None:
+    """A part that Gemini does not take is refused by name, and nothing is sent."""
+    with pytest.raises(InvalidRequest, match=named) as caught:
+        content(part)
+    assert (caught.value.sent, caught.value.exit_code) == (False, 2)
+
+
+def test_tool_calls_and_results() -> None:
+    """Calls keep their signature or get a stand-in where the model demands one; results find
+    the name of their call, and those that follow each other are one turn."""
+    google = {"google": {"thought_signature": "sig"}}
+    calls = [
+        {"id": "c1", "function": {"name": "f", "arguments": '{"a":1}'}},
+        {"id": "c2", "function": {"name": "g", "arguments": "{}"}, "extra_content": google},
+    ]
+    turns = (
+        Message("user", "u"),
+        Message("assistant", None, {"tool_calls": calls}),
+        Message("tool", '{"r":1}', {"tool_call_id": "c1"}),
+        Message("tool", "two", {"tool_call_id": "c2"}),
+    )
+    first = {"functionCall": {"name": "f", "args": {"a": 1}, "id": "c1"}}
+    second = {
+        "functionCall": {"name": "g", "args": {}, "id": "c2"},
+        "thoughtSignature": "sig",
+    }
+    old, new = sent(messages=turns), sent(messages=turns, model="gemini-3-flash-preview")
+    assert old["contents"][1] == {"role": "model", "parts": [first, second]}
+    stand_in = {**first, "thoughtSignature": "skip_thought_signature_validator"}
+    assert new["contents"][1]["parts"] == [stand_in, second]
+    assert old["contents"][2] == {
+        "role": "user",
+        "parts": [
+            {"functionResponse": {"name": "f", "id": "c1", "response": {"r": 1}}},
+            {"functionResponse": {"name": "g", "id": "c2", "response": {"output": "two"}}},
+        ],
+    }
+    with pytest.raises(InvalidRequest, match="call it belongs to"):
+        sent(messages=(Message("tool", "x", {"tool_call_id": "c9"}),))
+
+
+def test_a_schema_goes_out_as_structured_output() -> None:
+    """The schema is sent as it is, with the type of JSON."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    assert sent(schema=schema)["generationConfig"] == {
+        "responseMimeType": "application/json",
+        "responseJsonSchema": schema,
+    }
+
+
+def test_an_openai_body_is_translated() -> None:
+    """Tools, the choice among them and parameters get Gemini's shape."""
+    function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+    raw = {
+        "model": "gemini-2.5-flash",
+        "messages": [{"role": "user", "content": "u"}],
+        "top_p": 0.5,
+        "stop": ["x"],
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+    }
+    declared = {"name": "f", "description": "d", "parametersJsonSchema": {"type": "object"}}
+    assert sent(raw=RawCall("/chat/completions", raw)) == {
+        "contents": [{"role": "user", "parts": [{"text": "u"}]}],
+        "tools": [{"functionDeclarations": [declared]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f"]}},
+        "generationConfig": {"topP": 0.5, "stopSequences": ["x"]},
+    }
+    with pytest.raises(InvalidRequest, match="logit_bias"):
+        sent(raw=RawCall("/chat/completions", {**raw, "logit_bias": {"1": 1}}))
+
+
+def test_nothing_is_said_of_limits() -> None:
+    """Gemini has no headers for them."""
+    assert CODEC.limits({"x-ratelimit-remaining-requests": "1"}) == RateHeaders()
+
+
+def test_the_key_check_and_the_list_of_models() -> None:
+    """Both read the list, page by page."""
+    probe, page = CODEC.probe(), CODEC.models("t=1")
+    assert (probe.method, probe.path, probe.body) == ("GET", "/models?pageSize=1", None)
+    assert page.path == "/models?pageSize=1000&pageToken=t%3D1"
+    model = {
+        "name": "models/gemini-x",
+        "displayName": "Gemini X",
+        "inputTokenLimit": 1_048_576,
+        "outputTokenLimit": 65_536,
+    }
+    listed = orjson.dumps({"models": [model], "nextPageToken": "t2"})
+    info = ModelInfo("gemini-x", "Gemini X", 1_048_576, 65_536)
+    assert CODEC.decode_models(listed) == ([info], "t2")
+    assert CODEC.decode_models(b"{}") == ([], None)
+    CODEC.decode_probe(listed)
+
+
+def test_the_providers_own_count() -> None:
+    """Contents are counted alone; with instructions the whole request is handed over."""
+    alone = CODEC.count(ask(max_tokens=5))
+    whole = CODEC.count(ask(messages=(Message("system", "s"), Message("user", "u"))))
+    assert alone is not None
+    assert whole is not None
+    assert alone.path == whole.path == "/models/gemini-2.5-flash:countTokens"
+    assert set(alone.body or {}) == {"contents"}
+    inner = (whole.body or {})["generateContentRequest"]
+    assert inner["model"] == "models/gemini-2.5-flash"
+    assert set(inner) == {"model", "contents", "systemInstruction"}
+    assert CODEC.decode_count(b'{"totalTokens": 12}') == 12

@@ -1,0 +1,241 @@
+"""The wire format of OpenAI's responses."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.errors import (
+    BadResponse,
+    CallError,
+    ContentFiltered,
+    InvalidRequest,
+    QuotaExhausted,
+    RateLimited,
+    ServerFailed,
+)
+from llmctl.protocols import Codec
+from llmctl.providers.openai_responses import OpenAIResponses
+from llmctl.types import Message, Piece, RawCall, Usage
+from tests.providers.recordings import any_json, streamed
+from tests.support import request
+
+CODEC: Codec = OpenAIResponses()
+WORDS = any_json(
+    "output content type message text usage error status incomplete_details reason response delta",
+    "response.completed",
+    "response.output_text.delta",
+    "response.failed",
+    "error",
+    "output_text",
+    "refusal",
+)
+
+
+def whole(**changes: Any) -> dict[str, Any]:
+    """A complete response."""
+    part = {"type": "output_text", "text": "hi", "annotations": []}
+    return {
+        "model": "gpt-5-mini-2026",
+        "status": "completed",
+        "output": [
+            {"type": "reasoning", "summary": []},
+            {"type": "message", "role": "assistant", "content": [part]},
+        ],
+        "usage": {
+            "input_tokens": 10,
+            "output_tokens": 7,
+            "input_tokens_details": {"cached_tokens": 4},
+            "output_tokens_details": {"reasoning_tokens": 5},
+        },
+        **changes,
+    }
+
+
+def refusal(**changes: Any) -> dict[str, Any]:
+    """A response that refuses."""
+    part = {"type": "refusal", "refusal": "No."}
+    return whole(output=[{"type": "message", "content": [part]}], **changes)
+
+
+def sent(**changes: Any) -> dict[str, Any]:
+    """The body of a request."""
+    return dict(CODEC.encode(request(**changes), stream=False).body or {})
+
+
+def stream(*steps: dict[str, Any]) -> bytes:
+    """These events as a stream."""
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (step["type"].encode(), orjson.dumps(step)) for step in steps
+    )
+
+
+def test_a_request() -> None:
+    """Turns are input items; the limit and the options have this API's names."""
+    made = sent(
+        messages=(Message("system", "s"), Message("user", "u")),
+        max_tokens=5,
+        temperature=0.5,
+        options={"reasoning": {"effort": "low"}},
+    )
+    assert made == {
+        "model": "gpt-5-mini",
+        "input": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        "max_output_tokens": 5,
+        "temperature": 0.5,
+        "reasoning": {"effort": "low"},
+    }
+
+
+def test_parts_have_this_apis_names() -> None:
+    """Texts, images and files are translated; audio is refused unsent."""
+    parts = (
+        {"type": "text", "text": "t"},
+        {"type": "image_url", "image_url": {"url": "https://h/i.png", "detail": "low"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf,x"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_url": "https://h/a.pdf"}},
+    )
+    (item,) = sent(messages=(Message("user", parts),))["input"]
+    assert item["content"] == [
+        {"type": "input_text", "text": "t"},
+        {"type": "input_image", "image_url": "https://h/i.png", "detail": "low"},
+        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf,x"},
+        {"type": "input_file", "file_url": "https://h/a.pdf"},
+    ]
+    audio = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
+    with pytest.raises(InvalidRequest):
+        sent(messages=(Message("user", (audio,)),))
+
+
+def test_tools_called_before() -> None:
+    """Calls and their results become items of their own."""
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = (
+        Message("assistant", None, {"tool_calls": [call]}),
+        Message("tool", "42", {"tool_call_id": "c1"}),
+    )
+    assert sent(messages=turns)["input"] == [
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "42"},
+    ]
+
+
+def test_a_schema_stands_beside_other_text_settings() -> None:
+    """The schema is the format of `text`, and leaves the caller's `verbosity` in place."""
+    text = sent(schema={"type": "object"}, options={"text": {"verbosity": "low"}})["text"]
+    assert text["verbosity"] == "low"
+    assert text["format"]["type"] == "json_schema"
+    assert text["format"]["schema"] == {"type": "object"}
+
+
+def test_a_raw_body_goes_out_as_it_is() -> None:
+    """A passed-through body keeps its path."""
+    raw = RawCall("/responses", {"input": "x", "model": "m"})
+    wire = CODEC.encode(request(raw=raw), stream=False)
+    assert (wire.path, wire.body) == ("/responses", raw.body)
+
+
+def test_an_answer() -> None:
+    """Text, finish, model and all token counts are read."""
+    reply = CODEC.decode(200, {}, orjson.dumps(whole()))
+    assert (reply.text, reply.finish, reply.model) == ("hi", "stop", "gpt-5-mini-2026")
+    assert reply.usage == Usage(input=10, output=7, cached_input=4, reasoning=5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"), [("max_output_tokens", "length"), ("content_filter", "content_filter")]
+)
+def test_incomplete_answers(reason: str, finish: str) -> None:
+    """What cut an answer off is its finish."""
+    cut = whole(status="incomplete", incomplete_details={"reason": reason})
+    assert CODEC.decode(200, {}, orjson.dumps(cut)).finish == finish
+
+
+def test_only_calls_that_wait_for_the_caller_are_tool_calls() -> None:
+    """A search that OpenAI did itself is no tool call, a function is."""
+    for kind, finish in (("web_search_call", "stop"), ("function_call", "tool_calls")):
+        items = [{"type": kind, "name": "f"}, *whole()["output"]]
+        assert CODEC.decode(200, {}, orjson.dumps(whole(output=items))).finish == finish
+
+
+def test_refusals_are_no_answers() -> None:
+    """A refusal is `content_filter`, with what it cost."""
+    last = stream({"type": "response.completed", "response": refusal()})
+    for attempt in (
+        lambda: CODEC.decode(200, {}, orjson.dumps(refusal())),
+        lambda: streamed(CODEC, [last]),
+    ):
+        with pytest.raises(ContentFiltered, match=r"No\.") as caught:
+            attempt()
+        assert caught.value.usage.output == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("server_error", ServerFailed),
+        ("rate_limit_exceeded", RateLimited),
+        ("insufficient_quota", QuotaExhausted),
+    ],
+)
+def test_failed_answers(code: str, kind: type[CallError]) -> None:
+    """A failed response is the mapped error: whole, as a last event, or as an `error` event."""
+    failed = whole(status="failed", error={"code": code, "message": "m"}, output=[])
+    with pytest.raises(kind):
+        CODEC.decode(200, {}, orjson.dumps(failed))
+    for step in (
+        {"type": "response.failed", "response": failed},
+        {"type": "error", "code": code, "message": "m"},
+    ):
+        with pytest.raises(kind):
+            streamed(CODEC, [stream(step)])
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress", "cancelled"])
+def test_work_in_the_background_is_no_answer(status: str) -> None:
+    """A response that is not finished is no empty success, and asking again does not help."""
+    with pytest.raises(BadResponse) as caught:
+        CODEC.decode(200, {}, orjson.dumps(whole(status=status, output=[])))
+    assert not caught.value.retryable
+
+
+def test_a_stream() -> None:
+    """Deltas are the text; the last event carries the rest."""
+    steps: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {}},
+        {"type": "response.output_text.delta", "delta": "h"},
+        {"type": "response.output_text.delta", "delta": "i"},
+        {"type": "response.completed", "response": whole()},
+    ]
+    usage = Usage(input=10, output=7, cached_input=4, reasoning=5)
+    assert streamed(CODEC, [stream(*steps)]) == Piece(
+        "hi", "stop", "gpt-5-mini-2026", usage, done=True
+    )
+    assert not streamed(CODEC, [stream(*steps[:-1])]).done
+    assert streamed(CODEC, [stream(steps[-1])]).text == "hi"
+
+
+def test_the_count() -> None:
+    """The counting endpoint gets what it takes, and no parameter of the answer."""
+    wire = CODEC.count(request(max_tokens=5, temperature=1.0, options={"tools": []}))
+    assert wire is not None
+    assert wire.body is not None
+    assert set(wire.body) == {"model", "input", "tools"}
+
+
+@given(WORDS, st.sampled_from(["message", "error", "response.completed"]))
+def test_no_body_raises_outside_the_error_tree(found: Any, event: str) -> None:
+    """Any JSON is an answer or a mapped error."""
+    data = orjson.dumps(found)
+    for attempt in (
+        lambda: CODEC.decode(200, {}, data),
+        lambda: CODEC.reader().piece(event, data.decode()),
+        lambda: CODEC.decode_count(data),
+    ):
+        with suppress(CallError):
+            attempt()

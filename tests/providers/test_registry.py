@@ -1,0 +1,58 @@
+"""The presets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from llmctl.providers.endpoint import join
+from llmctl.providers.registry import LOCAL, PRESETS, codec
+
+METHODS = ("encode", "auth", "decode", "failure", "reader", "limits", "probe", "models", "count")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_its_codecs(name: str) -> None:
+    """Each interface a preset names is there, and is a whole codec."""
+    preset = PRESETS[name]
+    for api in PRESETS[preset.adapter].codecs:
+        found = codec(preset.adapter, api)
+        assert all(callable(getattr(found, method)) for method in METHODS)
+
+
+def test_the_presets_have_prices() -> None:
+    """The default models are ones whose price is known, so that budgets hold."""
+    from llmctl.pricing import Prices
+    from llmctl.types import Target
+
+    for preset in PRESETS.values():
+        if preset.name != LOCAL:
+            target = Target("p", preset.name, preset.adapter, preset.base_url, preset.model)
+            assert Prices().worst_case(target, None, 1000, 1000, 1_795_000_000.0), preset.name
+
+
+def test_no_codec_is_imported_before_it_is_used() -> None:
+    """The list of presets alone costs no provider's module."""
+    look = "import sys, llmctl.providers.registry as r; print(*(m for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert "llmctl.providers.registry" in done.stdout
+    assert not {"llmctl.providers.openai_chat", "llmctl.providers.gemini"} & set(
+        done.stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("base_url", "path", "url"),
+    [
+        ("https://h/v1", "/chat/completions", "https://h/v1/chat/completions"),
+        ("https://h", "/models", "https://h/models"),
+        ("https://h/v2", "../v1/tokenize", "https://h/v1/tokenize"),
+        ("https://h/v1?api-version=x", "/models", "https://h/v1/models?api-version=x"),
+        ("https://h/v1?a=1", "/m:go?alt=sse", "https://h/v1/m:go?alt=sse&a=1"),
+    ],
+)
+def test_addresses(base_url: str, path: str, url: str) -> None:
+    """A path is below the base URL, or beside it; the base's query goes along."""
+    assert join(base_url, path) == url

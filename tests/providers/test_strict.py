@@ -1,0 +1,76 @@
+"""Which schemas OpenAI's strict mode takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from llmctl.providers.strict import name_of, named_schema, qualifies
+from tests.providers.recordings import any_json
+
+TEXT = {"type": "string"}
+
+
+def an_object(**changes: Any) -> dict[str, Any]:
+    """An object of one text, as strict mode wants it."""
+    return {
+        "type": "object",
+        "properties": {"a": TEXT},
+        "required": ["a"],
+        "additionalProperties": False,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        an_object(),
+        an_object(properties={"a": an_object()}),
+        an_object(properties={"a": {"type": "array", "items": {"anyOf": [TEXT, an_object()]}}}),
+        an_object(properties={"a": {"$ref": "#/$defs/x"}}, **{"$defs": {"x": an_object()}}),
+        an_object(properties={"a": {"type": ["string", "null"], "description": "d"}}),
+        an_object(properties={"a": {"enum": [1, 2]}}),
+    ],
+)
+def test_qualifies(schema: dict[str, Any]) -> None:
+    """Closed objects whose properties are all required."""
+    assert qualifies(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        TEXT,
+        {"type": "array", "items": an_object()},
+        an_object(additionalProperties=True),
+        an_object(required=[]),
+        an_object(properties={"a": {}}),
+        an_object(properties={"a": {"type": "object"}}),
+        an_object(properties={"a": {"oneOf": [TEXT]}}),
+        an_object(properties={"a": {**TEXT, "default": "x"}}),
+        an_object(anyOf=[an_object()]),
+        an_object(properties={"a": {"type": "array", "items": [TEXT]}}),
+        {key: value for key, value in an_object().items() if key != "additionalProperties"},
+    ],
+)
+def test_does_not_qualify(schema: dict[str, Any]) -> None:
+    """Anything else goes out without strict, where OpenAI takes it as a guide."""
+    assert not qualifies(schema)
+
+
+def test_names() -> None:
+    """OpenAI wants a name of letters, digits, dashes and underscores."""
+    assert name_of({}) == name_of({"title": 3}) == name_of({"title": "日本"}) == "answer"
+    assert name_of({"title": "My city's name"}) == "My_city_s_name"
+    assert len(name_of({"title": "x" * 99})) == 64
+
+
+@given(any_json("type properties required additionalProperties items anyOf object $defs"))
+def test_any_schema(found: Any) -> None:
+    """Whatever a schema holds, it is strict or not."""
+    if isinstance(found, dict):
+        assert isinstance(named_schema(found)["strict"], bool)

@@ -1,0 +1,239 @@
+"""Cohere's API: v2 chat plain and streamed, tokenize, the key check, the models."""
+
+from __future__ import annotations
+
+import math
+from time import time
+from typing import TYPE_CHECKING
+
+from tests.simulator.call import Ask, Json
+
+from .openai import tool_json
+from .wire import Base, Billing, Kind, Refused, Turn, kind_of, named_event, spoken
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tests.simulator.http1 import Headers
+    from tests.simulator.limits import Standing
+    from tests.simulator.reply import Problem, Usage
+
+_FINISH = {
+    "stop": "COMPLETE",
+    "length": "MAX_TOKENS",
+    "tool_calls": "TOOL_CALL",
+    "content_filter": "ERROR",  # Cohere has no word for it
+    "refusal": "ERROR",
+}
+_SAID: dict[Kind, tuple[int, str]] = {
+    "auth": (401, "invalid api token"),
+    "context": (
+        400,
+        (
+            "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received "
+            "4292. Try using a shorter prompt, or enable prompt truncating."
+        ),
+    ),
+    "not_found": (
+        404,
+        (
+            "model 'nobody' not found, make sure the correct model ID was used and that you have "
+            "access to the model."
+        ),
+    ),
+    "overloaded": (503, "service unavailable"),
+    "permission": (403, "you do not have access to this model"),
+    "quota": (402, "Please add or update your payment method to continue"),
+    "rate": (429, "You have exceeded the calls / minute limit of this key."),
+    "timeout": (504, "gateway timeout"),
+}
+
+
+class Cohere(Base):
+    """What every endpoint has in common: a bearer token, and errors that are a message."""
+
+    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+        """Give `{"id", "message"}`."""
+        kind = kind_of(status, problem)
+        code, message = _SAID.get(kind, (status, problem.message))
+        if kind == "auth":
+            message = f"{message} ({problem.message})"
+        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
+        return Refused(code, {"id": "simulator", "message": message}, kept)
+
+    def error_event(self, problem: Problem) -> bytes:
+        """Give the `message-end` of an answer that failed."""
+        delta = {"finish_reason": "ERROR", "error": problem.message}
+        return named_event("message-end", {"type": "message-end", "delta": delta})
+
+    def unknown_event(self) -> bytes:
+        """Give citations, which are not text, and an event nobody has heard of."""
+        citation = {"start": 0, "end": 4, "text": "unheard", "sources": []}
+        delta = {"message": {"citations": citation}}
+        start = {"type": "citation-start", "index": 0, "delta": delta}
+        return named_event("citation-start", start) + super().unknown_event()
+
+    def id_headers(self, index: int) -> Headers:
+        """Give `x-debug-trace-id`."""
+        return (("x-debug-trace-id", f"req_{index:08d}"),)
+
+    def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
+        """Give `x-ratelimit-reset`, in Unix seconds, once a limit is used up."""
+        used_up = [state.reset for state in standing.values() if state.remaining < 1]
+        return (("x-ratelimit-reset", str(math.ceil(time() + max(used_up)))),) if used_up else ()
+
+
+class Chat(Cohere):
+    """`POST …/v2/chat`."""
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether the path ends in `/chat`."""
+        return method == "POST" and path.endswith("/chat")
+
+    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
+        """Read messages, model and limit."""
+        form = body.get("response_format") or {}
+        return spoken(
+            [(message["role"], message.get("content")) for message in body["messages"]],
+            model=body["model"],
+            max_tokens=body.get("max_tokens"),
+            stream=bool(body.get("stream")),
+            temperature=body.get("temperature"),
+            schema=form.get("schema") or form.get("json_schema"),
+        )
+
+    def whole(self, turn: Turn) -> Json:
+        """Give the message; a chat's answer does not name its model."""
+        message: Json = {"role": "assistant"}
+        blocks = _blocks(turn)
+        if blocks:
+            message["content"] = blocks
+        if turn.reply.tool_calls:
+            message["tool_plan"] = "I will call a tool."
+            message["tool_calls"] = [tool_json(tool) for tool in turn.reply.tool_calls]
+        return {"id": f"chat-{turn.call.index:08d}", "message": message} | _end(turn)
+
+    def events(self, turn: Turn) -> tuple[bytes, ...]:
+        """Give message-start, contents, tool calls and message-end."""
+        opening = {"message": {"role": "assistant", "content": [], "tool_calls": []}}
+        number = f"chat-{turn.call.index:08d}"
+        steps: list[Json] = [{"type": "message-start", "id": number, "delta": opening}]
+        for index, block in enumerate(_blocks(turn)):
+            steps += _block_steps(turn, index, block)
+        for index, tool in enumerate(turn.reply.tool_calls):
+            given = tool_json(tool)
+            called = given | {"function": given["function"] | {"arguments": ""}}
+            more = {"function": {"arguments": tool.arguments}}
+            steps += [
+                {"type": "tool-call-start", "index": index, "delta": _tools(called)},
+                {"type": "tool-call-delta", "index": index, "delta": _tools(more)},
+                {"type": "tool-call-end", "index": index},
+            ]
+        steps.append({"type": "message-end", "id": number, "delta": _end(turn)})
+        return tuple(named_event(str(step["type"]), step) for step in steps)
+
+
+class Tokenize(Cohere):
+    """`POST …/v1/tokenize`."""
+
+    billing: Billing = "free"
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether the path ends in `/v1/tokenize`."""
+        return method == "POST" and path.endswith("/v1/tokenize")
+
+    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
+        """Read the text."""
+        return Ask(model=body["model"], prompt=body["text"], last=body["text"])
+
+    def whole(self, turn: Turn) -> Json:
+        """Give as many tokens as the text has."""
+        numbers = list(range(turn.usage.input))
+        return {"tokens": numbers, "token_strings": [str(n) for n in numbers], "meta": {}}
+
+
+class CheckKey(Cohere):
+    """`POST …/v1/check-api-key`; the status is the answer."""
+
+    billing: Billing = "free"
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether the path ends in `/v1/check-api-key`."""
+        return method == "POST" and path.endswith("/v1/check-api-key")
+
+    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
+        """Ask nothing of a model."""
+        return Ask(model="")
+
+    def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
+        """Find it valid."""
+        return {"valid": True, "organization_id": "org", "owner_id": "owner"}
+
+
+class Models(CheckKey):
+    """`GET …/v1/models`."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        self._models = tuple(models)
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether the path ends in `/v1/models`."""
+        return method == "GET" and path.endswith("/v1/models")
+
+    def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
+        """Give the one page there is."""
+        return {
+            "models": [
+                {
+                    "name": name,
+                    "is_deprecated": False,
+                    "endpoints": ["chat"],
+                    "finetuned": False,
+                    "context_length": 128000,
+                }
+                for name in self._models
+            ],
+            "next_page_token": "",
+        }
+
+
+def _blocks(turn: Turn) -> list[Json]:
+    blocks: list[Json] = []
+    if turn.thought:
+        blocks.append({"type": "thinking", "thinking": turn.thought})
+    if turn.reply.text:
+        blocks.append({"type": "text", "text": turn.reply.text})
+    return blocks
+
+
+def _block_steps(turn: Turn, index: int, block: Json) -> list[Json]:
+    kind = str(block["type"])
+    pieces = turn.pieces if kind == "text" else (turn.thought,)
+    return [
+        {"type": "content-start", "index": index, "delta": _content({"type": kind, kind: ""})},
+        *(
+            {"type": "content-delta", "index": index, "delta": _content({kind: piece})}
+            for piece in pieces
+        ),
+        {"type": "content-end", "index": index},
+    ]
+
+
+def _content(content: Json) -> Json:
+    return {"message": {"content": content}}
+
+
+def _tools(tool: Json) -> Json:
+    return {"message": {"tool_calls": tool}}
+
+
+def _end(turn: Turn) -> Json:
+    finish = turn.reply.word or _FINISH[turn.reason]
+    return {"finish_reason": finish, "usage": _usage(turn.usage)}
+
+
+def _usage(usage: Usage) -> Json:
+    """Give usage in Cohere's convention: floats, and no word on reasoning."""
+    tokens = {"input_tokens": float(usage.input), "output_tokens": float(usage.output)}
+    said: Json = {"billed_units": tokens, "tokens": tokens}
+    return said | {"cached_tokens": float(usage.cached)}

@@ -1,0 +1,170 @@
+"""OpenRouter: OpenAI's chat with a price on every answer, comments, and errors inside a 200."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from tests.simulator.call import Ask, Json
+
+from .openai import Chat
+from .openai_other import Models as OpenAIModels
+from .wire import Base, Billing, Kind, Refused, Turn, bearer, data_event, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.simulator.http1 import Headers
+    from tests.simulator.limits import Standing
+    from tests.simulator.reply import Problem, Usage
+
+_COMMENT = b": OPENROUTER PROCESSING\n\n"
+_INPUT, _OUTPUT = Decimal("0.00000123"), Decimal("0.00000456")
+_SAID: dict[Kind, tuple[int, str]] = {
+    "auth": (401, "No auth credentials found"),
+    "context": (
+        400,
+        (
+            "This endpoint's maximum context length is 128000 tokens. However, you requested about "
+            "219898 tokens (219798 of text input, 100 in the output). Please reduce the length of "
+            'either one, or use the "middle-out" transform to compress your prompt automatically.'
+        ),
+    ),
+    "not_found": (404, "No endpoints found for nobody/knows-it."),
+    "overloaded": (503, "Provider returned error"),
+    "permission": (403, "This model requires moderation, and your input was flagged."),
+    "quota": (
+        402,
+        (
+            "This request requires more credits, or fewer max_tokens. You requested up to 4096 "
+            "tokens, but can only afford 4000."
+        ),
+    ),
+    "rate": (429, "Rate limit exceeded: free-models-per-min."),
+    "server": (502, "Provider returned error"),
+    "timeout": (408, "The request timed out."),
+}
+
+
+def cost(usage: Usage) -> Decimal:
+    """Give what OpenRouter says an answer cost, in dollars."""
+    return _INPUT * usage.input + _OUTPUT * usage.output
+
+
+class OpenRouter(Base):
+    """What every endpoint has in common: the status inside the body, and no rate headers."""
+
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        """Take a bearer token."""
+        return bearer(headers)
+
+    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+        """Give `{"error": {code, message, metadata}}`; with a status of 200 the body alone."""
+        kind = kind_of(status if status >= 400 else 502, problem)
+        code, message = _SAID.get(kind, (status, problem.message))
+        if kind == "auth":
+            message = f"{message} ({problem.message})"
+        error = {"code": code, "message": message, "metadata": {"provider_name": "Simulator"}}
+        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
+        shown = status if status < 400 else code
+        return Refused(shown, {"error": error, "user_id": "user_simulator"}, kept)
+
+    def error_event(self, problem: Problem) -> bytes:
+        """Give a chunk with an `error`, and the finish reason `error`."""
+        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+        chunk: Json = {
+            "id": "gen-simulator",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "sim",
+            "provider": "Simulator",
+            "error": self.refuse(502, problem, {}).body["error"],
+            "choices": [choice | {"finish_reason": "error", "native_finish_reason": "error"}],
+        }
+        return data_event(chunk)
+
+    def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:  # noqa: ARG002  (the seam passes it)
+        """Say nothing."""
+        return ()
+
+
+class OpenRouterChat(OpenRouter, Chat):
+    """`POST …/api/v1/chat/completions`."""
+
+    def frame(self, turn: Turn, kind: str) -> Json:
+        """Name the provider that answered."""
+        return {
+            "id": f"gen-{turn.created}-{turn.call.index:08d}",
+            "object": kind,
+            "created": turn.created,
+            "model": turn.model,
+            "provider": "Simulator",
+        }
+
+    def whole(self, turn: Turn) -> Json:
+        """Add the finish reason in the provider's own word."""
+        whole = super().whole(turn)
+        whole["choices"][0]["native_finish_reason"] = "completed"
+        return whole
+
+    def message(self, turn: Turn) -> Json:
+        """Give the thoughts beside the text."""
+        thought = turn.thought or None
+        return super().message(turn) | {"reasoning": thought}
+
+    def deltas(self, turn: Turn) -> list[Json]:
+        """Give the thoughts first."""
+        first, *rest = super().deltas(turn)
+        thought = {"role": "assistant", "content": "", "reasoning": turn.thought}
+        return [first, *([thought] if turn.thought else []), *rest]
+
+    def events(self, turn: Turn) -> tuple[bytes, ...]:
+        """Keep the connection awake with comments."""
+        first, *rest = super().events(turn)
+        return (_COMMENT + _COMMENT + first, *(_COMMENT + event for event in rest))
+
+    def closing(self, turn: Turn, frame: Json) -> list[Json]:
+        """Give the finish reason, and once more with the usage, asked for or not."""
+        delta = {"role": "assistant", "content": ""}
+        choice = {"index": 0, "delta": delta, "finish_reason": self.finish(turn)}
+        chunk = frame | {"choices": [choice | {"native_finish_reason": "completed"}]}
+        return [chunk, chunk | {"usage": self.usage(turn)}]
+
+    def usage(self, turn: Turn) -> Json:
+        """Add the price."""
+        price = float(cost(turn.usage))
+        details = {"upstream_inference_cost": None}
+        return super().usage(turn) | {"cost": price, "cost_details": details, "is_byok": False}
+
+
+class Key(OpenRouter):
+    """`GET …/api/v1/key`: what is known of the key; free, so it serves to check one."""
+
+    billing: Billing = "free"
+
+    def serves(self, method: str, path: str) -> bool:
+        """Whether the path ends in `/key`."""
+        return method == "GET" and path.endswith("/key")
+
+    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
+        """Ask nothing of a model."""
+        return Ask(model="")
+
+    def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
+        """Give the key's label and credit."""
+        return {"data": {"label": "sk-or-v1-sim...ulator", "usage": 1.5, "limit": None}}
+
+
+class Models(OpenRouter, OpenAIModels):
+    """`GET …/models`, which OpenRouter shows to everybody: it says nothing of a key."""
+
+    public = True
+
+    def whole(self, turn: Turn) -> Json:
+        """Add the window and the prices."""
+        whole = super().whole(turn)
+        for model in whole["data"]:
+            model |= {"name": f"The {model['id']}", "context_length": 128000}
+            model["top_provider"] = {"max_completion_tokens": 16384}
+            model["pricing"] = {"prompt": str(_INPUT), "completion": str(_OUTPUT)}
+        return whole

@@ -1,0 +1,77 @@
+"""A key is cut out of a text in whatever form it stands there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl import redact as module
+from llmctl.redact import known, redact, remember, suspicious
+
+KEY = "sk-canary/4711+x=Ä%"
+KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=255), min_size=8, max_size=60)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY,
+        quote(KEY),
+        quote(KEY, safe=""),
+        re.sub("%..", lambda found: found[0].lower(), quote(KEY, safe="")),
+        json.dumps(KEY)[1:-1],
+        base64.b64encode(KEY.encode()).decode(),
+        base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("="),
+    ],
+)
+def test_forms(form: str) -> None:
+    """Raw, URL-encoded, in JSON, in base64: the rest of the text stays."""
+    assert redact(f"before {form} after", KEY).startswith("before [key]")
+    assert redact(f"before {form} after", KEY).endswith(" after")
+
+
+@given(key=KEYS, before=st.binary(max_size=7), after=st.binary(max_size=7))
+def test_inside_longer_base64(key: str, before: bytes, after: bytes) -> None:
+    """In the middle of longer base64 a key is found at each of the three places it can begin."""
+    raw = key.encode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(before + raw + after).decode()
+        cleaned = redact(text, key)
+        assert cleaned != text
+        start, end = len(before) * 8, (len(before) + len(raw)) * 8
+        whole = text[-(-start // 6) : end // 6]
+        assert whole not in cleaned
+
+
+@given(KEYS, st.text())
+def test_nothing_of_the_key_is_left(key: str, around: str) -> None:
+    """The key does not stand in what comes out, nor does a second pass find more."""
+    cleaned = redact(f"{around}{key}{around}", key)
+    assert key not in cleaned.replace("[key]", "\0")
+
+
+def test_short_or_no_key() -> None:
+    """Without a key, or with one too short to protect anything, the text stays as it is."""
+    assert redact("a text", None) == redact("a text", "") == redact("a text", "tex") == "a text"
+
+
+def test_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every key the process has held is cut, a longer one before one it contains."""
+    monkeypatch.setattr(module, "_KNOWN", set())
+    for key in ("sk-1234", "sk-1234567", "x"):
+        remember(key)
+    assert known("sk-1234567 sk-1234 x") == "[key] [key] x"
+
+
+def test_suspicious() -> None:
+    """What could be a key is cut from the words of a stranger; paths, words and numbers stay."""
+    text = "item ab12cd34ef56gh78 sk-proj-A1b2C3d4 in /usr/lib/python3.11/x line 4711 not-found-yet"
+    assert suspicious(text) == (
+        "item [key] [key] in /usr/lib/python3.11/x line 4711 not-found-yet"
+    )

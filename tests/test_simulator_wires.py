@@ -1,0 +1,313 @@
+"""The simulated providers speak as the real ones do, each in its own words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from time import time
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.simulator import errors
+from tests.simulator.fault import Fault
+from tests.simulator.reply import Problem, Reply, ToolCall, Usage
+from tests.simulator.server import Simulator
+from tests.simulator.streams import StreamError
+from tests.simulator.wires.openrouter import cost
+from tests.simulator.wires.registry import BASES
+
+USER = [{"role": "user", "content": "hello there"}]
+BODIES: dict[str, dict[str, Any]] = {
+    "openai": {"model": "sim-small", "messages": USER},
+    "anthropic": {"model": "sim-small", "max_tokens": 50, "messages": USER},
+    "gemini": {"contents": [{"role": "user", "parts": [{"text": "hello there"}]}]},
+    "cohere": {"model": "sim-small", "messages": USER},
+    "mistral": {"model": "sim-small", "messages": USER},
+    "openrouter": {"model": "sim-small", "messages": USER},
+    "groq": {"model": "sim-small", "messages": USER},
+}
+PATHS = {
+    "anthropic": "/messages",
+    "gemini": "/models/sim-small:generateContent",
+    "cohere": "/chat",
+}
+BEARER = {"authorization": "Bearer k1"}
+KEYS = {
+    "anthropic": {"x-api-key": "k1", "anthropic-version": "2023-06-01"},
+    "gemini": {"x-goog-api-key": "k1"},
+}
+ENDS = {
+    "anthropic": "message_stop",
+    "gemini": '"finishReason":"STOP"',
+    "cohere": "message-end",
+}
+PROVIDERS = sorted(BASES)
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulator]:
+    """All providers at one origin, with one good key."""
+    with Simulator(keys=["k1"]) as simulator:
+        yield simulator
+
+
+def post(sim: Simulator, name: str, *, stream: bool = False, **more: Any) -> httpx2.Response:
+    """Send the provider's own body with its own key."""
+    path, body = PATHS.get(name, "/chat/completions"), BODIES[name] | more
+    if stream and name == "gemini":
+        path = path.replace(":generate", ":streamGenerate") + "?alt=sse"
+    elif stream:
+        body["stream"] = True
+    url = sim.origin + BASES[name] + path
+    return httpx2.post(url, json=body, headers=KEYS.get(name, BEARER), timeout=5)
+
+
+def get(sim: Simulator, name: str, path: str) -> Any:
+    """Fetch something free with the provider's own key."""
+    url = sim.origin + BASES[name] + path
+    answer = httpx2.get(url, headers=KEYS.get(name, BEARER), timeout=5)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def chunks(answer: httpx2.Response) -> list[Any]:
+    """The JSON of a stream's events."""
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_provider_answers(sim: Simulator, name: str, *, stream: bool) -> None:
+    """A provider's own body gets an answer that is billed, whole or as a stream with its end."""
+    answer = post(sim, name, stream=stream)
+    assert answer.status_code == 200
+    if stream:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert ENDS.get(name, "[DONE]") in answer.text[-700:]
+    else:
+        assert "echo: hello there" in answer.text
+    assert sim.billed.requests == 1
+    assert sim.calls[0].prompt == "hello there"
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_looks_for_its_own_key(sim: Simulator, name: str) -> None:
+    """A key in another provider's header, or none, is a refusal in the provider's own words."""
+    url = sim.origin + BASES[name] + PATHS.get(name, "/chat/completions")
+    elsewhere = BEARER if name == "gemini" else {"x-goog-api-key": "k1"}
+    for headers in ({}, elsewhere):
+        answer = httpx2.post(url, json=BODIES[name], headers=headers, timeout=5)
+        assert answer.status_code == (400 if name == "gemini" else 401)
+    assert sim.billed.requests == 0
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_lists_its_models(sim: Simulator, name: str) -> None:
+    """The list names both models, free of charge."""
+    path = "/../v1/models" if name == "cohere" else "/models"
+    listed = get(sim, name, path)
+    entries = listed.get("data") or listed["models"]
+    names = [entry.get("id") or entry["name"].removeprefix("models/") for entry in entries]
+    assert names == ["sim-small", "sim-large"]
+    assert sim.billed.requests == 0
+
+
+def usages(sim: Simulator, name: str, usage: Usage, **more: Any) -> list[dict[str, Any]]:
+    """What the provider says an answer used, plain and at the end of a stream."""
+    sim.reply = lambda _: Reply("a b", usage=usage)
+    field = "usageMetadata" if name == "gemini" else "usage"
+    whole = post(sim, name).json()[field]
+    found = []
+    for chunk in chunks(post(sim, name, stream=True, **more)):
+        inner = chunk.get("delta") if isinstance(chunk.get("delta"), dict) else {}
+        found += [chunk.get(field) or inner.get(field) or chunk.get("x_groq", {}).get("usage")]
+    return [whole, [usage for usage in found if usage][-1]]
+
+
+def test_usage_is_in_the_providers_own_convention(sim: Simulator) -> None:
+    """Cached, written and thought tokens are inside or outside, as the vendor has it."""
+    usage = Usage(input=100, output=50, cached=60, reasoning=30, written=10)
+    for found in usages(sim, "anthropic", usage):
+        assert (found["input_tokens"], found["output_tokens"]) == (30, 50)
+        assert (found["cache_read_input_tokens"], found["cache_creation_input_tokens"]) == (60, 10)
+        assert found["output_tokens_details"]["thinking_tokens"] == 30
+    for found in usages(sim, "gemini", usage):
+        assert (found["promptTokenCount"], found["cachedContentTokenCount"]) == (100, 60)
+        assert (found["candidatesTokenCount"], found["thoughtsTokenCount"]) == (20, 30)
+    for found in usages(sim, "cohere", usage):
+        assert found["tokens"] == {"input_tokens": 100.0, "output_tokens": 50.0}
+        assert found["cached_tokens"] == 60.0
+    for found in usages(sim, "mistral", usage):
+        assert (found["prompt_tokens"], found["num_cached_tokens"]) == (100, 60)
+    for found in usages(sim, "groq", usage):
+        assert found["completion_tokens_details"] == {"reasoning_tokens": 30}
+    for found in usages(sim, "openrouter", usage):
+        assert found["cost"] == float(cost(usage))
+    assert (sim.billed.written_tokens, sim.billed.reasoning_tokens) == (120, 360)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_ends_for_its_own_reasons(sim: Simulator, name: str) -> None:
+    """The simulator's reasons become the provider's words; a word of its own goes as it is."""
+    call = ToolCall("f", '{"x": 1}')
+    sim.reply = lambda _: Reply("", finish="tool_calls", tool_calls=(call,))
+    called = {"anthropic": "tool_use", "gemini": "functionCall", "cohere": "TOOL_CALL"}
+    assert called.get(name, "tool_calls") in post(sim, name).text
+    assert called.get(name, "tool_calls") in post(sim, name, stream=True).text
+    sim.reply = lambda _: Reply("x", word="unheard_of")
+    assert '"unheard_of"' in post(sim, name).text
+    assert '"unheard_of"' in post(sim, name, stream=True).text
+
+
+REFUSALS: dict[str, tuple[Fault, dict[str, tuple[int, str]]]] = {
+    "quota": (
+        errors.out_of_quota(),
+        {
+            "anthropic": (400, "credit balance is too low"),
+            "gemini": (429, "PerDayPerProject"),
+            "cohere": (402, "payment"),
+            "mistral": (402, "Payment required"),
+            "openrouter": (402, "more credits"),
+            "groq": (429, "insufficient_quota"),
+        },
+    ),
+    "context": (
+        errors.context_too_long(),
+        {
+            "anthropic": (400, "prompt is too long"),
+            "gemini": (400, "exceeds the maximum number of tokens"),
+            "cohere": (400, "too many tokens"),
+            "mistral": (400, "too large for model"),
+            "openrouter": (400, "maximum context length"),
+            "groq": (400, "context_length_exceeded"),
+        },
+    ),
+    "overloaded": (
+        errors.overloaded(),
+        {
+            "anthropic": (529, "overloaded_error"),
+            "gemini": (503, "UNAVAILABLE"),
+            "cohere": (503, "unavailable"),
+            "mistral": (503, "capacity"),
+            "openrouter": (503, "Provider returned error"),
+        },
+    ),
+    "rate": (
+        errors.rate_limited(45),
+        {
+            "anthropic": (429, "rate_limit_error"),
+            "gemini": (429, '"retryDelay":"45.000000000s"'),
+            "cohere": (429, "calls / minute"),
+            "mistral": (429, "rate_limited"),
+            "openrouter": (429, "Rate limit exceeded"),
+            "groq": (429, "rate_limit_exceeded"),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_errors_are_in_the_providers_own_words(sim: Simulator, what: str) -> None:
+    """One fault becomes each provider's own status, shape and sentence."""
+    sim.fault, expected = REFUSALS[what]
+    for name, (status, words) in expected.items():
+        answer = post(sim, name)
+        assert (name, answer.status_code) == (name, status)
+        assert words in answer.text
+        waits = "retry-after" in answer.headers
+        assert waits is (what == "rate" and name != "gemini")
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_errors_within_a_stream(sim: Simulator, name: str) -> None:
+    """After a 200 the error comes as an event, and the stream's end does not."""
+    sim.fault = StreamError(pieces=2, problem=Problem("it broke", "overloaded_error"))
+    answer = post(sim, name, stream=True)
+    assert answer.status_code == 200
+    assert "error" in answer.text
+    assert ENDS.get(name, "[DONE]") not in answer.text or name == "cohere"
+
+
+def test_rate_headers_have_the_providers_names() -> None:
+    """Names, units and resets differ; OpenRouter and Gemini say nothing."""
+    with Simulator(rpm=60, tpm=6000) as sim:
+        anthropic = post(sim, "anthropic").headers
+        mistral, groq = post(sim, "mistral").headers, post(sim, "groq").headers
+        others = [post(sim, name).headers for name in ("gemini", "openrouter", "cohere")]
+    reset = datetime.fromisoformat(anthropic["anthropic-ratelimit-tokens-reset"])
+    assert abs(reset.timestamp() - time()) < 5
+    assert reset.tzinfo == UTC
+    assert anthropic["anthropic-ratelimit-input-tokens-limit"] == "6000"
+    assert mistral["x-ratelimit-limit-req-minute"] == "60"
+    assert groq["x-ratelimit-limit-requests"] == "86400"  # a day's
+    assert not any("ratelimit" in name for headers in others for name in headers)
+
+
+def test_anthropic_demands_its_version_and_a_limit(sim: Simulator) -> None:
+    """Without `anthropic-version` or `max_tokens`, or with what a version has no longer: 400."""
+    url = f"{sim.origin}{BASES['anthropic']}/messages"
+    newest = KEYS["anthropic"] | {"anthropic-version": "2026-10-21"}
+    for headers, body in (
+        ({"x-api-key": "k1"}, BODIES["anthropic"]),
+        (KEYS["anthropic"], BODIES["openai"]),
+        (newest, BODIES["anthropic"] | {"temperature": 0}),
+    ):
+        answer = httpx2.post(url, headers=headers, json=body, timeout=5)
+        assert (answer.status_code, answer.json()["type"]) == (400, "error")
+    assert httpx2.post(url, headers=newest, json=BODIES["anthropic"], timeout=5).is_success
+
+
+def test_mistral_refuses_fields_it_does_not_know(sim: Simulator) -> None:
+    """OpenAI's `stream_options` is none of Mistral's."""
+    answer = post(sim, "mistral", stream_options={"include_usage": True})
+    assert (answer.status_code, answer.json()["object"]) == (400, "error")
+
+
+def test_gemini_streams_as_sse_only(sim: Simulator) -> None:
+    """Without `alt=sse` there is no event stream."""
+    url = f"{sim.origin}{BASES['gemini']}/models/sim-small:streamGenerateContent"
+    answer = httpx2.post(url, headers=KEYS["gemini"], json=BODIES["gemini"], timeout=5)
+    assert answer.status_code == 400
+
+
+def test_openrouter_keeps_a_stream_awake_with_comments(sim: Simulator) -> None:
+    """Comments stand between the events, and its errors may come with a status of 200."""
+    text = post(sim, "openrouter", stream=True).text
+    assert text.startswith(": OPENROUTER PROCESSING\n\n")
+    sim.fault = errors.Status(status=200, problem=Problem("it broke"))
+    answer = post(sim, "openrouter")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (200, 502)
+
+
+def test_token_counts_are_what_is_billed(sim: Simulator) -> None:
+    """Each provider's own count of a prompt is the input it then bills; counting is free."""
+    counts = (
+        ("openai", "/responses/input_tokens", {"model": "m", "input": "hello there"}),
+        ("anthropic", "/messages/count_tokens", {"model": "m", "messages": USER}),
+        ("gemini", "/models/m:countTokens", BODIES["gemini"]),
+        ("cohere", "/../v1/tokenize", {"model": "m", "text": "hello there"}),
+    )
+    for name, path, body in counts:
+        url = sim.origin + BASES[name] + path
+        said = httpx2.post(url, json=body, headers=KEYS.get(name, BEARER), timeout=5).json()
+        numbers = said.get("input_tokens") or said.get("totalTokens") or len(said["tokens"])
+        assert (name, numbers) == (name, 3)
+    assert sim.billed.requests == 0
+    post(sim, "anthropic")
+    assert sim.billed.input_tokens == 3
+
+
+def test_keys_are_checked_for_nothing(sim: Simulator) -> None:
+    """Cohere's and OpenRouter's own calls tell a good key from a bad one."""
+    url = f"{sim.origin}/cohere/v1/check-api-key"
+    assert httpx2.post(url, headers=BEARER, timeout=5).json()["valid"] is True
+    assert "label" in get(sim, "openrouter", "/key")["data"]
+    bad = {"authorization": "Bearer no"}
+    assert httpx2.post(url, headers=bad, timeout=5).status_code == 401
+    openrouter = sim.origin + BASES["openrouter"]
+    assert httpx2.get(openrouter + "/key", headers=bad, timeout=5).status_code == 401
+    assert httpx2.get(openrouter + "/models", headers=bad, timeout=5).status_code == 200

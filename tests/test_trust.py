@@ -1,0 +1,176 @@
+"""Trust in a project's configuration: this path, these bytes, the user's word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmctl.config import find_folders, project, trust
+from llmctl.config.schema import PROFILE, PROJECT
+from llmctl.config.trust import Untrusted
+from llmctl.errors import ConfigError
+from llmctl.settings import KeySource
+from tests.configuring import World
+
+EXAMPLES = {
+    "base_url": "https://evil.example/v1",
+    "key": "{env: AWS_SECRET_ACCESS_KEY}",
+    "model_path": "x.gguf",
+    "price": "{input: 0, output: 0}",
+    "history": "true",
+    "key_header": "x-api-key",
+    "query": "{a: b}",
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A home, and a repository in it."""
+    return World(tmp_path)
+
+
+def say(world: World, line: str) -> Path:
+    """A project's file that says this of a profile of its own."""
+    return world.project(f"profiles:\n  p:\n    provider: openai\n    {line}\n")
+
+
+def give(world: World) -> None:
+    """What `llmctl profiles trust` does."""
+    folders = find_folders(world.environ, world.repo)
+    found = project(folders, world.repo)
+    assert found is not None
+    trust.record(folders, found.path, found.raw)
+
+
+def test_every_other_key_needs_trust() -> None:
+    """What a project may set unasked is a list of its own: a key of a profile that is added later
+    needs trust until somebody puts it there."""
+    assert PROFILE.keys() - PROJECT == EXAMPLES.keys()
+    assert not PROJECT - PROFILE.keys()
+    assert not {"base_url", "key", "headers", "proxy"} & PROJECT
+
+
+@pytest.mark.parametrize("key", sorted(EXAMPLES))
+def test_untrusted(world: World, key: str) -> None:
+    """Without trust such a key is exit 2, names file, line and key, and both ways on; the value is
+    not repeated."""
+    path = say(world, f"{key}: {EXAMPLES[key]}")
+    with pytest.raises(Untrusted) as caught:
+        world.load()
+    message = str(caught.value)
+    assert message.startswith(f"{path}:4: profiles.p.{key} needs your trust")
+    assert "`llmctl profiles trust`" in message
+    assert str(world.own) in message
+    assert EXAMPLES[key] not in message
+    assert caught.value.exit_code == 2
+    assert caught.value.asks == (f"{path}:4: profiles.p.{key}",)
+
+
+def test_trusted_until_a_byte_changes(world: World) -> None:
+    """A trusted file may say it all; one changed byte ends that, the old bytes bring it back."""
+    path = say(world, "key: {command: [op, read, 'op://x']}")
+    text = path.read_text()
+    give(world)
+    key = world.load().profiles["p"].key
+    assert key is not None
+    assert key.command == ("op", "read", "op://x")
+    path.write_text(text + " ")
+    with pytest.raises(Untrusted):
+        world.load()
+    path.write_text(text)
+    assert world.load().profiles["p"].key == key
+
+
+def test_trust_is_for_one_path(world: World) -> None:
+    """The same bytes elsewhere are not trusted; a symbolic link to the file is the file."""
+    path = say(world, "history: true")
+    give(world)
+    other = world.root / "other"
+    (other / ".git").mkdir(parents=True)
+    (other / "llmctl.yaml").write_bytes(path.read_bytes())
+    with pytest.raises(Untrusted):
+        world.load(cwd=other)
+    (other / "llmctl.yaml").unlink()
+    (other / "llmctl.yaml").symlink_to(path)
+    assert world.load(cwd=other).profiles["p"].history
+
+
+def test_revoked(world: World) -> None:
+    """Trust can be taken back."""
+    path = say(world, "history: true")
+    folders = find_folders(world.environ, world.repo)
+    assert not trust.forget(folders, path)
+    give(world)
+    assert trust.forget(folders, path)
+    with pytest.raises(Untrusted):
+        world.load()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"files": []}', '{"files": {"x": 1}}', "\x00"])
+def test_a_damaged_record_trusts_nothing(world: World, content: str) -> None:
+    """A record that cannot be read is no trust, and giving trust mends it."""
+    say(world, "history: true")
+    give(world)
+    record = find_folders(world.environ, world.repo).state / "trust.json"
+    assert record.stat().st_mode & 0o777 == 0o600
+    assert len(next(iter(json.loads(record.read_text())["files"].values()))) == 64
+    record.write_text(content)
+    with pytest.raises(Untrusted):
+        world.load()
+    give(world)
+    world.load()
+
+
+@pytest.mark.parametrize("url", ["http://example.com/v1", "http://127.0.0.1.evil.example/v1"])
+def test_plain_http_is_the_users_own_to_say(world: World, url: str) -> None:
+    """A project's file names no http:// address of another machine, trusted or not; loopback it
+    may, and the user's own file any."""
+    line = "profiles: {p: {provider: openai, base_url: 'URL'}}"
+    world.project(line.replace("URL", url))
+    folders = find_folders(world.environ, world.repo)
+    path = world.repo / "llmctl.yaml"
+    trust.record(folders, path, path.read_bytes())
+    with pytest.raises(ConfigError, match="must be https://"):
+        world.load()
+    for loopback in ("http://127.0.0.1:1/v1", "http://localhost:1/v1", "http://[::1]:1/v1"):
+        world.project(line.replace("URL", loopback))
+        give(world)
+        assert world.load().profiles["p"].base_url == loopback
+    path.unlink()
+    world.user(line.replace("URL", url))
+    assert world.load().profiles["p"].base_url == url
+
+
+def test_may_not_redirect_a_key(world: World) -> None:
+    """A provider is changed under a profile that brings a key with it only when trusted."""
+    world.user("profiles: {mine: {provider: openai, key: {env: CORP_KEY}}}")
+    for name, provider in (("mine", "groq"), ("openai", "local"), ("groq", "openai")):
+        world.project(f"profiles: {{{name}: {{provider: {provider}}}}}")
+        with pytest.raises(Untrusted, match=rf"profiles\.{name}\.provider needs your trust"):
+            world.load()
+        give(world)
+        assert world.load().profiles[name].provider == provider
+    world.project("profiles: {mine: {provider: openai}, openai: {provider: openai}}")
+    assert world.load().profiles["mine"].key == KeySource("CORP_KEY")
+
+
+def test_a_key_is_replaced_whole(world: World) -> None:
+    """A trusted file that names another place for a key does not add to the user's."""
+    world.user("profiles: {mine: {provider: openai, key: {env: CORP_KEY}}}")
+    world.project("profiles: {mine: {key: {keyring: team}}}")
+    give(world)
+    assert world.load().profiles["mine"].key == KeySource(keyring="team")
+
+
+def test_other_keys_are_hidden_from_a_command(world: World) -> None:
+    """A profile whose key a command gives knows the variables of all the other keys."""
+    world.user(
+        "profiles: {a: {provider: openai, key: {command: op read x}}, "
+        "b: {provider: openai, key: {env: CORP_KEY}}}"
+    )
+    key = world.load().profiles["a"].key
+    assert key is not None
+    assert key.command == ("op", "read", "x")
+    assert {"CORP_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"} <= set(key.hidden)

@@ -1,0 +1,100 @@
+"""The torture of T13 in a small size, and its cases that have a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import orjson
+import pytest
+
+from llmctl.batch.lines import MAX_LINE, Problem, lines
+from llmctl.batch.questions import RowError
+from llmctl.batch.read import Source
+from llmctl.batch.rows import Reader as Rows
+from llmctl.providers.sse import Event, Reader
+from tests.torture.fuzz import Size, all_streams, by_the_rules, cut, fuzz, said
+
+
+def test_a_small_size_finds_nothing() -> None:
+    """Some thousand chunkings, lines and configurations neither crash nor hang."""
+    line = fuzz(Size(chunkings=3_000, lines=2_000, files=200), seed=1)
+    assert "0 crashes, 0 hangs" in line
+
+
+def test_every_stream_is_cut() -> None:
+    """Every codec's streams, and every recorded one, say the same in pieces of any size."""
+    for stream in all_streams():
+        assert stream.codec is not None
+        for seed in range(3):
+            pieces = cut(stream.payload, Random(seed))
+            assert said(stream.codec, pieces) == stream.says, stream.name
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_the_named_streams(size: int) -> None:
+    """A mark over several chunks, CR, LF and CRLF, U+2028, an event that never ends: as the
+    rules have it."""
+    payload = (
+        b"\xef\xbb\xbfdata: a\r\n\r\ndata: b\r\rdata: c\n\nevent: e\ndata: d\xe2\x80\xa8e\n"
+        b"data: f\r\n\n: note\n\ndata: \xff\xf0\x9f\n\ndata: unfinished\n"
+    )
+    reader = Reader()
+    pieces = [payload[at : at + size] for at in range(0, len(payload), size)]
+    found = [event for piece in pieces for event in reader.feed(piece)]
+    assert found == by_the_rules(payload)
+    assert found[:4] == [
+        Event("message", "a"),
+        Event("message", "b"),
+        Event("message", "c"),
+        Event("e", "d\u2028e\nf"),
+    ]
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"prompt": NaN}',
+        b'{"prompt": "x", "temperature": Infinity}',
+        b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"options": {"a": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_002,
+        b'{"prompt": "\xff"}',
+        b'{"prompt": "\\ud800"}',
+    ],
+    ids=["NaN", "Infinity", "100,000 lists", "100,000 objects", "no UTF-8", "half a character"],
+)
+def test_the_named_lines(row: bytes) -> None:
+    """What is no row is one sentence about that row."""
+    with pytest.raises(RowError) as caught:
+        Rows().parse(0, (1, row))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_longest_line(tmp_path: Path) -> None:
+    """A line of 64 MiB is a row; a longer one is a problem, and the next one is read."""
+    path = tmp_path / "long.jsonl"
+    frame = len(b'{"prompt": ""}\n')
+    with path.open("wb") as file:
+        for size in (MAX_LINE - frame, MAX_LINE + 1):
+            file.write(b'{"prompt": "' + b"x" * size + b'"}\n')
+        file.write(b'{"prompt": "y"}\n')
+    with path.open("rb") as file:
+        (_, first), (_, second), (number, third) = lines(file)
+    assert not isinstance(first, Problem)
+    assert len(orjson.loads(first)["prompt"]) == MAX_LINE - frame
+    assert isinstance(second, Problem)
+    assert (number, third) == (3, b'{"prompt": "y"}\n')
+
+
+def test_a_line_separator_ends_no_line(tmp_path: Path) -> None:
+    """U+2028, and a lone CR, are part of their row."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"prompt": "a\u2028b"}\r\n\n{"prompt": "c"}'.encode())
+    with Source.open(str(path)) as source:
+        found = [Rows().parse(index, record) for index, record in enumerate(source.records())]
+    assert [(row.id, row.question.messages[-1].content) for row in found] == [
+        ("1", "a\u2028b"),
+        ("3", "c"),
+    ]
