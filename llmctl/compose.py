@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -59,8 +59,10 @@ def compose(
     id: str,
     index: int = 0,
     cache_mode: CacheMode = "use",
+    call_id: str = "",
+    home: Target | None = None,
 ) -> Request:
-    """The request, with its fingerprint and without a call id."""
+    """The request, with its fingerprint. `home` is `target_of(profile)`, for who has it."""
     raw = question.raw
     if raw is not None and "model" not in raw.body:
         raw = RawCall(raw.path, {**raw.body, "model": question.model or profile.model})
@@ -69,7 +71,9 @@ def compose(
     own = question.temperature
     request = Request(
         id=id,
-        target=target_of(profile, str(raw.body["model"]) if raw else question.model),
+        target=home
+        if home is not None and raw is None and question.model is None
+        else target_of(profile, str(raw.body["model"]) if raw else question.model),
         messages=question.messages,
         max_tokens=profile.max_tokens if question.max_tokens is None else question.max_tokens,
         temperature=profile.temperature if own is None else own,
@@ -79,8 +83,11 @@ def compose(
         schema=question.schema,
         cache_mode=cache_mode,
         index=index,
+        call_id=call_id,
     )
-    return replace(request, fingerprint=fingerprint(request))
+    # Nobody has seen the request yet; a copy would cost more than all of the above.
+    object.__setattr__(request, "fingerprint", fingerprint(request))
+    return request
 
 
 class Fingerprints:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import random
 from collections.abc import Callable
 
 from llmctl.clock import Clock
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32, as the ULID spec names it
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 
 
-def ulid(clock: Clock, randomness: Callable[[int], bytes] = os.urandom) -> str:
-    """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 random bits, 26 characters."""
-    number = (int(clock.wall() * 1000) << 80) | int.from_bytes(randomness(10), "big")
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+def ulid(clock: Clock, bits: Callable[[int], int] = random.getrandbits) -> str:
+    """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 random bits, 26 characters.
+
+    An id must be unique, not a secret: Python's own generator, which the system seeds in every
+    process and after every fork, does that without a system call for each row of a file.
+    """
+    number = (int(clock.wall() * 1000) << 80) | bits(80)
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])

@@ -79,5 +79,3 @@ def _hold_to_https(source: str) -> None:
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         return
     raise ConfigError(f"LLMCTL_PRICES_URL must begin with https://, not {source!r}")
-
-

@@ -238,7 +238,9 @@ class _Model:
 
 def can_be_priced(model: ModelInfo) -> bool:
     """Whether rates can be made of all prices of a model."""
-    dated = [model.prices] if not isinstance(model.prices, list) else [d.prices for d in model.prices]
+    dated = (
+        [model.prices] if not isinstance(model.prices, list) else [d.prices for d in model.prices]
+    )
     try:
         return all(_makes_sense(_table(prices)) for prices in dated)
     except (ValueError, ArithmeticError, TypeError, AttributeError):

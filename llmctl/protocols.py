@@ -6,11 +6,11 @@ arrives early goes to `emit`; a handler that gets `emit=None` is asked for a pla
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llmctl.errors import CallError
 from llmctl.settings import Timeouts
@@ -43,6 +43,28 @@ class Observer(Protocol):
 
     async def __call__(self, outcome: Outcome, /) -> None:
         """Deal with the outcome."""
+        ...
+
+
+@runtime_checkable
+class ManyObserver(Observer, Protocol):
+    """An observer that deals with many outcomes for less than one by one."""
+
+    async def many(self, outcomes: Sequence[Outcome], /) -> None:
+        """Deal with the outcomes, in their order."""
+        ...
+
+
+class Chain(Handler, Protocol):
+    """All guards in their order. What is kept can be had from it many at a time, too: a file of
+    answered questions is then limited by the disk, not by what a call costs."""
+
+    def take(self, requests: Sequence[Request], /) -> tuple[Sequence[Outcome], Sequence[Request]]:
+        """The outcomes of the requests whose answers are kept, and the other requests."""
+        ...
+
+    async def deal(self, outcomes: Sequence[Outcome], /) -> None:
+        """Return when all observers have dealt with what was taken."""
         ...
 
 
@@ -178,7 +200,8 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """What the cache keeps of an answer."""
+    """What the cache keeps of an answer. `model` is the one that answered, `asked` the one that
+    was asked for (empty once it is kept: it only serves to find answers by model)."""
 
     text: str
     finish: Finish
@@ -187,17 +210,35 @@ class CachedAnswer:
     cost: Decimal | None
     body: bytes | None
     stored: float
+    asked: str = ""
 
 
 class CacheStore(Protocol):
-    """Answers by fingerprint."""
+    """Answers by fingerprint, and who is finding out which."""
 
     def get(self, key: str) -> CachedAnswer | None:
         """The answer, or None."""
         ...
 
+    def get_all(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
+        """The answers to those of the keys that have one."""
+        ...
+
     async def put(self, key: str, answer: CachedAnswer) -> None:
-        """Keep the answer, instead of an older one."""
+        """Keep the answer, instead of an older one; it need not be found out any more."""
+        ...
+
+    async def claim(self, key: str) -> bool:
+        """True when the caller's process is to find out the answer, and says `put` or `release`
+        in the end; False while another process is at it."""
+        ...
+
+    def release(self, key: str) -> None:
+        """The answer was not found out."""
+        ...
+
+    def beat(self) -> None:
+        """The caller's process lives, and still tries to find out what it has claimed."""
         ...
 
 
@@ -223,11 +264,23 @@ class LedgerStore(Protocol):
         """Write the call's row and end its hold; durable when this returns."""
         ...
 
+    async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
+        """Write the rows of answers that took no call, and so have no hold."""
+        ...
+
+
+class Source(Protocol):
+    """Requests, drawn one by one by many."""
+
+    async def draw(self) -> Request | None:
+        """The next request; None when there is none left."""
+        ...
+
 
 class Engine(Protocol):
     """Drives many requests through one handler."""
 
-    async def run(self, requests: Iterable[Request], handler: Handler) -> None:
+    async def run(self, requests: Iterable[Request] | Source, handler: Handler) -> None:
         """Returns when every request has been dealt with, or the engine was told to stop."""
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from functools import lru_cache
 from urllib.parse import quote
 
 MARK = "[key]"
@@ -46,12 +47,14 @@ def redact(text: str, key: str | None) -> str:
     """
     if not key or len(key) < _SHORTEST:
         return text
-    for form in sorted(_forms(key), key=len, reverse=True):
+    for form in _forms(key):
         text = text.replace(form, MARK)
     return text
 
 
-def _forms(key: str) -> set[str]:
+@lru_cache(maxsize=32)
+def _forms(key: str) -> tuple[str, ...]:
+    """How the key may be written, the longest form first."""
     urls = {quote(key, safe=""), quote(key)}
     urls |= {re.sub("%..", lambda found: found[0].lower(), url) for url in urls}
     forms = {key, json.dumps(key)[1:-1], json.dumps(key, ensure_ascii=False)[1:-1]} | urls
@@ -64,4 +67,4 @@ def _forms(key: str) -> set[str]:
             inside = encode(b"\0" * offset + raw).decode()[first:end]
             if len(inside) >= _SHORTEST_INSIDE:
                 forms.add(inside)
-    return forms
+    return tuple(sorted(forms, key=len, reverse=True))

@@ -27,7 +27,7 @@ from llmctl.keys.key import Slot
 from llmctl.keys.live import LiveKey
 from llmctl.keys.resolve import Finder
 from llmctl.pricing import Prices, terms_of
-from llmctl.protocols import CacheStore, Handler, LedgerStore, Observer, TokenCount
+from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.settings import Folders, Profile
@@ -56,6 +56,10 @@ class Live:
     key: LiveKey | None
     warn: Callable[[str], None]
 
+    def call_id(self) -> str:
+        """A new call's id."""
+        return ulid(self.clock)
+
     def stamp(self, request: Request) -> Request:
         """The request with a call id of its own."""
         return replace(request, call_id=ulid(self.clock))
@@ -66,7 +70,7 @@ class Live:
         *,
         exact: bool,
         told: Callable[[Trouble], None],
-    ) -> Handler:
+    ) -> Chain:
         """The whole chain. Each call's outcome goes to `observers` in their order.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
@@ -76,9 +80,11 @@ class Live:
         counted = partial(estimate, self.counter)
         worst = self.worst if exact or self.lane.counts_tokens else self._bound
         guards = Guards(
-            observe=lambda inner: Observe(inner, observers, self.clock, self.price, counted),
+            observe=lambda inner, kept: Observe(
+                inner, observers, self.clock, self.price, counted, kept
+            ),
             cache=lambda inner: Cache(
-                inner, self.cache, self.clock, self.warn, self.profile.cache.ttl
+                inner, self.cache, self.clock, self.warn, self.profile.cache.ttl, self._patience
             ),
             fitting=Fitting,
             tokens=lambda inner: Tokens(inner, self.admit),
@@ -88,6 +94,13 @@ class Live:
             limiter=lambda inner: Limiter(inner, self.lane, self._tokens_of),
         )
         return chain(self.endpoint, guards)
+
+    @property
+    def _patience(self) -> float:
+        """The longest a call with these settings takes, rate limits of our own aside: so long
+        another process may be getting the answer."""
+        profile = self.profile
+        return profile.retry.attempts * (profile.timeout.total + profile.retry.max_wait)
 
     def _rekey(self) -> Callable[[Handler], Rekey] | None:
         key = self.key
@@ -117,8 +130,11 @@ class Live:
         return self.counter.count(request).tokens + (max_output(request) or 0)
 
     async def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
-        most = self.counter.upper_bound(request)
-        return Usage(input=most, output=max_output(request) or 0, estimated=True), None
+        most, output = self.counter.upper_bound(request), max_output(request)
+        own, cost = self.profile.price, None
+        if own is not None:  # a published one takes 0.2 s to look up, before anything is sent
+            cost = self.prices.worst_case(request.target, own, most, output, self.clock.wall())
+        return Usage(input=most, output=output or 0, estimated=True), cost
 
     async def worst(
         self, request: Request, counted: TokenCount | None = None
@@ -157,17 +173,17 @@ async def open_runner(
     say: Callable[[str], None],
     warn: Callable[[str], None],
     ask: Callable[[str], str] | None = None,
+    cache_size: int | None = None,
 ) -> AsyncIterator[Live]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
+    `cache_size` is what the cache of answers may grow to, in bytes.
     `ask` gets a hidden answer from a person (the password of an encrypted keyring file), None
     where nobody can be asked.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
     from llmctl.stores.ledger import open_ledger
-    from llmctl.stores.memory import MemoryCache
-    from llmctl.stores.mending import MendingCache
 
     async with AsyncExitStack() as stack:
         key = None
@@ -179,12 +195,7 @@ async def open_runner(
         run_id = ulid(clock)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)
-        cache: MendingCache | MemoryCache
-        if profile.cache.enabled:
-            cache = MendingCache(folders.cache / "cache.db", warn, clock)
-        else:
-            cache = MemoryCache()
-        stack.callback(cache.close)
+        cache = _cache(profile, folders, clock, stack, warn, cache_size)
         prices = Prices(partial(price_data.load, folders.state, warn))
         counter = Counter(folders.cache, prices.window)
         lane = Lane(profile.limits, clock)
@@ -203,6 +214,32 @@ async def open_runner(
             key,
             warn,
         )
+
+
+def _cache(
+    profile: Profile,
+    folders: Folders,
+    clock: Clock,
+    stack: AsyncExitStack,
+    warn: Callable[[str], None],
+    size: int | None,
+) -> CacheStore:
+    """The cache, closed (and then made small enough) with the stack."""
+    from llmctl.stores.limit import SizeLimit
+    from llmctl.stores.memory import MemoryCache
+    from llmctl.stores.mending import MendingCache
+
+    if not profile.cache.enabled:
+        return MemoryCache()
+    path = folders.cache / "cache.db"
+    if size is None:
+        cache = MendingCache(path, warn, clock)
+    else:
+        limit = SizeLimit(path, size, warn)
+        stack.callback(limit.close)
+        cache = MendingCache(path, warn, clock, limit.grown)
+    stack.callback(cache.close)
+    return cache
 
 
 @asynccontextmanager

@@ -138,10 +138,12 @@ class Folders:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The outcome of configuration: all profiles by name, which is the default and why."""
+    """The outcome of configuration: all profiles by name, which is the default and why;
+    `cache_size` is what the cache of answers may grow to, in bytes (None: no limit)."""
 
     profiles: Mapping[str, Profile]
     default: str | None
     folders: Folders
     files: tuple[Path, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    cache_size: int | None = None

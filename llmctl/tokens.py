@@ -158,8 +158,8 @@ class Counter:
         return window if window is not None and bound > window else None
 
     def most_output(self, request: Request, counted: TokenCount) -> int | None:
-        """The most tokens that may come back, in all answers asked for (`n`): as asked for, else what the model's window leaves
-        room for; None where nobody knows."""
+        """The most tokens that may come back, in all answers asked for (`n`): as asked for, else
+        what the model's window leaves room for; None where nobody knows."""
         asked = max_output(request)
         if asked is not None:
             return asked * answers(request)

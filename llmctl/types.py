@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -138,6 +139,7 @@ def fingerprint(request: Request) -> str:
     return hashlib.sha256(fingerprint_head(request.target) + rest[1:]).hexdigest()
 
 
+@lru_cache(maxsize=64)
 def fingerprint_head(target: Target) -> bytes:
     """The start of the JSON that `fingerprint` hashes: alike for all requests to one place."""
     base = urlsplit(target.base_url)

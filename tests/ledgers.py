@@ -71,7 +71,5 @@ def a_ledger(path: Path, *calls: dict[str, Any]) -> Path:
     open_ledger(path, "", "").close()
     marks = ", ".join(f":{name}" for name in _COLUMNS)
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(
-            f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({marks})", calls
-        )
+        connection.executemany(f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({marks})", calls)
     return path

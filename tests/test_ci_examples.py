@@ -90,7 +90,9 @@ def test_a_month_that_cost_too_much_stops_the_job(name: str, shell: Any, tmp_pat
     lines = commands(name)
     prompts(tmp_path, 1, 50)
     config = tmp_path / "home/.config/llmctl/config.yaml"
-    config.write_text(config.read_text().replace("{input: 1, output: 2}", "{input: 9e8, output: 2}"))
+    config.write_text(
+        config.read_text().replace("{input: 1, output: 2}", "{input: 9e8, output: 2}")
+    )
     answer = next(line for line in lines if " --tag " in line)
     check = next(line for line in lines if "cost check --budget 200" in line)
     assert shell(answer).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 
 from llmctl import price_data
 from llmctl.price_data import FILE, Origin, UnfitError, choose, hold_to, library_data, parse, stored
-from llmctl.pricing import Prices
+from llmctl.pricing import Prices, bundled
 from llmctl.types import Target, Usage
 from tests.price_lists import encoded, published
 
@@ -34,7 +34,7 @@ def never(message: str) -> None:
 def test_without_a_file_the_librarys_prices_are_used(tmp_path: Path) -> None:
     """Nothing is stored, nothing is said."""
     assert choose(tmp_path, never).origin.fetched is None
-    assert price_data.load(tmp_path, never) is price_data.bundled()
+    assert price_data.load(tmp_path, never) is bundled()
 
 
 def test_stored_data_is_used_offline(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named_and_passed_over(tmp_path: Path, damage: str) ->
     broken = {"cut": whole[:-10], "flipped": whole[:-20] + b"9" + whole[-19:]}
     (tmp_path / FILE).write_bytes(broken.get(damage, damage.encode("latin-1")))
     said: list[str] = []
-    assert price_data.load(tmp_path, said.append) is price_data.bundled()
+    assert price_data.load(tmp_path, said.append) is bundled()
     assert len(said) == 1
     assert FILE in said[0]
     assert "cost prices --update" in said[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from llmctl import pricing
 from llmctl.pricing import BATCH, Prices, terms_of
-from llmctl.types import Price, Response, Target, Usage
+from llmctl.types import Price, RawCall, Request, Response, Target, Usage
 
 PRICES = Prices()
 price, worst_case, cost_of = PRICES.price, PRICES.worst_case, PRICES.cost_of
@@ -234,3 +235,57 @@ print(Prices().price(target, None, Usage(input=1_000_000), 1.8e9))
     )
     assert done.stderr == ""
     assert Decimal(done.stdout.strip()) == Decimal("2.5")
+
+
+def test_batches_cost_what_is_published_for_them() -> None:
+    """Half, where that is the published rate; unknown, not the usual price, where none is."""
+    usage = Usage(input=1_000_000, output=1_000_000)
+    usual = price(target("gpt-5-mini"), None, usage, NOW)
+    assert usual is not None
+    assert price(target("gpt-5-mini"), None, usage, NOW, BATCH) == usual / 2
+    assert price(target("gpt-5-mini"), None, usage, NOW.timestamp(), BATCH) == usual / 2
+    there = target("command-a-03-2025", base_url=ADDRESSES["cohere"])
+    assert price(there, None, usage, NOW)
+    assert price(there, None, usage, NOW, BATCH) is None
+    assert price(target("gpt-5-mini"), OWN, usage, NOW, BATCH) is None
+
+
+@given(
+    data=st.data(), usage=usages(), at=times, name=st.sampled_from(["processing", "service_tier"])
+)
+@settings(max_examples=300, deadline=None)
+def test_tiers_and_batches_equal_the_published_ones(
+    data: st.DataObject, usage: Usage, at: datetime, name: str
+) -> None:
+    """Any model, date and way of processing costs what genai-prices calculates; but for a batch
+    of a model without batch rates, which has no price here."""
+    provider, model = data.draw(st.sampled_from(model_names()))
+    value = "batch" if name == "processing" else data.draw(st.sampled_from(["flex", "priority"]))
+    used = Used(
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cache_read_tokens=usage.cached_input,
+        cache_write_tokens=usage.cache_write,
+        output_reasoning_tokens=usage.reasoning,
+    )
+    ours = price(target(model, base_url=ADDRESSES[provider]), None, usage, at, ((name, value),))
+    if ours is None:
+        return
+    theirs = calc_price(
+        used,
+        model,
+        provider_id=provider,
+        genai_request_timestamp=at,
+        price_context={name: value},
+    )
+    assert ours == theirs.total_price
+
+
+def test_what_a_request_says_of_its_processing() -> None:
+    """A tier or a speed other than the usual, in its options or in a body passed through."""
+    asked = Request("a", target("gpt-5-mini"), (), options={"service_tier": "flex", "speed": 1})
+    assert terms_of(asked) == (("service_tier", "flex"),)
+    raw = RawCall("/chat/completions", {"service_tier": "priority"})
+    assert terms_of(replace(asked, raw=raw)) == (("service_tier", "priority"),)
+    for usual in ("auto", "default", None, {"a": 1}):
+        assert terms_of(replace(asked, options={"service_tier": usual})) == ()

@@ -72,6 +72,4 @@ def test_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_suspicious() -> None:
     """What could be a key is cut from the words of a stranger; paths, words and numbers stay."""
     text = "item ab12cd34ef56gh78 sk-proj-A1b2C3d4 in /usr/lib/python3.11/x line 4711 not-found-yet"
-    assert suspicious(text) == (
-        "item [key] [key] in /usr/lib/python3.11/x line 4711 not-found-yet"
-    )
+    assert suspicious(text) == ("item [key] [key] in /usr/lib/python3.11/x line 4711 not-found-yet")

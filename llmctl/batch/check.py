@@ -61,9 +61,7 @@ def _collect(
     return problems, count
 
 
-def compare(
-    source: Source, reader: Reader, rows: Index, answers: Index, output: Path
-) -> Joined:
+def compare(source: Source, reader: Reader, rows: Index, answers: Index, output: Path) -> Joined:
     """Which rows of a valid input have their answer in the output.
 
     Raises `InputError` that names the rows whose question is not the one that was answered.
@@ -98,9 +96,7 @@ def locate(source: Source, reader: Reader, wanted: set[int]) -> dict[int, tuple[
     return where
 
 
-def listing(
-    name: str, problems: list[tuple[int, str]], count: int, head: str | None = None
-) -> str:
+def listing(name: str, problems: list[tuple[int, str]], count: int, head: str | None = None) -> str:
     """A message of a summary, the first problems as `NAME:LINE: …`, and how many more there are."""
     what = "problem" if count == 1 else "problems"
     text = [head or f"{name}: {count} {what}, nothing was sent"]

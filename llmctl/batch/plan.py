@@ -85,7 +85,8 @@ class Plan:
     Tokens and costs are those of the rows `to_send`. `worst` also holds what the `duplicates`
     could cost: an answer that is cut off is not kept, and the next identical row is sent then.
     `batch` is the same on the provider's batch interface. `unpriced` counts rows by model whose
-    worst case nobody knows, `unlimited` those to send without `max_tokens`; `seen` is how many earlier calls the expectation rests on.
+    worst case nobody knows, `unlimited` those to send without `max_tokens`; `seen` is how many
+    earlier calls the expectation rests on.
     """
 
     rows: int = 0
@@ -133,7 +134,7 @@ def plan(batch: Prepared, means: Means) -> Plan:
     use = batch.job.cache_mode == "use" and profile.cache.enabled
     repeats = _repeats(batch) if use else None
     usual: dict[str, Usual | None] = {}
-    for request in batch.requests(lambda request: request):
+    for request in batch.requests(lambda: ""):
         if use and means.cached(request.fingerprint):
             made.cached += 1
             continue

@@ -13,7 +13,7 @@ from llmctl.batch.index import Index, Joined
 from llmctl.batch.places import check_output, default_output, errors_path
 from llmctl.batch.read import Source
 from llmctl.batch.rows import Reader
-from llmctl.compose import compose
+from llmctl.compose import compose, target_of
 from llmctl.settings import Profile
 from llmctl.stores.lock import LockedFile
 from llmctl.types import CacheMode, Request
@@ -76,21 +76,22 @@ class Prepared:
         """Where the rows that fail are written; None: stderr."""
         return errors_path(self.output.path) if self.output else None
 
-    def requests(self, stamp: Callable[[Request], Request]) -> Iterator[Request]:
-        """The rows that have no answer yet, in input order; drawn one by one."""
-        job = self.job
+    def requests(self, call_id: Callable[[], str]) -> Iterator[Request]:
+        """The rows that have no answer yet, in input order, each with a call id of its own;
+        drawn one by one."""
+        job, home = self.job, target_of(self.job.profile)
         skip = self.answered.answered if self.answered else ()
         for row in job.reader.rows(self.source, skip):
             if row.index >= self.rows:
                 return
-            yield stamp(
-                compose(
-                    row.question,
-                    job.profile,
-                    id=row.id,
-                    index=row.index,
-                    cache_mode=job.cache_mode,
-                )
+            yield compose(
+                row.question,
+                job.profile,
+                id=row.id,
+                index=row.index,
+                cache_mode=job.cache_mode,
+                call_id=call_id(),
+                home=home,
             )
 
 

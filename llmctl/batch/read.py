@@ -30,8 +30,15 @@ wrong with it."""
 class Source:
     """An open INPUT. `name` is what messages call it; `csv` says which kind of records it has."""
 
-    def __init__(self, name: str, file: BinaryIO, *, csv: bool = False, zipped: bool = False,
-                 path: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        file: BinaryIO,
+        *,
+        csv: bool = False,
+        zipped: bool = False,
+        path: Path | None = None,
+    ) -> None:
         self.name = name
         self.csv = csv
         self.path = path
@@ -69,9 +76,7 @@ class Source:
             with file:
                 spooled = _spool(file, name)
             file = spooled
-        return cls(
-            name, file, csv=low.endswith(".csv"), zipped=low.endswith(".gz"), path=path
-        )
+        return cls(name, file, csv=low.endswith(".csv"), zipped=low.endswith(".gz"), path=path)
 
     def records(self) -> Iterator[Record]:
         """All records from the start; blank lines are not records.

@@ -11,6 +11,7 @@ from llmctl.batch.answers import OPENAI_ID, Format
 from llmctl.errors import CallError
 from llmctl.types import Outcome, Response
 
+_ZERO = orjson.Fragment("0")
 _FINISH = {"other": "stop"}  # OpenAI knows no such reason; a client's enum would refuse it
 
 
@@ -65,7 +66,7 @@ def dollars(cost: Decimal | None) -> orjson.Fragment | None:
     """A JSON number with exactly the amount's digits; None when it is unknown."""
     if cost is None:
         return None
-    return orjson.Fragment(format(cost.normalize() if cost else Decimal(0), "f"))
+    return orjson.Fragment(format(cost.normalize(), "f")) if cost else _ZERO
 
 
 def _error_row(outcome: Outcome, error: CallError) -> dict[str, Any]:

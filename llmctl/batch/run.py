@@ -15,9 +15,10 @@ from llmctl.batch.records import record
 from llmctl.batch.write import Appender, Durable, ErrorsFile, Sink, Stdout
 from llmctl.clock import Clock
 from llmctl.engines.local import LocalEngine, Stop
+from llmctl.engines.source import Sifted
 from llmctl.errors import CallError, Cancelled
 from llmctl.observers.tally import Tally
-from llmctl.protocols import Handler, Observer
+from llmctl.protocols import Chain, Observer
 from llmctl.stores.files import disk
 from llmctl.types import Outcome, Request, Usage
 
@@ -35,6 +36,13 @@ class Writer:
     async def __call__(self, outcome: Outcome) -> None:
         """Append the record. Raises `DiskError`, or `BrokenPipeError` for stdout."""
         await (self.answers if outcome.ok else self.errors).append(record(outcome, self.format))
+
+    async def many(self, outcomes: Sequence[Outcome]) -> None:
+        """Append the records with one write to each file. Raises as for one."""
+        for sink, ok in ((self.answers, True), (self.errors, False)):
+            lines = [record(o, self.format) for o in outcomes if o.ok is ok]
+            if lines:
+                await sink.append(b"".join(lines))
 
     async def close(self) -> None:
         """Give both files back."""
@@ -88,8 +96,8 @@ def open_writer(batch: Prepared) -> Writer:
 
 async def drive(
     batch: Prepared,
-    make_handler: Callable[[Sequence[Observer]], Handler],
-    stamp: Callable[[Request], Request],
+    make_handler: Callable[[Sequence[Observer]], Chain],
+    call_id: Callable[[], str],
     settle: Observer,
     tally: Tally,
     stop: Stop,
@@ -107,12 +115,12 @@ async def drive(
     writer = open_writer(batch)
     limits = Limits(stop, tally, allowed_errors)
     handler = make_handler([writer, settle, tally, limits])
-    requests = batch.requests(stamp)
+    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked)
     try:
         engine = LocalEngine(batch.job.profile.limits.concurrency, stop, clock)
-        await engine.run(requests, handler)
+        await engine.run(source, handler)
         if limits.because is not None:
-            await _give_up(requests, limits.unsent(), writer, tally, clock)
+            await _give_up(source.rest(), limits.unsent(), writer, tally, clock)
     finally:
         await writer.close()
     if batch.job.ordered and batch.output is not None and (limits.because or not stop.asked):

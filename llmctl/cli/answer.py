@@ -8,12 +8,14 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from llmctl import attachments, config
+from llmctl.batch.records import dollars as number
 from llmctl.batch.records import record
 from llmctl.cli.ask import AskOptions
 from llmctl.cli.chosen import Chosen, choose
 from llmctl.cli.context import Context
 from llmctl.cli.printing import Printer
 from llmctl.cli.render import dollars, is_tty, usage_line, write_stdout
+from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.compose import Question, compose
 from llmctl.config import Overrides
@@ -91,6 +93,8 @@ async def _run(
         context.clock,
         say=context.say,
         warn=context.warn,
+        ask=asker(),
+        cache_size=chosen.cache_size,
     ) as live:
         if options.dry_run:
             exact = await _exactly(request, live) if options.exact else None
@@ -205,7 +209,7 @@ async def _plan(request: Request, live: Live, context: Context, exact: TokenCoun
             "input_tokens_exact": counted.exact,
             "max_tokens": request.max_tokens,
             "context_window": window,
-            "worst_case_usd": None if worst is None else float(worst),
+            "worst_case_usd": number(worst),
             "cached": kept is not None,
         }
         write_stdout(orjson.dumps(plan).decode() + "\n")

@@ -117,12 +117,13 @@ def wrapped(text: str, width: int) -> list[str]:
         if cells(both) <= width:
             line = both
             continue
+        rest = word
         if line:
             lines.append(line)
-            word = f"  {word}"
-        while cells(word) > width:
-            size = next(n for n in range(len(word), 0, -1) if cells(word[:n]) <= width)
-            lines.append(word[:size])
-            word = f"  {word[size:]}"
-        line = word
+            rest = f"  {word}"
+        while cells(rest) > width:
+            size = next(n for n in range(len(rest), 0, -1) if cells(rest[:n]) <= width)
+            lines.append(rest[:size])
+            rest = f"  {rest[size:]}"
+        line = rest
     return [*lines, line]

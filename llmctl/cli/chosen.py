@@ -14,10 +14,11 @@ from llmctl.settings import Folders, Profile
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The profile, complete, and the folders."""
+    """The profile, complete, the folders, and what the cache may grow to, in bytes."""
 
     profile: Profile
     folders: Folders
+    cache_size: int | None = None
 
 
 def choose(context: Context, overrides: Overrides) -> Chosen:
@@ -30,4 +31,4 @@ def choose(context: Context, overrides: Overrides) -> Chosen:
     )
     if context.verbose:
         context.say(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
-    return Chosen(located(profile, settings.folders), settings.folders)
+    return Chosen(located(profile, settings.folders), settings.folders, settings.cache_size)

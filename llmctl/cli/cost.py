@@ -263,7 +263,9 @@ def check_command(
 def prices_command(
     update: Annotated[
         bool,
-        typer.Option("--update", help="Fetch the published prices first; the only use of a network."),
+        typer.Option(
+            "--update", help="Fetch the published prices first; the only use of a network."
+        ),
     ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,

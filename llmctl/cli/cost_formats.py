@@ -82,9 +82,7 @@ def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
     }
 
 
-def groups_json(
-    groups: Sequence[Group], by: Sequence[str], whole: Figures
-) -> list[dict[str, Any]]:
+def groups_json(groups: Sequence[Group], by: Sequence[str], whole: Figures) -> list[dict[str, Any]]:
     """One object a group: its `key` by dimension, then its figures."""
     return [
         {"key": dict(zip(by, group.key, strict=True)), **figures_json(group.figures, whole)}
@@ -134,8 +132,8 @@ def as_csv(report: Report) -> str:
 
 
 def _quoted(cell: str) -> str:
-    """RFC 4180. (Python's own writer leaves a carriage return as it is where lines end in a
-    line feed.)"""
+    """The cell as RFC 4180 wants it. Python's own writer leaves a carriage return as it is where
+    lines end in a line feed."""
     return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
 
 
@@ -163,15 +161,17 @@ def as_markdown(report: Report) -> str:
     """Tables of groups and budgets, for a page that renders GitHub's or GitLab's Markdown."""
     query, total, month = report.query, report.total, report.month
     zone = query.zone
-    lines = [
-        "## LLM cost",
-        "",
+    spent = (
         f"**{_usd(total.cost, total.unpriced)} USD** for {total.calls:,} calls, "
         f"{_day(query.span.start, zone)} to {_day(query.span.end - 1, zone)} ({zone}); "
         f"{_percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
-        "the cache. Month to date "
-        f"{_usd(month.figures.cost, month.figures.unpriced)} USD, "
-        f"projected to {_usd(month.projected)} USD at the month's end.",
+        f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
+        f"projected to {_usd(month.projected)} USD at the month's end."
+    )
+    lines = [
+        "## LLM cost",
+        "",
+        spent,
         "",
         *_group_table(report),
     ]
@@ -201,7 +201,7 @@ def _group_table(report: Report) -> list[str]:
     rows = [*report.groups, totals] if len(report.groups) != 1 else report.groups
     for group in rows:
         figures = group.figures
-        key = group.key if group is totals else [escaped(value or "–") for value in group.key]
+        key = group.key if group is totals else [escaped(value or "-") for value in group.key]
         cells = [
             *(value or "" for value in key),
             _usd(figures.cost, figures.unpriced),
@@ -212,7 +212,7 @@ def _group_table(report: Report) -> list[str]:
             _usd(figures.saved, figures.unsaved),
             _percent(figures.error_rate),
             *(
-                "–" if ms is None else f"{ms / 1000:.2f}"
+                "-" if ms is None else f"{ms / 1000:.2f}"
                 for ms in percentiles(figures.latencies, PERCENTILES)
             ),
         ]
@@ -224,11 +224,11 @@ def _remarks(report: Report) -> list[str]:
     lines: list[str] = []
     total = report.total
     if total.doubtful:
-        lines += [
-            "",
+        doubt = (
             f"{total.doubtful:,} attempts may have been billed although no answer came of them: "
-            f"{_usd(total.doubt, total.doubtful_unpriced)} USD at the most, not in the figures.",
-        ]
+            f"{_usd(total.doubt, total.doubtful_unpriced)} USD at the most, not in the figures."
+        )
+        lines += ["", doubt]
     if report.unpriced:
         named = ", ".join(
             f"{escaped(f'{u.profile}/{u.model}')} ({u.calls:,})" for u in report.unpriced
@@ -256,7 +256,7 @@ def _usd(amount: Decimal | None, unknown: int = 0) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _day(moment: int, zone: Any) -> str:

@@ -59,7 +59,7 @@ def count(number: int) -> str:
 def seconds(milliseconds: int | None) -> str:
     """`0.91s`, `12.3s`, `3m05s`; a dash for none."""
     if milliseconds is None:
-        return "–"
+        return "-"
     if milliseconds < 9_995:
         return f"{milliseconds / 1000:.2f}s"
     if milliseconds < 99_950:
@@ -70,7 +70,7 @@ def seconds(milliseconds: int | None) -> str:
 
 def percent(share: float | None) -> str:
     """`1.2%`; a dash for none."""
-    return "–" if share is None else f"{share:.1%}"
+    return "-" if share is None else f"{share:.1%}"
 
 
 def day_name(day: date) -> str:
@@ -181,7 +181,7 @@ def _columns(figures: Figures) -> tuple[str, ...]:
 
 
 def _name(group: Group) -> str:
-    return " / ".join("(none)" if value is None else safe(value) or "–" for value in group.key)
+    return " / ".join("(none)" if value is None else safe(value) or "-" for value in group.key)
 
 
 def _shortened(groups: Sequence[Group], most: int | None, depth: int) -> Sequence[Group]:

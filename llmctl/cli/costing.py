@@ -165,7 +165,9 @@ def _print_lines(states: Sequence[_Held], options: CheckOptions, zone: Any) -> N
             name = " / ".join(safe(value) if value is not None else "(none)" for value in group.key)
             mark = pen(" exceeded", "red") if group in above else ""
             figures = group.figures
-            lines.append(f"            {money(figures.conservative, figures.unknown)}  {name}{mark}")
+            lines.append(
+                f"            {money(figures.conservative, figures.unknown)}  {name}{mark}"
+            )
         if unpriced:
             what = ", ".join(f"{safe(u.profile)}/{safe(u.model)} ({u.calls:,})" for u in unpriced)
             lines.append(f"          price unknown, $?: {what}")

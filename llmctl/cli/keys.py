@@ -104,7 +104,7 @@ def check_command(
 
     Exit 4 when one is refused or missing, 5 when a provider cannot be reached.
     """
-    from llmctl.cli.keylist import run_check
+    from llmctl.cli.keycheck import run_check
 
     context = Context(profile, config=config, json=json, quiet=quiet, verbose=verbose)
     finish(lambda: run_check(names or [], context), context)

@@ -101,8 +101,7 @@ def run_install(options: InstallOptions, context: Context) -> int:
     folders = _folders(context)
     path = default_model(folders)
     context.say(
-        f"{SMOLLM2.name} by {SMOLLM2.author}, {_megabytes(SMOLLM2.size)}, "
-        f"licence {SMOLLM2.licence}"
+        f"{SMOLLM2.name} by {SMOLLM2.author}, {_megabytes(SMOLLM2.size)}, licence {SMOLLM2.licence}"
     )
     with _terminated(), _Bar(context) as bar:
         fetched = install(

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmctl import price_data
 from llmctl.batch.places import default_output
-from llmctl.batch.plan import Means, Plan, Usual, looked_at, plan
+from llmctl.batch.plan import Cost, Means, Plan, Usual, looked_at, plan
 from llmctl.batch.prepare import Job
 from llmctl.batch.records import dollars as number
 from llmctl.cli.context import Context
@@ -131,10 +131,8 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
         "",
         f"tokens in         {about}{made.input_tokens:,}",
         f"tokens out        at most {most}, expected {made.expected_output_tokens:,} ({basis})",
-        f"cost              at most {dollars(made.cost.worst)}, expected "
-        f"{dollars(made.cost.expected)}",
-        f"provider's batch  at most {dollars(made.batch.worst)}, expected "
-        f"{dollars(made.batch.expected)}",
+        f"cost              {_cost(made.cost)}",
+        f"provider's batch  {_cost(made.batch)}",
         f"time              {_time(made)}",
     ]
     if made.duplicates:
@@ -152,6 +150,10 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
         found.append(f"budget            {dollars(budget)}: {'NOT ENOUGH' if over else 'enough'}")
     found.append("nothing was sent, nothing was written")
     return found
+
+
+def _cost(cost: Cost) -> str:
+    return f"at most {dollars(cost.worst)}, expected {dollars(cost.expected)}"
 
 
 def _time(made: Plan) -> str:

@@ -8,7 +8,7 @@ import typer
 import typer.main
 
 import llmctl
-from llmctl.cli import ask, batch, cost, keys, local, models, profiles
+from llmctl.cli import ask, batch, cache, cost, keys, local, models, profiles
 from llmctl.errors import EXIT_CODES
 
 _EXIT_CODES = "\n".join(f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES)
@@ -41,6 +41,7 @@ def program() -> Any:
     app.command("batch", epilog=_EPILOG)(batch.command)
     app.add_typer(keys.app, name="keys")
     app.add_typer(cost.app, name="cost")
+    app.add_typer(cache.app, name="cache")
     app.add_typer(profiles.app, name="profiles")
     app.command("models", epilog=_EPILOG)(models.command)
     app.add_typer(local.app, name="local")

@@ -7,6 +7,7 @@ from llmctl.config.loading import load, project
 from llmctl.config.overrides import Overrides
 from llmctl.config.showing import as_json, as_yaml
 from llmctl.config.starter import write_starter
+from llmctl.config.values import parse_duration, parse_size
 
 __all__ = [
     "CONFIG_FILE",
@@ -16,6 +17,8 @@ __all__ = [
     "choose",
     "find_folders",
     "load",
+    "parse_duration",
+    "parse_size",
     "project",
     "trust",
     "write_starter",

@@ -87,7 +87,8 @@ def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> 
         timeout=Timeouts(**said.get("timeout", {})),
         retry=RetryPolicy(**said.get("retry", {})),
         cache=CachePolicy(**said.get("cache", {})),
-        history=said.get("history", True),
+        # Who keeps no answers on the disk does not want them in the conversations either.
+        history=said.get("history", said.get("cache", {}).get("enabled", True)),
         price=_price(said.get("price"), draft),
         tags=said.get("tags", {}),
         context=said.get("context"),

@@ -40,10 +40,11 @@ class BudgetDraft:
 
 @dataclass(frozen=True, slots=True)
 class FileDraft:
-    """What one file says: the default's node, the drafts of profiles by name, its budgets, and
-    what a project may say only once its file is trusted."""
+    """What one file says: the default's node, the drafts of profiles by name, its budgets, what
+    a project may say only once its file is trusted, and the cache's size in bytes."""
 
     default: Node | None = None
     profiles: Mapping[str, Draft] = field(default_factory=dict)
     sensitive: tuple[Node, ...] = ()
     budgets: tuple[BudgetDraft, ...] = ()
+    cache_size: int | None = None

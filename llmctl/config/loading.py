@@ -69,6 +69,7 @@ def load(
         folders,
         tuple(path for path, _ in files),
         budgets.merged(said.budgets for _, said in files),
+        next((s.cache_size for _, s in reversed(files) if s.cache_size is not None), None),
     )
 
 

@@ -89,7 +89,7 @@ PROFILE: Mapping[str, v.Reader | Section] = {
 }
 """Every key of a profile: its reader, or the keys of its section. Durations are seconds."""
 
-FILE = ("default", "profiles", "budgets")
+FILE = ("default", "profiles", "budgets", "cache")
 
 PROJECT = frozenset(
     {
@@ -116,7 +116,6 @@ LATER = frozenset(
         "on_overflow",
         "headers",
         "proxy",
-        "cache.max_size",
     }
 )
 """Planned keys, so that the message does not call them misspelt."""
@@ -138,12 +137,13 @@ def read_file(root: Node | None) -> FileDraft:
     if root is None:
         return FileDraft()
     if not isinstance(root.value, Mapping) and not root.null:
-        raise ConfigError(f"{root.where}: a configuration file holds `default:`, `profiles:` "
-            "and `budgets:`")
+        raise ConfigError(
+            f"{root.where}: a configuration file holds `default:`, `profiles:` and `budgets:`"
+        )
     entries = root.mapping()
     for name in entries:
         if name not in FILE:
-            raise _unknown(root, name, FILE, "cache.max_size" if name == "cache" else name)
+            raise _unknown(root, name, FILE, name)
     profiles: dict[str, Draft] = {}
     for name, node in (entries["profiles"].mapping() if "profiles" in entries else {}).items():
         if not _NAME.fullmatch(name):
@@ -154,12 +154,24 @@ def read_file(root: Node | None) -> FileDraft:
         profiles[name] = _profile(node)
     marks = [draft.marks for draft in profiles.values()]
     sensitive = tuple(node for each in marks for name, node in each.items() if name not in PROJECT)
+    size = _cache_size(entries["cache"]) if "cache" in entries else None
+    if size is not None:  # a project could empty the user's cache with it
+        sensitive += (entries["cache"],)
     default = entries.get("default")
     limits = budgets.read(entries["budgets"]) if "budgets" in entries else ()
     if default is not None and not default.null:
         v.text(default)
-        return FileDraft(default, profiles, sensitive, limits)
-    return FileDraft(None, profiles, sensitive, limits)
+        return FileDraft(default, profiles, sensitive, limits, size)
+    return FileDraft(None, profiles, sensitive, limits, size)
+
+
+def _cache_size(node: Node) -> int | None:
+    """The section `cache` of the file itself: what holds for all profiles' answers together."""
+    entries = node.mapping()
+    for name in entries:
+        if name != "max_size":
+            raise _unknown(node, name, ("max_size",), name)
+    return v.size(entries["max_size"]) if "max_size" in entries else None
 
 
 def _profile(node: Node) -> Draft:

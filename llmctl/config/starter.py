@@ -19,6 +19,9 @@ STARTER = """\
 ## The profile that is used when none is chosen with -p or $LLMCTL_PROFILE:
 # default: fast
 
+## What the cache of answers may grow to; those used least recently go first:
+# cache: {max_size: 1GB}
+
 # profiles:
 
 ##   A profile of your own inherits from its provider. Everything below `model` is optional.

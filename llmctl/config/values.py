@@ -21,6 +21,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]
 _MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{0,20})?([eE]-?[0-9]{1,2})?")
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,9})?) ?(ms|s|m|h|d|w)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{0,6})?) ?(?:([kmgt])(i?)b?|b)?")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
@@ -118,6 +119,29 @@ def seconds(high: float, *, zero: bool = False, null: bool = False) -> Reader:
         )
 
     return read
+
+
+def size(node: Node) -> int:
+    """A size in bytes: `500MB`, `1GB`, `2GiB`, `800 kB`, a plain number."""
+    value = parse_size(node.value) if isinstance(node.value, str) else None
+    if not value:
+        raise node.error(f"must be a size such as 500MB, 1GB or 2GiB, not {node.shown()}")
+    return value
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes: kB, MB, GB, TB are powers of 1000, KiB, MiB, GiB, TiB of 1024. None: no size."""
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        return None
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** (" kmgt".index(match[2]) if match[2] else 0))
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds, written as `seconds` reads them. None: no duration."""
+    match = _DURATION.fullmatch(text.strip())
+    return None if match is None else float(match[1]) * _SECONDS[match[2] or "s"]
 
 
 def money(node: Node) -> Decimal:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from llmctl.clock import Clock
+from llmctl.engines.source import Plain
 from llmctl.errors import CallError
-from llmctl.protocols import Handler
+from llmctl.protocols import Handler, Source
 from llmctl.types import Request
 
 DRAIN = 30.0
@@ -51,9 +52,9 @@ class Stop:
 class LocalEngine:
     """`concurrency` workers, each with at most one request in flight.
 
-    The workers draw from the iterator themselves: nothing is read ahead, so the memory does
-    not grow with the input, and a worker draws again only when its last request has been dealt
-    with for good.
+    The workers draw from the source themselves: what is read ahead is the source's affair, so
+    the memory does not grow with the input, and a worker draws again only when its last request
+    has been dealt with for good.
     """
 
     def __init__(self, concurrency: int, stop: Stop, clock: Clock) -> None:
@@ -61,15 +62,15 @@ class LocalEngine:
         self._stop = stop
         self._clock = clock
 
-    async def run(self, requests: Iterable[Request], handler: Handler) -> None:
+    async def run(self, requests: Iterable[Request] | Source, handler: Handler) -> None:
         """Returns when all is dealt with or a stop was asked for.
 
         A `CallError` concerns its request only (an observer has seen it); any other error
         ends the run: what is in flight is cancelled and the error raised.
         """
-        shared = iter(requests)
+        source = Plain(requests) if isinstance(requests, Iterable) else requests
         workers = [
-            asyncio.ensure_future(self._work(shared, handler)) for _ in range(self._concurrency)
+            asyncio.ensure_future(self._work(source, handler)) for _ in range(self._concurrency)
         ]
         giving_up = asyncio.ensure_future(self._stop.give_up(self._clock))
         try:
@@ -91,9 +92,7 @@ class LocalEngine:
                 return
             running -= done
 
-    async def _work(self, shared: Iterator[Request], handler: Handler) -> None:
-        for request in shared:
+    async def _work(self, source: Source, handler: Handler) -> None:
+        while not self._stop.asked and (request := await source.draw()) is not None:
             with contextlib.suppress(CallError):
                 await handler(request, None)
-            if self._stop.asked:
-                return

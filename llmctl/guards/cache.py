@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import orjson
 
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
+from llmctl.guards.claims import Claims
 from llmctl.protocols import CachedAnswer, CacheStore, Emit, Handler
 from llmctl.types import Finish, Request, Response
 
@@ -19,8 +20,9 @@ _COMPLETE: frozenset[Finish] = frozenset({"stop", "tool_calls"})
 class Cache:
     """Keyed by the request's fingerprint. Only complete answers are kept.
 
-    `ttl`: seconds an answer may be reused, None for ever. A store that fails is told to `warn`
-    once and not written to any more: an answer that was paid for is never lost to it.
+    `ttl`: seconds an answer may be reused, None for ever. `patience`: seconds to wait for an
+    answer that another process is getting. A store that fails is told to `warn` once and not
+    written to any more: an answer that was paid for is never lost to it.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Cache:
         clock: Clock,
         warn: Callable[[str], None],
         ttl: float | None = None,
+        patience: float = 600.0,
     ) -> None:
         self._inner = inner
         self._store = store
@@ -38,6 +41,7 @@ class Cache:
         self._warn = warn
         self._writes = True
         self._flights: dict[str, asyncio.Future[Response]] = {}
+        self._claims = Claims(store, clock, patience)
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The kept answer, the answer of an identical request in flight, or a new one."""
@@ -45,10 +49,9 @@ class Cache:
             return replace(await self._inner(request, emit), cache="bypass")
         key = request.fingerprint
         while True:
-            if request.cache_mode == "use":
-                kept = self._kept(request)
-                if kept is not None:
-                    return _deliver(kept, emit)
+            kept = self._kept(request)
+            if kept is not None:
+                return _deliver(kept, emit)
             flight = self._flights.get(key)
             if flight is None:
                 return await self._lead(request, emit)
@@ -62,13 +65,23 @@ class Cache:
                 continue  # whoever led was cancelled, this request was not: it goes itself
             return _deliver(replace(shared, cache="shared", attempts=0, uncertain=0), emit)
 
+    def kept(self, requests: Sequence[Request]) -> list[Response | None]:
+        """The kept answers of many requests, in their order; None for what must be asked."""
+        asked = [r.fingerprint for r in requests if r.cache_mode == "use"]
+        found = self._store.get_all(asked) if asked else {}
+        now = self._clock.wall()
+        return [
+            self._hit(r, found.get(r.fingerprint), now) if r.cache_mode == "use" else None
+            for r in requests
+        ]
+
     async def _lead(self, request: Request, emit: Emit | None) -> Response:
+        """Get the answer for all who want it now, in this process and, by a claim, in others."""
         key = request.fingerprint
         flight: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
-            response = replace(await self._inner(request, emit), cache="miss")
-            await self._keep(key, response)
+            response = await self._first(request, emit)
         except CallError as error:
             flight.set_exception(error)
             flight.exception()  # nobody may be waiting; that is no mistake
@@ -82,11 +95,33 @@ class Cache:
         finally:
             del self._flights[key]
 
+    async def _first(self, request: Request, emit: Emit | None) -> Response:
+        if request.cache_mode != "use" or not self._writes:
+            response = await self._inner(request, emit)
+            await self._keep(request, response)
+            return replace(response, cache="miss")
+        key, kept = request.fingerprint, False
+        try:
+            found = await self._claims.begin(key, lambda: self._kept(request))
+        except LlmctlError as error:
+            self._give_up(error)
+        else:
+            if found is not None:
+                return _deliver(found, emit)
+        try:
+            response = await self._inner(request, emit)
+            kept = await self._keep(request, response)
+        finally:
+            self._claims.end(key, kept=kept)
+        return replace(response, cache="miss")
+
     def _kept(self, request: Request) -> Response | None:
-        kept = self._store.get(request.fingerprint)
-        if kept is None:
+        if request.cache_mode != "use":
             return None
-        if self._ttl is not None and self._clock.wall() - kept.stored > self._ttl:
+        return self._hit(request, self._store.get(request.fingerprint), self._clock.wall())
+
+    def _hit(self, request: Request, kept: CachedAnswer | None, now: float) -> Response | None:
+        if kept is None or (self._ttl is not None and now - kept.stored > self._ttl):
             return None
         return Response(
             text=kept.text,
@@ -101,9 +136,10 @@ class Cache:
             parsed=orjson.loads(kept.text) if request.schema is not None else None,
         )
 
-    async def _keep(self, key: str, response: Response) -> None:
+    async def _keep(self, request: Request, response: Response) -> bool:
+        """Keep it if it may be; True when it is."""
         if response.finish not in _COMPLETE or not self._writes:
-            return
+            return False
         answer = CachedAnswer(
             text=response.text,
             finish=response.finish,
@@ -112,13 +148,19 @@ class Cache:
             cost=response.reported_cost,
             body=response.body,
             stored=self._clock.wall(),
+            asked=request.target.model,
         )
         try:
-            await self._store.put(key, answer)
+            await self._store.put(request.fingerprint, answer)
         except LlmctlError as error:
-            if self._writes:
-                self._writes = False
-                self._warn(f"answers are no longer cached: {error.message}")
+            self._give_up(error)
+            return False
+        return True
+
+    def _give_up(self, error: LlmctlError) -> None:
+        if self._writes:
+            self._writes = False
+            self._warn(f"answers are no longer cached: {error.message}")
 
 
 def _deliver(answer: Response, emit: Emit | None) -> Response:

@@ -9,18 +9,18 @@ from llmctl.guards.cache import Cache
 from llmctl.guards.fitting import Fitting
 from llmctl.guards.hold import Holding
 from llmctl.guards.limiter import Limiter
-from llmctl.guards.observe import Observe
+from llmctl.guards.observe import Kept, Observe
 from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry
 from llmctl.guards.tokens import Tokens
-from llmctl.protocols import Handler
+from llmctl.protocols import Chain, Handler
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
     """One constructor a guard, each waiting for the handler it wraps; None leaves a guard out."""
 
-    observe: Callable[[Handler], Observe]
+    observe: Callable[[Handler, Kept | None], Observe]
     cache: Callable[[Handler], Cache] | None
     fitting: Callable[[Handler], Fitting]
     tokens: Callable[[Handler], Tokens]
@@ -30,7 +30,7 @@ class Guards:
     limiter: Callable[[Handler], Limiter]
 
 
-def chain(endpoint: Handler, guards: Guards) -> Handler:
+def chain(endpoint: Handler, guards: Guards) -> Chain:
     """Compose them: observe → cache → fitting → tokens → hold → rekey → retry → limiter →
     endpoint.
 
@@ -50,8 +50,10 @@ def chain(endpoint: Handler, guards: Guards) -> Handler:
         guards.hold,
         guards.tokens,
         guards.fitting,
-        guards.cache,
     ):
         if wrap is not None:
             handler = wrap(handler)
-    return guards.observe(handler)
+    if guards.cache is None:
+        return guards.observe(handler, None)
+    cache = guards.cache(handler)
+    return guards.observe(cache, cache.kept)

@@ -9,11 +9,14 @@ from decimal import Decimal
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled, Interrupted
-from llmctl.protocols import Emit, Handler, Observer
+from llmctl.protocols import Emit, Handler, ManyObserver, Observer
 from llmctl.types import Outcome, Request, Response, Usage
 
 Price = Callable[[Request, Usage, Decimal | None], Decimal | None]
 """What a usage costs: request, usage, the provider's own figure → dollars or None."""
+
+Kept = Callable[[Sequence[Request]], Sequence[Response | None]]
+"""The kept answers of many requests, in their order; None for what must be asked."""
 
 _NOTHING = Usage()
 
@@ -33,12 +36,14 @@ class Observe:
         clock: Clock,
         price: Price,
         estimate: Callable[[Request, str], Usage],
+        kept: Kept | None = None,
     ) -> None:
         self._inner = inner
         self._observers = observers
         self._clock = clock
         self._price = price
         self._estimate = estimate
+        self._kept = kept
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer. Every ending is reported, a cancelled call's too."""
@@ -59,6 +64,29 @@ class Observe:
         if isinstance(result, CallError):
             raise result
         return result
+
+    def take(self, requests: Sequence[Request]) -> tuple[Sequence[Outcome], Sequence[Request]]:
+        """The outcomes of the requests whose answers are kept, and the other requests."""
+        if self._kept is None:
+            return (), requests
+        watch = _Watch(self._clock, None)
+        outcomes: list[Outcome] = []
+        rest: list[Request] = []
+        for request, found in zip(requests, self._kept(requests), strict=True):
+            if found is None:
+                rest.append(request)
+            else:
+                outcomes.append(self._outcome(request, found, watch))
+        return outcomes, rest
+
+    async def deal(self, outcomes: Sequence[Outcome]) -> None:
+        """Tell the observers, in their order, of calls that `take` found to be answered."""
+        for observer in self._observers:
+            if isinstance(observer, ManyObserver):
+                await observer.many(outcomes)
+            else:
+                for outcome in outcomes:
+                    await observer(outcome)
 
     async def _report(self, request: Request, result: Response | CallError, watch: _Watch) -> None:
         outcome = self._outcome(request, result, watch)

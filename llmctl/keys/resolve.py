@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from llmctl.errors import NoKeyError
-from llmctl.keys.backend import PASSWORD, NoVaultError
+from llmctl.keys.bounds import PASSWORD, NoVaultError
 from llmctl.keys.command import key_from
 from llmctl.keys.key import Key, Slot, slot, trimmed, wrong
 from llmctl.keys.rotation import Entry

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, Self
 
 from llmctl.errors import NoKeyError
-from llmctl.keys import backend as backends
+from llmctl.keys.backend import name, open_backend, room
+from llmctl.keys.bounds import NoVaultError, guarded
 from llmctl.keys.key import Slot
 from llmctl.keys.rotation import Change, Pair, entry
 
@@ -45,12 +46,12 @@ class Keyring:
     @classmethod
     def open(cls, environ: Mapping[str, str], ask: Callable[[str], str] | None = None) -> Self:
         """The keyring of this machine. Raises `NoVaultError`."""
-        return cls(backends.open_backend(environ, ask))
+        return cls(open_backend(environ, ask))
 
     @property
     def where(self) -> str:
         """The backend's name."""
-        return backends.name(self._backend)
+        return name(self._backend)
 
     def read(self, slot: Slot) -> Pair:
         """Both sides of the slot."""
@@ -67,30 +68,28 @@ class Keyring:
             self._set(slot, change.side, change.entry.text(), change.entry.key)
         kept = self._get(slot, change.side)
         if (None if kept is None else entry(kept)) != change.entry:
-            raise backends.NoVaultError(f"{self.where} did not keep what was written")
+            raise NoVaultError(f"{self.where} did not keep what was written")
         return after
 
     def _get(self, slot: Slot, side: int) -> str | None:
         service, user = _names(slot, side)
-        text = backends.guarded(self._backend, lambda: self._backend.get_password(service, user))
+        text = guarded(self._backend, lambda: self._backend.get_password(service, user))
         return text or None
 
     def _set(self, slot: Slot, side: int, text: str, key: str) -> None:
-        room = backends.room(self._backend)
-        if room is not None and len(text) > room:
+        most = room(self._backend)
+        if most is not None and len(text) > most:
             raise NoKeyError(
                 f"the key has {len(key):,} characters; {self.where} keeps at most "
-                f"{room - (len(text) - len(key)):,}: use an environment variable or "
+                f"{most - (len(text) - len(key)):,}: use an environment variable or "
                 "`key: {command: …}` for this one"
             )
         service, user = _names(slot, side)
-        backends.guarded(
-            self._backend, lambda: self._backend.set_password(service, user, text), key
-        )
+        guarded(self._backend, lambda: self._backend.set_password(service, user, text), key)
 
     def _delete(self, slot: Slot, side: int) -> None:
         service, user = _names(slot, side)
-        backends.guarded(self._backend, lambda: self._backend.delete_password(service, user))
+        guarded(self._backend, lambda: self._backend.delete_password(service, user))
 
 
 def _names(slot: Slot, side: int) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -36,6 +37,11 @@ class Tally:
     async def __call__(self, outcome: Outcome) -> None:
         """Count one call."""
         self.add(outcome)
+
+    async def many(self, outcomes: Sequence[Outcome]) -> None:
+        """Count many calls."""
+        for outcome in outcomes:
+            self.add(outcome)
 
     def add(self, outcome: Outcome) -> None:
         """Count one call."""

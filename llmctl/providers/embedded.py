@@ -197,9 +197,7 @@ class Embedded:
         }
         return json.dumps(settings).encode() + b"\n"
 
-    async def _await_report(
-        self, report: asyncio.Future[bytes], path: Path, began: float
-    ) -> None:
+    async def _await_report(self, report: asyncio.Future[bytes], path: Path, began: float) -> None:
         patience = self._patience or _patience_for(path)
         while True:
             passed = self._clock.monotonic() - began

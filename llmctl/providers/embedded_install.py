@@ -31,6 +31,7 @@ _SWEEPS = 20
 _BETWEEN = 0.05
 """How often, and with how many seconds between, a scratch folder is tried to be deleted."""
 
+
 def install(
     folders: Folders,
     environ: Mapping[str, str],

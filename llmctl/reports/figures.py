@@ -79,7 +79,7 @@ class Figures:
         return self.errors / self.calls if self.calls else None
 
     def share_of(self, whole: Figures) -> float | None:
-        """This cost as a share of another; None when that is nothing, or not known."""
+        """The cost as a share of another; None when that is nothing, or not known."""
         if not whole.cost_pico or self.cost is None:
             return None
         return self.cost_pico / whole.cost_pico

@@ -204,7 +204,9 @@ def _add_latencies(
         sums.total.latencies.update(group.latencies)
 
 
-def _ordered(groups: dict[tuple[str | None, ...], Figures], by: tuple[str, ...]) -> tuple[Group, ...]:
+def _ordered(
+    groups: dict[tuple[str | None, ...], Figures], by: tuple[str, ...]
+) -> tuple[Group, ...]:
     def rank(item: tuple[tuple[str | None, ...], Figures]) -> tuple[object, ...]:
         key, figures = item
         days = tuple(value or "" for value, name in zip(key, by, strict=True) if name == "day")

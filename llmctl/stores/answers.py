@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from decimal import Decimal
+
+import orjson
 
 from llmctl.protocols import CachedAnswer
 from llmctl.types import Usage
 
 _LENGTHS = struct.Struct(">BII")  # whether there is a body; bytes of the head and of the text
-_WORTH_TRYING = 200  # bytes; below, zlib's own overhead eats what it saves
+_WORTH_TRYING = 1024  # bytes; below, unpacking takes more time than a disk block is worth
 _PAYS = 0.9
 
 
@@ -19,7 +20,7 @@ def pack(answer: CachedAnswer) -> tuple[bytes, bool]:
     """All of the answer but when it was stored; True when the bytes are compressed, which they
     are when that saves a tenth."""
     usage = answer.usage
-    head = json.dumps(
+    head = orjson.dumps(
         [
             answer.finish,
             answer.model,
@@ -31,7 +32,7 @@ def pack(answer: CachedAnswer) -> tuple[bytes, bool]:
             usage.reasoning,
             usage.estimated,
         ]
-    ).encode()
+    )
     # JSON may carry half of a surrogate pair, which is no UTF-8 by itself.
     text = answer.text.encode("utf-8", "surrogatepass")
     body = answer.body
@@ -52,7 +53,7 @@ def unpack(value: bytes, *, compressed: bool, stored: float) -> CachedAnswer:
     has_body, head_length, text_length = _LENGTHS.unpack_from(plain)
     text_start = _LENGTHS.size + head_length
     body_start = text_start + text_length
-    finish, model, cost, *usage = json.loads(plain[_LENGTHS.size : text_start].decode())
+    finish, model, cost, *usage = orjson.loads(plain[_LENGTHS.size : text_start])
     return CachedAnswer(
         text=plain[text_start:body_start].decode("utf-8", "surrogatepass"),
         finish=finish,

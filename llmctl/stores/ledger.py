@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from llmctl.stores.ledger_tables import MIGRATIONS
 from llmctl.stores.migrations import fits
 from llmctl.stores.process import Process
 from llmctl.stores.report import Reading
-from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call, lost_call
+from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call, kept_call, lost_call
 from llmctl.stores.sqlite import corrupt
 from llmctl.types import Outcome
 
@@ -52,7 +53,12 @@ def _update(columns: list[str]) -> str:
 
 
 _OWNED = [*_HELD, "pid", "birth", "world"]
+_TOGETHER = 64
 _ADD_CALL = _insert("calls", _CALL) + _update(_CALL)
+_ADD_KEPT = (
+    f"INSERT INTO calls ({', '.join(_CALL)}) VALUES "  # noqa: S608
+    + ", ".join([f"({', '.join('?' * len(_CALL))})"] * _TOGETHER)
+)
 _ADD_LOST = _insert("calls", _CALL) + "NOTHING"
 _ADD_HOLD = _insert("holds", _OWNED) + _update(_OWNED)
 _HOLDS = f"SELECT {', '.join(_OWNED)} FROM holds"  # noqa: S608
@@ -108,6 +114,22 @@ class SqliteLedger:
             _do(connection, "DELETE FROM holds WHERE call_id = ?", (call_id,))
 
         run_id, user = self._run_id, self._user
+        await self._db.write(work)
+
+    async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
+        """Write the rows of answers that took no call, in one transaction; durable when this
+        returns. They have no holds."""
+        run_id, user = self._run_id, self._user
+
+        def work(connection: sqlite3.Connection) -> None:
+            rows = [kept_call(outcome, run_id, user) for outcome in outcomes]
+            whole = len(rows) - len(rows) % _TOGETHER
+            for start in range(0, whole, _TOGETHER):
+                # One statement for many, so that Python's lock is given back once: other
+                # threads work while all the rows are written.
+                _do(connection, _ADD_KEPT, [*chain(*rows[start : start + _TOGETHER])])
+            connection.executemany(_ADD_CALL, rows[whole:])
+
         await self._db.write(work)
 
     def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
@@ -173,7 +195,7 @@ def _call(row: tuple[Any, ...]) -> CallRow:
     return CallRow(*values)
 
 
-def _do(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> None:
+def _do(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
     connection.execute(statement, values)
 
 

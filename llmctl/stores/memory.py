@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from llmctl.protocols import CachedAnswer, Hold
 from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call
@@ -26,8 +27,23 @@ class MemoryCache:
             self._answers.move_to_end(key)
         return answer
 
+    def get_all(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
+        """The answers to those of the keys that have one."""
+        return {key: answer for key in keys if (answer := self.get(key)) is not None}
+
+    async def claim(self, key: str) -> bool:  # noqa: ARG002 - nobody else can be at it
+        """True: no other process sees this memory."""
+        return True
+
+    def release(self, key: str) -> None:
+        """Nothing to give back."""
+
+    def beat(self) -> None:
+        """Nobody listens."""
+
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer, instead of an older one."""
+        answer = replace(answer, asked="")
         old = self._answers.pop(key, None)
         if old is not None:
             self._bytes -= _size(old)
@@ -68,6 +84,11 @@ class MemoryLedger:
         held = self._holds.get(call_id)
         self._calls[call_id] = call_row(outcome, held, self._run_id, self._user)
         self._holds.pop(call_id, None)
+
+    async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
+        """Write the rows of answers that took no call."""
+        for outcome in outcomes:
+            await self.settle(outcome)
 
     def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
         """Ended calls in the order they were started, from `since` to before `until` (seconds

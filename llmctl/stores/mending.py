@@ -7,13 +7,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import BusyError, DiskError, LlmctlError
 from llmctl.protocols import CachedAnswer
-from llmctl.stores.cache import SqliteCache, cache_database
+from llmctl.stores.cache import SqliteCache
+from llmctl.stores.cache_tables import cache_database
 from llmctl.stores.files import disk
 from llmctl.stores.memory import MemoryCache
 from llmctl.stores.sqlite import DamagedError, NewerError
@@ -37,11 +38,19 @@ class MendingCache:
     takes its place. Where there can be no file (its folder cannot be written, it belongs to a
     newer llmctl, it is damaged and another process still uses it) answers are kept in memory.
     `warn` is told each time. Getting and putting raise `DiskError` and `BusyError`: a disk that
-    refuses in the middle of a run is not the cache's to excuse.
+    refuses in the middle of a run is not the cache's to excuse. `grown` is told now and then how
+    many bytes the file has.
     """
 
-    def __init__(self, path: Path, warn: Warn, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        warn: Warn,
+        clock: Clock | None = None,
+        grown: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._path = path
+        self._grown = grown
         self._warn = warn
         self._clock = clock or SystemClock()
         self._inode: int | None = None
@@ -62,8 +71,17 @@ class MendingCache:
             self._mend(store, error)
             return None
 
+    def get_all(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
+        """The answers, however old, to those of the keys that have one."""
+        store = self._store
+        try:
+            return store.get_all(keys)
+        except DamagedError as error:
+            self._mend(store, error)
+            return {}
+
     async def put(self, key: str, answer: CachedAnswer) -> None:
-        """Keep the answer, instead of an older one."""
+        """Keep the answer, instead of an older one; this process's claim to find it ends."""
         store = self._store
         try:
             await store.put(key, answer)
@@ -71,13 +89,30 @@ class MendingCache:
             self._mend(store, error)
             await self._store.put(key, answer)
 
+    async def claim(self, key: str) -> bool:
+        """True when this process is to find the answer; False while another one is at it."""
+        store = self._store
+        try:
+            return await store.claim(key)
+        except DamagedError as error:
+            self._mend(store, error)
+            return await self._store.claim(key)
+
+    def release(self, key: str) -> None:
+        """The process no longer tries to find the answer."""
+        self._store.release(key)
+
+    def beat(self) -> None:
+        """The process still tries to find what it has claimed."""
+        self._store.beat()
+
     def close(self) -> None:
         """Write what is queued and close the file."""
         self._store.close()
 
     def _open(self) -> SqliteCache:
         self._inode = _inode(self._path)
-        store = SqliteCache(cache_database(self._path), self._clock)
+        store = SqliteCache(cache_database(self._path), self._clock, self._grown)
         self._inode = _inode(self._path)
         return store
 

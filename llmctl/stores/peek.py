@@ -53,7 +53,7 @@ class CachePeek(Peek):
 
     def has(self, key: str) -> bool:
         """Whether there is an answer to the request of this fingerprint."""
-        asked = "SELECT stored FROM answers WHERE key = ?"
+        asked = "SELECT t.stored FROM keys AS k JOIN texts AS t ON t.id = k.id WHERE k.key = ?"
         found = self.ask(lambda c: c.execute(asked, (bytes.fromhex(key),)).fetchone())
         return found is not None and found[0] >= self._oldest
 

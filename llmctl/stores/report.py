@@ -47,9 +47,7 @@ class Latencies:
     milliseconds: str
 
 
-def cells(
-    connection: sqlite3.Connection, edges: Sequence[int], *, tags: bool
-) -> Iterator[Cell]:
+def cells(connection: sqlite3.Connection, edges: Sequence[int], *, tags: bool) -> Iterator[Cell]:
     """The sums between each two neighbours of `edges` (ascending, milliseconds since the epoch;
     a span holds its start, not its end). With `tags` calls with other tags are other kinds."""
     for span, (start, end) in enumerate(pairwise(edges)):

@@ -27,8 +27,8 @@ def to_pico(dollars: Decimal | None) -> int | None:
     A millionth of a published price per million tokens has at most 12 decimals, so no price is
     rounded; anything finer is, half to even.
     """
-    if dollars is None:
-        return None
+    if not dollars:
+        return None if dollars is None else 0
     exact = _EXACT.multiply(dollars, _PICO)
     return min(_MOST, int(exact.to_integral_value(rounding=ROUND_HALF_EVEN, context=_EXACT)))
 
@@ -181,6 +181,22 @@ def call_row(outcome: Outcome, held: HeldCall | None, run_id: str, user: str) ->
     )
 
 
+def kept_call(outcome: Outcome, run_id: str, user: str) -> tuple[object, ...]:
+    """The values of `call_row`, in the order of its fields, for an answer that took no call:
+    there are many of these in a second, and little to say about each."""
+    request, answer, usage = outcome.request, outcome.result, outcome.usage
+    assert isinstance(answer, Response)
+    target = answer.target
+    elapsed = _ms(outcome.elapsed)
+    return (
+        request.call_id, run_id, _ms(outcome.started), target.profile, target.provider,
+        answer.model, _tags(request.tags), user, usage.input, usage.output, usage.cached_input,
+        usage.cache_write, usage.reasoning, usage.estimated, to_pico(outcome.cost),
+        to_pico(outcome.saved), 0, 0, _ms(answer.latency), elapsed, None, answer.attempts, "ok",
+        None, answer.cache, answer.status, answer.provider_request_id,
+    )  # fmt: skip
+
+
 def lost_call(held: HeldCall) -> CallRow:
     """The row of a call whose process died: nobody knows how it ended, so it counts in full."""
     return CallRow(
@@ -233,6 +249,8 @@ def _status(outcome: Outcome) -> Status:
 
 
 def _tags(tags: Mapping[str, str]) -> str:
+    if not tags:
+        return "{}"
     return json.dumps(dict(tags), sort_keys=True, separators=(",", ":"))
 
 

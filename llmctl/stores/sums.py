@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from llmctl.stores.migrations import Migration
 
-SLOT = 15 * 60 * 1000
-"""Milliseconds of a slot. The offset of every time zone in use is a multiple of it, so that a
-day anywhere is made of whole slots."""
+SLOT = 60 * 60 * 1000
+"""Milliseconds of a slot. A day is made of whole slots in most time zones; where it is not, the
+calls at its edges are added up one by one."""
 
 KIND = ("profile", "provider", "model", "user", "tags")
 """What tells the calls of one slot apart."""
@@ -87,7 +87,7 @@ def _upsert(source: str, row: str) -> str:
     return f"""
         INSERT INTO slots SELECT {row}started_ms / {SLOT}, {kind}, {sums} {source}
         ON CONFLICT DO UPDATE SET {added};
-    """  # noqa: S608 - our own names
+    """
 
 
 def _take_away() -> str:
@@ -106,19 +106,21 @@ def slots_migration() -> Migration:
     return Migration(
         "ledger-002-slots",
         (
-            # Sums of a quarter of an hour: a report over a million calls reads some thousand
-            # rows. Triggers keep them: whoever writes a call, however, they agree with it.
+            # Sums of an hour: a report over a million calls reads some ten thousand rows.
+            # Triggers keep them: whoever writes a call, however, they agree with it.
             f"""
             CREATE TABLE slots (
                 slot INTEGER NOT NULL, {columns}, {sums}, PRIMARY KEY (slot, {key})
             ) WITHOUT ROWID
             """,
-            f"INSERT INTO slots SELECT started_ms / {SLOT}, {key}, {filled} FROM calls "  # noqa: S608
-            f"GROUP BY 1, {key}",
+            f"""
+            INSERT INTO slots SELECT started_ms / {SLOT}, {key}, {filled} FROM calls
+            GROUP BY 1, {key}
+            """,  # noqa: S608
             f"CREATE TRIGGER calls_add_up AFTER INSERT ON calls BEGIN {_upsert('', 'NEW.')} END",
             f"""
             CREATE TRIGGER calls_become_known AFTER UPDATE ON calls
-            BEGIN {_take_away()} {_upsert('', 'NEW.')} END
+            BEGIN {_take_away()} {_upsert("", "NEW.")} END
             """,
             # Percentiles need every latency: this has them side by side, and all that decides
             # about them, so that the table is not touched.

@@ -78,9 +78,17 @@ def test_damage_in_the_middle(tmp_path: Path, ended: Ended, damage: bytes) -> No
 
 @pytest.mark.parametrize(
     "content",
-    [b"notes", b"notes\n", b"{}", b'{"id":"a"}\n', b"[1]\n", b"5\n", b'{"a": 1',
-     b'{"id":5,"text":"","request_hash":"' + b"0" * 64 + b'"}\n',
-     b'{"id":"a","text":"","request_hash":"xy"}\n'],
+    [
+        b"notes",
+        b"notes\n",
+        b"{}",
+        b'{"id":"a"}\n',
+        b"[1]\n",
+        b"5\n",
+        b'{"a": 1',
+        b'{"id":5,"text":"","request_hash":"' + b"0" * 64 + b'"}\n',
+        b'{"id":"a","text":"","request_hash":"xy"}\n',
+    ],
 )
 def test_somebody_elses_file(tmp_path: Path, content: bytes) -> None:
     """A file that llmctl did not write is never cut or continued."""
@@ -110,7 +118,9 @@ def test_the_other_format(tmp_path: Path, ended: Ended, has: Format, wants: Form
 
 @given(st.binary(max_size=80), st.booleans())
 def test_any_bytes(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, start: bool  # noqa: FBT001
+    tmp_path_factory: pytest.TempPathFactory,
+    data: bytes,
+    start: bool,  # noqa: FBT001
 ) -> None:
     """Whatever a file holds, it is read, mended or refused, and reads the same again."""
     path = tmp_path_factory.mktemp("any") / "out.jsonl"

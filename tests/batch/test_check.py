@@ -48,8 +48,12 @@ def complaint(path: str, profile: Profile, reader: Reader | None = None) -> list
 def test_a_valid_file(put: Put, profile: Profile) -> None:
     """A file of all kinds of rows is counted, blank lines and marks aside."""
     body = {"custom_id": "c", "method": "POST", "url": "/v1/embeddings", "body": {"input": "x"}}
-    rows = jsonl({"id": "a", "prompt": "x\u2028y"}, body, {"messages": [
-        {"role": "user", "content": "x"}]}, {"prompt": "x"})
+    rows = jsonl(
+        {"id": "a", "prompt": "x\u2028y"},
+        body,
+        {"messages": [{"role": "user", "content": "x"}]},
+        {"prompt": "x"},
+    )
     path = put("a.jsonl", b"\xef\xbb\xbf\r\n" + rows.replace(b"\n", b"\r\n\n").rstrip())
     assert check(path, profile) == 4
 
@@ -64,8 +68,11 @@ def test_all_problems_at_once(put: Put, profile: Profile) -> None:
     """Every kind of problem is listed by line, duplicates with both lines, before the count."""
     path = put(
         "a.jsonl",
-        jsonl({"id": "a", "prompt": "1"}) + b"{\n\n" + jsonl({"id": "a", "prompt": "2"})
-        + b'{"id": "\xff"}\n' + jsonl({"prompt": "x"}, {"id": 6, "prompt": "x"}, {"id": "b"}),
+        jsonl({"id": "a", "prompt": "1"})
+        + b"{\n\n"
+        + jsonl({"id": "a", "prompt": "2"})
+        + b'{"id": "\xff"}\n'
+        + jsonl({"prompt": "x"}, {"id": 6, "prompt": "x"}, {"id": "b"}),
     )
     assert complaint(path, profile) == [
         "IN: 5 problems, nothing was sent",
@@ -183,9 +190,7 @@ def test_more_rows_than_fit_in_memory() -> None:
 
 
 @pytest.mark.parametrize("format", ["llmctl", "openai"])
-def test_resume(
-    put: Put, ended: Ended, profile: Profile, tmp_path: Path, format: Format
-) -> None:
+def test_resume(put: Put, ended: Ended, profile: Profile, tmp_path: Path, format: Format) -> None:
     """Rows with an answer to the same question are known, whatever the format of the output."""
     path = put("a.jsonl", jsonl(*[{"id": x, "prompt": f"say {x}"} for x in "abcd"]))
     out = tmp_path / "out.jsonl"

@@ -30,8 +30,12 @@ def test_default_output(input: str, output: str) -> None:
 
 @pytest.mark.parametrize(
     ("output", "errors"),
-    [("x.jsonl", "x.errors.jsonl"), ("a.out.jsonl", "a.out.errors.jsonl"),
-     ("answers", "answers.errors.jsonl"), ("x.json", "x.json.errors.jsonl")],
+    [
+        ("x.jsonl", "x.errors.jsonl"),
+        ("a.out.jsonl", "a.out.errors.jsonl"),
+        ("answers", "answers.errors.jsonl"),
+        ("x.json", "x.json.errors.jsonl"),
+    ],
 )
 def test_errors_path(output: str, errors: str) -> None:
     """The errors stand beside the answers."""

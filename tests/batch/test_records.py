@@ -54,9 +54,16 @@ def test_an_interrupted_stream(ended: Ended) -> None:
 
 @pytest.mark.parametrize(
     ("cost", "text"),
-    [("0.00021", "0.00021"), ("1E-9", "0.000000001"), ("12.50", "12.5"), ("100", "100"),
-     ("1E+3", "1000"), ("0E-7", "0"), ("-0", "0"),
-     ("0.1234567890123456789012", "0.1234567890123456789012")],
+    [
+        ("0.00021", "0.00021"),
+        ("1E-9", "0.000000001"),
+        ("12.50", "12.5"),
+        ("100", "100"),
+        ("1E+3", "1000"),
+        ("0E-7", "0"),
+        ("-0", "0"),
+        ("0.1234567890123456789012", "0.1234567890123456789012"),
+    ],
 )
 def test_money_is_exact(cost: str, text: str) -> None:
     """A cost is a JSON number with exactly its digits."""
@@ -86,8 +93,9 @@ def test_a_raw_row_keeps_its_body(ended: Ended) -> None:
     """A row that was passed through carries the provider's body, number for number."""
     line = record(ended(raw=RawCall("/chat/completions", {}), body=PRETTY), "llmctl")
     assert line.count(b"\n") == 1
-    assert line.endswith(b'"body":' + PRETTY.strip().replace(b"\r", b" ").replace(b"\n", b" ")
-                         + b"}\n")
+    assert line.endswith(
+        b'"body":' + PRETTY.strip().replace(b"\r", b" ").replace(b"\n", b" ") + b"}\n"
+    )
     assert b'"body"' not in record(ended(body=PRETTY), "llmctl")
     assert b'"body"' not in record(ended(raw=RawCall("/chat/completions", {})), "llmctl")
 

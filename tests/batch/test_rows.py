@@ -96,11 +96,18 @@ def test_messages() -> None:
         ({"prompt": "Hi", "system": ""}, ["Hi"]),
         ({"messages": [{"role": "user", "content": "Hi"}]}, ["default", "Hi"]),
         ({"messages": [{"role": "user", "content": "Hi"}], "system": "own"}, ["own", "Hi"]),
-        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}]},
-         ["s", "Hi"]),
+        (
+            {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}]},
+            ["s", "Hi"],
+        ),
         ({"messages": [{"role": "developer", "content": "d"}]}, ["d"]),
-        ({"url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "Hi"}]}},
-         ["Hi"]),
+        (
+            {
+                "url": "/v1/chat/completions",
+                "body": {"messages": [{"role": "user", "content": "Hi"}]},
+            },
+            ["Hi"],
+        ),
     ],
 )
 def test_the_default_system_prompt(fields: dict[str, Any], roles: list[str]) -> None:
@@ -182,8 +189,13 @@ def test_own_columns_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "id"),
-    [({"id": "x/../y"}, "x/../y"), ({"id": 12}, "12"), ({"custom_id": "c"}, "c"), ({}, "7"),
-     ({"id": "a", "custom_id": "c"}, "a")],
+    [
+        ({"id": "x/../y"}, "x/../y"),
+        ({"id": 12}, "12"),
+        ({"custom_id": "c"}, "c"),
+        ({}, "7"),
+        ({"id": "a", "custom_id": "c"}, "a"),
+    ],
 )
 def test_ids(fields: dict[str, Any], id: str) -> None:
     """The id is the row's own as text, or the number of its line."""
@@ -200,8 +212,13 @@ def test_id_field() -> None:
 @pytest.mark.parametrize("url", URLS)
 def test_openai_lines(url: str) -> None:
     """An OpenAI batch line goes out with its body as it is, below the base URL."""
-    body = {"model": "m", URLS[url][0]: [{"role": "user", "content": "x"}], "max_tokens": 5,
-            "tools": [{"type": "function"}], "seed": 1}
+    body = {
+        "model": "m",
+        URLS[url][0]: [{"role": "user", "content": "x"}],
+        "max_tokens": 5,
+        "tools": [{"type": "function"}],
+        "seed": 1,
+    }
     row = parse({"custom_id": "c", "method": "POST", "url": url, "body": body})
     assert row.id == "c"
     assert row.question.raw == RawCall(url.removeprefix("/v1"), body)
@@ -216,9 +233,16 @@ def test_openai_lines(url: str) -> None:
         ("/v1/embeddings", {"input": "a"}, ["a"]),
         ("/v1/embeddings", {"input": [[1, 2]]}, []),
         ("/v1/responses", {"instructions": "s", "input": "a"}, ["s", "a"]),
-        ("/v1/responses",
-         {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]},
-                    {"type": "function_call_output", "output": "b"}]}, ["a", "b"]),
+        (
+            "/v1/responses",
+            {
+                "input": [
+                    {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+                    {"type": "function_call_output", "output": "b"},
+                ]
+            },
+            ["a", "b"],
+        ),
         ("/v1/responses", {"prompt": {"id": "p"}}, []),
         ("/v1/completions", {"prompt": "a"}, ["a"]),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}, 5]}, ["a"]),
@@ -244,8 +268,12 @@ def test_texts_to_count(url: str, body: dict[str, Any], texts: list[str]) -> Non
 )
 def test_bad_openai_lines(change: dict[str, Any], says: str) -> None:
     """What a batch line cannot ask for is refused."""
-    line = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions",
-            "body": {"messages": [{"role": "user", "content": "x"}]}}
+    line = {
+        "custom_id": "c",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"messages": [{"role": "user", "content": "x"}]},
+    }
     assert says in why({**line, **change})
 
 
@@ -257,13 +285,25 @@ def cells(record: dict[str, str], reader: Reader | None = None) -> Row:
 def test_csv_cells() -> None:
     """Settings in CSV columns are converted; empty cells and columns of JSON's own say nothing."""
     row = cells(
-        {"id": "1", "prompt": "Hi", "max_tokens": "5", "temperature": "0.5", "model": "",
-         "tags": '{"a": 1}', "options": "", "messages": "x", "body": "mail", "system": "s"}
+        {
+            "id": "1",
+            "prompt": "Hi",
+            "max_tokens": "5",
+            "temperature": "0.5",
+            "model": "",
+            "tags": '{"a": 1}',
+            "options": "",
+            "messages": "x",
+            "body": "mail",
+            "system": "s",
+        }
     )
     assert row.id == "1"
     assert row.question == Question(
         (Message("system", "s"), Message("user", "Hi")),
-        max_tokens=5, temperature=0.5, tags={"a": "1"},
+        max_tokens=5,
+        temperature=0.5,
+        tags={"a": "1"},
     )
 
 
@@ -327,8 +367,21 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(
-    ["id", "prompt", "messages", "system", "model", "max_tokens", "temperature", "options", "tags",
-     "body", "url", "schema", "custom_id"]
+    [
+        "id",
+        "prompt",
+        "messages",
+        "system",
+        "model",
+        "max_tokens",
+        "temperature",
+        "options",
+        "tags",
+        "body",
+        "url",
+        "schema",
+        "custom_id",
+    ]
 )
 
 
@@ -361,16 +414,20 @@ TURNS = st.lists(
         {"role": st.sampled_from(["user", "system"]), "content": st.text()},
         optional={"name": st.text()},
     ),
-    min_size=1, max_size=3,
+    min_size=1,
+    max_size=3,
 )
 ROWS = st.one_of(
     st.fixed_dictionaries({"prompt": st.text(min_size=1)}, optional=OPTIONAL),
     st.fixed_dictionaries({"messages": TURNS}, optional=OPTIONAL),
     st.fixed_dictionaries(
-        {"url": st.sampled_from(["/v1/chat/completions", "/v1/embeddings"]),
-         "body": st.fixed_dictionaries(
-             {"messages": TURNS, "input": st.text(min_size=1)},
-             optional={"model": st.just("m"), "seed": JSON})}
+        {
+            "url": st.sampled_from(["/v1/chat/completions", "/v1/embeddings"]),
+            "body": st.fixed_dictionaries(
+                {"messages": TURNS, "input": st.text(min_size=1)},
+                optional={"model": st.just("m"), "seed": JSON},
+            ),
+        }
     ),
 )
 
@@ -383,8 +440,13 @@ def test_the_fast_fingerprint_is_the_fingerprint(
     bare: bool,  # noqa: FBT001
 ) -> None:
     """What identifies a row when it is validated is what `compose` writes into its request."""
-    profile = Profile(name="p", provider="openai", adapter="openai",
-                      base_url="https://Example.com/v1/?x=1", model="mé")
+    profile = Profile(
+        name="p",
+        provider="openai",
+        adapter="openai",
+        base_url="https://Example.com/v1/?x=1",
+        model="mé",
+    )
     if not bare:
         profile = replace(profile, max_tokens=5, temperature=0.25, params={"b": 1, "a": [{}]})
     reader = Reader(system=system, schema=schema)

@@ -204,7 +204,9 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(LIMITED), str(path)],
-        capture_output=True, check=True, text=True,
+        capture_output=True,
+        check=True,
+        text=True,
     )
     done, [refused] = json.loads(ran.stdout)
     assert 80 < len(done) < 110

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from llmctl.stores.cache import SqliteCache, cache_database
+from llmctl.stores.cache import SqliteCache
+from llmctl.stores.cache_tables import cache_database
 from llmctl.stores.ledger import SqliteLedger, open_ledger
 from tests.conformance.calls import a_cached_answer, a_hold, a_request, an_outcome
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -26,7 +27,7 @@ from llmctl.cli.cost_formats import as_csv, as_markdown, escaped
 from llmctl.cli.cost_table import draw
 from llmctl.reports.groups import parse_by
 from llmctl.reports.report import Query, Report, make
-from llmctl.reports.windows import UTC, since
+from llmctl.reports.windows import since
 from llmctl.settings import Budget
 from llmctl.stores.ledger import open_ledger
 from llmctl.stores.report import Nothing
@@ -211,7 +212,11 @@ def test_a_check_by_group(run: Run) -> None:
     done = run("cost", "check", "--budget", "4.2", "--by", "model", "--json")
     said = json.loads(done.stdout, parse_float=Decimal)
     assert (done.returncode, said["exit_code"]) == (3, 3)
-    assert [g["key"]["model"] for g in said["budgets"][0]["groups"]] == ["gpt-5", "gpt-5-mini", "new"]
+    assert [g["key"]["model"] for g in said["budgets"][0]["groups"]] == [
+        "gpt-5",
+        "gpt-5-mini",
+        "new",
+    ]
     assert run("cost", "check", "--budget", "4.2", "--by", "model", "--each").returncode == 0
     each = run("cost", "check", "--budget", "3", "--by", "model", "--each")
     assert each.returncode == 3
@@ -291,7 +296,11 @@ def test_the_timezone_shifts_the_windows(run: Run, state: Path) -> None:
     late = 1_795_001_400_000 // DAY * DAY - 1_800_000  # half past eleven, UTC
     a_ledger(state / "ledger.db", a_call(started_ms=late))
     days = {
-        zone: [d["day"] for d in report(run, "--since", "2026-01-01", "--timezone", zone)["days"] if d["calls"]]
+        zone: [
+            d["day"]
+            for d in report(run, "--since", "2026-01-01", "--timezone", zone)["days"]
+            if d["calls"]
+        ]
         for zone in ("UTC", "Asia/Tokyo")
     }
     assert days["UTC"][0] < days["Asia/Tokyo"][0]
@@ -343,7 +352,10 @@ calls = st.builds(
 @given(st.lists(calls, max_size=12), st.integers(60, 220), st.booleans(), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_the_drawing_fits(
-    made_of: list[dict[str, Any]], width: int, colour: bool, unicode: bool  # noqa: FBT001
+    made_of: list[dict[str, Any]],
+    width: int,
+    colour: bool,  # noqa: FBT001
+    unicode: bool,  # noqa: FBT001
 ) -> None:
     """At any width from 60 columns no line is longer, and without colours nothing escapes."""
     import tempfile
@@ -364,11 +376,13 @@ def test_many_groups_are_summed_on_a_terminal(tmp_path: Path) -> None:
     """What is not shown by itself is in the last line, so that shares add up."""
     calls = [a_call(started_ms=now(), model=f"m{n:02}") for n in range(40)]
     drawn = made(a_ledger(tmp_path / "l.db", *calls))
-    assert "11 others" in draw(drawn, Pen(False, True), 80, 30)
-    assert "others" not in draw(drawn, Pen(False, True), 80)
+    assert "11 others" in draw(drawn, Pen(colour=False, unicode=True), 80, 30)
+    assert "others" not in draw(drawn, Pen(colour=False, unicode=True), 80)
 
 
-@pytest.mark.parametrize(("most", "top"), [("1", "1"), ("1.01", "1.2"), ("950", "1000"), ("0.00031", "0.0004")])
+@pytest.mark.parametrize(
+    ("most", "top"), [("1", "1"), ("1.01", "1.2"), ("950", "1000"), ("0.00031", "0.0004")]
+)
 def test_scales_are_round(most: str, top: str) -> None:
     """The top of a chart is a round figure just above the tallest column."""
     assert scale(Decimal(most), 6)[0] == Decimal(top)

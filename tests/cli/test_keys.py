@@ -38,9 +38,7 @@ def test_set_and_use(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
     """A key piped in is stored, said to be, listed with its last four, and used by calls."""
     done = run("keys", "set", "sim", env=keyed, stdin=KEY + "\n")
     assert done.returncode == 0
-    assert done.stdout == (
-        f"stored the key …4711 as sim for {sim.origin} in the Secret Service\n"
-    )
+    assert done.stdout == (f"stored the key …4711 as sim for {sim.origin} in the Secret Service\n")
     (row,) = listed(run, keyed, "-p", "sim")
     assert (row["name"], row["origin"], row["last4"]) == ("sim", sim.origin, "4711")
     assert (row["source"], row["role"], row["profiles"]) == ("keyring", "primary", ["sim"])
@@ -76,7 +74,7 @@ def test_hidden_prompt(keyed: dict[str, str], tmp_path: Path) -> None:
         env=keyed,
         cwd=tmp_path,
         start_new_session=True,
-        preexec_fn=_own_terminal,
+        preexec_fn=_own_terminal,  # noqa: PLW1509 - what it calls is one system call
     ) as process:
         os.close(theirs)
         shown = _until(ours, b"): ")
@@ -133,9 +131,7 @@ def test_never_on_the_command_line(
         ("k" * 70_000, "far more than a key"),
     ],
 )
-def test_what_is_no_key(
-    run: Run, keyed: dict[str, str], given: str | bytes, words: str
-) -> None:
+def test_what_is_no_key(run: Run, keyed: dict[str, str], given: str | bytes, words: str) -> None:
     """What cannot be a key is exit 2 with the reason, and nothing is stored."""
     done = run("keys", "set", "sim", env=keyed, stdin=given)
     assert (done.returncode, done.stdout) == (2, "")
@@ -173,7 +169,9 @@ def test_a_stored_key_of_a_server(run: Run, keyed: dict[str, str], home: Path) -
     text = config(home).read_text().replace("    key: {keyring: sim}\n", "")
     config(home).write_text(text)
     with Simulator() as server:
-        config(home).write_text(text + f"  box: {{provider: openai, base_url: {server.base_url}}}\n")
+        config(home).write_text(
+            text + f"  box: {{provider: openai, base_url: {server.base_url}}}\n"
+        )
         assert run("ask", "-p", "box", "hi", env=keyed).returncode == 0
         assert run("keys", "set", "box", env=keyed, stdin=KEY).returncode == 0
         assert run("ask", "-p", "box", "ho", env=keyed).returncode == 0
@@ -223,7 +221,9 @@ def test_max_age(run: Run, keyed: dict[str, str]) -> None:
     assert run("keys", "list", "--max-age", "soon", env=keyed).returncode == 2
 
 
-def test_command(run: Run, keyed: dict[str, str], home: Path, sim: Simulator, tmp_path: Path) -> None:
+def test_command(
+    run: Run, keyed: dict[str, str], home: Path, sim: Simulator, tmp_path: Path
+) -> None:
     """`key: {command: …}` gives the key; `keys list` names it as the source; its failure is exit
     4 with its stderr redacted."""
     secret = tmp_path / "secret"
@@ -254,7 +254,9 @@ def test_check(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
     assert (done.returncode, done.stdout) == (0, f"sim  {sim.origin}  …4711 (keyring)  ok\n")
     assert [(c.method, c.api_key) for c in sim.calls] == [("GET", KEY)]
     assert sim.billed.requests == 0
-    assert json.loads(run("keys", "check", "-p", "sim", "--json", env=keyed).stdout)[0]["ok"] is True
+    assert (
+        json.loads(run("keys", "check", "-p", "sim", "--json", env=keyed).stdout)[0]["ok"] is True
+    )
     sim.accept_keys({OTHER})
     done = run("keys", "check", "sim", env=keyed)
     assert (done.returncode, done.stdout.rstrip()[-6:]) == (4, "FAILED")
@@ -348,9 +350,7 @@ def test_encrypted_file(run: Run, keyed: dict[str, str], home: Path, sim: Simula
     assert "password of the encrypted file is not right" in wrong.stderr
 
 
-def test_nothing_pays_for_the_keyring(
-    run: Run, configured: dict[str, str], tmp_path: Path
-) -> None:
+def test_nothing_pays_for_the_keyring(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
     """Commands that need no stored key do not import `keyring`: help, version, lists, and calls
     whose key is in the environment or that have none."""
     (tmp_path / "in.jsonl").write_text('{"id": "a", "prompt": "b"}\n')

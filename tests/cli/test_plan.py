@@ -135,9 +135,7 @@ def test_without_a_cache_duplicates_are_sent(
     assert done["input_tokens"] == plan["input_tokens"]
 
 
-def test_a_stale_answer_is_not_cached(
-    run: Run, configured: dict[str, str], mixed: Path
-) -> None:
+def test_a_stale_answer_is_not_cached(run: Run, configured: dict[str, str], mixed: Path) -> None:
     """What is older than the cache's `ttl` is planned to be sent again, and is."""
     configure(configured, "    cache: {ttl: 1ms}\n")
     plan, done = plan_and_run(run, configured, str(mixed))
@@ -152,7 +150,9 @@ def test_cut_off_answers_stay_below_the_worst_case(
     them."""
     configure(configured, "    params: {max_tokens: 3}\n    limits: {concurrency: 1}\n")
     sim.reply = lambda call: Reply(
-        "long", finish="length", usage=Usage(counted(call).usage.input, 3)  # type: ignore[union-attr]
+        "long",
+        finish="length",
+        usage=Usage(counted(call).usage.input, 3),  # type: ignore[union-attr]
     )
     path = write(tmp_path / "in.jsonl", [{"id": str(n), "prompt": "same"} for n in range(8)])
     plan, done = plan_and_run(run, configured, str(path))

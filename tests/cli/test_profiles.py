@@ -58,11 +58,19 @@ def test_list_piped(world: World) -> None:
     assert [line[1] for line in lines] == [*PRESETS, "fast", "box"]
     named = {line[1]: line for line in lines}
     assert named["openai"][2:] == [
-        "openai", "gpt-5-mini", "api.openai.com", "missing: $OPENAI_API_KEY"
+        "openai",
+        "gpt-5-mini",
+        "api.openai.com",
+        "missing: $OPENAI_API_KEY",
     ]
     assert named["local"][2:] == ["local", "smollm2-135m", "this machine", "not needed"]
     assert named["fast"] == [
-        "*", "fast", "openai", "gpt-5-mini", "api.openai.com", "missing: $CORP_KEY"
+        "*",
+        "fast",
+        "openai",
+        "gpt-5-mini",
+        "api.openai.com",
+        "missing: $CORP_KEY",
     ]
     assert named["box"][3:] == ["Qwen/Qwen3-8B", "gpu.internal:8000", "not needed"]
     assert "fast, for the default" in result.stderr

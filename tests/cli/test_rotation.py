@@ -138,8 +138,7 @@ def test_killed_between_any_two_steps(
             "KILL_AT": f"{moment}:{at}",
         }
         assert run(*command, env=deadly, stdin=NEW).returncode == -signal.SIGKILL
-        # Whichever of the two keys the provider has left at this point is refused: as long as
-        # both are accepted a call must work, with nothing mended in between.
+        # Nobody has revoked anything yet: with nothing mended in between a call must work.
         sim.accept_keys({OLD, NEW})
         assert run("ask", "--no-cache", "hi", env=keyed).returncode == 0
         done = run(*command, env=keyed, stdin="" if "--finish" in command else NEW)
@@ -149,9 +148,7 @@ def test_killed_between_any_two_steps(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_killed_rollback(
-    run: Run, keyed: dict[str, str], sim: Simulator, moment: str
-) -> None:
+def test_a_killed_rollback(run: Run, keyed: dict[str, str], sim: Simulator, moment: str) -> None:
     """A rollback is one change: killed before it nothing has happened, after it all has."""
     run("keys", "set", "sim", env=keyed, stdin=OLD)
     run("keys", "rotate", "sim", env=keyed, stdin=NEW)
@@ -189,9 +186,7 @@ def test_a_batch_survives_a_rotation(
     """A batch goes on through a rotation in its middle, the old key revoked while its rows are
     in flight: no row fails, and none is asked or billed twice."""
     config = tmp_path / "home/.config/llmctl/config.yaml"
-    config.write_text(
-        config.read_text() + "    limits: {concurrency: 50}\n", encoding="utf-8"
-    )
+    config.write_text(config.read_text() + "    limits: {concurrency: 50}\n", encoding="utf-8")
     sim.accept_keys({OLD, NEW})
     run("keys", "set", "sim", env=keyed, stdin=OLD)
     source = tmp_path / "in.jsonl"
@@ -229,9 +224,7 @@ def test_two_at_once(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
     sim.hold()
     codes: list[int] = []
     first = threading.Thread(
-        target=lambda: codes.append(
-            run("keys", "rotate", "sim", env=keyed, stdin=NEW).returncode
-        )
+        target=lambda: codes.append(run("keys", "rotate", "sim", env=keyed, stdin=NEW).returncode)
     )
     first.start()
     try:

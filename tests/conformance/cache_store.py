@@ -59,3 +59,21 @@ class CacheStoreContract:
 
         asyncio.run(put_all())
         assert {key: store.get(key) for key in answers} == answers
+
+    def test_a_claim_is_the_process_s_own(self, store: CacheStore) -> None:
+        """Within a process a claim may be had again; storing and releasing need none."""
+
+        async def claims() -> list[bool]:
+            found = [await store.claim(KEY), await store.claim(KEY)]
+            store.beat()
+            store.release(KEY)
+            store.release(OTHER)
+            await store.put(OTHER, a_cached_answer())
+            return [*found, await store.claim(KEY)]
+
+        assert asyncio.run(claims()) == [True] * 3
+
+    def test_many_are_found_at_once(self, store: CacheStore) -> None:
+        """`get_all` gives what `get` gives, for those that are there."""
+        asyncio.run(store.put(KEY, a_cached_answer()))
+        assert store.get_all([OTHER, KEY]) == {KEY: a_cached_answer()}

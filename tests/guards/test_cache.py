@@ -152,3 +152,192 @@ def test_a_failing_store_loses_no_answer() -> None:
 
     assert [r.cache for r in clock.run(run())] == ["miss"] * 3
     assert len(told) == 1
+
+
+def shared_store(*, fails: bool = False) -> tuple[MemoryCache, MemoryCache]:
+    """Two processes' views of one store: what the first has claimed the second may not have."""
+    answers = MemoryCache()
+    owners: dict[str, int] = {}
+
+    class View(MemoryCache):
+        def __init__(self, me: int) -> None:
+            super().__init__()
+            self._me = me
+
+        def get(self, key: str) -> CachedAnswer | None:
+            return answers.get(key)
+
+        async def put(self, key: str, answer: CachedAnswer) -> None:
+            await answers.put(key, answer)
+            self.release(key)
+
+        async def claim(self, key: str) -> bool:
+            if fails:
+                raise DiskError("the disk is full")
+            return owners.setdefault(key, self._me) == self._me
+
+        def release(self, key: str) -> None:
+            if owners.get(key) == self._me:
+                del owners[key]
+
+    return View(1), View(2)
+
+
+class Taking:
+    """A handler that takes `seconds`, and then gives its result."""
+
+    def __init__(
+        self, clock: FakeClock, seconds: float, result: Response | BaseException | None = None
+    ) -> None:
+        self._clock, self._seconds, self._result = clock, seconds, result or response()
+        self.calls = 0
+
+    async def __call__(self, _: Request, __: object) -> Response:
+        """Take the time."""
+        self.calls += 1
+        await self._clock.sleep(self._seconds)
+        if isinstance(self._result, BaseException):
+            raise self._result
+        return self._result
+
+
+def across(
+    clock: FakeClock, first: Taking, second: Taking, patience: float = 600.0
+) -> tuple[list[Response | BaseException], list[str]]:
+    """What two processes get that ask the same at the same time, and what the second streams."""
+    shown: list[str] = []
+
+    async def run() -> list[Response | BaseException]:
+        stores = shared_store()
+        one, other = (
+            Cache(inner, store, clock, pytest.fail, None, patience)
+            for inner, store in zip((first, second), stores, strict=True)
+        )
+        leader = asyncio.ensure_future(one(request(), None))
+        await asyncio.sleep(0)
+        return await asyncio.gather(leader, other(request(), shown.append), return_exceptions=True)
+
+    return clock.run(run()), shown
+
+
+def test_two_processes_pay_once() -> None:
+    """The second waits for the first's answer, streams it, and calls it shared."""
+    clock = FakeClock()
+    second = Taking(clock, 1)
+    (one, other), shown = across(clock, Taking(clock, 30), second)
+    assert isinstance(one, Response)
+    assert isinstance(other, Response)
+    assert (one.cache, other.cache, other.attempts) == ("miss", "shared", 0)
+    assert shown == [other.text]
+    assert second.calls == 0
+    assert clock.monotonic() - 1000.0 < 30.3
+
+
+def test_the_second_goes_itself_when_the_first_fails() -> None:
+    """A failure, or an answer that is not kept, is not waited for twice."""
+    for result in (ServerFailed("x"), response(finish="length")):
+        clock = FakeClock()
+        second = Taking(clock, 1)
+        (_, other), _ = across(clock, Taking(clock, 5, result), second)
+        assert isinstance(other, Response)
+        assert (other.cache, second.calls) == ("miss", 1)
+
+
+def test_waiting_for_another_process_ends() -> None:
+    """Beyond its patience a process asks itself, however alive the other one is."""
+    clock = FakeClock()
+    second = Taking(clock, 1)
+    (_, other), _ = across(clock, Taking(clock, 900), second, patience=60)
+    assert isinstance(other, Response)
+    assert second.calls == 1
+
+
+def test_waiting_is_no_storm() -> None:
+    """In a minute of waiting the store is asked some five times a second, not more."""
+    clock, asked = FakeClock(), 0
+    _, view = shared_store()
+
+    async def run() -> None:
+        nonlocal asked
+
+        async def refused(_: str) -> bool:
+            nonlocal asked
+            asked += 1
+            return False
+
+        view.claim = refused  # type: ignore[method-assign]
+        await Cache(Scripted(response()), view, clock, pytest.fail, None, 60)(request(), None)
+
+    clock.run(run())
+    assert 250 < asked < 330
+
+
+def test_claims_that_fail_stop_no_call() -> None:
+    """When the store takes no claims the answers still arrive, and the user is told once."""
+    clock, told = FakeClock(), list[str]()
+    store, _ = shared_store(fails=True)
+
+    async def run() -> list[Response]:
+        cache = Cache(Scripted(response()), store, clock, told.append)
+        return [await cache(request(str(n)), None) for n in range(3)]
+
+    assert [r.cache for r in clock.run(run())] == ["miss"] * 3
+    assert len(told) == 1
+
+
+def test_a_cancelled_call_gives_its_claim_back() -> None:
+    """Whether it waited for the claim or had it: the next process may go."""
+    clock = FakeClock()
+    first, second = shared_store()
+
+    async def run() -> bool:
+        cache = Cache(Taking(clock, 5), first, clock, pytest.fail)
+        call = asyncio.ensure_future(cache(request(), None))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not await second.claim(request().fingerprint)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        return await second.claim(request().fingerprint)
+
+    assert clock.run(run())
+
+
+def test_signs_of_life_while_a_call_takes_long() -> None:
+    """As long as an answer is awaited the store hears of it every ten seconds, and then not."""
+    clock, beats = FakeClock(), list[float]()
+    store = MemoryCache()
+    store.beat = lambda: beats.append(clock.now - 1000.0)  # type: ignore[method-assign]
+
+    async def run() -> None:
+        cache = Cache(Taking(clock, 35), store, clock, pytest.fail)
+        await cache(request(), None)
+        await clock.sleep(100)
+
+    clock.run(run())
+    assert beats == [10, 20, 30]
+
+
+def test_many_kept_answers_at_once() -> None:
+    """`kept` gives what asking one by one would: hits in their places, nothing for what is
+    refreshed, bypassed, too old or unknown."""
+    clock = FakeClock()
+
+    async def run() -> list[Response | None]:
+        cache = make(Scripted(response("hi")), clock, ttl=60)
+        await cache(request("old"), None)
+        await clock.sleep(61)
+        await cache(request("new"), None)
+        return cache.kept(
+            [
+                request("new"),
+                request("old"),
+                request("unknown"),
+                request("new", cache_mode="refresh"),
+                request("new", cache_mode="bypass"),
+                request("new", id="b"),
+            ]
+        )
+
+    found = clock.run(run())
+    assert [r.cache if r else None for r in found] == ["hit", None, None, None, None, "hit"]

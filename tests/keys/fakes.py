@@ -20,12 +20,15 @@ class Memory(KeyringBackend):
         self.kept: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
+        """What is kept."""
         return self.kept.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:
+        """Keep it."""
         self.kept[service, username] = password
 
     def delete_password(self, service: str, username: str) -> None:
+        """Keep it no more."""
         if self.kept.pop((service, username), None) is None:
             raise PasswordDeleteError("not found")
 
@@ -36,6 +39,7 @@ class Forgetful(Memory):
     priority = 1
 
     def set_password(self, service: str, username: str, password: str) -> None:
+        """Do nothing."""
         del service, username, password
 
 
@@ -49,9 +53,13 @@ class Failing(Memory):
         self.error = error
 
     def get_password(self, service: str, username: str) -> str | None:
+        """Fail."""
+        del service, username
         raise self.error
 
     def set_password(self, service: str, username: str, password: str) -> None:
+        """Fail."""
+        del service, username, password
         raise self.error
 
 
@@ -65,6 +73,8 @@ class Silent(Memory):
         self.released = threading.Event()
 
     def get_password(self, service: str, username: str) -> str | None:
+        """Wait."""
+        del service, username
         self.released.wait()
         return None
 

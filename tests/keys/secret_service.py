@@ -91,8 +91,10 @@ class SecretService:
 
     def _await_name(self, environ: dict[str, str], keyring: subprocess.Popen[bytes]) -> None:
         """Return when the service can be called."""
-        ask = ["dbus-send", "--session", "--print-reply", "--dest=org.freedesktop.DBus",
-               "/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", f"string:{_NAME}"]  # fmt: skip
+        ask = [
+            *("dbus-send", "--session", "--print-reply", "--dest=org.freedesktop.DBus"),
+            *("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", f"string:{_NAME}"),
+        ]
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until:
             assert keyring.poll() is None, "gnome-keyring-daemon ended"

@@ -76,8 +76,10 @@ def test_the_previous_key_helps_out() -> None:
     assert world.used == [NEW, OLD]
     assert answer.attempts == 2
     assert world.said == [
-        "profile p: the provider refused the key …0002; going on with the previous one, …0001 "
-        "(keyring)"
+        (
+            "profile p: the provider refused the key …0002; going on with the previous one, "
+            "…0001 (keyring)"
+        )
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmctl.errors import NoKeyError
-from llmctl.keys.backend import NoVaultError
+from llmctl.keys.bounds import NoVaultError
 from llmctl.keys.key import Key, Slot, ending, slot
 from llmctl.keys.resolve import Finder
 from llmctl.keys.rotation import Entry, Pair
@@ -76,7 +76,9 @@ def test_what_the_profile_names_is_the_only_place() -> None:
 
 def test_a_stored_key_belongs_to_its_origin() -> None:
     """A profile that points elsewhere finds none, and is told where the key belongs."""
-    elsewhere = replace(DEFAULT, base_url="https://proxy.example/v1", key=KeySource(keyring="openai"))
+    elsewhere = replace(
+        DEFAULT, base_url="https://proxy.example/v1", key=KeySource(keyring="openai")
+    )
     stored = {Slot("openai", HOME)}
     with pytest.raises(NoKeyError) as caught:
         finder({}, holding("sk-1234"), stored=stored).require(elsewhere)

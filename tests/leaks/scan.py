@@ -88,7 +88,7 @@ class Watch:
     def _look(self) -> None:
         parents: dict[int, int] = {}
         lines: dict[int, bytes] = {}
-        for entry in os.listdir("/proc"):
+        for entry in (path.name for path in Path("/proc").iterdir()):
             if not entry.isdigit():
                 continue
             try:

@@ -230,7 +230,7 @@ def test_a_mistake_of_our_own(
     def mistaken() -> int:
         local = f"Bearer {CANARY}"
         try:
-            raise ValueError(f"bad header {local}")
+            return int(local)
         except ValueError as error:
             raise RuntimeError(local) from error
 
@@ -241,17 +241,16 @@ def test_a_mistake_of_our_own(
     scan = Scan((CANARY,))
     scan.text("stderr", shown.encode())
     assert scan.hits == []
-    assert shown.splitlines()[-1].startswith("error: a mistake in llmctl, RuntimeError: Bearer [key]")
+    assert shown.splitlines()[-1].startswith(
+        "error: a mistake in llmctl, RuntimeError: Bearer [key]"
+    )
     assert ("Traceback" in shown) is (verbose == 2)
 
 
-def test_a_redirect_is_not_followed(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_a_redirect_is_not_followed(run: Run, configured: dict[str, str], sim: Simulator) -> None:
     """Where a provider points elsewhere, the other host receives nothing."""
     with Simulator() as thief:
         sim.fault = errors.Redirect(location=thief.base_url + "/chat/completions")
         assert run("ask", "hi", env=configured).returncode != 0
         assert run("keys", "check", "sim", env=configured).returncode != 0
         assert thief.calls == []
-

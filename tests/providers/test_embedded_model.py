@@ -109,9 +109,7 @@ def test_cut_default_model_is_to_be_installed_again(folders: Folders) -> None:
         ("~nobody-at-all/x.gguf", "cannot be read"),
     ],
 )
-def test_wrong_own_model_is_told(
-    folders: Folders, tmp_path: Path, name: str, said: str
-) -> None:
+def test_wrong_own_model_is_told(folders: Folders, tmp_path: Path, name: str, said: str) -> None:
     """Whatever a profile names instead of a model: one sentence that says so."""
     (tmp_path / "text.gguf").write_text("hello")
     path = Path(name) if name.startswith("~") else tmp_path / name

@@ -154,7 +154,9 @@ def holder(path: Path) -> subprocess.Popen[str]:
     """Another process that holds the file, until its stdin ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLD), str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     assert process.stdout.readline() == "held\n"

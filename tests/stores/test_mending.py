@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.stores.cache import MIGRATIONS
+from llmctl.stores.cache_tables import MIGRATIONS
 from llmctl.stores.database import Database
 from llmctl.stores.mending import MendingCache
 from llmctl.stores.migrations import Migration
@@ -117,7 +117,7 @@ def test_damage_met_in_the_middle_of_a_run_does_not_end_it(path: Path) -> None:
     fill(path, 60)
     said: list[str] = []
     cache = MendingCache(path, said.append)
-    vandalise(path, "UPDATE answers SET value = x'00' WHERE id = 8")
+    vandalise(path, "UPDATE texts SET value = x'00' WHERE id = 8")
     assert cache.get(key(6)) is not None
     assert cache.get(key(7)) is None
     asyncio.run(cache.put(key(7), a_cached_answer("mended")))
@@ -158,7 +158,7 @@ def test_a_file_that_another_process_uses_is_not_taken_from_it(path: Path) -> No
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        vandalise(path, "UPDATE answers SET value = x'00'")
+        vandalise(path, "UPDATE texts SET value = x'00'")
         said: list[str] = []
         cache = MendingCache(path, said.append)
         assert cache.get(key(2)) is None
@@ -189,7 +189,7 @@ def test_without_a_folder_to_write_to_the_cache_is_in_memory(tmp_path: Path) -> 
 
 def test_a_newer_cache_is_left_alone(path: Path) -> None:
     """Its file stays for the newer program; this run's cache is in memory."""
-    newer = (*MIGRATIONS, Migration("cache-002-more", ("CREATE TABLE more (x)",)))
+    newer = (*MIGRATIONS, Migration("cache-999-more", ("CREATE TABLE more (x)",)))
     Database(path, newer).close()
     said: list[str] = []
     MendingCache(path, said.append).close()

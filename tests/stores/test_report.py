@@ -41,7 +41,8 @@ def read(path: Path, *edges: int, tags: bool = False) -> list[dict[str, Any]]:
             for c in reading.cells(edges, tags=tags)
         ]
 
-    return _report(path, work)
+    found: list[dict[str, Any]] = _report(path, work)
+    return found
 
 
 def _report(path: Path, work: Any) -> Any:
@@ -167,7 +168,7 @@ def test_a_trigger_that_was_changed_is_damage(tmp_path: Path) -> None:
     path = a_ledger(tmp_path / "l.db")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TRIGGER calls_add_up")
-    with pytest.raises(Exception, match="damaged .*tables are not those"):
+    with pytest.raises(Exception, match=r"damaged .*tables are not those"):
         open_ledger(path, "", "")
 
 
@@ -264,7 +265,8 @@ def test_a_peek_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_peek_into_the_cache_knows_its_ttl(tmp_path: Path) -> None:
     """An answer counts until it is older than allowed."""
-    from llmctl.stores.cache import SqliteCache, cache_database
+    from llmctl.stores.cache import SqliteCache
+    from llmctl.stores.cache_tables import cache_database
 
     store = SqliteCache(cache_database(tmp_path / "cache.db"))
     asyncio.run(store.put("ab" * 32, a_cached_answer(stored=NOW)))
@@ -283,6 +285,8 @@ def test_a_ledger_counts_as_it_settles(tmp_path: Path) -> None:
         await asyncio.gather(*(ledger.settle(an_outcome(a_request())) for _ in range(100)))
 
     asyncio.run(settle())
-    total = ledger.report(lambda reading: sum(c.sums["cost_pico"] for c in reading.cells(ALL, tags=False)))
+    total = ledger.report(
+        lambda reading: sum(c.sums["cost_pico"] for c in reading.cells(ALL, tags=False))
+    )
     ledger.close()
     assert total == 100 * 210_000_000

@@ -1,0 +1,288 @@
+"""`llmctl cache`: what the cache holds and has saved, and how answers are removed from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from llmctl import config as configuration
+from llmctl.cli.context import Context, finish
+from llmctl.cli.options import JsonOption, QuietOption, VerboseOption
+from llmctl.errors import EXIT_CODES, UsageError
+
+if TYPE_CHECKING:
+    from llmctl.stores.cache_stats import Figures
+
+N = TypeVar("N", int, float)
+
+_EXIT_CODES = "\n".join(
+    f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES if code in {"0", "2", "74", "75"}
+)
+_EPILOG = f"\b\nExit codes:\n{_EXIT_CODES}"
+
+app = typer.Typer(
+    help="Show what is kept of answers and what it saved; remove it.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """What `cache prune` was told: seconds, bytes, a model; `everything` excludes them."""
+
+    older_than: float | None = None
+    max_size: int | None = None
+    model: str | None = None
+    everything: bool = False
+    dry_run: bool = False
+
+
+@app.command("prune", epilog=_EPILOG)
+def prune_command(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than",
+            metavar="7d",
+            help="Answers stored longer ago: 90m, 24h, 7d, 2w.",
+            show_default=False,
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size",
+            metavar="500MB",
+            help="The answers used least recently, until the cache takes no more than this: "
+            "MB is a million bytes, MiB is 1,048,576.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Answers of this model only, by the name it was asked by or the dated one it "
+            "answered with.",
+            show_default=False,
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All answers.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would go; remove nothing.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Remove answers from the cache; say how many, and the bytes the file shrank by.
+
+    At least one of --older-than, --max-size, --model and --all is needed. With --older-than and
+    --max-size both kinds go; --model narrows them to one model.
+
+    The text that goes is overwritten: no byte of it stays in the database or its WAL. Other
+    llmctl may work meanwhile. If one of them keeps the WAL from being emptied, a warning says
+    so: run the same command again when it has ended. With --all and --older-than damaged
+    files that were set aside go, too.
+
+    \b
+    With --json, one object: {"entries", "bytes", "dry_run", "wal_emptied"}.
+
+    \b
+    Examples:
+      llmctl cache prune --older-than 30d
+      llmctl cache prune --max-size 500MB --dry-run
+      llmctl cache prune --model gpt-5-mini
+    """
+    context = Context(json=json, quiet=quiet, verbose=verbose)
+
+    def run() -> int:
+        given = (older_than, max_size, model)
+        if not everything and all(word is None for word in given):
+            raise UsageError(
+                "say what to remove: --older-than 7d, --max-size 500MB, --model MODEL or --all"
+            )
+        if everything and any(word is not None for word in given):
+            raise UsageError("--all removes everything: give it alone, or leave it out")
+        options = PruneOptions(
+            _parsed(
+                "--older-than",
+                "a time such as 90m, 24h or 7d",
+                older_than,
+                configuration.parse_duration,
+            ),
+            _parsed(
+                "--max-size",
+                "a size such as 500MB, 1GB or 2GiB",
+                max_size,
+                configuration.parse_size,
+            ),
+            model,
+            everything,
+            dry_run,
+        )
+        return run_prune(options, context)
+
+    finish(run, context)
+
+
+@app.command("stats", epilog=_EPILOG)
+def stats_command(
+    *, json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0
+) -> None:
+    """Show what the cache holds, how often it answered, and what that saved, by model.
+
+    Models are named as they answered. Hits, misses and dollars are those of the ledger, since it
+    began: HITS were answered without a call (identical rows in flight among them), a MISS looked
+    here first and then called. Dollars are what the hits cost when they were first made; $? is
+    a price that nobody knows.
+
+    \b
+    With --json, one object:
+      entries, bytes (of the answers), file_bytes (of the database and its WAL), hits, misses,
+      hit_rate, saved_usd, unpriced_hits, path
+      models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd, unpriced_hits}]
+      hit_rate is null when nothing was asked, saved_usd when no price of a hit is known.
+    """
+    context = Context(json=json, quiet=quiet, verbose=verbose)
+    finish(lambda: run_stats(context), context)
+
+
+def run_prune(options: PruneOptions, context: Context) -> int:
+    """Remove, or say what would go; print entries and bytes."""
+    from llmctl.stores.choose import What
+    from llmctl.stores.mending import set_aside
+    from llmctl.stores.prune import Pruned, asides, prune, remove_all
+    from llmctl.stores.sqlite import DamagedError
+
+    path = _path(context)
+    now = context.clock.wall()
+    before = None if options.older_than is None else now - options.older_than
+    what = What(before, options.max_size, options.model)
+    try:
+        done = prune(path, what, dry_run=options.dry_run)
+    except DamagedError:
+        if not options.everything:
+            raise
+        if not options.dry_run:
+            set_aside(path, now)
+        done = Pruned(bytes=path.stat().st_size if options.dry_run else 0)
+    size = done.bytes
+    files = asides(path, before) if options.everything or before is not None else []
+    if options.dry_run:
+        size += sum(file.stat().st_size for file in files)
+    else:
+        size += remove_all(files)
+    if done.lingers:
+        context.warn(
+            "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
+            "text that was removed; run the same command again when that one has ended"
+        )
+    if context.json:
+        _print_json({
+            "entries": done.entries, "bytes": size, "dry_run": options.dry_run,
+            "wal_emptied": not done.lingers,
+        })  # fmt: skip
+        return 0
+    left = [] if files else asides(path)
+    if left:
+        context.say(f"{len(left)} damaged files that were set aside stay; --all removes them")
+    answers = f"{done.entries:,} {'answer' if done.entries == 1 else 'answers'}"
+    if options.dry_run:
+        print(f"would remove {answers} and free about {_size(size)}")
+    else:
+        print(f"removed {answers}, {_size(size)} freed")
+    return 0
+
+
+def run_stats(context: Context) -> int:
+    """Print the figures of the cache and of the ledger."""
+    from llmctl.cli.table import print_table
+    from llmctl.stores.cache_stats import cache_stats
+
+    path = _path(context)
+    folders = configuration.find_folders(context.environ, context.cwd())
+    stats = cache_stats(path, folders.state / "ledger.db")
+    total = stats.total
+    models = sorted(stats.models.items(), key=lambda item: (-item[1].bytes, item[0]))
+    if context.json:
+        _print_json({
+            **_fields(total), "file_bytes": stats.file_bytes, "path": str(path),
+            "models": [{"model": name, **_fields(figures)} for name, figures in models],
+        })  # fmt: skip
+        return 0
+    head = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
+    rows = [(name, *_cells(figures)) for name, figures in (*models, ("all", total))]
+    print_table(head, rows)
+    context.say(f"{path}: {_size(stats.file_bytes)}")
+    return 0
+
+
+def _parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], N | None]) -> N | None:
+    """What the word means. Raises `UsageError` when it means nothing."""
+    value = None if word is None else parse(word)
+    if word is not None and value is None:
+        raise UsageError(f"{flag} wants {wanted}, not {word!r}")
+    return value
+
+
+def _path(context: Context) -> Path:
+    return configuration.find_folders(context.environ, context.cwd()).cache / "cache.db"
+
+
+def _cells(figures: Figures) -> tuple[str, ...]:
+    from llmctl.cli.render import dollars
+
+    rate = figures.hit_rate
+    known = figures.unpriced < figures.hits or not figures.hits
+    saved = dollars(figures.saved if known else None)
+    return (
+        f"{figures.entries:,}",
+        _size(figures.bytes),
+        f"{figures.hits:,}",
+        f"{figures.misses:,}",
+        "-" if rate is None else f"{rate:.1%}",
+        f"{saved} + $?" if known and figures.unpriced else saved,
+    )
+
+
+def _fields(figures: Figures) -> dict[str, Any]:
+    from llmctl.batch.records import dollars
+
+    known = figures.unpriced < figures.hits or not figures.hits
+    return {
+        "entries": figures.entries,
+        "bytes": figures.bytes,
+        "hits": figures.hits,
+        "misses": figures.misses,
+        "hit_rate": figures.hit_rate,
+        "saved_usd": dollars(figures.saved if known else None),
+        "unpriced_hits": figures.unpriced,
+    }
+
+
+def _size(count: int) -> str:
+    """`812 bytes`, `3.4 kB`, `1.2 GB`."""
+    if count < 1000:
+        return f"{count} bytes"
+    value = float(count)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} TB"
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import orjson
+
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -1,0 +1,205 @@
+"""The plan of a batch, for files nobody thought of: counts add up, the worst case holds."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmctl.batch.plan import Means, Plan, Usual, duration, looked_at, plan
+from llmctl.batch.prepare import Job
+from llmctl.batch.rows import Reader
+from llmctl.pricing import Prices, terms_of
+from llmctl.providers.registry import codec
+from llmctl.settings import CachePolicy, Limits, Profile
+from llmctl.tokens import Counter
+from llmctl.types import CacheMode, Price, Usage
+
+NOW = 1_795_000_000.0
+COUNTER = Counter(Path("/nonexistent"))
+PRICES = Prices()
+CODEC = codec("openai")
+OWN = Price(Decimal("0.25"), Decimal(2), Decimal("0.025"), Decimal("0.3"))
+
+
+class Seen:
+    """A history of one model."""
+
+    def usual(self, profile: str, model: str) -> Usual | None:  # noqa: ARG002
+        """Answers of 30 tokens that take two seconds."""
+        return Usual(Decimal(30), 2.0, 100) if model == "gpt-4o" else None
+
+
+def means(cached: set[str] = frozenset()) -> Means:  # type: ignore[assignment]
+    """With a cache that holds these fingerprints."""
+    return Means(COUNTER, PRICES, CODEC, cached.__contains__, Seen(), NOW)
+
+
+def profile(model: str = "gpt-4o", price: Price | None = None, *, cache: bool = True) -> Profile:
+    """A profile at a provider whose prices are published."""
+    return Profile(
+        "p", "openai", "openai", "https://api.openai.com/v1", model,
+        price=price, context=2000, cache=CachePolicy(enabled=cache),
+    )  # fmt: skip
+
+
+def planned(
+    rows: Sequence[Mapping[str, Any]], own: Profile, mode: CacheMode = "use", cached: int = 0
+) -> tuple[Plan, list[Any]]:
+    """The plan of rows, of which the questions of the first `cached` are in the cache; and their
+    requests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        reader = Reader()
+        with looked_at(Job(str(path), None, reader, own, cache_mode=mode)) as batch:
+            requests = list(batch.requests(str))
+            kept = {request.fingerprint for request in requests[:cached]}
+            return plan(batch, means(kept)), requests
+
+
+rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "prompt": st.sampled_from(["a", "b", "tell me more", "wörd " * 40, "long " * 3000]),
+            "max_tokens": st.none() | st.sampled_from([1, 16, 100]),
+            "options": st.sampled_from([{}, {"n": 3}, {"service_tier": "priority"}]),
+        }
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rows, st.sampled_from(["use", "refresh", "bypass"]), st.integers(0, 4), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_every_row_is_counted_once(
+    made: list[dict[str, Any]],
+    mode: CacheMode,
+    cached: int,
+    cache: bool,  # noqa: FBT001
+) -> None:
+    """Whatever the file: the counts add up to its rows, and agree with a naive count."""
+    found, requests = planned(made, profile(cache=cache), mode, cached)
+    counts = found.cached + found.duplicates + found.over_context + found.refused + found.to_send
+    assert found.rows == len(made) == counts + found.answered
+    use = mode == "use" and cache
+    kept = {r.fingerprint for r in requests[:cached]} if use else set()
+    seen: set[str] = set()
+    duplicates = sent = long = 0
+    for request in requests:
+        if request.fingerprint in kept:
+            continue
+        if "long" in request.messages[0].text:
+            long += 1
+        elif use and request.fingerprint in seen:
+            duplicates += 1
+        else:
+            sent += 1
+        seen.add(request.fingerprint)
+    assert (found.over_context, found.duplicates, found.to_send) == (long, duplicates, sent)
+
+
+@st.composite
+def spendings(draw: st.DrawFn, most: int, tokens: int) -> Usage:
+    """What a provider may bill of so many input tokens and an answer within its limit."""
+    cached = draw(st.integers(0, tokens))
+    output = draw(st.just(most) | st.integers(0, most))
+    return Usage(
+        input=tokens,
+        output=output,
+        cached_input=cached,
+        cache_write=draw(st.integers(0, tokens - cached)),
+        reasoning=draw(st.integers(0, output)),
+    )
+
+
+@given(
+    st.data(),
+    rows,
+    st.sampled_from(["gpt-4o", "gpt-6-sol", "o3", "gpt-5-mini"]),
+    st.sampled_from([None, OWN]),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_worst_case_is_never_below_the_real_cost(
+    data: st.DataObject, made: list[dict[str, Any]], model: str, price: Price | None
+) -> None:
+    """However the provider caches, thinks and cuts off: even when no answer can be kept and every
+    duplicate is sent, the bill is at most the plan's."""
+    own = profile(model, price)
+    found, requests = planned(made, own)
+    assert found.cost.worst is not None
+    bill = Decimal(0)
+    for request in requests:
+        counted = COUNTER.count(request)
+        most = COUNTER.most_output(request, counted)
+        window = COUNTER.window_in_question(request)
+        if window is not None and "long" in request.messages[0].text:
+            continue
+        assert most is not None
+        usage = data.draw(spendings(most, counted.tokens))
+        cost = PRICES.price(request.target, own.price, usage, NOW, terms_of(request))
+        assert cost is not None
+        bill += cost
+    assert bill <= found.cost.worst
+
+
+def test_the_expected_cost_is_that_of_earlier_answers() -> None:
+    """The ledger's mean where there is one, half the limit where there is none; never more than
+    allowed."""
+    for model, limit, output in (("gpt-4o", 100, 30), ("gpt-4o", 10, 10), ("o3", 100, 50)):
+        found, (request,) = planned([{"prompt": "a", "max_tokens": limit}], profile(model))
+        assert found.expected_output_tokens == output
+        usage = Usage(input=COUNTER.count(request).tokens, output=output)
+        assert found.cost.expected == PRICES.price(request.target, None, usage, NOW)
+        assert found.seen == (100 if model == "gpt-4o" else 0)
+
+
+def test_rows_that_the_provider_would_not_take_are_refused_rows() -> None:
+    """What a codec cannot say is no row to send, and costs nothing."""
+    own = Profile(
+        "p", "anthropic", "anthropic", "https://api.anthropic.com/v1", "claude-sonnet-5-5"
+    )
+    body = {"model": "e", "input": "text"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.jsonl"
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+        path.write_text(json.dumps(line) + "\n")
+        with looked_at(Job(str(path), None, Reader(), own)) as batch:
+            found = plan(
+                batch, Means(COUNTER, PRICES, codec("anthropic"), set().__contains__, Seen(), NOW)
+            )
+    assert (found.refused, found.to_send) == (1, 0)
+    assert found.cost.worst == 0
+    assert len(found.errors) == 1
+
+
+def test_the_time_is_that_of_the_tightest_limit() -> None:
+    """Requests a minute, tokens a minute, or the latency of earlier calls."""
+    made = Plan(to_send=120, input_tokens=9000, expected_output_tokens=3000)
+    usual: list[Usual | None] = [Usual(Decimal(30), 2.0, 10), None]
+    assert duration(made, Limits(concurrency=4), usual) == (60.0, "concurrency")
+    assert duration(made, Limits(rpm=60), usual) == (120.0, "rpm")
+    assert duration(made, Limits(rpm=60, tpm=3000), usual) == (240.0, "tpm")
+    assert duration(made, Limits(), [None]) == (None, None)
+    assert duration(Plan(), Limits(rpm=60), usual) == (0.0, None)
+
+
+def test_a_tier_has_its_own_worst_case() -> None:
+    """A dearer service tier is planned, and priced, at its published rates."""
+    usual, (plain,) = planned([{"prompt": "a", "max_tokens": 9}], profile("gpt-5-mini"))
+    dear, (request,) = planned(
+        [{"prompt": "a", "max_tokens": 9, "options": {"service_tier": "priority"}}],
+        profile("gpt-5-mini"),
+    )
+    assert terms_of(plain) == ()
+    assert terms_of(request) == (("service_tier", "priority"),)
+    assert usual.cost.worst is not None
+    assert dear.cost.worst is not None
+    assert dear.cost.worst > usual.cost.worst

@@ -1,0 +1,351 @@
+"""`llmctl cache`, and the cache of `ask` and `batch`, run as processes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import LLMCTL, Run
+from tests.simulator.server import Simulator
+
+ROWS = 30
+
+
+@pytest.fixture
+def cache(home: Path) -> Path:
+    """Where the cache lies."""
+    return home / ".cache/llmctl/cache.db"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """An input of thirty rows."""
+    return write(tmp_path / "in.jsonl")
+
+
+def write(path: Path, count: int = ROWS) -> Path:
+    """A file of `count` rows that hold a canary."""
+    lines = [json.dumps({"id": f"r{n}", "prompt": f"canary say {n}"}) for n in range(count)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def set_up(home: Path, find: str, put: str) -> None:
+    """Change the configuration."""
+    path = home / ".config/llmctl/config.yaml"
+    said = path.read_text(encoding="utf-8")
+    assert find in said
+    path.write_text(said.replace(find, put), encoding="utf-8")
+
+
+def calls(home: Path) -> list[tuple[Any, ...]]:
+    """Cache state, cost and saving of every call in the ledger."""
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as ledger:
+        return ledger.execute(
+            "SELECT cache, cost_pico, saved_pico FROM calls ORDER BY call_id"
+        ).fetchall()
+
+
+def test_a_hit_costs_nothing_and_says_what_it_saved(
+    run: Run, configured: dict[str, str], home: Path, sim: Simulator
+) -> None:
+    """The second time a question is not sent, streams all the same, costs 0, and the ledger has
+    what the first time cost as saved."""
+    first = run("ask", "canary hello", env=configured)
+    again = run("ask", "canary hello", "--stream", "-u", env=configured)
+    assert (again.stdout, again.returncode) == (first.stdout, 0)
+    assert again.stderr.splitlines()[-1].endswith("· hit")
+    assert "$0 " in again.stderr
+    assert len(sim.calls) == 1
+    (_, cost, _), hit = calls(home)
+    assert hit == ("hit", 0, cost)
+    assert cost > 0
+
+
+def test_no_cache_and_refresh(
+    run: Run, configured: dict[str, str], home: Path, sim: Simulator
+) -> None:
+    """`--no-cache` neither reads nor writes; `--refresh` calls, and the next one gets that."""
+    said = iter("abcd")
+    sim.reply = lambda _: next(said)
+
+    def ask(*flags: str) -> str:
+        return run("ask", "x", "--no-stream", *flags, env=configured).stdout.strip()
+
+    assert [ask("--no-cache"), ask(), ask("--refresh"), ask(), ask("--no-cache")] == list("abccd")
+    assert [state for state, _, _ in calls(home)] == ["bypass", "miss", "miss", "hit", "bypass"]
+
+
+def test_an_answer_beyond_its_time_is_asked_for_again(
+    run: Run, configured: dict[str, str], home: Path, cache: Path, sim: Simulator
+) -> None:
+    """`ttl: 1h` of the profile: what was stored two hours ago does not count, and is replaced."""
+    set_up(home, "    retry:", "    cache: {ttl: 1h}\n    retry:")
+    run("ask", "x", env=configured)
+    with closing(sqlite3.connect(cache)) as db, db:
+        kept = db.execute("SELECT stored FROM texts").fetchone()[0]
+    assert run("ask", "x", env={**configured}).returncode == 0
+    assert len(sim.calls) == 1
+    set_up(home, "ttl: 1h", "ttl: 1ms")
+    run("ask", "x", env=configured)
+    assert len(sim.calls) == 2
+    with closing(sqlite3.connect(cache)) as db:
+        ((later,),) = db.execute("SELECT stored FROM texts").fetchall()
+    assert later > kept
+
+
+def test_stats(run: Run, configured: dict[str, str], rows: Path, sim: Simulator) -> None:
+    """Entries, hits, misses and dollars by model: what a second run did not have to pay."""
+    run("batch", str(rows), env=configured)
+    done = run("batch", str(rows), "--restart", "--json", env=configured)
+    assert json.loads(done.stdout)["cached"] == ROWS
+    assert len(sim.calls) == ROWS
+    shown = json.loads(run("cache", "stats", "--json", env=configured).stdout)
+    (model,) = shown.pop("models")
+    assert model.pop("model") == "gpt-5-mini"
+    assert {
+        key: value for key, value in shown.items() if key not in ("path", "file_bytes")
+    } == model
+    assert (model["entries"], model["hits"], model["misses"]) == (ROWS, ROWS, ROWS)
+    assert (model["hit_rate"], model["unpriced_hits"]) == (0.5, 0)
+    spent = sum(c.billed.input + 2 * c.billed.output for c in sim.calls if c.billed) / 1e6
+    assert model["saved_usd"] == pytest.approx(spent)
+    assert shown["file_bytes"] > model["bytes"] > 0
+    table = run("cache", "stats", env=configured)
+    assert table.stdout.splitlines()[0].split() == [
+        "MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT", "RATE", "SAVED",
+    ]  # fmt: skip
+    assert "50.0%" in table.stdout.splitlines()[-1]
+
+
+def test_stats_and_prune_of_nothing(run: Run, home: Path) -> None:
+    """Without a cache both say so, exit 0, and make no file."""
+    stats = json.loads(run("cache", "stats", "--json").stdout)
+    assert (stats["entries"], stats["hit_rate"], stats["models"]) == (0, None, [])
+    done = run("cache", "prune", "--all")
+    assert (done.returncode, done.stdout) == (0, "removed 0 answers, 0 bytes freed\n")
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_unknown_prices_are_no_savings_of_nothing(
+    run: Run, configured: dict[str, str], home: Path
+) -> None:
+    """Where nobody knows the price of what was hit, the saving is unknown and not 0."""
+    set_up(home, "    price: {input: 1, output: 2}\n", "")
+    for _ in range(2):
+        run("ask", "x", env=configured)
+    stats = json.loads(run("cache", "stats", "--json", env=configured).stdout)
+    assert (stats["hits"], stats["saved_usd"], stats["unpriced_hits"]) == (1, None, 1)
+    assert "$?" in run("cache", "stats", env=configured).stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "left"),
+    [
+        (("--all",), 0),
+        (("--older-than", "1h"), ROWS),
+        (("--older-than", "0s"), 0),
+        (("--model", "gpt-5-mini"), 0),
+        (("--model", "gpt-5-mini-2026-05-01"), 0),
+        (("--model", "gpt-5"), ROWS),
+        (("--max-size", "1GB"), ROWS),
+        (("--max-size", "1"), 0),
+        (("--older-than", "1h", "--max-size", "1"), 0),
+    ],
+)
+def test_prune(
+    run: Run, configured: dict[str, str], rows: Path, cache: Path, sim: Simulator,
+    flags: tuple[str, ...], left: int,
+) -> None:  # fmt: skip
+    """What goes is said beforehand by `--dry-run`; then it is gone, from every byte, and the
+    file shrinks; what stays still answers."""
+    sim.reply = lambda call: f"canary {call.prompt} " + "x" * 100
+    run("batch", str(rows), env=configured)
+    with closing(sqlite3.connect(cache)) as db, db:
+        db.execute("UPDATE models SET answered = 'gpt-5-mini-2026-05-01'")
+    full = cache.stat().st_size
+    plan = json.loads(run("cache", "prune", *flags, "--dry-run", "--json", env=configured).stdout)
+    assert b"canary" in cache.read_bytes()
+    done = run("cache", "prune", *flags, "--json", env=configured)
+    assert done.returncode == 0, done.stderr
+    freed = json.loads(done.stdout)
+    assert (freed["entries"], plan["entries"]) == (ROWS - left, ROWS - left)
+    assert (plan["dry_run"], freed["dry_run"], freed["wal_emptied"]) == (True, False, True)
+    assert freed["bytes"] == full - cache.stat().st_size
+    assert (freed["bytes"] > 0) == (left == 0)
+    found = b"".join(p.read_bytes() for p in cache.parent.iterdir() if p.is_file())
+    assert (b"canary" in found) == (left > 0)
+    run("batch", str(rows), "--restart", env=configured)
+    assert len(sim.calls) == 2 * ROWS - left
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ((), "--older-than 7d, --max-size 500MB, --model MODEL or --all"),
+        (("--dry-run",), "say what to remove"),
+        (("--all", "--model", "m"), "--all removes everything"),
+        (("--older-than", "soon"), "--older-than wants a time such as 90m, 24h or 7d"),
+        (("--max-size", "5 elephants"), "--max-size wants a size such as 500MB"),
+    ],
+)
+def test_prune_wants_to_be_told_what(run: Run, flags: tuple[str, ...], says: str) -> None:
+    """Without a choice, or with one that means nothing: exit 2 and a sentence."""
+    done = run("cache", "prune", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_damaged_cache_is_set_aside_and_pruned(
+    run: Run, configured: dict[str, str], cache: Path, sim: Simulator
+) -> None:
+    """The run goes on with a warning; statistics say what is wrong; `--all` leaves no file that
+    holds an answer."""
+    run("ask", "x", env=configured)
+    cache.write_bytes(b"rubbish" * 1000)
+    stats = run("cache", "stats", env=configured)
+    assert stats.returncode == 74
+    assert "is damaged" in stats.stderr
+    done = run("ask", "x", env=configured)
+    assert (done.returncode, len(sim.calls)) == (0, 2)
+    assert "set aside" in done.stderr
+    assert list(cache.parent.glob("cache.db.damaged-*"))
+    run("cache", "prune", "--all", env=configured)
+    assert not list(cache.parent.glob("cache.db.damaged-*"))
+    cache.write_bytes(b"rubbish" * 1000)
+    assert run("cache", "prune", "--all", env=configured).returncode == 0
+    assert run("cache", "stats", env=configured).returncode == 0
+    assert not list(cache.parent.glob("cache.db.damaged-*"))
+
+
+def test_pruning_while_a_batch_runs(
+    run: Run, configured: dict[str, str], tmp_path: Path, rows: Path, sim: Simulator
+) -> None:
+    """A running batch loses nothing by it, and finishes; the pruned text is in no byte though
+    the batch has the file open."""
+    run("batch", str(rows), env=configured)
+    cache = Path(configured["HOME"]) / ".cache/llmctl/cache.db"
+    more = write(tmp_path / "more.jsonl", ROWS + 60)
+    sim.hold()
+    with batch(configured, tmp_path, more) as process:
+        sim.wait_for_calls(ROWS + 1, timeout=20)
+        done = run("cache", "prune", "--older-than", "0s", "--json", env=configured)
+        assert json.loads(done.stdout)["wal_emptied"]
+        files = [p for p in cache.parent.iterdir() if p.is_file()]
+        assert b"canary" not in b"".join(p.read_bytes() for p in files)
+        sim.release()
+        assert process.wait(timeout=30) == 0
+    lines = (tmp_path / "more.out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == ROWS + 60
+    assert sim.billed.repeated == 0
+
+
+def batch(environ: dict[str, str], cwd: Path, path: Path, *flags: str) -> subprocess.Popen[bytes]:
+    """A batch in the background."""
+    return subprocess.Popen(
+        [LLMCTL, "batch", str(path), "-q", *flags], env=environ, cwd=cwd,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_two_batches_at_once_pay_each_row_once(
+    configured: dict[str, str], tmp_path: Path, home: Path, sim: Simulator
+) -> None:
+    """T11: two processes with the same uncached rows at the same time: each row is billed once,
+    both outputs are whole, and the ledger says who shared."""
+    count = 120
+    paths = [write(tmp_path / f"{name}.jsonl", count) for name in "ab"]
+    sim.latency = 0.02
+    with batch(configured, tmp_path, paths[0]) as one, batch(configured, tmp_path, paths[1]) as two:
+        assert (one.wait(timeout=60), two.wait(timeout=60)) == (0, 0)
+    for path in paths:
+        lines = path.with_suffix(".out.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {json.loads(line)["id"] for line in lines} == {f"r{n}" for n in range(count)}
+    assert (sim.billed.requests, sim.billed.repeated) == (count, 0)
+    states = [state for state, _, _ in calls(home)]
+    assert states.count("miss") == count
+    assert states.count("hit") + states.count("shared") == count
+
+
+def test_a_process_that_was_killed_holds_up_nobody(
+    run: Run, configured: dict[str, str], tmp_path: Path, rows: Path, sim: Simulator
+) -> None:
+    """What it was asking is asked by the next one at once."""
+    sim.hold()
+    with batch(configured, tmp_path, rows) as process:
+        sim.wait_for_calls(8, timeout=20)
+        process.kill()
+    sim.release()
+    done = run("batch", str(rows), "--json", env=configured)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["elapsed_s"] < 10
+
+
+@pytest.mark.parametrize("way", ["ask", "batch", "stdin"])
+def test_a_disabled_cache_leaves_no_prompt_on_the_disk(
+    run: Run, configured: dict[str, str], tmp_path: Path, rows: Path, home: Path, way: str
+) -> None:
+    """`cache: {enabled: false}`: neither question nor answer is in any file but input and
+    output; conversations are not kept either, unless the profile asks for that."""
+    set_up(home, "    retry:", "    cache: {enabled: false}\n    retry:")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    env = {**configured, "TMPDIR": str(scratch)}
+    if way == "ask":
+        run("ask", "canary hello", env=env)
+    elif way == "batch":
+        run("batch", str(rows), env=env)
+    else:
+        run("batch", "-", "-o", "-", env=env, stdin=rows.read_bytes())
+    assert list(holding(tmp_path, b"canary")) == [
+        path for path in (tmp_path / "in.jsonl", tmp_path / "in.out.jsonl") if path.exists()
+    ]
+    set_up(home, "    retry:", "    history: true\n    retry:")
+    run("ask", "canary hello", env=env)
+    assert home / ".local/state/llmctl/history.db" in holding(tmp_path, b"canary")
+
+
+def holding(folder: Path, word: bytes) -> Iterator[Path]:
+    """The files in which the word is."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return (path for path in files if word in path.read_bytes())
+
+
+def test_the_configured_size_is_kept(
+    run: Run, configured: dict[str, str], home: Path, cache: Path, rows: Path, sim: Simulator
+) -> None:
+    """`cache: {max_size: …}` of the configuration: after a run the file is no larger, and the
+    answers used last are there."""
+    sim.reply = lambda call: f"{call.prompt} " * 200
+    set_up(home, "default: sim", "cache: {max_size: 100kB}\ndefault: sim")
+    many = write(rows, 400)
+    assert run("batch", str(many), env=configured).returncode == 0
+    assert cache.stat().st_size <= 100_000
+    with closing(sqlite3.connect(cache)) as db:
+        assert 0 < db.execute("SELECT count(*) FROM answers").fetchone()[0] < 400
+
+
+def test_the_configured_size_must_be_one(run: Run, configured: dict[str, str], home: Path) -> None:
+    """A wrong size, and a key that there is not, name file, line and what would do."""
+    set_up(home, "default: sim", "cache: {max_size: lots}\ndefault: sim")
+    done = run("ask", "x", env=configured)
+    assert done.returncode == 2
+    assert "config.yaml:2: cache.max_size must be a size such as 500MB" in done.stderr
+    set_up(home, "max_size: lots", "max_siz: 1GB")
+    assert "max_size" in run("ask", "x", env=configured).stderr
+
+
+@pytest.mark.parametrize("command", ["prune", "stats"])
+def test_help_works_either_way(run: Run, command: str) -> None:
+    """`-h` is `--help`."""
+    short, long = run("cache", command, "-h"), run("cache", command, "--help")
+    assert short.returncode == 0
+    assert short.stdout == long.stdout
