@@ -32,7 +32,8 @@ _NAMED_BY_THE_USER = frozenset({"azure"})
 @dataclass(frozen=True, slots=True)
 class _Rates:
     """Dollars a token. `cached`, `write` and `reasoning` come on top of the input or output
-    token they are (a discount is negative); `call` is for the call itself. None: not priced."""
+    token they are (a discount is negative), `hour` on top of a `write` that is kept for an hour;
+    `call` is for the call itself. None: not priced."""
 
     input: Decimal | None
     output: Decimal | None
@@ -40,6 +41,7 @@ class _Rates:
     write: Decimal = _ZERO
     reasoning: Decimal = _ZERO
     call: Decimal = _ZERO
+    hour: Decimal = _ZERO
 
     def cost(self, usage: Usage) -> Decimal | None:
         """A provider's figures that contradict themselves are read as the larger."""
@@ -50,7 +52,7 @@ class _Rates:
             if self.input is None:
                 return None
             cost += self.input * read + self.cached * usage.cached_input
-            cost += self.write * usage.cache_write
+            cost += self.write * usage.cache_write + self.hour * usage.cache_write_1h
         if wrote:
             if self.output is None:
                 return None
@@ -61,7 +63,9 @@ class _Rates:
         """The most that so many tokens can cost, however they are cached or thought."""
         if (read and self.input is None) or (wrote and self.output is None):
             return None
-        each_read = (self.input or _ZERO) + max(_ZERO, self.cached, self.write)
+        each_read = (self.input or _ZERO) + max(
+            _ZERO, self.cached, self.write, self.write + self.hour
+        )
         each_wrote = (self.output or _ZERO) + max(_ZERO, self.reasoning)
         return self.call + each_read * read + each_wrote * wrote
 
@@ -279,12 +283,14 @@ def _probe(prices: ModelPrice, above: int) -> _Rates:
     base = total()
     each_read = base - total(input_tokens=read - 1)
     output = total(output_tokens=1)
+    written = total(cache_write_tokens=1)
     reasoned = total(output_tokens=1, output_reasoning_tokens=1)
     return _Rates(
         input=each_read if prices.input_mtok is not None else None,
         output=output - base if prices.output_mtok is not None else None,
         cached=total(cache_read_tokens=1) - base,
-        write=total(cache_write_tokens=1) - base,
+        write=written - base,
+        hour=total(cache_write_tokens=1, cache_write_1h_tokens=1) - written,
         reasoning=reasoned - output,
         call=base - each_read * read,
     )

@@ -150,7 +150,8 @@ def fingerprint_head(target: Target) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one call. `input` includes cached ones, `output` includes reasoning.
-    `estimated` marks figures the provider did not report."""
+    `estimated` marks figures the provider did not report. `cache_write_1h` are those of
+    `cache_write` that are kept for an hour, which Anthropic charges more for."""
 
     input: int = 0
     output: int = 0
@@ -158,6 +159,7 @@ class Usage:
     cache_write: int = 0
     reasoning: int = 0
     estimated: bool = False
+    cache_write_1h: int = 0
 
 
 @dataclass(frozen=True, slots=True)

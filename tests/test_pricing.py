@@ -64,11 +64,13 @@ def usages(draw: st.DrawFn) -> Usage:
     read = draw(edges.map(lambda n: n + 1) | edges | st.integers(0, 2_000_000))
     wrote = draw(st.integers(0, 200_000))
     cached = draw(st.integers(0, read))
+    written = draw(st.integers(0, read - cached))
     return Usage(
         input=read,
         output=wrote,
         cached_input=cached,
-        cache_write=draw(st.integers(0, read - cached)),
+        cache_write=written,
+        cache_write_1h=draw(st.integers(0, written)),
         reasoning=draw(st.integers(0, wrote)),
     )
 
@@ -86,6 +88,7 @@ def test_prices_equal_the_published_ones(data: st.DataObject, usage: Usage, at: 
         output_tokens=usage.output,
         cache_read_tokens=usage.cached_input,
         cache_write_tokens=usage.cache_write,
+        cache_write_1h_tokens=usage.cache_write_1h,
         output_reasoning_tokens=usage.reasoning,
     )
     there = target(model, base_url=ADDRESSES[provider])
@@ -266,6 +269,7 @@ def test_tiers_and_batches_equal_the_published_ones(
         output_tokens=usage.output,
         cache_read_tokens=usage.cached_input,
         cache_write_tokens=usage.cache_write,
+        cache_write_1h_tokens=usage.cache_write_1h,
         output_reasoning_tokens=usage.reasoning,
     )
     ours = price(target(model, base_url=ADDRESSES[provider]), None, usage, at, ((name, value),))

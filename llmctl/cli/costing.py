@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmctl.cli.chart import Pen, cells
+from llmctl.cli.chart import Pen, cells, wrapped
 from llmctl.cli.context import Context
 from llmctl.cli.cost import CheckOptions, Format, ReportOptions
 from llmctl.cli.cost_formats import (
@@ -160,21 +160,21 @@ def _print_lines(states: Sequence[_Held], options: CheckOptions, zone: Any) -> N
         style = {"within": "green", "warning": "yellow", "exceeded": "red"}[verdict]
         line = budget_line(state, pen, min(max(names), 30), max(8, width // 5), zone)
         lines.append(f"{pen(f'{verdict:<8}', style)}  {line}".rstrip())
-        lines += _details(state, pen)
+        lines += [pen(f"  {line}", "dim") for line in _details(state, width - 2)]
         for group in groups:
             name = " / ".join(safe(value) if value is not None else "(none)" for value in group.key)
             mark = pen(" exceeded", "red") if group in above else ""
             figures = group.figures
-            lines.append(
-                f"            {money(figures.conservative, figures.unknown)}  {name}{mark}"
-            )
+            lines.append(f"  {money(figures.conservative, figures.unknown)}  {name}{mark}")
         if unpriced:
             what = ", ".join(f"{safe(u.profile)}/{safe(u.model)} ({u.calls:,})" for u in unpriced)
-            lines.append(f"          price unknown, $?: {what}")
+            named = wrapped(f"price unknown, $?: {what}", width - 2)
+            lines += [f"  {line}" for line in named]
     write_stdout("\n".join(lines) + "\n")
 
 
-def _details(state: BudgetState, pen: Pen) -> list[str]:
+def _details(state: BudgetState, width: int) -> list[str]:
+    """What the figure is made of, where it is not all charged."""
     figures = state.figures
     if not figures.doubtful and not state.in_flight:
         return []
@@ -189,7 +189,7 @@ def _details(state: BudgetState, pen: Pen) -> list[str]:
             f"{money(state.used - figures.conservative, state.held_unpriced)} at the most for "
             f"{state.in_flight:,} calls under way"
         )
-    return [pen("          " + " + ".join(words), "dim")]
+    return wrapped(" + ".join(words), width)
 
 
 def _print_json(states: Sequence[_Held], options: CheckOptions, zone: Any, code: int) -> None:

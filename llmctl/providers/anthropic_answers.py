@@ -48,13 +48,15 @@ def usage(found: Mapping[str, Any]) -> Usage | None:
         return None
     read = whole(found.get("cache_read_input_tokens"))
     wrote = whole(found.get("cache_creation_input_tokens"))
+    parts = mapping(found.get("cache_creation"))
     if not wrote:
-        wrote = sum(map(whole, mapping(found.get("cache_creation")).values()))
+        wrote = sum(map(whole, parts.values()))
     return Usage(
         input=whole(found.get("input_tokens")) + read + wrote,
         output=whole(found.get("output_tokens")),
         cached_input=read,
         cache_write=wrote,
+        cache_write_1h=min(wrote, whole(parts.get("ephemeral_1h_input_tokens"))),
         reasoning=whole(mapping(found.get("output_tokens_details")).get("thinking_tokens")),
     )
 

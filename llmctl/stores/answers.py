@@ -31,6 +31,7 @@ def pack(answer: CachedAnswer) -> tuple[bytes, bool]:
             usage.cache_write,
             usage.reasoning,
             usage.estimated,
+            usage.cache_write_1h,
         ]
     )
     # JSON may carry half of a surrogate pair, which is no UTF-8 by itself.

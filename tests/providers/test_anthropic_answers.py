@@ -67,7 +67,7 @@ def test_cache_writes_split_by_their_life() -> None:
     """The parts count where the sum is not given."""
     usage = {"cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}}
     found = CODEC.decode(200, {}, body(usage=usage)).usage
-    assert found == Usage(input=5, cache_write=5)
+    assert found == Usage(input=5, cache_write=5, cache_write_1h=3)
 
 
 @pytest.mark.parametrize(
