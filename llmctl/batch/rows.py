@@ -48,6 +48,7 @@ class Reader:
         self._id_field = id_field
         self._system = system or None
         self._schema = schema
+        self._first = (Message("system", self._system),) if self._system else ()
         self._simple = template is None and id_field is None
         try:
             orjson.dumps(system)
@@ -62,6 +63,11 @@ class Reader:
         """The row. Raises `RowError` with what is wrong."""
         line, data = record
         fields = _fields(data)
+        plain = self._plain(fields)
+        if plain is not None:
+            name, prompt = plain
+            turns = (*self._first, Message("user", prompt))
+            return Row(index, line, name, Question(turns, schema=self._schema))
         return Row(index, line, self._id(fields, line), self._question(fields, type(data) is dict))
 
     def identify(self, record: Record, prints: Fingerprints) -> tuple[str, bytes]:
@@ -72,16 +78,9 @@ class Reader:
         """
         data = record[1]
         fields = _fields(data)
-        if self._simple and len(fields) == 2:
-            name, prompt = fields.get("id"), fields.get("prompt")
-            if (
-                type(name) is str
-                and type(prompt) is str
-                and name
-                and prompt
-                and not prompt.isspace()
-            ):
-                return name, prints.of_prompt(prompt)
+        plain = self._plain(fields)
+        if plain is not None:
+            return plain[0], prints.of_prompt(plain[1])
         name = self._id(fields, record[0])
         question = self._question(fields, type(data) is dict)
         try:
@@ -89,6 +88,14 @@ class Reader:
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.
             raise RowError("the JSON is nested too deeply to be sent (254 levels)") from error
+
+    def _plain(self, fields: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Id and prompt of a row that is only these; None for all others."""
+        if self._simple and len(fields) == 2:
+            name, prompt = fields.get("id"), fields.get("prompt")
+            if type(name) is str and type(prompt) is str and name:
+                return (name, prompt) if prompt and not prompt.isspace() else None
+        return None
 
     def id_of(self, record: Record) -> str:
         """The row's id alone. Raises `RowError`."""
@@ -129,8 +136,7 @@ class Reader:
             if not prompt or prompt.isspace():
                 raise RowError("the template gives an empty prompt")
             user = Message("user", prompt)
-            first = (Message("system", self._system),) if self._system else ()
-            return Question((*first, user), schema=self._schema)
+            return Question((*self._first, user), schema=self._schema)
         if cells:
             if "prompt" not in fields:
                 # The same for every record: not worth a message each.

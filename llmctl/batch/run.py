@@ -104,8 +104,10 @@ async def drive(
     clock: Clock,
     *,
     allowed_errors: int | None,
+    prepare: Callable[[], None] | None = None,
 ) -> CallError | None:
     """Send what has no answer yet; gives the error that ended the run early, if one did.
+    `prepare` is called before the first call, if there is one.
 
     The order of durability is the order of the observers: a row is in the output, then in the
     ledger, then counted. When the run ends on its own every row has its record: what was not
@@ -115,7 +117,7 @@ async def drive(
     writer = open_writer(batch)
     limits = Limits(stop, tally, allowed_errors)
     handler = make_handler([writer, settle, tally, limits])
-    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked)
+    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare)
     try:
         engine = LocalEngine(batch.job.profile.limits.concurrency, stop, clock)
         await engine.run(source, handler)

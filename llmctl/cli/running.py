@@ -127,8 +127,6 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
             ):
                 if context.verbose:
                     context.say(f"run {live.run_id} (llmctl cost check --period run:ID)")
-                # Loading a vocabulary holds everything up; better now than with rows in flight.
-                live.counter.load(target_of(chosen.profile))
                 try:
                     because = await drive(
                         batch,
@@ -141,6 +139,9 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                         allowed_errors=(
                             options.max_errors.allowed(tally.rows) if options.max_errors else None
                         ),
+                        # Loading a vocabulary holds everything up: better before any row is in
+                        # flight.
+                        prepare=lambda: live.counter.load(target_of(chosen.profile)),
                     )
                 except BrokenPipeError:
                     piped_away = True

@@ -31,14 +31,20 @@ class Plain:
 class Sifted:
     """Requests of which those with a kept answer are never drawn: `handler` deals with them,
     many at a time. The worker that draws waits meanwhile; others go on. Once `stopped` nothing
-    is drawn."""
+    is drawn. `prepare` is called before the first request is: it may take a while, and is not
+    needed where all answers are kept."""
 
     def __init__(
-        self, requests: Iterable[Request], handler: Chain, stopped: Callable[[], bool]
+        self,
+        requests: Iterable[Request],
+        handler: Chain,
+        stopped: Callable[[], bool],
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self._requests = iter(requests)
         self._handler = handler
         self._stopped = stopped
+        self._prepare = prepare
         self._ready: deque[Request] = deque()
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -58,6 +64,9 @@ class Sifted:
                 self._ready.extend(rest)
                 if answered:
                     await self._handler.deal(answered)
+        if self._prepare is not None:
+            self._prepare()
+            self._prepare = None
         return None if self._stopped() else self._ready.popleft()
 
     def rest(self) -> Iterator[Request]:

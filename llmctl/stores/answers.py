@@ -66,6 +66,12 @@ def unpack(value: bytes, *, compressed: bool, stored: float) -> CachedAnswer:
     )
 
 
+def short(key: bytes) -> int:
+    """The last 64 bits of a key, as SQLite's integer: a third of the key's size, so that more
+    of them lie on a page. Where two keys have the same one, one of their answers is kept."""
+    return int.from_bytes(key[-8:], "big", signed=True)
+
+
 def verify(key: bytes, value: bytes, stored: float, expected: int) -> None:
     """Raise `ValueError` when the entry is not the one of which `expected` is the checksum."""
     if checksum(key, value, stored) != expected:

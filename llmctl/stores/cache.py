@@ -8,7 +8,7 @@ from typing import Any
 
 from llmctl.clock import Clock, SystemClock
 from llmctl.protocols import CachedAnswer
-from llmctl.stores.answers import checksum, pack, unpack, verify
+from llmctl.stores.answers import checksum, pack, short, unpack, verify
 from llmctl.stores.cache_tables import REMEDY
 from llmctl.stores.database import Database
 from llmctl.stores.leases import Leases
@@ -22,8 +22,8 @@ _FIND = (
     "SELECT t.key, t.value, t.compressed, t.checksum, t.stored, t.id "
     "FROM keys AS k JOIN texts AS t ON t.id = k.id "
 )
-_FIND_ONE = _FIND + "WHERE k.key = ?"
-_FIND_MANY = _FIND + f"WHERE k.key IN ({', '.join('?' * _ASKED)})"
+_FIND_ONE = _FIND + "WHERE k.short = ? AND t.key = ?"
+_FIND_MANY = _FIND + f"WHERE k.short IN ({', '.join('?' * _ASKED)})"
 _MODEL = "SELECT id FROM models WHERE asked = ? AND answered = ?"
 _ADD_MODEL = "INSERT INTO models (asked, answered) VALUES (?, ?)"
 _ADD_ANSWER = "INSERT INTO answers (model, stored, used, bytes) VALUES (?, ?, ?, ?)"
@@ -54,23 +54,27 @@ class SqliteCache:
     def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
         binary = bytes.fromhex(key)
-        row = self._db.read(lambda connection: connection.execute(_FIND_ONE, (binary,)).fetchone())
+        asked = (short(binary), binary)
+        row = self._db.read(lambda connection: connection.execute(_FIND_ONE, asked).fetchone())
         return None if row is None else self._read(row)
 
     def get_all(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
         """The answers, however old, that are kept: what `get` gives, at a fraction of its cost."""
         found: dict[str, CachedAnswer] = {}
         for start in range(0, len(keys), _ASKED):
-            asked = [bytes.fromhex(key) for key in keys[start : start + _ASKED]]
-            asked += asked[-1:] * (_ASKED - len(asked))
-            for row in self._db.read(_finding(asked)):
-                found[row[0].hex()] = self._read(row)
+            asked = {bytes.fromhex(key) for key in keys[start : start + _ASKED]}
+            brief = [short(key) for key in asked]
+            brief += brief[-1:] * (_ASKED - len(brief))
+            for row in self._db.read(_finding(brief)):
+                if row[0] in asked:
+                    found[row[0].hex()] = self._read(row)
         return found
 
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer, instead of an older one, and end this process's claim to find it.
         Once this returns it outlives the process; a power cut may undo it."""
         binary, now = bytes.fromhex(key), int(self._clock.wall())
+        brief = short(binary)
         value, compressed = pack(answer)
         check = checksum(binary, value, answer.stored)
         models = (answer.asked or answer.model, answer.model)
@@ -78,14 +82,14 @@ class SqliteCache:
 
         def work(connection: sqlite3.Connection) -> None:
             do = connection.execute
-            old = do("SELECT id FROM keys WHERE key = ?", (binary,)).fetchone()
+            old = do("SELECT id FROM keys WHERE short = ?", (brief,)).fetchone()
             if old is not None:
                 do("DELETE FROM texts WHERE id = ?", old)
                 do("DELETE FROM answers WHERE id = ?", old)
             model = do(_MODEL, models).fetchone() or (do(_ADD_MODEL, models).lastrowid,)
             row = do(_ADD_ANSWER, (*model, answer.stored, now, len(value))).lastrowid
             do(_ADD_TEXT, (row, binary, answer.stored, compressed, check, value))
-            do(_ADD_KEY, (binary, row))
+            do(_ADD_KEY, (brief, row))
             self._leases.end(connection, binary)
             if count % _BATCH == 0:
                 (pages,), (size,) = do("PRAGMA page_count").fetchone(), do("PRAGMA page_size")
@@ -135,5 +139,5 @@ class SqliteCache:
         )
 
 
-def _finding(keys: list[bytes]) -> Callable[[sqlite3.Connection], Iterator[Any]]:
+def _finding(keys: list[int]) -> Callable[[sqlite3.Connection], Iterator[Any]]:
     return lambda connection: iter(connection.execute(_FIND_MANY, keys).fetchall())

@@ -35,7 +35,7 @@ AutoVacuum = Literal["NONE", "FULL", "INCREMENTAL"]
 class Database:
     """A database file at `path` in WAL mode, created and migrated when it is opened.
 
-    `pragmas` are set on every connection; `remedy` is what a user does about a damaged file,
+    `pragmas` are set on every connection, `reader_pragmas` then on those that read; `remedy` is what a user does about a damaged file,
     as the end of a sentence; `keep_copy` keeps a copy beside an older file that is migrated.
     Files are 0600 in a 0700 folder: SQLite gives -wal and -shm the mode of the database.
 
@@ -54,6 +54,7 @@ class Database:
         *,
         synchronous: Synchronous = "FULL",
         pragmas: Sequence[str] = (),
+        reader_pragmas: Sequence[str] = (),
         auto_vacuum: AutoVacuum = "NONE",
         remedy: str = "move it aside and run the same command again",
         keep_copy: bool = True,
@@ -62,6 +63,7 @@ class Database:
         self._migrations = migrations
         self._synchronous = synchronous
         self._pragmas = pragmas
+        self._reader_pragmas = reader_pragmas
         self._remedy = remedy
         self._pid = os.getpid()
         self._closed = False
@@ -136,7 +138,7 @@ class Database:
         return connect(
             self.path,
             synchronous=self._synchronous,
-            pragmas=self._pragmas,
+            pragmas=(*self._pragmas, *(self._reader_pragmas if read_only else ())),
             read_only=read_only,
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
+from llmctl.stores.answers import short
 from llmctl.stores.report import recent
 from llmctl.stores.sqlite import FOREIGN, connect
 
@@ -53,8 +54,12 @@ class CachePeek(Peek):
 
     def has(self, key: str) -> bool:
         """Whether there is an answer to the request of this fingerprint."""
-        asked = "SELECT t.stored FROM keys AS k JOIN texts AS t ON t.id = k.id WHERE k.key = ?"
-        found = self.ask(lambda c: c.execute(asked, (bytes.fromhex(key),)).fetchone())
+        asked = (
+            "SELECT t.stored FROM keys AS k JOIN texts AS t ON t.id = k.id "
+            "WHERE k.short = ? AND t.key = ?"
+        )
+        binary = bytes.fromhex(key)
+        found = self.ask(lambda c: c.execute(asked, (short(binary), binary)).fetchone())
         return found is not None and found[0] >= self._oldest
 
 

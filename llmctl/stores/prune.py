@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from llmctl.stores.answers import short
 from llmctl.stores.cache_tables import PRAGMAS, REMEDY, cache_database
 from llmctl.stores.choose import What, choose, pragma, used
 from llmctl.stores.files import disk
@@ -43,10 +44,12 @@ _MOVE_ANSWER = (
 _MOVE_TEXT = (
     "INSERT INTO texts SELECT ?, key, stored, compressed, checksum, value FROM texts WHERE id = ?"
 )
-_MOVE_KEY = "UPDATE keys SET id = ? WHERE key = (SELECT key FROM texts WHERE id = ?)"
+_MOVE_KEY = "UPDATE keys SET id = ? WHERE short = ? AND id = ?"
 _REMOVE = ("DELETE FROM texts WHERE id = ?", "DELETE FROM answers WHERE id = ?")
-_LOOSE = "SELECT key, id IN (SELECT id FROM answers) FROM keys WHERE key > ? ORDER BY key LIMIT ?"
-_REMOVE_KEY = "DELETE FROM keys WHERE key = ? AND id NOT IN (SELECT id FROM answers)"
+_LOOSE = (
+    "SELECT short, id IN (SELECT id FROM answers) FROM keys WHERE short > ? ORDER BY short LIMIT ?"
+)
+_REMOVE_KEY = "DELETE FROM keys WHERE short = ? AND id NOT IN (SELECT id FROM answers)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +138,21 @@ class _Pruning:
         do = self._connection.execute
         new = do(_MOVE_ANSWER, (answer,)).lastrowid
         do(_MOVE_TEXT, (new, answer))
-        do(_MOVE_KEY, (new, answer))
+        key = do("SELECT key FROM texts WHERE id = ?", (answer,)).fetchone()[0]
+        do(_MOVE_KEY, (new, short(key), answer))
         for statement in _REMOVE:
             do(statement, (answer,))
 
     def _remove_keys(self) -> None:
         """Remove the keys that lead nowhere, in their own order: each page is changed once."""
-        last = b""
+        last = -_END * 2
         while rows := self._connection.execute(_LOOSE, (last, _KEYS)).fetchall():
             loose = [(key,) for key, there in rows if not there]
             if loose:
                 self._step(partial(self._remove_loose, loose))
             last = rows[-1][0]
 
-    def _remove_loose(self, keys: list[tuple[bytes]]) -> int:
+    def _remove_loose(self, keys: list[tuple[int]]) -> int:
         return self._connection.executemany(_REMOVE_KEY, keys).rowcount
 
     def _shrink(self) -> None:

@@ -203,11 +203,11 @@ class Taking:
 
 def across(
     clock: FakeClock, first: Taking, second: Taking, patience: float = 600.0
-) -> tuple[list[Response | BaseException], list[str]]:
+) -> tuple[tuple[Response | BaseException, Response | BaseException], list[str]]:
     """What two processes get that ask the same at the same time, and what the second streams."""
     shown: list[str] = []
 
-    async def run() -> list[Response | BaseException]:
+    async def run() -> tuple[Response | BaseException, Response | BaseException]:
         stores = shared_store()
         one, other = (
             Cache(inner, store, clock, pytest.fail, None, patience)
@@ -260,7 +260,7 @@ def test_waiting_is_no_storm() -> None:
     async def run() -> None:
         nonlocal asked
 
-        async def refused(_: str) -> bool:
+        async def refused(key: str) -> bool:  # noqa: ARG001 - the seam's own name
             nonlocal asked
             asked += 1
             return False

@@ -117,19 +117,33 @@ def test_many_answers_at_once_are_those_one_by_one(cache: SqliteCache) -> None:
     assert cache.get_all([]) == {}
 
 
-def test_an_older_file_keeps_its_answers(tmp_path: Path) -> None:
+def test_keys_that_end_alike_do_not_meet(cache: SqliteCache) -> None:
+    """Where the last 64 bits are the same the last one stored is kept, and never taken for the
+    other."""
+    one, other = "00" * 24 + "ab" * 8, "11" * 24 + "ab" * 8
+    asyncio.run(cache.put(one, a_cached_answer("one")))
+    assert cache.get(other) is None
+    assert cache.get_all([other]) == {}
+    asyncio.run(cache.put(other, a_cached_answer("other")))
+    assert (cache.get(one), cache.get(other)) == (None, a_cached_answer("other"))
+    assert cache._db.read(lambda c: c.execute("SELECT count(*) FROM texts").fetchone()) == (1,)
+
+
+@pytest.mark.parametrize("name", ["0f" * 32, "f0" * 32, "00" * 24 + "80" + "00" * 7, "7f" * 32])
+def test_an_older_file_keeps_its_answers(tmp_path: Path, name: str) -> None:
     """A file of before the tables lay apart is brought up to date, answers and all."""
     path = tmp_path / "answers.sqlite3"
     answer = a_cached_answer("from before")
     value, compressed = pack(answer)
-    key = bytes.fromhex(KEY)
+    key = bytes.fromhex(name)
     row = (7, key, "m", NOW, 5, len(value), compressed, checksum(key, value, NOW), value)
     with Database(path, MIGRATIONS[:1], auto_vacuum="INCREMENTAL") as old:
         old.write_now(
             lambda c: c.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         )
     again = SqliteCache(cache_database(path))
-    assert again.get(KEY) == answer
-    asyncio.run(again.put(OTHER, answer))
-    assert again.get(OTHER) == answer
+    a_key = "12" * 32
+    assert again.get(name) == answer
+    asyncio.run(again.put(a_key, answer))
+    assert again.get(a_key) == answer
     again.close()
