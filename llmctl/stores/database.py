@@ -35,8 +35,9 @@ AutoVacuum = Literal["NONE", "FULL", "INCREMENTAL"]
 class Database:
     """A database file at `path` in WAL mode, created and migrated when it is opened.
 
-    `pragmas` are set on every connection, `reader_pragmas` then on those that read; `remedy` is what a user does about a damaged file,
-    as the end of a sentence; `keep_copy` keeps a copy beside an older file that is migrated.
+    `pragmas` are set on every connection, `reader_pragmas` then on those that read; `remedy` is
+    what a user does about a damaged file, as the end of a sentence; `keep_copy` keeps a copy
+    beside an older file that is migrated.
     Files are 0600 in a 0700 folder: SQLite gives -wal and -shm the mode of the database.
 
     Opening raises `DiskError` when the disk refuses, `DamagedError`, `NewerError` for a file
