@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmctl import price_data
 from llmctl.clock import Clock
+from llmctl.connecting import connect, estimate, keyed, local_address, open_key
 from llmctl.guards.cache import Cache
 from llmctl.guards.chain import Guards, chain
 from llmctl.guards.fitting import Fitting
@@ -23,20 +23,17 @@ from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry, Trouble
 from llmctl.guards.tokens import Tokens
 from llmctl.ids import ulid
-from llmctl.keys.key import Slot
 from llmctl.keys.live import LiveKey
-from llmctl.keys.resolve import Finder
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Address, Endpoint
-from llmctl.providers.registry import LOCAL, codec
+from llmctl.providers.registry import LOCAL
 from llmctl.settings import Folders, Profile
 from llmctl.tokens import Counter, max_output
-from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
 
 if TYPE_CHECKING:
-    from llmctl.providers.embedded import Embedded
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +151,6 @@ class Live:
         return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
 
 
-def estimate(counter: Counter, request: Request, text: str) -> Usage:
-    """What a call used that nobody reported: the prompt, and the text that came back."""
-    return Usage(
-        input=counter.count(request).tokens,
-        output=counter.count_text(request.target, text),
-        estimated=True,
-    )
-
-
 @asynccontextmanager
 async def open_runner(
     profile: Profile,
@@ -188,10 +176,10 @@ async def open_runner(
     async with AsyncExitStack() as stack:
         key = None
         if profile.provider == LOCAL:
-            address = _local(profile, folders, clock, stack, say)
+            address = local_address(profile, folders, clock, stack, say)
         else:
             key = await open_key(profile, folders, environ, warn, ask)
-            address = partial(_keyed, profile, key)
+            address = partial(keyed, profile, key)
         run_id = ulid(clock)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)
@@ -199,7 +187,7 @@ async def open_runner(
         prices = Prices(partial(price_data.load, folders.state, warn))
         counter = Counter(folders.cache, prices.window)
         lane = Lane(profile.limits, clock)
-        endpoint = _endpoint(profile, address, counter, clock, stack)
+        endpoint = connect(profile, address, counter, clock, stack)
         yield Live(
             profile,
             clock,
@@ -240,137 +228,6 @@ def _cache(
         cache = MendingCache(path, warn, clock, limit.grown)
     stack.callback(cache.close)
     return cache
-
-
-@asynccontextmanager
-async def open_endpoint(
-    profile: Profile,
-    folders: Folders,
-    environ: Mapping[str, str],
-    clock: Clock,
-    *,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
-    ask: Callable[[str], str] | None = None,
-) -> AsyncIterator[Endpoint]:
-    """The profile's endpoint alone, for questions that are no calls: no ledger, no cache.
-
-    `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
-    """
-    async with AsyncExitStack() as stack:
-        if profile.provider == LOCAL:
-            address = _local(profile, folders, clock, stack, say)
-        else:
-            key = await open_key(profile, folders, environ, warn, ask)
-            address = partial(_keyed, profile, key)
-        yield _endpoint(profile, address, Counter(folders.cache), clock, stack)
-
-
-def _endpoint(
-    profile: Profile,
-    address: Callable[[], Awaitable[Address]],
-    counter: Counter,
-    clock: Clock,
-    stack: AsyncExitStack,
-) -> Endpoint:
-    pool = _Pool()
-    stack.push_async_callback(pool.close)
-    return Endpoint(
-        codec=codec(profile.adapter, profile.api),
-        transport=pool,
-        address=address,
-        timeouts=profile.timeout,
-        clock=clock,
-        estimate=partial(estimate, counter),
-        heard=lambda _: None,
-    )
-
-
-class _Pool:
-    """One transport an address, made when it is first needed."""
-
-    def __init__(self) -> None:
-        self._transports: dict[str, HttpTransport] = {}
-
-    def __call__(self, base_url: str) -> HttpTransport:
-        found = self._transports.get(base_url)
-        if found is None:
-            found = HttpTransport(base_url)
-            self._transports[base_url] = found
-        return found
-
-    async def close(self) -> None:
-        for transport in self._transports.values():
-            await transport.close()
-
-
-def _local(
-    profile: Profile,
-    folders: Folders,
-    clock: Clock,
-    stack: AsyncExitStack,
-    say: Callable[[str], None],
-) -> Callable[[], Awaitable[Address]]:
-    """Where the requests of a local model go. It is looked for now and started when the first
-    request needs it: a kept answer needs no server."""
-    from llmctl.providers.embedded import Embedded
-    from llmctl.providers.embedded_model import resolve
-
-    server = Embedded(
-        resolve(profile, folders),
-        context=profile.context or 2048,
-        parallel=profile.parallel,
-        alias=profile.model,
-        clock=clock,
-        say=say,
-    )
-    stack.push_async_callback(server.close)
-    return partial(_started, server, asyncio.Lock())
-
-
-async def open_key(
-    profile: Profile,
-    folders: Folders,
-    environ: Mapping[str, str],
-    warn: Callable[[str], None],
-    ask: Callable[[str], str] | None = None,
-) -> LiveKey:
-    """The profile's key, found now. Raises `NoKeyError`."""
-    from llmctl.stores import keyindex
-
-    stored = frozenset(Slot(*pair) for pair in keyindex.read(folders.state))
-    finder = Finder(environ, stored=stored, ask=ask)
-    found = await asyncio.to_thread(finder.require, profile)
-    if not found and (elsewhere := finder.elsewhere(profile)):
-        warn(
-            f"the profile {profile.name} is called without a key: the stored key "
-            f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
-        )
-    return LiveKey(finder, profile, found[0] if found else None, warn)
-
-
-async def _keyed(profile: Profile, key: LiveKey) -> Address:
-    return Address(profile.url, key.value, profile.key_header)
-
-
-async def _started(server: Embedded, starting: asyncio.Lock) -> Address:
-    async with starting:
-        await server.start()
-    return Address(server.base_url, server.token)
-
-
-def located(profile: Profile, folders: Folders) -> Profile:
-    """The profile with an address that identifies what answers.
-
-    The port of a local model is another one every time, and says nothing; its file does.
-    Raises `SetupError` when there is no such file.
-    """
-    if profile.provider != LOCAL:
-        return profile
-    from llmctl.providers.embedded_model import resolve
-
-    path = resolve(profile, folders)
-    return replace(profile, base_url=f"local://model/{path.name}?size={path.stat().st_size}")
 
 
 def user_name() -> str:

@@ -12,6 +12,7 @@ import os
 import queue
 import select
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +35,7 @@ class Sink(Protocol):
         ...
 
 
-class _Grouped:
+class _Grouped(ABC):
     """A thread that commits lines in groups, in the order they came.
 
     The first failure is final: it goes to everyone who waits and to every later `append`.
@@ -69,9 +70,9 @@ class _Grouped:
         self._queue.put((line, done))
         return done
 
+    @abstractmethod
     def _commit(self, data: bytes) -> None:
         """Write the data and make it last; runs in the thread."""
-        raise NotImplementedError
 
     def _work(self) -> None:
         going = True

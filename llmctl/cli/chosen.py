@@ -8,7 +8,7 @@ from llmctl import config
 from llmctl.cli.context import Context
 from llmctl.cli.trusting import load
 from llmctl.config import Overrides
-from llmctl.runner import located
+from llmctl.connecting import located
 from llmctl.settings import Folders, Profile
 
 

@@ -43,8 +43,8 @@ def run(context: Context) -> int:
     from llmctl.cli.chosen import choose
     from llmctl.cli.render import write_stdout
     from llmctl.config import Overrides
+    from llmctl.connecting import open_endpoint
     from llmctl.providers.catalogue import list_models
-    from llmctl.runner import open_endpoint
 
     chosen = choose(context, Overrides(profile=context.profile))
 

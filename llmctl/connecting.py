@@ -1,0 +1,166 @@
+"""Where a profile's requests go: its key, its connections, its server on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llmctl.clock import Clock
+from llmctl.keys.key import Slot
+from llmctl.keys.live import LiveKey
+from llmctl.keys.resolve import Finder
+from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.providers.registry import LOCAL, codec
+from llmctl.settings import Folders, Profile
+from llmctl.tokens import Counter
+from llmctl.transport import HttpTransport
+from llmctl.types import Request, Usage
+
+if TYPE_CHECKING:
+    from llmctl.providers.embedded import Embedded
+
+
+def estimate(counter: Counter, request: Request, text: str) -> Usage:
+    """What a call used that nobody reported: the prompt, and the text that came back."""
+    return Usage(
+        input=counter.count(request).tokens,
+        output=counter.count_text(request.target, text),
+        estimated=True,
+    )
+
+
+@asynccontextmanager
+async def open_endpoint(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    clock: Clock,
+    *,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+    ask: Callable[[str], str] | None = None,
+) -> AsyncIterator[Endpoint]:
+    """The profile's endpoint alone, for questions that are no calls: no ledger, no cache.
+
+    `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
+    """
+    async with AsyncExitStack() as stack:
+        if profile.provider == LOCAL:
+            address = local_address(profile, folders, clock, stack, say)
+        else:
+            key = await open_key(profile, folders, environ, warn, ask)
+            address = partial(keyed, profile, key)
+        yield connect(profile, address, Counter(folders.cache), clock, stack)
+
+
+def connect(
+    profile: Profile,
+    address: Callable[[], Awaitable[Address]],
+    counter: Counter,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> Endpoint:
+    """The endpoint that speaks to the profile's provider; `stack` closes its connections."""
+    pool = _Pool()
+    stack.push_async_callback(pool.close)
+    return Endpoint(
+        codec=codec(profile.adapter, profile.api),
+        transport=pool,
+        address=address,
+        timeouts=profile.timeout,
+        clock=clock,
+        estimate=partial(estimate, counter),
+        heard=lambda _: None,
+    )
+
+
+class _Pool:
+    """One transport an address, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._transports: dict[str, HttpTransport] = {}
+
+    def __call__(self, base_url: str) -> HttpTransport:
+        found = self._transports.get(base_url)
+        if found is None:
+            found = HttpTransport(base_url)
+            self._transports[base_url] = found
+        return found
+
+    async def close(self) -> None:
+        for transport in self._transports.values():
+            await transport.close()
+
+
+def local_address(
+    profile: Profile,
+    folders: Folders,
+    clock: Clock,
+    stack: AsyncExitStack,
+    say: Callable[[str], None],
+) -> Callable[[], Awaitable[Address]]:
+    """Where the requests of a local model go. It is looked for now and started when the first
+    request needs it: a kept answer needs no server."""
+    from llmctl.providers.embedded import Embedded
+    from llmctl.providers.embedded_model import resolve
+
+    server = Embedded(
+        resolve(profile, folders),
+        context=profile.context or 2048,
+        parallel=profile.parallel,
+        alias=profile.model,
+        clock=clock,
+        say=say,
+    )
+    stack.push_async_callback(server.close)
+    return partial(_started, server, asyncio.Lock())
+
+
+async def open_key(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    warn: Callable[[str], None],
+    ask: Callable[[str], str] | None = None,
+) -> LiveKey:
+    """The profile's key, found now. Raises `NoKeyError`."""
+    from llmctl.stores import keyindex
+
+    stored = frozenset(Slot(*pair) for pair in keyindex.read(folders.state))
+    finder = Finder(environ, stored=stored, ask=ask)
+    found = await asyncio.to_thread(finder.require, profile)
+    if not found and (elsewhere := finder.elsewhere(profile)):
+        warn(
+            f"the profile {profile.name} is called without a key: the stored key "
+            f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
+        )
+    return LiveKey(finder, profile, found[0] if found else None, warn)
+
+
+async def keyed(profile: Profile, key: LiveKey) -> Address:
+    """The provider's address, with the key as it is now."""
+    return Address(profile.url, key.value, profile.key_header)
+
+
+async def _started(server: Embedded, starting: asyncio.Lock) -> Address:
+    async with starting:
+        await server.start()
+    return Address(server.base_url, server.token)
+
+
+def located(profile: Profile, folders: Folders) -> Profile:
+    """The profile with an address that identifies what answers.
+
+    The port of a local model is another one every time, and says nothing; its file does.
+    Raises `SetupError` when there is no such file.
+    """
+    if profile.provider != LOCAL:
+        return profile
+    from llmctl.providers.embedded_model import resolve
+
+    path = resolve(profile, folders)
+    return replace(profile, base_url=f"local://model/{path.name}?size={path.stat().st_size}")
