@@ -49,12 +49,28 @@ async def open_endpoint(
     `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
     """
     async with AsyncExitStack() as stack:
-        if profile.provider == LOCAL:
-            address = local_address(profile, folders, clock, stack, say)
-        else:
-            key = await open_key(profile, folders, environ, warn, ask)
-            address = partial(keyed, profile, key)
+        address, _ = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
         yield connect(profile, address, Counter(folders.cache), clock, stack)
+
+
+async def open_address(
+    profile: Profile,
+    folders: Folders,
+    environ: Mapping[str, str],
+    clock: Clock,
+    stack: AsyncExitStack,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+    ask: Callable[[str], str] | None,
+) -> tuple[Callable[[], Awaitable[Address]], LiveKey | None]:
+    """Where the profile's requests go, and the key they carry (None for the local model).
+
+    `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
+    """
+    if profile.provider == LOCAL:
+        return _local_address(profile, folders, clock, stack, say), None
+    key = await _open_key(profile, folders, environ, warn, ask)
+    return partial(_keyed, profile, key), key
 
 
 def connect(
@@ -96,7 +112,7 @@ class _Pool:
             await transport.close()
 
 
-def local_address(
+def _local_address(
     profile: Profile,
     folders: Folders,
     clock: Clock,
@@ -120,7 +136,7 @@ def local_address(
     return partial(_started, server, asyncio.Lock())
 
 
-async def open_key(
+async def _open_key(
     profile: Profile,
     folders: Folders,
     environ: Mapping[str, str],
@@ -141,7 +157,7 @@ async def open_key(
     return LiveKey(finder, profile, found[0] if found else None, warn)
 
 
-async def keyed(profile: Profile, key: LiveKey) -> Address:
+async def _keyed(profile: Profile, key: LiveKey) -> Address:
     """The provider's address, with the key as it is now."""
     return Address(profile.url, key.value, profile.key_header)
 

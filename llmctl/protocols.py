@@ -285,14 +285,6 @@ class Engine(Protocol):
         ...
 
 
-class Count(Protocol):
-    """Counts tokens before sending."""
-
-    def __call__(self, request: Request) -> TokenCount:
-        """The tokens the request will use as input."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class TokenCount:
     """`tokens` of input; `exact` when the model's own vocabulary counted them, otherwise an
@@ -301,7 +293,3 @@ class TokenCount:
     tokens: int
     exact: bool
     encoding: str
-
-
-def no_emit(_: str) -> None:
-    """An `emit` for callers that want the stream but not its pieces."""

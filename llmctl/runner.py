@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmctl import price_data
 from llmctl.clock import Clock
-from llmctl.connecting import connect, estimate, keyed, local_address, open_key
+from llmctl.connecting import connect, estimate, open_address
 from llmctl.guards.cache import Cache
 from llmctl.guards.chain import Guards, chain
 from llmctl.guards.fitting import Fitting
@@ -27,7 +27,6 @@ from llmctl.keys.live import LiveKey
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Address, Endpoint
-from llmctl.providers.registry import LOCAL
 from llmctl.settings import Folders, Profile
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request, Usage
@@ -174,12 +173,7 @@ async def open_runner(
     from llmctl.stores.ledger import open_ledger
 
     async with AsyncExitStack() as stack:
-        key = None
-        if profile.provider == LOCAL:
-            address = local_address(profile, folders, clock, stack, say)
-        else:
-            key = await open_key(profile, folders, environ, warn, ask)
-            address = partial(keyed, profile, key)
+        address, key = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
         run_id = ulid(clock)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)

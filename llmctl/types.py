@@ -21,8 +21,6 @@ Finish = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 CacheState = Literal["hit", "miss", "bypass", "shared"]
 CacheMode = Literal["use", "refresh", "bypass"]
 
-_EMPTY: JSON = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -43,9 +43,8 @@ def environ(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PYTHONWARNINGS": "error"}
 
 
-@pytest.fixture
-def configured(home: Path, environ: dict[str, str], sim: Simulator) -> dict[str, str]:
-    """The environment with a default profile `sim` that points at the simulator."""
+def configure(home: Path, sim: Simulator, key: str) -> None:
+    """Write a configuration whose default profile `sim` points at the simulator."""
     folder = home / ".config" / "llmctl"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
@@ -56,12 +55,18 @@ profiles:
     provider: openai
     base_url: {sim.base_url}
     model: gpt-5-mini
-    key: {{env: SIM_KEY}}
+    key: {key}
     retry: {{max_wait: 0.01}}
     price: {{input: 1, output: 2}}
 """,
         encoding="utf-8",
     )
+
+
+@pytest.fixture
+def configured(home: Path, environ: dict[str, str], sim: Simulator) -> dict[str, str]:
+    """The environment with a default profile `sim` that points at the simulator."""
+    configure(home, sim, "{env: SIM_KEY}")
     return {**environ, "SIM_KEY": KEY}
 
 
@@ -84,22 +89,7 @@ def keyed(
 ) -> dict[str, str]:
     """The environment with a keyring and a default profile `sim`, whose key is stored there
     under the name `sim`; no key is stored yet."""
-    folder = home / ".config" / "llmctl"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(
-        f"""
-default: sim
-profiles:
-  sim:
-    provider: openai
-    base_url: {sim.base_url}
-    model: gpt-5-mini
-    key: {{keyring: sim}}
-    retry: {{max_wait: 0.01}}
-    price: {{input: 1, output: 2}}
-""",
-        encoding="utf-8",
-    )
+    configure(home, sim, "{keyring: sim}")
     return {**environ, **secret_service.environ}
 
 

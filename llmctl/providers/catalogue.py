@@ -33,8 +33,3 @@ async def count_tokens(endpoint: Endpoint, request: Request) -> int | None:
     if wire is None:
         return None
     return endpoint.codec.decode_count(await endpoint.fetch(wire))
-
-
-async def check_key(endpoint: Endpoint) -> None:
-    """Return when the provider accepts the key; free of charge. Raises the mapped `CallError`."""
-    endpoint.codec.decode_probe(await endpoint.fetch(endpoint.codec.probe()))
