@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import queue
 import select
 import threading
 from abc import ABC, abstractmethod
@@ -18,9 +17,14 @@ from pathlib import Path
 from typing import Protocol
 
 from llmctl.stores.files import disk, disk_error, sync_file, sync_folder
+from llmctl.stores.inbox import Inbox
 from llmctl.stores.lock import LockedFile
 
 _Waiting = tuple[bytes, "asyncio.Future[None]"]
+
+
+_GROUP = 10_000
+"""Lines in one write at most."""
 
 
 class Sink(Protocol):
@@ -42,7 +46,7 @@ class _Grouped(ABC):
     """
 
     def __init__(self, name: str) -> None:
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._inbox: Inbox[_Waiting] = Inbox(name)
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         self._name = name
@@ -63,11 +67,12 @@ class _Grouped(ABC):
             self._thread = None
             with contextlib.suppress(Exception):  # whoever appended has heard of it
                 await self._put(b"")
-            self._queue.put(None)
+            self._inbox.close()
 
     def _put(self, line: bytes) -> asyncio.Future[None]:
-        done = asyncio.get_running_loop().create_future()
-        self._queue.put((line, done))
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        self._inbox.add_soon((line, done), loop)
         return done
 
     @abstractmethod
@@ -75,21 +80,8 @@ class _Grouped(ABC):
         """Write the data and make it last; runs in the thread."""
 
     def _work(self) -> None:
-        going = True
-        while going:
-            group: list[_Waiting] = []
-            item = self._queue.get()
-            while True:
-                if item is None:
-                    going = False
-                    break
-                group.append(item)
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if group:
-                self._deal(group)
+        while group := self._inbox.take(_GROUP):
+            self._deal(group)
 
     def _deal(self, group: Sequence[_Waiting]) -> None:
         data = b"".join(line for line, _ in group)

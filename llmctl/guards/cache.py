@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import orjson
 
+from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
 from llmctl.guards.claims import Claims
@@ -49,10 +51,11 @@ class Cache:
             return replace(await self._inner(request, emit), cache="bypass")
         key = request.fingerprint
         while True:
-            kept = self._kept(request)
-            if kept is not None:
-                return _deliver(kept, emit)
             flight = self._flights.get(key)
+            if flight is None and not self._claims.has(key):
+                kept = self._kept(request)
+                if kept is not None:
+                    return _deliver(kept, emit)
             if flight is None:
                 return await self._lead(request, emit)
             try:
@@ -74,6 +77,18 @@ class Cache:
             self._hit(r, found.get(r.fingerprint), now) if r.cache_mode == "use" else None
             for r in requests
         ]
+
+    async def claim(self, requests: Sequence[Request]) -> None:
+        """These requests, for which there is no kept answer, are made next: claim them in one
+        go. What fails here fails again, and is told, when each of them is made."""
+        if self._writes:
+            wanted = [r.fingerprint for r in requests if r.cache_mode == "use"]
+            with contextlib.suppress(LlmctlError):
+                await self._claims.ahead(wanted)
+
+    def give_back(self) -> None:
+        """What was claimed and not made is anybody's again."""
+        self._claims.give_back()
 
     async def _lead(self, request: Request, emit: Emit | None) -> Response:
         """Get the answer for all who want it now, in this process and, by a claim, in others."""
@@ -155,6 +170,11 @@ class Cache:
         except LlmctlError as error:
             self._give_up(error)
             return False
+        except asyncio.CancelledError as stop:
+            # The answer is paid for: this is not a call that was never sent.
+            raise CancelledAfterSending(
+                attempts=response.attempts, uncertain=response.uncertain + 1
+            ) from stop
         return True
 
     def _give_up(self, error: LlmctlError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from llmctl.clock import Clock
@@ -30,11 +30,16 @@ class Claims:
         self._clock = clock
         self._patience = patience
         self._held: set[str] = set()
+        self._ahead: set[str] = set()
         self._beating: asyncio.Task[None] | None = None
 
     async def begin(self, key: str, look: Callable[[], Response | None]) -> Response | None:
         """The answer that `look` finds once another process has got it; None when it is the
         caller's turn to get it, who then says `end`. Raises what the store does."""
+        if key in self._ahead:
+            self._ahead.discard(key)
+            self._hold(key)
+            return None
         try:
             return await self._turn(key, look)
         except BaseException:
@@ -62,16 +67,34 @@ class Claims:
         if found is not None:
             self.end(key, kept=False)
             return found if pause == _FIRST else replace(found, cache="shared")
+        self._hold(key)
+        return None
+
+    async def ahead(self, keys: Sequence[str]) -> None:
+        """Claim what will be asked next, in one go. What is kept meanwhile, or another process
+        is at, is left to `begin`. Raises what the store does."""
+        self._ahead |= await self._store.claim_all(keys)
+
+    def has(self, key: str) -> bool:
+        """Whether the key was claimed ahead: then no answer to it was kept."""
+        return key in self._ahead
+
+    def give_back(self) -> None:
+        """What was claimed ahead is not asked after all."""
+        for key in self._ahead:
+            self._store.release(key)
+        self._ahead.clear()
+
+    def _hold(self, key: str) -> None:
         self._held.add(key)
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
-        return None
 
     async def _beat(self) -> None:
         try:
-            while self._held:
+            while self._held or self._ahead:
                 await self._clock.sleep(_BEAT)
-                if self._held:
+                if self._held or self._ahead:
                     self._store.beat()
         finally:
             self._beating = None

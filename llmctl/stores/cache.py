@@ -9,10 +9,12 @@ from typing import Any
 from llmctl.clock import Clock, SystemClock
 from llmctl.protocols import CachedAnswer
 from llmctl.stores.answers import checksum, pack, short, unpack, verify
+from llmctl.stores.cache_put import Entry, put_all, unkept
 from llmctl.stores.cache_tables import REMEDY
 from llmctl.stores.database import Database
 from llmctl.stores.leases import Leases
 from llmctl.stores.sqlite import damaged
+from llmctl.stores.writer import One
 
 _RECENT = 3600  # seconds; who prunes by last use does not ask for minutes
 _BATCH = 1000  # hits whose time of use is written together
@@ -24,11 +26,6 @@ _FIND = (
 )
 _FIND_ONE = _FIND + "WHERE k.short = ? AND t.key = ?"
 _FIND_MANY = _FIND + f"WHERE k.short IN ({', '.join('?' * _ASKED)})"
-_MODEL = "SELECT id FROM models WHERE asked = ? AND answered = ?"
-_ADD_MODEL = "INSERT INTO models (asked, answered) VALUES (?, ?)"
-_ADD_ANSWER = "INSERT INTO answers (model, stored, used, bytes) VALUES (?, ?, ?, ?)"
-_ADD_TEXT = "INSERT INTO texts VALUES (?, ?, ?, ?, ?, ?)"
-_ADD_KEY = "INSERT OR REPLACE INTO keys VALUES (?, ?)"
 
 
 class SqliteCache:
@@ -50,6 +47,7 @@ class SqliteCache:
         self._puts = 0
         self._used: dict[int, int] = {}
         self._leases = Leases(db, self._clock)
+        self._put_all = self._put  # one and the same, so that writes are seen to be of one kind
 
     def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
@@ -73,33 +71,30 @@ class SqliteCache:
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer, instead of an older one, and end this process's claim to find it.
         Once this returns it outlives the process; a power cut may undo it."""
-        binary, now = bytes.fromhex(key), int(self._clock.wall())
-        brief = short(binary)
+        binary = bytes.fromhex(key)
         value, compressed = pack(answer)
-        check = checksum(binary, value, answer.stored)
         models = (answer.asked or answer.model, answer.model)
-        count = self._puts = self._puts + 1
+        check = checksum(binary, value, answer.stored)
+        entry = Entry(binary, models, answer.stored, compressed, check, value)
+        await self._db.write_one(One(self._put_all, entry))
 
-        def work(connection: sqlite3.Connection) -> None:
+    def _put(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+        before, self._puts = self._puts, self._puts + len(entries)
+        put_all(connection, entries, int(self._clock.wall()))
+        self._leases.end_all(connection, [entry.key for entry in entries])
+        if self._puts // _BATCH > before // _BATCH:
             do = connection.execute
-            old = do("SELECT id FROM keys WHERE short = ?", (brief,)).fetchone()
-            if old is not None:
-                do("DELETE FROM texts WHERE id = ?", old)
-                do("DELETE FROM answers WHERE id = ?", old)
-            model = do(_MODEL, models).fetchone() or (do(_ADD_MODEL, models).lastrowid,)
-            row = do(_ADD_ANSWER, (*model, answer.stored, now, len(value))).lastrowid
-            do(_ADD_TEXT, (row, binary, answer.stored, compressed, check, value))
-            do(_ADD_KEY, (brief, row))
-            self._leases.end(connection, binary)
-            if count % _BATCH == 0:
-                (pages,), (size,) = do("PRAGMA page_count").fetchone(), do("PRAGMA page_size")
-                self._grown(pages * size[0])
-
-        await self._db.write(work)
+            (pages,), (size,) = do("PRAGMA page_count").fetchone(), do("PRAGMA page_size")
+            self._grown(pages * size[0])
 
     async def claim(self, key: str) -> bool:
         """True when this process is to find the answer; False while another one is at it."""
         return await self._leases.claim(bytes.fromhex(key))
+
+    async def claim_all(self, keys: Sequence[str]) -> set[str]:
+        """Claim what is neither kept nor being found out by another process, in one go."""
+        free = await self._leases.claim_all([bytes.fromhex(key) for key in keys], unkept)
+        return {key.hex() for key in free}
 
     def release(self, key: str) -> None:
         """The process no longer tries to find the answer."""

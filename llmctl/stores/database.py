@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from llmctl.stores.files import disk, open_private, private_folder
 from llmctl.stores.migrations import Migration, fits, is_new, migrate
@@ -25,7 +25,19 @@ from llmctl.stores.sqlite import (
     patiently,
     translate,
 )
-from llmctl.stores.writer import GroupWriter, Job
+from llmctl.stores.writer import GroupWriter, Job, One
+
+_forks = 0
+"""Forks between this process and the first one that loaded this module."""
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603 - a fork is an event of the whole process
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 T = TypeVar("T")
 AutoVacuum = Literal["NONE", "FULL", "INCREMENTAL"]
@@ -66,7 +78,7 @@ class Database:
         self._pragmas = pragmas
         self._reader_pragmas = reader_pragmas
         self._remedy = remedy
-        self._pid = os.getpid()
+        self._forks = _forks
         self._closed = False
         self._readers: list[sqlite3.Connection] = []
         self._local = threading.local()
@@ -82,10 +94,20 @@ class Database:
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo
         the write.
         """
+        value: T = await self._written(work)
+        return value
+
+    async def write_one(self, one: One) -> Any:
+        """Do a write that can be done together with others of its kind: what it comes to, once
+        it is committed. As `write` otherwise."""
+        return await self._written(one)
+
+    def _written(self, work: Work[Any] | One) -> asyncio.Future[Any]:
+        self._refuse_after_fork()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._submit(Job(work, future, loop))
-        return await future
+        future: asyncio.Future[Any] = loop.create_future()
+        self._writer.collect(Job(work, future, loop), loop)
+        return future
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
@@ -118,7 +140,7 @@ class Database:
 
     def close(self) -> None:
         """Write what is queued, fold the WAL into the file, and give everything back."""
-        if self._closed or os.getpid() != self._pid:
+        if self._closed or self._forks != _forks:
             return  # in a forked child they are the parent's connections, with its locks
         self._closed = True
         atexit.unregister(self.close)
@@ -184,7 +206,7 @@ class Database:
         self._writer.submit(job)
 
     def _refuse_after_fork(self) -> None:
-        if os.getpid() != self._pid:
+        if self._forks != _forks:
             raise RuntimeError(f"{self.path} was opened before a fork: open it again")
 
     def _known(self, error: BaseException, connection: sqlite3.Connection) -> BaseException:

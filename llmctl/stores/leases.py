@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 from llmctl.clock import Clock
 from llmctl.stores.database import Database
 from llmctl.stores.process import Process
+from llmctl.stores.sqlite import marks, rows
+
+Among = Callable[[sqlite3.Connection, Sequence[bytes]], list[bytes]]
+"""Which of the keys are wanted."""
 
 BEAT = 10.0
 """Seconds between two signs of life of a process that holds leases."""
@@ -51,6 +57,32 @@ class Leases:
         if taken:
             self._watched.pop(key, None)
         return taken
+
+    async def claim_all(self, keys: Sequence[bytes], among: Among) -> list[bytes]:
+        """Take the leases of those of the keys that `among` leaves and no process has, in one
+        transaction; which these are. Whether an owner is dead is not asked: `claim` does."""
+        return await self._db.write(lambda connection: self._take_all(connection, keys, among))
+
+    def _take_all(
+        self, connection: sqlite3.Connection, keys: Sequence[bytes], among: Among
+    ) -> list[bytes]:
+        left = among(connection, keys)
+        if not left:
+            return []
+        values = [*chain.from_iterable((key, *self._me, 0) for key in left)]
+        connection.execute(f"INSERT OR IGNORE INTO leases VALUES {rows(len(left), 5)}", values)  # noqa: S608
+        mine = connection.execute(
+            f"SELECT key FROM leases WHERE key IN ({marks(len(left))}) AND {_MINE}",  # noqa: S608
+            (*left, *self._me),
+        ).fetchall()
+        return [row[0] for row in mine]
+
+    def end_all(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> None:
+        """Give leases back within a transaction."""
+        connection.execute(
+            f"DELETE FROM leases WHERE key IN ({marks(len(keys))}) AND {_MINE}",  # noqa: S608
+            (*keys, *self._me),
+        )
 
     def release(self, key: bytes) -> None:
         """Give the lease back, soon; a lease of another process stays."""

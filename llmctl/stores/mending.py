@@ -98,6 +98,15 @@ class MendingCache:
             self._mend(store, error)
             return await self._store.claim(key)
 
+    async def claim_all(self, keys: Sequence[str]) -> set[str]:
+        """Claim what is neither kept nor being found out by another process, in one go."""
+        store = self._store
+        try:
+            return await store.claim_all(keys)
+        except DamagedError as error:
+            self._mend(store, error)
+            return await self._store.claim_all(keys)
+
     def release(self, key: str) -> None:
         """The process no longer tries to find the answer."""
         self._store.release(key)

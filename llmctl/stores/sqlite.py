@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,6 +26,9 @@ PATIENCE = 15.0
 """Seconds to wait for another process that writes before giving up."""
 
 _PAUSE = 0.001
+_STATEMENTS = 1024
+"""Statements that stay prepared: those that do many rows at once come in many sizes."""
+
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSED = {
@@ -58,6 +62,7 @@ def connect(
         timeout=PATIENCE if read_only else 0.0,
         isolation_level=None,
         check_same_thread=False,
+        cached_statements=_STATEMENTS,
     )
     try:
         connection.execute(f"PRAGMA synchronous={synchronous}")
@@ -74,6 +79,18 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+@lru_cache(maxsize=1024)
+def marks(number: int) -> str:
+    """So many places for values: `?, ?, ?`."""
+    return ", ".join("?" * number)
+
+
+@lru_cache(maxsize=1024)
+def rows(number: int, columns: int) -> str:
+    """So many rows of places for values: `(?, ?), (?, ?)`."""
+    return ", ".join([f"({marks(columns)})"] * number)
 
 
 def patiently(step: Callable[[], T]) -> T:

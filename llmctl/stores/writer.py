@@ -9,19 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmctl.errors import DiskError
+from llmctl.stores.inbox import Inbox
 from llmctl.stores.sqlite import Work, patiently
 
 GROUP = 500
 """Most writes in one transaction: bounds how long other processes wait for the lock."""
+
+
+Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any] | None]
+"""Does many writes of one kind at once, in a few statements: what each of them comes to, or None
+when that is nothing. Each statement gives Python's lock away and has to get it back, which takes
+longer than most of what it does."""
+
+
+class One(NamedTuple):
+    """One of the writes that `together` does many of."""
+
+    together: Together
+    item: Any
 
 
 @dataclass(slots=True)
@@ -29,11 +42,18 @@ class Job:
     """One write: what to do, who waits for it (nobody, a thread, or a task of `loop`), and how
     it went."""
 
-    work: Work[Any]
+    work: Work[Any] | One
     future: Future[Any] | asyncio.Future[Any] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     value: Any = None
     error: BaseException | None = None
+
+    def do(self, connection: sqlite3.Connection) -> Any:
+        """Do it by itself."""
+        if not isinstance(self.work, One):
+            return self.work(connection)
+        values = self.work.together(connection, [self.work.item])
+        return None if values is None else values[0]
 
     def tell(self) -> None:
         """Wake who waits, unless it has gone away."""
@@ -62,44 +82,42 @@ class GroupWriter:
         self._connection = connection
         self._name = name
         self._translate = translate
-        self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._inbox: Inbox[Job] = Inbox(name)
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._stopped = False
         self._broken: BaseException | None = None
 
     def submit(self, job: Job) -> None:
         """Queue the job. Raises `RuntimeError` after `stop`."""
-        with self._lock:
-            if self._stopped:
-                raise RuntimeError(f"{self._name} is closed")
-            if self._thread is None:
-                # A daemon: a program that forgot to stop it must still end.
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-            self._queue.put(job)
+        self._start()
+        self._inbox.add(job)
+
+    def collect(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        """Queue a job of a task of `loop`, together with those of the other tasks that run in
+        the same turn of it. Raises `RuntimeError` after `stop`."""
+        self._start()
+        self._inbox.add_soon(job, loop)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    # A daemon: a program that forgot to stop it must still end.
+                    thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                    thread.start()
+                    self._thread = thread
 
     def stop(self) -> None:
         """Return when everything queued is written and the thread has ended."""
-        with self._lock:
-            self._stopped = True
-            self._queue.put(None)
+        self._inbox.close()
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
         """Commit what waits, together, until there is nothing left to come."""
-        while True:
-            jobs = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(jobs) < GROUP:
-                    jobs.append(self._queue.get_nowait())
-            group = [job for job in jobs if job is not None]
-            if group:
-                self._commit(group)
-                _tell(group)
-            if len(group) < len(jobs):
-                return
+        while group := self._inbox.take(GROUP):
+            self._commit(group)
+            _tell(group)
 
     def _commit(self, group: list[Job]) -> None:
         """One transaction for all; the jobs then know their values or errors."""
@@ -110,8 +128,10 @@ class GroupWriter:
             return
         try:
             patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
-            for job in group:
-                self._attempt(job)
+            for jobs in _by_kind(group):
+                if len(jobs) == 1 or not self._attempt_all(jobs):
+                    for job in jobs:
+                        self._attempt(job)
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
             with contextlib.suppress(sqlite3.Error):
@@ -122,18 +142,51 @@ class GroupWriter:
             if isinstance(group[0].error, DiskError):
                 self._broken = error
 
+    def _attempt_all(self, jobs: list[Job]) -> bool:
+        """Do jobs of one kind at once; False when one of them cannot be done, and none is.
+        Raises when that must fail the whole group."""
+        connection, one = self._connection, jobs[0].work
+        assert isinstance(one, One)
+        connection.execute("SAVEPOINT jobs")
+        try:
+            values = one.together(connection, [job.work.item for job in jobs])  # type: ignore[union-attr]
+        except Exception as error:
+            if isinstance(self._translate(error), DiskError) or not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO jobs")
+            connection.execute("RELEASE jobs")
+            return False
+        connection.execute("RELEASE jobs")
+        if values is not None:
+            for job, value in zip(jobs, values, strict=True):
+                job.value = value
+        return True
+
     def _attempt(self, job: Job) -> None:
         """Do the job in a savepoint. Raises when its failure must fail the whole group."""
         connection = self._connection
         connection.execute("SAVEPOINT job")
         try:
-            job.value = job.work(connection)
+            job.value = job.do(connection)
         except Exception as error:
             job.error = self._translate(error)
             if isinstance(job.error, DiskError) or not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
+
+
+def _by_kind(group: list[Job]) -> list[list[Job]]:
+    """The jobs that can be done together, in lists: first those, in the order in which their
+    kinds appear, then all others one by one."""
+    kinds: dict[Together, list[Job]] = {}
+    others: list[list[Job]] = []
+    for job in group:
+        if isinstance(job.work, One):
+            kinds.setdefault(job.work.together, []).append(job)
+        else:
+            others.append([job])
+    return [*kinds.values(), *others]
 
 
 def _tell(group: list[Job]) -> None:

@@ -77,3 +77,31 @@ class CacheStoreContract:
         """`get_all` gives what `get` gives, for those that are there."""
         asyncio.run(store.put(KEY, a_cached_answer()))
         assert store.get_all([OTHER, KEY]) == {KEY: a_cached_answer()}
+
+    def test_many_are_claimed_at_once(self, store: CacheStore) -> None:
+        """What is kept needs no claim; the rest is this process's, and may be released."""
+        asyncio.run(store.put(KEY, a_cached_answer()))
+        wanted = [f"{n:064x}" for n in range(300)]
+
+        async def claims() -> set[str]:
+            found = await store.claim_all([KEY, *wanted])
+            assert await store.claim_all([]) == set()
+            for key in found:
+                store.release(key)
+            return found
+
+        assert asyncio.run(claims()) == set(wanted)
+
+    def test_a_key_stored_twice_at_once_has_the_last_answer(self, store: CacheStore) -> None:
+        """Answers that come together for one key do not stand in each other's way."""
+
+        async def both() -> None:
+            first = store.put(KEY, a_cached_answer("first"))
+            second = store.put(KEY, a_cached_answer("second"))
+            await asyncio.gather(first, second, store.put(OTHER, a_cached_answer("other")))
+
+        asyncio.run(both())
+        found = store.get(KEY)
+        assert found is not None
+        assert found.text == "second"
+        assert store.get(OTHER) is not None

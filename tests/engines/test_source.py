@@ -24,6 +24,7 @@ class Shelf:
         self._clock, self._kept = clock, kept
         self.asked: list[int] = []
         self.dealt: list[int] = []
+        self.claimed: list[list[int]] = []
         self.under_way = self.most = 0
 
     async def __call__(self, asked: Request, _: object) -> Response:
@@ -37,6 +38,13 @@ class Shelf:
         kept = [r for r in requests if r.index in self._kept]
         outcomes = [Outcome(r, response(), Usage(), None, None, 0.0, 0.0, None) for r in kept]
         return outcomes, [r for r in requests if r.index not in self._kept]
+
+    async def claim(self, requests: Sequence[Request]) -> None:
+        """Note what was claimed together."""
+        self.claimed.append([r.index for r in requests])
+
+    def give_back(self) -> None:
+        """Nothing was claimed anywhere."""
 
     async def deal(self, outcomes: Sequence[Outcome]) -> None:
         """A slow disk."""
@@ -99,3 +107,21 @@ def test_a_disk_that_refuses_ends_the_drawing() -> None:
     source = Sifted(rows(5), Full(clock, {1}), lambda: False)
     with pytest.raises(DiskError):
         asyncio.run(source.draw())
+
+
+def test_what_comes_next_is_claimed_together() -> None:
+    """Of 25 rows, one of them kept, each is claimed before it is asked, four at a time, and
+    only so far ahead."""
+    clock = FakeClock()
+    shelf = Shelf(clock, {0})
+    source = Sifted(rows(25), shelf, lambda: False, ahead=4)
+
+    async def run() -> None:
+        assert await source.draw() is not None
+        assert shelf.claimed == [[1, 2, 3, 4]]
+        while await source.draw() is not None:
+            pass
+
+    clock.run(run())
+    assert sorted(index for lot in shelf.claimed for index in lot) == list(range(1, 25))
+    assert max(map(len, shelf.claimed)) == 4

@@ -1,0 +1,74 @@
+"""Many answers into the cache's tables at once, in a few statements."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from llmctl.stores.answers import short
+from llmctl.stores.sqlite import marks, rows
+
+_MODEL = "SELECT id FROM models WHERE asked = ? AND answered = ?"
+_ADD_MODEL = "INSERT INTO models (asked, answered) VALUES (?, ?)"
+
+
+class Entry(NamedTuple):
+    """An answer as it is stored: its key, the model that was asked and the one that answered,
+    when it was stored (seconds since the epoch), and its packed bytes with their checksum."""
+
+    key: bytes
+    models: tuple[str, str]
+    stored: float
+    compressed: bool
+    check: int
+    value: bytes
+
+
+def put_all(connection: sqlite3.Connection, entries: Sequence[Entry], now: int) -> None:
+    """Store the answers, instead of older ones with their keys, in the caller's transaction.
+    Where a key is there twice the last one counts. `now`: seconds since the epoch."""
+    newest = {short(entry.key): entry for entry in entries}
+    number, do = len(newest), connection.execute
+    old = do(
+        f"SELECT id FROM keys WHERE short IN ({marks(number)})",  # noqa: S608 - our own words
+        tuple(newest),
+    ).fetchall()
+    for row in old:
+        do("DELETE FROM texts WHERE id = ?", row)
+        do("DELETE FROM answers WHERE id = ?", row)
+    models: dict[tuple[str, str], int] = {}
+    for entry in newest.values():
+        if entry.models not in models:
+            found = do(_MODEL, entry.models).fetchone()
+            made = found[0] if found else do(_ADD_MODEL, entry.models).lastrowid
+            models[entry.models] = int(made or 0)
+    added = do(
+        f"INSERT INTO answers (model, stored, used, bytes) VALUES {rows(number, 4)}",  # noqa: S608
+        [
+            *chain.from_iterable(
+                (models[e.models], e.stored, now, len(e.value)) for e in newest.values()
+            )
+        ],
+    )
+    # Rows of one statement are numbered one after the other: nobody else writes meanwhile.
+    first = int(added.lastrowid or 0) - number + 1
+    texts = chain.from_iterable(
+        (first + n, e.key, e.stored, e.compressed, e.check, e.value)
+        for n, e in enumerate(newest.values())
+    )
+    do(f"INSERT INTO texts VALUES {rows(number, 6)}", [*texts])  # noqa: S608
+    keys = chain.from_iterable((brief, first + n) for n, brief in enumerate(newest))
+    do(f"INSERT OR REPLACE INTO keys VALUES {rows(number, 2)}", [*keys])  # noqa: S608
+
+
+def unkept(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[bytes]:
+    """Those of the keys for which no answer is kept."""
+    brief = {short(key): key for key in keys}
+    kept = connection.execute(
+        f"SELECT short FROM keys WHERE short IN ({marks(len(brief))})",  # noqa: S608
+        tuple(brief),
+    ).fetchall()
+    there = {row[0] for row in kept}
+    return [key for key in keys if short(key) not in there]
