@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -37,6 +37,9 @@ class Question:
     tags: Mapping[str, str] = field(default_factory=dict)
     raw: RawCall | None = None
     schema: JSON | None = None
+
+
+_OWN_NOTHING: frozenset[str] = frozenset()
 
 
 def target_of(profile: Profile, model: str | None = None) -> Target:
@@ -82,12 +85,41 @@ def compose(
         raw=raw,
         schema=question.schema,
         cache_mode=cache_mode,
+        own=_own(question),
         index=index,
         call_id=call_id,
     )
     # Nobody has seen the request yet; a copy would cost more than all of the above.
     object.__setattr__(request, "fingerprint", fingerprint(request))
     return request
+
+
+def _own(question: Question) -> frozenset[str]:
+    """The names of the parameters that the question sets itself."""
+    if question.max_tokens is None and question.temperature is None and not question.options:
+        return _OWN_NOTHING
+    said = ("max_tokens", question.max_tokens), ("temperature", question.temperature)
+    return frozenset((*question.options, *(name for name, value in said if value is not None)))
+
+
+def readdress(request: Request, profile: Profile, call_id: str) -> Request:
+    """The request as another profile asks it: that one's model and parameters, except those that
+    the question set itself. A body that is passed through only changes its model."""
+    own, raw = request.own, request.raw
+    kept = {name: value for name, value in request.options.items() if name in own}
+    if raw is not None:
+        raw = RawCall(raw.path, {**raw.body, "model": profile.model})
+    made = replace(
+        request,
+        target=target_of(profile),
+        max_tokens=request.max_tokens if "max_tokens" in own or raw else profile.max_tokens,
+        temperature=request.temperature if "temperature" in own else profile.temperature,
+        options={**profile.params, **kept},
+        raw=raw,
+        cache_mode=request.cache_mode if profile.cache.enabled else "bypass",
+        call_id=call_id,
+    )
+    return replace(made, fingerprint=fingerprint(made))
 
 
 class Fingerprints:

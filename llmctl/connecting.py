@@ -13,6 +13,7 @@ from llmctl.clock import Clock
 from llmctl.keys.key import Slot
 from llmctl.keys.live import LiveKey
 from llmctl.keys.resolve import Finder
+from llmctl.protocols import RateHeaders
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.settings import Folders, Profile
@@ -79,8 +80,10 @@ def connect(
     counter: Counter,
     clock: Clock,
     stack: AsyncExitStack,
+    heard: Callable[[RateHeaders], None] = lambda _: None,
 ) -> Endpoint:
-    """The endpoint that speaks to the profile's provider; `stack` closes its connections."""
+    """The endpoint that speaks to the profile's provider; `stack` closes its connections, `heard`
+    gets what replies say of rate limits."""
     pool = _Pool()
     stack.push_async_callback(pool.close)
     return Endpoint(
@@ -90,7 +93,7 @@ def connect(
         timeouts=profile.timeout,
         clock=clock,
         estimate=partial(estimate, counter),
-        heard=lambda _: None,
+        heard=heard,
     )
 
 

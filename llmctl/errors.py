@@ -17,12 +17,15 @@
         ├── QuotaExhausted         5   quota            (terminal for the whole run)
         ├── RateLimited            5   rate_limited     retryable
         ├── Overloaded             5   overloaded       retryable
+        ├── ProviderDown           5   type of its cause; not sent: the breaker is open
         ├── ServerFailed           5   server           retryable
         ├── CallTimeout            5   timeout          retryable, may have been billed
         ├── ConnectionFailed       5   connection       retryable
         ├── BadResponse            1   bad_response     retryable, may have been billed
         ├── ContentFiltered        1   content_filter
         ├── SchemaMismatch         1   schema           (billed: carries usage and cost)
+        ├── BudgetRefused          3   budget           (refused before sending)
+        │   └── BudgetExhausted    3   budget           (terminal for the whole run)
         ├── Cancelled            130   cancelled
         └── Interrupted            5   type of its cause; broke off after its first token
 
@@ -128,8 +131,11 @@ class CallError(LlmctlError):
     every other call with the same key would fail alike; `sent` is False when the program
     refused the call itself (exit code 2 instead of 1). `retry_after` is in seconds. `attempts`
     and `uncertain` (attempts that may have been billed without an answer) are filled in by the
-    retry guard. `usage` (a `types.Usage`, which lies above this page) and `cost` (the provider's
-    own figure) are what a refusal or an unusable answer was billed.
+    retry guard, `held` too: the call is on record and must be settled. `excused` says that the
+    provider was down for all: the row is not to blame. `request` is the one that failed, where a
+    fallback was asked another one than the caller's. `usage` (a `types.Usage`, which lies above
+    this page) and `cost` (the provider's own figure) are what a refusal or an unusable answer was
+    billed.
     """
 
     type: ClassVar[ErrorType] = "invalid_request"
@@ -155,6 +161,9 @@ class CallError(LlmctlError):
         self.sent = sent
         self.attempts = 0
         self.uncertain = 0
+        self.held = False
+        self.excused = False
+        self.request: Any = None
         self.usage: Any = None
         self.cost: Decimal | None = None
         if not sent and self.exit_code == 1:
@@ -239,6 +248,30 @@ class Overloaded(CallError):
     retryable = True
 
 
+class ProviderDown(CallError):
+    """Nothing is sent while the provider counts as down. `retry_after`: seconds until the next
+    look at it; `reached`: it has replied before, so that it may come back."""
+
+    exit_code = 5
+
+    def __init__(self, where: str, cause: CallError | None, retry_after: float) -> None:
+        said = f" ({cause.message})" if cause is not None else ""
+        super().__init__(
+            f"{where} is down{said}: not sent; try again in {max(retry_after, 1):.0f} s, or name "
+            "another profile (`fallback:`)",
+            http_status=None if cause is None else cause.http_status,
+            retry_after=retry_after,
+            sent=False,
+        )
+        self.cause = cause
+        self.reached = False
+
+    @property
+    def row_type(self) -> ErrorType:
+        """The type of what was last heard of the provider."""
+        return "overloaded" if self.cause is None else self.cause.row_type
+
+
 class ServerFailed(CallError):
     """The provider failed (5xx)."""
 
@@ -282,6 +315,19 @@ class SchemaMismatch(CallError):
     """The answer came, and was billed, but does not fit the schema."""
 
     type = "schema"
+
+
+class BudgetRefused(CallError):
+    """The call may cost more than a budget allows a single one, or nobody knows how much."""
+
+    type = "budget"
+    exit_code = 3
+
+
+class BudgetExhausted(BudgetRefused):
+    """What a budget has left is less than the call may cost, and nothing will come back."""
+
+    fatal_to_run = True
 
 
 class Cancelled(CallError):

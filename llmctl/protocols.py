@@ -67,6 +67,15 @@ class Chain(Handler, Protocol):
         """Return when all observers have dealt with what was taken."""
         ...
 
+    async def claim(self, requests: Sequence[Request], /) -> None:
+        """These requests, which `take` left over, are made next: no other process need make
+        them, too."""
+        ...
+
+    def give_back(self) -> None:
+        """What was claimed and not made will not be."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
@@ -151,11 +160,13 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RateHeaders:
-    """The provider's own count: what is left of requests and tokens, and the seconds until
-    each is full again. None: not said."""
+    """The provider's own count: what is left of requests and tokens, of how many in all, and the
+    seconds until each is full again. None: not said."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
+    limit_requests: int | None = None
+    limit_tokens: int | None = None
     reset_requests: float | None = None
     reset_tokens: float | None = None
 
@@ -233,6 +244,11 @@ class CacheStore(Protocol):
         in the end; False while another process is at it."""
         ...
 
+    async def claim_all(self, keys: Sequence[str]) -> set[str]:
+        """Claim many at once: those of which no answer is kept and that no other process is at.
+        The others are claimed one by one, when it is their turn."""
+        ...
+
     def release(self, key: str) -> None:
         """The answer was not found out."""
         ...
@@ -244,28 +260,82 @@ class CacheStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A call about to be sent: on record, durably, before its first byte leaves."""
+    """A call about to be sent: on record, durably, before its first byte leaves. `cost` is the
+    worst case of one attempt in US dollars, None when it is unknown; `times` how many attempts
+    may have to be paid for."""
 
     call_id: str
     request: Request
     estimate: Usage
     cost: Decimal | None
     at: float
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """At most `limit` US dollars for the calls from `start` to before `end` (milliseconds since
+    the epoch) that have all of `match`: a value by `run`, `profile`, `provider`, `model`, `user`
+    or `tag:NAME`. `key` names the window, in all processes alike and whatever the limit; `name`
+    is for people. `warn_at` are shares of the limit, ascending."""
+
+    key: str
+    name: str
+    limit: Decimal
+    start: int
+    end: int
+    match: Mapping[str, str] = field(default_factory=dict)
+    warn_at: tuple[Decimal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What counts against a cap, in US dollars: `spent` is what ended calls cost, or may have
+    cost, `held` what those under way can come to."""
+
+    spent: Decimal
+    held: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A hold that did not fit under `cap`, which stood so without it. `never`: what is spent
+    alone leaves too little, so waiting for calls under way does not help."""
+
+    cap: Cap
+    standing: Standing
+    never: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """`spent` US dollars have reached `share` of the cap's limit."""
+
+    cap: Cap
+    share: Decimal
+    spent: Decimal
 
 
 class LedgerStore(Protocol):
     """Every call ever made, and those under way."""
 
-    async def hold(self, hold: Hold) -> None:
-        """Put the call on record; durable when this returns."""
+    async def hold(self, hold: Hold, caps: Sequence[Cap] = ()) -> Refusal | None:
+        """Put the call on record, if what is spent and held then stays within all `caps`, which
+        must be those that the call counts towards; durable when this returns None. A refused
+        hold leaves nothing behind. A second hold of one call takes the place of the first."""
         ...
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Write the call's row and end its hold; durable when this returns."""
+    async def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Sequence[Crossing]:
+        """Write the call's row and end its hold; durable when this returns. Gives the highest
+        share of each of `caps` to warn at, where it is reached and nobody has been told yet."""
         ...
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call, and so have no hold."""
+        ...
+
+    def standing(self, cap: Cap) -> Standing | None:
+        """What counts against the cap now; None where no hold has met it yet."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -12,45 +12,66 @@ from typing import TYPE_CHECKING
 
 from llmctl import price_data
 from llmctl.clock import Clock
-from llmctl.connecting import connect, estimate, open_address
+from llmctl.compose import readdress
+from llmctl.connecting import estimate
+from llmctl.errors import CallError, NoKeyError, SetupError
+from llmctl.guards.breaker import Breaker
 from llmctl.guards.cache import Cache
 from llmctl.guards.chain import Guards, chain
+from llmctl.guards.fallback import Alternative, Failed, Fallback
 from llmctl.guards.fitting import Fitting
 from llmctl.guards.hold import Holding
-from llmctl.guards.limiter import Lane, Limiter
-from llmctl.guards.observe import Observe
+from llmctl.guards.lane import Lane
+from llmctl.guards.limiter import Limiter
+from llmctl.guards.minute import Share
+from llmctl.guards.observe import Accounts, Observe
+from llmctl.guards.purse import Purse
 from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry, Trouble
 from llmctl.guards.tokens import Tokens
 from llmctl.ids import ulid
-from llmctl.keys.live import LiveKey
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
-from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.providers.endpoint import Endpoint
+from llmctl.routes import Route, open_route
 from llmctl.settings import Folders, Profile
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request, Usage
 
 if TYPE_CHECKING:
-    pass
+    from llmctl.stores.minutes import Minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The open objects of one run of the program."""
+    """The open objects of one run of the program. `routes`: the way of the profile in use, then
+    those of its fallbacks. `patient`: calls wait for a provider rather than fail (a batch)."""
 
-    profile: Profile
+    routes: tuple[Route, ...]
     clock: Clock
     run_id: str
-    lane: Lane
     counter: Counter
     prices: Prices
     ledger: LedgerStore
+    purse: Purse
     cache: CacheStore
-    endpoint: Endpoint
-    address: Callable[[], Awaitable[Address]]
-    key: LiveKey | None
     warn: Callable[[str], None]
+    patient: bool = False
+
+    @property
+    def profile(self) -> Profile:
+        """The profile in use."""
+        return self.routes[0].profile
+
+    @property
+    def lane(self) -> Lane:
+        """The lane of the profile in use."""
+        return self.routes[0].lane
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint of the profile in use."""
+        return self.routes[0].endpoint
 
     def call_id(self) -> str:
         """A new call's id."""
@@ -66,68 +87,92 @@ class Live:
         *,
         exact: bool,
         told: Callable[[Trouble], None],
+        switched: Callable[[CallError, str], None] = lambda _, __: None,
     ) -> Chain:
-        """The whole chain. Each call's outcome goes to `observers` in their order.
+        """The whole chain. Each call's outcome goes to `observers` in their order; `told` hears of
+        attempts that are repeated, `switched` why which profile is asked instead.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
         something depends on it, because loading a vocabulary takes longer than most prompts
         are worth.
         """
-        counted = partial(estimate, self.counter)
-        worst = self.worst if exact or self.lane.counts_tokens else self._bound
-        guards = Guards(
-            observe=lambda inner, kept: Observe(
-                inner, observers, self.clock, self.price, counted, kept
-            ),
+        accounts = Accounts(self.price, partial(estimate, self.counter))
+
+        async def handed_over(failed: Failed) -> None:
+            await self.purse.settle(
+                accounts.outcome(
+                    failed.request, failed.error, started=failed.started, elapsed=failed.elapsed
+                )
+            )
+
+        def fallback(first: Handler, others: Sequence[Handler]) -> Fallback:
+            ways = zip(self.routes[1:], others, strict=True)
+            return Fallback(
+                first,
+                [self._alternative(route, handler) for route, handler in ways],
+                self.clock,
+                handed_over,
+                switched,
+                overflow=self.profile.on_overflow == "fallback",
+                patient=self.patient,
+            )
+
+        targets = [(r.endpoint, self._guards(r, exact=exact, told=told)) for r in self.routes]
+        return chain(
+            targets,
+            fallback,
+            lambda inner, kept: Observe(inner, observers, self.clock, accounts, kept),
+        )
+
+    def waits(self) -> str | None:
+        """What the run is waiting for, such as `rate limit, 12 s`; None when it goes on."""
+        down = [wait for route in self.routes if (wait := route.gate.waits()) is not None]
+        if down:
+            return f"the provider is down, next look in {min(down):.0f} s"
+        if self.purse.waiting:
+            return "what calls under way leave of the budget"
+        wait = min(route.lane.waits() for route in self.routes)
+        return f"rate limit, {wait:.0f} s" if wait >= 1 else None
+
+    def _alternative(self, route: Route, handler: Handler) -> Alternative:
+        def readdressed(request: Request) -> Request:
+            return readdress(request, route.profile, self.call_id())
+
+        return Alternative(route.profile.name, readdressed, route.admit, handler)
+
+    def _guards(self, route: Route, *, exact: bool, told: Callable[[Trouble], None]) -> Guards:
+        profile, key = route.profile, route.key
+        worst = self.worst if exact or route.lane.counts_tokens else self._bound
+        return Guards(
             cache=lambda inner: Cache(
-                inner, self.cache, self.clock, self.warn, self.profile.cache.ttl, self._patience
+                inner, self.cache, self.clock, self.warn, profile.cache.ttl, route.longest
             ),
             fitting=Fitting,
-            tokens=lambda inner: Tokens(inner, self.admit),
-            hold=lambda inner: Holding(inner, self.ledger, self.clock, worst),
-            rekey=self._rekey(),
-            retry=lambda inner: Retry(inner, self.profile.retry, self.clock, told),
-            limiter=lambda inner: Limiter(inner, self.lane, self._tokens_of),
+            tokens=lambda inner: Tokens(inner, route.admit),
+            hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
+            rekey=None if key is None else lambda inner: Rekey(inner, key),
+            retry=lambda inner: Retry(
+                inner, route.endurance(patient=self.patient), self.clock, told, self.purse.again
+            ),
+            breaker=lambda inner: Breaker(inner, route.gate),
+            limiter=lambda inner: Limiter(inner, route.lane, route.tokens),
         )
-        return chain(self.endpoint, guards)
 
-    @property
-    def _patience(self) -> float:
-        """The longest a call with these settings takes, rate limits of our own aside: so long
-        another process may be getting the answer."""
-        profile = self.profile
-        return profile.retry.attempts * (profile.timeout.total + profile.retry.max_wait)
-
-    def _rekey(self) -> Callable[[Handler], Rekey] | None:
-        key = self.key
-        return None if key is None else lambda inner: Rekey(inner, key)
+    def _profile_of(self, request: Request) -> Profile:
+        name = request.target.profile
+        return next((r.profile for r in self.routes if r.profile.name == name), self.profile)
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; the provider's own figure wins."""
         return reported if reported is not None else self._priced(request, usage)
 
     def _priced(self, request: Request, usage: Usage) -> Decimal | None:
-        return self.prices.price(
-            request.target, self.profile.price, usage, self.clock.wall(), terms_of(request)
-        )
-
-    async def admit(self, request: Request) -> None:
-        """Return when the request may be sent: its server is up and it fits the model's window.
-
-        Raises `SetupError` or `ContextTooLong`.
-        """
-        window = self.counter.window_in_question(request)
-        if window is not None:
-            counted = await self.counter.count_async(request)
-            self.counter.check_fits(request, counted, window)
-        await self.address()
-
-    def _tokens_of(self, request: Request) -> int:
-        return self.counter.count(request).tokens + (max_output(request) or 0)
+        own = self._profile_of(request).price
+        return self.prices.price(request.target, own, usage, self.clock.wall(), terms_of(request))
 
     async def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
         most, output = self.counter.upper_bound(request), max_output(request)
-        own, cost = self.profile.price, None
+        own, cost = self._profile_of(request).price, None
         if own is not None:  # a published one takes 0.2 s to look up, before anything is sent
             cost = self.prices.worst_case(request.target, own, most, output, self.clock.wall())
         return Usage(input=most, output=output or 0, estimated=True), cost
@@ -141,7 +186,7 @@ class Live:
         output = self.counter.most_output(request, counted)
         cost = self.prices.worst_case(
             request.target,
-            self.profile.price,
+            self._profile_of(request).price,
             counted.tokens,
             output,
             self.clock.wall(),
@@ -161,41 +206,68 @@ async def open_runner(
     warn: Callable[[str], None],
     ask: Callable[[str], str] | None = None,
     cache_size: int | None = None,
+    fallbacks: Sequence[Profile] = (),
+    patient: bool = False,
 ) -> AsyncIterator[Live]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
     `cache_size` is what the cache of answers may grow to, in bytes.
     `ask` gets a hidden answer from a person (the password of an encrypted keyring file), None
-    where nobody can be asked.
+    where nobody can be asked. A fallback that cannot be opened is left out, with a warning.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
     from llmctl.stores.ledger import open_ledger
+    from llmctl.stores.minutes import Minutes
 
     async with AsyncExitStack() as stack:
-        address, key = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
+        prices = Prices(partial(price_data.load, folders.state, warn))
+        counter = Counter(folders.cache, prices.window)
+        minutes = Minutes(folders.state / "limits.db", clock)
+        stack.callback(minutes.close)
+
+        async def route(one: Profile) -> Route:
+            return await open_route(
+                one,
+                folders,
+                environ,
+                clock,
+                stack,
+                counter,
+                share=_share(minutes, one),
+                patient=patient and not fallbacks,
+                say=say,
+                warn=warn,
+                ask=ask,
+            )
+
+        routes = [await route(profile)]
+        for other in fallbacks:
+            try:
+                routes.append(await route(other))
+            except (NoKeyError, SetupError) as error:
+                warn(f"the fallback {other.name} is left out: {error.message}")
         run_id = ulid(clock)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)
+        purse = Purse(ledger, clock, warn)
         cache = _cache(profile, folders, clock, stack, warn, cache_size)
-        prices = Prices(partial(price_data.load, folders.state, warn))
-        counter = Counter(folders.cache, prices.window)
-        lane = Lane(profile.limits, clock)
-        endpoint = connect(profile, address, counter, clock, stack)
+        stack.callback(_tell_cuts, routes, warn)
         yield Live(
-            profile,
-            clock,
-            run_id,
-            lane,
-            counter,
-            prices,
-            ledger,
-            cache,
-            endpoint,
-            address,
-            key,
-            warn,
+            tuple(routes), clock, run_id, counter, prices, ledger, purse, cache, warn, patient
         )
+
+
+def _share(minutes: Minutes, profile: Profile) -> Share:
+    """A lane is that of a profile at an address: where it leads is what limits it."""
+    return partial(minutes.change, f"{profile.name} {profile.base_url}")
+
+
+def _tell_cuts(routes: Sequence[Route], warn: Callable[[str], None]) -> None:
+    cuts = sum(route.cuts for route in routes)
+    if cuts:
+        what = "prompt was" if cuts == 1 else "prompts were"
+        warn(f"{cuts:,} {what} cut to fit the model's window (on_overflow: truncate)")
 
 
 def _cache(

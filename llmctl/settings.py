@@ -43,6 +43,24 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a provider counts as down: after `failures` in a row, or when at least `error_rate`
+    (a share) of the calls of the last `window` seconds failed. Then nothing is sent for
+    `open_for` seconds, and after that one call at a time until one succeeds."""
+
+    failures: int = 5
+    error_rate: float = 0.5
+    window: float = 60.0
+    open_for: float = 60.0
+
+
+Overflow = Literal["reject", "truncate", "fallback"]
+"""What becomes of a prompt that is longer than the model's window."""
+
+OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
+
+
+@dataclass(frozen=True, slots=True)
 class CachePolicy:
     """`ttl`: seconds an answer may be reused, None for ever."""
 
@@ -71,6 +89,7 @@ class Profile:
     one (Azure's `api-version` and `api-key`). `context` is the model's window in tokens where it
     is known; `model_path`, `parallel`
     (answers at once) belong to `local`. `params` are sampling parameters passed through.
+    `fallback` are the profiles that are asked, in this order, when this one cannot serve.
     `source` says where the profile was defined, for `profiles show`; `chosen` why it is the
     one in use (set by `config.choose`).
     """
@@ -90,8 +109,11 @@ class Profile:
     limits: Limits = Limits()
     timeout: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
     cache: CachePolicy = CachePolicy()
     history: bool = True
+    on_overflow: Overflow = "reject"
+    fallback: tuple[str, ...] = ()
     price: Price | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     context: int | None = None

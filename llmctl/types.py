@@ -94,6 +94,7 @@ class Request:
     `options` go to the provider untouched; `tags` only to the ledger and the output row.
     With `raw` the body goes out as it is and `messages` only serve to count tokens. `schema` is
     the JSON Schema that the answer must fit.
+    `own` names the parameters that the question set itself, over its profile.
     `index` is the 0-based input row. `call_id` is unique per call.
     """
 
@@ -107,6 +108,7 @@ class Request:
     raw: RawCall | None = None
     schema: JSON | None = None
     cache_mode: CacheMode = "use"
+    own: frozenset[str] = frozenset()
     index: int = 0
     call_id: str = ""
     fingerprint: str = ""
@@ -200,7 +202,8 @@ class Response:
     """An answer. `uncertain` counts attempts before this one that may have been billed too;
     `body` is the provider's own JSON, byte for byte (None when it was streamed);
     `latency` the seconds from sending the attempt that succeeded to its last byte; `parsed` the
-    value that fits the request's schema."""
+    value that fits the request's schema; `request` the one that was asked, where a fallback was
+    asked another one than the caller's."""
 
     text: str
     usage: Usage
@@ -216,6 +219,7 @@ class Response:
     provider_request_id: str | None = None
     reported_cost: Decimal | None = None
     parsed: Any = None
+    request: Request | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -336,7 +336,7 @@ class TestProject:
         assert (a.model, a.timeout.total, a.retry.attempts) == ("m", 1, 1)
         assert a.source == f"{own}:2, {path}:2"
 
-    @pytest.mark.parametrize("key", ["headers", "proxy", "fallback"])
+    @pytest.mark.parametrize("key", ["headers", "proxy"])
     def test_refuses_keys_of_later_versions(self, world: World, key: str) -> None:
         """What this version does not know is refused as well."""
         world.project(f"profiles: {{p: {{provider: openai, {key}: x}}}}")

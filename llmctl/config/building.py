@@ -14,6 +14,7 @@ from llmctl.config.tree import nearest, quoted
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.settings import (
+    BreakerPolicy,
     CachePolicy,
     KeySource,
     Limits,
@@ -86,9 +87,12 @@ def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> 
         limits=Limits(**limits),
         timeout=Timeouts(**said.get("timeout", {})),
         retry=RetryPolicy(**said.get("retry", {})),
+        breaker=BreakerPolicy(**said.get("breaker", {})),
         cache=CachePolicy(**said.get("cache", {})),
         # Who keeps no answers on the disk does not want them in the conversations either.
         history=said.get("history", said.get("cache", {}).get("enabled", True)),
+        on_overflow=said.get("on_overflow", "reject"),
+        fallback=said.get("fallback", ()),
         price=_price(said.get("price"), draft),
         tags=said.get("tags", {}),
         context=said.get("context"),

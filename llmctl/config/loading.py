@@ -14,7 +14,7 @@ from llmctl.config.drafts import Draft, FileDraft
 from llmctl.config.folders import CONFIG_FILE, decoded, find_folders, project_file, read_bytes
 from llmctl.config.overrides import Overrides, environment, flags
 from llmctl.config.schema import read_file
-from llmctl.config.tree import Node, nearest, parse
+from llmctl.config.tree import Node, nearest, parse, quoted
 from llmctl.config.trust import Untrusted, is_trusted
 from llmctl.providers.registry import PRESETS
 from llmctl.settings import Folders, Profile, Settings
@@ -58,6 +58,8 @@ def load(
                 )
 
     profiles = {name: complete(name, draft, environ, cwd) for name, draft in drafts.items()}
+    for name, draft in drafts.items():
+        _check_fallback(name, draft, profiles)
     last = flags(overrides).over(environment(environ))
     stored = keyindex.read(folders.state)
     name, _ = pick(profiles, default, overrides.profile, environ, stored)
@@ -71,6 +73,19 @@ def load(
         budgets.merged(said.budgets for _, said in files),
         next((s.cache_size for _, s in reversed(files) if s.cache_size is not None), None),
     )
+
+
+def _check_fallback(name: str, draft: Draft, profiles: Mapping[str, Profile]) -> None:
+    """Fallbacks are other profiles, and a prompt too long has one to go to."""
+    mark = draft.marks.get("fallback")
+    for other in profiles[name].fallback:
+        assert mark is not None
+        if other == name:
+            raise mark.error(f"names its own profile, {quoted(name)}")
+        if other not in profiles:
+            raise mark.error(f"names no profile: {quoted(other)}; {nearest(other, profiles)}")
+    if profiles[name].on_overflow == "fallback" and not profiles[name].fallback:
+        raise draft.marks["on_overflow"].error("needs `fallback:`, a list of profiles to go to")
 
 
 def _files(folders: Folders, cwd: Path, config: Path | None) -> list[tuple[Path, FileDraft]]:

@@ -12,6 +12,7 @@ from llmctl.config.drafts import Draft, FileDraft
 from llmctl.config.jsonvalue import json_value
 from llmctl.config.tree import Node, nearest, quoted
 from llmctl.errors import ConfigError
+from llmctl.settings import OVERFLOWS
 
 Section = Mapping[str, v.Reader]
 
@@ -74,8 +75,16 @@ PROFILE: Mapping[str, v.Reader | Section] = {
         "max_wait": v.seconds(_DAY, zero=True),
         "ambiguous_attempts": v.whole(0, 100),
     },
+    "breaker": {
+        "failures": v.whole(1, _MILLION),
+        "error_rate": v.number(0.01, 1),
+        "window": v.seconds(_DAY),
+        "open_for": v.seconds(_DAY),
+    },
     "cache": {"enabled": v.flag, "ttl": v.seconds(36500 * _DAY, null=True)},
     "history": v.flag,
+    "on_overflow": v.one_of(*OVERFLOWS),
+    "fallback": v.names,
     "price": {
         "input": v.money,
         "output": v.money,
@@ -100,6 +109,9 @@ PROJECT = frozenset(
         "limits",
         "timeout",
         "retry",
+        "breaker",
+        "on_overflow",
+        "fallback",
         "cache",
         "tags",
         "context",
@@ -109,15 +121,7 @@ PROJECT = frozenset(
 """What a project's configuration may set unasked. The rest decides where a key or a prompt goes,
 runs a file or a command, keeps conversations, or what a budget buys: it needs the user's trust."""
 
-LATER = frozenset(
-    {
-        "breaker",
-        "fallback",
-        "on_overflow",
-        "headers",
-        "proxy",
-    }
-)
+LATER = frozenset({"headers", "proxy"})
 """Planned keys, so that the message does not call them misspelt."""
 
 _KEY_HINT = "write key: {env: NAME}, where NAME is the environment variable that holds the key"

@@ -34,6 +34,8 @@ STARTER = """\
 #     limits: {concurrency: 16, rpm: 500, tpm: 200000}       # calls in flight; per minute
 #     timeout: {connect: 10s, first_byte: 60s, total: 5m}
 #     retry: {attempts: 4, max_wait: 60s}
+#     breaker: {failures: 5, open_for: 60s}        # when the provider counts as down
+#     fallback: [anthropic]           # profiles to ask when this one cannot serve
 #     cache: {enabled: true, ttl: 24h}
 #     price: {input: 0.25, output: 2.0, cached_input: 0.025}   # USD per million tokens
 #     tags: {team: research}

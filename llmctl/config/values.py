@@ -59,6 +59,18 @@ def one_of(*names: str) -> Reader:
     return read
 
 
+def names(node: Node) -> tuple[str, ...]:
+    """A list of names; a single one may stand alone. Each of them once."""
+    if node.null:
+        return ()
+    items = node.value if isinstance(node.value, tuple) else (node,)
+    found = tuple(text(item) for item in items)
+    for item, name in zip(items, found, strict=True):
+        if found.count(name) > 1:
+            raise item.error(f"names {item.shown()} twice")
+    return found
+
+
 def flag(node: Node) -> bool:
     """A boolean: true or false, also yes, no, on, off."""
     value = _BOOLEANS.get((_plain(node) or "").lower())

@@ -14,42 +14,37 @@ class Bucket:
     """Lets at most `per_minute` units through in any 60 seconds, as long as each request is at
     most as large as the bucket; a larger one waits for a full bucket and leaves a debt.
 
-    The refill is slowed by what the bucket holds at the start, (n + 1 - burst) / 60 units a
-    second: burst and refill together never exceed n in a half-open minute.
+    The refill is slowed by what the bucket holds at the start, (n + 1 - burst - spare) / 60
+    units a second: burst and refill together never exceed n in a half-open minute. `spare` are
+    units that may be used somewhat later than they were taken.
+
+    All it remembers is `full_at`, when it will be full again: several processes can share that
+    number (it is the generic cell rate algorithm's "theoretical arrival time", ITU-T I.371).
     """
 
     per_minute: float
-    burst: float = field(default=0.0)
-    _level: float = field(default=0.0, init=False)
-    _at: float | None = field(default=None, init=False)
+    burst: float = 0.0
+    spare: float = 0.0
+    full_at: float = field(default=float("-inf"))
 
     def __post_init__(self) -> None:
         self.burst = self.burst or max(1.0, self.per_minute * _BURST_SHARE)
-        self._level = self.burst
 
     @property
     def rate(self) -> float:
         """Units a second."""
-        return (self.per_minute + 1 - self.burst) / 60
-
-    def _refill(self, now: float) -> None:
-        if self._at is not None and now > self._at:
-            self._level = min(self.burst, self._level + (now - self._at) * self.rate)
-        if self._at is None or now > self._at:
-            self._at = now
+        return (self.per_minute + 1 - self.burst - self.spare) / 60
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go; 0 when they may go now."""
-        self._refill(now)
-        missing = min(units, self.burst) - self._level
-        return missing / self.rate if missing > 1e-9 else 0.0
+        rate = self.rate
+        wait = self.full_at - now - (self.burst - min(units, self.burst)) / rate
+        return wait if wait > 1e-9 else 0.0
 
     def take(self, units: float, now: float) -> None:
         """Spend `units`, also below zero."""
-        self._refill(now)
-        self._level -= units
+        self.full_at = max(self.full_at, now) + units / self.rate
 
     def correct(self, units: float, now: float) -> None:
         """Give `units` back (or, negative, take more): the estimate was off by so much."""
-        self._refill(now)
-        self._level = min(self.burst, self._level + units)
+        self.full_at = max(self.full_at, now) - units / self.rate

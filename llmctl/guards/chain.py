@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from llmctl.guards.breaker import Breaker
 from llmctl.guards.cache import Cache
+from llmctl.guards.fallback import Fallback
 from llmctl.guards.fitting import Fitting
 from llmctl.guards.hold import Holding
 from llmctl.guards.limiter import Limiter
-from llmctl.guards.observe import Kept, Observe
+from llmctl.guards.observe import Observe
 from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry
 from llmctl.guards.tokens import Tokens
@@ -18,42 +20,56 @@ from llmctl.protocols import Chain, Handler
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """One constructor a guard, each waiting for the handler it wraps; None leaves a guard out."""
+    """What stands before one target: one constructor a guard, each waiting for the handler it
+    wraps; None leaves a guard out."""
 
-    observe: Callable[[Handler, Kept | None], Observe]
     cache: Callable[[Handler], Cache] | None
     fitting: Callable[[Handler], Fitting]
     tokens: Callable[[Handler], Tokens]
     hold: Callable[[Handler], Holding]
     rekey: Callable[[Handler], Rekey] | None
     retry: Callable[[Handler], Retry]
+    breaker: Callable[[Handler], Breaker]
     limiter: Callable[[Handler], Limiter]
 
 
-def chain(endpoint: Handler, guards: Guards) -> Chain:
-    """Compose them: observe → cache → fitting → tokens → hold → rekey → retry → limiter →
-    endpoint.
+def chain(
+    targets: Sequence[tuple[Handler, Guards]],
+    fallback: Callable[[Handler, Sequence[Handler]], Fallback],
+    observe: Callable[[Handler, Cache | None], Observe],
+) -> Chain:
+    """Compose them: observe → fallback → for each target, the first one being the one asked for:
+    cache → fitting → tokens → hold → rekey → retry → breaker → limiter → endpoint.
 
+    - fallback inside observe: a row has one ending, whoever answers it; outside the cache: an
+      answer is kept as that of whoever gave it;
     - cache before hold: a kept answer is free and holds nothing;
     - fitting inside the cache: an answer that does not fit its schema is not kept; outside
       retry: it was billed, and the next one may be no better;
     - tokens before hold: what is refused unsent was never under way;
     - rekey inside hold: a call that needs the second key is still one call; outside retry: a
       refused key is not tried again;
-    - retry around the limiter: every attempt takes a permit and is counted.
+    - retry around breaker and limiter: every attempt asks both, takes a permit and is counted;
+    - breaker before limiter: what is not to be sent takes no permit.
     """
-    handler: Handler = endpoint
+    handlers = [_guarded(endpoint, guards) for endpoint, guards in targets]
+    first, *others = handlers
+    cache = first if isinstance(first, Cache) else None
+    return observe(fallback(first, others) if others else first, cache)
+
+
+def _guarded(endpoint: Handler, guards: Guards) -> Handler:
+    handler = endpoint
     for wrap in (
         guards.limiter,
+        guards.breaker,
         guards.retry,
         guards.rekey,
         guards.hold,
         guards.tokens,
         guards.fitting,
+        guards.cache,
     ):
         if wrap is not None:
             handler = wrap(handler)
-    if guards.cache is None:
-        return guards.observe(handler, None)
-    cache = guards.cache(handler)
-    return guards.observe(cache, cache.kept)
+    return handler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Protocol
 
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
@@ -15,18 +16,82 @@ from llmctl.types import Outcome, Request, Response, Usage
 Price = Callable[[Request, Usage, Decimal | None], Decimal | None]
 """What a usage costs: request, usage, the provider's own figure → dollars or None."""
 
-Kept = Callable[[Sequence[Request]], Sequence[Response | None]]
-"""The kept answers of many requests, in their order; None for what must be asked."""
+
+class Answers(Protocol):
+    """Where answers are kept, as far as they are had many at a time."""
+
+    def kept(self, requests: Sequence[Request], /) -> Sequence[Response | None]:
+        """The kept answers, in the requests' order; None for what must be asked."""
+        ...
+
+    async def claim(self, requests: Sequence[Request], /) -> None:
+        """These are asked next."""
+        ...
+
+    def give_back(self) -> None:
+        """What was claimed and is not asked is anybody's."""
+        ...
+
 
 _NOTHING = Usage()
+_NO_COST = Decimal(0)
+
+
+class Accounts:
+    """What calls come to. `price` knows what tokens cost; `estimate` counts what the provider did
+    not report: input and the text so far."""
+
+    def __init__(self, price: Price, estimate: Callable[[Request, str], Usage]) -> None:
+        self._price = price
+        self._estimate = estimate
+
+    def outcome(
+        self,
+        request: Request,
+        result: Response | CallError,
+        *,
+        started: float,
+        elapsed: float,
+        first_token: float | None = None,
+        text: Callable[[], str] = str,
+    ) -> Outcome:
+        """How the call ended. Times are as in `Outcome`; `text` gives what was heard of an answer
+        that broke off."""
+        request = result.request or request
+        cost: Decimal | None = _NO_COST
+        saved: Decimal | None = None
+        if isinstance(result, Response):
+            usage = result.usage
+            price = self._price(request, usage, result.reported_cost)
+            if result.cache in {"hit", "shared"}:
+                saved = price
+            else:
+                cost = price
+        elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
+            usage = result.usage
+            cost = self._price(request, usage, result.cost)
+        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
+            usage = self._estimate(request, text())
+            cost = self._price(request, usage, None)
+        else:
+            usage = _NOTHING
+        return Outcome(
+            request=request,
+            result=result,
+            usage=usage,
+            cost=cost,
+            saved=saved,
+            started=started,
+            elapsed=elapsed,
+            first_token=first_token,
+            uncertain=result.uncertain,
+        )
 
 
 class Observe:
     """Tells `observers`, in their order, of every call; an answer is handed on only when the
     last of them has dealt with it. That order is the order of durability: first the output,
     then the ledger.
-
-    `estimate` counts what the provider did not report: input and the text so far.
     """
 
     def __init__(
@@ -34,16 +99,14 @@ class Observe:
         inner: Handler,
         observers: Sequence[Observer],
         clock: Clock,
-        price: Price,
-        estimate: Callable[[Request, str], Usage],
-        kept: Kept | None = None,
+        accounts: Accounts,
+        answers: Answers | None = None,
     ) -> None:
         self._inner = inner
         self._observers = observers
         self._clock = clock
-        self._price = price
-        self._estimate = estimate
-        self._kept = kept
+        self._accounts = accounts
+        self._answers = answers
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer. Every ending is reported, a cancelled call's too."""
@@ -67,17 +130,27 @@ class Observe:
 
     def take(self, requests: Sequence[Request]) -> tuple[Sequence[Outcome], Sequence[Request]]:
         """The outcomes of the requests whose answers are kept, and the other requests."""
-        if self._kept is None:
+        if self._answers is None:
             return (), requests
         watch = _Watch(self._clock, None)
         outcomes: list[Outcome] = []
         rest: list[Request] = []
-        for request, found in zip(requests, self._kept(requests), strict=True):
+        for request, found in zip(requests, self._answers.kept(requests), strict=True):
             if found is None:
                 rest.append(request)
             else:
                 outcomes.append(self._outcome(request, found, watch))
         return outcomes, rest
+
+    async def claim(self, requests: Sequence[Request]) -> None:
+        """These requests, that `take` left over, are made next."""
+        if self._answers is not None:
+            await self._answers.claim(requests)
+
+    def give_back(self) -> None:
+        """What was claimed and not made will not be."""
+        if self._answers is not None:
+            self._answers.give_back()
 
     async def deal(self, outcomes: Sequence[Outcome]) -> None:
         """Tell the observers, in their order, of calls that `take` found to be answered."""
@@ -94,33 +167,13 @@ class Observe:
             await observer(outcome)
 
     def _outcome(self, request: Request, result: Response | CallError, watch: _Watch) -> Outcome:
-        cost: Decimal | None = Decimal(0)
-        saved: Decimal | None = None
-        if isinstance(result, Response):
-            usage = result.usage
-            price = self._price(request, usage, result.reported_cost)
-            if result.cache in {"hit", "shared"}:
-                saved = price
-            else:
-                cost = price
-        elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
-            usage = result.usage
-            cost = self._price(request, usage, result.cost)
-        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
-            usage = self._estimate(request, "".join(watch.text))
-            cost = self._price(request, usage, None)
-        else:
-            usage = _NOTHING
-        return Outcome(
-            request=request,
-            result=result,
-            usage=usage,
-            cost=cost,
-            saved=saved,
+        return self._accounts.outcome(
+            request,
+            result,
             started=watch.wall,
             elapsed=self._clock.monotonic() - watch.start,
             first_token=watch.first,
-            uncertain=result.uncertain,
+            text=lambda: "".join(watch.text),
         )
 
 

@@ -50,8 +50,12 @@ class Rekey:
                     raise
                 attempts, uncertain = error.attempts, error.uncertain
             else:
-                return replace(
-                    response,
-                    attempts=response.attempts + attempts,
-                    uncertain=response.uncertain + uncertain,
+                return (
+                    response
+                    if not attempts
+                    else replace(
+                        response,
+                        attempts=response.attempts + attempts,
+                        uncertain=response.uncertain + uncertain,
+                    )
                 )

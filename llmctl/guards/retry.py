@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
-from llmctl.errors import CallError
+from llmctl.errors import CallError, RateLimited
 from llmctl.protocols import Emit, Handler
 from llmctl.settings import RetryPolicy
 from llmctl.types import Request, Response
@@ -29,70 +30,137 @@ class Trouble:
     wait: float
 
 
+@dataclass(frozen=True, slots=True)
+class Endurance:
+    """How long a call is tried. `deadline`: no attempt begins later than so many seconds after
+    the first. `patient`: being told to come back later, and what the whole provider suffers
+    from, is not held against the call: a batch waits where a person would not."""
+
+    policy: RetryPolicy
+    deadline: float
+    patient: bool = False
+
+
 class Retry:
     """Repeats what the codec called retryable.
 
     A failure after which the provider may have billed (`ambiguous`) is repeated at most
-    `ambiguous_attempts` times. `told` hears of every repetition. The last error, or the
-    answer, carries `attempts` and `uncertain`.
+    `ambiguous_attempts` times, and only when `afford` allows for another such bill. `told` hears
+    of every repetition. The last error, or the answer, carries `attempts` and `uncertain`.
     """
 
     def __init__(
         self,
         inner: Handler,
-        policy: RetryPolicy,
+        endurance: Endurance,
         clock: Clock,
         told: Callable[[Trouble], None],
+        afford: Callable[[Request, int], Awaitable[bool]] | None = None,
     ) -> None:
-        self._inner = inner
-        self._policy = policy
-        self._clock = clock
-        self._told = told
-        self._backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=policy.max_wait)
+        self.inner = inner
+        self.endurance = endurance
+        self.clock = clock
+        self.told = told
+        self.afford = afford
+        longest = endurance.policy.max_wait
+        self._backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The answer of the first attempt that has one."""
-        attempts = uncertain = 0
-
-        async def once() -> Response:
-            nonlocal attempts, uncertain
-            attempts += 1
-            try:
-                return await self._inner(request, emit)
-            except CallError as error:
-                attempts -= not error.sent
-                uncertain += error.ambiguous
-                error.attempts, error.uncertain = attempts, uncertain
+        trial = _Trial(self, request, emit)
+        try:
+            return await trial.attempt()  # nearly all calls end here: retrying has its price
+        except CallError as error:
+            if not error.retryable:
                 raise
-            except CancelledAfterSending as stop:
-                stop.attempts, stop.uncertain = attempts, uncertain + 1
-                raise
-
-        def again(error: BaseException) -> bool:
-            return (
-                isinstance(error, CallError)
-                and error.retryable
-                and attempts < self._policy.attempts
-                and not (error.ambiguous and uncertain > self._policy.ambiguous_attempts)
-            )
-
-        def tell(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            if isinstance(error, CallError):
-                self._told(Trouble(request, error, attempts, state.upcoming_sleep))
-
+            trial.first = error
         retrying = AsyncRetrying(
-            retry=retry_if_exception(again),
-            wait=self._wait,
-            sleep=self._clock.sleep,
-            before_sleep=tell,
+            retry=trial.again,
+            wait=self.pause,
+            sleep=self.clock.sleep,
+            before_sleep=trial.tell,
             reraise=True,
         )
-        response: Response = await retrying(once)
-        return replace(response, attempts=attempts, uncertain=uncertain)
+        try:
+            response: Response = await retrying(trial.attempt)
+        except CancelledAfterSending:
+            raise
+        except asyncio.CancelledError as stop:  # in a pause, or before another attempt was sent
+            if not trial.uncertain:
+                raise
+            raise CancelledAfterSending(
+                attempts=trial.attempts, uncertain=trial.uncertain
+            ) from stop
+        return replace(response, attempts=trial.attempts, uncertain=trial.uncertain)
 
-    def _wait(self, state: RetryCallState) -> float:
+    def excuses(self, error: CallError) -> bool:
+        """Whether the failure is not held against the call."""
+        return self.endurance.patient and (error.excused or isinstance(error, RateLimited))
+
+    def is_late(self, error: CallError, started: float) -> bool:
+        """Too late for another attempt. While the provider is down for all there is no late."""
+        if self.endurance.patient and error.excused:
+            return False
+        spent = self.clock.monotonic() - started
+        return spent + (error.retry_after or 0.0) > self.endurance.deadline
+
+    def pause(self, state: RetryCallState) -> float:
         """The backoff, and not less than the provider asked for."""
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, CallError) else None
+        error = _failure(state)
+        asked = error.retry_after if error is not None else None
         return max(self._backoff(state), asked or 0.0)
+
+
+class _Trial:
+    """One call and what its attempts have come to: how many, how many may have been billed, and
+    how many count `against` it. `first` is a first attempt that was made already."""
+
+    def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
+        self._guard = guard
+        self._request = request
+        self._emit = emit
+        self._started = guard.clock.monotonic()
+        self.attempts = self.uncertain = self.against = 0
+        self.first: CallError | None = None
+
+    async def attempt(self) -> Response:
+        """Make one, or raise the first one's error."""
+        if self.first is not None:
+            known, self.first = self.first, None
+            raise known
+        self.attempts += 1
+        try:
+            return await self._guard.inner(self._request, self._emit)
+        except CallError as error:
+            self.attempts -= not error.sent
+            self.uncertain += error.ambiguous
+            self.against += not self._guard.excuses(error)
+            error.attempts, error.uncertain, error.held = self.attempts, self.uncertain, True
+            raise
+        except CancelledAfterSending as stop:
+            stop.attempts, stop.uncertain = self.attempts, self.uncertain + 1
+            raise
+
+    async def again(self, state: RetryCallState) -> bool:
+        """Whether there is to be another attempt."""
+        error, policy = _failure(state), self._guard.endurance.policy
+        if error is None or not error.retryable:
+            return False
+        if error.ambiguous and self.uncertain > policy.ambiguous_attempts:
+            return False
+        if self.against >= policy.attempts or self._guard.is_late(error, self._started):
+            return False
+        if not error.ambiguous or self._guard.afford is None:
+            return True
+        return await self._guard.afford(self._request, self.uncertain)
+
+    def tell(self, state: RetryCallState) -> None:
+        """There will be another attempt."""
+        error = _failure(state)
+        if error is not None:
+            self._guard.told(Trouble(self._request, error, self.attempts, state.upcoming_sleep))
+
+
+def _failure(state: RetryCallState) -> CallError | None:
+    error = state.outcome.exception() if state.outcome else None
+    return error if isinstance(error, CallError) else None

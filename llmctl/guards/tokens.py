@@ -1,4 +1,4 @@
-"""What cannot be served is refused before it is sent, or held."""
+"""What cannot be served is refused before it is sent, cut, or held."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llmctl.types import Request, Response
 
 
 class Tokens:
-    """Asks `admit`, which raises `ContextTooLong` for a request that cannot fit the window."""
+    """Asks `admit` for the request as it may be sent; that raises `ContextTooLong` for one that
+    cannot fit the window, and `ProviderDown` while nothing is sent at all."""
 
-    def __init__(self, inner: Handler, admit: Callable[[Request], Awaitable[None]]) -> None:
+    def __init__(self, inner: Handler, admit: Callable[[Request], Awaitable[Request]]) -> None:
         self._inner = inner
         self._admit = admit
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer, when the request fits."""
-        await self._admit(request)
-        return await self._inner(request, emit)
+        return await self._inner(await self._admit(request), emit)

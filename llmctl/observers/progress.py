@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from llmctl.clock import Clock
@@ -27,12 +28,14 @@ _WINDOW = 60.0
 
 @dataclass(slots=True)
 class Pace:
-    """Rows a second, tokens a minute and the time left, over the last minute."""
+    """Rows a second, tokens a minute and the time left, over the last minute. `budget` gives what
+    is spent of the budget in use, and its limit, in US dollars."""
 
     tally: Tally
     clock: Clock
     tokens_per_minute: int | None = None
-    waits: Callable[[], float] = lambda: 0.0
+    waits: Callable[[], str | None] = lambda: None
+    budget: Callable[[], tuple[Decimal, Decimal] | None] = lambda: None
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def mark(self) -> None:
@@ -65,6 +68,14 @@ class Pace:
         pace = self.rows_per_second
         return (self.tally.rows - self.tally.done) / pace if pace > 0 else None
 
+    def _dollars(self) -> str:
+        """What the run has cost, or what is spent against its budget."""
+        budget = self.budget()
+        if budget is not None:
+            spent, limit = budget
+            return f"${spent:,.2f}/${limit:,.2f}"
+        return "$?" if self.tally.unpriced else f"${self.tally.cost:,.2f}"
+
     def parts(self) -> list[str]:
         """The figures as words, the most important first."""
         tally, words = self.tally, [f"{self.tally.ok:,} ok", f"{self.tally.failed:,} failed"]
@@ -75,10 +86,10 @@ class Pace:
         words.append(f"{self.rows_per_second:.1f} rows/s")
         limit = f"/{self.tokens_per_minute:,}" if self.tokens_per_minute else ""
         words.append(f"{self.tokens:,}{limit} tokens/min")
-        words.append("$?" if tally.unpriced else f"${tally.cost:,.2f}")
+        words.append(self._dollars())
         wait = self.waits()
-        if wait >= 1:  # first, where a narrow terminal does not cut it off
-            words.insert(0, f"waiting: rate limit, {wait:.0f} s")
+        if wait is not None:  # first, where a narrow terminal does not cut it off
+            words.insert(0, f"waiting: {wait}")
         return words
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llmctl.errors import CallError
+from llmctl.prompt import anthropic_limit
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers.anthropic_answers import Reader, failure, reply
 from llmctl.providers.anthropic_messages import conversation, from_openai
@@ -23,11 +24,6 @@ from llmctl.providers.bodies import items, json_object, named, shaped, since_epo
 from llmctl.providers.headers import count
 from llmctl.providers.usage import whole
 from llmctl.types import ModelInfo, Reply, Request
-
-DEFAULT_MAX_TOKENS = 4096
-"""The output limit where none is given: the API requires one, and every Claude model takes this
-one (platform.claude.com/docs/en/about-claude/models/overview). A thinking budget comes on top,
-as it must be smaller than the limit."""
 
 VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
@@ -101,6 +97,8 @@ class Anthropic:
         return RateHeaders(
             remaining_requests=count(headers.get(f"{_LIMITS}requests-remaining")),
             remaining_tokens=count(headers.get(f"{_LIMITS}{tokens}-remaining")),
+            limit_requests=count(headers.get(f"{_LIMITS}requests-limit")),
+            limit_tokens=count(headers.get(f"{_LIMITS}{tokens}-limit")),
             reset_requests=self._until(headers.get(f"{_LIMITS}requests-reset")),
             reset_tokens=self._until(headers.get(f"{_LIMITS}{tokens}-reset")),
         )
@@ -181,6 +179,4 @@ def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
 def _limit(request: Request) -> int:
     if request.max_tokens is not None:
         return request.max_tokens
-    thinking = request.options.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
-    return DEFAULT_MAX_TOKENS + whole(budget)
+    return anthropic_limit(request.options)

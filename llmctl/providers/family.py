@@ -50,13 +50,15 @@ class OpenAIFamily:
         return from_reply(status, headers, body)
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
-        """`x-ratelimit-{remaining,reset}-{requests,tokens}`."""
+        """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
         name = "x-ratelimit-"
         if name + "remaining-requests" not in headers and name + "remaining-tokens" not in headers:
             return SILENT
         return RateHeaders(
             remaining_requests=count(headers.get(name + "remaining-requests")),
             remaining_tokens=count(headers.get(name + "remaining-tokens")),
+            limit_requests=count(headers.get(name + "limit-requests")),
+            limit_tokens=count(headers.get(name + "limit-tokens")),
             reset_requests=duration(headers.get(name + "reset-requests", "")),
             reset_tokens=duration(headers.get(name + "reset-tokens", "")),
         )

@@ -55,7 +55,9 @@ class OpenRouter(ChatCompletions):
         reset = number(headers.get("x-ratelimit-reset"))
         wait = None if reset is None else max(0.0, reset / 1000 - self._now())
         return RateHeaders(
-            remaining_requests=count(headers.get("x-ratelimit-remaining")), reset_requests=wait
+            remaining_requests=count(headers.get("x-ratelimit-remaining")),
+            limit_requests=count(headers.get("x-ratelimit-limit")),
+            reset_requests=wait,
         )
 
     def probe(self) -> WireRequest:

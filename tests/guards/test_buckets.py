@@ -61,8 +61,10 @@ def test_a_corrected_estimate_comes_back() -> None:
     assert bucket.wait(5, 0.0) == 0
 
 
-def test_time_going_backwards_changes_nothing() -> None:
-    """A clock that steps back neither fills nor empties the bucket."""
-    bucket = Bucket(60)
-    bucket.take(1, 100.0)
-    assert bucket.wait(1, 50.0) == bucket.wait(1, 100.0) > 0
+def test_two_that_share_a_bucket_keep_to_it_together() -> None:
+    """Whoever takes hands on when the bucket is full again: that is all another one needs."""
+    one = Bucket(600, burst=10)
+    one.take(10, 0.0)
+    other = Bucket(600, burst=10, full_at=one.full_at)
+    assert other.wait(5, 0.0) == one.wait(5, 0.0) > 0
+    assert other.wait(5, 0.0) == one.wait(5, 0.2) + 0.2

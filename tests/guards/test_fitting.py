@@ -11,7 +11,7 @@ from llmctl.clock import SystemClock
 from llmctl.errors import ContentFiltered, SchemaMismatch
 from llmctl.guards.cache import Cache
 from llmctl.guards.fitting import Fitting
-from llmctl.guards.observe import Observe
+from llmctl.guards.observe import Accounts, Observe
 from llmctl.protocols import Emit
 from llmctl.stores.memory import MemoryCache
 from llmctl.types import Outcome, Request, Response, Usage
@@ -78,7 +78,8 @@ def test_the_bill_is_paid_once() -> None:
 
     clock = SystemClock()
     cache = Cache(Fitting(Slow(response("{}", usage=USAGE))), MemoryCache(), clock, lambda _: None)
-    observe = Observe(cache, [note], clock, lambda *_: Decimal(5), lambda *_: Usage(estimated=True))
+    accounts = Accounts(lambda *_: Decimal(5), lambda *_: Usage(estimated=True))
+    observe = Observe(cache, [note], clock, accounts)
 
     async def both() -> None:
         await asyncio.gather(observe(ASKED, None), observe(ASKED, None), return_exceptions=True)

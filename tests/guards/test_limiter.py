@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from llmctl.errors import RateLimited
-from llmctl.guards.limiter import Lane, Limiter
+from llmctl.guards.lane import Lane
+from llmctl.guards.limiter import Limiter
 from llmctl.settings import Limits
 from llmctl.types import Request, Response
 from tests.support import FakeClock, Scripted, request, response

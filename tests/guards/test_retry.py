@@ -16,8 +16,9 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.guards.retry import Retry, Trouble
+from llmctl.guards.retry import Endurance, Retry, Trouble
 from llmctl.settings import RetryPolicy
+from llmctl.types import Request, Response
 from tests.support import FakeClock, Scripted, request, response
 
 POLICY = RetryPolicy(attempts=4, max_wait=60, ambiguous_attempts=1)
@@ -25,7 +26,7 @@ POLICY = RetryPolicy(attempts=4, max_wait=60, ambiguous_attempts=1)
 
 def make(inner: Scripted, clock: FakeClock, seen: list[Trouble] | None = None) -> Retry:
     """A retry guard around `inner`."""
-    return Retry(inner, POLICY, clock, (seen if seen is not None else []).append)
+    return Retry(inner, Endurance(POLICY, 1000), clock, (seen if seen is not None else []).append)
 
 
 def test_a_passing_failure_is_survived_and_counted() -> None:
@@ -83,7 +84,9 @@ def test_pauses_grow_and_are_bounded() -> None:
     for _ in range(20):
         with pytest.raises(ServerFailed):
             clock.run(
-                Retry(Scripted(ServerFailed("x")), policy, clock, seen.append)(request(), None)
+                Retry(Scripted(ServerFailed("x")), Endurance(policy, 1000), clock, seen.append)(
+                    request(), None
+                )
             )
     for trouble in seen:
         assert 0 <= trouble.wait <= min(2 ** (trouble.attempt - 1), 8)
@@ -104,3 +107,69 @@ def test_a_cancelled_call_remembers_what_may_have_been_billed() -> None:
         )
 
     assert clock.run(run()) == (2, 2)
+
+
+def patient(inner: Scripted, clock: FakeClock, deadline: float = 1000) -> Retry:
+    """A retry guard of a batch around `inner`."""
+    return Retry(inner, Endurance(POLICY, deadline, patient=True), clock, lambda _: None)
+
+
+def test_in_a_batch_being_told_to_come_back_is_not_held_against_a_row() -> None:
+    """Nine 429s are survived by a row that may be tried four times; the attempts are counted."""
+    clock = FakeClock()
+    inner = Scripted(*[RateLimited("slow", retry_after=1)] * 9, response())
+    answer = clock.run(patient(inner, clock)(request(), None))
+    assert answer.attempts == 10
+
+
+def test_even_a_batch_ends_its_patience() -> None:
+    """After the deadline no further attempt begins, however friendly the refusals are."""
+    clock = FakeClock()
+    inner = Scripted(RateLimited("slow", retry_after=30))
+    with pytest.raises(RateLimited):
+        clock.run(patient(inner, clock, deadline=300)(request(), None))
+    assert 9 <= len(inner.calls) <= 11
+    assert clock.now - 1000 <= 300
+
+
+def test_no_attempt_begins_after_the_deadline() -> None:
+    """A row whose attempts take long is not tried again when its time is up."""
+    clock = FakeClock()
+
+    class Slow:
+        calls = 0
+
+        async def __call__(self, _: Request, __: object) -> Response:
+            self.calls += 1
+            await clock.sleep(100)
+            raise ServerFailed("boom")
+
+    slow = Slow()
+    guard = Retry(slow, Endurance(RetryPolicy(attempts=50), 250), clock, lambda _: None)
+    with pytest.raises(ServerFailed):
+        clock.run(guard(request(), None))
+    assert slow.calls == 3
+
+
+def test_a_failure_of_the_whole_provider_is_not_held_against_a_row() -> None:
+    """What the breaker has excused is repeated for as long as it takes."""
+    clock = FakeClock()
+    down = ServerFailed("boom")
+    down.excused = True
+    inner = Scripted(*[down] * 30, response())
+    assert clock.run(patient(inner, clock, deadline=0)(request(), None)).attempts == 31
+
+
+def test_another_attempt_that_may_be_billed_must_be_affordable() -> None:
+    """After an ambiguous failure the guard asks whether a second bill is covered; no: it ends."""
+    clock, asked = FakeClock(), list[int]()
+
+    async def afford(_: Request, uncertain: int) -> bool:
+        asked.append(uncertain)
+        return False
+
+    inner = Scripted(CallTimeout("late"), response())
+    guard = Retry(inner, Endurance(POLICY, 1000), clock, lambda _: None, afford)
+    with pytest.raises(CallTimeout):
+        clock.run(guard(request(), None))
+    assert (asked, len(inner.calls)) == ([1], 1)

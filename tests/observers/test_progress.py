@@ -56,9 +56,18 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
 def test_what_it_waits_for_is_said() -> None:
     """A lane that waits for the rate limit says so, and for how long."""
     clock = FakeClock()
-    pace = Pace(Tally(rows=10), clock, waits=lambda: 12.0)
+    pace = Pace(Tally(rows=10), clock, waits=lambda: "rate limit, 12 s")
     pace.mark()
     assert "waiting: rate limit, 12 s" in pace.parts()
+
+
+def test_dollars_are_shown_against_the_budget() -> None:
+    """What is spent of it, by whomever, and its limit; without one what the run has cost."""
+    tally = Tally(rows=10, unpriced=1)
+    for budget, shown in (((Decimal("0.42"), Decimal(5)), "$0.42/$5.00"), (None, "$?")):
+        pace = Pace(tally, FakeClock(), budget=lambda: budget)  # noqa: B023 - asked at once
+        pace.mark()
+        assert shown in pace.parts()
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
@@ -66,7 +75,7 @@ def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str
     """No line of the bar is wider than the terminal, and without colours it writes none."""
     monkeypatch.setenv("COLUMNS", columns)
     clock, stream = FakeClock(), io.StringIO()
-    pace = Pace(Tally(rows=1_000_000), clock, 200_000, lambda: 100.0)
+    pace = Pace(Tally(rows=1_000_000), clock, 200_000, lambda: "rate limit, 100 s")
     watch(Bar(stream, clock, colour=False), clock, pace, 3, 5)
     text = stream.getvalue()
     assert "15/1,000,000" in text

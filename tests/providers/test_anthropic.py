@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from llmctl.errors import InvalidRequest
+from llmctl.prompt import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.protocols import Codec
-from llmctl.providers.anthropic import DEFAULT_MAX_TOKENS, Anthropic
+from llmctl.providers.anthropic import Anthropic
 from llmctl.providers.anthropic_schema import fitted
 from llmctl.types import JSON, Message, ModelInfo, RawCall, Request
 from tests.providers.recordings import (
@@ -63,10 +64,24 @@ def test_a_plain_request() -> None:
 
 def test_an_output_limit_is_always_sent() -> None:
     """The API demands one; a thinking budget has to fit below it."""
-    assert sent()["max_tokens"] == DEFAULT_MAX_TOKENS
+    assert sent()["max_tokens"] == ANTHROPIC_MAX_TOKENS
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 10_000}}
-    assert sent(options=thinking)["max_tokens"] == DEFAULT_MAX_TOKENS + 10_000
+    assert sent(options=thinking)["max_tokens"] == ANTHROPIC_MAX_TOKENS + 10_000
     assert sent(options={"max_tokens": 9})["max_tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_tokens": 7},
+        {"options": {"thinking": {"type": "enabled", "budget_tokens": 10_000}}},
+        {"raw": RawCall("/chat/completions", {"messages": [{"role": "user", "content": "u"}]})},
+    ],
+)
+def test_the_worst_case_knows_the_limit_that_is_sent(changes: dict[str, Any]) -> None:
+    """What is held for a call without `max_tokens` is what the API is asked for."""
+    assert max_output(ask(**changes)) == sent(**changes)["max_tokens"]
 
 
 def test_instructions_in_the_middle() -> None:

@@ -239,12 +239,13 @@ def test_an_error_within_a_stream() -> None:
 def test_rate_headers() -> None:
     """What is left, and the seconds until it is full again."""
     headers = {
+        "x-ratelimit-limit-requests": "60",
         "x-ratelimit-remaining-requests": "9",
         "x-ratelimit-remaining-tokens": "100",
         "x-ratelimit-reset-requests": "1m2.5s",
         "x-ratelimit-reset-tokens": "12ms",
     }
-    assert CODEC.limits(headers) == RateHeaders(9, 100, 62.5, 0.012)
+    assert CODEC.limits(headers) == RateHeaders(9, 100, 60, None, 62.5, 0.012)
     assert CODEC.limits({}) == RateHeaders()
 
 

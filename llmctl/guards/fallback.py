@@ -1,0 +1,150 @@
+"""What one provider cannot serve another one is asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llmctl.clock import Clock
+from llmctl.errors import CallError, ContextTooLong, Interrupted, ProviderDown
+from llmctl.protocols import Emit, Handler
+from llmctl.types import Request, Response
+
+_UNAVAILABLE = 5
+"""The exit code of all errors that say: this provider cannot serve anybody now."""
+
+_LEAST = 1.0
+"""Seconds between two looks at providers that are all down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another profile: how a request reads there, whether it would be taken (raises a `CallError`
+    when not), and who asks it."""
+
+    name: str
+    readdress: Callable[[Request], Request]
+    admit: Callable[[Request], Awaitable[Request]]
+    handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call that ended without an answer and whose row will be answered by another one.
+    `started` is seconds since the epoch, `elapsed` seconds since then."""
+
+    request: Request
+    error: CallError
+    started: float
+    elapsed: float
+
+
+class Fallback:
+    """Asks `others` in their order when the inner handler is unavailable: down, out of quota,
+    overloaded after all retries. With `overflow` also when the prompt is longer than its window.
+    A bad request, a refusal and an answer that broke off are nobody else's business.
+
+    A call that was made and failed is handed to `handed_over`, which settles it, before another
+    one is made: each has a call id of its own, and each provider its bill. `told` hears why which
+    profile is asked instead. With `patient`, rows wait while all providers are down; otherwise
+    that is an error.
+    """
+
+    def __init__(
+        self,
+        inner: Handler,
+        others: Sequence[Alternative],
+        clock: Clock,
+        handed_over: Callable[[Failed], Awaitable[None]],
+        told: Callable[[CallError, str], None] = lambda _, __: None,
+        *,
+        overflow: bool = False,
+        patient: bool = False,
+    ) -> None:
+        self._inner = inner
+        self._others = others
+        self._clock = clock
+        self._handed_over = handed_over
+        self._told = told
+        self._overflow = overflow
+        self._patient = patient
+
+    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+        """The first answer. The response, or the error, names the request that was asked
+        last, where it is not the caller's."""
+        while True:
+            started, since = self._clock.wall(), self._clock.monotonic()
+            try:
+                return await self._inner(request, emit)
+            except CallError as error:
+                if not self._passes_on(error):
+                    raise
+                failed = Failed(request, error, started, self._clock.monotonic() - since)
+            found = await self._ask_others(failed, emit)
+            if isinstance(found, Response):
+                return found
+            if not (self._patient and isinstance(found, ProviderDown) and found.reached):
+                raise found
+            # Nobody was asked, so nobody may have been billed.
+            await self._clock.sleep(max(_LEAST, found.retry_after or 0.0))
+
+    async def _ask_others(self, first: Failed, emit: Emit | None) -> Response | CallError:
+        """An answer, or the error that the row ends with."""
+        failed, tries = first, 0
+        for other in self._others:
+            asked = other.readdress(first.request)
+            try:
+                await other.admit(asked)
+            except CallError as error:
+                _sooner(first.error, error)
+                continue
+            if failed.error.held:
+                tries += failed.error.attempts
+                await self._handed_over(failed)
+            self._told(failed.error, other.name)
+            started, since = self._clock.wall(), self._clock.monotonic()
+            # To whom it may concern it is still the answer to the question that was asked.
+            named = replace(asked, fingerprint=first.request.fingerprint)
+            try:
+                response = await other.handler(asked, emit)
+            except CallError as error:
+                error.request = named
+                failed = Failed(named, error, started, self._clock.monotonic() - since)
+                if not self._passes_on(error) and not _is_unusable(error):
+                    return error
+            else:
+                return replace(response, request=named, attempts=response.attempts + tries)
+        return _verdict(first.error, failed.error)
+
+    def _passes_on(self, error: CallError) -> bool:
+        if isinstance(error, Interrupted):
+            return False
+        if isinstance(error, ContextTooLong):
+            return self._overflow
+        return error.exit_code == _UNAVAILABLE
+
+
+def _is_unusable(error: CallError) -> bool:
+    """The fallback itself is out of order (its key is refused): no reason to end the run."""
+    return error.fatal_to_run and error.row_type != "budget"
+
+
+def _sooner(first: CallError, other: CallError) -> None:
+    """While all are down, the one that is looked at first is waited for."""
+    if isinstance(first, ProviderDown) and isinstance(other, ProviderDown) and other.reached:
+        first.reached = True
+        waits = [wait for wait in (first.retry_after, other.retry_after) if wait is not None]
+        first.retry_after = min(waits, default=None)
+
+
+def _verdict(first: CallError, last: CallError) -> CallError:
+    """The last error; of a fallback that is out of order the first one, as the last call's."""
+    if last is first or not _is_unusable(last):
+        return last
+    verdict = copy.copy(first)
+    verdict.args = (f"{first.message} (and the fallback failed: {last.message})",)
+    verdict.request, verdict.held = last.request, last.held
+    verdict.attempts, verdict.uncertain = last.attempts, last.uncertain
+    verdict.usage, verdict.cost, verdict.ambiguous = last.usage, last.cost, last.ambiguous
+    return verdict
