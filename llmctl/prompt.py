@@ -31,6 +31,10 @@ named counts as 50,000."""
 
 _CHAT = "/chat/completions"
 
+ANTHROPIC_MAX_TOKENS = 4096
+"""The output limit that Anthropic is sent where none is given: the API requires one, and every
+Claude model takes this one (platform.claude.com/docs/en/about-claude/models/overview)."""
+
 _DEFINITIONS = ("tools", "functions", "response_format", "text", "output_config")
 """Parameters that become part of the prompt."""
 
@@ -195,7 +199,17 @@ def max_output(request: Request) -> int | None:
     for key in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
         if isinstance(body.get(key), int):  # what is passed through wins on the wire, too
             return int(body[key])
-    return request.max_tokens if request.raw is None else None
+    if request.raw is None and request.max_tokens is not None:
+        return request.max_tokens
+    return anthropic_limit(body) if request.target.adapter == "anthropic" else None
+
+
+def anthropic_limit(options: JSON) -> int:
+    """The output limit that Anthropic is sent where none is given. A thinking budget comes on
+    top, as it must be smaller than the limit."""
+    thinking = options.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
+    return ANTHROPIC_MAX_TOKENS + (max(0, budget) if isinstance(budget, int) else 0)
 
 
 def answers(request: Request) -> int:

@@ -8,7 +8,7 @@ An embedded SQL database does the same work, at a fifth of the speed.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Self
@@ -36,6 +36,16 @@ class Rows:
         if index not in self:
             self._bits[index >> 3] |= 1 << (index & 7)
             self.count += 1
+
+    def add_all(self, indexes: Iterable[int]) -> None:
+        """Put many rows in."""
+        bits, new = self._bits, 0
+        for index in indexes:
+            bit = 1 << (index & 7)
+            if not bits[index >> 3] & bit:
+                bits[index >> 3] |= bit
+                new += 1
+        self.count += new
 
     def __contains__(self, index: object) -> bool:
         assert isinstance(index, int)
@@ -119,14 +129,16 @@ class Index:
         for bucket in range(_BUCKETS):
             asked = {key: (print_, row) for key, print_, row in self.bucket(bucket)}
             changed: set[int] = set()
+            answered: list[int] = []
             for key, print_, _ in answers.bucket(bucket):
                 match = asked.get(key)
                 if match is None:
                     joined.strangers += 1
                 elif match[0] == print_:
-                    joined.answered.add(match[1])
+                    answered.append(match[1])
                 else:
                     changed.add(match[1])
+            joined.answered.add_all(answered)
             for row in changed:
                 if row not in joined.answered:
                     joined.changed.add(row)

@@ -116,7 +116,7 @@ def prepared(job: Job) -> Iterator[Prepared]:
             answers = scan(output, job.format)
             with answers.index:
                 joined = compare(source, job.reader, index, answers.index, path)
+            yield Prepared(job, source, index, output, joined, answers.torn)
         except BaseException:
             output.leave_no_trace()
             raise
-        yield Prepared(job, source, index, output, joined, answers.torn)

@@ -16,7 +16,7 @@ from llmctl.batch.write import Appender, Durable, ErrorsFile, Sink, Stdout
 from llmctl.clock import Clock
 from llmctl.engines.local import LocalEngine, Stop
 from llmctl.engines.source import Sifted
-from llmctl.errors import CallError, Cancelled
+from llmctl.errors import BudgetExhausted, CallError, Cancelled
 from llmctl.observers.tally import Tally
 from llmctl.protocols import Chain, Observer
 from llmctl.stores.files import disk
@@ -72,6 +72,8 @@ class Limits:
     def unsent(self) -> CallError:
         """The error of the rows that were not sent because of it."""
         error = self.because
+        if isinstance(error, BudgetExhausted):
+            return BudgetExhausted(f"not sent: {error.message}", sent=False)
         if error is not None and error.fatal_to_run:
             return type(error)(
                 f"not sent, because another row failed: {error.message}",
@@ -117,13 +119,15 @@ async def drive(
     writer = open_writer(batch)
     limits = Limits(stop, tally, allowed_errors)
     handler = make_handler([writer, settle, tally, limits])
-    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare)
+    at_once = batch.job.profile.limits.concurrency
+    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once)
     try:
-        engine = LocalEngine(batch.job.profile.limits.concurrency, stop, clock)
+        engine = LocalEngine(at_once, stop, clock)
         await engine.run(source, handler)
         if limits.because is not None:
             await _give_up(source.rest(), limits.unsent(), writer, tally, clock)
     finally:
+        handler.give_back()
         await writer.close()
     if batch.job.ordered and batch.output is not None and (limits.because or not stop.asked):
         await asyncio.to_thread(reorder, batch.output, batch.index, batch.job.format)

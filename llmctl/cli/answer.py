@@ -8,23 +8,22 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from llmctl import attachments, config
-from llmctl.batch.records import dollars as number
 from llmctl.batch.records import record
 from llmctl.cli.ask import AskOptions
+from llmctl.cli.ask_plan import exactly, plan
 from llmctl.cli.chosen import Chosen, choose
 from llmctl.cli.context import Context
 from llmctl.cli.printing import Printer
-from llmctl.cli.render import dollars, is_tty, usage_line, write_stdout
+from llmctl.cli.render import is_tty, usage_line
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
+from llmctl.cli.spending import caps
 from llmctl.compose import Question, compose
 from llmctl.config import Overrides
-from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
+from llmctl.errors import CallError, DiskError, InputError
 from llmctl.guards.retry import Trouble
 from llmctl.ids import ulid
-from llmctl.protocols import TokenCount
-from llmctl.providers.catalogue import count_tokens
-from llmctl.runner import Live, open_runner
+from llmctl.runner import Live, open_runner, user_name
 from llmctl.stores.history import Conversation, History, open_history
 from llmctl.types import Message, Outcome, Request, Response
 
@@ -51,6 +50,8 @@ def _request(
         said = (Message("system", options.system), *(m for m in said if m.role != "system"))
     question = Question(
         messages=(*said, attachments.message(prompt, options.attach)),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
         options=options.options,
         tags=options.tags,
         schema=options.schema,
@@ -95,10 +96,17 @@ async def _run(
         warn=context.warn,
         ask=asker(),
         cache_size=chosen.cache_size,
+        fallbacks=chosen.fallbacks,
     ) as live:
         if options.dry_run:
-            exact = await _exactly(request, live) if options.exact else None
-            return await _plan(request, live, context, exact)
+            exact = await exactly(request, live) if options.exact else None
+            return await plan(request, live, context, exact, options.budget)
+        live.purse.limit(
+            caps(options.budget, chosen.budgets, live.run_id, user_name()),
+            waits=lambda refused: context.say(
+                f"waiting: other calls under way may come to all of budget {refused.cap.name}"
+            ),
+        )
         code, response = await _ask(live.stamp(request), live, options, context)
     if response is not None and options.history and chosen.profile.history:
         await _remember(request, response, context, before)
@@ -120,7 +128,10 @@ async def _ask(
     def told(trouble: Trouble) -> None:
         context.say(f"{trouble.error.message}; trying again in {trouble.wait:.1f} s")
 
-    handler = live.handler([live.ledger.settle, remember], exact=False, told=told)
+    def switched(error: CallError, name: str) -> None:
+        context.say(f"{error.message}; asking {name} instead")
+
+    handler = live.handler([live.purse.settle, remember], exact=False, told=told, switched=switched)
     stopped: list[int] = []
     response = None
     try:
@@ -177,51 +188,3 @@ async def _remember(
             history.close()
     except DiskError as error:
         context.warn(f"the conversation was not kept: {error.message}")
-
-
-async def _exactly(request: Request, live: Live) -> TokenCount:
-    """The provider's own count. Raises `InvalidRequest` where it counts none, and the mapped
-    `CallError`."""
-    tokens = await count_tokens(live.endpoint, request)
-    if tokens is None:
-        where = request.target.provider
-        raise InvalidRequest(f"{where} counts no tokens for others: leave --exact out", sent=False)
-    return TokenCount(tokens, exact=True, encoding=f"counted by {request.target.provider}")
-
-
-async def _plan(request: Request, live: Live, context: Context, exact: TokenCount | None) -> int:
-    """What the call would take; `exact` is the provider's own count, where it was asked for.
-
-    Raises `InvalidRequest` for what the provider would not be sent.
-    """
-    live.endpoint.codec.encode(request, stream=False)
-    counted = exact or live.counter.count(request)
-    _, worst = await live.worst(request, counted)
-    window = live.counter.context_window(request.target)
-    kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
-    if context.json:
-        import orjson
-
-        plan = {
-            "profile": request.target.profile,
-            "model": request.target.model,
-            "input_tokens": counted.tokens,
-            "input_tokens_exact": counted.exact,
-            "max_tokens": request.max_tokens,
-            "context_window": window,
-            "worst_case_usd": number(worst),
-            "cached": kept is not None,
-        }
-        write_stdout(orjson.dumps(plan).decode() + "\n")
-        return 0
-    about = "" if counted.exact else "about "
-    most = f"{request.max_tokens} out at most" if request.max_tokens else "output not limited"
-    lines = (
-        f"target   {request.target.profile}/{request.target.model}",
-        f"tokens   {about}{counted.tokens} in ({counted.encoding}), {most}"
-        + (f", window {window}" if window else ""),
-        f"price    {dollars(worst)} at most",
-        f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
-    )
-    write_stdout("\n".join(lines) + "\n")
-    return 0

@@ -13,8 +13,8 @@ def main() -> None:
         print(f"llmctl {llmctl.__version__}")
         return
     try:
-        from llmctl.cli.program import program
+        from llmctl.cli.program import main as run
 
-        program()()
+        run()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,7 @@ from llmctl.cli.options import (
     VerboseOption,
     cache_mode,
     pairs,
+    parse_dollars,
     read_schema,
 )
 from llmctl.errors import InputError, UsageError
@@ -50,6 +52,7 @@ class AskOptions:
     dry_run: bool = False
     exact: bool = False
     usage: bool = False
+    budget: Decimal | None = None
 
 
 def command(
@@ -109,6 +112,15 @@ def command(
     tag: TagOption = None,
     no_cache: NoCacheOption = False,
     refresh: RefreshOption = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="USD",
+            help="Do not ask, and exit 3, when the answer may cost more.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -164,6 +176,7 @@ def command(
                 dry_run=dry_run,
                 exact=exact,
                 usage=usage,
+                budget=None if budget is None else parse_dollars("--budget", budget),
             ),
             context,
         )

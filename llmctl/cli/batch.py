@@ -158,7 +158,7 @@ def command(
         typer.Option(
             "--budget",
             metavar="USD",
-            help="With --dry-run: exit 3 when the worst case is above it.",
+            help="The most that this run may spend; a row that may cost more is not sent.",
             show_default=False,
         ),
     ] = None,
@@ -184,6 +184,12 @@ def command(
     .jsonl one for every row that failed (with -o - those go to stderr). Answered rows are
     never sent again; failed ones are.
 
+    --budget, and the configuration's `budgets`, are never exceeded while the provider keeps to
+    max_tokens: every row is held at its worst case before it is sent, and settled at its real
+    cost. A row whose price is unknown, or that alone may cost more, fails as `budget`; when what
+    is left is less than the next row may cost, the run stops. Both exit 3, and the same command
+    with a larger budget continues.
+
     --dry-run is the plan: how many rows are answered already, cached, duplicates, too long for
     the context window or refused by the provider's format, and what the rest takes at the worst
     (all output that is allowed) and as expected (by the ledger's earlier calls of the profile
@@ -201,18 +207,13 @@ def command(
       llmctl batch prompts.jsonl -p local
       llmctl batch reviews.csv --template "Positive or negative? {{ text }}" -o labels.jsonl
       llmctl batch prompts.jsonl --dry-run --budget 5
+      llmctl batch prompts.jsonl --budget 5
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """
     context = Context(profile, model, config, json, quiet, verbose)
 
     def run_() -> int:
         from llmctl.cli.running import run
-
-        if budget is not None and not dry_run:
-            raise UsageError(
-                "--budget goes with --dry-run in this version, which does not hold a run to it "
-                "yet: nothing was sent; see the plan with both"
-            )
 
         return run(
             BatchOptions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmctl import config
@@ -9,16 +10,20 @@ from llmctl.cli.context import Context
 from llmctl.cli.trusting import load
 from llmctl.config import Overrides
 from llmctl.connecting import located
-from llmctl.settings import Folders, Profile
+from llmctl.errors import SetupError
+from llmctl.settings import Budget, Folders, Profile, Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The profile, complete, the folders, and what the cache may grow to, in bytes."""
+    """The profile, complete, the folders, what the cache may grow to, in bytes, the profiles to
+    fall back on, and the configured budgets."""
 
     profile: Profile
     folders: Folders
     cache_size: int | None = None
+    fallbacks: tuple[Profile, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
 
 def choose(context: Context, overrides: Overrides) -> Chosen:
@@ -31,4 +36,18 @@ def choose(context: Context, overrides: Overrides) -> Chosen:
     )
     if context.verbose:
         context.say(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
-    return Chosen(located(profile, settings.folders), settings.folders, settings.cache_size)
+    return Chosen(
+        located(profile, settings.folders),
+        settings.folders,
+        settings.cache_size,
+        tuple(_fallbacks(profile, settings, context)),
+        settings.budgets,
+    )
+
+
+def _fallbacks(profile: Profile, settings: Settings, context: Context) -> Iterator[Profile]:
+    for name in profile.fallback:
+        try:
+            yield located(settings.profiles[name], settings.folders)
+        except SetupError as error:
+            context.warn(f"the fallback {name} is left out: {error.message}")

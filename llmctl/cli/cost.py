@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llmctl.cli.context import Context, finish
+from llmctl.cli.cost_release import command as release_command
 from llmctl.cli.options import (
     ConfigOption,
     JsonOption,
@@ -23,7 +24,7 @@ _EXIT_CODES = "\n".join(f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES
 _EPILOG = f"\b\nExit codes:\n{_EXIT_CODES}"
 
 app = typer.Typer(
-    help="Report spending, check it against budgets, show and refresh the prices.",
+    help="Report spending, check it against budgets, settle what is unknown, show the prices.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -144,6 +145,8 @@ def report_command(
                  may_have_been_billed_usd, in_flight_calls, unpriced_calls, state}],
                  state is within, warning or exceeded
       unpriced   [{profile, provider, model, calls}]
+      unknown    {calls, usd, unpriced_calls, first [{call_id, run_id, time, profile, provider,
+                 model, usd}]}: calls whose end is unknown, the first 20 of them by name
     --format csv: a line a group: the dimensions, the fields of total in this order,
       latency_p50_ms, latency_p95_ms, latency_p99_ms. Unknown is empty; text beginning
       with = + - @ tab or CR gets an apostrophe in front.
@@ -257,6 +260,9 @@ def check_command(
         )
 
     finish(run, context)
+
+
+app.command("release", epilog=_EPILOG)(release_command)
 
 
 @app.command("prices", epilog=_EPILOG)

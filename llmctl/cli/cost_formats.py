@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from llmctl.batch.records import dollars
+from llmctl.cli.cost_unknown import total_of, unknown_json
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.figures import Figures, percentiles
 from llmctl.reports.report import Group, Report, Unpriced
@@ -49,6 +50,7 @@ def as_json(report: Report) -> str:
             },
             "budgets": [budget_json(state, zone) for state in report.budgets],
             "unpriced": unpriced_json(report.unpriced),
+            "unknown": unknown_json(report.unknown, zone),
         }
     )
 
@@ -229,6 +231,10 @@ def _remarks(report: Report) -> list[str]:
             f"{_usd(total.doubt, total.doubtful_unpriced)} USD at the most, not in the figures."
         )
         lines += ["", doubt]
+    if report.unknown:
+        amount = _usd(*total_of(report.unknown))
+        n = len(report.unknown)
+        lines += ["", f"It is unknown how {n:,} calls ended; they may have cost {amount} USD."]
     if report.unpriced:
         named = ", ".join(
             f"{escaped(f'{u.profile}/{u.model}')} ({u.calls:,})" for u in report.unpriced

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from llmctl.cli.chart import Pen, cells, fitted, scale, wrapped
 from llmctl.cli.cost_formats import PERCENTILES
+from llmctl.cli.cost_unknown import total_of, unknown_lines
 from llmctl.cli.render import dollars, safe
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.figures import Figures, percentiles
@@ -267,6 +268,7 @@ def _remarks(report: Report, pen: Pen, width: int) -> Iterator[str]:
             pen,
             width,
         )
+    yield from _unknown(report, pen, width)
     if report.unpriced:
         named = ", ".join(
             f"{safe(u.profile)}/{safe(u.model)} ({u.calls:,} calls)" for u in report.unpriced
@@ -277,6 +279,21 @@ def _remarks(report: Report, pen: Pen, width: int) -> Iterator[str]:
             pen,
             width,
         )
+
+
+def _unknown(report: Report, pen: Pen, width: int) -> Iterator[str]:
+    """The calls whose end nobody knows."""
+    calls = report.unknown
+    if not calls:
+        return
+    several = f"{len(calls):,} calls" if len(calls) > 1 else "1 call"
+    yield from _warning(
+        f"end unknown: {several},",
+        f" {money(*total_of(calls))} at the most; once you know: `llmctl cost release`",
+        pen,
+        width,
+    )
+    yield from unknown_lines(calls, width, report.query.zone)
 
 
 def _warning(what: str, more: str, pen: Pen, width: int) -> Iterator[str]:

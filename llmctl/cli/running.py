@@ -15,9 +15,11 @@ from llmctl.batch.prepare import Job, Prepared, prepared
 from llmctl.batch.rows import Reader
 from llmctl.batch.run import drive, nothing_to_send
 from llmctl.batch.template import Template
+from llmctl.cli import spending
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.chosen import Chosen, choose
 from llmctl.cli.context import Context
+from llmctl.cli.loops import fastest_loop
 from llmctl.cli.render import colours, is_tty
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
@@ -25,12 +27,12 @@ from llmctl.cli.summary import Ended, print_summary
 from llmctl.compose import target_of
 from llmctl.config import Overrides
 from llmctl.engines.local import Stop
-from llmctl.errors import CallError
+from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.settling import Settling
 from llmctl.observers.tally import Tally
-from llmctl.runner import Live, open_runner
+from llmctl.runner import Live, open_runner, user_name
 
 
 def run(options: BatchOptions, context: Context) -> int:
@@ -72,7 +74,8 @@ def run(options: BatchOptions, context: Context) -> int:
     gc.set_threshold(20_000, 50, 100)
     with prepared(job) as batch:
         _notes(batch, context)
-        return asyncio.run(_run(batch, options, context, replace(chosen, profile=profile)))
+        with asyncio.Runner(loop_factory=fastest_loop()) as runner:
+            return runner.run(_run(batch, options, context, replace(chosen, profile=profile)))
 
 
 def _notes(batch: Prepared, context: Context) -> None:
@@ -91,6 +94,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
     started = context.clock.monotonic()
     stop, signals = Stop(), list[int]()
     because: CallError | None = None
+    spent: list[str] = []
     piped_away = False
 
     def on_signal(number: int) -> None:
@@ -122,9 +126,15 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                     warn=context.warn,
                     ask=asker(),
                     cache_size=chosen.cache_size,
+                    fallbacks=chosen.fallbacks,
+                    patient=True,
                 ) as live,
                 _shown(tally, live, context),
             ):
+                live.purse.limit(
+                    spending.caps(options.budget, chosen.budgets, live.run_id, user_name()),
+                    lambda: stop.asked,
+                )
                 if context.verbose:
                     context.say(f"run {live.run_id} (llmctl cost check --period run:ID)")
                 try:
@@ -132,7 +142,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                         batch,
                         lambda observers: live.handler(observers, exact=True, told=told),
                         live.call_id,
-                        Settling(live.ledger),
+                        Settling(live.purse),
                         tally,
                         stop,
                         context.clock,
@@ -145,6 +155,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                     )
                 except BrokenPipeError:
                     piped_away = True
+                spent = spending.lines(live.purse)
     # As the user named it: the path in use has its links followed.
     shown = Path(options.output or default_output(options.input)) if batch.output else None
     ended = Ended(
@@ -155,6 +166,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
         output=shown,
         errors=errors_path(shown) if shown else None,
         because=because,
+        spent=tuple(spent),
         signal=signals[0] if signals else None,
     )
     print_summary(ended, context)
@@ -173,6 +185,8 @@ def exit_code(
         return 1
     if not tally.failed:
         return 0
+    if "budget" in tally.failures:
+        return BudgetRefused.exit_code
     nothing_else = not tally.ok and not tally.skipped and len(tally.failures) == 1
     last = tally.last_error
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
@@ -189,7 +203,13 @@ async def _shown(tally: Tally, live: Live, context: Context) -> AsyncIterator[No
         display = Bar(sys.stderr, context.clock, colours(sys.stderr))
     else:
         display = PlainLines(sys.stderr, context.clock)
-    pace = Pace(tally, context.clock, live.profile.limits.tpm, live.lane.waits)
+    pace = Pace(
+        tally,
+        context.clock,
+        live.profile.limits.tpm,
+        live.waits,
+        lambda: spending.tightest(live.purse),
+    )
     showing = asyncio.ensure_future(display.run(pace))
     try:
         yield

@@ -14,7 +14,8 @@ from llmctl.observers.tally import Tally
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a batch ended. `elapsed` in seconds; `output` None: stdout."""
+    """How a batch ended. `elapsed` in seconds; `output` None: stdout; `spent` says how the
+    budgets stand."""
 
     tally: Tally
     elapsed: float
@@ -23,6 +24,7 @@ class Ended:
     output: Path | None
     errors: Path | None
     because: CallError | None
+    spent: tuple[str, ...]
     signal: int | None
 
 
@@ -59,6 +61,7 @@ def summary_lines(ended: Ended) -> list[str]:
     lines.append(_rows(ended))
     if tally.requests:
         lines.append(_work(ended))
+    lines += ended.spent
     if tally.truncated:
         n = tally.truncated
         lines.append(

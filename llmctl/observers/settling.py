@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from llmctl.protocols import LedgerStore
 from llmctl.types import Outcome
+
+
+class Settles(Protocol):
+    """Where calls are settled: a ledger, or what a run spends from it."""
+
+    async def settle(self, outcome: Outcome, /) -> object:
+        """Write the call's row; durable when this returns."""
+        ...
+
+    async def settle_kept(self, outcomes: Sequence[Outcome], /) -> None:
+        """Write the rows of answers that took no call; durable when this returns."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
     """Settles every call in `ledger`. Raises what that raises."""
 
-    ledger: LedgerStore
+    ledger: Settles
 
     async def __call__(self, outcome: Outcome) -> None:
         """Write the call's row; durable when this returns."""

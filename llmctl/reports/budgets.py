@@ -10,6 +10,7 @@ from llmctl.reports.figures import Figures
 from llmctl.reports.groups import Kind, value_of
 from llmctl.reports.windows import Span
 from llmctl.settings import Budget
+from llmctl.stores.caps import same_model
 from llmctl.stores.rows import from_pico
 
 State = Literal["within", "warning", "exceeded"]
@@ -62,5 +63,9 @@ class BudgetState:
 
 
 def matches(budget: Budget, kind: Kind) -> bool:
-    """Whether calls of this kind count towards the budget."""
-    return all(value_of(kind, name) == wanted for name, wanted in budget.match.items())
+    """Whether calls of this kind count towards the budget; a model's dated versions do, too."""
+    return all(_has(kind, name, wanted) for name, wanted in budget.match.items())
+
+
+def _has(kind: Kind, name: str, wanted: str) -> bool:
+    return same_model(wanted, kind.model) if name == "model" else value_of(kind, name) == wanted

@@ -16,6 +16,7 @@ from llmctl.reports.windows import Span, days, period_at
 from llmctl.settings import Budget
 from llmctl.stores.report import Cell, Latencies
 from llmctl.stores.rows import HeldCall
+from llmctl.stores.unknown import UnknownCall
 
 _DAY = 24 * 3600 * 1000
 _MICRO = Decimal("0.000001")
@@ -52,6 +53,10 @@ class Ledger(Protocol):
 
     def open_holds(self) -> Sequence[HeldCall]:
         """The calls under way."""
+        ...
+
+    def unknown(self, start: int, end: int) -> Sequence[UnknownCall]:
+        """As `stores.unknown.between`."""
         ...
 
 
@@ -95,7 +100,8 @@ class Unpriced:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer. Groups are ordered by cost, the dearest first; by day in order of time."""
+    """The answer. Groups are ordered by cost, the dearest first; by day in order of time.
+    `unknown` are the calls of the span whose end nobody knows, oldest first."""
 
     query: Query
     total: Figures
@@ -104,6 +110,7 @@ class Report:
     month: Month
     budgets: tuple[BudgetState, ...]
     unpriced: tuple[Unpriced, ...]
+    unknown: tuple[UnknownCall, ...] = ()
 
 
 @dataclass(slots=True)
@@ -150,6 +157,7 @@ def make(ledger: Ledger, query: Query, budgets: Sequence[Budget]) -> Report:
         month=Month(month.span, month.figures, projected),
         budgets=states,
         unpriced=_named(sums),
+        unknown=tuple(ledger.unknown(span.start, span.end)) if sums.total.doubtful else (),
     )
 
 
@@ -241,7 +249,7 @@ def check(
         budget,
         None if isinstance(span, str) else span,
         sums.total,
-        held=sum(hold.cost_pico or 0 for hold in held),
+        held=sum(hold.amount_pico or 0 for hold in held),
         in_flight=len(held),
         held_unpriced=sum(hold.cost_pico is None for hold in held),
     )

@@ -5,21 +5,44 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from decimal import Decimal
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmctl.protocols import Hold
+from llmctl.protocols import Cap, Crossing, Hold, Refusal, Standing
 from llmctl.stores.database import Database
+from llmctl.stores.ledger_budgets import glance, stands
 from llmctl.stores.ledger_tables import MIGRATIONS
+from llmctl.stores.ledger_write import (
+    CALL,
+    HELD,
+    OWNED,
+    TOGETHER,
+    NewCall,
+    NewHold,
+    call_values,
+    held_values,
+    hold_all,
+    insert,
+    settle_all,
+)
 from llmctl.stores.migrations import fits
 from llmctl.stores.process import Process
 from llmctl.stores.report import Reading
-from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call, kept_call, lost_call
-from llmctl.stores.sqlite import corrupt
+from llmctl.stores.rows import (
+    CallRow,
+    HeldCall,
+    call_row,
+    held_call,
+    kept_call,
+    lost_call,
+    to_pico,
+)
+from llmctl.stores.sqlite import corrupt, rows
+from llmctl.stores.unknown import Chosen, UnknownCall, release
+from llmctl.stores.writer import One
 from llmctl.types import Outcome
 
 T = TypeVar("T")
@@ -33,38 +56,16 @@ _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few millisecon
 _UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
 _PAGE = 1000
 
-_CALL = [field.name for field in fields(CallRow)]
-_HELD = [field.name for field in fields(HeldCall)]
-_STARTED, _ESTIMATED = _CALL.index("started_ms"), _CALL.index("estimated")
-_call_values: Callable[[CallRow], tuple[Any, ...]] = attrgetter(*_CALL)
-_held_values: Callable[[HeldCall], tuple[Any, ...]] = attrgetter(*_HELD)
-
-
-def _insert(table: str, columns: list[str]) -> str:
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    return (
-        f"INSERT INTO {table} ({names}) VALUES ({marks}) "  # noqa: S608 - our own names
-        "ON CONFLICT (call_id) DO "
-    )
-
-
-def _update(columns: list[str]) -> str:
-    return "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
-
-
-_OWNED = [*_HELD, "pid", "birth", "world"]
-_TOGETHER = 64
-_ADD_CALL = _insert("calls", _CALL) + _update(_CALL)
-_ADD_KEPT = (
-    f"INSERT INTO calls ({', '.join(_CALL)}) VALUES "  # noqa: S608
-    + ", ".join([f"({', '.join('?' * len(_CALL))})"] * _TOGETHER)
+_STARTED, _ESTIMATED = CALL.index("started_ms"), CALL.index("estimated")
+_ADD_KEPT = f"INSERT INTO calls ({', '.join(CALL)}) VALUES {rows(TOGETHER, len(CALL))}"  # noqa: S608
+_ADD_LOST = (
+    f"INSERT INTO calls ({', '.join(CALL)}) VALUES {rows(1, len(CALL))} "  # noqa: S608
+    "ON CONFLICT (call_id) DO NOTHING"
 )
-_ADD_LOST = _insert("calls", _CALL) + "NOTHING"
-_ADD_HOLD = _insert("holds", _OWNED) + _update(_OWNED)
-_HOLDS = f"SELECT {', '.join(_OWNED)} FROM holds"  # noqa: S608
-_HOLD = f"SELECT {', '.join(_HELD)} FROM holds WHERE call_id = ?"  # noqa: S608
+_HOLDS = f"SELECT {', '.join(OWNED)} FROM holds"  # noqa: S608
+_HOLD = f"SELECT {', '.join(HELD)} FROM holds WHERE call_id = ?"  # noqa: S608
 _CALLS = (
-    f"SELECT {', '.join(_CALL)} FROM calls "  # noqa: S608
+    f"SELECT {', '.join(CALL)} FROM calls "  # noqa: S608
     "WHERE (started_ms, call_id) > (?, ?) AND started_ms < ? ORDER BY started_ms, call_id LIMIT ?"
 )
 
@@ -82,39 +83,61 @@ class SqliteLedger:
         self._db = db
         self._run_id = run_id
         self._user = user
-        me = Process.current()
-        self._me = (me.pid, me.birth, me.world)
+        self._me = Process.current()
+        # One and the same, so that holds are seen to be of one kind.
+        self._hold_all = partial(hold_all, me=self._me)
+        self._tight = False
         db.read(_probe)
         if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
             db.write_now(_bury)
 
-    async def hold(self, hold: Hold) -> None:
-        """Put the call on record with its worst case; durable when this returns.
+    async def hold(self, hold: Hold, caps: Sequence[Cap] = ()) -> Refusal | None:
+        """Put the call on record with its worst case, if all `caps` have room for it, and say
+        which has not otherwise; durable when this returns None.
 
-        A second hold of one call takes the place of the first.
+        A second hold of one call takes the place of the first, unless it is refused.
         """
-        values = (*_held_values(held_call(hold, self._run_id, self._user)), *self._me)
-        await self._db.write(lambda connection: _do(connection, _ADD_HOLD, values))
+        held, me = held_call(hold, self._run_id, self._user), self._me
+        values = (*held_values(held), me.pid, me.birth, me.world)
+        amount = held.amount_pico or 0
+        if caps and self._tight and hold.times == 1:
+            # What is refused again and again does not keep others from writing.
+            refused = self._db.read(lambda connection: glance(connection, caps, amount))
+            if refused is not None:
+                return refused
+        new = NewHold(values, amount, caps, held.at_ms)
+        answer: Refusal | None = await self._db.write_one(One(self._hold_all, new))
+        self._tight = answer is not None
+        return answer
 
-    async def settle(self, outcome: Outcome) -> None:
+    def standing(self, cap: Cap) -> Standing | None:
+        """What counts against the cap now; None where no hold has met it yet."""
+        return self._db.read(lambda connection: stands(connection, cap))
+
+    async def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Sequence[Crossing]:
         """Write the call's row and end its hold in one transaction; durable when this returns.
 
         A failure after which the provider may have billed becomes `unknown` with the amount of
         the hold. A call without a hold (a cached answer) only gets its row. Settling a call
         twice raises `sqlite3.IntegrityError`, unless the first row says `unknown`.
+        Gives the shares of `caps` to warn at that are reached now.
         """
-        call_id, ok = outcome.request.call_id, outcome.ok
-
-        def work(connection: sqlite3.Connection) -> None:
-            held = None
-            if not ok or outcome.uncertain:
-                row = connection.execute(_HOLD, (call_id,)).fetchone()
-                held = None if row is None else HeldCall(*row)
-            _do(connection, _ADD_CALL, _call_values(call_row(outcome, held, run_id, user)))
-            _do(connection, "DELETE FROM holds WHERE call_id = ?", (call_id,))
-
         run_id, user = self._run_id, self._user
-        await self._db.write(work)
+        if outcome.ok and not outcome.uncertain:
+            values = call_values(call_row(outcome, None, run_id, user))
+            reached: Sequence[Crossing] = await self._db.write_one(
+                One(settle_all, NewCall(values, caps))
+            )
+            return reached
+        call_id = outcome.request.call_id
+
+        def work(connection: sqlite3.Connection) -> Sequence[Crossing]:
+            row = connection.execute(_HOLD, (call_id,)).fetchone()
+            held = None if row is None else HeldCall(*row)
+            values = call_values(call_row(outcome, held, run_id, user))
+            return settle_all(connection, [NewCall(values, caps)])[0]
+
+        return await self._db.write(work)
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call, in one transaction; durable when this
@@ -122,13 +145,13 @@ class SqliteLedger:
         run_id, user = self._run_id, self._user
 
         def work(connection: sqlite3.Connection) -> None:
-            rows = [kept_call(outcome, run_id, user) for outcome in outcomes]
-            whole = len(rows) - len(rows) % _TOGETHER
-            for start in range(0, whole, _TOGETHER):
+            answered = [kept_call(outcome, run_id, user) for outcome in outcomes]
+            whole = len(answered) - len(answered) % TOGETHER
+            for start in range(0, whole, TOGETHER):
                 # One statement for many, so that Python's lock is given back once: other
                 # threads work while all the rows are written.
-                _do(connection, _ADD_KEPT, [*chain(*rows[start : start + _TOGETHER])])
-            connection.executemany(_ADD_CALL, rows[whole:])
+                _do(connection, _ADD_KEPT, [*chain(*answered[start : start + TOGETHER])])
+            connection.executemany(insert("calls", 1), answered[whole:])
 
         await self._db.write(work)
 
@@ -162,6 +185,12 @@ class SqliteLedger:
 
         return self._db.read(at_once)
 
+    def release(self, chosen: Chosen, billed: Decimal) -> list[UnknownCall]:
+        """Write that the chosen calls, whose end is unknown, cost `billed` US dollars each; gives
+        what was known of them before. Raises `InputError` for those that are none."""
+        pico = to_pico(billed) or 0
+        return self._db.write_now(lambda connection: release(connection, chosen, pico))
+
     def close(self) -> None:
         """Write what is queued and close the file."""
         self._db.close()
@@ -180,7 +209,7 @@ def open_ledger(path: Path, run_id: str, user: str) -> SqliteLedger:
 
 def _open_holds(connection: sqlite3.Connection) -> list[HeldCall]:
     rows = connection.execute(f"{_HOLDS} ORDER BY at_ms, call_id").fetchall()
-    return [HeldCall(*row[: len(_HELD)]) for row in rows]
+    return [HeldCall(*row[: len(HELD)]) for row in rows]
 
 
 def _page(
@@ -220,12 +249,12 @@ def _bury(connection: sqlite3.Connection) -> None:
     """Make `unknown` rows of the holds whose processes have died."""
     graves: dict[Process, bool | None] = {}
     for row in connection.execute(_HOLDS).fetchall():
-        held, process = HeldCall(*row[: len(_HELD)]), Process(*row[len(_HELD) :])
+        held, process = HeldCall(*row[: len(HELD)]), Process(*row[len(HELD) :])
         if process not in graves:
             graves[process] = process.is_dead()
         dead = graves[process]
         if dead is None:
             dead = time.time() - held.at_ms / 1000 > _UNSEEN
         if dead:
-            _do(connection, _ADD_LOST, _call_values(lost_call(held)))
+            _do(connection, _ADD_LOST, call_values(lost_call(held)))
             _do(connection, "DELETE FROM holds WHERE call_id = ?", (held.call_id,))

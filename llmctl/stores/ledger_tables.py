@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmctl.stores.ledger_budgets import BUDGETS
 from llmctl.stores.migrations import Migration
 from llmctl.stores.sums import slots_migration
 
@@ -82,4 +83,5 @@ MIGRATIONS = (
         ),
     ),
     slots_migration(),
+    BUDGETS,
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 
-from llmctl.protocols import CachedAnswer, Hold
+from llmctl.protocols import CachedAnswer, Cap, Crossing, Hold, Refusal, Standing
+from llmctl.stores.caps import counts, gravest, newly_reached, refusal, standing
 from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call
 from llmctl.types import Outcome
 
@@ -34,6 +36,10 @@ class MemoryCache:
     async def claim(self, key: str) -> bool:  # noqa: ARG002 - nobody else can be at it
         """True: no other process sees this memory."""
         return True
+
+    async def claim_all(self, keys: Sequence[str]) -> set[str]:
+        """Those for which no answer is kept."""
+        return {key for key in keys if key not in self._answers}
 
     def release(self, key: str) -> None:
         """Nothing to give back."""
@@ -67,13 +73,43 @@ class MemoryLedger:
         self._user = user
         self._calls: dict[str, CallRow] = {}
         self._holds: dict[str, HeldCall] = {}
+        self._asked: dict[str, str] = {}
+        self._told: dict[str, Decimal] = {}
 
-    async def hold(self, hold: Hold) -> None:
-        """Put the call on record; a second hold of one call takes the place of the first."""
-        self._holds[hold.call_id] = held_call(hold, self._run_id, self._user)
+    async def hold(self, hold: Hold, caps: Sequence[Cap] = ()) -> Refusal | None:
+        """Put the call on record, if all `caps` have room for it, and say which has not
+        otherwise; a second hold of one call takes the place of the first."""
+        held = held_call(hold, self._run_id, self._user)
+        before = self._holds.pop(hold.call_id, None)
+        amount = held.amount_pico or 0
+        refused = gravest(refusal(cap, *self._sums(cap), amount) for cap in caps)
+        kept = held if refused is None else before
+        if kept is not None:
+            self._holds[hold.call_id] = kept
+        return refused
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Write the call's row and end its hold.
+    def standing(self, cap: Cap) -> Standing | None:
+        """What counts against the cap now."""
+        return standing(*self._sums(cap))
+
+    def _sums(self, cap: Cap) -> tuple[int, int]:
+        """Picodollars spent and held."""
+        spent = held = 0
+        for row in self._calls.values():
+            if cap.start <= row.started_ms < cap.end and self._counts(cap, row):
+                spent += (row.cost_pico or 0) + (row.uncertain_pico or 0)
+        for hold in self._holds.values():
+            if cap.start <= hold.at_ms < cap.end and counts(cap.match, hold):
+                held += hold.amount_pico or 0
+        return spent, held
+
+    def _counts(self, cap: Cap, row: CallRow) -> bool:
+        asked = replace(row, model=self._asked.get(row.call_id, row.model))
+        return counts(cap.match, row) or counts(cap.match, asked)
+
+    async def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Sequence[Crossing]:
+        """Write the call's row and end its hold; gives the shares of `caps` to warn at that are
+        reached now.
 
         Raises `ValueError` for a call that is settled already, unless its row says `unknown`.
         """
@@ -81,9 +117,19 @@ class MemoryLedger:
         old = self._calls.get(call_id)
         if old is not None and old.status != "unknown":
             raise ValueError(f"the row of call {call_id} is final")
-        held = self._holds.get(call_id)
+        held = self._holds.pop(call_id, None)
+        if held is not None:
+            self._asked[call_id] = held.model
         self._calls[call_id] = call_row(outcome, held, self._run_id, self._user)
-        self._holds.pop(call_id, None)
+        return list(self._crossings(caps))
+
+    def _crossings(self, caps: Sequence[Cap]) -> Iterator[Crossing]:
+        for cap in caps:
+            spent, _ = self._sums(cap)
+            share = newly_reached(cap, spent, self._told.get(cap.key, Decimal(0)))
+            if share is not None:
+                self._told[cap.key] = share
+                yield Crossing(cap, share, standing(spent, 0).spent)
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from llmctl.stores.rows import HeldCall
 from llmctl.stores.sums import ANSWERED, KIND, SLOT, SUMS, from_totals, totals
+from llmctl.stores.unknown import UnknownCall, between
 
 _SLOTS = ", ".join(totals("slots"))
 _CALLS = ", ".join(totals())
@@ -197,6 +198,10 @@ class Reading:
         """The calls under way."""
         return self._holds
 
+    def unknown(self, start: int, end: int) -> Sequence[UnknownCall]:
+        """See `unknown.between`."""
+        return between(self._connection, start, end)
+
 
 class Nothing:
     """A ledger that is not there yet, for reports."""
@@ -224,5 +229,9 @@ class Nothing:
         return False
 
     def open_holds(self) -> Sequence[HeldCall]:
+        """No calls."""
+        return ()
+
+    def unknown(self, start: int, end: int) -> Sequence[UnknownCall]:  # noqa: ARG002
         """No calls."""
         return ()

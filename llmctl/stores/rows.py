@@ -40,7 +40,8 @@ def from_pico(pico: int | None) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class HeldCall:
-    """A call under way. The tokens and the cost are the worst case; `tags` is a JSON object."""
+    """A call under way. The tokens and the cost are the worst case of one attempt, of which
+    `times` may have to be paid; `tags` is a JSON object."""
 
     call_id: str
     run_id: str
@@ -53,11 +54,17 @@ class HeldCall:
     input_tokens: int
     output_tokens: int
     cost_pico: int | None
+    times: int = 1
 
     @property
     def cost(self) -> Decimal | None:
-        """The worst case in US dollars; None when the price is unknown."""
+        """The worst case of one attempt in US dollars; None when the price is unknown."""
         return from_pico(self.cost_pico)
+
+    @property
+    def amount_pico(self) -> int | None:
+        """What is held: the worst case of all attempts."""
+        return None if self.cost_pico is None else min(_MOST, self.cost_pico * self.times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,7 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
         input_tokens=hold.estimate.input,
         output_tokens=hold.estimate.output,
         cost_pico=to_pico(hold.cost),
+        times=hold.times,
     )
 
 
@@ -214,7 +222,7 @@ def lost_call(held: HeldCall) -> CallRow:
         cache_write_tokens=0,
         reasoning_tokens=0,
         estimated=True,
-        cost_pico=held.cost_pico,
+        cost_pico=held.amount_pico,
         saved_pico=None,
         uncertain=0,
         uncertain_pico=0,
@@ -243,8 +251,8 @@ def _status(outcome: Outcome) -> Status:
         return "ok"
     if isinstance(error, Interrupted):
         return "interrupted"
-    if isinstance(error, Cancelled):
-        return "cancelled"
+    if isinstance(error, Cancelled) and not (error.ambiguous and outcome.first_token is None):
+        return "cancelled"  # of a stream something is known; of any other call nothing
     return "unknown" if error.ambiguous and error.sent else "error"
 
 

@@ -79,7 +79,7 @@ def test_the_json_report(run: Run) -> None:
     said = report(run)
     assert list(said) == [
         "from", "to", "timezone", "by", "total", "groups", "days", "month_to_date", "budgets",
-        "unpriced",
+        "unpriced", "unknown",
     ]  # fmt: skip
     assert list(said["total"]) == [
         "calls", "errors", "error_rate", "cached_calls", "input_tokens", "output_tokens",

@@ -207,17 +207,6 @@ def test_an_unknown_price_is_null_and_does_not_pass_a_budget(
     assert "is not known" in held.stderr
 
 
-def test_a_budget_without_a_plan_is_refused(
-    run: Run, configured: dict[str, str], mixed: Path, sim: Simulator
-) -> None:
-    """A limit that nothing would hold the run to is not taken."""
-    before = len(sim.calls)
-    done = run("batch", str(mixed), "--budget", "5", env=configured)
-    assert done.returncode == 2
-    assert "--dry-run" in done.stderr
-    assert len(sim.calls) == before
-
-
 def test_wrong_rows_are_found_by_the_plan_too(
     run: Run, configured: dict[str, str], tmp_path: Path
 ) -> None:

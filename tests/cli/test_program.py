@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import llmctl
+from llmctl.cli.program import COMMANDS as COMMANDS_BY_NAME
+from llmctl.cli.program import program
 from llmctl.errors import EXIT_CODES
 from tests.conftest import Run
 
@@ -31,7 +33,6 @@ COMMANDS = [
     ("local", "install"),
 ]
 HEAVY = {
-    "httpx2",
     "keyring",
     "sqlite3",
     "tiktoken",
@@ -39,6 +40,9 @@ HEAVY = {
     "rich",
     "xllamacpp",
     "tenacity",
+    "aiohttp",
+    "uvloop",
+    "yarl",
 }
 
 
@@ -74,7 +78,8 @@ def test_help_and_version_leave_no_trace(run: Run, home: Path) -> None:
 def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> None:
     """Building every command's help imports no HTTP client, keyring, database or vocabulary."""
     code = (
-        "import sys\nfrom llmctl.cli.program import program\nprogram()\n"
+        "import sys\nfrom llmctl.cli.program import COMMANDS, program\n"
+        "for name in COMMANDS: program((name,))\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -82,6 +87,44 @@ def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> No
         timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS_BY_NAME)
+def test_summaries_are_those_of_the_commands(name: str) -> None:
+    """What stands in for a command that is not loaded says what the command itself says."""
+    there, alone = program().commands[name], program((name,)).commands[name]
+    assert there.get_short_help_str(200) == alone.get_short_help_str(200)
+    assert len(alone.params) + len(getattr(alone, "commands", ())) > len(there.params)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("llmctl pro", ["profiles"]),
+        ("llmctl keys ro", ["rotate"]),
+        ("llmctl ask --mo", ["--model"]),
+        ("llmctl batch --format op", ["openai"]),
+    ],
+)
+def test_completion_is_light(
+    line: str, expected: list[str], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """A shell's completion gets its words without configuration, event loop or pydantic."""
+    code = (
+        "import sys\nsys.argv = ['llmctl']\nfrom llmctl.cli.app import main\ntry: main()\n"
+        "finally: print(sorted({'pydantic', 'asyncio', 'llmctl.config'} & set(sys.modules)))"
+    )
+    env = {
+        **environ,
+        "_LLMCTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:-1] == [*expected, "[]"]
 
 
 def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 from itertools import count
+from typing import Any
 
 from llmctl.errors import CallError
-from llmctl.protocols import CachedAnswer, Hold
+from llmctl.protocols import CachedAnswer, Cap, Hold
 from llmctl.types import Message, Outcome, Request, Response, Target, Usage
 
 TARGET = Target(
@@ -34,9 +35,21 @@ def a_request(call_id: str = "") -> Request:
     )
 
 
-def a_hold(request: Request, cost: Decimal | None = Decimal("0.0123")) -> Hold:
+def a_hold(
+    request: Request, cost: Decimal | None = Decimal("0.0123"), *, at: float = NOW, times: int = 1
+) -> Hold:
     """The hold of the request: 1,000 tokens in, 500 out at the most."""
-    return Hold(request.call_id, request, Usage(1000, 500, estimated=True), cost, NOW)
+    return Hold(request.call_id, request, Usage(1000, 500, estimated=True), cost, at, times)
+
+
+DAY = 24 * 3600 * 1000
+
+
+def a_cap(limit: str | int, name: str = "team", **changes: Any) -> Cap:
+    """A budget of `limit` US dollars for all calls of the day of `NOW`."""
+    start = int(NOW * 1000) // DAY * DAY
+    span = {"start": start, "end": start + DAY, "key": f"{name} {start}", **changes}
+    return Cap(name=name, limit=Decimal(limit), **span)
 
 
 def an_answer(request: Request) -> Response:

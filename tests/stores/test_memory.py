@@ -10,6 +10,7 @@ import pytest
 from llmctl.stores.memory import MemoryCache, MemoryLedger
 from tests.conformance.cache_store import CacheStoreContract
 from tests.conformance.calls import a_cached_answer
+from tests.conformance.ledger_budgets import LedgerBudgetsContract
 from tests.conformance.ledger_store import LedgerStoreContract
 
 
@@ -22,7 +23,7 @@ class TestMemoryCache(CacheStoreContract):
         return MemoryCache()
 
 
-class TestMemoryLedger(LedgerStoreContract):
+class TestMemoryLedger(LedgerStoreContract, LedgerBudgetsContract):
     """The contract, in memory."""
 
     @pytest.fixture

@@ -1,0 +1,262 @@
+"""Budgets, as the commands keep them against a provider on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_batch import prompts, read, write
+from tests.conftest import LLMCTL, Run
+from tests.simulator.call import Call
+from tests.simulator.reply import Reply, Usage
+from tests.simulator.server import Simulator
+
+# A dollar a million tokens in, two a million out: a row of 1,000 tokens out may cost a little
+# more than $0.002, and does cost $0.002005.
+ROW = {"max_tokens": 1000}
+REAL = Decimal("0.002005")
+
+
+def bills(output: int = 1000) -> Any:
+    """A model that uses so many tokens, whatever it is asked."""
+
+    def reply(_: Call) -> Reply:
+        return Reply("x", usage=Usage(5, output))
+
+    return reply
+
+
+@pytest.fixture
+def config(configured: dict[str, str]) -> Path:
+    """The configuration file."""
+    return Path(configured["HOME"]) / ".config/llmctl/config.yaml"
+
+
+@pytest.fixture
+def ten(tmp_path: Path, sim: Simulator) -> Path:
+    """Ten rows, each of which costs all that it may."""
+    sim.reply = bills()
+    return write(tmp_path / "in.jsonl", [{**row, **ROW} for row in prompts(10)])
+
+
+def budgets(config: Path, *said: str) -> None:
+    """Configure these."""
+    lines = "".join(f"  - {{{one}}}\n" for one in said)
+    text = config.read_text(encoding="utf-8").partition("budgets:")[0]
+    config.write_text(f"{text}budgets:\n{lines}", encoding="utf-8")
+
+
+def ledger(configured: dict[str, str], asked: str) -> list[tuple[Any, ...]]:
+    """What the ledger says."""
+    path = Path(configured["HOME"]) / ".local/state/llmctl/ledger.db"
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(asked).fetchall()
+
+
+def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
+    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Four rows fit into a cent; the others are `budget` errors and were not sent; exit 3."""
+    done = run("batch", str(ten), "--budget", "0.01", "--json", env=configured)
+    assert done.returncode == 3
+    assert sim.billed.requests == 4
+    assert len(read(tmp_path / "in.out.jsonl")) == 4
+    errors = read(tmp_path / "in.out.errors.jsonl")
+    assert [row["error"]["type"] for row in errors] == ["budget"] * 6
+    assert {row["cost_usd"] for row in errors} == {0}
+    assert "the budget of $0.01 (--budget) is used up: $0.00802 is spent" in done.stderr
+    assert "budget: $0.00802 of $0.01 spent" in done.stderr
+    summary = json.loads(done.stdout, parse_float=Decimal)
+    assert (summary["exit_code"], summary["failed"]) == (3, 6)
+    assert summary["cost_usd"] == 4 * REAL
+
+    done = run("batch", str(ten), "--budget", "1", env=configured)
+    assert done.returncode == 0
+    assert sim.billed.requests == 10
+    assert len(read(tmp_path / "in.out.jsonl")) == 10
+    assert not (tmp_path / "in.out.errors.jsonl").exists()
+
+
+def test_rows_that_cost_less_make_room_for_others(
+    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
+) -> None:
+    """Only four can be in flight at a time, but all are answered."""
+    sim.reply = bills(10)
+    sim.latency = 0.02
+    done = run("batch", str(ten), "--budget", "0.01", env=configured)
+    assert (done.returncode, sim.billed.requests) == (0, 10)
+
+
+def test_two_processes_share_a_budget_of_the_day(
+    run: Run, configured: dict[str, str], config: Path, ten: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Twice ten rows at once, room for twelve: twelve are billed, whoever sent them; afterwards
+    a raised limit lets the rest go."""
+    budgets(config, "name: team, limit_usd: 0.0245, period: day")
+    sim.latency = 0.02
+    other = tmp_path / "other.jsonl"
+    # Not the same questions: an identical one would be answered by the other process.
+    write(other, [{**row, **ROW, "prompt": f"tell {row['id']}"} for row in prompts(10)])
+    children = [
+        subprocess.Popen(
+            [LLMCTL, "batch", str(path), "-q"], env=configured, stdin=subprocess.DEVNULL
+        )
+        for path in (ten, other)
+    ]
+    assert sorted(child.wait(timeout=60) for child in children) in ([0, 3], [3, 3])
+    assert sim.billed.requests == 12
+    budgets(config, "name: team, limit_usd: 1, period: day")
+    for path in (ten, other):
+        assert run("batch", str(path), env=configured).returncode == 0
+    assert sim.billed.requests == 20
+    assert ledger(configured, "SELECT count(*) FROM budget_windows") == [(1,)]
+
+
+def test_one_that_waits_for_another_process_goes_on_when_that_settles(
+    configured: dict[str, str], config: Path, sim: Simulator
+) -> None:
+    """`ask` says that it waits, and is answered."""
+    budgets(config, "name: team, limit_usd: 0.003, period: month")
+    sim.reply = bills(10)
+    sim.hold()
+    words = [str(LLMCTL), "ask", "first", "--max-tokens", "1000"]
+    with subprocess.Popen(words, env=configured, stdin=subprocess.DEVNULL) as first:
+        sim.wait_for_calls(1)
+        words[2] = "second"
+        with subprocess.Popen(
+            words, env=configured, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as second:
+            assert second.stderr is not None
+            assert "waiting: other calls under way" in second.stderr.readline()
+            assert len(sim.calls) == 1
+            sim.release()
+    assert (first.returncode, second.returncode, sim.billed.requests) == (0, 0, 2)
+
+
+def test_ask_keeps_to_a_budget(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+    """What may cost more is not sent; with `--dry-run` neither, and both exit 3."""
+    asked = ("ask", "hello", "--max-tokens", "1000")
+    done = run(*asked, "--budget", "0.002", env=configured)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "more than all of the budget of $0.002 (--budget)" in done.stderr
+    for budget, code in (("0.002", 3), ("0.01", 0)):
+        plan = run(*asked, "--budget", budget, "--dry-run", "--json", env=configured)
+        assert plan.returncode == code
+        assert json.loads(plan.stdout, parse_float=Decimal)["budget_usd"] == Decimal(budget)
+    assert sim.calls == []
+    assert run(*asked, "--budget", "0.01", env=configured).returncode == 0
+    assert "NOT ENOUGH" not in run(*asked, "--budget", "0", "--dry-run", env=configured).stdout
+    assert run(*asked, "--budget", "0", env=configured).returncode == 0  # cached, and so free
+    assert sim.billed.requests == 1
+
+
+def test_a_configured_budget_holds_ask_and_batch_alike(
+    run: Run, configured: dict[str, str], config: Path, ten: Path, sim: Simulator
+) -> None:
+    """What `ask` spent, `batch` has no more; calls that do not match are free to go."""
+    budgets(config, "name: team, limit_usd: 0.005, period: month, match: {tags: {team: a}}")
+    asked = ("ask", "hello", "--max-tokens", "1000", "--tag", "team=a")
+    assert run(*asked, env=configured).returncode == 0
+    done = run("batch", str(ten), "--tag", "team=a", env=configured)
+    assert (done.returncode, sim.billed.requests) == (3, 2)
+    assert "budget team: $0.00401 of $0.005 spent" in done.stderr
+    third = run("ask", "again", "--max-tokens", "1000", "--tag", "team=a", env=configured)
+    assert third.returncode == 3
+    assert "(team) is used up" in third.stderr
+    assert run("batch", str(ten), "--tag", "team=b", env=configured).returncode == 0
+
+
+def test_a_share_of_a_budget_is_told_in_one_call_of_many(
+    run: Run, configured: dict[str, str], config: Path, sim: Simulator
+) -> None:
+    """Each share once, whichever process reaches it."""
+    budgets(config, "name: team, limit_usd: 0.0101, period: day, warn_at: [50%, 80%]")
+    sim.reply = bills()
+    told = [
+        run("ask", f"say {n}", "--max-tokens", "1000", "-q", env=configured).stderr
+        for n in range(5)
+    ]
+    assert told[:2] == ["", ""]
+    assert told[2].startswith("warning: budget team: 50% is reached, $0.006015 of $0.0101")
+    assert told[3] == ""
+    assert told[4].startswith("warning: budget team: 80% is reached" if told[4] else "")
+    states = json.loads(run("cost", "check", "--json", env=configured).stdout)["budgets"]
+    assert states[0]["state"] == "warning"
+
+
+def test_an_unknown_price_is_refused_under_a_budget(
+    run: Run, configured: dict[str, str], config: Path, ten: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Every row is denied once, unsent, and says what to set; without a budget they go."""
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("    price: {input: 1, output: 2}\n", ""), encoding="utf-8")
+    done = run("batch", str(ten), "--budget", "100", env=configured)
+    assert (done.returncode, len(sim.calls)) == (3, 0)
+    errors = read(tmp_path / "in.out.errors.jsonl")
+    assert [row["error"]["type"] for row in errors] == ["budget"] * 10
+    assert "set `price:` in profile sim" in errors[0]["error"]["message"]
+    counted = "SELECT status, error_type, count(*), sum(attempts) FROM calls GROUP BY 1, 2"
+    assert ledger(configured, counted) == [("error", "budget", 10, 0)]
+    assert run("batch", str(ten), env=configured).returncode == 0
+
+
+def test_an_answer_without_limit_is_refused_under_a_budget(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """It might go on for ever."""
+    done = run("ask", "hello", "--budget", "1", env=configured)
+    assert (done.returncode, len(sim.calls)) == (3, 0)
+    assert "nothing limits the answers" in done.stderr
+
+
+def test_a_row_dearer_than_the_budget_fails_alone(
+    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """The others are answered; exit 3."""
+    sim.reply = bills(1)
+    rows = [{"id": "dear", "prompt": "x", "max_tokens": 100_000}, *read(ten)]
+    done = run("batch", str(write(ten, rows)), "--budget", "0.1", env=configured)
+    assert (done.returncode, sim.billed.requests) == (3, 10)
+    (error,) = read(tmp_path / "in.out.errors.jsonl")
+    assert (error["id"], error["error"]["type"], error["attempts"]) == ("dear", "budget", 0)
+    assert "more than all of the budget" in error["error"]["message"]
+
+
+def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
+    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
+) -> None:
+    """17% above the worst case: what was in flight is the most that is spent beyond."""
+    sim.reply = bills(1170)
+    sim.latency = 0.05
+    done = run("batch", str(ten), "--budget", "0.01", "--concurrency", "4", env=configured)
+    assert (done.returncode, sim.billed.requests) == (3, 4)
+    assert re.search(r"billed \$0\.0013\d+ more than the worst case of 4 calls", done.stderr)
+
+
+def test_progress_shows_what_is_spent_of_the_budget(
+    run: Run, configured: dict[str, str], config: Path, ten: Path
+) -> None:
+    """Dollars against the tightest budget; the run's own is named as such in the summary."""
+    budgets(config, "name: team, limit_usd: 100, period: day")
+    done = run("batch", str(ten), "--budget", "0.5", env=configured)
+    assert done.returncode == 0
+    assert "budget: $0.02005 of $0.50 spent" in done.stderr
+    assert "budget team: $0.02005 of $100.00 spent" in done.stderr
+
+
+def test_a_budget_that_makes_no_sense_is_refused(
+    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
+) -> None:
+    """Nothing is sent."""
+    for words in (("batch", str(ten)), ("ask", "x")):
+        done = run(*words, "--budget", "much", env=configured)
+        assert (done.returncode, len(sim.calls)) == (2, 0)
+        assert "--budget wants an amount in USD" in done.stderr

@@ -1,0 +1,248 @@
+"""What every `LedgerStore` does about caps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from llmctl.errors import CallTimeout, RateLimited
+from llmctl.protocols import Cap, LedgerStore, Refusal, Standing
+from llmctl.types import Request
+from tests.conformance.calls import (
+    DAY,
+    NOW,
+    TARGET,
+    a_cap,
+    a_hold,
+    a_request,
+    an_answer,
+    an_outcome,
+)
+
+CENT = Decimal("0.01")
+
+
+def stands(store: LedgerStore, cap: Cap) -> tuple[object, object]:
+    """Dollars spent and held."""
+    standing = store.standing(cap)
+    assert standing is not None
+    return standing.spent, standing.held
+
+
+def held(
+    store: LedgerStore,
+    caps: Sequence[Cap],
+    cost: Decimal = CENT,
+    request: Request | None = None,
+    times: int = 1,
+) -> Refusal | None:
+    """The answer to a hold."""
+    hold = a_hold(request or a_request(), cost, times=times)
+    return asyncio.run(store.hold(hold, caps))
+
+
+def spent(store: LedgerStore, cost: Decimal, caps: Sequence[Cap] = ()) -> list[Decimal]:
+    """Hold and settle a call; the shares that were told of."""
+    request = a_request()
+    asyncio.run(store.hold(a_hold(request, cost)))
+    crossed = asyncio.run(store.settle(an_outcome(request, cost=cost), caps))
+    return [crossing.share for crossing in crossed]
+
+
+class LedgerBudgetsContract:
+    """Subclasses provide the fixture `store`, of the run `run-1` and the user `ann`."""
+
+    def test_holds_fit_to_the_cent_and_not_beyond(self, store: LedgerStore) -> None:
+        """Ten holds of a cent fit under ten cents; the eleventh may wait for one of them, and
+        leaves nothing behind."""
+        cap = a_cap("0.10")
+        assert [held(store, [cap]) for _ in range(10)] == [None] * 10
+        refused = held(store, [cap])
+        assert refused == Refusal(cap, Standing(Decimal(0), Decimal("0.10")), never=False)
+        assert stands(store, cap) == (0, Decimal("0.10"))
+
+    def test_what_is_settled_at_less_comes_back(self, store: LedgerStore) -> None:
+        """The hold ends with the call, and only its real cost stays."""
+        cap, request = a_cap("0.01"), a_request()
+        assert held(store, [cap], CENT, request) is None
+        assert held(store, [cap], Decimal("0.009")) is not None
+        asyncio.run(store.settle(an_outcome(request, cost=Decimal("0.001"))))
+        assert stands(store, cap) == (Decimal("0.001"), 0)
+        assert held(store, [cap], Decimal("0.009")) is None
+
+    def test_waiting_does_not_help_against_what_is_spent(self, store: LedgerStore) -> None:
+        """Calls under way may come to less than they hold; those that ended will not."""
+        cap, request = a_cap("0.01"), a_request()
+        assert held(store, [cap], Decimal("0.004"), request) is None
+        refused = held(store, [cap], Decimal("0.007"))
+        assert refused is not None
+        assert not refused.never
+        asyncio.run(store.settle(an_outcome(request, cost=Decimal("0.004"))))
+        refused = held(store, [cap], Decimal("0.007"))
+        assert refused is not None
+        assert refused.never
+
+    def test_every_cap_must_have_room(self, store: LedgerStore) -> None:
+        """The fullest decides; one without hope is named before one that may have room later."""
+        wide, narrow = a_cap("1", "wide"), a_cap("0.01", "narrow")
+        assert held(store, [wide, narrow]) is None
+        refused = held(store, [wide, narrow])
+        assert refused is not None
+        assert (refused.cap.name, refused.never) == ("narrow", False)
+        spent(store, CENT)
+        refused = held(store, [replace(wide, limit=CENT), narrow])
+        assert refused is not None
+        assert refused.never
+        assert stands(store, wide) == (CENT, CENT)
+
+    def test_calls_from_before_the_first_use_count(self, store: LedgerStore) -> None:
+        """What was spent and held without the budget is there when it is first asked for."""
+        spent(store, CENT)
+        assert held(store, []) is None
+        cap = a_cap("0.03")
+        assert held(store, [cap]) is None
+        assert stands(store, cap) == (CENT, 2 * CENT)
+
+    def test_calls_of_others_count_although_they_know_of_no_budget(
+        self, store: LedgerStore
+    ) -> None:
+        """Whoever holds and settles: the budget sees it."""
+        cap = a_cap("0.03")
+        assert held(store, [cap], Decimal("0.001")) is None
+        spent(store, CENT)
+        held(store, [])
+        assert stands(store, cap) == (CENT, CENT + Decimal("0.001"))
+
+    def test_attempts_that_may_have_been_billed_are_held_and_spent(
+        self, store: LedgerStore
+    ) -> None:
+        """A hold of three attempts is three times the amount; they settle at the doubt."""
+        cap, request = a_cap("0.03"), a_request()
+        assert held(store, [cap], CENT, request) is None
+        assert held(store, [cap], CENT, request, times=3) is None
+        assert stands(store, cap) == (0, 3 * CENT)
+        answer = replace(an_answer(request), attempts=3, uncertain=2)
+        outcome = an_outcome(request, answer, cost=Decimal("0.001"))
+        asyncio.run(store.settle(replace(outcome, uncertain=2)))
+        assert stands(store, cap) == (Decimal("0.021"), 0)
+
+    def test_a_hold_that_may_not_grow_stays_as_it_was(self, store: LedgerStore) -> None:
+        """The attempt under way is still held."""
+        cap, request = a_cap("0.015"), a_request()
+        assert held(store, [cap], CENT, request) is None
+        assert held(store, [cap], CENT, request, times=2) is not None
+        assert stands(store, cap) == (0, CENT)
+
+    def test_an_unknown_end_is_spent_in_full_and_a_failure_is_not(self, store: LedgerStore) -> None:
+        """A timeout may have been billed, a refusal for too many requests was not."""
+        cap = a_cap("1")
+        for error in (CallTimeout("late"), RateLimited("slow down")):
+            request = a_request()
+            assert held(store, [cap], CENT, request) is None
+            asyncio.run(store.settle(an_outcome(request, error, cost=Decimal(0))))
+        assert stands(store, cap) == (CENT, 0)
+
+    def test_an_unknown_end_that_becomes_known_counts_as_what_it_is(
+        self, store: LedgerStore
+    ) -> None:
+        """The doubt is taken back."""
+        cap, request = a_cap("1"), a_request()
+        assert held(store, [cap], CENT, request) is None
+        asyncio.run(store.settle(an_outcome(request, CallTimeout("late"), cost=None)))
+        asyncio.run(store.settle(an_outcome(request, cost=Decimal("0.002"))))
+        assert stands(store, cap) == (Decimal("0.002"), 0)
+
+    @pytest.mark.parametrize(
+        ("match", "counts"),
+        [
+            ({"run": "run-1"}, True),
+            ({"run": "run-2"}, False),
+            ({"profile": "fast", "provider": "openai", "user": "ann"}, True),
+            ({"profile": "slow"}, False),
+            ({"user": "bob"}, False),
+            ({"model": "gpt-5-mini"}, True),
+            ({"model": "gpt-5"}, False),
+            ({"tag:team": "search"}, True),
+            ({"tag:team": "search", "tag:ünïcode": "✓"}, True),
+            ({"tag:team": "ads"}, False),
+            ({"tag:none": "x"}, False),
+        ],
+    )
+    def test_only_calls_that_match_count(
+        self, store: LedgerStore, match: dict[str, str], *, counts: bool
+    ) -> None:
+        """Whether they came before the budget was first used or after, held or ended."""
+        cap = a_cap("9", match=match)
+        for _ in range(2):
+            held(store, [])
+            spent(store, CENT)
+            # To use the budget without a call that counts: a hold that is taken back.
+            probe = a_request()
+            assert held(store, [cap], Decimal(0), probe) is None
+            asyncio.run(store.settle(an_outcome(probe, cost=Decimal(0))))
+        assert stands(store, cap) == ((2 * CENT, 2 * CENT) if counts else (0, 0))
+
+    @pytest.mark.parametrize(
+        ("asked", "answered", "wanted", "counts"),
+        [
+            ("claude-sonnet-4-5", "claude-sonnet-4-5-20250929", "claude-sonnet-4-5", True),
+            ("claude-sonnet-4-5", "claude-sonnet-4-5-20250929", "claude-sonnet-4", False),
+            ("mistral-large-latest", "mistral-large-2411", "mistral-large-latest", True),
+            ("gemini-1.5-pro", "gemini-1.5-pro-002", "gemini-1.5-pro", True),
+            ("qwen3", "qwen3-235b", "qwen3-235b", True),
+            ("qwen3-235b", "qwen3-235b", "qwen3", False),
+            ("prod-chat", "gpt-5-mini-2026-05-01", "prod-chat", True),
+            ("prod-chat", "gpt-5-mini-2026-05-01", "gpt-5-mini", True),
+        ],
+    )
+    def test_a_model_has_more_than_one_name(
+        self, store: LedgerStore, asked: str, answered: str, wanted: str, *, counts: bool
+    ) -> None:
+        """A budget for a model counts its dated versions, and what was asked for by its name."""
+        cap = a_cap("9", match={"model": wanted})
+        request = replace(a_request(), target=replace(TARGET, model=asked))
+        asyncio.run(store.hold(a_hold(request, Decimal(0)), [cap]))
+        answer = replace(an_answer(request), model=answered)
+        asyncio.run(store.settle(an_outcome(request, answer, cost=CENT)))
+        assert stands(store, cap)[0] == (CENT if counts else 0)
+
+    def test_another_day_is_another_budget(self, store: LedgerStore) -> None:
+        """Calls count in the window they began in."""
+        today = a_cap("0.01")
+        start = today.end
+        tomorrow = replace(today, key="tomorrow", start=start, end=start + DAY)
+        assert held(store, [today]) is None
+        assert held(store, [today]) is not None
+        later = a_hold(a_request(), CENT, at=NOW + 86400)
+        assert asyncio.run(store.hold(later, [tomorrow])) is None
+        assert stands(store, today) == stands(store, tomorrow) == (0, CENT)
+
+    def test_a_raised_limit_holds_at_once(self, store: LedgerStore) -> None:
+        """The limit is the cap's own; what counts against it stays."""
+        cap = a_cap("0.01")
+        assert held(store, [cap]) is None
+        assert held(store, [cap]) is not None
+        assert held(store, [replace(cap, limit=Decimal("0.02"))]) is None
+
+    def test_every_share_is_told_once(self, store: LedgerStore) -> None:
+        """When several are reached together, only the highest is worth a word."""
+        cap = a_cap("0.10", warn_at=(Decimal("0.5"), Decimal("0.8"), Decimal("0.9")))
+        held(store, [cap], Decimal(0))
+        told = [spent(store, Decimal("0.02"), [cap]) for _ in range(5)]
+        assert told == [[], [], [Decimal("0.5")], [Decimal("0.8")], [Decimal("0.9")]]
+        assert spent(store, Decimal("0.05"), [cap]) == []
+
+    def test_many_tasks_get_exactly_what_there_is(self, store: LedgerStore) -> None:
+        """Of 200 holds at once as many are let through as fit."""
+        cap = a_cap("0.77")
+
+        async def all_of_them() -> list[Refusal | None]:
+            holds = (store.hold(a_hold(a_request(), CENT), [cap]) for _ in range(200))
+            return await asyncio.gather(*holds)
+
+        assert asyncio.run(all_of_them()).count(None) == 77
+        assert stands(store, cap) == (0, Decimal("0.77"))
