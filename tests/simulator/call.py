@@ -44,10 +44,10 @@ class Call:
     """One request.
 
     `key` is `content_key` of its body, `index` counts requests from 0, `attempt` the requests with
-    this key from 1, `received` is in seconds of `time.monotonic`. `outcome` is `pending` until the
-    answer is out: then `answered` (whole, below 400), `refused` (400 and above), `dropped` (the
-    simulator broke the connection) or `abandoned` (the client left first). `billed` is None when
-    nothing was billed; `fault` names the fault that was injected.
+    this key from 1, `received` and `ended` are in seconds of `time.monotonic`. `outcome` is
+    `pending` until the answer is out: then `answered` (whole, below 400), `refused` (400 and
+    above), `dropped` (the simulator broke the connection) or `abandoned` (the client left first).
+    `billed` is None when nothing was billed; `fault` names the fault that was injected.
     """
 
     method: str
@@ -63,6 +63,7 @@ class Call:
     body: Json | None = None
     ask: Ask | None = None
     outcome: Outcome = "pending"
+    ended: float | None = None
     status: int | None = None
     fault: str | None = None
     billed: Usage | None = None

@@ -114,6 +114,7 @@ class Record:
         if call.outcome != "pending":
             return
         call.outcome = outcome
+        call.ended = time.monotonic()
         self.in_flight -= 1
         self.outcomes[outcome] += 1
         if call.status is not None:

@@ -1,0 +1,52 @@
+"""The program's own chain of guards, opened in this process for an arena: for runs that cancel
+single calls or move a clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from llmctl.cli.chosen import choose
+from llmctl.cli.context import Context
+from llmctl.clock import Clock, SystemClock
+from llmctl.compose import Question, compose
+from llmctl.config import Overrides
+from llmctl.guards.retry import Trouble
+from llmctl.observers.settling import Settling
+from llmctl.protocols import Chain
+from llmctl.runner import Live, open_runner
+from llmctl.types import CacheMode, Message, Request
+from tests.torture.judge import Arena
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """An open runner, and the chain that a batch drives its rows through (its output aside)."""
+
+    live: Live
+    handler: Chain
+
+    def request(self, text: str, cache_mode: CacheMode = "use") -> Request:
+        """A row that asks `text`."""
+        question = Question(messages=(Message("user", text),))
+        made = compose(question, self.live.profile, id=text, cache_mode=cache_mode)
+        return self.live.stamp(made)
+
+
+@asynccontextmanager
+async def inside(
+    world: Arena, clock: Clock | None = None, told: Callable[[Trouble], None] = lambda _: None
+) -> AsyncIterator[Inside]:
+    """Open it with the arena's configuration and folders."""
+    context = Context(environ=world.environ, clock=clock or SystemClock())
+    chosen = choose(context, Overrides())
+    async with open_runner(
+        chosen.profile,
+        chosen.folders,
+        context.environ,
+        context.clock,
+        say=lambda _: None,
+        warn=lambda _: None,
+    ) as live:
+        yield Inside(live, live.handler([Settling(live.ledger)], exact=True, told=told))
