@@ -1,26 +1,31 @@
 """The wire: the only file that imports the HTTP client, and maps its errors at the border.
 
-One `HttpTransport` serves one address. It uses the client's transport directly: redirects,
-cookies, netrc and client-side retries are not wanted here, so the layer that offers them is
-left out.
+One `HttpTransport` serves one address. Redirects, cookies, netrc, unpacking and the client's own
+ideas of proxies and time limits are switched off: the program has its own or wants none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import ipaddress
+import os
 import ssl
+import sys
 import urllib.request
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from llmctl.errors import BadResponse, CallError, CallTimeout, ConfigError, ConnectionFailed
 
 if TYPE_CHECKING:
-    import httpx2
+    import aiohttp
+    from yarl import URL
 
     from llmctl.protocols import HttpRequest
 
@@ -31,11 +36,25 @@ KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
 serves vLLM) close one, so that a connection is rarely found closed by the other side."""
 
+_MAX_HEADER = 64 * 1024
+"""Bytes a header may have: gateways and their cookies exceed the client's own 8 KiB."""
+
+_MAX_AT_ONCE = 1 << 20
+"""Bytes of request body that are handed to the client in one go; it warns of more."""
+
 _MAX_PIECE = 1024 * 1024
 _ZLIB_BITS = {"gzip": 31, "deflate": 15}
 
 ACCEPT_ENCODING = "gzip, deflate"
 """What `Reply` can decode in bounded pieces."""
+
+_STORES = (
+    "/etc/ssl/cert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+"""Where systems keep their certificates, for a Python that was built to look elsewhere."""
 
 
 def proxy_for(url: str) -> str | None:
@@ -59,44 +78,112 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-class HttpTransport:
-    """Sends requests to one address, each over a connection of its own while it lasts.
+def _trust() -> ssl.SSLContext | bool:
+    """What certificates are checked against: `SSL_CERT_FILE` or `SSL_CERT_DIR`, else the
+    system's store; True where the client has loaded just that (it takes longer than a request).
+    Raises `SSLError` and `OSError`."""
+    if file := os.environ.get("SSL_CERT_FILE"):
+        return ssl.create_default_context(cafile=file)
+    if folder := os.environ.get("SSL_CERT_DIR"):
+        return ssl.create_default_context(capath=folder)
+    if sys.platform in ("win32", "darwin"):
+        import truststore
 
-    The client's own pool looks at all its connections for every request, which at 50 of them
-    takes longer than all the rest; so each connection is a pool of one, and the pool of those
-    is a stack. Whoever calls limits how many there are at a time.
-    """
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    known = ssl.get_default_verify_paths()
+    if known.cafile or known.capath:
+        return True
+    return ssl.create_default_context(cafile=next(filter(os.path.isfile, _STORES), None))
+
+
+class _Proxy:
+    """The environment's proxy for an address: its own address, and the header that carries its
+    password (which the client would send with some requests only)."""
+
+    def __init__(self, url: str, *, tunnel: bool) -> None:
+        """Raises `ConfigError`. `tunnel`: the proxy does not see the requests."""
+        parts = _split(url)
+        host = parts.netloc.rpartition("@")[2]
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(
+                f"the environment's proxy cannot be used: {parts.scheme or 'its'} address "
+                f"{host!r} is not that of an HTTP proxy"
+            )
+        self.url = f"{parts.scheme}://{host}"
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        basic = "Basic " + base64.b64encode(login.encode()).decode()
+        header = {"Proxy-Authorization": basic} if parts.username else {}
+        self.to_proxy, self.to_all = (header, {}) if tunnel else ({}, header)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"the environment's proxy cannot be used: {error}") from error
+    return parts
+
+
+@lru_cache(maxsize=16)
+def _connecting(seconds: float) -> aiohttp.ClientTimeout:
+    """The limit of finding and reaching the host; all others are kept here."""
+    import aiohttp
+
+    return aiohttp.ClientTimeout(connect=seconds)
+
+
+@lru_cache(maxsize=64)
+def _url(url: str) -> URL:
+    """The address as it is: whoever wrote it has encoded it."""
+    from yarl import URL
+
+    return URL(url, encoded=True)
+
+
+class HttpTransport:
+    """Sends requests to one address. Whoever calls limits how many there are at a time."""
 
     def __init__(self, url: str) -> None:
-        import httpx2
-
         parts = urlsplit(url)
         self._where = parts.netloc
-        self._proxy = proxy_for(url)
-        self._limits = httpx2.Limits(
-            max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE
-        )
-        self._idle: list[httpx2.AsyncHTTPTransport] = []
-        self._all: list[httpx2.AsyncHTTPTransport] = []
+        proxy = proxy_for(url)
+        self._proxy = _Proxy(proxy, tunnel=parts.scheme == "https") if proxy else None
+        self._session: aiohttp.ClientSession | None = None
         try:
-            # Loaded once: the system's certificates take longer than a request.
-            self._verify = httpx2.create_ssl_context() if parts.scheme == "https" else False
+            self._verify = _trust() if parts.scheme == "https" else True
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(f"the certificates cannot be loaded: {error}") from error
 
-    def _connection(self) -> httpx2.AsyncHTTPTransport:
-        import httpx2
+    def _open(self) -> aiohttp.ClientSession:
+        """The client, made in the event loop that it belongs to."""
+        import aiohttp
 
-        if self._idle:
-            return self._idle.pop()
-        try:
-            made = httpx2.AsyncHTTPTransport(
-                verify=self._verify, limits=self._limits, proxy=self._proxy
-            )
-        except (ValueError, ImportError) as error:
-            raise ConfigError(f"the environment's proxy cannot be used: {error}") from error
-        self._all.append(made)
-        return made
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=KEEP_ALIVE,
+                ssl=self._verify,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+        )
+        return self._session
+
+    def _request(self, request: HttpRequest) -> aiohttp.client._RequestContextManager:
+        session, proxy, body = self._session or self._open(), self._proxy, request.body
+        return session.request(
+            request.method,
+            _url(request.url),
+            data=(body if len(body) <= _MAX_AT_ONCE else io.BytesIO(body)) if body else None,
+            headers={**request.headers, **proxy.to_all} if proxy else request.headers,
+            allow_redirects=False,
+            timeout=_connecting(request.timeouts.connect),
+            proxy=proxy.url if proxy else None,
+            proxy_headers=proxy.to_proxy if proxy else None,
+        )
 
     @asynccontextmanager
     async def send(self, request: HttpRequest) -> AsyncIterator[Reply]:
@@ -104,59 +191,39 @@ class HttpTransport:
 
         Raises `ConnectionFailed` and `CallTimeout`; the total deadline covers the body too.
         """
-        import httpx2
+        import aiohttp
 
-        limits = request.timeouts
-        outgoing = httpx2.Request(
-            request.method,
-            request.url,
-            headers=dict(request.headers),
-            content=request.body,
-            extensions={"timeout": {"connect": limits.connect}},
-        )
-        connection = self._connection()
+        limits, answered = request.timeouts, False
+        started = asyncio.get_running_loop().time()
+        first = started + min(limits.first_byte, limits.total)
         try:
-            async with asyncio.timeout(limits.total):
-                reply = await self._first_byte(connection, outgoing, limits.first_byte)
-                try:
-                    yield Reply(reply)
-                finally:
-                    await reply.aclose()
-        except TimeoutError as error:
-            raise CallTimeout(
-                f"{self._where} did not finish its answer within {limits.total:g} s "
-                "(`timeout.total` of the profile)"
-            ) from error
-        except httpx2.TransportError as error:
+            async with asyncio.timeout_at(first) as deadline, self._request(request) as reply:
+                answered = True
+                deadline.reschedule(started + limits.total)
+                yield Reply(reply)
+        except aiohttp.ClientError as error:
             raise self._mapped(error) from error
-        finally:
-            self._idle.append(connection)
-
-    async def _first_byte(
-        self, connection: httpx2.AsyncHTTPTransport, outgoing: httpx2.Request, seconds: float
-    ) -> httpx2.Response:
-        waiting = asyncio.timeout(seconds)
-        try:
-            async with waiting:
-                return await connection.handle_async_request(outgoing)
         except TimeoutError as error:
-            if not waiting.expired():
-                raise
-            raise CallTimeout(
-                f"{self._where} sent nothing for {seconds:g} s "
-                "(`timeout.first_byte` of the profile)"
-            ) from error
+            if answered or limits.total <= limits.first_byte:
+                what = f"did not finish its answer within {limits.total:g} s (`timeout.total`"
+            else:
+                what = f"sent nothing for {limits.first_byte:g} s (`timeout.first_byte`"
+            raise CallTimeout(f"{self._where} {what} of the profile)") from error
 
-    def _mapped(self, error: httpx2.TransportError) -> CallError:
-        import httpx2
+    def _mapped(self, error: aiohttp.ClientError) -> CallError:
+        """Our own error; whatever is not known to have happened before the request was sent may
+        have been billed."""
+        import aiohttp
 
-        why = str(error) or type(error).__name__
-        if isinstance(error, httpx2.ConnectTimeout):
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
             return CallTimeout(
                 f"{self._where} accepted no connection in time (`timeout.connect` of the profile)",
                 ambiguous=False,
             )
-        if isinstance(error, httpx2.ConnectError | httpx2.ProxyError | httpx2.UnsupportedProtocol):
+        why = _why(error)
+        if isinstance(
+            error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.InvalidURL
+        ):
             return ConnectionFailed(
                 f"no connection to {self._where} ({why}); check the network and `base_url`"
             )
@@ -164,16 +231,32 @@ class HttpTransport:
 
     async def close(self) -> None:
         """Give all connections back."""
-        for connection in self._all:
-            await connection.aclose()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    """What went wrong, without the address, which the sentence around it names."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        proxy = "the proxy: " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+        return proxy + (cause.strerror or str(cause) or type(cause).__name__)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status} {error.message}".rstrip()
+    return str(error) or type(error).__name__
 
 
 class Reply:
     """A reply whose body has not been read yet."""
 
-    def __init__(self, reply: httpx2.Response) -> None:
-        self._reply = reply
-        self.status: int = reply.status_code
+    def __init__(self, reply: aiohttp.ClientResponse) -> None:
+        self._content = reply.content
+        self.status: int = reply.status
         self.headers: Mapping[str, str] = reply.headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -182,23 +265,41 @@ class Reply:
         Decoding is done here and not in the client because its output must be bounded:
         ten kilobytes of gzip may unpack to a gigabyte.
         """
-        decode = _decoder(self._reply.headers.get("content-encoding", ""))
-        size = 0
-        async for raw in self._reply.aiter_raw():
-            for piece in decode(raw):
-                size += len(piece)
-                if size > MAX_BODY:
-                    raise BadResponse(
-                        f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False
-                    )
+        unpacked = _bounded(_decoder(self.headers.get("content-encoding", "")))
+        while raw := await self._content.readany():
+            for piece in unpacked(raw):
                 yield piece
 
     async def read(self) -> bytes:
         """The whole decoded body."""
-        return b"".join([piece async for piece in self.chunks()])
+        unpacked = _bounded(_decoder(self.headers.get("content-encoding", "")))
+        pieces: list[bytes] = []
+        while raw := await self._content.readany():
+            pieces += unpacked(raw)
+        return b"".join(pieces)
 
 
-def _decoder(encoding: str) -> Callable[[bytes], Iterable[bytes]]:
+_Decode = Callable[[bytes], Iterable[bytes]]
+
+
+def _bounded(decode: _Decode) -> _Decode:
+    """The same; `BadResponse` once more than `MAX_BODY` bytes have come out."""
+    size = 0
+
+    def counted(raw: bytes) -> Iterator[bytes]:
+        nonlocal size
+        for piece in decode(raw):
+            size += len(piece)
+            if size > MAX_BODY:
+                raise BadResponse(
+                    f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False
+                )
+            yield piece
+
+    return counted
+
+
+def _decoder(encoding: str) -> _Decode:
     name = encoding.strip().lower()
     if name in {"", "identity"}:
         return lambda raw: (raw,)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmctl.errors import ContextTooLong
+from llmctl.prompt import take_apart
 from llmctl.tokens import Counter, max_output
 from llmctl.types import JSON, Message, RawCall, Request, Target
 
@@ -273,6 +274,24 @@ def test_many_long_requests_are_not_all_remembered(
 ) -> None:
     """What is kept of long prompts is bounded."""
     monkeypatch.setattr("llmctl.prompt.CHUNK", 5)
+    monkeypatch.setattr("llmctl.vocabulary.CHUNK", 5)
     for number in range(600):
         counter.count(ask("a long prompt", fingerprint=str(number)))
     assert 0 < len(counter._long) <= 256
+
+
+_TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "tool"]), st.text()))
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "gpt-oss-120b", "claude-opus-5"])
+def test_the_short_way_counts_alike(counter: Counter, model: str) -> None:
+    """Plain turns, which most requests are, are counted as all others, only faster."""
+    counter.load(target(model))
+
+    @given(turns=_TURNS)
+    def hold(turns: list[tuple[str, str]]) -> None:
+        messages = tuple(Message(role, text) for role, text in turns)
+        request = Request(id="a", target=target(model), messages=messages)
+        assert counter.count(request) == counter._count(request, take_apart(request))
+
+    hold()

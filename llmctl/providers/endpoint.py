@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -84,7 +85,7 @@ class Endpoint:
                 emit(text)
 
         try:
-            return await self._send(request, wire, address, show if emit is not None else None)
+            return await self._send(request, wire, address, None if emit is None else show)
         except CallError as error:
             _clean(error, address)
             if shown:
@@ -130,14 +131,14 @@ class Endpoint:
         async with self.transport(address.base_url).send(outgoing) as reply:
             self.heard(self.codec.limits(reply.headers))
             body: bytes | None = None
-            streams = "event-stream" in reply.headers.get("content-type", "")
-            if emit is not None and streams and reply.status == 200:
+            if emit is not None and reply.status == 200 and _streams(reply):
                 answer = await self._stream(reply, emit)
             else:
                 body = await reply.read()
                 answer = self.codec.decode(reply.status, reply.headers, body)
                 if emit is not None:
                     emit(answer.text)
+            said = request_id(reply.headers)
             return Response(
                 text=answer.text,
                 usage=answer.usage or self.estimate(request, answer.text),
@@ -147,7 +148,7 @@ class Endpoint:
                 body=body,
                 latency=self.clock.monotonic() - started,
                 status=reply.status,
-                provider_request_id=redact(request_id(reply.headers) or "", address.key) or None,
+                provider_request_id=redact(said, address.key) if said else None,
                 reported_cost=answer.cost,
             )
 
@@ -178,6 +179,7 @@ class Endpoint:
         return Reply("".join(text), finish, last.model or "", last.usage, last.cost)
 
 
+@lru_cache(maxsize=64)
 def join(base_url: str, path: str) -> str:
     """The address of `path` below the base URL, whose query (Azure's `api-version`) goes along.
     A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`."""
@@ -188,6 +190,10 @@ def join(base_url: str, path: str) -> str:
     if not query:
         return url
     return f"{url}{'&' if '?' in url else '?'}{query}"
+
+
+def _streams(reply: HttpReply) -> bool:
+    return "event-stream" in reply.headers.get("content-type", "")
 
 
 def _both(before: Piece, piece: Piece) -> Piece:

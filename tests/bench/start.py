@@ -1,0 +1,145 @@
+"""How fast `llmctl` starts and answers, a line a figure: `python -m tests.bench.start`.
+
+`--version` and a shell's completion against Python's own start; `ask` out of the cache; `ask` to
+its first printed token against the server's own first byte; and the whole of `ask` against the
+whole of the `llm` command with the same prompt. `--llm PATH` names the `llm` command (the one
+beside this Python by default).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.bench.memory import prepare
+from tests.simulator.call import Call
+from tests.simulator.server import Simulator
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+LLMCTL = str(SCRIPTS / "llmctl")
+PROMPT = "Is this review positive? I bought it and would again."
+_ROUNDS = 15
+_MODELS = """
+- model_id: bench
+  model_name: gpt-5-mini
+  api_base: {url}
+"""
+
+
+def best(cases: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Seconds of the fastest round of each, in turns."""
+    found: dict[str, float] = {}
+    for _ in range(_ROUNDS):
+        for name, one in cases.items():
+            found[name] = min(found.get(name, 1e9), one())
+    return found
+
+
+def whole(command: Sequence[str], **environ: str) -> Callable[[], float]:
+    """Seconds of the command from start to end."""
+
+    def one() -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            command, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL
+        )
+        return time.perf_counter() - start
+
+    return one
+
+
+def first_token(command: Sequence[str], spoke: list[float], **environ: str) -> tuple[float, float]:
+    """Seconds from the server's answer (the last of `spoke`) to the first printed byte, and from
+    the start to it."""
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, env={**os.environ, **environ}, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        printed = time.perf_counter()
+        process.stdout.read()
+    assert process.returncode == 0
+    return printed - spoke[-1], printed - start
+
+
+def starts() -> None:
+    """Goal: at most four times Python's own start."""
+    completing = {"_LLMCTL_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    found = best(
+        {
+            "python": whole([sys.executable, "-c", "pass"]),
+            "--version": whole([LLMCTL, "--version"]),
+            "completion of a command": whole([LLMCTL], **completing, COMP_WORDS="llmctl pro"),
+            "completion of an option": whole(
+                [LLMCTL], _LLMCTL_COMPLETE="complete_bash", COMP_CWORD="2",
+                COMP_WORDS="llmctl ask --mo",
+            ),
+            "--help": whole([LLMCTL, "--help"]),
+        }
+    )  # fmt: skip
+    bare = found.pop("python")
+    print(
+        f"start: bare Python {bare * 1000:.0f} ms",
+        *(f"{name} {took * 1000:.0f} ms ({took / bare:.1f}x)" for name, took in found.items()),
+        sep="; ",
+    )
+
+
+def answers(folder: Path, llm: Path) -> None:
+    """`ask` out of the cache, to its first token, and whole; and `llm`."""
+    spoke: list[float] = []
+
+    def speak(_: Call) -> str:
+        spoke.append(time.perf_counter())
+        return "Yes, it is positive."
+
+    with Simulator(latency=0.05, reply=speak, stream_interval=0.001) as sim:
+        prepare(folder, sim.base_url, 0, budget=False)
+        home = {"HOME": str(folder / "home"), "BENCH_KEY": "x"}
+        ask = [LLMCTL, "ask", "-q", PROMPT]
+        whole(ask, **home)()
+        cases = {"cached": whole(ask, **home), "sent": whole([*ask, "--no-cache"], **home)}
+        if llm.exists():
+            (folder / "llm").mkdir()
+            models = folder / "llm/extra-openai-models.yaml"
+            models.write_text(_MODELS.format(url=sim.base_url), encoding="utf-8")
+            own = {"LLM_USER_PATH": str(folder / "llm"), "OPENAI_API_KEY": "x"}
+            cases["llm"] = whole([str(llm), "-m", "bench", PROMPT], **own)
+        else:
+            print(f"start: llm left out: there is no {llm} (see --llm)")
+        found = best(cases)
+        streamed = [*ask, "--no-cache", "--stream"]
+        tokens = [first_token(streamed, spoke, **home) for _ in range(_ROUNDS)]
+    print(f"start: ask from the cache {found['cached'] * 1000:.0f} ms whole")
+    print(
+        f"start: ask to its first printed token {min(t[0] for t in tokens) * 1000:.0f} ms after "
+        f"the server's first byte, {min(t[1] for t in tokens) * 1000:.0f} ms after its start "
+        f"({sim.latency * 1000:.0f} ms of them the server's)"
+    )
+    if "llm" in found:
+        print(
+            f"start: ask whole {found['sent'] * 1000:.0f} ms, llm whole "
+            f"{found['llm'] * 1000:.0f} ms: {found['sent'] / found['llm']:.2f}x"
+        )
+
+
+def main() -> None:
+    """All figures."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.start", description=__doc__)
+    parser.add_argument("--llm", type=Path, default=SCRIPTS / "llm", metavar="PATH")
+    options = parser.parse_args()
+    starts()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        answers(Path(name), options.llm)
+
+
+if __name__ == "__main__":
+    main()
