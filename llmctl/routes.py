@@ -18,6 +18,7 @@ from llmctl.guards.retry import Endurance
 from llmctl.keys.live import LiveKey
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.settings import Folders, Profile
+from llmctl.stopping import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request
 
@@ -100,18 +101,21 @@ async def open_route(
     say: Callable[[str], None],
     warn: Callable[[str], None],
     ask: Callable[[str], str] | None,
+    stop: Stop,
 ) -> Route:
     """Open it; `stack` closes it. `share` shares the lane's limits with other processes,
-    `patient` makes calls wait for a provider that is down. Nothing is sent, no server is started.
+    `patient` makes calls wait for a provider that is down, but not past `stop`. Nothing is sent, no
+    server is started.
 
     Raises `NoKeyError` and `SetupError`.
     """
     address, key = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
-    lane = Lane(profile.limits, clock, share, warn)
+    lane = Lane(profile.limits, clock, share, warn, stop)
+    gate = Gate(Circuit(profile.breaker), stop.clock(clock), profile.name, patient=patient)
     return Route(
         profile=profile,
         lane=lane,
-        gate=Gate(Circuit(profile.breaker), clock, profile.name, patient=patient),
+        gate=gate,
         endpoint=connect(profile, address, counter, clock, stack, lane.heard),
         address=address,
         key=key,

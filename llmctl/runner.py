@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, 
 from llmctl.providers.endpoint import Endpoint
 from llmctl.routes import Route, open_route
 from llmctl.settings import Folders, Profile
+from llmctl.stopping import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request, Usage
 
@@ -57,6 +58,7 @@ class Live:
     cache: CacheStore
     warn: Callable[[str], None]
     patient: bool = False
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def profile(self) -> Profile:
@@ -110,7 +112,7 @@ class Live:
             return Fallback(
                 first,
                 [self._alternative(route, handler) for route, handler in ways],
-                self.clock,
+                self.stop.clock(self.clock),
                 handed_over,
                 switched,
                 overflow=self.profile.on_overflow == "fallback",
@@ -141,18 +143,24 @@ class Live:
         return Alternative(route.profile.name, readdressed, route.admit, handler)
 
     def _guards(self, route: Route, *, exact: bool, told: Callable[[Trouble], None]) -> Guards:
-        profile, key = route.profile, route.key
+        profile, key, waiting = route.profile, route.key, self.stop.clock(self.clock)
         worst = self.worst if exact or route.lane.counts_tokens else self._bound
         return Guards(
             cache=lambda inner: Cache(
-                inner, self.cache, self.clock, self.warn, profile.cache.ttl, route.longest
+                inner,
+                self.cache,
+                self.clock,
+                self.warn,
+                profile.cache.ttl,
+                route.longest,
+                waiting,
             ),
             fitting=Fitting,
             tokens=lambda inner: Tokens(inner, route.admit),
             hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
             rekey=None if key is None else lambda inner: Rekey(inner, key),
             retry=lambda inner: Retry(
-                inner, route.endurance(patient=self.patient), self.clock, told, self.purse.again
+                inner, route.endurance(patient=self.patient), waiting, told, self.purse.again
             ),
             breaker=lambda inner: Breaker(inner, route.gate),
             limiter=lambda inner: Limiter(inner, route.lane, route.tokens),
@@ -208,17 +216,21 @@ async def open_runner(
     cache_size: int | None = None,
     fallbacks: Sequence[Profile] = (),
     patient: bool = False,
+    stop: Stop | None = None,
 ) -> AsyncIterator[Live]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
     `cache_size` is what the cache of answers may grow to, in bytes.
     `ask` gets a hidden answer from a person (the password of an encrypted keyring file), None
-    where nobody can be asked. A fallback that cannot be opened is left out, with a warning.
+    where nobody can be asked. Nothing that waits is sent once `stop` was asked for. A fallback
+    that cannot be opened is left out, with a warning.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
     from llmctl.stores.ledger import open_ledger
     from llmctl.stores.minutes import Minutes
+
+    stop = stop or Stop()
 
     async with AsyncExitStack() as stack:
         prices = Prices(partial(price_data.load, folders.state, warn))
@@ -239,6 +251,7 @@ async def open_runner(
                 say=say,
                 warn=warn,
                 ask=ask,
+                stop=stop,
             )
 
         routes = [await route(profile)]
@@ -254,7 +267,7 @@ async def open_runner(
         cache = _cache(profile, folders, clock, stack, warn, cache_size)
         stack.callback(_tell_cuts, routes, warn)
         yield Live(
-            tuple(routes), clock, run_id, counter, prices, ledger, purse, cache, warn, patient
+            tuple(routes), clock, run_id, counter, prices, ledger, purse, cache, warn, patient, stop
         )
 
 

@@ -14,11 +14,12 @@ from llmctl.batch.prepare import Prepared
 from llmctl.batch.records import record
 from llmctl.batch.write import Appender, Durable, ErrorsFile, Sink, Stdout
 from llmctl.clock import Clock
-from llmctl.engines.local import LocalEngine, Stop
+from llmctl.engines.local import LocalEngine
 from llmctl.engines.source import Sifted
 from llmctl.errors import BudgetExhausted, CallError, Cancelled
 from llmctl.observers.tally import Tally
 from llmctl.protocols import Chain, Observer
+from llmctl.stopping import Stop
 from llmctl.stores.files import disk
 from llmctl.types import Outcome, Request, Usage
 
@@ -67,7 +68,7 @@ class Limits:
             return
         if error.fatal_to_run or (self.allowed is not None and self.tally.failed > self.allowed):
             self.because = error
-            self.stop.ask()
+            self.stop.ask(self.unsent)
 
     def unsent(self) -> CallError:
         """The error of the rows that were not sent because of it."""

@@ -26,13 +26,13 @@ from llmctl.cli.signals import caught
 from llmctl.cli.summary import Ended, print_summary
 from llmctl.compose import target_of
 from llmctl.config import Overrides
-from llmctl.engines.local import Stop
 from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.settling import Settling
 from llmctl.observers.tally import Tally
 from llmctl.runner import Live, open_runner, user_name
+from llmctl.stopping import Stop
 
 
 def run(options: BatchOptions, context: Context) -> int:
@@ -128,6 +128,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                     cache_size=chosen.cache_size,
                     fallbacks=chosen.fallbacks,
                     patient=True,
+                    stop=stop,
                 ) as live,
                 _shown(tally, live, context),
             ):

@@ -10,43 +10,8 @@ from llmctl.clock import Clock
 from llmctl.engines.source import Plain
 from llmctl.errors import CallError
 from llmctl.protocols import Handler, Source
+from llmctl.stopping import Stop
 from llmctl.types import Request
-
-DRAIN = 30.0
-"""Seconds that calls in flight get to finish after a stop was asked for."""
-
-
-class Stop:
-    """How a run is told to end.
-
-    `ask` once: nothing new is sent, what is in flight may finish. `at_once`: no more waiting.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._soon = asyncio.Event()
-        self._at_once = asyncio.Event()
-
-    def ask(self) -> None:
-        """Send nothing new."""
-        self.asked = True
-        self._soon.set()
-
-    def at_once(self) -> None:
-        """Give up what is in flight, too."""
-        self.ask()
-        self._at_once.set()
-
-    async def give_up(self, clock: Clock) -> None:
-        """Return when what is in flight must be given up."""
-        await self._soon.wait()
-        overdue = asyncio.ensure_future(clock.sleep(DRAIN))
-        told = asyncio.ensure_future(self._at_once.wait())
-        try:
-            await asyncio.wait((overdue, told), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            overdue.cancel()
-            told.cancel()
 
 
 class LocalEngine:

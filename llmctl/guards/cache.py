@@ -23,8 +23,8 @@ class Cache:
     """Keyed by the request's fingerprint. Only complete answers are kept.
 
     `ttl`: seconds an answer may be reused, None for ever. `patience`: seconds to wait for an
-    answer that another process is getting. A store that fails is told to `warn` once and not
-    written to any more: an answer that was paid for is never lost to it.
+    answer that another process is getting, on the clock `waiting`. A store that fails is told to
+    `warn` once and not written to any more: an answer that was paid for is never lost to it.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Cache:
         warn: Callable[[str], None],
         ttl: float | None = None,
         patience: float = 600.0,
+        waiting: Clock | None = None,
     ) -> None:
         self._inner = inner
         self._store = store
@@ -43,7 +44,7 @@ class Cache:
         self._warn = warn
         self._writes = True
         self._flights: dict[str, asyncio.Future[Response]] = {}
-        self._claims = Claims(store, clock, patience)
+        self._claims = Claims(store, clock, patience, waiting)
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The kept answer, the answer of an identical request in flight, or a new one."""
@@ -118,6 +119,8 @@ class Cache:
         key, kept = request.fingerprint, False
         try:
             found = await self._claims.begin(key, lambda: self._kept(request))
+        except CallError:  # the run is to end
+            raise
         except LlmctlError as error:
             self._give_up(error)
         else:

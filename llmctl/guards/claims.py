@@ -25,9 +25,12 @@ class Claims:
     being billed twice is better than never going on.
     """
 
-    def __init__(self, store: CacheStore, clock: Clock, patience: float) -> None:
+    def __init__(
+        self, store: CacheStore, clock: Clock, patience: float, waiting: Clock | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._waiting = waiting or clock
         self._patience = patience
         self._held: set[str] = set()
         self._ahead: set[str] = set()
@@ -57,7 +60,7 @@ class Claims:
         while not await self._store.claim(key):
             if self._clock.monotonic() >= end:
                 return None
-            await self._clock.sleep(pause)
+            await self._waiting.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST)
             found = look()
             if found is not None:

@@ -12,6 +12,7 @@ from llmctl.guards.told import Told
 from llmctl.guards.window import Window
 from llmctl.protocols import RateHeaders
 from llmctl.settings import Limits
+from llmctl.stopping import Stop
 
 _PAUSE_WITHOUT_WORD = 1.0
 """Seconds the lane pauses after a 429 that names no wait."""
@@ -24,6 +25,7 @@ class Lane:
 
     `share` makes changes to what other processes on this machine know of the same lane; without
     it, or when it fails (which is told to `warn`), the limits are those of this process alone.
+    Nobody gets through once `stop` was asked for.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class Lane:
         clock: Clock,
         share: Share | None = None,
         warn: Callable[[str], None] = lambda _: None,
+        stop: Stop | None = None,
     ) -> None:
         self._limits = limits
-        self._clock = clock
+        self._stop = stop or Stop()
+        self._clock = self._stop.clock(clock)
         self._warn = warn
         self._minute: Minute | None = None
         if limits.rpm or limits.tpm:
@@ -62,12 +66,14 @@ class Lane:
     async def enter(self, tokens: int) -> int:
         """Return when a request of `tokens` may be sent; what is returned is given to `refused`.
 
-        Whoever has entered says `leave`.
+        Whoever has entered says `leave`. Raises the run's own error once it is to end.
         """
+        self._stop.check()
         if not self._gate.locked() and self._has_room() and self._wait(tokens) == 0:
             return self._take(tokens)
         async with self._gate:
             while True:
+                self._stop.check()
                 if not self._has_room():
                     self._room.clear()
                     await self._room.wait()

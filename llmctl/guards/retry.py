@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
-from llmctl.errors import CallError, RateLimited
+from llmctl.errors import CallError, Cancelled, RateLimited
 from llmctl.protocols import Emit, Handler
 from llmctl.settings import RetryPolicy
 from llmctl.types import Request, Response
@@ -63,7 +63,7 @@ class Retry:
         self.told = told
         self.afford = afford
         longest = endurance.policy.max_wait
-        self._backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
+        self.backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The answer of the first attempt that has one."""
@@ -71,18 +71,21 @@ class Retry:
         try:
             return await trial.attempt()  # nearly all calls end here: retrying has its price
         except CallError as error:
-            if not error.retryable:
+            if not _is_worth_it(error):
                 raise
             trial.first = error
         retrying = AsyncRetrying(
             retry=trial.again,
-            wait=self.pause,
+            wait=trial.pause,
             sleep=self.clock.sleep,
             before_sleep=trial.tell,
             reraise=True,
         )
         try:
             response: Response = await retrying(trial.attempt)
+        except CallError as error:  # perhaps of the pause: the run is to end
+            trial.sign(error)
+            raise
         except CancelledAfterSending:
             raise
         except asyncio.CancelledError as stop:  # in a pause, or before another attempt was sent
@@ -97,18 +100,12 @@ class Retry:
         """Whether the failure is not held against the call."""
         return self.endurance.patient and (error.excused or isinstance(error, RateLimited))
 
-    def is_late(self, error: CallError, started: float) -> bool:
-        """Too late for another attempt. While the provider is down for all there is no late."""
+    def left(self, error: CallError, started: float) -> float:
+        """Seconds until it is too late for another attempt. While the provider is down for all
+        there is no late."""
         if self.endurance.patient and error.excused:
-            return False
-        spent = self.clock.monotonic() - started
-        return spent + (error.retry_after or 0.0) > self.endurance.deadline
-
-    def pause(self, state: RetryCallState) -> float:
-        """The backoff, and not less than the provider asked for."""
-        error = _failure(state)
-        asked = error.retry_after if error is not None else None
-        return max(self._backoff(state), asked or 0.0)
+            return float("inf")
+        return started + self.endurance.deadline - self.clock.monotonic()
 
 
 class _Trial:
@@ -135,30 +132,48 @@ class _Trial:
             self.attempts -= not error.sent
             self.uncertain += error.ambiguous
             self.against += not self._guard.excuses(error)
-            error.attempts, error.uncertain, error.held = self.attempts, self.uncertain, True
+            self.sign(error)
             raise
         except CancelledAfterSending as stop:
             stop.attempts, stop.uncertain = self.attempts, self.uncertain + 1
             raise
 
+    def sign(self, error: CallError) -> None:
+        """Write on the error what the attempts have come to."""
+        error.attempts, error.uncertain, error.held = self.attempts, self.uncertain, True
+
     async def again(self, state: RetryCallState) -> bool:
         """Whether there is to be another attempt."""
         error, policy = _failure(state), self._guard.endurance.policy
-        if error is None or not error.retryable:
+        if error is None or not _is_worth_it(error):
             return False
         if error.ambiguous and self.uncertain > policy.ambiguous_attempts:
             return False
-        if self.against >= policy.attempts or self._guard.is_late(error, self._started):
+        if self.against >= policy.attempts:
+            return False
+        if (error.retry_after or 0.0) > self._guard.left(error, self._started):
             return False
         if not error.ambiguous or self._guard.afford is None:
             return True
         return await self._guard.afford(self._request, self.uncertain)
+
+    def pause(self, state: RetryCallState) -> float:
+        """The backoff, but not beyond the deadline, and not less than the provider asked for."""
+        error = _failure(state)
+        assert error is not None
+        left = self._guard.left(error, self._started)
+        return max(min(self._guard.backoff(state), left), error.retry_after or 0.0)
 
     def tell(self, state: RetryCallState) -> None:
         """There will be another attempt."""
         error = _failure(state)
         if error is not None:
             self._guard.told(Trouble(self._request, error, self.attempts, state.upcoming_sleep))
+
+
+def _is_worth_it(error: CallError) -> bool:
+    """Whether another attempt may end better."""
+    return error.retryable and not isinstance(error, Cancelled)
 
 
 def _failure(state: RetryCallState) -> CallError | None:

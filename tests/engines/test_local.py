@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmctl.engines.local import DRAIN, LocalEngine, Stop
+from llmctl.engines.local import LocalEngine
 from llmctl.errors import DiskError, ServerFailed
+from llmctl.stopping import DRAIN, Stop
 from llmctl.types import Request, Response
 from tests.support import FakeClock, request, response
 

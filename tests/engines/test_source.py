@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from llmctl.engines import source as sources
-from llmctl.engines.local import LocalEngine, Stop
+from llmctl.engines.local import LocalEngine
 from llmctl.engines.source import Sifted
 from llmctl.errors import DiskError
+from llmctl.stopping import Stop
 from llmctl.types import Outcome, Request, Response, Usage
 from tests.support import FakeClock, request, response
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmctl.engines.local import LocalEngine, Stop
+from llmctl.engines.local import LocalEngine
 from llmctl.errors import CallError, ServerFailed
 from llmctl.guards.breaker import Breaker, Gate
 from llmctl.guards.circuit import Circuit
@@ -21,6 +21,7 @@ from llmctl.guards.limiter import Limiter
 from llmctl.guards.retry import Endurance, Retry
 from llmctl.protocols import Emit
 from llmctl.settings import BreakerPolicy, Limits, RetryPolicy
+from llmctl.stopping import Stop
 from llmctl.types import Request, Response
 from tests.support import FakeClock, request, response
 
