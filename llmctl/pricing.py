@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -42,6 +42,15 @@ class _Rates:
     reasoning: Decimal = _ZERO
     call: Decimal = _ZERO
     hour: Decimal = _ZERO
+    most_read: Decimal = field(init=False, repr=False, compare=False)
+    most_wrote: Decimal = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """What an input and an output token can cost at most: asked for in every call."""
+        dearer = max(_ZERO, self.cached, self.write, self.write + self.hour)
+        object.__setattr__(self, "most_read", (self.input or _ZERO) + dearer)
+        dearer = max(_ZERO, self.reasoning)
+        object.__setattr__(self, "most_wrote", (self.output or _ZERO) + dearer)
 
     def cost(self, usage: Usage) -> Decimal | None:
         """A provider's figures that contradict themselves are read as the larger."""
@@ -51,23 +60,24 @@ class _Rates:
         if read:
             if self.input is None:
                 return None
-            cost += self.input * read + self.cached * usage.cached_input
-            cost += self.write * usage.cache_write + self.hour * usage.cache_write_1h
+            cost += self.input * read
+            if usage.cached_input:
+                cost += self.cached * usage.cached_input
+            if usage.cache_write or usage.cache_write_1h:
+                cost += self.write * usage.cache_write + self.hour * usage.cache_write_1h
         if wrote:
             if self.output is None:
                 return None
-            cost += self.output * wrote + self.reasoning * usage.reasoning
+            cost += self.output * wrote
+            if usage.reasoning:
+                cost += self.reasoning * usage.reasoning
         return cost
 
     def dearest(self, read: int, wrote: int) -> Decimal | None:
         """The most that so many tokens can cost, however they are cached or thought."""
         if (read and self.input is None) or (wrote and self.output is None):
             return None
-        each_read = (self.input or _ZERO) + max(
-            _ZERO, self.cached, self.write, self.write + self.hour
-        )
-        each_wrote = (self.output or _ZERO) + max(_ZERO, self.reasoning)
-        return self.call + each_read * read + each_wrote * wrote
+        return self.call + self.most_read * read + self.most_wrote * wrote
 
 
 Terms = tuple[tuple[str, str], ...]
@@ -83,6 +93,8 @@ _USUAL = frozenset({"auto", "default", "standard", "standard_only"})
 def terms_of(request: Request) -> Terms:
     """What the request's parameters say of its processing: a tier or speed other than usual."""
     said = request.options if request.raw is None else request.raw.body
+    if not said or ("service_tier" not in said and "speed" not in said):
+        return ()
     found = ((name, said.get(name)) for name in _TERMS)
     return tuple((k, v) for k, v in found if isinstance(v, str) and v not in _USUAL)
 
@@ -94,6 +106,7 @@ class Prices:
         self._load = load or bundled
         self._data: DataSnapshot | None = None
         self._models: dict[tuple[str, str], _Model | None] = {}
+        self._own: tuple[Price, _Rates] | None = None
 
     @property
     def data(self) -> DataSnapshot:
@@ -159,7 +172,13 @@ class Prices:
     ) -> _Rates | None:
         if own is not None:
             # What a batch or another tier costs at a negotiated price nobody has said.
-            return None if terms == BATCH else _from_profile(own)
+            if terms == BATCH:
+                return None
+            # One profile's price many times over: it is the same object, and hashing it would
+            # take as long as the rest.
+            if self._own is None or self._own[0] is not own:
+                self._own = own, _from_profile(own)
+            return self._own[1]
         model = self._published(target.base_url, target.model)
         return None if model is None else model.rates(input_tokens, at, terms)
 

@@ -35,8 +35,32 @@ ANTHROPIC_MAX_TOKENS = 4096
 """The output limit that Anthropic is sent where none is given: the API requires one, and every
 Claude model takes this one (platform.claude.com/docs/en/about-claude/models/overview)."""
 
+_NAMES_OF_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _DEFINITIONS = ("tools", "functions", "response_format", "text", "output_config")
 """Parameters that become part of the prompt."""
+
+
+_TURNS = frozenset({"system", "user", "assistant"})
+"""Those of `_ROLES` that most turns have."""
+
+
+def plain_texts(request: Request) -> list[str] | None:
+    """The turns' texts where nothing else is read: no parts, names, tools or schema, and only
+    usual roles, each of which is one token. None for all other requests.
+
+    So most are built, and counting these needs no `Prompt`.
+    """
+    if request.raw is not None or request.schema is not None:
+        return None
+    if request.options and not request.options.keys().isdisjoint(_DEFINITIONS):
+        return None
+    texts = []
+    for message in request.messages:
+        text = message.content
+        if type(text) is not str or message.extra or message.role not in _TURNS:
+            return None
+        texts.append(text)
+    return texts
 
 
 @dataclass(slots=True)
@@ -196,9 +220,10 @@ def max_output(request: Request) -> int | None:
     body: JSON = request.options if request.raw is None else request.raw.body
     if request.raw is not None and _path(request.raw).endswith("/embeddings"):
         return 0
-    for key in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if isinstance(body.get(key), int):  # what is passed through wins on the wire, too
-            return int(body[key])
+    if body:
+        for key in _NAMES_OF_LIMITS:
+            if isinstance(body.get(key), int):  # what is passed through wins on the wire, too
+                return int(body[key])
     if request.raw is None and request.max_tokens is not None:
         return request.max_tokens
     return anthropic_limit(body) if request.target.adapter == "anthropic" else None
@@ -215,6 +240,8 @@ def anthropic_limit(options: JSON) -> int:
 def answers(request: Request) -> int:
     """How many answers the request asks for at once: each is billed."""
     body: JSON = request.options if request.raw is None else request.raw.body
+    if not body:
+        return 1
     google = body.get("generationConfig")
     several = [body.get(name) for name in ("n", "best_of", "candidate_count", "candidateCount")]
     several.append(google.get("candidateCount") if isinstance(google, Mapping) else None)

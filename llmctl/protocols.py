@@ -171,6 +171,10 @@ class RateHeaders:
     reset_tokens: float | None = None
 
 
+SILENT = RateHeaders()
+"""Headers that say nothing of limits."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """What the transport sends."""

@@ -168,7 +168,10 @@ class Live:
 
     def _profile_of(self, request: Request) -> Profile:
         name = request.target.profile
-        return next((r.profile for r in self.routes if r.profile.name == name), self.profile)
+        for route in self.routes:
+            if route.profile.name == name:
+                return route.profile
+        return self.profile
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; the provider's own figure wins."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmctl import vocabulary
 from llmctl.errors import ContextTooLong
-from llmctl.prompt import Prompt, answers, is_list, max_output, take_apart
+from llmctl.prompt import Prompt, answers, is_list, max_output, plain_texts, take_apart
 from llmctl.protocols import TokenCount
 from llmctl.types import Request, Target
 
@@ -32,9 +32,6 @@ Llama 3 need 4 to 6 a message, and put 20 to 30 tokens of their own before the f
 _HARMONY_MESSAGE, _HARMONY_PROMPT = 8, 70
 """The same for gpt-oss: its Harmony format (github.com/openai/harmony) begins with a system
 message of its own, 61 tokens with the date."""
-
-_ROLES = frozenset({"system", "user", "assistant"})
-"""Those of `prompt.py` that most turns have."""
 
 _SMALLEST_WINDOW = 4096
 """Tokens: no hosted model has a smaller window, so what fits in here needs no look-up."""
@@ -135,21 +132,19 @@ class Counter:
         """The count of most requests, for half of what all others cost besides their tokens:
         turns of text alone, short ones, with an exact vocabulary that is loaded."""
         way = self._ways.get(request.target.model)
-        if way is None or way.factor is not None or request.raw is not None:
+        if way is None or way.factor is not None:
             return None
-        if request.schema is not None or request.options:
+        texts = plain_texts(request)
+        if not texts:
             return None
-        encode, each = way.encoding.encode_ordinary, way.message + 1  # a role is a token
-        tokens, room = way.prompt, vocabulary.CHUNK
-        for message in request.messages:
-            text = message.content
-            if type(text) is not str or message.extra or message.role not in _ROLES:
-                return None
+        encode, room = way.encoding.encode_ordinary, vocabulary.CHUNK
+        tokens = way.prompt + len(texts) * (way.message + 1)  # a role is a token
+        for text in texts:
             room -= len(text)
             if room < 0:
                 return None
-            tokens += len(encode(text)) + each
-        return way.counted(tokens) if request.messages else None
+            tokens += len(encode(text))
+        return way.counted(tokens)
 
     def _count(self, request: Request, prompt: Prompt) -> TokenCount:
         model = request.target.model
@@ -183,6 +178,9 @@ class Counter:
 
     def upper_bound(self, request: Request) -> int:
         """No less than `count`, without a vocabulary: a token for every byte."""
+        if texts := plain_texts(request):
+            frame = len(texts) * (_HARMONY_MESSAGE + 1) + _HARMONY_PROMPT
+            return frame + sum(map(vocabulary.most, texts))
         prompt = take_apart(request)
         frame = prompt.messages * _HARMONY_MESSAGE + _HARMONY_PROMPT
         fixed = prompt.uncounted(request.target.model) + frame

@@ -16,18 +16,21 @@ import sys
 import urllib.request
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from llmctl.deadlines import Deadline, Deadlines
 from llmctl.errors import BadResponse, CallError, CallTimeout, ConfigError, ConnectionFailed
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import aiohttp
     from yarl import URL
 
     from llmctl.protocols import HttpRequest
+    from llmctl.settings import Timeouts
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of decoded body that are read at most: far above any answer, far below the memory."""
@@ -141,6 +144,17 @@ def _url(url: str) -> URL:
     return URL(url, encoded=True)
 
 
+def preload() -> None:
+    """Begin to import the client, in a thread: it takes 0.1 s, half of which is reading the
+    system's certificates, and there is enough else to do before the first request."""
+    import threading
+
+    def load() -> None:
+        import aiohttp  # noqa: F401 - only to have it
+
+    threading.Thread(target=load, name="llmctl-preload", daemon=True).start()
+
+
 class HttpTransport:
     """Sends requests to one address. Whoever calls limits how many there are at a time."""
 
@@ -150,6 +164,7 @@ class HttpTransport:
         proxy = proxy_for(url)
         self._proxy = _Proxy(proxy, tunnel=parts.scheme == "https") if proxy else None
         self._session: aiohttp.ClientSession | None = None
+        self._deadlines: Deadlines | None = None
         try:
             self._verify = _trust() if parts.scheme == "https" else True
         except (ssl.SSLError, OSError) as error:
@@ -172,7 +187,8 @@ class HttpTransport:
         )
         return self._session
 
-    def _request(self, request: HttpRequest) -> aiohttp.client._RequestContextManager:
+    def ask(self, request: HttpRequest) -> aiohttp.client._RequestContextManager:
+        """The client's own context of the request."""
         session, proxy, body = self._session or self._open(), self._proxy, request.body
         return session.request(
             request.method,
@@ -185,32 +201,20 @@ class HttpTransport:
             proxy_headers=proxy.to_proxy if proxy else None,
         )
 
-    @asynccontextmanager
-    async def send(self, request: HttpRequest) -> AsyncIterator[Reply]:
+    def send(self, request: HttpRequest) -> _Sending:
         """Send, and give the reply; its body is read while the context is open.
 
         Raises `ConnectionFailed` and `CallTimeout`; the total deadline covers the body too.
         """
-        import aiohttp
+        return _Sending(self, request)
 
-        limits, answered = request.timeouts, False
-        started = asyncio.get_running_loop().time()
-        first = started + min(limits.first_byte, limits.total)
-        try:
-            async with asyncio.timeout_at(first) as deadline, self._request(request) as reply:
-                answered = True
-                deadline.reschedule(started + limits.total)
-                yield Reply(reply)
-        except aiohttp.ClientError as error:
-            raise self._mapped(error) from error
-        except TimeoutError as error:
-            if answered or limits.total <= limits.first_byte:
-                what = f"did not finish its answer within {limits.total:g} s (`timeout.total`"
-            else:
-                what = f"sent nothing for {limits.first_byte:g} s (`timeout.first_byte`"
-            raise CallTimeout(f"{self._where} {what} of the profile)") from error
+    def begin(self, when: float) -> Deadline:
+        """A deadline for the running task."""
+        if self._deadlines is None:
+            self._deadlines = Deadlines()
+        return self._deadlines.begin(when)
 
-    def _mapped(self, error: aiohttp.ClientError) -> CallError:
+    def mapped(self, error: aiohttp.ClientError) -> CallError:
         """Our own error; whatever is not known to have happened before the request was sent may
         have been billed."""
         import aiohttp
@@ -229,11 +233,19 @@ class HttpTransport:
             )
         return ConnectionFailed(f"the connection to {self._where} broke ({why})", ambiguous=True)
 
+    def late(self, limits: Timeouts, *, answered: bool) -> CallTimeout:
+        """The error of a call whose time was up before, or after, its answer began."""
+        if answered or limits.total <= limits.first_byte:
+            what = f"did not finish its answer within {limits.total:g} s (`timeout.total`"
+        else:
+            what = f"sent nothing for {limits.first_byte:g} s (`timeout.first_byte`"
+        return CallTimeout(f"{self._where} {what} of the profile)")
+
     async def close(self) -> None:
         """Give all connections back."""
         if self._session is not None:
             await self._session.close()
-            self._session = None
+            self._session = self._deadlines = None
 
 
 def _why(error: aiohttp.ClientError) -> str:
@@ -249,6 +261,62 @@ def _why(error: aiohttp.ClientError) -> str:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy answered {error.status} {error.message}".rstrip()
     return str(error) or type(error).__name__
+
+
+class _Sending:
+    """The context of one request. A class, because a generator made into a context costs more
+    than all that it does here."""
+
+    __slots__ = ("_answered", "_asked", "_deadline", "_request", "_transport")
+
+    def __init__(self, transport: HttpTransport, request: HttpRequest) -> None:
+        self._transport = transport
+        self._request = request
+        self._answered = False
+
+    async def __aenter__(self) -> Reply:
+        limits = self._request.timeouts
+        started = asyncio.get_running_loop().time()
+        self._deadline = self._transport.begin(started + min(limits.first_byte, limits.total))
+        try:
+            self._asked = self._transport.ask(self._request)
+            reply = await self._asked.__aenter__()
+        except BaseException as error:
+            if (ours := self._ended(error)) is not None:
+                raise ours from error
+            raise
+        self._answered = True
+        self._deadline.when = started + limits.total
+        return Reply(reply)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._asked.__aexit__(kind, error, trace)
+        except BaseException as broken:
+            if (ours := self._ended(broken)) is not None:
+                raise ours from broken
+            raise
+        if (ours := self._ended(error)) is not None:
+            raise ours from error
+
+    def _ended(self, error: BaseException | None) -> CallError | None:
+        """Take the deadline away; our own error in the place of the client's or of one that the
+        deadline made, None where `error` may go on as it is."""
+        late = self._deadline.end(error)
+        if error is None:
+            return None
+        import aiohttp
+
+        if isinstance(error, aiohttp.ClientError):
+            return self._transport.mapped(error)
+        if late or isinstance(error, TimeoutError):
+            return self._transport.late(self._request.timeouts, answered=self._answered)
+        return None
 
 
 class Reply:
@@ -272,10 +340,21 @@ class Reply:
 
     async def read(self) -> bytes:
         """The whole decoded body."""
-        unpacked = _bounded(_decoder(self.headers.get("content-encoding", "")))
+        content, encoding = self._content, self.headers.get("content-encoding", "")
         pieces: list[bytes] = []
-        while raw := await self._content.readany():
-            pieces += unpacked(raw)
+        if not encoding:
+            # Nothing to unpack: a short answer is one piece, which needs only its length read.
+            size = 0
+            while not content.at_eof():
+                raw = await content.readany()
+                size += len(raw)
+                if size > MAX_BODY:
+                    raise _too_large()
+                pieces.append(raw)
+        else:
+            unpacked = _bounded(_decoder(encoding))
+            while raw := await content.readany():
+                pieces += unpacked(raw)
         return b"".join(pieces)
 
 
@@ -291,12 +370,14 @@ def _bounded(decode: _Decode) -> _Decode:
         for piece in decode(raw):
             size += len(piece)
             if size > MAX_BODY:
-                raise BadResponse(
-                    f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False
-                )
+                raise _too_large()
             yield piece
 
     return counted
+
+
+def _too_large() -> BadResponse:
+    return BadResponse(f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False)
 
 
 def _decoder(encoding: str) -> _Decode:

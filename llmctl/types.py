@@ -211,7 +211,7 @@ class Response:
     finish: Finish
     model: str
     body: bytes | None = None
-    cache: CacheState = "bypass"
+    cache: CacheState = "miss"
     attempts: int = 1
     uncertain: int = 0
     latency: float = 0.0

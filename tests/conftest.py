@@ -43,8 +43,9 @@ def environ(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PYTHONWARNINGS": "error"}
 
 
-def configure(home: Path, sim: Simulator, key: str) -> None:
-    """Write a configuration whose default profile `sim` points at the simulator."""
+def configure(home: Path, base_url: str, key: str, more: str = "") -> None:
+    """Write a configuration whose default profile `sim` points at `base_url`. `more` follows:
+    further keys of the profile, further profiles."""
     folder = home / ".config" / "llmctl"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
@@ -53,11 +54,12 @@ default: sim
 profiles:
   sim:
     provider: openai
-    base_url: {sim.base_url}
+    base_url: {base_url}
     model: gpt-5-mini
     key: {key}
     retry: {{max_wait: 0.01}}
     price: {{input: 1, output: 2}}
+{more}
 """,
         encoding="utf-8",
     )
@@ -66,7 +68,7 @@ profiles:
 @pytest.fixture
 def configured(home: Path, environ: dict[str, str], sim: Simulator) -> dict[str, str]:
     """The environment with a default profile `sim` that points at the simulator."""
-    configure(home, sim, "{env: SIM_KEY}")
+    configure(home, sim.base_url, "{env: SIM_KEY}")
     return {**environ, "SIM_KEY": KEY}
 
 
@@ -89,7 +91,7 @@ def keyed(
 ) -> dict[str, str]:
     """The environment with a keyring and a default profile `sim`, whose key is stored there
     under the name `sim`; no key is stored yet."""
-    configure(home, sim, "{keyring: sim}")
+    configure(home, sim.base_url, "{keyring: sim}")
     return {**environ, **secret_service.environ}
 
 

@@ -64,6 +64,23 @@ def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:
     assert counter.upper_bound(request) >= expected
 
 
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3),
+    role=st.sampled_from(["system", "developer", "user", "assistant", "critic"]),
+    options=st.sampled_from([{}, {"reasoning_effort": "low"}, {"tools": [{"type": "function"}]}]),
+)
+def test_the_short_way_of_plain_requests_counts_the_same(
+    counter: Counter, texts: list[str], role: str, options: JSON
+) -> None:
+    """A request made of plain turns is not taken apart; the same one passed through is."""
+    messages = tuple(Message(role, text) for text in texts)
+    request = Request(id="a", target=target("gpt-4o"), messages=messages, options=options)
+    body = {**options, "messages": [message.as_json() for message in messages]}
+    passed = raw("/chat/completions", body)
+    assert counter.count(request) == counter.count(passed)
+    assert counter.upper_bound(request) == counter.upper_bound(passed)
+
+
 def test_special_tokens_in_a_text_are_text(counter: Counter) -> None:
     """A prompt that quotes a special token neither fails nor shrinks to one token."""
     counted = counter.count(ask("<|endoftext|><|im_start|>"))

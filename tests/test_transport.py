@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -173,12 +174,64 @@ def test_dribbling_ends_at_the_total_limit(sim: Simulator) -> None:
         fetch(sim.base_url, Timeouts(first_byte=5, total=0.5))
 
 
+def test_an_answer_that_has_begun_has_until_the_total_limit(sim: Simulator) -> None:
+    """`first_byte` is over with the first byte: what takes longer to arrive whole is waited for."""
+    sim.fault = Dribble(interval=0.05)
+    started = time.monotonic()
+    with pytest.raises(CallTimeout, match=r"timeout\.total"):
+        fetch(sim.base_url, Timeouts(first_byte=0.4, total=1))
+    assert time.monotonic() - started > 0.9
+
+
 def test_a_gzip_bomb_is_not_unpacked(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small body that unpacks beyond the bound is refused there."""
     monkeypatch.setattr(transport, "MAX_BODY", 64 * 1024)
     sim.fault = GzipBomb(layers=1)
     with pytest.raises(BadResponse, match="larger than"):
         fetch(sim.base_url)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["one piece", "two pieces"])
+def test_a_plain_body_is_read_whole_and_bounded(
+    monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    """A body that is not compressed arrives whole up to the bound, however it is cut up, and is
+    refused beyond."""
+    sizes, body = (100,) if whole else (60, 40), b""
+    for size in sizes:
+        body += b"%x\r\n%s\r\n" % (size, b"a" * size)
+    server = Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")
+
+    async def do(port: int) -> None:
+        url = f"http://127.0.0.1:{port}/v1"
+        client = HttpTransport(url)
+        monkeypatch.setattr(transport, "MAX_BODY", 100)
+        assert await body_of(client, a_request(url)) == b"a" * 100
+        monkeypatch.setattr(transport, "MAX_BODY", 99)
+        with pytest.raises(BadResponse, match="larger than"):
+            await body_of(client, a_request(url))
+        await client.close()
+
+    asyncio.run(server.serve(do))
+
+
+def test_a_short_limit_holds_beside_a_long_one(sim: Simulator) -> None:
+    """Calls of one client are given up by their own limits, and one that is cancelled says so."""
+    sim.fault = Hang()
+
+    async def run() -> None:
+        client = HttpTransport(sim.base_url)
+        patient = asyncio.ensure_future(body_of(client, a_request(sim.base_url)))
+        await asyncio.to_thread(sim.wait_for_calls, 1)
+        with pytest.raises(CallTimeout, match="first_byte"):
+            await body_of(client, a_request(sim.base_url, Timeouts(first_byte=0.2)))
+        assert not patient.done()
+        patient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await patient
+        await client.close()
+
+    asyncio.run(run())
 
 
 def test_an_encoding_nobody_asked_for_is_refused(sim: Simulator) -> None:

@@ -19,7 +19,6 @@ from llmctl.cli import spending
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.chosen import Chosen, choose
 from llmctl.cli.context import Context
-from llmctl.cli.loops import fastest_loop
 from llmctl.cli.render import colours, is_tty
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
@@ -74,8 +73,7 @@ def run(options: BatchOptions, context: Context) -> int:
     gc.set_threshold(20_000, 50, 100)
     with prepared(job) as batch:
         _notes(batch, context)
-        with asyncio.Runner(loop_factory=fastest_loop()) as runner:
-            return runner.run(_run(batch, options, context, replace(chosen, profile=profile)))
+        return asyncio.run(_run(batch, options, context, replace(chosen, profile=profile)))
 
 
 def _notes(batch: Prepared, context: Context) -> None:

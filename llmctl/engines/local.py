@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Sequence
 
 from llmctl.clock import Clock
@@ -59,5 +58,7 @@ class LocalEngine:
 
     async def _work(self, source: Source, handler: Handler) -> None:
         while not self._stop.asked and (request := await source.draw()) is not None:
-            with contextlib.suppress(CallError):
+            try:
                 await handler(request, None)
+            except CallError:
+                continue

@@ -115,7 +115,7 @@ class Cache:
         if request.cache_mode != "use" or not self._writes:
             response = await self._inner(request, emit)
             await self._keep(request, response)
-            return replace(response, cache="miss")
+            return response
         key, kept = request.fingerprint, False
         try:
             found = await self._claims.begin(key, lambda: self._kept(request))
@@ -131,7 +131,7 @@ class Cache:
             kept = await self._keep(request, response)
         finally:
             self._claims.end(key, kept=kept)
-        return replace(response, cache="miss")
+        return response
 
     def _kept(self, request: Request) -> Response | None:
         if request.cache_mode != "use":

@@ -30,7 +30,7 @@ class Holding:
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer; the hold is durable before the request is handed on. Raises as
         `Purse.hold` does."""
-        worst = self._exactly if self._purse.caps_of(request) else self._worst
-        estimate, cost = await worst(request)
-        await self._purse.hold(request, estimate, cost)
+        caps = self._purse.caps_of(request)
+        estimate, cost = await (self._exactly if caps else self._worst)(request)
+        await self._purse.hold(request, estimate, cost, caps)
         return await self._inner(request, emit)

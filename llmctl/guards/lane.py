@@ -10,14 +10,12 @@ from llmctl.errors import LlmctlError
 from llmctl.guards.minute import Minute, Own, Share, Shared
 from llmctl.guards.told import Told
 from llmctl.guards.window import Window
-from llmctl.protocols import RateHeaders
+from llmctl.protocols import SILENT, RateHeaders
 from llmctl.settings import Limits
 from llmctl.stopping import Stop
 
 _PAUSE_WITHOUT_WORD = 1.0
 """Seconds the lane pauses after a 429 that names no wait."""
-
-_SILENT = RateHeaders()
 
 
 class Lane:
@@ -115,7 +113,7 @@ class Lane:
 
     def heard(self, said: RateHeaders) -> None:
         """What a reply's headers say of the provider's own limits."""
-        if said == _SILENT:
+        if said is SILENT or said == SILENT:
             return
         now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
         self._requests.heard(

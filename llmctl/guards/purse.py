@@ -44,6 +44,7 @@ class Purse:
         self._warn = warn
         self._find: Caps | None = None
         self._found: tuple[Cap, ...] = ()
+        self._warned: list[Cap] = []
         self._window = (0.0, 0.0)
         self._stopped: Callable[[], bool] = lambda: False
         self._waits: Callable[[Refusal], None] = lambda _: None
@@ -71,8 +72,8 @@ class Purse:
 
     def caps_of(self, request: Request) -> tuple[Cap, ...]:
         """The caps that the request counts towards now."""
-        now = self._clock.wall()
-        return tuple(cap for cap in self._caps(now) if _matches(cap.match, request))
+        caps = self._caps(self._clock.wall())
+        return tuple([cap for cap in caps if not cap.match or _matches(cap.match, request)])
 
     def _caps(self, now: float) -> tuple[Cap, ...]:
         if self._find is None:
@@ -83,6 +84,7 @@ class Purse:
             starts = [cap.start / 1000 for cap in self._found]
             ends = [cap.end / 1000 for cap in self._found]
             self._window = (max(starts, default=0.0), min(ends, default=float("inf")))
+            self._warned = [cap for cap in self._found if cap.warn_at]
         return self._found
 
     def standing(self) -> list[tuple[Cap, Standing]]:
@@ -91,14 +93,22 @@ class Purse:
         found = ((cap, self._ledger.standing(cap)) for cap in caps)
         return [(cap, standing) for cap, standing in found if standing is not None]
 
-    async def hold(self, request: Request, estimate: Usage, cost: Decimal | None) -> None:
-        """Return when the call is on record, durably, at its worst case `cost`.
+    async def hold(
+        self,
+        request: Request,
+        estimate: Usage,
+        cost: Decimal | None,
+        caps: Sequence[Cap] | None = None,
+    ) -> None:
+        """Return when the call is on record, durably, at its worst case `cost`. `caps` are
+        `caps_of(request)`, for who has them.
 
         Raises `BudgetRefused` for a call that no cap would ever let through, `BudgetExhausted`
         when there is not enough left of one, and `Cancelled` once the run is stopped.
         """
         hold = Hold(request.call_id, request, estimate, cost, self._clock.wall())
-        caps = self.caps_of(request)
+        if caps is None:
+            caps = self.caps_of(request)
         if not caps:
             await self._ledger.hold(hold)
             self._open[hold.call_id] = (hold, False)
@@ -172,9 +182,9 @@ class Purse:
         if hold is not None and waited:
             # It belongs to the day it was let through on, not to that on which it had to wait.
             outcome = replace(outcome, started=hold.at)
-        warned = [cap for cap in self._caps(self._clock.wall()) if cap.warn_at]
+        self._caps(self._clock.wall())
         try:
-            for crossing in await self._ledger.settle(outcome, warned):
+            for crossing in await self._ledger.settle(outcome, self._warned):
                 self._warn(crossed(crossing))
         finally:
             self._open.pop(outcome.request.call_id, None)

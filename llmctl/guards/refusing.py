@@ -24,6 +24,8 @@ def refuse(hold: Hold, caps: Sequence[Cap]) -> None:
     """Raises `BudgetRefused` for a call that does not fit under a cap by itself."""
     target = hold.request.target
     for cap in caps:
+        if hold.cost is not None and hold.cost <= cap.limit:
+            continue
         budget = f"the budget of {usd(cap.limit)} ({cap.name})"
         if hold.cost is None and not hold.estimate.output and max_output(hold.request) is None:
             raise BudgetRefused(
@@ -38,12 +40,11 @@ def refuse(hold: Hold, caps: Sequence[Cap]) -> None:
                 f"set `price:` in profile {target.profile}",
                 sent=False,
             )
-        if hold.cost > cap.limit:
-            raise BudgetRefused(
-                f"the call may cost {usd(hold.cost)}, more than all of {budget}: lower "
-                "max_tokens, or raise the budget",
-                sent=False,
-            )
+        raise BudgetRefused(
+            f"the call may cost {usd(hold.cost)}, more than all of {budget}: lower max_tokens, "
+            "or raise the budget",
+            sent=False,
+        )
 
 
 def exhausted(hold: Hold, refused: Refusal) -> BudgetExhausted:

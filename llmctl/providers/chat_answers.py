@@ -33,14 +33,15 @@ def chat_reply(whole: Mapping[str, Any]) -> Reply:
     `KeyError`, `IndexError` or `TypeError` for what is no completion.
     """
     choice = whole["choices"][0]
-    usage = openai_usage(whole.get("usage"))
-    cost = dollars(mapping(whole.get("usage")).get("cost"))
+    used = whole.get("usage")
+    usage, cost = openai_usage(used), dollars(mapping(used).get("cost"))
     if choice.get("error"):
         raise from_event(mapping(choice["error"]))
     message = choice.get("message") or {}
     text = content(message.get("content", choice.get("text")))
-    finish = _finish(choice.get("finish_reason"))
-    if choice.get("finish_reason") == "error":
+    reason = choice.get("finish_reason")
+    finish = _finish(reason)
+    if reason == "error":
         raise from_event({"message": "the model failed to generate an answer"})
     if not text and (message.get("refusal") or finish == "content_filter"):
         raise filtered(message.get("refusal"), usage, cost)

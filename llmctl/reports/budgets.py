@@ -7,10 +7,10 @@ from decimal import Decimal
 from typing import Literal
 
 from llmctl.reports.figures import Figures
-from llmctl.reports.groups import Kind, value_of
+from llmctl.reports.groups import value_of
 from llmctl.reports.windows import Span
 from llmctl.settings import Budget
-from llmctl.stores.caps import same_model
+from llmctl.stores.caps import Kind, same_model
 from llmctl.stores.rows import from_pico
 
 State = Literal["within", "warning", "exceeded"]

@@ -5,41 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Protocol
 
 from llmctl.errors import UsageError
+from llmctl.stores.caps import Kind
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
 """And `tag:NAME`."""
-
-
-class Kind(Protocol):
-    """What tells calls apart; `tags` is a JSON object."""
-
-    @property
-    def profile(self) -> str:
-        """The profile's name."""
-        ...
-
-    @property
-    def provider(self) -> str:
-        """The provider's name."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """The model that answered."""
-        ...
-
-    @property
-    def user(self) -> str:
-        """Who ran the program."""
-        ...
-
-    @property
-    def tags(self) -> str:
-        """The call's tags."""
-        ...
 
 
 def parse_by(words: Iterable[str]) -> tuple[str, ...]:

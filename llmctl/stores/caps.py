@@ -19,13 +19,8 @@ _VERSION = re.compile(r"(-latest|-[0-9]{3,}(-.*)?)?", re.DOTALL)
 `-0613`, `-002`. Two digits are another model's name (`-5-mini`)."""
 
 
-class Countable(Protocol):
-    """What tells calls apart; `tags` is a JSON object."""
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        ...
+class Kind(Protocol):
+    """What tells calls apart in sums; `tags` is a JSON object."""
 
     @property
     def profile(self) -> str:
@@ -50,6 +45,15 @@ class Countable(Protocol):
     @property
     def tags(self) -> str:
         """The call's tags."""
+        ...
+
+
+class Countable(Kind, Protocol):
+    """A single call."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
         ...
 
 

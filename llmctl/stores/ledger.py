@@ -34,9 +34,9 @@ from llmctl.stores.report import Reading
 from llmctl.stores.rows import (
     CallRow,
     HeldCall,
+    answered_call,
     call_row,
     held_call,
-    kept_call,
     lost_call,
     to_pico,
 )
@@ -124,7 +124,7 @@ class SqliteLedger:
         """
         run_id, user = self._run_id, self._user
         if outcome.ok and not outcome.uncertain:
-            values = call_values(call_row(outcome, None, run_id, user))
+            values = answered_call(outcome, run_id, user)
             reached: Sequence[Crossing] = await self._db.write_one(
                 One(settle_all, NewCall(values, caps))
             )
@@ -145,7 +145,7 @@ class SqliteLedger:
         run_id, user = self._run_id, self._user
 
         def work(connection: sqlite3.Connection) -> None:
-            answered = [kept_call(outcome, run_id, user) for outcome in outcomes]
+            answered = [answered_call(outcome, run_id, user) for outcome in outcomes]
             whole = len(answered) - len(answered) % TOGETHER
             for start in range(0, whole, TOGETHER):
                 # One statement for many, so that Python's lock is given back once: other

@@ -189,19 +189,19 @@ def call_row(outcome: Outcome, held: HeldCall | None, run_id: str, user: str) ->
     )
 
 
-def kept_call(outcome: Outcome, run_id: str, user: str) -> tuple[object, ...]:
-    """The values of `call_row`, in the order of its fields, for an answer that took no call:
-    there are many of these in a second, and little to say about each."""
+def answered_call(outcome: Outcome, run_id: str, user: str) -> tuple[object, ...]:
+    """The values of `call_row`, in the order of its fields, for an answer before which nothing
+    was billed: nearly all rows are such, thousands in a second."""
     request, answer, usage = outcome.request, outcome.result, outcome.usage
     assert isinstance(answer, Response)
-    target = answer.target
-    elapsed = _ms(outcome.elapsed)
+    target, first = answer.target, outcome.first_token
     return (
         request.call_id, run_id, _ms(outcome.started), target.profile, target.provider,
         answer.model, _tags(request.tags), user, usage.input, usage.output, usage.cached_input,
         usage.cache_write, usage.reasoning, usage.estimated, to_pico(outcome.cost),
-        to_pico(outcome.saved), 0, 0, _ms(answer.latency), elapsed, None, answer.attempts, "ok",
-        None, answer.cache, answer.status, answer.provider_request_id,
+        to_pico(outcome.saved), 0, 0, _ms(answer.latency), _ms(outcome.elapsed),
+        None if first is None else _ms(first), answer.attempts, "ok", None, answer.cache,
+        answer.status, answer.provider_request_id,
     )  # fmt: skip
 
 

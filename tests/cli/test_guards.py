@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, LLMCTL, Run
+from tests.conftest import KEY, LLMCTL, Run, configure
 from tests.simulator import errors
 from tests.simulator.scripts import fail_first
 from tests.simulator.server import Simulator
@@ -28,26 +28,9 @@ def other() -> Iterator[Simulator]:
         yield simulator
 
 
-def configure(home: Path, first: str, profile: str = "", more: str = "") -> dict[str, str]:
+def configured(home: Path, first: str, profile: str = "", more: str = "") -> dict[str, str]:
     """A configuration whose default `sim` points at `first`; what to add to the environment."""
-    folder = home / ".config" / "llmctl"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(
-        f"""
-default: sim
-profiles:
-  sim:
-    provider: openai
-    base_url: {first}
-    model: gpt-5-mini
-    key: {{env: SIM_KEY}}
-    retry: {{max_wait: 0.01}}
-    price: {{input: 1, output: 2}}
-{profile}
-{more}
-""",
-        encoding="utf-8",
-    )
+    configure(home, first, "{env: SIM_KEY}", f"{profile}\n{more}")
     return {"SIM_KEY": KEY}
 
 
@@ -84,7 +67,7 @@ def test_another_provider_answers_what_the_first_cannot(
     sim.fault = errors.overloaded()
     env = {
         **environ,
-        **configure(home, sim.base_url, "    fallback: [spare]", other_profile(other)),
+        **configured(home, sim.base_url, "    fallback: [spare]", other_profile(other)),
     }
     source = write(tmp_path / "in.jsonl")
     done = run("batch", str(source), "--no-cache", env=env)
@@ -116,7 +99,7 @@ def test_a_person_gets_the_fallbacks_answer(
     sim.fault = errors.out_of_quota()
     env = {
         **environ,
-        **configure(home, sim.base_url, "    fallback: [spare]", other_profile(other)),
+        **configured(home, sim.base_url, "    fallback: [spare]", other_profile(other)),
     }
     done = run("ask", "hello", "-u", env=env)
     assert (done.returncode, done.stdout) == (0, "from the other one"), done.stderr
@@ -131,7 +114,7 @@ def test_a_bad_request_is_nobody_elses_business(
     sim.fault = errors.status(400, "temperature is out of range")
     env = {
         **environ,
-        **configure(home, sim.base_url, "    fallback: [spare]", other_profile(other)),
+        **configured(home, sim.base_url, "    fallback: [spare]", other_profile(other)),
     }
     assert run("ask", "hello", env=env).returncode == 1
     assert other.record.requests == 0
@@ -141,7 +124,7 @@ def test_a_fallback_without_a_key_is_left_out(
     run: Run, environ: dict[str, str], home: Path, sim: Simulator
 ) -> None:
     """It is said at the start, and the rest goes on."""
-    env = {**environ, **configure(home, sim.base_url, "    fallback: [anthropic]")}
+    env = {**environ, **configured(home, sim.base_url, "    fallback: [anthropic]")}
     done = run("ask", "hello", env=env)
     assert (done.returncode, done.stdout) == (0, "echo: hello")
     assert "the fallback anthropic is left out" in done.stderr
@@ -153,7 +136,7 @@ def test_a_prompt_that_is_too_long(
 ) -> None:
     """`truncate` sends the beginning that fits and says so; `fallback` asks the other profile."""
     long = f"    context: 100\n    on_overflow: {mode}\n    fallback: [spare]"
-    env = {**environ, **configure(home, sim.base_url, long, other_profile(other))}
+    env = {**environ, **configured(home, sim.base_url, long, other_profile(other))}
     done = run("ask", "word " * 300, "--max-tokens", "20", env=env)
     assert done.returncode == 0, done.stderr
     if mode == "fallback":
@@ -172,7 +155,7 @@ def test_a_batch_waits_out_an_outage(
     """The provider fails 20 times and comes back: no row fails, although none may be tried more
     than twice."""
     sim.fault = fail_first(20, errors.server_error())
-    env = {**environ, **configure(home, sim.base_url)}
+    env = {**environ, **configured(home, sim.base_url)}
     path = home / ".config/llmctl/config.yaml"
     quick = "breaker: {failures: 3, open_for: 300ms}\n    retry: {attempts: 2, max_wait: 0.01}"
     path.write_text(path.read_text().replace("retry: {max_wait: 0.01}", quick))
@@ -187,7 +170,7 @@ def test_a_wrong_port_ends_the_batch(
     run: Run, environ: dict[str, str], home: Path, tmp_path: Path
 ) -> None:
     """Nobody waits for a server that never replied: every row fails with what happened, exit 5."""
-    env = {**environ, **configure(home, "http://127.0.0.1:9/v1")}
+    env = {**environ, **configured(home, "http://127.0.0.1:9/v1")}
     source = write(tmp_path / "in.jsonl")
     began = time.monotonic()
     done = run("batch", str(source), env=env)
@@ -205,7 +188,7 @@ def test_the_providers_headers_hold_the_batch_back(
     refused."""
     with Simulator(rpm=300) as strict:
         strict_rows = 330  # the minute's 300 at once, and then 5 a second
-        env = {**environ, **configure(home, strict.base_url)}
+        env = {**environ, **configured(home, strict.base_url)}
         done = run("batch", str(write(tmp_path / "in.jsonl", strict_rows)), env=env)
         assert done.returncode == 0, done.stderr
         refused = [call for call in strict.calls if call.status == 429]
@@ -216,7 +199,7 @@ def test_two_processes_share_a_minute(
     environ: dict[str, str], home: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """Two batches at 300 a minute send 5 a second together, not each."""
-    env = {**environ, **configure(home, sim.base_url, "    limits: {rpm: 300}")}
+    env = {**environ, **configured(home, sim.base_url, "    limits: {rpm: 300}")}
     sources = [write(tmp_path / f"in{n}.jsonl", 15) for n in range(2)]
     running = [
         subprocess.Popen([LLMCTL, "batch", str(source), "-q", "--no-cache"], env=env, cwd=tmp_path)

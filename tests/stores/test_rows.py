@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.stores.rows import call_row, from_pico, kept_call, to_pico
+from llmctl.stores.rows import answered_call, call_row, from_pico, to_pico
 from tests.conformance.calls import a_request, an_answer, an_outcome
 
 
@@ -31,9 +31,9 @@ def test_what_is_finer_than_a_picodollar_is_rounded_to_even() -> None:
 
 
 def test_the_short_way_for_kept_answers_says_the_same() -> None:
-    """`kept_call` gives the values of `call_row`, field by field."""
+    """`answered_call` gives the values of `call_row`, field by field."""
     request = a_request()
     for state in ("hit", "shared"):
         answer = replace(an_answer(request), cache=state, attempts=0)
         outcome = replace(an_outcome(request, answer), first_token=None, saved=Decimal("0.01"))
-        assert kept_call(outcome, "run", "me") == astuple(call_row(outcome, None, "run", "me"))
+        assert answered_call(outcome, "run", "me") == astuple(call_row(outcome, None, "run", "me"))

@@ -1,0 +1,108 @@
+"""What a limit lets through on the wire, a line a figure: `python -m tests.bench.limiter`.
+
+`llmctl batch` at `--rpm N` (30,000 by default) against a server that notes when each request
+arrived: how much of the limit a minute in the middle uses, and the most in any 60 seconds. Then the
+same by two processes that share the limit. Options: `--rpm N`, `--seconds N` (75), `--processes N`
+(1 and 2 by default).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sysconfig
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.bench.rows import CONFIG, write_rows
+from tests.simulator.reply import Reply, Usage
+from tests.simulator.server import Simulator
+
+LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
+
+
+class Arrivals:
+    """What the model says, and when it was asked."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def __call__(self, call: Any) -> Reply:
+        """Note the call; its text is nobody's concern."""
+        self.at.append(call.received)
+        return Reply("ok", usage=Usage(20, 1))
+
+
+def busiest(at: list[float], seconds: float = 60.0) -> int:
+    """The most arrivals in any half-open span of so many seconds; `at` is sorted."""
+    first = most = 0
+    for last, moment in enumerate(at):
+        while moment - at[first] >= seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def measure(folder: Path, rpm: int, seconds: float, processes: int) -> str:
+    """Run it; the line that says what was seen."""
+    arrivals = Arrivals()
+    with Simulator(reply=arrivals, record_bodies=False) as server:
+        home = folder / f"home{processes}"
+        (home / ".config/llmctl").mkdir(parents=True)
+        (home / ".config/llmctl/config.yaml").write_text(
+            CONFIG.format(url=server.base_url), encoding="utf-8"
+        )
+        rows = int(rpm / 60 * (seconds + 30) / processes)
+        running = []
+        for number in range(processes):
+            source = folder / f"in{processes}.{number}.jsonl"
+            write_rows(source, rows)
+            command = [
+                str(LLMCTL),
+                "batch",
+                str(source),
+                "-q",
+                "--no-cache",
+                "--concurrency",
+                "100",
+            ]
+            running.append(
+                subprocess.Popen(
+                    [*command, "--rpm", str(rpm)],
+                    env={**os.environ, "HOME": str(home), "BENCH_KEY": "x"},
+                )
+            )
+        server.wait_for_calls(1, 60)
+        threading.Event().wait(seconds)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
+    at = sorted(arrivals.at)
+    begin = at[0] + (seconds - 60) / 2
+    minute = sum(begin <= moment < begin + 60 for moment in at)
+    most = busiest(at)
+    who = "one process" if processes == 1 else f"{processes} processes together"
+    return (
+        f"limiter: {rpm:,} a minute, {who}: {minute:,} in a minute ({minute / rpm:.1%}), at most "
+        f"{most:,} in any 60 s ({most / rpm:.1%})"
+    )
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.limiter")
+    parser.add_argument("--rpm", type=int, default=30_000)
+    parser.add_argument("--seconds", type=float, default=75.0)
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for processes in options.processes:
+            print(measure(Path(folder), options.rpm, options.seconds, processes), flush=True)
+
+
+if __name__ == "__main__":
+    main()
