@@ -122,14 +122,14 @@ def test_exit_codes() -> None:
 
 
 def test_configuration_by_example(run: Run, tmp_path: Path) -> None:
-    """The configuration that the README shows loads, and gives the profiles it names."""
-    ((_, text),) = blocks("yaml")
-    path = tmp_path / "config.yaml"
-    path.write_text(text, encoding="utf-8")
-    done = run("profiles", "list", "--config", str(path))
-    assert done.returncode == 0, done.stderr
-    for name in re.findall(r"^  (\w+):$", text, flags=re.MULTILINE):
-        assert re.search(rf"^\W*{name} ", done.stdout, flags=re.MULTILINE), name
+    """The configurations that the README shows load, and give the profiles they name."""
+    for _, text in blocks("yaml"):
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        done = run("profiles", "list", "--config", str(path))
+        assert done.returncode == 0, done.stderr
+        for name in re.findall(r"^  (\w+):$", text, flags=re.MULTILINE):
+            assert re.search(rf"^\W*{name} ", done.stdout, flags=re.MULTILINE), name
 
 
 def test_both_commands_are_there() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from llmctl.errors import BadResponse, CallError
-from llmctl.protocols import RateHeaders, WireRequest
+from llmctl.protocols import SILENT, RateHeaders, WireRequest
 from llmctl.providers.chat_answers import chat_reply
 from llmctl.providers.failures import error_body, from_event, from_reply, not_json
 from llmctl.providers.headers import count, duration
@@ -20,7 +20,6 @@ from llmctl.providers.responses_answers import responses_reply
 from llmctl.providers.usage import mapping, openai_usage, whole
 from llmctl.types import ModelInfo, Reply, Request
 
-SILENT = RateHeaders()
 _SHAPELESS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmctl.protocols import RateHeaders
+from llmctl.protocols import SILENT, RateHeaders
 from llmctl.providers.attached import Kind
 from llmctl.providers.chat import ChatCompletions
-from llmctl.providers.family import SILENT
 from llmctl.providers.headers import count
 from llmctl.types import JSON
 

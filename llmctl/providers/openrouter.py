@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmctl.errors import AuthFailed, CallError, RateLimited
-from llmctl.protocols import RateHeaders, WireRequest
+from llmctl.protocols import SILENT, RateHeaders, WireRequest
 from llmctl.providers.attached import Kind
 from llmctl.providers.chat import ChatCompletions
 from llmctl.providers.failures import error_body, from_reply
-from llmctl.providers.family import SILENT, loads
+from llmctl.providers.family import loads
 from llmctl.providers.headers import MAX_WAIT, count, number
 from llmctl.providers.usage import mapping
 from llmctl.types import JSON

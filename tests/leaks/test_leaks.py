@@ -50,6 +50,7 @@ class Home:
             + "".join(
                 f"  {name}:\n    provider: openai\n    base_url: {sim.base_url}\n"
                 "    model: gpt-5-mini\n    retry: {attempts: 2, max_wait: 0.01}\n"
+                "    breaker: {failures: 1000}\n"  # what fails is to fail, not to be waited for
                 f"    key: {key}\n"
                 for name, key in {
                     "env": "{env: CANARY_KEY}",
