@@ -7,21 +7,17 @@ ideas of proxies and time limits are switched off: the program has its own or wa
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
-import ipaddress
-import os
 import ssl
-import sys
-import urllib.request
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from llmctl.deadlines import Deadline, Deadlines
-from llmctl.errors import BadResponse, CallError, CallTimeout, ConfigError, ConnectionFailed
+from llmctl.errors import CallError, CallTimeout, ConfigError, ConnectionFailed
+from llmctl.network import Proxy, proxy_for, trust
+from llmctl.unpacking import MAX_BODY, bounded, decoder, too_large
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,9 +28,6 @@ if TYPE_CHECKING:
     from llmctl.protocols import HttpRequest
     from llmctl.settings import Timeouts
 
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of decoded body that are read at most: far above any answer, far below the memory."""
-
 KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
 serves vLLM) close one, so that a connection is rarely found closed by the other side."""
@@ -44,88 +37,6 @@ _MAX_HEADER = 64 * 1024
 
 _MAX_AT_ONCE = 1 << 20
 """Bytes of request body that are handed to the client in one go; it warns of more."""
-
-_MAX_PIECE = 1024 * 1024
-_ZLIB_BITS = {"gzip": 31, "deflate": 15}
-
-ACCEPT_ENCODING = "gzip, deflate"
-"""What `Reply` can decode in bounded pieces."""
-
-_STORES = (
-    "/etc/ssl/cert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/ssl/ca-bundle.pem",
-)
-"""Where systems keep their certificates, for a Python that was built to look elsewhere."""
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`…) names for `url`.
-
-    Never one for this machine itself: what listens on loopback cannot be reached through it.
-    """
-    parts = urlsplit(url)
-    if not parts.hostname or _is_loopback(parts.hostname):
-        return None
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _trust() -> ssl.SSLContext | bool:
-    """What certificates are checked against: `SSL_CERT_FILE` or `SSL_CERT_DIR`, else the
-    system's store; True where the client has loaded just that (it takes longer than a request).
-    Raises `SSLError` and `OSError`."""
-    if file := os.environ.get("SSL_CERT_FILE"):
-        return ssl.create_default_context(cafile=file)
-    if folder := os.environ.get("SSL_CERT_DIR"):
-        return ssl.create_default_context(capath=folder)
-    if sys.platform in ("win32", "darwin"):
-        import truststore
-
-        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    known = ssl.get_default_verify_paths()
-    if known.cafile or known.capath:
-        return True
-    return ssl.create_default_context(cafile=next(filter(os.path.isfile, _STORES), None))
-
-
-class _Proxy:
-    """The environment's proxy for an address: its own address, and the header that carries its
-    password (which the client would send with some requests only)."""
-
-    def __init__(self, url: str, *, tunnel: bool) -> None:
-        """Raises `ConfigError`. `tunnel`: the proxy does not see the requests."""
-        parts = _split(url)
-        host = parts.netloc.rpartition("@")[2]
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"the environment's proxy cannot be used: {parts.scheme or 'its'} address "
-                f"{host!r} is not that of an HTTP proxy"
-            )
-        self.url = f"{parts.scheme}://{host}"
-        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        basic = "Basic " + base64.b64encode(login.encode()).decode()
-        header = {"Proxy-Authorization": basic} if parts.username else {}
-        self.to_proxy, self.to_all = (header, {}) if tunnel else ({}, header)
-
-
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        _ = parts.port
-    except ValueError as error:
-        raise ConfigError(f"the environment's proxy cannot be used: {error}") from error
-    return parts
 
 
 @lru_cache(maxsize=16)
@@ -162,11 +73,11 @@ class HttpTransport:
         parts = urlsplit(url)
         self._where = parts.netloc
         proxy = proxy_for(url)
-        self._proxy = _Proxy(proxy, tunnel=parts.scheme == "https") if proxy else None
+        self._proxy = Proxy(proxy, tunnel=parts.scheme == "https") if proxy else None
         self._session: aiohttp.ClientSession | None = None
         self._deadlines: Deadlines | None = None
         try:
-            self._verify = _trust() if parts.scheme == "https" else True
+            self._verify = trust() if parts.scheme == "https" else True
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(f"the certificates cannot be loaded: {error}") from error
 
@@ -333,7 +244,7 @@ class Reply:
         Decoding is done here and not in the client because its output must be bounded:
         ten kilobytes of gzip may unpack to a gigabyte.
         """
-        unpacked = _bounded(_decoder(self.headers.get("content-encoding", "")))
+        unpacked = bounded(decoder(self.headers.get("content-encoding", "")))
         while raw := await self._content.readany():
             for piece in unpacked(raw):
                 yield piece
@@ -349,51 +260,10 @@ class Reply:
                 raw = await content.readany()
                 size += len(raw)
                 if size > MAX_BODY:
-                    raise _too_large()
+                    raise too_large()
                 pieces.append(raw)
         else:
-            unpacked = _bounded(_decoder(encoding))
+            unpacked = bounded(decoder(encoding))
             while raw := await content.readany():
                 pieces += unpacked(raw)
         return b"".join(pieces)
-
-
-_Decode = Callable[[bytes], Iterable[bytes]]
-
-
-def _bounded(decode: _Decode) -> _Decode:
-    """The same; `BadResponse` once more than `MAX_BODY` bytes have come out."""
-    size = 0
-
-    def counted(raw: bytes) -> Iterator[bytes]:
-        nonlocal size
-        for piece in decode(raw):
-            size += len(piece)
-            if size > MAX_BODY:
-                raise _too_large()
-            yield piece
-
-    return counted
-
-
-def _too_large() -> BadResponse:
-    return BadResponse(f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False)
-
-
-def _decoder(encoding: str) -> _Decode:
-    name = encoding.strip().lower()
-    if name in {"", "identity"}:
-        return lambda raw: (raw,)
-    if name not in _ZLIB_BITS:
-        raise BadResponse(f"the answer came in an encoding nobody asked for: {name!r}")
-    unpack = zlib.decompressobj(_ZLIB_BITS[name])
-
-    def inflate(raw: bytes) -> Iterator[bytes]:
-        try:
-            while raw:
-                yield unpack.decompress(raw, _MAX_PIECE)
-                raw = unpack.unconsumed_tail
-        except zlib.error as error:
-            raise BadResponse(f"the answer's compression is damaged ({error})") from error
-
-    return inflate

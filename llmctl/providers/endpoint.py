@@ -33,10 +33,11 @@ from llmctl.providers.sse import Reader
 from llmctl.redact import redact
 from llmctl.settings import Timeouts
 from llmctl.types import Piece, Reply, Request, Response, Usage
+from llmctl.unpacking import ACCEPT_ENCODING
 
 _HEADERS = {
     "content-type": "application/json",
-    "accept-encoding": "gzip, deflate",
+    "accept-encoding": ACCEPT_ENCODING,
     "user-agent": f"llmctl/{llmctl.__version__}",
 }
 

@@ -26,8 +26,12 @@ from tests.torture.judge import Arena, Size, arena, main, reconcile, sound
 SHARE = 0.3
 """Of the calls are cancelled, most of them early; some have been answered by then."""
 
-_KNOBS = "retry: {max_wait: 0.1}"
-"""Pauses long enough for many calls to be cancelled in one, after an attempt that was billed."""
+_KNOBS = """
+retry: {max_wait: 0.1}
+breaker: {failures: 1000}
+"""
+"""Pauses long enough for many calls to be cancelled in one, after an attempt that was billed; a few
+broken connections in a row are no outage here."""
 
 _FAULTS = mixture((0.05, rate_limited(0.01, form="ms")), (0.1, Disconnect(billed=True)))
 
