@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,17 @@ def prepare(folder: Path, url: str, rows: int, *, budget: bool = True) -> None:
     write_rows(folder / "in.jsonl", rows)
 
 
-def answer_all(folder: Path, but: int) -> None:
-    """Write the output that an earlier run left, which ended before the last `but` rows."""
+def answer_all(folder: Path, rows: int) -> None:
+    """Write the output of an earlier run that had answered the first `rows` rows. They are read
+    one by one: what this process holds counts towards the peak of those that it starts."""
     settings = load(environ={"HOME": str(folder / "home")}, cwd=folder)
     prints = Fingerprints(settings.profiles["bench"])
-    with (folder / "in.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
     usage = {"input_tokens": 31, "output_tokens": 14, "estimated": False}
-    with (folder / "in.out.jsonl").open("w", encoding="utf-8") as file:
-        for index, row in enumerate(rows[: len(rows) - but]):
+    with (
+        (folder / "in.jsonl").open(encoding="utf-8") as source,
+        (folder / "in.out.jsonl").open("w", encoding="utf-8") as file,
+    ):
+        for index, row in enumerate(map(json.loads, islice(source, rows))):
             answer = {
                 "id": row["id"], "index": index, "parsed": None, "profile": "bench",
                 "text": "The review is positive: the buyer would buy it again.",
@@ -99,7 +102,7 @@ def fresh(folder: Path, url: str, rows: int) -> Run:
 def resumed(folder: Path, url: str, rows: int, *, but: int = 1) -> Run:
     """All rows but some have their answers."""
     prepare(folder, url, rows)
-    answer_all(folder, but)
+    answer_all(folder, rows - but)
     done = run(folder)
     assert done.said["skipped"] == rows - but
     return done
