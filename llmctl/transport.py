@@ -55,17 +55,6 @@ def _url(url: str) -> URL:
     return URL(url, encoded=True)
 
 
-def preload() -> None:
-    """Begin to import the client, in a thread: it takes 0.1 s, half of which is reading the
-    system's certificates, and there is enough else to do before the first request."""
-    import threading
-
-    def load() -> None:
-        import aiohttp  # noqa: F401 - only to have it
-
-    threading.Thread(target=load, name="llmctl-preload", daemon=True).start()
-
-
 class HttpTransport:
     """Sends requests to one address. Whoever calls limits how many there are at a time."""
 

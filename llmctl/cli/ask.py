@@ -208,10 +208,6 @@ def _options(given: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 def run(options: AskOptions, context: Context) -> int:
     """Ask, print, and return the exit code."""
-    if not options.dry_run:
-        from llmctl.transport import preload
-
-        preload()
     from llmctl.cli.answer import answer
     from llmctl.cli.render import is_tty
 
