@@ -343,6 +343,18 @@ class LedgerStore(Protocol):
         ...
 
 
+LaneState = tuple[float, float, float]
+"""What processes share of a provider's lane, in seconds of the machine's monotonic clock: when
+its bucket of requests is full again, when that of tokens is, and until when the provider wants
+peace."""
+
+UNUSED_LANE: LaneState = (float("-inf"), float("-inf"), float("-inf"))
+"""The state of a lane nobody knows anything of."""
+
+LaneChange = Callable[[LaneState], tuple[LaneState, float]]
+"""From the state to the next one, and a number of seconds for who makes the change."""
+
+
 class Source(Protocol):
     """Requests, drawn one by one by many."""
 

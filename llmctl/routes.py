@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -67,8 +68,6 @@ class Route:
         return request
 
     async def _cut(self, request: Request, window: int) -> Request:
-        import asyncio
-
         room = window - (max_output(request) or 0)
         shorter = await asyncio.to_thread(
             cut, request, room, lambda one: self.counter.count(one).tokens

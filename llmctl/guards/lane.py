@@ -43,7 +43,6 @@ class Lane:
             self._minute = Own(limits) if share is None else Shared(limits, share, clock)
         self._window = Window(limits.concurrency)
         self._requests, self._tokens = Told(), Told()
-        self._told = False
         self._paused_until = 0.0
         self._waiting_until = 0.0
         self._in_flight = 0
@@ -54,12 +53,7 @@ class Lane:
     @property
     def counts_tokens(self) -> bool:
         """True when calls must say how many tokens they will use."""
-        return self._limits.tpm is not None or self._told
-
-    @property
-    def at_once(self) -> int:
-        """Calls that may be in flight now."""
-        return int(self._window.size)
+        return self._limits.tpm is not None or self._tokens.speaks
 
     async def enter(self, tokens: int) -> int:
         """Return when a request of `tokens` may be sent; what is returned is given to `refused`.
@@ -131,7 +125,6 @@ class Lane:
             on_the_way=mine * others,
             now=now,
         )
-        self._told = self._told or said.remaining_tokens is not None
 
     def waits(self) -> float:
         """Seconds the lane will still wait; 0 when it does not."""

@@ -8,18 +8,10 @@ from typing import Protocol
 
 from llmctl.clock import Clock
 from llmctl.guards.buckets import Bucket
+from llmctl.protocols import LaneChange, LaneState
 from llmctl.settings import Limits
 
-State = tuple[float, float, float]
-"""What processes share of a lane, in seconds of the machine's monotonic clock: when its bucket
-of requests is full again, when that of tokens is, and until when the provider wants peace."""
-
-EMPTY: State = (float("-inf"), float("-inf"), float("-inf"))
-
-Change = Callable[[State], tuple[State, float]]
-"""From the state to the next one, and a number of seconds."""
-
-Share = Callable[[Change], Awaitable[float]]
+Share = Callable[[LaneChange], Awaitable[float]]
 """Makes a change while no other process does, and gives what it gives."""
 
 _TOKEN_BURST_SHARE = 1 / 12
@@ -139,8 +131,8 @@ class Shared:
         self._tokens_left += tokens
 
     def _draw(
-        self, tokens: float, back: tuple[float, float], pause: float, state: State
-    ) -> tuple[State, float]:
+        self, tokens: float, back: tuple[float, float], pause: float, state: LaneState
+    ) -> tuple[LaneState, float]:
         """Give `back` requests and tokens, then take a lot and `tokens`: the seconds until they
         may be used. During a pause nothing is taken: what is left of it, as a negative number."""
         now, quiet = self._clock.monotonic(), max(state[2], pause)
@@ -157,7 +149,7 @@ class Shared:
         )
         return (requests, held, quiet), now - quiet if quiet > now else wait
 
-    def _buckets(self, state: State) -> tuple[Bucket | None, Bucket | None]:
+    def _buckets(self, state: LaneState) -> tuple[Bucket | None, Bucket | None]:
         requests = None
         if self._rpm:
             spare = _AT_ONCE * self._lot if self._lot > 1 else 0.0

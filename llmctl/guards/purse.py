@@ -44,7 +44,6 @@ class Purse:
         self._warn = warn
         self._find: Caps | None = None
         self._found: tuple[Cap, ...] = ()
-        self._warned: list[Cap] = []
         self._window = (0.0, 0.0)
         self._stopped: Callable[[], bool] = lambda: False
         self._waits: Callable[[Refusal], None] = lambda _: None
@@ -84,7 +83,6 @@ class Purse:
             starts = [cap.start / 1000 for cap in self._found]
             ends = [cap.end / 1000 for cap in self._found]
             self._window = (max(starts, default=0.0), min(ends, default=float("inf")))
-            self._warned = [cap for cap in self._found if cap.warn_at]
         return self._found
 
     def standing(self) -> list[tuple[Cap, Standing]]:
@@ -182,9 +180,9 @@ class Purse:
         if hold is not None and waited:
             # It belongs to the day it was let through on, not to that on which it had to wait.
             outcome = replace(outcome, started=hold.at)
-        self._caps(self._clock.wall())
+        warned = [cap for cap in self._caps(self._clock.wall()) if cap.warn_at]
         try:
-            for crossing in await self._ledger.settle(outcome, self._warned):
+            for crossing in await self._ledger.settle(outcome, warned):
                 self._warn(crossed(crossing))
         finally:
             self._open.pop(outcome.request.call_id, None)

@@ -38,6 +38,11 @@ class Told:
         # It fills all the time, so what it fills by follows from when it is full.
         self._rate = (limit - left) / reset if limit is not None and reset > 0 else 0.0
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the provider has said something that can be gone by."""
+        return self._left is not None
+
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go, as far as the provider said."""
         if self._left is None or self._left >= units or now >= self._full_at:

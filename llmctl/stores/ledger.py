@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +18,12 @@ from llmctl.stores.ledger_write import (
     CALL,
     HELD,
     OWNED,
-    TOGETHER,
     NewCall,
     NewHold,
+    add_calls,
     call_values,
     held_values,
     hold_all,
-    insert,
     settle_all,
 )
 from llmctl.stores.migrations import fits
@@ -57,7 +55,6 @@ _UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see h
 _PAGE = 1000
 
 _STARTED, _ESTIMATED = CALL.index("started_ms"), CALL.index("estimated")
-_ADD_KEPT = f"INSERT INTO calls ({', '.join(CALL)}) VALUES {rows(TOGETHER, len(CALL))}"  # noqa: S608
 _ADD_LOST = (
     f"INSERT INTO calls ({', '.join(CALL)}) VALUES {rows(1, len(CALL))} "  # noqa: S608
     "ON CONFLICT (call_id) DO NOTHING"
@@ -145,13 +142,7 @@ class SqliteLedger:
         run_id, user = self._run_id, self._user
 
         def work(connection: sqlite3.Connection) -> None:
-            answered = [answered_call(outcome, run_id, user) for outcome in outcomes]
-            whole = len(answered) - len(answered) % TOGETHER
-            for start in range(0, whole, TOGETHER):
-                # One statement for many, so that Python's lock is given back once: other
-                # threads work while all the rows are written.
-                _do(connection, _ADD_KEPT, [*chain(*answered[start : start + TOGETHER])])
-            connection.executemany(insert("calls", 1), answered[whole:])
+            add_calls(connection, [answered_call(one, run_id, user) for one in outcomes])
 
         await self._db.write(work)
 

@@ -16,7 +16,7 @@ from llmctl.stores.process import Process
 from llmctl.stores.rows import CallRow, HeldCall
 from llmctl.stores.sqlite import marks, rows
 
-TOGETHER = 64
+_TOGETHER = 64
 """Rows in one statement at most: so many sizes of each statement stay prepared."""
 
 CALL = [field.name for field in fields(CallRow)]
@@ -92,13 +92,19 @@ def _hold_one(connection: sqlite3.Connection, hold: NewHold) -> Refusal | None:
     return refused
 
 
+def add_calls(connection: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
+    """Write the rows of calls, in the caller's transaction. Raises `sqlite3.IntegrityError` for
+    one that is final already."""
+    for part in _parts(calls):
+        connection.execute(insert("calls", len(part)), [*chain.from_iterable(part)])
+
+
 def settle_all(connection: sqlite3.Connection, new: Sequence[NewCall]) -> list[Sequence[Crossing]]:
     """Write the rows and end the calls' holds, in the caller's transaction; what is reached of
     their caps is said to the first of them. Raises `sqlite3.IntegrityError` when one of the
     calls is settled already."""
+    add_calls(connection, [call.values for call in new])
     for part in _parts(new):
-        values = [*chain.from_iterable(call.values for call in part)]
-        connection.execute(insert("calls", len(part)), values)
         ids = tuple(call.values[0] for call in part)
         connection.execute(f"DELETE FROM holds WHERE call_id IN ({marks(len(ids))})", ids)  # noqa: S608
     caps = {cap.key: cap for call in new for cap in call.caps}
@@ -107,5 +113,5 @@ def settle_all(connection: sqlite3.Connection, new: Sequence[NewCall]) -> list[S
 
 
 def _parts(new: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(new), TOGETHER):
-        yield new[start : start + TOGETHER]
+    for start in range(0, len(new), _TOGETHER):
+        yield new[start : start + _TOGETHER]

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 from llmctl.clock import Clock
+from llmctl.protocols import UNUSED_LANE, LaneChange
 from llmctl.stores.database import Database
 from llmctl.stores.migrations import Migration
 from llmctl.stores.process import world
 from llmctl.stores.sqlite import DamagedError
-
-State = tuple[float, float, float]
-"""Three moments of the machine's monotonic clock; what they mean is the caller's affair."""
-
-Change = Callable[[State], tuple[State, float]]
-
-NOTHING: State = (float("-inf"), float("-inf"), float("-inf"))
-"""The state of a lane nobody knows anything of."""
 
 MIGRATIONS = (
     Migration(
@@ -56,7 +48,7 @@ class Minutes:
         self._db: Database | None = None
         self._boot = world().partition(" ")[0]
 
-    async def change(self, name: str, change: Change) -> float:
+    async def change(self, name: str, change: LaneChange) -> float:
         """Make the change to the lane called `name`, while no other process makes one; gives
         what `change` gives. Raises `DiskError` and `BusyError`."""
         try:
@@ -67,7 +59,7 @@ class Minutes:
                 path.unlink(missing_ok=True)
             return await self._change(name, change)
 
-    async def _change(self, name: str, change: Change) -> float:
+    async def _change(self, name: str, change: LaneChange) -> float:
         if self._db is None:
             self._db = Database(self._path, MIGRATIONS, synchronous="NORMAL", keep_copy=False)
         key = name, self._boot
@@ -75,7 +67,7 @@ class Minutes:
         def work(connection: sqlite3.Connection) -> float:
             row = connection.execute(_FIND, key).fetchone()
             latest = self._clock.monotonic() + _FURTHEST
-            state = NOTHING if row is None else tuple(min(moment, latest) for moment in row)
+            state = UNUSED_LANE if row is None else tuple(min(moment, latest) for moment in row)
             after, result = change((state[0], state[1], state[2]))
             if after != state:
                 connection.execute(_KEEP, (*key, *(max(moment, -1e18) for moment in after)))

@@ -9,7 +9,7 @@ import pytest
 
 from llmctl.errors import DiskError
 from llmctl.guards.lane import Lane
-from llmctl.guards.minute import EMPTY, Change, State
+from llmctl.protocols import UNUSED_LANE, LaneChange, LaneState
 from llmctl.settings import Limits
 from llmctl.stores.minutes import Minutes
 from tests.support import FakeClock
@@ -19,10 +19,10 @@ class Memory:
     """What is shared, without a file."""
 
     def __init__(self) -> None:
-        self.state: State = EMPTY
+        self.state: LaneState = UNUSED_LANE
         self.changes = 0
 
-    async def __call__(self, change: Change) -> float:
+    async def __call__(self, change: LaneChange) -> float:
         """Make the change."""
         await asyncio.sleep(0)
         self.state, result = change(self.state)
@@ -124,7 +124,7 @@ def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
     """A disk that refuses is a warning, once; this process keeps to the limits by itself."""
     clock, warned = FakeClock(), list[str]()
 
-    async def refuse(_: Change) -> float:
+    async def refuse(_: LaneChange) -> float:
         raise DiskError("no room")
 
     lane = Lane(Limits(rpm=60), clock, refuse, warned.append)
@@ -144,7 +144,7 @@ def test_the_file_is_shared_and_mended(tmp_path: Path) -> None:
     path, clock = tmp_path / "limits.db", FakeClock()
     one, other = Minutes(path, clock), Minutes(path, clock)
 
-    def add(state: State) -> tuple[State, float]:
+    def add(state: LaneState) -> tuple[LaneState, float]:
         return (max(state[0], 1.0) + 1, state[1], state[2]), state[0]
 
     async def run() -> list[float]:
