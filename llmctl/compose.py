@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llmctl.settings import Profile
 from llmctl.types import (
@@ -25,8 +26,7 @@ from llmctl.types import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What is asked, as one input row or one command line says it. None: the profile's value."""
 
     messages: tuple[Message, ...]
@@ -89,9 +89,7 @@ def compose(
         index=index,
         call_id=call_id,
     )
-    # Nobody has seen the request yet; a copy would cost more than all of the above.
-    object.__setattr__(request, "fingerprint", fingerprint(request))
-    return request
+    return replace(request, fingerprint=fingerprint(request))
 
 
 def _own(question: Question) -> frozenset[str]:

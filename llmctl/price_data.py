@@ -7,12 +7,13 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from llmctl.pricing import bundled, can_be_priced
 
@@ -35,8 +36,7 @@ class UnfitError(ValueError):
     """Price data that must not be used: why, as the end of a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where data came from: `fetched` in seconds since the epoch (None: with the library),
     `source` an address or the library, `library` the version of genai-prices that read it."""
 
@@ -45,8 +45,7 @@ class Origin:
     fetched: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """Price data with its origin. `newest` is the latest day on which one of its prices begins
     to hold: the data's own word for how new it is."""
 

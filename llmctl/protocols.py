@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct, field
 
 from llmctl.errors import CallError
 from llmctl.settings import Timeouts
@@ -77,8 +78,7 @@ class Chain(Handler, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(Struct, frozen=True):
     """A codec's work: path below the base URL (`../v1/x` climbs), JSON body (None: none),
     extra headers, method."""
 
@@ -158,8 +158,7 @@ class Codec(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RateHeaders:
+class RateHeaders(Struct, frozen=True):
     """The provider's own count: what is left of requests and tokens, of how many in all, and the
     seconds until each is full again. None: not said."""
 
@@ -175,8 +174,7 @@ SILENT = RateHeaders()
 """Headers that say nothing of limits."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(Struct, frozen=True):
     """What the transport sends."""
 
     url: str
@@ -213,8 +211,7 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CachedAnswer:
+class CachedAnswer(Struct, frozen=True):
     """What the cache keeps of an answer. `model` is the one that answered, `asked` the one that
     was asked for (empty once it is kept: it only serves to find answers by model)."""
 
@@ -262,8 +259,7 @@ class CacheStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """A call about to be sent: on record, durably, before its first byte leaves. `cost` is the
     worst case of one attempt in US dollars, None when it is unknown; `times` how many attempts
     may have to be paid for."""
@@ -276,8 +272,7 @@ class Hold:
     times: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Cap:
+class Cap(Struct, frozen=True):
     """At most `limit` US dollars for the calls from `start` to before `end` (milliseconds since
     the epoch) that have all of `match`: a value by `run`, `profile`, `provider`, `model`, `user`
     or `tag:NAME`. `key` names the window, in all processes alike and whatever the limit; `name`
@@ -292,8 +287,7 @@ class Cap:
     warn_at: tuple[Decimal, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What counts against a cap, in US dollars: `spent` is what ended calls cost, or may have
     cost, `held` what those under way can come to."""
 
@@ -301,8 +295,7 @@ class Standing:
     held: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A hold that did not fit under `cap`, which stood so without it. `never`: what is spent
     alone leaves too little, so waiting for calls under way does not help."""
 
@@ -311,8 +304,7 @@ class Refusal:
     never: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(Struct, frozen=True):
     """`spent` US dollars have reached `share` of the cap's limit."""
 
     cap: Cap
@@ -371,8 +363,7 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCount:
+class TokenCount(Struct, frozen=True):
     """`tokens` of input; `exact` when the model's own vocabulary counted them, otherwise an
     estimate that leans upward. `encoding` names what counted."""
 

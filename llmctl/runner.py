@@ -5,10 +5,12 @@ from __future__ import annotations
 import getpass
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llmctl import price_data
 from llmctl.clock import Clock
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
     from llmctl.stores.minutes import Minutes
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(Struct, frozen=True):
     """The open objects of one run of the program. `routes`: the way of the profile in use, then
     those of its fallbacks. `patient`: calls wait for a provider rather than fail (a batch)."""
 

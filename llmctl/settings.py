@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlencode
 
+from msgspec import Struct, field
+
 from llmctl.types import Price
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens per minute (None: no
     limit of our own)."""
 
@@ -22,8 +22,7 @@ class Limits:
     tpm: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """Seconds: to connect, from sending to the first byte of the answer, and for one attempt."""
 
     connect: float = 10.0
@@ -31,8 +30,7 @@ class Timeouts:
     total: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """`attempts`: tries in all; `max_wait`: longest pause between two, in seconds;
     `ambiguous_attempts`: how many of the retries may follow a failure after which the provider
     may have billed (timeout, broken connection after sending)."""
@@ -42,8 +40,7 @@ class RetryPolicy:
     ambiguous_attempts: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerPolicy:
+class BreakerPolicy(Struct, frozen=True):
     """When a provider counts as down: after `failures` in a row, or when at least `error_rate`
     (a share) of the calls of the last `window` seconds failed. Then nothing is sent for
     `open_for` seconds, and after that one call at a time until one succeeds."""
@@ -60,16 +57,14 @@ Overflow = Literal["reject", "truncate", "fallback"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
 
-@dataclass(frozen=True, slots=True)
-class CachePolicy:
+class CachePolicy(Struct, frozen=True):
     """`ttl`: seconds an answer may be reused, None for ever."""
 
     enabled: bool = True
     ttl: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
+class KeySource(Struct, frozen=True):
     """Where a profile's key comes from: the environment variable `env`, the keyring's entry
     `keyring` (both: in this order), or what `command` prints (program and arguments). `hidden`
     are variables that hold other keys: the command does not get to see them."""
@@ -80,8 +75,7 @@ class KeySource:
     hidden: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """One provider profile, complete: preset, file, environment and flags merged.
 
     `api` is which of the provider's interfaces is used; `query` stands in the address of every
@@ -134,8 +128,7 @@ Period = Literal["day", "week", "month"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """At most `limit` US dollars a period, for the calls that have all of `match`: a value by
     `profile`, `provider`, `model`, `user` or `tag:NAME`. `warn_at` are shares of the limit,
     ascending."""
@@ -147,8 +140,7 @@ class Budget:
     match: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Folders:
+class Folders(Struct, frozen=True):
     """Where the program keeps things: `config` (the user's files), `state` (ledger,
     conversations), `cache` (answers, vocabularies), `data` (models)."""
 
@@ -158,8 +150,7 @@ class Folders:
     data: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """The outcome of configuration: all profiles by name, which is the default and why;
     `cache_size` is what the cache of answers may grow to, in bytes (None: no limit)."""
 

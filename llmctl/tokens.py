@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from llmctl import vocabulary
 from llmctl.errors import ContextTooLong
@@ -48,8 +49,7 @@ _CLAUDE = 1.3
 counting": about 30%)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(Struct, frozen=True):
     """How a model's prompts are counted: with what, and what a message and a prompt add.
     `factor` scales the estimate where the vocabulary is not the model's own."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
+from msgspec import Struct, field
 
 from llmctl.errors import CallError
 
@@ -22,8 +22,7 @@ CacheState = Literal["hit", "miss", "bypass", "shared"]
 CacheMode = Literal["use", "refresh", "bypass"]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One turn. `content` is text or parts; `extra` holds the turn's other fields (`name`,
     `tool_calls`, `tool_call_id`) as they came.
 
@@ -55,8 +54,7 @@ class Message:
         return {"role": self.role, "content": content, **self.extra}
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where a request goes. `provider` is the preset's name, `adapter` the wire format that
     speaks to it, `api` which of the provider's interfaces (`chat` or `responses`), `context`
     the model's window in tokens where it is known. `base_url` may end in a query, which belongs
@@ -78,8 +76,7 @@ class Target:
         return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class RawCall:
+class RawCall(Struct, frozen=True):
     """An OpenAI-shaped request to pass through as it is: `path` below the base URL
     (`/chat/completions`, `/embeddings`, `/responses`) and the body."""
 
@@ -87,8 +84,7 @@ class RawCall:
     body: JSON
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One question for one target.
 
     `options` go to the provider untouched; `tags` only to the ledger and the output row.
@@ -147,8 +143,7 @@ def fingerprint_head(target: Target) -> bytes:
     return orjson.dumps(where)[:-1] + b","
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one call. `input` includes cached ones, `output` includes reasoning.
     `estimated` marks figures the provider did not report. `cache_write_1h` are those of
     `cache_write` that are kept for an hour, which Anthropic charges more for."""
@@ -162,8 +157,7 @@ class Usage:
     cache_write_1h: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(Struct, frozen=True):
     """US dollars per million tokens."""
 
     input: Decimal
@@ -172,8 +166,7 @@ class Price:
     cache_write: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What a codec reads out of a complete answer. `cost` is the provider's own figure."""
 
     text: str
@@ -183,8 +176,7 @@ class Reply:
     cost: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """What a codec reads out of one streamed event; empty fields say nothing new.
     `done` is the provider's own end mark: a stream without one is incomplete. `cost` is the
     provider's own figure, in dollars."""
@@ -197,8 +189,7 @@ class Piece:
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """An answer. `uncertain` counts attempts before this one that may have been billed too;
     `body` is the provider's own JSON, byte for byte (None when it was streamed);
     `latency` the seconds from sending the attempt that succeeded to its last byte; `parsed` the
@@ -222,8 +213,7 @@ class Response:
     request: Request | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Struct, frozen=True):
     """A model as the provider lists it. `name` is for people; `context` and `output` are tokens;
     `created` is seconds since the epoch. None: not said."""
 
@@ -234,8 +224,7 @@ class ModelInfo:
     created: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How one call ended, for every observer. Times are seconds: `started` since the epoch,
     `elapsed` and `first_token` since then. `cost` is None when the price is unknown;
     `saved` is what a cached answer would have cost; `uncertain` counts attempts that may have

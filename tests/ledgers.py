@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from llmctl.stores.ledger import open_ledger
 from llmctl.stores.rows import CallRow
 
 _numbers = count(1)
-_COLUMNS = [field.name for field in fields(CallRow)]
+_COLUMNS = CallRow.__struct_fields__
 _USUAL: dict[str, Any] = {
     "run_id": "run-1",
     "started_ms": 1_795_000_000_000,

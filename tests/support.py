@@ -6,8 +6,9 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from llmctl.protocols import Emit
 from llmctl.types import Message, Request, Response, Target, Usage, fingerprint

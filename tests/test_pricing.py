@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -17,6 +16,7 @@ from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelPrice, Provider, TieredPrices
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmctl import pricing
 from llmctl.pricing import BATCH, Prices, terms_of

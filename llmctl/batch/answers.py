@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import orjson
+from msgspec import Struct
 
 from llmctl.batch.index import Index
 from llmctl.batch.lines import MAX_LINE
@@ -26,8 +26,7 @@ _START = b'{"id":'
 _LIMIT = 4 * MAX_LINE  # an answer holds the provider's body, and its text once more
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Struct, frozen=True):
     """What an OUTPUT holds: its answers by id, each with the byte its line begins at, and what
     was cut off its end (bytes, 0 when it was whole)."""
 

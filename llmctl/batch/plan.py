@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
+from msgspec import Struct
+
 from llmctl.batch.answers import scan_only
 from llmctl.batch.check import compare, validate
 from llmctl.batch.index import Index, Rows
@@ -42,8 +44,7 @@ class History(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Usual:
+class Usual(Struct, frozen=True):
     """The mean of earlier answers: `output` tokens, `latency` in seconds; `calls` of them."""
 
     output: Decimal
@@ -51,8 +52,7 @@ class Usual:
     calls: int
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """What a plan is made with. `cached` tells whether the cache would answer a fingerprint;
     `now` is seconds since the epoch."""
 

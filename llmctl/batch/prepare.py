@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llmctl.batch.answers import Format, scan
 from llmctl.batch.check import compare, validate
@@ -19,8 +20,7 @@ from llmctl.stores.lock import LockedFile
 from llmctl.types import CacheMode, Request
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """What a batch is asked to do. `output` None: the default beside the input; `limit`: only
     the first rows; `restart`: throw away what the output holds."""
 
@@ -35,8 +35,7 @@ class Job:
     cache_mode: CacheMode = "use"
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """A job whose input is valid and whose output is locked and whole.
 
     `rows` counts the input rows of this run, `skipped` those of them answered before, `strange`

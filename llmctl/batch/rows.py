@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from llmctl.batch.lines import Problem
 from llmctl.batch.openai_lines import raw_question
@@ -21,8 +21,7 @@ Render = Callable[[Mapping[str, Any]], str]
 """Renders a prompt from a record's fields; raises `RowError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One input row. `index` is 0-based and counts no blank lines; `line` is where it begins."""
 
     index: int

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 
+from msgspec import Struct
+
 from llmctl.batch.answers import Format
 from llmctl.batch.ordered import reorder
 from llmctl.batch.prepare import Prepared
@@ -26,8 +28,7 @@ from llmctl.types import Outcome, Request, Usage
 _CHUNK = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Writer:
+class Writer(Struct, frozen=True):
     """An observer that writes every outcome's record where it belongs; durable when it returns."""
 
     answers: Sink

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
+from msgspec import Struct, field
 
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import (
@@ -32,8 +32,7 @@ from llmctl.errors import InputError, UsageError
 from llmctl.types import JSON, CacheMode
 
 
-@dataclass(frozen=True, slots=True)
-class AskOptions:
+class AskOptions(Struct, frozen=True):
     """What `ask` was told; None: the profile decides. `stream` None: when stdout is a TTY."""
 
     prompt: str | None = None

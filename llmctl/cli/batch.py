@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from msgspec import Struct, field
 
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import (
@@ -45,8 +45,7 @@ class Format(StrEnum):
     OPENAI = "openai"
 
 
-@dataclass(frozen=True, slots=True)
-class MaxErrors:
+class MaxErrors(Struct, frozen=True):
     """Stop once more rows than this have failed: `count` rows, or `share` of all rows."""
 
     count: int | None = None
@@ -59,8 +58,7 @@ class MaxErrors:
         return int(rows * (self.share or 0))
 
 
-@dataclass(frozen=True, slots=True)
-class BatchOptions:
+class BatchOptions(Struct, frozen=True):
     """What `batch` was told; None: the profile or the default decides."""
 
     input: str

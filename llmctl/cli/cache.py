@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from msgspec import Struct
 
 from llmctl import config as configuration
 from llmctl.cli.context import Context, finish
@@ -33,8 +33,7 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PruneOptions:
+class PruneOptions(Struct, frozen=True):
     """What `cache prune` was told: seconds, bytes, a model; `everything` excludes them."""
 
     older_than: float | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from unicodedata import east_asian_width
+
+from msgspec import Struct
 
 _EIGHTHS_RIGHT = " ▏▎▍▌▋▊▉█"
 _EIGHTHS_UP = " ▁▂▃▄▅▆▇█"
@@ -15,8 +16,7 @@ CODES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Pen:
+class Pen(Struct, frozen=True):
     """What a stream can show: colours, and more than ASCII."""
 
     colour: bool

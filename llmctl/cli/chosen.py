@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmctl import config
 from llmctl.cli.context import Context
@@ -14,8 +15,7 @@ from llmctl.errors import SetupError
 from llmctl.settings import Budget, Folders, Profile, Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """The profile, complete, the folders, what the cache may grow to, in bytes, the profiles to
     fall back on, and the configured budgets."""
 

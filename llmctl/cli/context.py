@@ -6,19 +6,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import typer
+from msgspec import Struct, field
 
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import ConfigError, LlmctlError
 from llmctl.redact import known
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """The options common to all commands, and the world outside as a command may see it."""
 
     profile: str | None = None

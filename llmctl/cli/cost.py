@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
 from llmctl.cli.context import Context, finish
 from llmctl.cli.cost_release import command as release_command
@@ -40,8 +40,7 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
+class ReportOptions(Struct, frozen=True):
     """What `cost report` was told; None: the default."""
 
     since: str | None = None
@@ -52,8 +51,7 @@ class ReportOptions:
     timezone: str = "UTC"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+class CheckOptions(Struct, frozen=True):
     """What `cost check` was told; `budget` None: the configured budgets."""
 
     budget: Decimal | None = None
@@ -65,8 +63,7 @@ class CheckOptions:
     timezone: str = "UTC"
 
 
-@dataclass(frozen=True, slots=True)
-class PricesOptions:
+class PricesOptions(Struct, frozen=True):
     """`update`: fetch the published prices first."""
 
     update: bool = False

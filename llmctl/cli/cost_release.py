@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import Struct
 
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import (
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from llmctl.stores.unknown import UnknownCall
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseOptions:
+class ReleaseOptions(Struct, frozen=True):
     """Which calls: `ids`, or those of a run, or all; `billed` US dollars each."""
 
     ids: tuple[str, ...] = ()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from llmctl.cli.chart import Pen, cells, wrapped
 from llmctl.cli.context import Context

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Place, Places
@@ -20,8 +21,7 @@ from llmctl.settings import Profile
 from llmctl.stores import keyindex
 
 
-@dataclass(frozen=True, slots=True)
-class RotateOptions:
+class RotateOptions(Struct, frozen=True):
     """`extra`: what else stands on the command line; `finish`: end the window; `back`: undo;
     neither: begin, or go on."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmctl import config as configuration
 from llmctl.cli.context import Context
@@ -22,8 +23,7 @@ from llmctl.stores.files import private_folder
 from llmctl.stores.lock import LockedFile
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A slot of the keyring, and a profile that uses it."""
 
     slot: Slot

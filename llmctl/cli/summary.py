@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llmctl.cli.context import Context
 from llmctl.cli.render import dollars, seconds, write_stdout
@@ -12,8 +13,7 @@ from llmctl.errors import CallError
 from llmctl.observers.tally import Tally
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a batch ended. `elapsed` in seconds; `output` None: stdout; `spent` says how the
     budgets stand."""
 

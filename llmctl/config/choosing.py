@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llmctl.config.folders import CONFIG_FILE
 from llmctl.config.tree import nearest, quoted

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from llmctl.config.tree import Node
 from llmctl.settings import Budget
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """What one source says of one profile: checked values by key (sections are dicts), where
     each stood, and where the profile itself did."""
 
@@ -30,16 +30,14 @@ class Draft:
         return Draft(merged, {**under.marks, **self.marks}, under.sources + self.sources)
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetDraft:
+class BudgetDraft(Struct, frozen=True):
     """A budget, and where its limit stood."""
 
     budget: Budget
     mark: Node
 
 
-@dataclass(frozen=True, slots=True)
-class FileDraft:
+class FileDraft(Struct, frozen=True):
     """What one file says: the default's node, the drafts of profiles by name, its budgets, what
     a project may say only once its file is trusted, and the cache's size in bytes."""
 

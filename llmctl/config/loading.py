@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.config import budgets
 from llmctl.config.building import complete
@@ -115,8 +117,7 @@ def _read(path: Path, raw: bytes) -> FileDraft:
     return read_file(parse(decoded(raw, path), str(path)))
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectFile:
+class ProjectFile(Struct, frozen=True):
     """A project's file as it was read: its bytes, and what in it needs the user's trust."""
 
     path: Path

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from llmctl.config import values as v
 from llmctl.config.drafts import Draft
@@ -12,8 +14,7 @@ from llmctl.config.schema import MAX_TOKENS, PROFILE, TEMPERATURE
 from llmctl.config.tree import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(Struct, frozen=True):
     """What the command line says; None: not given. All but `profile` apply to the profile that
     is used. `rpm` and `tpm` are requests and tokens per minute."""
 
@@ -44,7 +45,7 @@ def environment(environ: Mapping[str, str]) -> Draft:
 
 def flags(overrides: Overrides) -> Draft:
     """The knobs set by flags. Raises `ConfigError` for one that is out of range."""
-    given = {f.name: getattr(overrides, f.name) for f in fields(overrides) if f.name != "profile"}
+    given = {name: value for name, value in asdict(overrides).items() if name != "profile"}
     return _draft(
         {
             name: ("--" + name.replace("_", "-"), str(value))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict
 
 from llmctl.config.jsonvalue import scalar
 from llmctl.errors import ConfigError

@@ -7,8 +7,10 @@ stays exact and YAML 1.1's surprises (`010` is eight, `1:30` is ninety) cannot h
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.errors import ConfigError
 
@@ -25,8 +27,7 @@ MAX_DEPTH = 40
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """A value: text (`plain` when it was not quoted), a list or a mapping.
 
     `where` is `file:line`, or the variable or flag the value came from; `path` is its dotted

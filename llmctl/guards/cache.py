@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import orjson
+from msgspec.structs import replace
 
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmctl.guards.breaker import Breaker
 from llmctl.guards.cache import Cache
@@ -18,8 +19,7 @@ from llmctl.guards.tokens import Tokens
 from llmctl.protocols import Chain, Handler
 
 
-@dataclass(frozen=True, slots=True)
-class Guards:
+class Guards(Struct, frozen=True):
     """What stands before one target: one constructor a guard, each waiting for the handler it
     wraps; None leaves a guard out."""
 

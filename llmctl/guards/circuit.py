@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 from llmctl.settings import BreakerPolicy
 
 State = Literal["closed", "open", "half-open"]
@@ -21,8 +23,7 @@ _ENOUGH = 2
 """Times `failures`: so many calls a window must hold before their share says anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(Struct, frozen=True):
     """Leave to make one call. `era` counts how often the circuit had opened by then: what a call
     from before says later is no news."""
 

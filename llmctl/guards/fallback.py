@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import CallError, ContextTooLong, Interrupted, ProviderDown
@@ -18,8 +20,7 @@ _LEAST = 1.0
 """Seconds between two looks at providers that are all down."""
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
+class Alternative(Struct, frozen=True):
     """Another profile: how a request reads there, whether it would be taken (raises a `CallError`
     when not), and who asks it."""
 
@@ -29,8 +30,7 @@ class Alternative:
     handler: Handler
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """A call that ended without an answer and whose row will be answered by another one.
     `started` is seconds since the epoch, `elapsed` seconds since then."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llmctl import schemas
 from llmctl.errors import ContentFiltered, SchemaMismatch

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from decimal import Decimal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import Cancelled
@@ -22,8 +24,7 @@ Caps = Callable[[float], Sequence[Cap]]
 """The caps of a moment, in seconds since the epoch: each in its window then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overshoot:
+class Overshoot(Struct, frozen=True):
     """What providers billed beyond the held worst case: dollars, and of how many calls."""
 
     amount: Decimal = Decimal(0)

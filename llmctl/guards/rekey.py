@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from llmctl.errors import AuthFailed
 from llmctl.protocols import Emit, Handler

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from llmctl.cancellation import CancelledAfterSending
@@ -20,8 +21,7 @@ FIRST_WAIT = 1.0
 AWS Architecture Blog, "Exponential Backoff And Jitter")."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Struct, frozen=True):
     """A failed attempt that will be repeated after `wait` seconds."""
 
     request: Request
@@ -30,8 +30,7 @@ class Trouble:
     wait: float
 
 
-@dataclass(frozen=True, slots=True)
-class Endurance:
+class Endurance(Struct, frozen=True):
     """How long a call is tried. `deadline`: no attempt begins later than so many seconds after
     the first. `patient`: being told to come back later, and what the whole provider suffers
     from, is not held against the call: a batch waits where a person would not."""

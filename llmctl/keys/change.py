@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmctl.errors import AuthFailed, InputError, NoKeyError, PermissionRefused, UsageError
 from llmctl.keys.key import Slot, ending, trimmed, wrong
@@ -26,8 +27,7 @@ def fresh(text: str) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """Changes one slot of a keyring. Every step is durable, and read back, before the next."""
 
     vault: Vault

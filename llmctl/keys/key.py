@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from llmctl.settings import Profile
 from llmctl.types import Target
@@ -13,8 +14,7 @@ _LONG_ENOUGH = 12
 """Characters a key must have before four of them may be shown: a third is the most."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Key:
+class Key(Struct, frozen=True):
     """A key and where it was found (`$NAME`, `keyring`, `command`). `role` is `primary` or
     `previous` for a stored one; `created` Unix seconds, None when nobody knows. Printing a key
     shows only where it was found."""

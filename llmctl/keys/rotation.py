@@ -17,14 +17,15 @@ with it the old primary *is* the previous key.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from enum import Enum, auto
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Entry:
+class Entry(Struct, frozen=True):
     """One side of a slot. `rank` None: a candidate; `created` in Unix seconds, if known."""
 
     key: str
@@ -67,8 +68,7 @@ class Phase(Enum):
     ROTATED = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """Both sides of a slot."""
 
     sides: tuple[Entry | None, Entry | None] = (None, None)
@@ -125,24 +125,21 @@ class Pair:
         return Pair((change.entry, second) if change.side == 0 else (first, change.entry))
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One durable step: the entry that a side gets; None deletes it."""
 
     side: int
     entry: Entry | None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Offer:
+class Offer(Struct, frozen=True):
     """A new key that is to become the primary by rotation; `now` in Unix seconds."""
 
     key: str
     now: float
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Replace:
+class Replace(Struct, frozen=True):
     """A key that is to be the only one from now on."""
 
     key: str

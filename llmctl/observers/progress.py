@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from msgspec import Struct
+
 from llmctl.clock import Clock
 from llmctl.observers.tally import Tally
 
@@ -110,8 +112,7 @@ class Display(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PlainLines:
+class PlainLines(Struct, frozen=True):
     """A line on `stream` every 30 s: for logs."""
 
     stream: TextIO
@@ -129,8 +130,7 @@ class PlainLines:
             print(f"{done:,}/{rows:,} rows ({share}), {words}", file=self.stream, flush=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """Two lines at the foot of a terminal, drawn with rich."""
 
     stream: TextIO

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from llmctl.types import Outcome
 
@@ -21,8 +22,7 @@ class Settles(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Settling:
+class Settling(Struct, frozen=True):
     """Settles every call in `ledger`. Raises what that raises."""
 
     ledger: Settles

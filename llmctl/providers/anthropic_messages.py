@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from llmctl.providers.parts import Media, Native, Part, Text, parts, refuse
 from llmctl.providers.translate import from_chat

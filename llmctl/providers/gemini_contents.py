@@ -6,10 +6,10 @@ Reference: ai.google.dev/api/caching#Content, ai.google.dev/gemini-api/docs/func
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from llmctl.providers.parts import Media, Native, Part, parts, refuse, text_only
 from llmctl.providers.translate import from_chat

@@ -10,23 +10,22 @@ import base64
 import binascii
 import mimetypes
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes, urlsplit
+
+from msgspec import Struct, field
 
 from llmctl.errors import InvalidRequest
 from llmctl.types import JSON, Message, Request
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """A piece of text; `extra` holds the part's other fields (`cache_control`, say)."""
 
     text: str
     extra: JSON = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
+class Media(Struct, frozen=True):
     """An image, sound or document: `data` (base64), an https `url`, or the provider's `file_id`.
     `mime` is in lower case, and guessed from the name where nothing else says it. `image` says
     that it came as one, whatever its type."""
@@ -49,8 +48,7 @@ class Media:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Native:
+class Native(Struct, frozen=True):
     """A part that is none of OpenAI's."""
 
     part: JSON

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
+
+from msgspec import Struct, field
 
 from llmctl.protocols import Codec
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
+class Preset(Struct, frozen=True):
     """A provider as it comes: its address, key variables and a default model.
 
     `codecs` says by which class each of its interfaces is spoken, `module:Class` below this

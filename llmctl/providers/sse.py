@@ -11,12 +11,13 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 MAX_LINE = 16 * 1024 * 1024
 """Characters of one line that are kept at most: a line without end must not fill the memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event: its name (`message` where none was given) and its data."""
 
     name: str

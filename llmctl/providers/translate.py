@@ -7,8 +7,9 @@ Reference: platform.openai.com/docs/api-reference/chat/create.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from llmctl.errors import InvalidRequest
 from llmctl.types import JSON, Message, Request

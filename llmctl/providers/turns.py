@@ -7,10 +7,10 @@ Reference: platform.openai.com/docs/api-reference/chat/create (`messages`, `tool
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from llmctl.providers.parts import refuse
 from llmctl.types import JSON, Message, Request
@@ -22,8 +22,7 @@ _NOT_SENT_BACK = frozenset({"refusal", "annotations", "reasoning", "reasoning_co
 """Fields of an answer that say nothing to the model when the answer is sent back as history."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True):
     """A call the model made earlier. `signature` is Gemini's, as its own OpenAI-compatible
     interface hands it out."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
+
+from msgspec import Struct
 
 from llmctl.reports.figures import Figures
 from llmctl.reports.groups import value_of
@@ -16,8 +17,7 @@ from llmctl.stores.rows import from_pico
 State = Literal["within", "warning", "exceeded"]
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetState(Struct, frozen=True):
     """What stands against a budget in `span`: `figures` of ended calls, `held` picodollars of
     the `in_flight` calls under way at their worst case (`held_unpriced` of them at an unknown
     price). `span` None: a run's."""

@@ -9,6 +9,8 @@ from datetime import date, tzinfo
 from decimal import Decimal
 from typing import Protocol
 
+from msgspec import Struct
+
 from llmctl.reports.budgets import BudgetState, matches
 from llmctl.reports.figures import Figures
 from llmctl.reports.groups import value_of
@@ -60,8 +62,7 @@ class Ledger(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """What is asked: the span, the dimensions to group by, and the clocks to go by. `now` is
     milliseconds since the epoch."""
 
@@ -71,16 +72,14 @@ class Query:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Calls that have the same values of the dimensions; None: a tag that they have not."""
 
     key: tuple[str | None, ...]
     figures: Figures
 
 
-@dataclass(frozen=True, slots=True)
-class Month:
+class Month(Struct, frozen=True):
     """The month so far, and what it comes to if it goes on as it went."""
 
     span: Span
@@ -88,8 +87,7 @@ class Month:
     projected: Decimal | None
 
 
-@dataclass(frozen=True, slots=True)
-class Unpriced:
+class Unpriced(Struct, frozen=True):
     """Calls whose cost is not known."""
 
     profile: str
@@ -98,8 +96,7 @@ class Unpriced:
     calls: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """The answer. Groups are ordered by cost, the dearest first; by day in order of time.
     `unknown` are the calls of the span whose end nobody knows, oldest first."""
 

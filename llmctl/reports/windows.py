@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from llmctl.errors import UsageError
 from llmctl.settings import Period
@@ -17,8 +18,7 @@ _DAY = timedelta(days=1)
 _FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """From `start` to before `end`, in milliseconds since the epoch."""
 
     start: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _TABLE = "CREATE TEMP TABLE chosen (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL)"
 _MATCH = (
@@ -16,8 +17,7 @@ _ALL = "INSERT INTO chosen " + _MATCH
 _LEAST_USED = f"{_MATCH} AND a.id NOT IN (SELECT id FROM chosen) ORDER BY a.used, a.id"  # noqa: S608
 
 
-@dataclass(frozen=True, slots=True)
-class What:
+class What(Struct, frozen=True):
     """Which answers go. `before`: those stored before this time (seconds since the epoch);
     `max_bytes`: those used least recently, until the file needs no more than that; both: either.
     `model`, as asked for or as answered: of these only. None of them: all answers."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llmctl.stores.database import Database
 from llmctl.stores.migrations import Migration
@@ -43,8 +44,7 @@ MIGRATIONS = (
 PRAGMAS = ("secure_delete=ON",)  # what is forgotten is overwritten with zeros
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Struct, frozen=True):
     """What was said so far; `profile` and `model` of the last answer, `at` its time in seconds
     since the epoch."""
 

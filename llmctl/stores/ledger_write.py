@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
@@ -19,10 +18,10 @@ from llmctl.stores.sqlite import marks, rows
 _TOGETHER = 64
 """Rows in one statement at most: so many sizes of each statement stay prepared."""
 
-CALL = [field.name for field in fields(CallRow)]
+CALL = CallRow.__struct_fields__
 """The columns of `calls`, in the order of `CallRow`."""
 
-HELD = [field.name for field in fields(HeldCall)]
+HELD = HeldCall.__struct_fields__
 """The columns of `holds`, in the order of `HeldCall`; its owner's stand behind them."""
 
 OWNED = [*HELD, "pid", "birth", "world"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from decimal import Decimal
+
+from msgspec.structs import replace
 
 from llmctl.protocols import CachedAnswer, Cap, Crossing, Hold, Refusal, Standing
 from llmctl.stores.caps import counts, gravest, newly_reached, refusal, standing

@@ -6,8 +6,9 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llmctl.stores.files import disk, open_private, sync_folder
 from llmctl.stores.sqlite import FOREIGN, NewerError, connect, corrupt
@@ -18,8 +19,7 @@ APPLICATION_ID = 0x6C6C6D63
 _APPLIED = "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) WITHOUT ROWID"
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(Struct, frozen=True):
     """One step: its `name`, never reused, and the SQL statements that take it."""
 
     name: str

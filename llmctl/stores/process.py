@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from msgspec import Struct
 
 _PROC = Path("/proc")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A process of this machine. `birth` is when it started, in the system's own words;
     `world` names the boot and the process namespace in which `pid` means something."""
 

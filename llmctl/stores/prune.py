@@ -10,9 +10,10 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from llmctl.stores.answers import short
 from llmctl.stores.cache_tables import PRAGMAS, REMEDY, cache_database
@@ -52,8 +53,7 @@ _LOOSE = (
 _REMOVE_KEY = "DELETE FROM keys WHERE short = ? AND id NOT IN (SELECT id FROM answers)"
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """What went, or would go: answers, and the bytes by which the file shrank, or about would.
     `lingers`: another process kept the WAL from being emptied, so its bytes may still hold
     what went until that one ends."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from llmctl.stores.rows import HeldCall
 from llmctl.stores.sums import ANSWERED, KIND, SLOT, SUMS, from_totals, totals
@@ -20,8 +21,7 @@ _RECENT = 1000
 """Answers from which a mean is taken: enough to be steady, few enough to be of these days."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """The sums of the calls of one kind in one span; `sums` has the fields of `SUMS`. `tags` is
     their JSON object, empty where tags were not asked for; `span` counts from 0."""
 
@@ -34,8 +34,7 @@ class Cell:
     sums: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Latencies:
+class Latencies(Struct, frozen=True):
     """The latencies of the calls of one kind in one span that the provider answered: whole
     milliseconds, separated by commas, in no order."""
 

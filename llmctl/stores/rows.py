@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Literal
+
+from msgspec import Struct
 
 from llmctl.errors import Cancelled, Interrupted
 from llmctl.protocols import Hold
@@ -38,8 +39,7 @@ def from_pico(pico: int | None) -> Decimal | None:
     return None if pico is None else Decimal(pico).scaleb(-12, context=_EXACT)
 
 
-@dataclass(frozen=True, slots=True)
-class HeldCall:
+class HeldCall(Struct, frozen=True):
     """A call under way. The tokens and the cost are the worst case of one attempt, of which
     `times` may have to be paid; `tags` is a JSON object."""
 
@@ -67,8 +67,7 @@ class HeldCall:
         return None if self.cost_pico is None else min(_MOST, self.cost_pico * self.times)
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
+class CallRow(Struct, frozen=True):
     """A call that has ended, in the order of the table's columns.
 
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that

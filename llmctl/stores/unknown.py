@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
+
+from msgspec import Struct
 
 from llmctl.errors import InputError
 from llmctl.stores.rows import from_pico
@@ -26,8 +27,7 @@ _RELEASE = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownCall:
+class UnknownCall(Struct, frozen=True):
     """A call that may have been billed, up to `pico` picodollars (None: at an unknown price)."""
 
     call_id: str
@@ -44,8 +44,7 @@ class UnknownCall:
         return from_pico(self.pico)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """Which calls: those of these ids, else those of a run, else (None) all."""
 
     ids: Sequence[str] = ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmctl.batch.answers import Format, scan
 from llmctl.batch.check import compare, validate
@@ -230,7 +230,7 @@ def test_a_changed_question(
     reader = Reader()
     with (
         Source.open(path) as source,
-        validate(source, reader, replace(profile, **change)) as rows,  # type: ignore[arg-type]
+        validate(source, reader, replace(profile, **change)) as rows,
         LockedFile.open(out) as output,
         scan(output, "llmctl").index as answers,
         pytest.raises(InputError, match="--restart") as caught,

@@ -18,9 +18,10 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from llmctl.compose import Fingerprints
 from llmctl.config import load

@@ -123,10 +123,10 @@ def test_show_can_be_read_again(world: World, tmp_path: Path) -> None:
         copy.write_text(result.stdout)
         again = load(environ=world.environ, cwd=tmp_path, config=copy).profiles[name]
         first = world.load().profiles[name]
-        assert {n: getattr(again, n) for n in Context.__slots__ if hasattr(again, n)} == {
-            n: getattr(first, n) for n in Context.__slots__ if hasattr(first, n)
+        assert {n: getattr(again, n) for n in Context.__struct_fields__ if hasattr(again, n)} == {
+            n: getattr(first, n) for n in Context.__struct_fields__ if hasattr(first, n)
         }
-        for field in first.__slots__:
+        for field in first.__struct_fields__:
             if field != "source":
                 assert getattr(again, field) == getattr(first, field), field
 

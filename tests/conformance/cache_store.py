@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.protocols import CacheStore
 from tests.conformance.calls import a_cached_answer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.errors import CallTimeout, RateLimited
 from llmctl.protocols import Cap, LedgerStore, Refusal, Standing

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.errors import (
     CallError,

@@ -11,12 +11,12 @@ import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
 from llmctl.providers import embedded_fetch

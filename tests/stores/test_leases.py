@@ -6,10 +6,10 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import astuple, replace
 
 from llmctl.stores.cache import SqliteCache
 from llmctl.stores.cache_tables import cache_database

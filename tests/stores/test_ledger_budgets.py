@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 import tempfile
 from contextlib import closing
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmctl.errors import CallTimeout, InputError
 from llmctl.protocols import Cap, Standing

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.stores.memory import MemoryCache, MemoryLedger
 from tests.conformance.cache_store import CacheStoreContract

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llmctl.stores import process
 from llmctl.stores.process import Process

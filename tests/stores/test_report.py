@@ -7,7 +7,6 @@ import sqlite3
 import tempfile
 from collections import Counter
 from contextlib import closing
-from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmctl.errors import CallTimeout
 from llmctl.stores.database import Database

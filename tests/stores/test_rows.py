@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
 from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple, replace
 
 from llmctl.stores.rows import answered_call, call_row, from_pico, to_pico
 from tests.conformance.calls import a_request, an_answer, an_outcome

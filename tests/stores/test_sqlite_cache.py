@@ -7,10 +7,10 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.stores.answers import checksum, pack
 from llmctl.stores.cache import SqliteCache
