@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -26,6 +26,9 @@ from llmctl.types import (
     Response,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 Emit = Callable[[str], None]
 """Takes the next piece of a streamed answer."""
@@ -73,8 +76,9 @@ class Chain(Handler, Protocol):
         them, too."""
         ...
 
-    def give_back(self) -> None:
-        """What was claimed and not made will not be."""
+    async def finish(self) -> None:
+        """No more requests are made: what was claimed is given back, and what calls have left to
+        be written is. Raises what kept that from being done."""
         ...
 
 
@@ -236,8 +240,9 @@ class CacheStore(Protocol):
         """The answers to those of the keys that have one."""
         ...
 
-    async def put(self, key: str, answer: CachedAnswer) -> None:
-        """Keep the answer, instead of an older one; it need not be found out any more."""
+    def put(self, key: str, answer: CachedAnswer) -> Future[None]:
+        """Begin to keep the answer, instead of an older one; when that is done it need not be
+        found out any more."""
         ...
 
     async def claim(self, key: str) -> bool:
@@ -321,9 +326,10 @@ class LedgerStore(Protocol):
         hold leaves nothing behind. A second hold of one call takes the place of the first."""
         ...
 
-    async def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Sequence[Crossing]:
-        """Write the call's row and end its hold; durable when this returns. Gives the highest
-        share of each of `caps` to warn at, where it is reached and nobody has been told yet."""
+    def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Future[Sequence[Crossing]]:
+        """Begin to write the call's row and to end its hold; durable when that is done. Gives the
+        highest share of each of `caps` to warn at, where it is reached and nobody has been told
+        yet."""
         ...
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl import price_data
+from llmctl.behind import Behind
 from llmctl.clock import Clock
 from llmctl.compose import readdress
 from llmctl.connecting import estimate
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 class Live(Struct, frozen=True):
     """The open objects of one run of the program. `routes`: the way of the profile in use, then
-    those of its fallbacks. `patient`: calls wait for a provider rather than fail (a batch)."""
+    those of its fallbacks. `patient`: calls wait for a provider rather than fail (a batch).
+    `behind`: what calls leave to be written."""
 
     routes: tuple[Route, ...]
     clock: Clock
@@ -60,6 +62,7 @@ class Live(Struct, frozen=True):
     warn: Callable[[str], None]
     patient: bool = False
     stop: Stop = field(default_factory=Stop)
+    behind: Behind = field(default_factory=Behind)
 
     @property
     def profile(self) -> Profile:
@@ -124,7 +127,7 @@ class Live(Struct, frozen=True):
         return chain(
             targets,
             fallback,
-            lambda inner, kept: Observe(inner, observers, self.clock, accounts, kept),
+            lambda inner, kept: Observe(inner, observers, self.clock, accounts, self.behind, kept),
         )
 
     def waits(self) -> str | None:
@@ -152,6 +155,7 @@ class Live(Struct, frozen=True):
                 self.cache,
                 self.clock,
                 self.warn,
+                self.behind,
                 profile.cache.ttl,
                 route.longest,
                 waiting,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from msgspec.structs import replace
 
@@ -14,6 +14,7 @@ from llmctl.protocols import Emit
 from llmctl.types import Message, Request, Response, Target, Usage, fingerprint
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 TARGET = Target(
     profile="test",
@@ -24,6 +25,15 @@ TARGET = Target(
 )
 
 _SPINS = 50
+
+
+def done(begin: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What comes of something that is begun in an event loop."""
+
+    async def both() -> T:
+        return await begin(*args, **kwargs)
+
+    return asyncio.run(both())
 
 
 class FakeClock:

@@ -129,8 +129,10 @@ async def drive(
         if limits.because is not None:
             await _give_up(source.rest(), limits.unsent(), writer, tally, clock)
     finally:
-        handler.give_back()
-        await writer.close()
+        try:
+            await handler.finish()
+        finally:
+            await writer.close()
     if batch.job.ordered and batch.output is not None and (limits.because or not stop.asked):
         await asyncio.to_thread(reorder, batch.output, batch.index, batch.job.format)
     return limits.because

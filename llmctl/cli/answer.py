@@ -23,6 +23,8 @@ from llmctl.config import Overrides
 from llmctl.errors import CallError, DiskError, InputError
 from llmctl.guards.retry import Trouble
 from llmctl.ids import ulid
+from llmctl.observers.settling import Settling
+from llmctl.protocols import Observer
 from llmctl.runner import Live, open_runner, user_name
 from llmctl.stores.history import Conversation, History, open_history
 from llmctl.types import Message, Outcome, Request, Response
@@ -131,7 +133,8 @@ async def _ask(
     def switched(error: CallError, name: str) -> None:
         context.say(f"{error.message}; asking {name} instead")
 
-    handler = live.handler([live.purse.settle, remember], exact=False, told=told, switched=switched)
+    observers: list[Observer] = [Settling(live.purse), remember]
+    handler = live.handler(observers, exact=False, told=told, switched=switched)
     stopped: list[int] = []
     response = None
     try:
@@ -149,6 +152,7 @@ async def _ask(
     printer.end()
     if ended and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
         print(usage_line(ended[0]), file=sys.stderr)
+    await handler.finish()
     return (128 + stopped[0] if stopped else 0), response
 
 

@@ -29,7 +29,7 @@ from llmctl.config import Overrides
 from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
-from llmctl.observers.settling import Settling
+from llmctl.observers.settling import SettlingBehind
 from llmctl.observers.tally import Tally
 from llmctl.runner import Live, open_runner, user_name
 from llmctl.stopping import Stop
@@ -142,7 +142,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                         batch,
                         lambda observers: live.handler(observers, exact=True, told=told),
                         live.call_id,
-                        Settling(live.purse),
+                        SettlingBehind(live.purse, live.behind),
                         tally,
                         stop,
                         context.clock,

@@ -9,22 +9,26 @@ from collections.abc import Callable, Sequence
 import orjson
 from msgspec.structs import replace
 
-from llmctl.cancellation import CancelledAfterSending
+from llmctl.behind import Behind
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
 from llmctl.guards.claims import Claims
 from llmctl.protocols import CachedAnswer, CacheStore, Emit, Handler
-from llmctl.types import Finish, Request, Response
+from llmctl.types import CacheState, Finish, Request, Response
 
 _COMPLETE: frozenset[Finish] = frozenset({"stop", "tool_calls"})
+
+Flight = asyncio.Future[Response]
+"""An answer on its way, and then until it is kept."""
 
 
 class Cache:
     """Keyed by the request's fingerprint. Only complete answers are kept.
 
     `ttl`: seconds an answer may be reused, None for ever. `patience`: seconds to wait for an
-    answer that another process is getting, on the clock `waiting`. A store that fails is told to
-    `warn` once and not written to any more: an answer that was paid for is never lost to it.
+    answer that another process is getting, on the clock `waiting`. Answers are kept `behind` the
+    call. A store that fails is told to `warn` once and not written to any more: an answer that
+    was paid for is never lost to it.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Cache:
         store: CacheStore,
         clock: Clock,
         warn: Callable[[str], None],
+        behind: Behind,
         ttl: float | None = None,
         patience: float = 600.0,
         waiting: Clock | None = None,
@@ -42,8 +47,9 @@ class Cache:
         self._clock = clock
         self._ttl = ttl
         self._warn = warn
+        self._behind = behind
         self._writes = True
-        self._flights: dict[str, asyncio.Future[Response]] = {}
+        self._flights: dict[str, Flight] = {}
         self._claims = Claims(store, clock, patience, waiting)
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
@@ -53,12 +59,15 @@ class Cache:
         key = request.fingerprint
         while True:
             flight = self._flights.get(key)
-            if flight is None and not self._claims.has(key):
+            if flight is not None and flight.done() and request.cache_mode == "refresh":
+                flight = None
+            elif flight is None and not self._claims.has(key):
                 kept = self._kept(request)
                 if kept is not None:
                     return _deliver(kept, emit)
             if flight is None:
                 return await self._lead(request, emit)
+            how: CacheState = "hit" if flight.done() else "shared"
             try:
                 shared = await asyncio.shield(flight)
             except CallError as error:
@@ -67,7 +76,7 @@ class Cache:
                 if not flight.cancelled():
                     raise
                 continue  # whoever led was cancelled, this request was not: it goes itself
-            return _deliver(replace(shared, cache="shared", attempts=0, uncertain=0), emit)
+            return _deliver(replace(shared, cache=how, attempts=0, uncertain=0), emit)
 
     def kept(self, requests: Sequence[Request]) -> list[Response | None]:
         """The kept answers of many requests, in their order; None for what must be asked."""
@@ -94,44 +103,44 @@ class Cache:
     async def _lead(self, request: Request, emit: Emit | None) -> Response:
         """Get the answer for all who want it now, in this process and, by a claim, in others."""
         key = request.fingerprint
-        flight: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        flight: Flight = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
-            response = await self._first(request, emit)
-        except CallError as error:
-            flight.set_exception(error)
-            flight.exception()  # nobody may be waiting; that is no mistake
+            response = await self._first(request, emit, flight)
+        except BaseException as error:
+            self._land(key, flight)
+            if isinstance(error, CallError):
+                flight.set_exception(error)
+                flight.exception()  # nobody may be waiting; that is no mistake
+            else:
+                flight.cancel()
             raise
-        except BaseException:
-            flight.cancel()
-            raise
-        else:
-            flight.set_result(response)
-            return response
-        finally:
-            del self._flights[key]
-
-    async def _first(self, request: Request, emit: Emit | None) -> Response:
-        if request.cache_mode != "use" or not self._writes:
-            response = await self._inner(request, emit)
-            await self._keep(request, response)
-            return response
-        key, kept = request.fingerprint, False
-        try:
-            found = await self._claims.begin(key, lambda: self._kept(request))
-        except CallError:  # the run is to end
-            raise
-        except LlmctlError as error:
-            self._give_up(error)
-        else:
-            if found is not None:
-                return _deliver(found, emit)
-        try:
-            response = await self._inner(request, emit)
-            kept = await self._keep(request, response)
-        finally:
-            self._claims.end(key, kept=kept)
+        flight.set_result(response)
         return response
+
+    async def _first(self, request: Request, emit: Emit | None, flight: Flight) -> Response:
+        """The answer of another process, or a new one."""
+        if request.cache_mode == "use" and self._writes:
+            key = request.fingerprint
+            try:
+                found = await self._claims.begin(key, lambda: self._kept(request))
+            except CallError:  # the run is to end
+                raise
+            except LlmctlError as error:
+                self._give_up(error)
+            else:
+                if found is not None:
+                    self._land(key, flight)
+                    return _deliver(found, emit)
+        response = await self._inner(request, emit)
+        self._keep(request, response, flight)
+        return response
+
+    def _land(self, key: str, flight: Flight, *, kept: bool = False) -> None:
+        """Nobody is getting the answer any more: it is `kept`, or there is none."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        self._claims.end(key, kept=kept)
 
     def _kept(self, request: Request) -> Response | None:
         if request.cache_mode != "use":
@@ -154,10 +163,13 @@ class Cache:
             parsed=orjson.loads(kept.text) if request.schema is not None else None,
         )
 
-    async def _keep(self, request: Request, response: Response) -> bool:
-        """Keep it if it may be; True when it is."""
+    def _keep(self, request: Request, response: Response, flight: Flight) -> None:
+        """Keep it if it may be. Nobody waits for that: until it is kept, who asks the same gets
+        the answer of this flight."""
+        key = request.fingerprint
         if response.finish not in _COMPLETE or not self._writes:
-            return False
+            self._land(key, flight)
+            return
         answer = CachedAnswer(
             text=response.text,
             finish=response.finish,
@@ -168,17 +180,15 @@ class Cache:
             stored=self._clock.wall(),
             asked=request.target.model,
         )
-        try:
-            await self._store.put(request.fingerprint, answer)
-        except LlmctlError as error:
-            self._give_up(error)
-            return False
-        except asyncio.CancelledError as stop:
-            # The answer is paid for: this is not a call that was never sent.
-            raise CancelledAfterSending(
-                attempts=response.attempts, uncertain=response.uncertain + 1
-            ) from stop
-        return True
+
+        def kept(error: BaseException | None) -> None:
+            self._land(key, flight, kept=error is None)
+            if isinstance(error, LlmctlError):
+                self._give_up(error)
+            elif error is not None:
+                raise error
+
+        self._behind.add(self._store.put(key, answer), kept)
 
     def _give_up(self, error: LlmctlError) -> None:
         if self._writes:

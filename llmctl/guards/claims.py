@@ -47,14 +47,16 @@ class Claims:
         try:
             return await self._turn(key, look)
         except BaseException:
-            self.end(key, kept=False)  # a claim goes through even when nobody waits for it
+            self._store.release(key)  # a claim goes through even when nobody waits for it
             raise
 
     def end(self, key: str, *, kept: bool) -> None:
-        """The caller is done; when it `kept` the answer, that has ended the claim already."""
-        self._held.discard(key)
-        if not kept:
-            self._store.release(key)
+        """The caller is done; when it `kept` the answer, that has ended the claim already, if
+        there was one."""
+        if key in self._held:
+            self._held.discard(key)
+            if not kept:
+                self._store.release(key)
 
     async def _turn(self, key: str, look: Callable[[], Response | None]) -> Response | None:
         end, pause = self._clock.monotonic() + self._patience, _FIRST
@@ -69,7 +71,7 @@ class Claims:
         # Whoever had it until a moment ago may have kept the answer.
         found = look()
         if found is not None:
-            self.end(key, kept=False)
+            self._store.release(key)
             return found if pause == _FIRST else replace(found, cache="shared")
         self._hold(key)
         return None

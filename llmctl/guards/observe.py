@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Protocol
 
+from llmctl.behind import Behind
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled, Interrupted
@@ -91,7 +92,7 @@ class Accounts:
 class Observe:
     """Tells `observers`, in their order, of every call; an answer is handed on only when the
     last of them has dealt with it. That order is the order of durability: first the output,
-    then the ledger.
+    then the ledger. `behind` has what calls leave to be written.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Observe:
         observers: Sequence[Observer],
         clock: Clock,
         accounts: Accounts,
+        behind: Behind,
         answers: Answers | None = None,
     ) -> None:
         self._inner = inner
         self._observers = observers
         self._clock = clock
         self._accounts = accounts
+        self._behind = behind
         self._answers = answers
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
@@ -147,10 +150,12 @@ class Observe:
         if self._answers is not None:
             await self._answers.claim(requests)
 
-    def give_back(self) -> None:
-        """What was claimed and not made will not be."""
+    async def finish(self) -> None:
+        """No more requests are made: what was claimed is given back, and what calls have left
+        `behind` them is written. Raises what kept that from being done."""
         if self._answers is not None:
             self._answers.give_back()
+        await self._behind.done()
 
     async def deal(self, outcomes: Sequence[Outcome]) -> None:
         """Tell the observers, in their order, of calls that `take` found to be answered."""

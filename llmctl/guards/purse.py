@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.errors import Cancelled
 from llmctl.guards.refusing import crossed, exhausted, refuse
-from llmctl.protocols import Cap, Hold, LedgerStore, Refusal, Standing
+from llmctl.protocols import Cap, Crossing, Hold, LedgerStore, Refusal, Standing
 from llmctl.stores.caps import same_model
 from llmctl.types import Outcome, Request, Usage
 
@@ -175,23 +176,28 @@ class Purse:
         self._open[request.call_id] = (hold, waited)
         return True
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Write the call's row and end its hold; durable when this returns."""
+    def settle(self, outcome: Outcome) -> asyncio.Future[Sequence[Crossing]]:
+        """Begin to write the call's row and to end its hold; durable when that is done."""
         hold, waited = self._open.get(outcome.request.call_id, (None, False))
         if hold is not None and waited:
             # It belongs to the day it was let through on, not to that on which it had to wait.
             outcome = replace(outcome, started=hold.at)
         warned = [cap for cap in self._caps(self._clock.wall()) if cap.warn_at]
-        try:
-            for crossing in await self._ledger.settle(outcome, warned):
-                self._warn(crossed(crossing))
-        finally:
-            self._open.pop(outcome.request.call_id, None)
-            self._settled.set()
         cost = None if hold is None else hold.cost
         if self._find is not None and cost is not None and (outcome.cost or 0) > cost:
             over = (outcome.cost or 0) - cost
             self.overshoot = Overshoot(self.overshoot.amount + over, self.overshoot.calls + 1)
+        writing = self._ledger.settle(outcome, warned)
+        writing.add_done_callback(partial(self._ended, outcome.request.call_id))
+        return writing
+
+    def _ended(self, call_id: str, writing: asyncio.Future[Sequence[Crossing]]) -> None:
+        """The call does not count as under way any more."""
+        self._open.pop(call_id, None)
+        self._settled.set()
+        if not writing.cancelled() and writing.exception() is None:
+            for crossing in writing.result():
+                self._warn(crossed(crossing))
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call; durable when this returns."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
+from llmctl.behind import Behind
 from llmctl.types import Outcome
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 
 class Settles(Protocol):
     """Where calls are settled: a ledger, or what a run spends from it."""
 
-    async def settle(self, outcome: Outcome, /) -> object:
-        """Write the call's row; durable when this returns."""
+    def settle(self, outcome: Outcome, /) -> Future[Any]:
+        """Begin to write the call's row; durable when that is done."""
         ...
 
     async def settle_kept(self, outcomes: Sequence[Outcome], /) -> None:
@@ -34,3 +38,20 @@ class Settling(Struct, frozen=True):
     async def many(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of kept answers in one transaction; durable when this returns."""
         await self.ledger.settle_kept(outcomes)
+
+
+class SettlingBehind(Settling, frozen=True):
+    """Settles every call `behind` it: a row that is in the output need not wait for the ledger,
+    and a call whose hold is on record is not forgotten. The next row hears of a failure."""
+
+    behind: Behind
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Begin to write the call's row. Raises what kept an earlier one from being written."""
+        self.behind.check()
+        self.behind.add(self.ledger.settle(outcome), _must)
+
+
+def _must(error: BaseException | None) -> None:
+    if error is not None:
+        raise error

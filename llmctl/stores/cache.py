@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -68,15 +69,15 @@ class SqliteCache:
                     found[row[0].hex()] = self._read(row)
         return found
 
-    async def put(self, key: str, answer: CachedAnswer) -> None:
+    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
         """Keep the answer, instead of an older one, and end this process's claim to find it.
-        Once this returns it outlives the process; a power cut may undo it."""
+        Once this is done it outlives the process; a power cut may undo it."""
         binary = bytes.fromhex(key)
         value, compressed = pack(answer)
         models = (answer.asked or answer.model, answer.model)
         check = checksum(binary, value, answer.stored)
         entry = Entry(binary, models, answer.stored, compressed, check, value)
-        await self._db.write_one(One(self._put_all, entry))
+        return self._db.begin(One(self._put_all, entry))
 
     def _put(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         before, self._puts = self._puts, self._puts + len(entries)

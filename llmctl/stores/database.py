@@ -94,15 +94,12 @@ class Database:
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo
         the write.
         """
-        value: T = await self._written(work)
+        value: T = await self.begin(work)
         return value
 
-    async def write_one(self, one: One) -> Any:
-        """Do a write that can be done together with others of its kind: what it comes to, once
-        it is committed. As `write` otherwise."""
-        return await self._written(one)
-
-    def _written(self, work: Work[Any] | One) -> asyncio.Future[Any]:
+    def begin(self, work: Work[Any] | One) -> asyncio.Future[Any]:
+        """As `write`, for who does not wait at once; a `One` is done together with others of its
+        kind."""
         self._refuse_after_fork()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()

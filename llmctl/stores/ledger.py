@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -103,7 +104,7 @@ class SqliteLedger:
             if refused is not None:
                 return refused
         new = NewHold(values, amount, caps, held.at_ms)
-        answer: Refusal | None = await self._db.write_one(One(self._hold_all, new))
+        answer: Refusal | None = await self._db.begin(One(self._hold_all, new))
         self._tight = answer is not None
         return answer
 
@@ -111,21 +112,20 @@ class SqliteLedger:
         """What counts against the cap now; None where no hold has met it yet."""
         return self._db.read(lambda connection: stands(connection, cap))
 
-    async def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Sequence[Crossing]:
-        """Write the call's row and end its hold in one transaction; durable when this returns.
+    def settle(
+        self, outcome: Outcome, caps: Sequence[Cap] = ()
+    ) -> asyncio.Future[Sequence[Crossing]]:
+        """Write the call's row and end its hold in one transaction; durable when this is done.
 
         A failure after which the provider may have billed becomes `unknown` with the amount of
         the hold. A call without a hold (a cached answer) only gets its row. Settling a call
-        twice raises `sqlite3.IntegrityError`, unless the first row says `unknown`.
+        twice ends in `sqlite3.IntegrityError`, unless the first row says `unknown`.
         Gives the shares of `caps` to warn at that are reached now.
         """
         run_id, user = self._run_id, self._user
         if outcome.ok and not outcome.uncertain:
             values = answered_call(outcome, run_id, user)
-            reached: Sequence[Crossing] = await self._db.write_one(
-                One(settle_all, NewCall(values, caps))
-            )
-            return reached
+            return self._db.begin(One(settle_all, NewCall(values, caps)))
         call_id = outcome.request.call_id
 
         def work(connection: sqlite3.Connection) -> Sequence[Crossing]:
@@ -134,7 +134,7 @@ class SqliteLedger:
             values = call_values(call_row(outcome, held, run_id, user))
             return settle_all(connection, [NewCall(values, caps)])[0]
 
-        return await self._db.write(work)
+        return self._db.begin(work)
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call, in one transaction; durable when this

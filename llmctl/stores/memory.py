@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -12,6 +14,8 @@ from llmctl.protocols import CachedAnswer, Cap, Crossing, Hold, Refusal, Standin
 from llmctl.stores.caps import counts, gravest, newly_reached, refusal, standing
 from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call
 from llmctl.types import Outcome
+
+T = TypeVar("T")
 
 
 class MemoryCache:
@@ -48,7 +52,7 @@ class MemoryCache:
     def beat(self) -> None:
         """Nobody listens."""
 
-    async def put(self, key: str, answer: CachedAnswer) -> None:
+    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
         """Keep the answer, instead of an older one."""
         answer = replace(answer, asked="")
         old = self._answers.pop(key, None)
@@ -59,6 +63,7 @@ class MemoryCache:
         while self._bytes > self._max_bytes:
             _, oldest = self._answers.popitem(last=False)
             self._bytes -= _size(oldest)
+        return _done(None)
 
     def close(self) -> None:
         """Forget everything."""
@@ -108,7 +113,9 @@ class MemoryLedger:
         asked = replace(row, model=self._asked.get(row.call_id, row.model))
         return counts(cap.match, row) or counts(cap.match, asked)
 
-    async def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Sequence[Crossing]:
+    def settle(
+        self, outcome: Outcome, caps: Sequence[Cap] = ()
+    ) -> asyncio.Future[Sequence[Crossing]]:
         """Write the call's row and end its hold; gives the shares of `caps` to warn at that are
         reached now.
 
@@ -122,7 +129,7 @@ class MemoryLedger:
         if held is not None:
             self._asked[call_id] = held.model
         self._calls[call_id] = call_row(outcome, held, self._run_id, self._user)
-        return list(self._crossings(caps))
+        return _done(list(self._crossings(caps)))
 
     def _crossings(self, caps: Sequence[Cap]) -> Iterator[Crossing]:
         for cap in caps:
@@ -153,6 +160,12 @@ class MemoryLedger:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _done(value: T) -> asyncio.Future[T]:
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
 
 
 def _size(answer: CachedAnswer) -> int:

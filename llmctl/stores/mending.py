@@ -3,11 +3,13 @@ memory."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from llmctl.clock import Clock, SystemClock
@@ -80,14 +82,21 @@ class MendingCache:
             self._mend(store, error)
             return {}
 
-    async def put(self, key: str, answer: CachedAnswer) -> None:
+    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
         """Keep the answer, instead of an older one; this process's claim to find it ends."""
         store = self._store
-        try:
-            await store.put(key, answer)
-        except DamagedError as error:
-            self._mend(store, error)
-            await self._store.put(key, answer)
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def mended(put: asyncio.Future[None]) -> None:
+            error = put.exception()
+            if isinstance(error, DamagedError):
+                self._mend(store, error)
+                self._store.put(key, answer).add_done_callback(partial(_pass_on, kept))
+            else:
+                _pass_on(kept, put)
+
+        store.put(key, answer).add_done_callback(mended)
+        return kept
 
     async def claim(self, key: str) -> bool:
         """True when this process is to find the answer; False while another one is at it."""
@@ -147,6 +156,16 @@ class MendingCache:
     def _spare(self, error: LlmctlError) -> MemoryCache:
         self._warn(f"answers are not cached on disk in this run: {error}")
         return MemoryCache()
+
+
+def _pass_on(outer: asyncio.Future[None], inner: asyncio.Future[None]) -> None:
+    error = inner.exception()
+    if outer.done():
+        return  # nobody waits any more
+    if error is None:
+        outer.set_result(None)
+    else:
+        outer.set_exception(error)
 
 
 def set_aside(path: Path, now: float) -> Path:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
 from llmctl.stores.cache import SqliteCache
@@ -39,9 +40,12 @@ async def hold_and_settle(ledger: SqliteLedger, number: int) -> tuple[float, flo
     async def one(_: int) -> None:
         nonlocal longest
         request = a_request()
-        for step in (ledger.hold(a_hold(request)), ledger.settle(an_outcome(request))):
+        for step in (
+            partial(ledger.hold, a_hold(request)),
+            partial(ledger.settle, an_outcome(request)),
+        ):
             start = time.perf_counter()
-            await step
+            await step()
             longest = max(longest, time.perf_counter() - start)
 
     return await _in_tasks(number, one), longest

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from llmctl.protocols import CacheStore
 from tests.conformance.calls import a_cached_answer
+from tests.support import done
 
 KEY = "0f" * 32
 OTHER = "0f" * 31 + "0e"
@@ -24,7 +25,7 @@ class CacheStoreContract:
     def test_an_answer_comes_back_as_it_was(self, store: CacheStore) -> None:
         """Every field survives, the provider's bytes and the exact cost included."""
         answer = a_cached_answer()
-        asyncio.run(store.put(KEY, answer))
+        done(store.put, KEY, answer)
         assert store.get(KEY) == answer
         assert store.get(OTHER) is None
 
@@ -32,13 +33,13 @@ class CacheStoreContract:
     def test_any_body_comes_back(self, store: CacheStore, body: bytes | None) -> None:
         """No body, an empty one and one that is no text are three different things."""
         answer = replace(a_cached_answer(), body=body, cost=None)
-        asyncio.run(store.put(KEY, answer))
+        done(store.put, KEY, answer)
         assert store.get(KEY) == answer
 
     @pytest.mark.parametrize("text", ["", "\ud800 half a pair", "a\x00b\u2028✓🎉", "yes " * 99_999])
     def test_any_text_comes_back(self, store: CacheStore, text: str) -> None:
         """No text is too long, too short or too odd."""
-        asyncio.run(store.put(KEY, a_cached_answer(text)))
+        done(store.put, KEY, a_cached_answer(text))
         answer = store.get(KEY)
         assert answer is not None
         assert answer.text == text
@@ -46,8 +47,8 @@ class CacheStoreContract:
     def test_a_newer_answer_takes_the_place_of_an_older_one(self, store: CacheStore) -> None:
         """One key has one answer: the last."""
         newer = a_cached_answer("newer", stored=1_900_000_000.5)
-        asyncio.run(store.put(KEY, a_cached_answer()))
-        asyncio.run(store.put(KEY, newer))
+        done(store.put, KEY, a_cached_answer())
+        done(store.put, KEY, newer)
         assert store.get(KEY) == newer
 
     def test_many_tasks_may_store_at_once(self, store: CacheStore) -> None:
@@ -75,12 +76,12 @@ class CacheStoreContract:
 
     def test_many_are_found_at_once(self, store: CacheStore) -> None:
         """`get_all` gives what `get` gives, for those that are there."""
-        asyncio.run(store.put(KEY, a_cached_answer()))
+        done(store.put, KEY, a_cached_answer())
         assert store.get_all([OTHER, KEY]) == {KEY: a_cached_answer()}
 
     def test_many_are_claimed_at_once(self, store: CacheStore) -> None:
         """What is kept needs no claim; the rest is this process's, and may be released."""
-        asyncio.run(store.put(KEY, a_cached_answer()))
+        done(store.put, KEY, a_cached_answer())
         wanted = [f"{n:064x}" for n in range(300)]
 
         async def claims() -> set[str]:

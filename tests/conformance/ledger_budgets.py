@@ -22,6 +22,7 @@ from tests.conformance.calls import (
     an_answer,
     an_outcome,
 )
+from tests.support import done
 
 CENT = Decimal("0.01")
 
@@ -49,7 +50,7 @@ def spent(store: LedgerStore, cost: Decimal, caps: Sequence[Cap] = ()) -> list[D
     """Hold and settle a call; the shares that were told of."""
     request = a_request()
     asyncio.run(store.hold(a_hold(request, cost)))
-    crossed = asyncio.run(store.settle(an_outcome(request, cost=cost), caps))
+    crossed = done(store.settle, an_outcome(request, cost=cost), caps)
     return [crossing.share for crossing in crossed]
 
 
@@ -70,7 +71,7 @@ class LedgerBudgetsContract:
         cap, request = a_cap("0.01"), a_request()
         assert held(store, [cap], CENT, request) is None
         assert held(store, [cap], Decimal("0.009")) is not None
-        asyncio.run(store.settle(an_outcome(request, cost=Decimal("0.001"))))
+        done(store.settle, an_outcome(request, cost=Decimal("0.001")))
         assert stands(store, cap) == (Decimal("0.001"), 0)
         assert held(store, [cap], Decimal("0.009")) is None
 
@@ -81,7 +82,7 @@ class LedgerBudgetsContract:
         refused = held(store, [cap], Decimal("0.007"))
         assert refused is not None
         assert not refused.never
-        asyncio.run(store.settle(an_outcome(request, cost=Decimal("0.004"))))
+        done(store.settle, an_outcome(request, cost=Decimal("0.004")))
         refused = held(store, [cap], Decimal("0.007"))
         assert refused is not None
         assert refused.never
@@ -127,7 +128,7 @@ class LedgerBudgetsContract:
         assert stands(store, cap) == (0, 3 * CENT)
         answer = replace(an_answer(request), attempts=3, uncertain=2)
         outcome = an_outcome(request, answer, cost=Decimal("0.001"))
-        asyncio.run(store.settle(replace(outcome, uncertain=2)))
+        done(store.settle, replace(outcome, uncertain=2))
         assert stands(store, cap) == (Decimal("0.021"), 0)
 
     def test_a_hold_that_may_not_grow_stays_as_it_was(self, store: LedgerStore) -> None:
@@ -143,7 +144,7 @@ class LedgerBudgetsContract:
         for error in (CallTimeout("late"), RateLimited("slow down")):
             request = a_request()
             assert held(store, [cap], CENT, request) is None
-            asyncio.run(store.settle(an_outcome(request, error, cost=Decimal(0))))
+            done(store.settle, an_outcome(request, error, cost=Decimal(0)))
         assert stands(store, cap) == (CENT, 0)
 
     def test_an_unknown_end_that_becomes_known_counts_as_what_it_is(
@@ -152,8 +153,8 @@ class LedgerBudgetsContract:
         """The doubt is taken back."""
         cap, request = a_cap("1"), a_request()
         assert held(store, [cap], CENT, request) is None
-        asyncio.run(store.settle(an_outcome(request, CallTimeout("late"), cost=None)))
-        asyncio.run(store.settle(an_outcome(request, cost=Decimal("0.002"))))
+        done(store.settle, an_outcome(request, CallTimeout("late"), cost=None))
+        done(store.settle, an_outcome(request, cost=Decimal("0.002")))
         assert stands(store, cap) == (Decimal("0.002"), 0)
 
     @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ class LedgerBudgetsContract:
             # To use the budget without a call that counts: a hold that is taken back.
             probe = a_request()
             assert held(store, [cap], Decimal(0), probe) is None
-            asyncio.run(store.settle(an_outcome(probe, cost=Decimal(0))))
+            done(store.settle, an_outcome(probe, cost=Decimal(0)))
         assert stands(store, cap) == ((2 * CENT, 2 * CENT) if counts else (0, 0))
 
     @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ class LedgerBudgetsContract:
         request = replace(a_request(), target=replace(TARGET, model=asked))
         asyncio.run(store.hold(a_hold(request, Decimal(0)), [cap]))
         answer = replace(an_answer(request), model=answered)
-        asyncio.run(store.settle(an_outcome(request, answer, cost=CENT)))
+        done(store.settle, an_outcome(request, answer, cost=CENT))
         assert stands(store, cap)[0] == (CENT if counts else 0)
 
     def test_another_day_is_another_budget(self, store: LedgerStore) -> None:

@@ -22,6 +22,7 @@ from llmctl.protocols import LedgerStore
 from llmctl.stores.rows import CallRow, HeldCall
 from llmctl.types import Outcome, Usage
 from tests.conformance.calls import NOW, a_hold, a_request, an_answer, an_outcome
+from tests.support import done
 
 
 class Ledger(LedgerStore, Protocol):
@@ -50,14 +51,14 @@ class LedgerStoreContract:
         )  # fmt: skip
         assert held.cost == Decimal("0.0123")
         assert not list(store.calls())
-        asyncio.run(store.settle(an_outcome(request)))
+        done(store.settle, an_outcome(request))
         assert store.open_holds() == []
         assert [row.call_id for row in store.calls()] == [request.call_id]
 
     def test_a_row_holds_every_figure_of_the_call(self, store: Ledger) -> None:
         """Tokens, money, times and names arrive in the row, each in its unit."""
         request = a_request()
-        asyncio.run(store.settle(an_outcome(request)))
+        done(store.settle, an_outcome(request))
         (row,) = store.calls()
         assert row == CallRow(
             call_id=request.call_id,
@@ -95,7 +96,7 @@ class LedgerStoreContract:
         request = a_request()
         hit = replace(an_answer(request), cache="hit")
         outcome = an_outcome(request, hit, cost=Decimal(0))
-        asyncio.run(store.settle(replace(outcome, saved=Decimal("0.00021"))))
+        done(store.settle, replace(outcome, saved=Decimal("0.00021")))
         (row,) = store.calls()
         assert (row.cache, row.cost, row.saved) == ("hit", Decimal(0), Decimal("0.00021"))
 
@@ -104,7 +105,7 @@ class LedgerStoreContract:
         request = a_request()
         asyncio.run(store.hold(a_hold(request, cost=Decimal("0.5"))))
         answer = replace(an_answer(request), attempts=3, uncertain=2)
-        asyncio.run(store.settle(replace(an_outcome(request, answer), uncertain=2)))
+        done(store.settle, replace(an_outcome(request, answer), uncertain=2))
         (row,) = store.calls()
         assert (row.status, row.cost, row.uncertain) == ("ok", Decimal("0.00021"), 2)
         assert row.uncertain_pico == 10**12
@@ -114,7 +115,7 @@ class LedgerStoreContract:
         request = a_request()
         asyncio.run(store.hold(a_hold(request, cost=None)))
         assert store.open_holds()[0].cost is None
-        asyncio.run(store.settle(an_outcome(request, cost=None)))
+        done(store.settle, an_outcome(request, cost=None))
         assert next(store.calls()).cost is None
 
     @pytest.mark.parametrize(
@@ -170,17 +171,17 @@ class LedgerStoreContract:
     def test_a_row_is_final(self, store: Ledger) -> None:
         """A settled call cannot be settled again."""
         outcome = an_outcome(a_request())
-        asyncio.run(store.settle(outcome))
+        done(store.settle, outcome)
         with pytest.raises(Exception, match="final"):
-            asyncio.run(store.settle(replace(outcome, cost=Decimal(0))))
+            done(store.settle, replace(outcome, cost=Decimal(0)))
         assert next(store.calls()).cost == Decimal("0.00021")
 
     def test_an_unknown_call_may_become_known(self, store: Ledger) -> None:
         """What is learned later takes the place of `unknown`."""
         request = a_request()
         asyncio.run(store.hold(a_hold(request)))
-        asyncio.run(store.settle(an_outcome(request, CallTimeout("late"), cost=None)))
-        asyncio.run(store.settle(an_outcome(request)))
+        done(store.settle, an_outcome(request, CallTimeout("late"), cost=None))
+        done(store.settle, an_outcome(request))
         assert [(row.status, row.cost) for row in store.calls()] == [("ok", Decimal("0.00021"))]
 
     def test_a_second_hold_takes_the_place_of_the_first(self, store: Ledger) -> None:
@@ -193,7 +194,7 @@ class LedgerStoreContract:
     def test_calls_come_in_order_and_within_the_bounds(self, store: Ledger) -> None:
         """`since` belongs to the window, `until` does not; the order is that of the starts."""
         for second in (3, 1, 2, 0):
-            asyncio.run(store.settle(an_outcome(a_request(), started=NOW + second)))
+            done(store.settle, an_outcome(a_request(), started=NOW + second))
 
         def seconds(since: float | None, until: float | None) -> list[int]:
             return [row.started_ms // 1000 - int(NOW) for row in store.calls(since, until)]
@@ -206,7 +207,7 @@ class LedgerStoreContract:
         """What was said is nowhere in holds and rows."""
         request = a_request()
         asyncio.run(store.hold(a_hold(request)))
-        asyncio.run(store.settle(an_outcome(a_request())))
+        done(store.settle, an_outcome(a_request()))
         assert "canary" not in repr([store.open_holds(), list(store.calls())])
 
     def test_many_tasks_may_hold_and_settle_at_once(self, store: Ledger) -> None:
@@ -229,6 +230,6 @@ class LedgerStoreContract:
     ) -> CallRow:
         request = a_request()
         asyncio.run(store.hold(a_hold(request)))
-        asyncio.run(store.settle(an_outcome(request, error, cost=cost, usage=usage)))
+        done(store.settle, an_outcome(request, error, cost=cost, usage=usage))
         assert store.open_holds() == []
         return next(row for row in store.calls() if row.call_id == request.call_id)

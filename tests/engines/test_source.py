@@ -44,7 +44,7 @@ class Shelf:
         """Note what was claimed together."""
         self.claimed.append([r.index for r in requests])
 
-    def give_back(self) -> None:
+    async def finish(self) -> None:
         """Nothing was claimed anywhere."""
 
     async def deal(self, outcomes: Sequence[Outcome]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from llmctl.behind import Behind
 from llmctl.errors import DiskError, ServerFailed
 from llmctl.guards.cache import Cache
 from llmctl.protocols import CachedAnswer
@@ -16,7 +17,7 @@ from tests.support import FakeClock, Scripted, request, response
 
 def make(inner: Scripted, clock: FakeClock, ttl: float | None = None) -> Cache:
     """A cache guard with a store of its own."""
-    return Cache(inner, MemoryCache(), clock, pytest.fail, ttl)
+    return Cache(inner, MemoryCache(), clock, pytest.fail, Behind(), ttl)
 
 
 def test_the_second_time_is_a_hit_that_replays() -> None:
@@ -44,7 +45,7 @@ def test_identical_requests_in_flight_become_one() -> None:
         return response()
 
     async def run() -> list[Response]:
-        cache = Cache(slow, MemoryCache(), clock, pytest.fail)
+        cache = Cache(slow, MemoryCache(), clock, pytest.fail, Behind())
         return await asyncio.gather(*(cache(request(), None) for _ in range(10)))
 
     answers = clock.run(run())
@@ -63,7 +64,7 @@ def test_a_shared_failure_is_everyones() -> None:
         raise ServerFailed("x")
 
     async def run() -> list[object]:
-        cache = Cache(failing, MemoryCache(), clock, pytest.fail)
+        cache = Cache(failing, MemoryCache(), clock, pytest.fail, Behind())
         return await asyncio.gather(
             *(cache(request(), None) for _ in range(3)), return_exceptions=True
         )
@@ -85,7 +86,7 @@ def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
             return response()
 
     async def run() -> Response:
-        cache = Cache(Slow(), MemoryCache(), clock, pytest.fail)
+        cache = Cache(Slow(), MemoryCache(), clock, pytest.fail, Behind())
         leader = asyncio.ensure_future(cache(request(), None))
         await asyncio.sleep(0)
         follower = asyncio.ensure_future(cache(request(), None))
@@ -143,15 +144,60 @@ def test_a_failing_store_loses_no_answer() -> None:
     clock, told = FakeClock(), list[str]()
 
     class Full(MemoryCache):
-        async def put(self, key: str, answer: CachedAnswer) -> None:
-            raise DiskError(f"no room for {key}: {answer.text}")
+        def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(DiskError(f"no room for {key}: {answer.text}"))
+            return refused
 
     async def run() -> list[Response]:
-        cache = Cache(Scripted(response()), Full(), clock, told.append)
-        return [await cache(request(str(n)), None) for n in range(3)]
+        behind = Behind()
+        cache = Cache(Scripted(response()), Full(), clock, told.append, behind)
+        answers = await asyncio.gather(*(cache(request(str(n)), None) for n in range(3)))
+        await behind.done()
+        return [*answers, await cache(request("2"), None)]
 
-    assert [r.cache for r in clock.run(run())] == ["miss"] * 3
+    assert [r.cache for r in clock.run(run())] == ["miss"] * 4
     assert len(told) == 1
+
+
+class Late(MemoryCache):
+    """A store that has an answer only when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[tuple[str, CachedAnswer, asyncio.Future[None]]] = []
+
+    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+        """Begin."""
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.begun.append((key, answer, kept))
+        return kept
+
+    def keep(self) -> None:
+        """All that was begun is there."""
+        for key, answer, kept in self.begun:
+            super().put(key, answer)
+            kept.set_result(None)
+        self.begun.clear()
+
+
+def test_an_answer_on_its_way_into_the_store_is_an_answer() -> None:
+    """A call does not wait until its answer is kept; who asks the same before that gets it
+    without another call, and who refreshes makes one, which is the one that stays."""
+    clock, store, behind = FakeClock(), Late(), Behind()
+    inner = Scripted(response("1"), response("2"))
+
+    async def run() -> list[tuple[str, str]]:
+        cache = Cache(inner, store, clock, pytest.fail, behind)
+        turns = ("use", "use", "refresh", "use")
+        before = [await cache(request(cache_mode=mode), None) for mode in turns]
+        store.keep()
+        await behind.done()
+        return [(r.cache, r.text) for r in (*before, await cache(request(), None))]
+
+    answers = clock.run(run())
+    assert answers == [("miss", "1"), ("hit", "1"), ("miss", "2"), ("hit", "2"), ("hit", "2")]
+    assert len(inner.calls) == 2
 
 
 def shared_store(*, fails: bool = False) -> tuple[MemoryCache, MemoryCache]:
@@ -167,9 +213,9 @@ def shared_store(*, fails: bool = False) -> tuple[MemoryCache, MemoryCache]:
         def get(self, key: str) -> CachedAnswer | None:
             return answers.get(key)
 
-        async def put(self, key: str, answer: CachedAnswer) -> None:
-            await answers.put(key, answer)
+        def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
             self.release(key)
+            return answers.put(key, answer)
 
         async def claim(self, key: str) -> bool:
             if fails:
@@ -210,7 +256,7 @@ def across(
     async def run() -> tuple[Response | BaseException, Response | BaseException]:
         stores = shared_store()
         one, other = (
-            Cache(inner, store, clock, pytest.fail, None, patience)
+            Cache(inner, store, clock, pytest.fail, Behind(), None, patience)
             for inner, store in zip((first, second), stores, strict=True)
         )
         leader = asyncio.ensure_future(one(request(), None))
@@ -266,7 +312,9 @@ def test_waiting_is_no_storm() -> None:
             return False
 
         view.claim = refused  # type: ignore[method-assign]
-        await Cache(Scripted(response()), view, clock, pytest.fail, None, 60)(request(), None)
+        await Cache(Scripted(response()), view, clock, pytest.fail, Behind(), None, 60)(
+            request(), None
+        )
 
     clock.run(run())
     assert 250 < asked < 330
@@ -278,7 +326,7 @@ def test_claims_that_fail_stop_no_call() -> None:
     store, _ = shared_store(fails=True)
 
     async def run() -> list[Response]:
-        cache = Cache(Scripted(response()), store, clock, told.append)
+        cache = Cache(Scripted(response()), store, clock, told.append, Behind())
         return [await cache(request(str(n)), None) for n in range(3)]
 
     assert [r.cache for r in clock.run(run())] == ["miss"] * 3
@@ -291,7 +339,7 @@ def test_a_cancelled_call_gives_its_claim_back() -> None:
     first, second = shared_store()
 
     async def run() -> bool:
-        cache = Cache(Taking(clock, 5), first, clock, pytest.fail)
+        cache = Cache(Taking(clock, 5), first, clock, pytest.fail, Behind())
         call = asyncio.ensure_future(cache(request(), None))
         for _ in range(5):
             await asyncio.sleep(0)
@@ -310,7 +358,7 @@ def test_signs_of_life_while_a_call_takes_long() -> None:
     store.beat = lambda: beats.append(clock.now - 1000.0)  # type: ignore[method-assign]
 
     async def run() -> None:
-        cache = Cache(Taking(clock, 35), store, clock, pytest.fail)
+        cache = Cache(Taking(clock, 35), store, clock, pytest.fail, Behind())
         await cache(request(), None)
         await clock.sleep(100)
 

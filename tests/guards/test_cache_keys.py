@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from llmctl.batch.rows import Reader
+from llmctl.behind import Behind
 from llmctl.compose import Fingerprints, compose
 from llmctl.guards.cache import Cache
 from llmctl.settings import Profile
@@ -70,7 +71,7 @@ def answers(*asked: Request) -> list[str]:
     clock = FakeClock()
 
     async def run() -> list[str]:
-        cache = Cache(Scripted(response("{}")), MemoryCache(), clock, pytest.fail)
+        cache = Cache(Scripted(response("{}")), MemoryCache(), clock, pytest.fail, Behind())
         return [(await cache(made, None)).cache for made in asked]
 
     return clock.run(run())
@@ -154,7 +155,9 @@ def test_incomplete_answers_never_reach_the_store(finish: str) -> None:
     clock, store = FakeClock(), MemoryCache()
 
     async def run() -> None:
-        await Cache(Scripted(response(finish=finish)), store, clock, pytest.fail)(request(), None)
+        await Cache(Scripted(response(finish=finish)), store, clock, pytest.fail, Behind())(
+            request(), None
+        )
 
     clock.run(run())
     assert store.get(request().fingerprint) is None
@@ -168,7 +171,7 @@ def test_errors_never_reach_the_store() -> None:
     inner = Scripted(ServerFailed("x"), response())
 
     async def run() -> str:
-        cache = Cache(inner, store, clock, pytest.fail)
+        cache = Cache(inner, store, clock, pytest.fail, Behind())
         await asyncio.gather(cache(request(), None), return_exceptions=True)
         assert store.get(request().fingerprint) is None
         return (await cache(request(), None)).cache

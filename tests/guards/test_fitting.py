@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from llmctl.behind import Behind
 from llmctl.clock import SystemClock
 from llmctl.errors import ContentFiltered, SchemaMismatch
 from llmctl.guards.cache import Cache
@@ -51,7 +52,7 @@ def test_a_cut_off_answer_says_so() -> None:
 def test_only_answers_that_fit_are_kept() -> None:
     """A wrong answer is asked for again, a right one is given again with its value."""
     inner = Scripted(response("{}"), response('{"city": 1}'))
-    cache = Cache(Fitting(inner), MemoryCache(), SystemClock(), lambda _: None)
+    cache = Cache(Fitting(inner), MemoryCache(), SystemClock(), lambda _: None, Behind())
 
     async def three_times() -> None:
         with pytest.raises(SchemaMismatch):
@@ -77,9 +78,11 @@ def test_the_bill_is_paid_once() -> None:
             return await super().__call__(request, emit)
 
     clock = SystemClock()
-    cache = Cache(Fitting(Slow(response("{}", usage=USAGE))), MemoryCache(), clock, lambda _: None)
+    cache = Cache(
+        Fitting(Slow(response("{}", usage=USAGE))), MemoryCache(), clock, lambda _: None, Behind()
+    )
     accounts = Accounts(lambda *_: Decimal(5), lambda *_: Usage(estimated=True))
-    observe = Observe(cache, [note], clock, accounts)
+    observe = Observe(cache, [note], clock, accounts, Behind())
 
     async def both() -> None:
         await asyncio.gather(observe(ASKED, None), observe(ASKED, None), return_exceptions=True)

@@ -16,7 +16,7 @@ from llmctl.guards.refusing import usd
 from llmctl.protocols import Cap, Emit, Standing
 from llmctl.stores.memory import MemoryLedger
 from llmctl.types import Outcome, Request, Response, Usage
-from tests.support import FakeClock, request, response
+from tests.support import FakeClock, done, request, response
 
 CENT = Decimal("0.01")
 DAY = 86_400_000
@@ -274,7 +274,7 @@ def test_another_attempt_is_held_before_it_is_made() -> None:
     late = CallTimeout("late")
     late.uncertain = 3
     outcome = Outcome(asked, late, Usage(), Decimal(0), None, run.clock.wall(), 1, None, 3)
-    run.do(run.purse.settle(outcome))
+    done(run.purse.settle, outcome)
     ((_, standing),) = run.purse.standing()
     assert standing == Standing(3 * CENT, Decimal(0))
 

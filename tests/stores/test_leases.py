@@ -17,6 +17,7 @@ from llmctl.stores.leases import SILENCE
 from llmctl.stores.process import Process
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.stores.clocks import StoppedClock
+from tests.support import done
 
 ROOT = Path(__file__).parents[2]
 KEY = "0f" * 32
@@ -83,7 +84,7 @@ def test_storing_the_answer_ends_the_claim(cache: SqliteCache) -> None:
     """No row is left of a claim that went well, nor of one that was given up."""
     assert claim(cache)
     assert leases(cache) == 1
-    asyncio.run(cache.put(KEY, a_cached_answer()))
+    done(cache.put, KEY, a_cached_answer())
     assert leases(cache) == 0
     claim(cache)
     cache.release(KEY)

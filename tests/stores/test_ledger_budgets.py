@@ -24,6 +24,7 @@ from llmctl.stores.unknown import Chosen
 from llmctl.types import Target
 from tests.conformance.calls import DAY, NOW, a_cap, a_hold, a_request, an_answer, an_outcome
 from tests.ledgers import a_call, a_ledger, lost
+from tests.support import done
 
 MS = int(NOW * 1000)
 PICO = 10**12
@@ -33,7 +34,7 @@ def look(ledger: SqliteLedger, cap: Cap) -> Standing | None:
     """How the cap stands once it is used: a call that costs nothing has passed."""
     probe = a_request()
     assert asyncio.run(ledger.hold(a_hold(probe, Decimal(0)), [cap])) is None
-    asyncio.run(ledger.settle(an_outcome(probe, cost=Decimal(0))))
+    done(ledger.settle, an_outcome(probe, cost=Decimal(0)))
     return ledger.standing(cap)
 
 
@@ -243,7 +244,7 @@ def test_a_call_that_went_elsewhere_counts_there(tmp_path: Path) -> None:
         asyncio.run(ledger.hold(a_hold(elsewhere, Decimal(2)), [cap]))
         assert ledger.standing(cap) == Standing(Decimal(0), Decimal(2))
         outcome = an_outcome(elsewhere, an_answer(elsewhere), cost=Decimal(1))
-        asyncio.run(ledger.settle(outcome))
+        done(ledger.settle, outcome)
         assert ledger.standing(cap) == Standing(Decimal(1), Decimal(0))
 
 
@@ -254,5 +255,5 @@ def test_a_timeout_settles_with_what_its_hold_says_of_one_attempt(tmp_path: Path
         asyncio.run(ledger.hold(a_hold(request, Decimal(1)), [cap]))
         asyncio.run(ledger.hold(a_hold(request, Decimal(1), times=2), [cap]))
         outcome = replace(an_outcome(request, CallTimeout("late"), cost=Decimal(0)), uncertain=2)
-        asyncio.run(ledger.settle(outcome))
+        done(ledger.settle, outcome)
         assert ledger.standing(cap) == Standing(Decimal(2), Decimal(0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from msgspec.structs import replace
 
@@ -12,6 +10,7 @@ from tests.conformance.cache_store import CacheStoreContract
 from tests.conformance.calls import a_cached_answer
 from tests.conformance.ledger_budgets import LedgerBudgetsContract
 from tests.conformance.ledger_store import LedgerStoreContract
+from tests.support import done
 
 
 class TestMemoryCache(CacheStoreContract):
@@ -37,7 +36,7 @@ def test_the_memory_cache_forgets_what_was_used_longest_ago() -> None:
     cache = MemoryCache(max_bytes=30_000)
     answer = replace(a_cached_answer("x" * 9_000), body=None)
     for key in ("a", "b", "c"):
-        asyncio.run(cache.put(key, answer))
+        done(cache.put, key, answer)
         cache.get("a")
-    asyncio.run(cache.put("a", answer))
+    done(cache.put, "a", answer)
     assert [cache.get(key) is not None for key in "abc"] == [True, False, True]

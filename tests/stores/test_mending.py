@@ -21,6 +21,7 @@ from tests.conformance.cache_store import CacheStoreContract
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.stores.clocks import StoppedClock
 from tests.stores.damage import damaged_versions
+from tests.support import done
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +90,7 @@ def test_a_damaged_cache_is_set_aside_and_the_run_goes_on(path: Path) -> None:
         cache = MendingCache(victim, said.append)
         for k in range(60):
             assert cache.get(key(k)) in (None, a_cached_answer(text(k))), what
-        asyncio.run(cache.put(key(99), a_cached_answer("new")))
+        done(cache.put, key(99), a_cached_answer("new"))
         assert cache.get(key(99)) == a_cached_answer("new"), what
         cache.close()
         assert len(asides(victim)) == len(said) <= 1, what
@@ -120,7 +121,7 @@ def test_damage_met_in_the_middle_of_a_run_does_not_end_it(path: Path) -> None:
     vandalise(path, "UPDATE texts SET value = x'00' WHERE id = 8")
     assert cache.get(key(6)) is not None
     assert cache.get(key(7)) is None
-    asyncio.run(cache.put(key(7), a_cached_answer("mended")))
+    done(cache.put, key(7), a_cached_answer("mended"))
     assert cache.get(key(7)) == a_cached_answer("mended")
     cache.close()
     assert len(asides(path)) == len(said) == 1
@@ -162,7 +163,7 @@ def test_a_file_that_another_process_uses_is_not_taken_from_it(path: Path) -> No
         said: list[str] = []
         cache = MendingCache(path, said.append)
         assert cache.get(key(2)) is None
-        asyncio.run(cache.put(key(2), a_cached_answer()))
+        done(cache.put, key(2), a_cached_answer())
         assert cache.get(key(2)) == a_cached_answer()
         cache.close()
         assert asides(path) == []
@@ -180,7 +181,7 @@ def test_without_a_folder_to_write_to_the_cache_is_in_memory(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     said: list[str] = []
     cache = MendingCache(tmp_path / "file" / "answers.sqlite3", said.append)
-    asyncio.run(cache.put(key(1), a_cached_answer()))
+    done(cache.put, key(1), a_cached_answer())
     assert cache.get(key(1)) == a_cached_answer()
     cache.close()
     assert len(said) == 1

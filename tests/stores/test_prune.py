@@ -22,6 +22,7 @@ from llmctl.stores.limit import SizeLimit
 from llmctl.stores.prune import Pruned, prune
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.stores.clocks import StoppedClock
+from tests.support import done
 
 ROOT = Path(__file__).parents[2]
 NUMBER = 400
@@ -162,7 +163,7 @@ def test_pruning_that_was_killed_leaves_a_sound_cache(
         prune(path, What(model="even"))
     assert remaining(path) == list(range(1, NUMBER, 2))
     cache = SqliteCache(cache_database(path))
-    asyncio.run(cache.put(key(0), a_cached_answer(text(0))))
+    done(cache.put, key(0), a_cached_answer(text(0)))
     cache.close()
     assert remaining(path) == [0, *range(1, NUMBER, 2)]
     monkeypatch.undo()

@@ -27,6 +27,7 @@ from llmctl.stores.report import Reading
 from llmctl.stores.sums import SLOT, SUMS
 from tests.conformance.calls import NOW, a_cached_answer, a_hold, a_request, an_outcome
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
+from tests.support import done
 
 START = 1_795_000_000_000 // SLOT * SLOT
 ALL = (0, 1 << 61)
@@ -131,11 +132,11 @@ def test_a_call_that_becomes_known_is_counted_once(tmp_path: Path) -> None:
     ledger = open_ledger(path, "run", "ann")
     request = a_request()
     asyncio.run(ledger.hold(a_hold(request)))
-    asyncio.run(ledger.settle(an_outcome(request, CallTimeout("late"), cost=None)))
+    done(ledger.settle, an_outcome(request, CallTimeout("late"), cost=None))
     (cell,) = read(path, *ALL)
     assert (cell["doubtful"], cell["doubtful_pico"], cell["cost_pico"]) == (1, 12_300_000_000, 0)
     outcome = replace(an_outcome(request), started=NOW + 7200)
-    asyncio.run(ledger.settle(outcome))
+    done(ledger.settle, outcome)
     ledger.close()
     (cell,) = read(path, *ALL)
     assert cell["model"] == "gpt-5-mini-2026-05-01"
@@ -214,7 +215,7 @@ def test_an_absurd_price_does_not_break_the_ledger(tmp_path: Path) -> None:
     """A cost beyond what the file can hold is written as the most it can."""
     path = tmp_path / "l.db"
     ledger = open_ledger(path, "run", "ann")
-    asyncio.run(ledger.settle(an_outcome(a_request(), cost=Decimal(10) ** 12)))
+    done(ledger.settle, an_outcome(a_request(), cost=Decimal(10) ** 12))
     ledger.close()
     assert read(path, *ALL)[0]["cost_pico"] == (1 << 63) - 1
 
@@ -269,7 +270,7 @@ def test_a_peek_into_the_cache_knows_its_ttl(tmp_path: Path) -> None:
     from llmctl.stores.cache_tables import cache_database
 
     store = SqliteCache(cache_database(tmp_path / "cache.db"))
-    asyncio.run(store.put("ab" * 32, a_cached_answer(stored=NOW)))
+    done(store.put, "ab" * 32, a_cached_answer(stored=NOW))
     store.close()
     for ttl, later, kept in ((None, 1e9, True), (60, 60, True), (60, 60.5, False)):
         with CachePeek(tmp_path / "cache.db", ttl, NOW + later) as peek:

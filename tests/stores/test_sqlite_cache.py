@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from llmctl.stores.sqlite import DamagedError
 from tests.conformance.cache_store import CacheStoreContract
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.stores.clocks import StoppedClock
+from tests.support import done
 
 KEY = "0f" * 32
 OTHER = "f0" * 32
@@ -51,7 +51,7 @@ class TestSqliteCache(CacheStoreContract):
 def put(cache: SqliteCache, *bodies: bytes) -> None:
     """Store answers with these bodies under the keys 0, 1, 2 and so on."""
     for n, body in enumerate(bodies):
-        asyncio.run(cache.put(f"{n:064x}", replace(a_cached_answer(""), body=body)))
+        done(cache.put, f"{n:064x}", replace(a_cached_answer(""), body=body))
 
 
 def noise(length: int) -> bytes:
@@ -68,7 +68,7 @@ def column(path: Path, name: str) -> list[object]:
 
 def test_answers_outlive_the_process(cache: SqliteCache, path: Path) -> None:
     """A second opening finds what the first one stored."""
-    asyncio.run(cache.put(KEY, a_cached_answer()))
+    done(cache.put, KEY, a_cached_answer())
     cache.close()
     again = SqliteCache(cache_database(path))
     assert again.get(KEY) == a_cached_answer()
@@ -101,7 +101,7 @@ def test_a_hit_notes_its_time_of_use_without_a_write_of_its_own(
 )
 def test_an_answer_that_was_changed_is_damage(cache: SqliteCache, path: Path, change: str) -> None:
     """A wrong answer is worse than none: what is not as it was stored is not given out."""
-    asyncio.run(cache.put(KEY, a_cached_answer()))
+    done(cache.put, KEY, a_cached_answer())
     with closing(sqlite3.connect(path)) as vandal, vandal:
         vandal.execute(f"UPDATE texts SET {change}")
     with pytest.raises(DamagedError, match=r"answers\.sqlite3 is damaged"):
@@ -121,10 +121,10 @@ def test_keys_that_end_alike_do_not_meet(cache: SqliteCache) -> None:
     """Where the last 64 bits are the same the last one stored is kept, and never taken for the
     other."""
     one, other = "00" * 24 + "ab" * 8, "11" * 24 + "ab" * 8
-    asyncio.run(cache.put(one, a_cached_answer("one")))
+    done(cache.put, one, a_cached_answer("one"))
     assert cache.get(other) is None
     assert cache.get_all([other]) == {}
-    asyncio.run(cache.put(other, a_cached_answer("other")))
+    done(cache.put, other, a_cached_answer("other"))
     assert (cache.get(one), cache.get(other)) == (None, a_cached_answer("other"))
     assert cache._db.read(lambda c: c.execute("SELECT count(*) FROM texts").fetchone()) == (1,)
 
@@ -144,6 +144,6 @@ def test_an_older_file_keeps_its_answers(tmp_path: Path, name: str) -> None:
     again = SqliteCache(cache_database(path))
     a_key = "12" * 32
     assert again.get(name) == answer
-    asyncio.run(again.put(a_key, answer))
+    done(again.put, a_key, answer)
     assert again.get(a_key) == answer
     again.close()

@@ -28,6 +28,7 @@ from tests.conformance.calls import a_hold, a_request, an_outcome
 from tests.conformance.ledger_budgets import LedgerBudgetsContract
 from tests.conformance.ledger_store import LedgerStoreContract
 from tests.stores.damage import damaged_versions
+from tests.support import done
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +83,7 @@ def test_a_hold_is_on_disk_when_it_returns(ledger: SqliteLedger, path: Path) -> 
     request = a_request()
     asyncio.run(ledger.hold(a_hold(request)))
     assert sql(path, "SELECT call_id, pid FROM holds") == [(request.call_id, os.getpid())]
-    asyncio.run(ledger.settle(an_outcome(request)))
+    done(ledger.settle, an_outcome(request))
     assert sql(path, "SELECT call_id FROM calls") == [(request.call_id,)]
     assert b"canary" not in b"".join(file.read_bytes() for file in path.parent.iterdir())
 
@@ -144,7 +145,7 @@ def test_a_call_buried_too_early_settles_all_the_same(path: Path) -> None:
     sql(path, "UPDATE holds SET birth = 'long ago'")
     other = open_ledger(path, "run-2", "ann")
     assert [row.status for row in other.calls()] == ["unknown"]
-    asyncio.run(alive.settle(an_outcome(request)))
+    done(alive.settle, an_outcome(request))
     assert [row.status for row in other.calls()] == ["ok"]
     other.close()
     alive.close()
@@ -152,7 +153,7 @@ def test_a_call_buried_too_early_settles_all_the_same(path: Path) -> None:
 
 def test_the_ledger_only_grows(ledger: SqliteLedger, path: Path) -> None:
     """The file itself refuses to change or delete the row of a call."""
-    asyncio.run(ledger.settle(an_outcome(a_request())))
+    done(ledger.settle, an_outcome(a_request()))
     for statement in ("DELETE FROM calls", "UPDATE calls SET cost_pico = 0"):
         with pytest.raises(sqlite3.IntegrityError):
             sql(path, statement)
@@ -178,7 +179,7 @@ def test_a_damaged_ledger_refuses_or_works(path: Path) -> None:
     the file's name and the way out, and after that way a new ledger opens."""
     ledger = open_ledger(path, "run-1", "ann")
     for _ in range(150):
-        asyncio.run(ledger.settle(an_outcome(a_request())))
+        done(ledger.settle, an_outcome(a_request()))
     ledger.close()
     refused = 0
     for n, (what, broken) in enumerate(damaged_versions(path.read_bytes(), 80)):
@@ -194,7 +195,7 @@ def test_a_damaged_ledger_refuses_or_works(path: Path) -> None:
             victim.rename(path.with_name(f"{n}.aside"))
             ledger = open_ledger(victim, "run-2", "ann")
         asyncio.run(ledger.hold(a_hold(request)))
-        asyncio.run(ledger.settle(an_outcome(request)))
+        done(ledger.settle, an_outcome(request))
         ledger.close()
         found = sql(victim, f"SELECT status FROM calls WHERE call_id = '{request.call_id}'")
         assert found == [("ok",)], what

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from llmctl.clock import SystemClock
@@ -27,9 +28,12 @@ async def call(ledger: SqliteLedger, number: int) -> float:
         nonlocal longest
         for _ in numbers:
             request = a_request(ulid(clock))
-            for step in (ledger.hold(a_hold(request)), ledger.settle(an_outcome(request))):
+            for step in (
+                partial(ledger.hold, a_hold(request)),
+                partial(ledger.settle, an_outcome(request)),
+            ):
                 start = time.perf_counter()
-                await step
+                await step()
                 longest = max(longest, time.perf_counter() - start)
 
     await asyncio.gather(*(task() for _ in range(25)))

@@ -1,0 +1,69 @@
+"""The ledger as an observer, waited for and not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llmctl.behind import Behind
+from llmctl.errors import DiskError
+from llmctl.observers.settling import Settling, SettlingBehind
+from llmctl.types import Outcome, Usage
+from tests.support import request, response
+
+OUTCOME = Outcome(request(), response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
+
+
+class Slow:
+    """A ledger whose writes end when the test says so."""
+
+    def __init__(self) -> None:
+        self.writes: list[asyncio.Future[Any]] = []
+
+    def settle(self, _: Outcome) -> asyncio.Future[Any]:
+        """Begin."""
+        self.writes.append(asyncio.get_running_loop().create_future())
+        return self.writes[-1]
+
+    async def settle_kept(self, _: Sequence[Outcome]) -> None:
+        """Nothing is kept here."""
+
+
+def test_a_call_waits_for_its_row() -> None:
+    """`Settling` returns when the row is durable, and raises what kept it from that."""
+
+    async def run() -> None:
+        ledger = Slow()
+        call = asyncio.ensure_future(Settling(ledger)(OUTCOME))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not call.done()
+        ledger.writes[0].set_exception(DiskError("full"))
+        with pytest.raises(DiskError, match="full"):
+            await call
+
+    asyncio.run(run())
+
+
+def test_a_row_does_not_wait_and_the_next_one_hears() -> None:
+    """`SettlingBehind` returns at once; after a failure nothing more is begun."""
+
+    async def run() -> None:
+        ledger, behind = Slow(), Behind()
+        settle = SettlingBehind(ledger, behind)
+        await settle(OUTCOME)
+        await settle(OUTCOME)
+        ledger.writes[0].set_exception(DiskError("full"))
+        ledger.writes[1].set_result(None)
+        await asyncio.sleep(0)
+        with pytest.raises(DiskError, match="full"):
+            await settle(OUTCOME)
+        assert len(ledger.writes) == 2
+        with pytest.raises(DiskError, match="full"):
+            await behind.done()
+
+    asyncio.run(run())

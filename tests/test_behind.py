@@ -1,0 +1,66 @@
+"""Writes that nobody waits for one by one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmctl.behind import Behind
+from llmctl.errors import DiskError
+
+
+def must(error: BaseException | None) -> None:
+    """Nobody can deal with an error."""
+    if error is not None:
+        raise error
+
+
+def test_a_run_waits_for_all_writes() -> None:
+    """`done` returns when the last write has ended, those that were begun meanwhile too."""
+
+    async def run() -> list[str]:
+        behind, ended = Behind(), list[str]()
+        writes = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        for n, write in enumerate(writes[:2]):
+            behind.add(write, lambda _, n=n: ended.append(str(n)))  # type: ignore[misc]
+        waiting = asyncio.ensure_future(behind.done())
+        writes[0].set_result(None)
+        await asyncio.sleep(0)
+        behind.add(writes[2], lambda _: ended.append("2"))
+        writes[1].set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        writes[2].set_result(None)
+        await waiting
+        return ended
+
+    assert asyncio.run(run()) == ["0", "1", "2"]
+
+
+def test_without_writes_there_is_nothing_to_wait_for() -> None:
+    """A run that left nothing to be written ends at once."""
+    asyncio.run(asyncio.wait_for(Behind().done(), 5))
+
+
+def test_a_failure_is_heard_by_whoever_looks_next() -> None:
+    """An error that nobody dealt with comes out of `check` and of `done`; the first one counts,
+    and one that was dealt with is nobody's."""
+
+    async def run() -> None:
+        behind, dealt = Behind(), list[BaseException | None]()
+        writes = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        behind.add(writes[0], dealt.append)
+        behind.add(writes[1], must)
+        behind.add(writes[2], must)
+        for n, write in enumerate(writes):
+            write.set_exception(DiskError(f"disk {n}"))
+        behind.check()
+        with pytest.raises(DiskError, match="disk 1"):
+            await behind.done()
+        with pytest.raises(DiskError, match="disk 1"):
+            behind.check()
+        assert [str(error) for error in dealt] == ["disk 0"]
+
+    asyncio.run(run())
