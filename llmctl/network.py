@@ -7,7 +7,7 @@ import ipaddress
 import os
 import ssl
 import sys
-import urllib.request
+from functools import lru_cache
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from llmctl.errors import ConfigError
@@ -29,10 +29,20 @@ def proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
     if not parts.hostname or _is_loopback(parts.hostname):
         return None
+    if sys.platform not in ("win32", "darwin") and not _names_a_proxy():
+        return None
+    # Only now: it takes longer to load than all that is left to do before the request is sent.
+    import urllib.request
+
     if urllib.request.proxy_bypass(parts.netloc):
         return None
     proxies = urllib.request.getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _names_a_proxy() -> bool:
+    """Whether the environment does; elsewhere than on Linux and its like the system may, too."""
+    return any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def _is_loopback(host: str) -> bool:
@@ -42,22 +52,29 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def trust() -> ssl.SSLContext | bool:
+def trust() -> ssl.SSLContext:
     """What certificates are checked against: `SSL_CERT_FILE` or `SSL_CERT_DIR`, else the
-    system's store; True where the client has loaded just that (it takes longer than a request).
-    Raises `SSLError` and `OSError`."""
-    if file := os.environ.get("SSL_CERT_FILE"):
-        return ssl.create_default_context(cafile=file)
-    if folder := os.environ.get("SSL_CERT_DIR"):
-        return ssl.create_default_context(capath=folder)
-    if sys.platform in ("win32", "darwin"):
+    system's store. Raises `SSLError` and `OSError`."""
+    return _trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=4)
+def _trust(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """Loading takes longer than a request: all addresses share what was loaded."""
+    if file or folder:
+        context = ssl.create_default_context(cafile=file or None, capath=None if file else folder)
+    elif sys.platform in ("win32", "darwin"):
         import truststore
 
-        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    known = ssl.get_default_verify_paths()
-    if known.cafile or known.capath:
-        return True
-    return ssl.create_default_context(cafile=next(filter(os.path.isfile, _STORES), None))
+        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        known = ssl.get_default_verify_paths()
+        elsewhere = (
+            None if known.cafile or known.capath else next(filter(os.path.isfile, _STORES), None)
+        )
+        context = ssl.create_default_context(cafile=elsewhere)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class Proxy:

@@ -40,9 +40,8 @@ HEAVY = {
     "rich",
     "xllamacpp",
     "tenacity",
-    "aiohttp",
+    "httptools",
     "uvloop",
-    "yarl",
 }
 
 

@@ -82,16 +82,23 @@ FAILURES: Mapping[str, tuple[Fault, type[CallError] | tuple[type[CallError], ...
 
 
 class Loop:
-    """An event loop and a transport in it: making them for every request takes longer than the
+    """An event loop and the transports in it: making them for every request takes longer than the
     request."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
-        self.transport = HttpTransport("http://127.0.0.1")
+        self._transports: dict[str, HttpTransport] = {}
+
+    def transport(self, base_url: str) -> HttpTransport:
+        """The one for this address."""
+        if base_url not in self._transports:
+            self._transports[base_url] = HttpTransport(base_url)
+        return self._transports[base_url]
 
     def close(self) -> None:
-        """Close both."""
-        self.runner.run(self.transport.close())
+        """Close all."""
+        for transport in self._transports.values():
+            self.runner.run(transport.close())
         self.runner.close()
 
 
@@ -161,7 +168,7 @@ class Wired:
 
         return Endpoint(
             codec=self.codec,
-            transport=lambda _: self.loop.transport,
+            transport=self.loop.transport,
             address=address,
             timeouts=Timeouts(connect=5, first_byte=5, total=10),
             clock=SystemClock(),
