@@ -3,11 +3,80 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 Ended = Callable[[BaseException | None], None]
-"""Deals with how a write has ended, or raises what nobody can deal with."""
+"""Hears how a write has ended: None when it is made."""
+
+
+class Write(Generic[T]):
+    """A write under way, as a future is, but who hears of its end does so at once and not in a
+    turn of the event loop of its own: thousands end in a second that nobody waits for. It ends
+    in the event loop in which it was begun."""
+
+    __slots__ = ("_done", "_error", "_heard", "_value")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._heard: Ended | None = None
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._done
+
+    def set_result(self, value: T) -> None:
+        """It is made, and came to this."""
+        self._done, self._value = True, value
+        if self._heard is not None:
+            self._heard(None)
+
+    def set_exception(self, error: BaseException) -> None:
+        """It cannot be made."""
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """It is made, and came to nothing but that; or it cannot be."""
+        self._done, self._error = True, error
+        if self._heard is not None:
+            self._heard(error)
+
+    def result(self) -> T:
+        """What it came to. Raises what kept it from being made."""
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    def then(self, heard: Ended) -> None:
+        """Let `heard` know how it ends, after those who asked before."""
+        if self._done:
+            heard(self._error)
+            return
+        before = self._heard
+        if before is None:
+            self._heard = heard
+            return
+
+        def both(error: BaseException | None) -> None:
+            try:
+                before(error)
+            finally:
+                heard(error)
+
+        self._heard = both
+
+    def __await__(self) -> Generator[None, None, T]:
+        """Wait for its end."""
+        if not self._done:
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.then(lambda _: None if woken.done() else woken.set_result(None))
+            yield from woken
+        return self.result()
 
 
 class Behind:
@@ -20,20 +89,20 @@ class Behind:
         self._none = asyncio.Event()
         self._failure: BaseException | None = None
 
-    def add(self, write: asyncio.Future[Any], ended: Ended) -> None:
-        """One more write; `ended` hears how it went, in the event loop."""
+    def add(self, write: Write[T], ended: Ended) -> None:
+        """One more write; `ended` hears how it went, and raises what it cannot deal with."""
         self._number += 1
 
-        def heard(write: asyncio.Future[Any]) -> None:
+        def heard(error: BaseException | None) -> None:
             try:
-                ended(write.exception())
-            except Exception as error:  # noqa: BLE001 - it belongs to who checks
-                self._failure = self._failure or error
+                ended(error)
+            except Exception as failure:  # noqa: BLE001 - it belongs to who checks
+                self._failure = self._failure or failure
             self._number -= 1
             if not self._number:
                 self._none.set()
 
-        write.add_done_callback(heard)
+        write.then(heard)
 
     def check(self) -> None:
         """Raises what kept a write from being made."""

@@ -28,7 +28,7 @@ from llmctl.types import (
 )
 
 if TYPE_CHECKING:
-    from asyncio import Future
+    from llmctl.behind import Write
 
 Emit = Callable[[str], None]
 """Takes the next piece of a streamed answer."""
@@ -240,7 +240,7 @@ class CacheStore(Protocol):
         """The answers to those of the keys that have one."""
         ...
 
-    def put(self, key: str, answer: CachedAnswer) -> Future[None]:
+    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Begin to keep the answer, instead of an older one; when that is done it need not be
         found out any more."""
         ...
@@ -326,10 +326,12 @@ class LedgerStore(Protocol):
         hold leaves nothing behind. A second hold of one call takes the place of the first."""
         ...
 
-    def settle(self, outcome: Outcome, caps: Sequence[Cap] = ()) -> Future[Sequence[Crossing]]:
+    def settle(
+        self, outcome: Outcome, caps: Sequence[Cap] = (), *, lazily: bool = False
+    ) -> Write[Sequence[Crossing]]:
         """Begin to write the call's row and to end its hold; durable when that is done. Gives the
         highest share of each of `caps` to warn at, where it is reached and nobody has been told
-        yet."""
+        yet. `lazily`: nobody waits for it, so it may take a moment longer."""
         ...
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:

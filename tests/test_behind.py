@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from llmctl.behind import Behind
+from llmctl.behind import Behind, Write
 from llmctl.errors import DiskError
 
 
@@ -21,7 +21,7 @@ def test_a_run_waits_for_all_writes() -> None:
 
     async def run() -> list[str]:
         behind, ended = Behind(), list[str]()
-        writes = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        writes = [Write[None]() for _ in range(3)]
         for n, write in enumerate(writes[:2]):
             behind.add(write, lambda _, n=n: ended.append(str(n)))  # type: ignore[misc]
         waiting = asyncio.ensure_future(behind.done())
@@ -50,13 +50,13 @@ def test_a_failure_is_heard_by_whoever_looks_next() -> None:
 
     async def run() -> None:
         behind, dealt = Behind(), list[BaseException | None]()
-        writes = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        writes = [Write[None]() for _ in range(3)]
         behind.add(writes[0], dealt.append)
         behind.add(writes[1], must)
         behind.add(writes[2], must)
+        behind.check()
         for n, write in enumerate(writes):
             write.set_exception(DiskError(f"disk {n}"))
-        behind.check()
         with pytest.raises(DiskError, match="disk 1"):
             await behind.done()
         with pytest.raises(DiskError, match="disk 1"):
@@ -64,3 +64,46 @@ def test_a_failure_is_heard_by_whoever_looks_next() -> None:
         assert [str(error) for error in dealt] == ["disk 0"]
 
     asyncio.run(run())
+
+
+def test_a_write_can_be_waited_for() -> None:
+    """By many, before it has ended and after; what it came to, or what kept it from that."""
+
+    async def run() -> list[object]:
+        made, failed = Write[int](), Write[int]()
+        waiting = [asyncio.ensure_future(wait(write)) for write in (made, made, failed)]
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        assert not made.done()
+        made.set_result(7)
+        failed.set_exception(DiskError("full"))
+        waiting.append(asyncio.ensure_future(wait(made)))
+        return [
+            str(found) if isinstance(found, DiskError) else found
+            for found in await asyncio.gather(*waiting[1:], return_exceptions=True)
+        ]
+
+    assert asyncio.run(run()) == [7, "full", 7]
+
+
+async def wait(write: Write[int]) -> int:
+    """Wait for it."""
+    return await write
+
+
+def test_all_hear_how_a_write_ended_in_their_order() -> None:
+    """At once, and whatever one of them makes of it."""
+    heard: list[str] = []
+
+    def fail(_: BaseException | None) -> None:
+        heard.append("b")
+        raise RuntimeError
+
+    write: Write[None] = Write()
+    write.then(lambda _: heard.append("a"))
+    write.then(fail)
+    write.then(lambda error: heard.append(f"c {error}"))
+    with pytest.raises(RuntimeError):
+        write.end(DiskError("full"))
+    write.then(lambda error: heard.append(f"d {error}"))
+    assert heard == ["a", "b", "c full", "d full"]

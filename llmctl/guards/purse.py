@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from llmctl.behind import Write
 from llmctl.clock import Clock
 from llmctl.errors import Cancelled
 from llmctl.guards.refusing import crossed, exhausted, refuse
@@ -176,8 +176,9 @@ class Purse:
         self._open[request.call_id] = (hold, waited)
         return True
 
-    def settle(self, outcome: Outcome) -> asyncio.Future[Sequence[Crossing]]:
-        """Begin to write the call's row and to end its hold; durable when that is done."""
+    def settle(self, outcome: Outcome, *, lazily: bool = False) -> Write[Sequence[Crossing]]:
+        """Begin to write the call's row and to end its hold; durable when that is done. `lazily`:
+        nobody waits for it, but calls that wait for what it leaves of a budget."""
         hold, waited = self._open.get(outcome.request.call_id, (None, False))
         if hold is not None and waited:
             # It belongs to the day it was let through on, not to that on which it had to wait.
@@ -187,17 +188,18 @@ class Purse:
         if self._find is not None and cost is not None and (outcome.cost or 0) > cost:
             over = (outcome.cost or 0) - cost
             self.overshoot = Overshoot(self.overshoot.amount + over, self.overshoot.calls + 1)
-        writing = self._ledger.settle(outcome, warned)
-        writing.add_done_callback(partial(self._ended, outcome.request.call_id))
-        return writing
+        writing = self._ledger.settle(outcome, warned, lazily=lazily and not self._waiting)
+        call_id = outcome.request.call_id
 
-    def _ended(self, call_id: str, writing: asyncio.Future[Sequence[Crossing]]) -> None:
-        """The call does not count as under way any more."""
-        self._open.pop(call_id, None)
-        self._settled.set()
-        if not writing.cancelled() and writing.exception() is None:
-            for crossing in writing.result():
-                self._warn(crossed(crossing))
+        def ended(error: BaseException | None) -> None:
+            self._open.pop(call_id, None)
+            self._settled.set()
+            if error is None:
+                for crossing in writing.result():
+                    self._warn(crossed(crossing))
+
+        writing.then(ended)
+        return writing
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call; durable when this returns."""

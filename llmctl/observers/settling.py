@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
-from llmctl.behind import Behind
+from llmctl.behind import Behind, Write
 from llmctl.types import Outcome
-
-if TYPE_CHECKING:
-    from asyncio import Future
 
 
 class Settles(Protocol):
     """Where calls are settled: a ledger, or what a run spends from it."""
 
-    def settle(self, outcome: Outcome, /) -> Future[Any]:
-        """Begin to write the call's row; durable when that is done."""
+    def settle(self, outcome: Outcome, /, *, lazily: bool = False) -> Write[Any]:
+        """Begin to write the call's row; durable when that is done. `lazily`: nobody waits."""
         ...
 
     async def settle_kept(self, outcomes: Sequence[Outcome], /) -> None:
@@ -49,7 +46,7 @@ class SettlingBehind(Settling, frozen=True):
     async def __call__(self, outcome: Outcome) -> None:
         """Begin to write the call's row. Raises what kept an earlier one from being written."""
         self.behind.check()
-        self.behind.add(self.ledger.settle(outcome), _must)
+        self.behind.add(self.ledger.settle(outcome, lazily=True), _must)
 
 
 def _must(error: BaseException | None) -> None:

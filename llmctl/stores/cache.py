@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from llmctl.behind import Write
 from llmctl.clock import Clock, SystemClock
 from llmctl.protocols import CachedAnswer
 from llmctl.stores.answers import checksum, pack, short, unpack, verify
@@ -69,7 +69,7 @@ class SqliteCache:
                     found[row[0].hex()] = self._read(row)
         return found
 
-    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Keep the answer, instead of an older one, and end this process's claim to find it.
         Once this is done it outlives the process; a power cut may undo it."""
         binary = bytes.fromhex(key)
@@ -77,7 +77,7 @@ class SqliteCache:
         models = (answer.asked or answer.model, answer.model)
         check = checksum(binary, value, answer.stored)
         entry = Entry(binary, models, answer.stored, compressed, check, value)
-        return self._db.begin(One(self._put_all, entry))
+        return self._db.begin(One(self._put_all, entry), lazily=True)
 
     def _put(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         before, self._puts = self._puts, self._puts + len(entries)

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+from llmctl.behind import Write
 from llmctl.stores.files import disk, open_private, private_folder
 from llmctl.stores.migrations import Migration, fits, is_new, migrate
 from llmctl.stores.sqlite import (
@@ -49,7 +50,7 @@ class Database:
 
     `pragmas` are set on every connection, `reader_pragmas` then on those that read; `remedy` is
     what a user does about a damaged file, as the end of a sentence; `keep_copy` keeps a copy
-    beside an older file that is migrated.
+    beside an older file that is migrated; `gather` is as in `Inbox`.
     Files are 0600 in a 0700 folder: SQLite gives -wal and -shm the mode of the database.
 
     Opening raises `DiskError` when the disk refuses, `DamagedError`, `NewerError` for a file
@@ -71,6 +72,7 @@ class Database:
         auto_vacuum: AutoVacuum = "NONE",
         remedy: str = "move it aside and run the same command again",
         keep_copy: bool = True,
+        gather: float = 0.0,
     ) -> None:
         self.path = path
         self._migrations = migrations
@@ -84,7 +86,10 @@ class Database:
         self._local = threading.local()
         self._connection = self._open(auto_vacuum, keep_copy=keep_copy)
         self._writer = GroupWriter(
-            self._connection, str(path), lambda error: self._known(error, self._connection)
+            self._connection,
+            str(path),
+            lambda error: self._known(error, self._connection),
+            gather,
         )
         atexit.register(self.close)  # what is still queued when the program ends is written
 
@@ -94,17 +99,24 @@ class Database:
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo
         the write.
         """
-        value: T = await self.begin(work)
+        value: T = await self.soon(work)
         return value
 
-    def begin(self, work: Work[Any] | One) -> asyncio.Future[Any]:
-        """As `write`, for who does not wait at once; a `One` is done together with others of its
-        kind."""
+    def soon(self, work: Work[Any] | One) -> asyncio.Future[Any]:
+        """As `write`; a `One` is done together with others of its kind."""
         self._refuse_after_fork()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._writer.collect(Job(work, future, loop), loop)
         return future
+
+    def begin(self, work: Work[Any] | One, *, lazily: bool = False) -> Write[Any]:
+        """As `soon`, for who does not wait at once, or, `lazily`, not at all."""
+        self._refuse_after_fork()
+        write: Write[Any] = Write()
+        loop = asyncio.get_running_loop()
+        self._writer.collect(Job(work, write, loop), loop, lazily=lazily)
+        return write
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""

@@ -9,69 +9,85 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+GATHER = 0.001
+"""Seconds that a busy run gathers what its tasks hand over before the thread is woken: waking it,
+and its telling how it went, costs more than most of what is handed over."""
+
+LAZY = 0.02
+"""Seconds that something may lie that no task waits for."""
+
 
 class Inbox(Generic[T]):
-    """Things in the order they came. The thread is woken only when it sleeps, and only once for
-    all that the tasks of a loop hand over in one turn: waking costs more than most of what is
-    handed over, and what comes together is dealt with together.
+    """Things in the order they came. The thread is woken `gather` seconds after the first of them,
+    once for all that have come until then, and what comes together is dealt with together.
 
     There is no lock: whoever holds one while waiting for Python's own keeps the other side
-    waiting for both. What appends and takes are the deque's own single steps; the thread says
-    that it sleeps and then looks once more, so nothing is left lying.
+    waiting for both. What appends and takes are the deque's own single steps, and whatever is
+    appended is followed by a ring of the bell, so nothing is left lying.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, gather: float = 0.0) -> None:
         self._name = name
+        self._gather = gather
         self._items: deque[T] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._asleep = True
-        self._ringing = False
+        self._more = False
         self._closed = False
+        # The loops in which the bell will be rung, soon and some time.
+        self._soon: asyncio.AbstractEventLoop | None = None
+        self._lazily: asyncio.AbstractEventLoop | None = None
 
     def add(self, item: T) -> None:
         """Hand it over now. Raises `RuntimeError` after `close`."""
-        if self._closed:
-            raise RuntimeError(f"{self._name} is closed")
-        self._items.append(item)
-        if self._asleep:
-            self._wake()
+        self._append(item)
+        self._bell.put(None)
 
     def add_soon(self, item: T, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand it over in the next turn of `loop`, in which the caller runs. Raises
-        `RuntimeError` after `close`."""
-        if self._closed:
-            raise RuntimeError(f"{self._name} is closed")
-        self._items.append(item)
-        if self._asleep and not self._ringing:
-            self._ringing = True
-            loop.call_soon(self._ring)
+        """Hand it over together with what comes from other tasks of `loop`, in which the caller
+        runs. Raises `RuntimeError` after `close`."""
+        self._append(item)
+        if self._soon is not loop:
+            self._soon = loop
+            if self._gather:
+                loop.call_later(self._gather, self._ring_soon)
+            else:
+                loop.call_soon(self._ring_soon)
+
+    def add_lazily(self, item: T, loop: asyncio.AbstractEventLoop) -> None:
+        """As `add_soon`, for what may wait until something else comes, but not for long."""
+        self._append(item)
+        if self._soon is not loop and self._lazily is not loop:
+            self._lazily = loop
+            loop.call_later(LAZY, self._ring_lazily)
 
     def close(self) -> None:
         """Nothing more comes; the thread still gets what is there."""
         self._closed = True
-        self._wake()
+        self._bell.put(None)
 
     def take(self, most: int) -> list[T]:
         """Up to `most` things, once there are any; nothing when there will be none. For the one
         thread."""
         items = self._items
-        while not items:
-            if self._closed:
-                # It may have been closed right after something came.
-                return [items.popleft() for _ in range(min(most, len(items)))]
-            self._asleep = True
-            if items or self._closed:
-                self._asleep = False
-                continue
-            self._bell.get()
-        return [items.popleft() for _ in range(min(most, len(items)))]
+        while True:
+            if not (self._more or self._closed):
+                self._bell.get()
+            taken = [items.popleft() for _ in range(min(most, len(items)))]
+            self._more = len(taken) == most
+            if taken or (self._closed and not items):
+                return taken
 
-    def _ring(self) -> None:
-        self._ringing = False
-        if self._asleep:
-            self._wake()
+    def _append(self, item: T) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self._name} is closed")
+        self._items.append(item)
 
-    def _wake(self) -> None:
-        # Twice is no harm: the thread then looks, and sleeps again.
-        self._asleep = False
-        self._bell.put(None)
+    def _ring_soon(self) -> None:
+        self._soon = None
+        if self._items:
+            self._bell.put(None)
+
+    def _ring_lazily(self) -> None:
+        self._lazily = None
+        if self._items:
+            self._bell.put(None)

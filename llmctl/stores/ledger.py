@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmctl.behind import Write
 from llmctl.protocols import Cap, Crossing, Hold, Refusal, Standing
 from llmctl.stores.database import Database
 from llmctl.stores.ledger_budgets import glance, stands
@@ -104,7 +104,7 @@ class SqliteLedger:
             if refused is not None:
                 return refused
         new = NewHold(values, amount, caps, held.at_ms)
-        answer: Refusal | None = await self._db.begin(One(self._hold_all, new))
+        answer: Refusal | None = await self._db.soon(One(self._hold_all, new))
         self._tight = answer is not None
         return answer
 
@@ -113,19 +113,19 @@ class SqliteLedger:
         return self._db.read(lambda connection: stands(connection, cap))
 
     def settle(
-        self, outcome: Outcome, caps: Sequence[Cap] = ()
-    ) -> asyncio.Future[Sequence[Crossing]]:
+        self, outcome: Outcome, caps: Sequence[Cap] = (), *, lazily: bool = False
+    ) -> Write[Sequence[Crossing]]:
         """Write the call's row and end its hold in one transaction; durable when this is done.
 
         A failure after which the provider may have billed becomes `unknown` with the amount of
         the hold. A call without a hold (a cached answer) only gets its row. Settling a call
         twice ends in `sqlite3.IntegrityError`, unless the first row says `unknown`.
-        Gives the shares of `caps` to warn at that are reached now.
+        Gives the shares of `caps` to warn at that are reached now. `lazily`: nobody waits.
         """
         run_id, user = self._run_id, self._user
         if outcome.ok and not outcome.uncertain:
             values = answered_call(outcome, run_id, user)
-            return self._db.begin(One(settle_all, NewCall(values, caps)))
+            return self._db.begin(One(settle_all, NewCall(values, caps)), lazily=lazily)
         call_id = outcome.request.call_id
 
         def work(connection: sqlite3.Connection) -> Sequence[Crossing]:
@@ -134,7 +134,7 @@ class SqliteLedger:
             values = call_values(call_row(outcome, held, run_id, user))
             return settle_all(connection, [NewCall(values, caps)])[0]
 
-        return self._db.begin(work)
+        return self._db.begin(work, lazily=lazily)
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call, in one transaction; durable when this
@@ -187,10 +187,10 @@ class SqliteLedger:
         self._db.close()
 
 
-def open_ledger(path: Path, run_id: str, user: str) -> SqliteLedger:
-    """The ledger at `path`, created when it is missing. Raises as `Database` and `SqliteLedger`
-    do."""
-    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY)
+def open_ledger(path: Path, run_id: str, user: str, gather: float = 0.0) -> SqliteLedger:
+    """The ledger at `path`, created when it is missing; `gather` is as in `Inbox`. Raises as
+    `Database` and `SqliteLedger` do."""
+    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY, gather=gather)
     try:
         return SqliteLedger(db, run_id, user)
     except BaseException:

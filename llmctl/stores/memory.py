@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from llmctl.behind import Write
 from llmctl.protocols import CachedAnswer, Cap, Crossing, Hold, Refusal, Standing
 from llmctl.stores.caps import counts, gravest, newly_reached, refusal, standing
 from llmctl.stores.rows import CallRow, HeldCall, call_row, held_call
@@ -52,7 +52,7 @@ class MemoryCache:
     def beat(self) -> None:
         """Nobody listens."""
 
-    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Keep the answer, instead of an older one."""
         answer = replace(answer, asked="")
         old = self._answers.pop(key, None)
@@ -114,8 +114,12 @@ class MemoryLedger:
         return counts(cap.match, row) or counts(cap.match, asked)
 
     def settle(
-        self, outcome: Outcome, caps: Sequence[Cap] = ()
-    ) -> asyncio.Future[Sequence[Crossing]]:
+        self,
+        outcome: Outcome,
+        caps: Sequence[Cap] = (),
+        *,
+        lazily: bool = False,  # noqa: ARG002 - the seam's
+    ) -> Write[Sequence[Crossing]]:
         """Write the call's row and end its hold; gives the shares of `caps` to warn at that are
         reached now.
 
@@ -162,10 +166,10 @@ class MemoryLedger:
         """Nothing to give back."""
 
 
-def _done(value: T) -> asyncio.Future[T]:
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    future.set_result(value)
-    return future
+def _done(value: T) -> Write[T]:
+    write: Write[T] = Write()
+    write.set_result(value)
+    return write
 
 
 def _size(answer: CachedAnswer) -> int:

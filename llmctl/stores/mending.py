@@ -3,15 +3,14 @@ memory."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
+from llmctl.behind import Write
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import BusyError, DiskError, LlmctlError
 from llmctl.protocols import CachedAnswer
@@ -82,20 +81,18 @@ class MendingCache:
             self._mend(store, error)
             return {}
 
-    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Keep the answer, instead of an older one; this process's claim to find it ends."""
-        store = self._store
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        store, kept = self._store, Write[None]()
 
-        def mended(put: asyncio.Future[None]) -> None:
-            error = put.exception()
+        def mended(error: BaseException | None) -> None:
             if isinstance(error, DamagedError):
                 self._mend(store, error)
-                self._store.put(key, answer).add_done_callback(partial(_pass_on, kept))
+                self._store.put(key, answer).then(kept.end)
             else:
-                _pass_on(kept, put)
+                kept.end(error)
 
-        store.put(key, answer).add_done_callback(mended)
+        store.put(key, answer).then(mended)
         return kept
 
     async def claim(self, key: str) -> bool:
@@ -156,16 +153,6 @@ class MendingCache:
     def _spare(self, error: LlmctlError) -> MemoryCache:
         self._warn(f"answers are not cached on disk in this run: {error}")
         return MemoryCache()
-
-
-def _pass_on(outer: asyncio.Future[None], inner: asyncio.Future[None]) -> None:
-    error = inner.exception()
-    if outer.done():
-        return  # nobody waits any more
-    if error is None:
-        outer.set_result(None)
-    else:
-        outer.set_exception(error)
 
 
 def set_aside(path: Path, now: float) -> Path:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llmctl.behind import Write
 from llmctl.errors import DiskError
 from llmctl.stores.inbox import Inbox
 from llmctl.stores.sqlite import Work, patiently
@@ -43,7 +44,7 @@ class Job:
     it went."""
 
     work: Work[Any] | One
-    future: Future[Any] | asyncio.Future[Any] | None = None
+    future: Future[Any] | asyncio.Future[Any] | Write[Any] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     value: Any = None
     error: BaseException | None = None
@@ -68,9 +69,9 @@ class Job:
 class GroupWriter:
     """Does jobs with `connection` in a thread of its own, which starts with the first one.
 
-    `translate` makes the program's own errors out of foreign ones. After one `DiskError` every
-    later job fails alike: what a failed sync left on the disk is unknown, and asking again may
-    falsely succeed.
+    `translate` makes the program's own errors out of foreign ones; `gather` is as in `Inbox`. After
+    one `DiskError` every later job fails alike: what a failed sync left on the disk is unknown,
+    and asking again may falsely succeed.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class GroupWriter:
         connection: sqlite3.Connection,
         name: str,
         translate: Callable[[BaseException], BaseException],
+        gather: float = 0.0,
     ) -> None:
         self._connection = connection
         self._name = name
         self._translate = translate
-        self._inbox: Inbox[Job] = Inbox(name)
+        self._inbox: Inbox[Job] = Inbox(name, gather)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._broken: BaseException | None = None
@@ -92,11 +94,14 @@ class GroupWriter:
         self._start()
         self._inbox.add(job)
 
-    def collect(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
-        """Queue a job of a task of `loop`, together with those of the other tasks that run in
-        the same turn of it. Raises `RuntimeError` after `stop`."""
+    def collect(self, job: Job, loop: asyncio.AbstractEventLoop, *, lazily: bool = False) -> None:
+        """Queue a job of a task of `loop`, together with those of its other tasks; `lazily` when
+        nobody waits for it. Raises `RuntimeError` after `stop`."""
         self._start()
-        self._inbox.add_soon(job, loop)
+        if lazily:
+            self._inbox.add_lazily(job, loop)
+        else:
+            self._inbox.add_soon(job, loop)
 
     def _start(self) -> None:
         if self._thread is None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from llmctl.behind import Behind
+from llmctl.behind import Behind, Write
 from llmctl.errors import DiskError, ServerFailed
 from llmctl.guards.cache import Cache
 from llmctl.protocols import CachedAnswer
@@ -144,8 +144,8 @@ def test_a_failing_store_loses_no_answer() -> None:
     clock, told = FakeClock(), list[str]()
 
     class Full(MemoryCache):
-        def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
-            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        def put(self, key: str, answer: CachedAnswer) -> Write[None]:
+            refused = Write[None]()
             refused.set_exception(DiskError(f"no room for {key}: {answer.text}"))
             return refused
 
@@ -165,11 +165,11 @@ class Late(MemoryCache):
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun: list[tuple[str, CachedAnswer, asyncio.Future[None]]] = []
+        self.begun: list[tuple[str, CachedAnswer, Write[None]]] = []
 
-    def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Begin."""
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        kept = Write[None]()
         self.begun.append((key, answer, kept))
         return kept
 
@@ -213,7 +213,7 @@ def shared_store(*, fails: bool = False) -> tuple[MemoryCache, MemoryCache]:
         def get(self, key: str) -> CachedAnswer | None:
             return answers.get(key)
 
-        def put(self, key: str, answer: CachedAnswer) -> asyncio.Future[None]:
+        def put(self, key: str, answer: CachedAnswer) -> Write[None]:
             self.release(key)
             return answers.put(key, answer)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.behind import Behind
+from llmctl.behind import Behind, Write
 from llmctl.errors import DiskError
 from llmctl.observers.settling import Settling, SettlingBehind
 from llmctl.types import Outcome, Usage
@@ -22,11 +22,11 @@ class Slow:
     """A ledger whose writes end when the test says so."""
 
     def __init__(self) -> None:
-        self.writes: list[asyncio.Future[Any]] = []
+        self.writes: list[Write[Any]] = []
 
-    def settle(self, _: Outcome) -> asyncio.Future[Any]:
+    def settle(self, _: Outcome, /, *, lazily: bool = False) -> Write[Any]:  # noqa: ARG002
         """Begin."""
-        self.writes.append(asyncio.get_running_loop().create_future())
+        self.writes.append(Write())
         return self.writes[-1]
 
     async def settle_kept(self, _: Sequence[Outcome]) -> None:
