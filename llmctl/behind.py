@@ -31,9 +31,8 @@ class Write(Generic[T]):
 
     def set_result(self, value: T) -> None:
         """It is made, and came to this."""
-        self._done, self._value = True, value
-        if self._heard is not None:
-            self._heard(None)
+        self._value = value
+        self.end(None)
 
     def set_exception(self, error: BaseException) -> None:
         """It cannot be made."""
@@ -42,8 +41,9 @@ class Write(Generic[T]):
     def end(self, error: BaseException | None) -> None:
         """It is made, and came to nothing but that; or it cannot be."""
         self._done, self._error = True, error
-        if self._heard is not None:
-            self._heard(error)
+        heard, self._heard = self._heard, None  # it may refer to this, and must not keep it alive
+        if heard is not None:
+            heard(error)
 
     def result(self) -> T:
         """What it came to. Raises what kept it from being made."""

@@ -31,8 +31,10 @@ from llmctl.guards.observe import Accounts, Observe
 from llmctl.guards.purse import Purse
 from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry, Trouble
+from llmctl.guards.sending import Sending
 from llmctl.guards.tokens import Tokens
 from llmctl.ids import ulid
+from llmctl.inflight import InFlight
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Endpoint
@@ -94,9 +96,11 @@ class Live(Struct, frozen=True):
         exact: bool,
         told: Callable[[Trouble], None],
         switched: Callable[[CallError, str], None] = lambda _, __: None,
+        in_flight: InFlight | None = None,
     ) -> Chain:
         """The whole chain. Each call's outcome goes to `observers` in their order; `told` hears of
-        attempts that are repeated, `switched` why which profile is asked instead.
+        attempts that are repeated, `switched` why which profile is asked instead. Rows take a
+        place `in_flight` before they are sent.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
         something depends on it, because loading a vocabulary takes longer than most prompts
@@ -123,7 +127,10 @@ class Live(Struct, frozen=True):
                 patient=self.patient,
             )
 
-        targets = [(r.endpoint, self._guards(r, exact=exact, told=told)) for r in self.routes]
+        targets = [
+            (route.endpoint, self._guards(route, in_flight, exact=exact, told=told))
+            for route in self.routes
+        ]
         return chain(
             targets,
             fallback,
@@ -146,7 +153,14 @@ class Live(Struct, frozen=True):
 
         return Alternative(route.profile.name, readdressed, route.admit, handler)
 
-    def _guards(self, route: Route, *, exact: bool, told: Callable[[Trouble], None]) -> Guards:
+    def _guards(
+        self,
+        route: Route,
+        in_flight: InFlight | None,
+        *,
+        exact: bool,
+        told: Callable[[Trouble], None],
+    ) -> Guards:
         profile, key, waiting = route.profile, route.key, self.stop.clock(self.clock)
         worst = self.worst if exact or route.lane.counts_tokens else self._bound
         return Guards(
@@ -163,6 +177,7 @@ class Live(Struct, frozen=True):
             fitting=Fitting,
             tokens=lambda inner: Tokens(inner, route.admit),
             hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
+            sending=None if in_flight is None else lambda inner: Sending(inner, in_flight),
             rekey=None if key is None else lambda inner: Rekey(inner, key),
             retry=lambda inner: Retry(
                 inner, route.endurance(patient=self.patient), waiting, told, self.purse.again

@@ -19,6 +19,7 @@ from llmctl.clock import Clock
 from llmctl.engines.local import LocalEngine
 from llmctl.engines.source import Sifted
 from llmctl.errors import BudgetExhausted, CallError, Cancelled
+from llmctl.inflight import InFlight
 from llmctl.observers.tally import Tally
 from llmctl.protocols import Chain, Observer
 from llmctl.stopping import Stop
@@ -100,7 +101,7 @@ def open_writer(batch: Prepared) -> Writer:
 
 async def drive(
     batch: Prepared,
-    make_handler: Callable[[Sequence[Observer]], Chain],
+    make_handler: Callable[[Sequence[Observer], InFlight], Chain],
     call_id: Callable[[], str],
     settle: Observer,
     tally: Tally,
@@ -120,12 +121,16 @@ async def drive(
     """
     writer = open_writer(batch)
     limits = Limits(stop, tally, allowed_errors)
-    handler = make_handler([writer, settle, tally, limits])
     at_once = batch.job.profile.limits.concurrency
+    in_flight = InFlight(at_once, stop)
+    handler = make_handler([writer, settle, tally, limits], in_flight)
     source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once)
     try:
-        engine = LocalEngine(at_once, stop, clock)
-        await engine.run(source, handler)
+        engine = LocalEngine(in_flight.tasks, stop, clock, in_flight)
+        try:
+            await engine.run(source, handler)
+        finally:
+            await source.close()
         if limits.because is not None:
             await _give_up(source.rest(), limits.unsent(), writer, tally, clock)
     finally:

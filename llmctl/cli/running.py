@@ -140,7 +140,9 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                 try:
                     because = await drive(
                         batch,
-                        lambda observers: live.handler(observers, exact=True, told=told),
+                        lambda observers, in_flight: live.handler(
+                            observers, exact=True, told=told, in_flight=in_flight
+                        ),
                         live.call_id,
                         SettlingBehind(live.purse, live.behind),
                         tally,

@@ -8,21 +8,27 @@ from collections.abc import Iterable, Sequence
 from llmctl.clock import Clock
 from llmctl.engines.source import Plain
 from llmctl.errors import CallError
+from llmctl.inflight import InFlight
 from llmctl.protocols import Handler, Source
 from llmctl.stopping import Stop
 from llmctl.types import Request
 
 
 class LocalEngine:
-    """`concurrency` workers, each with at most one request in flight.
+    """`workers`, each with at most one request in hand. With `in_flight` fewer of them may have
+    one under way: a worker takes its place in there while the handler sends, and leaves it when
+    the request has been dealt with.
 
     The workers draw from the source themselves: what is read ahead is the source's affair, so
     the memory does not grow with the input, and a worker draws again only when its last request
     has been dealt with for good.
     """
 
-    def __init__(self, concurrency: int, stop: Stop, clock: Clock) -> None:
-        self._concurrency = concurrency
+    def __init__(
+        self, workers: int, stop: Stop, clock: Clock, in_flight: InFlight | None = None
+    ) -> None:
+        self._number = workers
+        self._in_flight = in_flight
         self._stop = stop
         self._clock = clock
 
@@ -33,9 +39,7 @@ class LocalEngine:
         ends the run: what is in flight is cancelled and the error raised.
         """
         source = Plain(requests) if isinstance(requests, Iterable) else requests
-        workers = [
-            asyncio.ensure_future(self._work(source, handler)) for _ in range(self._concurrency)
-        ]
+        workers = [asyncio.ensure_future(self._work(source, handler)) for _ in range(self._number)]
         giving_up = asyncio.ensure_future(self._stop.give_up(self._clock))
         try:
             await self._watch(workers, giving_up)
@@ -62,3 +66,6 @@ class LocalEngine:
                 await handler(request, None)
             except CallError:
                 continue
+            finally:
+                if self._in_flight is not None:
+                    self._in_flight.leave()

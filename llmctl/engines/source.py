@@ -31,8 +31,10 @@ class Plain:
 class Sifted:
     """Requests of which those with a kept answer are never drawn: `handler` deals with them,
     many at a time. The worker that draws waits meanwhile; others go on. `ahead` of the others
-    are claimed together. Once `stopped` nothing is drawn. `prepare` is called before the first
-    request is: it may take a while, and is not needed where all answers are kept."""
+    are claimed together, the next ones when half of them are drawn: a worker that finds none
+    waits for the disk, and all others behind it. Once `stopped` nothing is drawn. `prepare` is
+    called before the first request is: it may take a while, and is not needed where all answers
+    are kept. Whoever draws says `close` in the end."""
 
     def __init__(
         self,
@@ -51,29 +53,61 @@ class Sifted:
         self._ready: deque[Request] = deque()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._claiming = asyncio.Lock()
+        self._refilling: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+        self._exhausted = False
 
     async def draw(self) -> Request | None:
         """The next request that must be asked; None when there is none left. Raises what
         dealing with the others raises."""
         while not self._ready:
-            if self._stopped() or not (self._unkept or await self._look()):
+            if self._failure is not None:
+                raise self._failure
+            if self._stopped():
                 return None
-            await self._claim()
+            if self._unkept or (not self._exhausted and await self._look()):
+                await self._claim()
+            elif self._refilling is not None:
+                await asyncio.wait((self._refilling,))
+            elif not self._ready:
+                return None
         if self._prepare is not None:
             self._prepare()
             self._prepare = None
-        return None if self._stopped() else self._ready.popleft()
+        if self._stopped():
+            return None
+        drawn = self._ready.popleft()
+        if self._refilling is None and len(self._ready) * 2 <= self._ahead and not self._exhausted:
+            self._refilling = asyncio.ensure_future(self._refill())
+        return drawn
 
-    async def _look(self) -> bool:
-        """Look up requests until one must be asked; False when there is none left."""
-        while not (self._unkept or self._ready):
+    async def close(self) -> None:
+        """Return when nothing goes on any more in what was read."""
+        if self._refilling is not None:
+            await asyncio.wait((self._refilling,))
+
+    async def _refill(self) -> None:
+        """See to it that the next requests are ready before they are drawn."""
+        try:
+            if await self._look(ahead=True):
+                await self._claim(ahead=True)
+        except Exception as error:  # noqa: BLE001 - whoever draws next raises it
+            self._failure = error
+        finally:
+            self._refilling = None
+
+    async def _look(self, *, ahead: bool = False) -> bool:
+        """Look up requests until one must be asked, or `ahead` of those that are ready another
+        one; False when there is none left."""
+        while not (self._unkept or (self._ready and not ahead)):
             async with self._slots:
                 if self._stopped():
                     return False
-                if self._unkept or self._ready:
+                if self._unkept or (self._ready and not ahead):
                     break
                 chunk = list(islice(self._requests, _CHUNK))
                 if not chunk:
+                    self._exhausted = True
                     return False
                 answered, rest = self._handler.take(chunk)
                 self._unkept.extend(rest)
@@ -81,9 +115,10 @@ class Sifted:
                     await self._handler.deal(answered)
         return True
 
-    async def _claim(self) -> None:
+    async def _claim(self, *, ahead: bool = False) -> None:
+        """Claim a lot, unless another worker has, or `ahead` of those that are ready."""
         async with self._claiming:
-            if self._ready or not self._unkept:
+            if (self._ready and not ahead) or not self._unkept:
                 return
             lot = [self._unkept.popleft() for _ in range(min(self._ahead, len(self._unkept)))]
             try:

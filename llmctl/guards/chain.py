@@ -15,6 +15,7 @@ from llmctl.guards.limiter import Limiter
 from llmctl.guards.observe import Observe
 from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry
+from llmctl.guards.sending import Sending
 from llmctl.guards.tokens import Tokens
 from llmctl.protocols import Chain, Handler
 
@@ -27,6 +28,7 @@ class Guards(Struct, frozen=True):
     fitting: Callable[[Handler], Fitting]
     tokens: Callable[[Handler], Tokens]
     hold: Callable[[Handler], Holding]
+    sending: Callable[[Handler], Sending] | None
     rekey: Callable[[Handler], Rekey] | None
     retry: Callable[[Handler], Retry]
     breaker: Callable[[Handler], Breaker]
@@ -39,7 +41,7 @@ def chain(
     observe: Callable[[Handler, Cache | None], Observe],
 ) -> Chain:
     """Compose them: observe → fallback → for each target, the first one being the one asked for:
-    cache → fitting → tokens → hold → rekey → retry → breaker → limiter → endpoint.
+    cache → fitting → tokens → hold → sending → rekey → retry → breaker → limiter → endpoint.
 
     - fallback inside observe: a row has one ending, whoever answers it; outside the cache: an
       answer is kept as that of whoever gave it;
@@ -47,6 +49,8 @@ def chain(
     - fitting inside the cache: an answer that does not fit its schema is not kept; outside
       retry: it was billed, and the next one may be no better;
     - tokens before hold: what is refused unsent was never under way;
+    - sending inside hold: a row gets ready, durably, while others are under way; outside all that
+      is repeated: a row keeps its place until it is dealt with;
     - rekey inside hold: a call that needs the second key is still one call; outside retry: a
       refused key is not tried again;
     - retry around breaker and limiter: every attempt asks both, takes a permit and is counted;
@@ -65,6 +69,7 @@ def _guarded(endpoint: Handler, guards: Guards) -> Handler:
         guards.breaker,
         guards.retry,
         guards.rekey,
+        guards.sending,
         guards.hold,
         guards.tokens,
         guards.fitting,
