@@ -21,7 +21,7 @@ from llmctl.engines.source import Sifted
 from llmctl.errors import BudgetExhausted, CallError, Cancelled
 from llmctl.inflight import InFlight
 from llmctl.observers.tally import Tally
-from llmctl.protocols import Chain, Observer
+from llmctl.protocols import Chain, ManyObserver, Observer
 from llmctl.stopping import Stop
 from llmctl.stores.files import disk
 from llmctl.types import Outcome, Request, Usage
@@ -86,6 +86,25 @@ class Limits:
         return Cancelled("not sent: the run stopped after too many errors", sent=False)
 
 
+class Recorded(Struct, frozen=True):
+    """Tells `observer` of the rows that have a record: not of those that were getting ready when
+    the run was stopped from outside, and not by `limits`; they are sent next time."""
+
+    observer: ManyObserver
+    limits: Limits
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Pass on how one call ended, if it was one. Raises what the observer does."""
+        result = outcome.result
+        if isinstance(result, Cancelled) and not result.sent and self.limits.because is None:
+            return
+        await self.observer(outcome)
+
+    async def many(self, outcomes: Sequence[Outcome]) -> None:
+        """Pass on kept answers. Raises what the observer does."""
+        await self.observer.many(outcomes)
+
+
 def open_writer(batch: Prepared) -> Writer:
     """The files (or streams) that the batch's records go to."""
     answers: Sink
@@ -123,7 +142,8 @@ async def drive(
     limits = Limits(stop, tally, allowed_errors)
     at_once = batch.job.profile.limits.concurrency
     in_flight = InFlight(at_once, stop)
-    handler = make_handler([writer, settle, tally, limits], in_flight)
+    observers = [Recorded(writer, limits), settle, Recorded(tally, limits), limits]
+    handler = make_handler(observers, in_flight)
     source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once)
     try:
         engine = LocalEngine(in_flight.tasks, stop, clock, in_flight)

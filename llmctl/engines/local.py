@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from llmctl.clock import Clock
@@ -62,10 +63,8 @@ class LocalEngine:
 
     async def _work(self, source: Source, handler: Handler) -> None:
         while not self._stop.asked and (request := await source.draw()) is not None:
-            try:
+            with contextlib.suppress(CallError):
                 await handler(request, None)
-            except CallError:
-                continue
-            finally:
-                if self._in_flight is not None:
-                    self._in_flight.leave()
+            # After any other error the place is nobody's: nothing more is to be sent.
+            if self._in_flight is not None:
+                self._in_flight.leave()

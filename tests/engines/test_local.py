@@ -10,6 +10,9 @@ from msgspec.structs import replace
 
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import DiskError, ServerFailed
+from llmctl.guards.sending import Sending
+from llmctl.inflight import InFlight
+from llmctl.protocols import Emit
 from llmctl.stopping import DRAIN, Stop
 from llmctl.types import Request, Response
 from tests.support import FakeClock, request, response
@@ -37,6 +40,37 @@ class Counting:
         if asked.index % 3 == 2:
             raise ServerFailed("every third")
         return response()
+
+
+class Ready:
+    """Gets a row ready in half a second, has it sent through `in_flight` by a handler that takes
+    two, every third time in vain; of the rows in `kept` the answer is there."""
+
+    def __init__(self, clock: FakeClock, in_flight: InFlight, kept: frozenset[int]) -> None:
+        self._clock, self._kept = clock, kept
+        self.wire = Counting(clock, seconds=1.5)
+        self._send = Sending(self.wire, in_flight)
+        self.at_work = self.most_at_work = self.under_way = self.most_under_way = 0
+        self.ended: dict[int, float] = {}
+
+    async def __call__(self, asked: Request, emit: Emit | None) -> Response:
+        """The row is under way until its line is written, half a second after its call."""
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        try:
+            await self._clock.sleep(0.5)
+            return response() if asked.index in self._kept else await self._sent(asked, emit)
+        finally:
+            self.at_work -= 1
+            self.ended[asked.index] = self._clock.now - 1000
+
+    async def _sent(self, asked: Request, emit: Emit | None) -> Response:
+        try:
+            return await self._send(asked, emit)
+        finally:
+            self.under_way = self.wire.now + 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+            await self._clock.sleep(0.5)
 
 
 def rows(n: int, drawn: list[int] | None = None) -> Iterator[Request]:
