@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal, InvalidOperation
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +90,8 @@ def choose(state: Path, warn: Callable[[str], None]) -> Known:
 
 def library_data() -> Known:
     """The data that comes with genai-prices."""
+    from importlib.metadata import version  # slow to load, and most commands price nothing
+
     data = bundled()
     release = version("genai-prices")
     return Known(data, Origin(f"genai-prices {release}", release), newest(data))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from llmctl.types import Price, Request, Response, Target, Usage
 
@@ -29,11 +31,11 @@ _NAMED_BY_THE_USER = frozenset({"azure"})
 """Providers whose model names say nothing: a deployment may be called anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rates:
+class _Rates(Struct, frozen=True):
     """Dollars a token. `cached`, `write` and `reasoning` come on top of the input or output
     token they are (a discount is negative), `hour` on top of a `write` that is kept for an hour;
-    `call` is for the call itself. None: not priced."""
+    `call` is for the call itself. None: not priced. `most_read` and `most_wrote` come of the
+    others."""
 
     input: Decimal | None
     output: Decimal | None
@@ -42,15 +44,15 @@ class _Rates:
     reasoning: Decimal = _ZERO
     call: Decimal = _ZERO
     hour: Decimal = _ZERO
-    most_read: Decimal = field(init=False, repr=False, compare=False)
-    most_wrote: Decimal = field(init=False, repr=False, compare=False)
+    most_read: Decimal = _ZERO
+    most_wrote: Decimal = _ZERO
 
     def __post_init__(self) -> None:
         """What an input and an output token can cost at most: asked for in every call."""
         dearer = max(_ZERO, self.cached, self.write, self.write + self.hour)
-        object.__setattr__(self, "most_read", (self.input or _ZERO) + dearer)
+        force_setattr(self, "most_read", (self.input or _ZERO) + dearer)
         dearer = max(_ZERO, self.reasoning)
-        object.__setattr__(self, "most_wrote", (self.output or _ZERO) + dearer)
+        force_setattr(self, "most_wrote", (self.output or _ZERO) + dearer)
 
     def cost(self, usage: Usage) -> Decimal | None:
         """A provider's figures that contradict themselves are read as the larger."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from itertools import chain
 
 import orjson
+from msgspec import Struct, field
 
 from llmctl.types import JSON, Message, RawCall, Request
 from llmctl.vocabulary import CHUNK
@@ -63,8 +63,7 @@ def plain_texts(request: Request) -> list[str] | None:
     return texts
 
 
-@dataclass(slots=True)
-class Prompt:
+class Prompt(Struct):
     """A request taken apart: texts to count, tokens that need no counting, and whether their
     sum is what the provider will count."""
 

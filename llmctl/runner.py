@@ -114,6 +114,9 @@ class Live(Struct, frozen=True):
                     failed.request, failed.error, started=failed.started, elapsed=failed.elapsed
                 )
             )
+            if in_flight is not None:
+                # It may have to wait for the budget, for what those hold who wait for its place.
+                in_flight.leave()
 
         def fallback(first: Handler, others: Sequence[Handler]) -> Fallback:
             ways = zip(self.routes[1:], others, strict=True)

@@ -8,9 +8,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from llmctl import attachments, config
-from llmctl.batch.records import record
 from llmctl.cli.ask import AskOptions
-from llmctl.cli.ask_plan import exactly, plan
 from llmctl.cli.chosen import Chosen, choose
 from llmctl.cli.context import Context
 from llmctl.cli.printing import Printer
@@ -101,6 +99,8 @@ async def _run(
         fallbacks=chosen.fallbacks,
     ) as live:
         if options.dry_run:
+            from llmctl.cli.ask_plan import exactly, plan
+
             exact = await exactly(request, live) if options.exact else None
             return await plan(request, live, context, exact, options.budget)
         live.purse.limit(
@@ -140,6 +140,8 @@ async def _ask(
     try:
         response = await _until_signal(handler(request, emit), stopped)
         if response is not None and context.json:
+            from llmctl.batch.records import record
+
             printer.write(record(ended[0], "llmctl").decode())
         elif response is not None and emit is None:
             printer(response.text)

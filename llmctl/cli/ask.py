@@ -1,6 +1,7 @@
 """`llmctl ask`: one prompt, streamed."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: typer evaluates annotations that are text several
+# times over, which takes longer than all else it does with this command.
 
 import sys
 from collections.abc import Sequence

@@ -11,7 +11,6 @@ from llmctl.cli.render import safe
 from llmctl.guards.purse import Purse
 from llmctl.guards.refusing import usd
 from llmctl.protocols import Cap
-from llmctl.reports.windows import period_at
 from llmctl.settings import Budget
 
 _FOR_EVER = 1 << 62
@@ -40,6 +39,8 @@ def _of_run(limit: Decimal, run_id: str) -> Cap:
 
 
 def _of_period(budget: Budget, now: int) -> Cap:
+    from llmctl.reports.windows import period_at
+
     span = period_at(budget.period, now, UTC)
     # Its limit may be raised in the middle of it; all else would be another budget.
     key = json.dumps([budget.name, sorted(budget.match.items()), span.start, span.end])

@@ -55,21 +55,17 @@ class Sifted:
         self._claiming = asyncio.Lock()
         self._refilling: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
+        self._heard = False
         self._exhausted = False
 
     async def draw(self) -> Request | None:
         """The next request that must be asked; None when there is none left. Raises what
         dealing with the others raises."""
         while not self._ready:
-            if self._failure is not None:
-                raise self._failure
+            self._check()
             if self._stopped():
                 return None
-            if self._unkept or (not self._exhausted and await self._look()):
-                await self._claim()
-            elif self._refilling is not None:
-                await asyncio.wait((self._refilling,))
-            elif not self._ready:
+            if not await self._more():
                 return None
         if self._prepare is not None:
             self._prepare()
@@ -77,14 +73,35 @@ class Sifted:
         if self._stopped():
             return None
         drawn = self._ready.popleft()
-        if self._refilling is None and len(self._ready) * 2 <= self._ahead and not self._exhausted:
+        done = self._exhausted or self._failure is not None or self._refilling is not None
+        if not done and len(self._ready) * 2 <= self._ahead:
             self._refilling = asyncio.ensure_future(self._refill())
         return drawn
 
+    async def _more(self) -> bool:
+        """Return when there may be some to draw; False when there will be none."""
+        if self._unkept or (not self._exhausted and await self._look()):
+            await self._claim()
+        elif self._refilling is not None:
+            await asyncio.wait((self._refilling,))
+        elif self._claiming.locked():  # by another worker, and there may be some for this one
+            await self._claim()
+        else:
+            return bool(self._ready)
+        return True
+
     async def close(self) -> None:
-        """Return when nothing goes on any more in what was read."""
+        """Return when nothing goes on any more in what was read. Raises what reading ahead did
+        and no draw has."""
         if self._refilling is not None:
             await asyncio.wait((self._refilling,))
+        if not self._heard:
+            self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            self._heard = True
+            raise self._failure
 
     async def _refill(self) -> None:
         """See to it that the next requests are ready before they are drawn."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
-from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
@@ -15,6 +16,10 @@ from llmctl.errors import CallError, Cancelled, RateLimited
 from llmctl.protocols import Emit, Handler
 from llmctl.settings import RetryPolicy
 from llmctl.types import Request, Response
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+    from tenacity.wait import wait_base
 
 FIRST_WAIT = 1.0
 """Seconds: the first pause is drawn from [0, 1), the next from [0, 2), … ("full jitter",
@@ -61,8 +66,14 @@ class Retry:
         self.clock = clock
         self.told = told
         self.afford = afford
-        longest = endurance.policy.max_wait
-        self.backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
+
+    @cached_property
+    def backoff(self) -> wait_base:
+        """What draws the pauses."""
+        from tenacity import wait_random_exponential
+
+        longest = self.endurance.policy.max_wait
+        return wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The answer of the first attempt that has one."""
@@ -73,6 +84,8 @@ class Retry:
             if not _is_worth_it(error):
                 raise
             trial.first = error
+        from tenacity import AsyncRetrying  # slow to load, and most commands repeat nothing
+
         retrying = AsyncRetrying(
             retry=trial.again,
             wait=trial.pause,

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 MAX_WAIT = 120.0
 """Seconds a provider's wait is honoured at most."""
@@ -61,6 +60,8 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
 
 
 def _until(text: str, now: float) -> float | None:
+    from email.utils import parsedate_to_datetime  # a date is rare, and this slow to load
+
     try:
         when = parsedate_to_datetime(text)
     except (ValueError, TypeError):

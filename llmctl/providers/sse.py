@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 MAX_LINE = 16 * 1024 * 1024
 """Characters of one line that are kept at most: a line without end must not fill the memory."""
@@ -24,8 +23,7 @@ class Event(Struct, frozen=True):
     data: str
 
 
-@dataclass(slots=True)
-class Reader:
+class Reader(Struct):
     """Feed bytes, take events. Raises `ValueError` for a line beyond `MAX_LINE`."""
 
     _decode: codecs.IncrementalDecoder = field(

@@ -43,8 +43,13 @@ class Names:
         """Look the name up. An error is given and not raised: perhaps nobody waits any more."""
         try:
             try:
+                # As bytes: Python would load its tables for names beyond ASCII, which an
+                # address is not.
                 found = socket.getaddrinfo(
-                    self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+                    self._host.encode(),
+                    self._port,
+                    type=socket.SOCK_STREAM,
+                    flags=socket.AI_NUMERICHOST,
                 )
             except socket.gaierror:  # a name, which takes time
                 found = await self._loop.getaddrinfo(

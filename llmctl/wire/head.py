@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from llmctl.wire.failures import Unsendable
 
@@ -32,8 +33,7 @@ _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 """Headers that say where a request goes and where it ends: nobody else may set them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Who is spoken to: `host` is a name in ASCII or an IP address without brackets."""
 
     scheme: str

@@ -2,12 +2,12 @@
 
 The installed command with everything on (cache, ledger, token count, limiter, budget, price,
 synced output) against a bare aiohttp loop and LiteLLM at the same concurrency, in turns within
-one run, each client and each server a process of its own. Two servers: `tests.simulator`, and
-`tests.bench.loopback`, which does so little that it is nobody's limit. Then 200 ms of latency,
-500 at a time.
+one run, each client and each server a process of its own, 50, 200 and 500 at a time. Two servers:
+`tests.simulator`, and `tests.bench.loopback`, which does so little that it is nobody's limit. Then
+200 ms of latency, 500 at a time.
 
-Options: `--rows N`, `--rounds N`, `--only simulator|loopback|latency`, and `--litellm PYTHON`,
-an interpreter that has litellm (this one by default).
+Options: `--rows N`, `--rounds N`, `--tasks N` (once for each), `--only simulator|loopback|latency`,
+and `--litellm PYTHON`, an interpreter that has litellm (this one by default).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.bench.loopback import served
 
 LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
 _BARE = Path(__file__).with_name("bare.py")
-_TASKS = 50
+_TASKS = (50, 200, 500)
 _LATENCY_MS, _MANY = 200, 500
 _LITELLM_ROWS = 1_000
 CONFIG = """
@@ -104,7 +104,7 @@ def bare(python: str, how: str, url: str, file: Path, tasks: int) -> Rate | None
     return Rate(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def compare(folder: Path, options: argparse.Namespace, server: str, url: str) -> None:
+def compare(folder: Path, options: argparse.Namespace, server: str, url: str, tasks: int) -> None:
     """Goal 1, against one server."""
     ours: list[Rate] = []
     others: dict[str, list[Rate]] = {}
@@ -116,13 +116,13 @@ def compare(folder: Path, options: argparse.Namespace, server: str, url: str) ->
             (sys.executable, "aiohttp-uvloop", "in.jsonl"),
             (options.litellm, "litellm", "few.jsonl"),
         ):
-            found = bare(python, how, url, folder / file, _TASKS)
+            found = bare(python, how, url, folder / file, tasks)
             if found is not None:
                 others.setdefault(how, []).append(found)
-        ours.append(batch(folder, url, _TASKS)[0])
+        ours.append(batch(folder, url, tasks)[0])
     rate = median(one.rate for one in ours)
     print(
-        f"rows: {server}, {_TASKS} at a time: llmctl batch {rate:,.0f} rows/s "
+        f"rows: {server}, {tasks} at a time: llmctl batch {rate:,.0f} rows/s "
         f"({median(one.whole for one in ours):,.0f} with its start and checks; "
         f"{median(one.processor for one in ours) * 1e6:.0f} µs of processor a row)",
         *(
@@ -140,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.rows", description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, action="append")
     parser.add_argument("--litellm", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--only", choices=("simulator", "loopback", "latency"))
     options = parser.parse_args()
@@ -151,9 +152,10 @@ def main() -> None:
         ):
             if options.only in (None, server):
                 with served(*command) as url:
-                    compare(folder, options, server, url)
+                    for tasks in options.tasks or _TASKS:
+                        compare(folder, options, server, url, tasks)
         if options.only in (None, "latency"):
-            write_rows(folder / "in.jsonl", 2 * options.rows)
+            write_rows(folder / "in.jsonl", 5 * options.rows)
             with served("tests.bench.loopback", str(_LATENCY_MS)) as url:
                 rate, said = batch(folder, url, _MANY)
             ideal = _MANY / _LATENCY_MS * 1000

@@ -130,6 +130,25 @@ def test_a_fallback_without_a_key_is_left_out(
     assert "the fallback anthropic is left out" in done.stderr
 
 
+def test_a_dearer_fallback_under_a_tight_budget(
+    run: Run, environ: dict[str, str], home: Path, tmp_path: Path, sim: Simulator, other: Simulator
+) -> None:
+    """Rows that failed wait until the budget has room for the dearer call, and those that were
+    getting ready meanwhile do not wait for them: the batch ends, and all are answered."""
+    sim.fault = errors.out_of_quota()
+    first = "    fallback: [spare]\n    context: 2000000"
+    dear = other_profile(other).replace("output: 4", "output: 5") + "    context: 2000000\n"
+    env = {**environ, **configured(home, sim.base_url, first, dear)}
+    source = tmp_path / "in.jsonl"
+    rows = [{"id": f"r{n}", "prompt": f"say {n}", "max_tokens": 500_000} for n in range(6)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    # Three calls of the first at a dollar each, or one of the other at two and a half.
+    options = ("--no-cache", "--concurrency", "2", "--budget", "3.2")
+    done = run("batch", str(source), *options, env=env)
+    assert done.returncode == 0, done.stderr
+    assert {row["profile"] for row in read(tmp_path / "in.out.jsonl")} == {"spare"}
+
+
 @pytest.mark.parametrize("mode", ["truncate", "fallback"])
 def test_a_prompt_that_is_too_long(
     run: Run, environ: dict[str, str], home: Path, sim: Simulator, other: Simulator, mode: str

@@ -126,6 +126,35 @@ def test_completion_is_light(
     assert done.stdout.split("\n")[:-1] == [*expected, "[]"]
 
 
+def test_ask_loads_nothing_that_most_answers_do_without(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Dates in headers, the data's release, time zones and what prints a record wait for use."""
+    rare = {"email", "importlib.metadata", "zoneinfo", "tenacity", "llmctl.batch.records"}
+    code = f"import sys, llmctl.cli.ask, llmctl.cli.answer\nprint({rare!r} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys\nsys.path[:] = {sys.path!r}\n{code}"],
+        env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "set()\n"
+
+
+def test_a_start_looks_for_no_garbage(environ: dict[str, str], tmp_path: Path) -> None:
+    """Until a command runs no time goes into looking for cycles, and none at its end: it would
+    be a fifth of an answer's."""
+    code = (
+        "import gc, sys\nseen = []\ngc.collect()\n"
+        "gc.callbacks.append(lambda phase, about: seen.append(phase))\n"
+        "sys.argv = ['llmctl', 'ask', '--help']\nfrom llmctl.cli.app import main\ntry: main()\n"
+        "finally: print(len(seen), gc.get_freeze_count() > 1000, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stderr == "0 True\n"
+
+
 def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> None:
     """The shell's completion asks the program itself, which names its commands."""
     env = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -43,34 +43,50 @@ class Counting:
 
 
 class Ready:
-    """Gets a row ready in half a second, has it sent through `in_flight` by a handler that takes
-    two, every third time in vain; of the rows in `kept` the answer is there."""
+    """A handler that gets a row ready in half a second, sends it through `in_flight`, for one and
+    a half and every third time in vain, and writes its line in another half. The answers of
+    `kept` rows are there. It knows how many rows it had at most, and how many of them between
+    their being sent and their line."""
 
-    def __init__(self, clock: FakeClock, in_flight: InFlight, kept: frozenset[int]) -> None:
+    def __init__(
+        self, clock: FakeClock, in_flight: InFlight, kept: frozenset[int] = frozenset()
+    ) -> None:
         self._clock, self._kept = clock, kept
-        self.wire = Counting(clock, seconds=1.5)
-        self._send = Sending(self.wire, in_flight)
-        self.at_work = self.most_at_work = self.under_way = self.most_under_way = 0
+        self._send = Sending(self._wire, in_flight)
+        self.now = self.most = self.most_at_work = self.under_way = 0
+        self.sent: list[int] = []
         self.ended: dict[int, float] = {}
 
     async def __call__(self, asked: Request, emit: Emit | None) -> Response:
-        """The row is under way until its line is written, half a second after its call."""
-        self.at_work += 1
-        self.most_at_work = max(self.most_at_work, self.at_work)
+        """From a row to its line."""
+        self.now += 1
+        self.most_at_work = max(self.most_at_work, self.now)
         try:
             await self._clock.sleep(0.5)
-            return response() if asked.index in self._kept else await self._sent(asked, emit)
-        finally:
-            self.at_work -= 1
-            self.ended[asked.index] = self._clock.now - 1000
-
-    async def _sent(self, asked: Request, emit: Emit | None) -> Response:
-        try:
+            if asked.index in self._kept:
+                return response()
             return await self._send(asked, emit)
         finally:
-            self.under_way = self.wire.now + 1
-            self.most_under_way = max(self.most_under_way, self.under_way)
-            await self._clock.sleep(0.5)
+            if asked.index in self.sent:
+                await self._clock.sleep(0.5)
+                self.under_way -= 1
+            self.now -= 1
+            self.ended[asked.index] = self._clock.now - 1000
+
+    async def _wire(self, asked: Request, _: Emit | None) -> Response:
+        self.sent.append(asked.index)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self._clock.sleep(1.5)
+        if asked.index % 3 == 2:
+            raise ServerFailed("every third")
+        return response()
+
+
+async def limited(work: Awaitable[None]) -> None:
+    """Not for ever: on a clock that jumps, who waits in vain does so at full speed."""
+    async with asyncio.timeout(20):
+        await work
 
 
 def rows(n: int, drawn: list[int] | None = None) -> Iterator[Request]:
@@ -173,3 +189,49 @@ def test_a_disk_error_ends_the_run_at_once() -> None:
     with pytest.raises(DiskError):
         clock.run(LocalEngine(4, Stop(), clock).run(rows(100), Full()))
     assert started == 4
+
+
+def test_rows_get_ready_while_others_are_under_way() -> None:
+    """Never more than five rows are between their being sent and their line, failed ones
+    included. Two more get ready meanwhile: it takes 2 s and not 2.5 for each five, once they
+    no longer all come at the same time."""
+    clock, stop = FakeClock(), Stop()
+    in_flight = InFlight(5, stop)
+    handler = Ready(clock, in_flight)
+    engine = LocalEngine(in_flight.tasks, stop, clock, in_flight)
+    clock.run(limited(engine.run(rows(100), handler)))
+    assert sorted(handler.sent) == list(range(100))
+    assert (handler.most, handler.most_at_work) == (5, 7)
+    assert 0.5 + 100 / 5 * 2 <= clock.now - 1000 < 0.5 + 100 / 5 * 2 + 2
+
+
+def test_rows_that_are_not_sent_take_no_place() -> None:
+    """Kept answers pass by the one row that is under way."""
+    clock, stop = FakeClock(), Stop()
+    in_flight = InFlight(1, stop)
+    handler = Ready(clock, in_flight, frozenset(range(1, 4)))
+    engine = LocalEngine(2, stop, clock, in_flight)
+    clock.run(limited(engine.run(rows(6), handler)))
+    assert handler.ended == pytest.approx({1: 0.5, 2: 1, 3: 1.5, 0: 2.5, 4: 4.5, 5: 6.5})
+
+
+def test_a_stop_sends_no_row_that_is_ready() -> None:
+    """Rows under way end on their own; those that wait for a place are not sent after them."""
+    clock = FakeClock()
+
+    async def run() -> Ready:
+        stop = Stop()
+        in_flight = InFlight(4, stop)
+        handler = Ready(clock, in_flight)
+        engine = LocalEngine(in_flight.tasks, stop, clock, in_flight)
+        running = asyncio.ensure_future(engine.run(rows(100), handler))
+        await clock.sleep(1)
+        assert handler.now == 6
+        stop.ask()
+        await limited(running)
+        return handler
+
+    handler = clock.run(run())
+    assert sorted(handler.sent) == [0, 1, 2, 3]
+    assert sorted(handler.ended) == [0, 1, 2, 3, 4, 5]
+    assert clock.now - 1000 == pytest.approx(2.5)

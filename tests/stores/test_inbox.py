@@ -4,12 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from llmctl.stores.inbox import Inbox
+from llmctl.stores.inbox import GATHER, LAZY, Inbox
 
 NUMBER = 20_000
+
+LIMIT = 20.0
+"""Seconds after which a thread waits in vain."""
+
+HOUR = 3600.0
+
+
+class Timers:
+    """What an inbox needs of an event loop, in which time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[float, Callable[[], object]]] = []
+        self.loop = cast("asyncio.AbstractEventLoop", self)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        """Note it."""
+        self.waiting.append((delay, callback))
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """As in no time."""
+        self.call_later(0.0, callback)
+
+    def delays(self) -> list[float]:
+        """Of what waits."""
+        return [delay for delay, _ in self.waiting]
+
+    def ring(self, delay: float) -> None:
+        """So much time has passed for the first that waits so long."""
+        _, callback = self.waiting.pop(self.delays().index(delay))
+        callback()
+
+
+class Taker:
+    """A thread that takes up to `most` at a time, till the end."""
+
+    def __init__(self, inbox: Inbox[int], most: int = 1000) -> None:
+        self._inbox, self._most = inbox, most
+        self._more = threading.Condition()
+        self.groups: list[list[int]] = []
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
+
+    def _take(self) -> None:
+        while taken := self._inbox.take(self._most):
+            with self._more:
+                self.groups.append(taken)
+                self._more.notify_all()
+
+    def found(self) -> list[int]:
+        """All that was taken so far."""
+        return [item for group in self.groups for item in group]
+
+    def has(self, number: int) -> bool:
+        """Whether so many are taken, in the end."""
+        with self._more:
+            return self._more.wait_for(lambda: len(self.found()) >= number, LIMIT)
+
+    def end(self) -> None:
+        """Close the inbox and wait for the thread."""
+        self._inbox.close()
+        self._thread.join(LIMIT)
+        assert not self._thread.is_alive()
 
 
 def drain(inbox: Inbox[int], found: list[int]) -> None:
@@ -78,3 +142,135 @@ def test_tasks_of_one_turn_wake_the_thread_once() -> None:
     inbox.close()
     thread.join(30)
     assert [len(group) for group in groups] == [100]
+
+
+def test_what_comes_within_the_time_of_gathering_is_taken_together() -> None:
+    """The thread is woken once, for the first and all that have come since; then anew."""
+    inbox, timers = Inbox[int]("test", GATHER), Timers()
+    taker = Taker(inbox)
+    for number in range(100):
+        inbox.add_soon(number, timers.loop)
+    assert timers.delays() == [GATHER]
+    assert taker.groups == []
+    timers.ring(GATHER)
+    assert taker.has(100)
+    inbox.add_soon(100, timers.loop)
+    assert timers.delays() == [GATHER]
+    timers.ring(GATHER)
+    assert taker.has(101)
+    taker.end()
+    assert taker.groups == [list(range(100)), [100]]
+
+
+def test_what_may_wait_is_taken_after_a_while() -> None:
+    """Once for all that have come until then, and anew for what comes later."""
+    inbox, timers = Inbox[int]("test", GATHER), Timers()
+    taker = Taker(inbox)
+    for first in (0, 3):
+        for number in range(first, first + 3):
+            inbox.add_lazily(number, timers.loop)
+        assert timers.delays() == [LAZY]
+        timers.ring(LAZY)
+        assert taker.has(first + 3)
+    taker.end()
+    assert taker.groups == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("gather", [0.0, GATHER])
+def test_what_may_wait_goes_with_what_comes_soon(gather: float) -> None:
+    """Whichever of them comes first; its own bell then rings for nothing, or for what has come
+    since."""
+    inbox, timers = Inbox[int]("test", gather), Timers()
+    taker = Taker(inbox)
+    inbox.add_lazily(0, timers.loop)
+    inbox.add_soon(1, timers.loop)
+    inbox.add_lazily(2, timers.loop)
+    assert timers.delays() == [LAZY, gather]
+    timers.ring(gather)
+    assert taker.has(3)
+    timers.ring(LAZY)
+    inbox.add_soon(3, timers.loop)
+    inbox.add_lazily(4, timers.loop)
+    assert timers.delays() == [gather]
+    timers.ring(gather)
+    assert taker.has(5)
+    taker.end()
+    assert taker.groups == [[0, 1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("gather", [0.0, GATHER])
+@pytest.mark.parametrize("lazily", [True, False])
+def test_a_loop_that_has_ended_rings_no_bell(gather: float, lazily: bool) -> None:  # noqa: FBT001
+    """What was handed over in its last turn is taken with what the next loop hands over, and
+    that does not wait for a bell that never comes."""
+    inbox = Inbox[int]("test", gather)
+    taker = Taker(inbox)
+    add = inbox.add_lazily if lazily else inbox.add_soon
+
+    async def last_turn() -> None:
+        add(0, asyncio.get_running_loop())
+
+    async def next_loop() -> bool:
+        add(1, asyncio.get_running_loop())
+        return await asyncio.to_thread(taker.has, 2)
+
+    asyncio.run(last_turn())
+    assert asyncio.run(next_loop())
+    taker.end()
+    assert taker.found() == [0, 1]
+
+
+def test_a_thread_that_hands_over_wakes_at_once() -> None:
+    """Without waiting for what the tasks gather, which is taken along."""
+    inbox, timers = Inbox[int]("test", HOUR), Timers()
+    taker = Taker(inbox)
+    inbox.add_soon(0, timers.loop)
+    inbox.add_lazily(1, timers.loop)
+    handing = threading.Thread(target=inbox.add, args=(2,))
+    handing.start()
+    handing.join(LIMIT)
+    assert taker.has(3)
+    taker.end()
+    assert taker.groups == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("gather", [0.0, GATHER])
+def test_in_any_mixture_nothing_is_lost(gather: float) -> None:
+    """Twenty thousand things, handed over now, soon and some time, of which the last is taken
+    before the inbox is closed, are all there, in their order."""
+    inbox = Inbox[int]("test", gather)
+    taker = Taker(inbox, 64)
+
+    async def hand_over() -> bool:
+        loop = asyncio.get_running_loop()
+        for number in range(NUMBER):
+            if number % 11 == 5:
+                inbox.add(number)
+            elif number % 3:
+                inbox.add_soon(number, loop)
+            else:
+                inbox.add_lazily(number, loop)
+            if number % 7 == 0:
+                await asyncio.sleep(GATHER if number % 700 == 0 else 0)
+        inbox.add_lazily(NUMBER, loop)
+        return await asyncio.to_thread(taker.has, NUMBER + 1)
+
+    assert asyncio.run(hand_over())
+    taker.end()
+    assert taker.found() == list(range(NUMBER + 1))
+
+
+@pytest.mark.parametrize("number", [90, 100])
+def test_what_is_left_is_taken_without_a_bell(number: int) -> None:
+    """One ring for more than is taken at a time; then the thread waits for the next."""
+    inbox, timers = Inbox[int]("test", GATHER), Timers()
+    for item in range(number):
+        inbox.add_soon(item, timers.loop)
+    timers.ring(GATHER)
+    taker = Taker(inbox, 30)
+    assert taker.has(number)
+    inbox.add(number)
+    assert taker.has(number + 1)
+    taker.end()
+    assert [len(group) for group in taker.groups][:3] == [30, 30, 30]
+    assert taker.found() == list(range(number + 1))
