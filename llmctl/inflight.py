@@ -7,7 +7,7 @@ from collections import deque
 
 from llmctl.stopping import Stop
 
-_SHARE, _MOST = 2, 64
+_SHARE, _MOST = 2, 128
 
 
 class InFlight:
@@ -27,7 +27,7 @@ class InFlight:
 
     @property
     def tasks(self) -> int:
-        """How many tasks keep it full: half as many more, and not more than 64, wait for room."""
+        """How many tasks keep it full: half as many more, and not more than 128, wait for room."""
         return self.most + min(self.most // _SHARE, _MOST)
 
     async def enter(self) -> None:

@@ -253,7 +253,7 @@ async def open_runner(
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
-    from llmctl.stores.inbox import GATHER
+    from llmctl.stores.inbox import GATHER_HOLDS
     from llmctl.stores.ledger import open_ledger
     from llmctl.stores.minutes import Minutes
 
@@ -288,7 +288,7 @@ async def open_runner(
             except (NoKeyError, SetupError) as error:
                 warn(f"the fallback {other.name} is left out: {error.message}")
         run_id = ulid(clock)
-        gather = GATHER if patient else 0.0
+        gather = GATHER_HOLDS if patient else 0.0
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name(), gather)
         stack.callback(ledger.close)
         purse = Purse(ledger, clock, warn)

@@ -13,6 +13,9 @@ GATHER = 0.001
 """Seconds that a busy run gathers what its tasks hand over before the thread is woken: waking it,
 and its telling how it went, costs more than most of what is handed over."""
 
+GATHER_HOLDS = 0.003
+"""The same for holds, which are written while other rows are under way."""
+
 LAZY = 0.02
 """Seconds that something may lie that no task waits for."""
 
