@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from llmctl.stopping import Stop
 
@@ -16,12 +17,13 @@ class InFlight:
 
     A few tasks more than that get rows ready meanwhile, whose holds must be on record before
     anything is sent; so that a provider is not left waiting for our disk. Nobody gets through
-    once `stop` was asked for.
+    once `stop` was asked for, or when `check` raises: what is sent could not be written down.
     """
 
-    def __init__(self, most: int, stop: Stop) -> None:
+    def __init__(self, most: int, stop: Stop, check: Callable[[], None] = lambda: None) -> None:
         self.most = most
         self._stop = stop
+        self._check = check
         self._inside: set[asyncio.Task[object]] = set()
         self._waiting: deque[tuple[asyncio.Future[None], asyncio.Task[object]]] = deque()
 
@@ -32,11 +34,12 @@ class InFlight:
 
     async def enter(self) -> None:
         """Return when the running task's row may be sent; at once when the same row has been, to
-        somebody else. First come, first served. Raises as `Stop.check`."""
+        somebody else. First come, first served. Raises as `Stop.check`, and what `check` does."""
         task = asyncio.current_task()
         if task is None or task in self._inside:
             return
         self._stop.check()
+        self._check()
         if len(self._inside) < self.most:
             self._inside.add(task)
             return
@@ -45,6 +48,7 @@ class InFlight:
         try:
             await turn
             self._stop.check()
+            self._check()
         except BaseException:
             turn.cancel()
             self._leave(task)

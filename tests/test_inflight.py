@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctl.errors import BudgetExhausted, CallError
+from llmctl.errors import BudgetExhausted, CallError, DiskError
 from llmctl.inflight import InFlight
 from llmctl.stopping import Stop
 
@@ -250,3 +250,26 @@ def test_whatever_happens_places_are_neither_lost_nor_doubled(
         assert not in_flight._inside
 
     run(work)
+
+
+def test_nobody_is_sent_whose_answer_could_not_be_written() -> None:
+    """Neither who comes after the disk has refused, nor who waited before."""
+
+    async def run() -> list[str]:
+        refusals: list[DiskError] = []
+
+        def check() -> None:
+            if refusals:
+                raise refusals[0]
+
+        places = InFlight(1, Stop(), check)
+        await places.enter()
+        waiting = asyncio.ensure_future(places.enter())
+        await asyncio.sleep(0)
+        refusals.append(DiskError("the disk is full"))
+        places.leave()
+        late = asyncio.ensure_future(places.enter())
+        found = await asyncio.gather(waiting, late, return_exceptions=True)
+        return [str(error) for error in found]
+
+    assert asyncio.run(run()) == ["the disk is full"] * 2

@@ -47,6 +47,11 @@ class Writer(Struct, frozen=True):
             if lines:
                 await sink.append(b"".join(lines))
 
+    def check(self) -> None:
+        """Raises what has kept a record from being written."""
+        self.answers.check()
+        self.errors.check()
+
     async def close(self) -> None:
         """Give both files back."""
         await self.answers.close()
@@ -141,7 +146,7 @@ async def drive(
     writer = open_writer(batch)
     limits = Limits(stop, tally, allowed_errors)
     at_once = batch.job.profile.limits.concurrency
-    in_flight = InFlight(at_once, stop)
+    in_flight = InFlight(at_once, stop, writer.check)
     observers = [Recorded(writer, limits), settle, Recorded(tally, limits), limits]
     handler = make_handler(observers, in_flight)
     source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once)

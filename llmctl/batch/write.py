@@ -34,6 +34,10 @@ class Sink(Protocol):
         """Return when the line (which ends with a line feed) is where it should be."""
         ...
 
+    def check(self) -> None:
+        """Raises what has kept a line from where it should be."""
+        ...
+
     async def close(self) -> None:
         """Give everything back. Nothing is appended afterwards."""
         ...
@@ -53,13 +57,17 @@ class _Grouped(ABC):
 
     async def append(self, line: bytes) -> None:
         """Return when the line is committed; raise what made that impossible."""
-        if self._failure is not None:
-            raise self._failure
+        self.check()
         if self._thread is None:
             # A daemon: a disk or a pipe that hangs must not keep the program from ending.
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         await self._put(line)
+
+    def check(self) -> None:
+        """Raise what made a commit impossible, if one was; known before any task hears of it."""
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self) -> None:
         """Commit what is waiting, then end the thread."""

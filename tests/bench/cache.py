@@ -248,7 +248,7 @@ def main(arguments: list[str]) -> None:
         "prune": bench_prune,
     }
     for name in arguments or known:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
             known[name](Path(folder))
 
 

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("fresh", "resumed"))
     options = parser.parse_args()
     with (
-        tempfile.TemporaryDirectory(dir=Path.cwd()) as name,
+        tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name,
         served("tests.bench.loopback") as url,
     ):
         folder = Path(name)

@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--litellm", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--only", choices=("simulator", "loopback", "latency"))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)
         for server, command in (
             ("simulator", ("tests.simulator",)),

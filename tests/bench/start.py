@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--llm", type=Path, default=SCRIPTS / "llm", metavar="PATH")
     options = parser.parse_args()
     starts()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         answers(Path(name), options.llm)
 
 

@@ -106,7 +106,7 @@ def bench_cache(folder: Path, number: int) -> None:
 
 def main() -> None:
     """All of them; an argument is the number of cache entries (10,000)."""
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         bench_ledger(Path(name))
         bench_cache(Path(name), int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
 
