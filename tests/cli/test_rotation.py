@@ -228,7 +228,7 @@ def test_two_at_once(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
     )
     first.start()
     try:
-        sim.wait_for_calls(1)
+        sim.wait_for_calls(1, timeout=60)
         assert run("keys", "set", "sim", env=keyed, stdin=THIRD).returncode == 75
     finally:
         sim.release()
