@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from llmctl.stopping import Stop
 
-_SHARE, _MOST = 2, 128
+_MOST = 128
 
 
 class InFlight:
@@ -29,8 +30,8 @@ class InFlight:
 
     @property
     def tasks(self) -> int:
-        """How many tasks keep it full: half as many more, and not more than 128, wait for room."""
-        return self.most + min(self.most // _SHARE, _MOST)
+        """How many tasks keep it full: as many more, but not more than 128, wait for room."""
+        return self.most + min(self.most, _MOST)
 
     async def enter(self) -> None:
         """Return when the running task's row may be sent; at once when the same row has been, to
@@ -56,12 +57,14 @@ class InFlight:
 
     def leave(self) -> None:
         """The running task's row is where it belongs, or was never sent."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._leave(task)
+        self.leaving()()
 
-    def _leave(self, task: asyncio.Task[object]) -> None:
-        if task not in self._inside:
+    def leaving(self) -> Callable[[], None]:
+        """What is `leave` for the running task, whoever calls it."""
+        return partial(self._leave, asyncio.current_task())
+
+    def _leave(self, task: asyncio.Task[object] | None) -> None:
+        if task is None or task not in self._inside:
             return
         self._inside.remove(task)
         while self._waiting:

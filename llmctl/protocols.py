@@ -342,6 +342,11 @@ class LedgerStore(Protocol):
         """What counts against the cap now; None where no hold has met it yet."""
         ...
 
+    def check(self) -> None:
+        """Raises what has kept a call from being put on record, where it would every other one;
+        known before any task hears of it."""
+        ...
+
 
 LaneState = tuple[float, float, float]
 """What processes share of a provider's lane, in seconds of the machine's monotonic clock: when

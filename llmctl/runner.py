@@ -137,7 +137,9 @@ class Live(Struct, frozen=True):
         return chain(
             targets,
             fallback,
-            lambda inner, kept: Observe(inner, observers, self.clock, accounts, self.behind, kept),
+            lambda inner, kept: Observe(
+                inner, observers, self.clock, accounts, self.behind, kept, self.counter.expect
+            ),
         )
 
     def waits(self) -> str | None:
@@ -180,7 +182,9 @@ class Live(Struct, frozen=True):
             fitting=Fitting,
             tokens=lambda inner: Tokens(inner, route.admit),
             hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
-            sending=None if in_flight is None else lambda inner: Sending(inner, in_flight),
+            sending=None
+            if in_flight is None
+            else lambda inner: Sending(inner, in_flight, self.ledger.check),
             rekey=None if key is None else lambda inner: Rekey(inner, key),
             retry=lambda inner: Retry(
                 inner, route.endurance(patient=self.patient), waiting, told, self.purse.again

@@ -207,11 +207,35 @@ def test_once_stopped_nobody_gets_through(given_first: bool) -> None:  # noqa: F
 
 
 @pytest.mark.parametrize(
-    ("most", "tasks"), [(1, 1), (2, 3), (10, 15), (128, 192), (200, 300), (1000, 1128)]
+    ("most", "tasks"), [(1, 2), (2, 4), (10, 20), (128, 256), (200, 328), (1000, 1128)]
 )
 def test_some_more_tasks_than_places_get_rows_ready(most: int, tasks: int) -> None:
-    """Half as many more, and not more than 128."""
+    """As many more, and not more than 128."""
     assert InFlight(most, Stop()).tasks == tasks
+
+
+def test_somebody_else_may_say_that_a_row_is_where_it_belongs() -> None:
+    """What `leaving` gives frees the place of the task that asked for it, once, whoever calls
+    it; the next row is inside before anything else happens."""
+
+    async def work() -> None:
+        in_flight = InFlight(1, Stop())
+        await in_flight.enter()
+        leave = in_flight.leaving()
+        rows = [Row(in_flight), Row(in_flight)]
+        await turns()
+
+        async def other() -> None:
+            leave()
+            assert in_flight._inside == {rows[0].task}
+            leave()
+
+        await asyncio.ensure_future(other())
+        await turns()
+        assert inside(rows) == [0]
+        await part(*rows)
+
+    run(work)
 
 
 STEPS = st.lists(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmctl.counting import counts
 from llmctl.errors import ContextTooLong
 from llmctl.prompt import take_apart
 from llmctl.tokens import Counter, max_output
@@ -312,3 +315,64 @@ def test_the_short_way_counts_alike(counter: Counter, model: str) -> None:
         assert counter.count(request) == counter._count(request, take_apart(request))
 
     hold()
+
+
+_PLAIN = st.lists(
+    st.text() | st.sampled_from(["<|endoftext|>", "end", "<|", "of text|>", " ", "\n", "\ud800"]),
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "gpt-oss-120b"])
+def test_expected_requests_are_counted_alike(counter: Counter, model: str) -> None:
+    """Together as one by one, whatever stands at the edges of their texts, in whatever order they
+    are asked for, and whether all that was expected comes or not."""
+    counter.load(target(model))
+
+    @given(prompts=st.lists(_PLAIN, max_size=8), order=st.randoms())
+    def hold(prompts: list[list[str]], order: random.Random) -> None:
+        requests = [ask(*texts, model=model, fingerprint=f"{texts}") for texts in prompts]
+        alone = [counter._count(request, take_apart(request)) for request in requests]
+        counter._ahead.clear()
+        counter.expect(requests)
+        pairs = list(zip(requests, alone, strict=True))
+        order.shuffle(pairs)
+        for request, expected in pairs[1:]:
+            assert counter.count(request) == expected
+        counter.expect(())
+
+    hold()
+
+
+def test_what_is_expected_is_counted_in_one_go(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred plain requests take two calls of the vocabulary; long ones, and those of another
+    model, are counted when they come; none without a fingerprint is taken for another."""
+    calls = list[int]()
+
+    def spy(encoding: Any, texts: Sequence[str]) -> list[int]:
+        calls.append(len(texts))
+        return counts(encoding, texts)
+
+    monkeypatch.setattr("llmctl.tokens.counts", spy)
+    requests = [ask(f"number {n}", fingerprint=f"together {n}") for n in range(100)]
+    other = ask("another", model="gpt-4", fingerprint="another")
+    long = ask("word " * 5000, fingerprint="rather long")
+    bare = ask("no fingerprint")
+    counter.expect([requests[0], other, long, bare, *requests[1:]])
+    found = [counter.count(request).tokens for request in (*requests, long, other, bare)]
+    assert calls == [64, 36]
+    assert found == [
+        counter._count(r, take_apart(r)).tokens for r in (*requests, long, other, bare)
+    ]
+
+
+def test_counts_of_what_was_expected_are_not_all_kept(counter: Counter) -> None:
+    """What is remembered is bounded, however many requests come."""
+    for lot in range(100):
+        requests = [ask("a", fingerprint=f"{lot} {n}") for n in range(64)]
+        counter.expect(requests)
+        counter.count(requests[0])
+    assert len(counter._ahead) <= 4096
+    assert len(counter._expected) <= 64

@@ -29,23 +29,11 @@ from llmctl.types import Outcome, Request, Usage
 _CHUNK = 1000
 
 
-class Writer(Struct, frozen=True):
-    """An observer that writes every outcome's record where it belongs; durable when it returns."""
+class Files(Struct, frozen=True):
+    """Where the records of a batch go."""
 
     answers: Sink
     errors: Sink
-    format: Format
-
-    async def __call__(self, outcome: Outcome) -> None:
-        """Append the record. Raises `DiskError`, or `BrokenPipeError` for stdout."""
-        await (self.answers if outcome.ok else self.errors).append(record(outcome, self.format))
-
-    async def many(self, outcomes: Sequence[Outcome]) -> None:
-        """Append the records with one write to each file. Raises as for one."""
-        for sink, ok in ((self.answers, True), (self.errors, False)):
-            lines = [record(o, self.format) for o in outcomes if o.ok is ok]
-            if lines:
-                await sink.append(b"".join(lines))
 
     def check(self) -> None:
         """Raises what has kept a record from being written."""
@@ -53,9 +41,36 @@ class Writer(Struct, frozen=True):
         self.errors.check()
 
     async def close(self) -> None:
-        """Give both files back."""
+        """Give both back."""
         await self.answers.close()
         await self.errors.close()
+
+
+class Writer(Struct, frozen=True):
+    """An observer that writes every outcome's record where it belongs; durable when it returns.
+
+    An answer is `in_flight` no more as soon as it is. A failure may be what ends the run: its
+    place is not free before all observers have seen it.
+    """
+
+    files: Files
+    format: Format
+    in_flight: InFlight
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Append the record. Raises `DiskError`, or `BrokenPipeError` for stdout."""
+        line = record(outcome, self.format)
+        if outcome.ok:
+            await self.files.answers.append(line, self.in_flight.leaving())
+        else:
+            await self.files.errors.append(line)
+
+    async def many(self, outcomes: Sequence[Outcome]) -> None:
+        """Append the records with one write to each file. Raises as for one."""
+        for sink, ok in ((self.files.answers, True), (self.files.errors, False)):
+            lines = [record(o, self.format) for o in outcomes if o.ok is ok]
+            if lines:
+                await sink.append(b"".join(lines))
 
 
 @dataclass(slots=True)
@@ -110,7 +125,7 @@ class Recorded(Struct, frozen=True):
         await self.observer.many(outcomes)
 
 
-def open_writer(batch: Prepared) -> Writer:
+def open_files(batch: Prepared) -> Files:
     """The files (or streams) that the batch's records go to."""
     answers: Sink
     errors: Sink
@@ -120,7 +135,7 @@ def open_writer(batch: Prepared) -> Writer:
         path = batch.errors
         assert path is not None
         answers, errors = Appender(Durable(batch.output)), ErrorsFile(path)
-    return Writer(answers, errors, batch.job.format)
+    return Files(answers, errors)
 
 
 async def drive(
@@ -143,13 +158,14 @@ async def drive(
     sent is an error row. After a stop from outside the rest has none, and is sent next time.
     Raises `DiskError` and `BrokenPipeError`.
     """
-    writer = open_writer(batch)
+    files = open_files(batch)
     limits = Limits(stop, tally, allowed_errors)
     at_once = batch.job.profile.limits.concurrency
-    in_flight = InFlight(at_once, stop, writer.check)
+    in_flight = InFlight(at_once, stop, files.check)
+    writer = Writer(files, batch.job.format, in_flight)
     observers = [Recorded(writer, limits), settle, Recorded(tally, limits), limits]
     handler = make_handler(observers, in_flight)
-    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once)
+    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once, clock)
     try:
         engine = LocalEngine(in_flight.tasks, stop, clock, in_flight)
         try:
@@ -162,7 +178,7 @@ async def drive(
         try:
             await handler.finish()
         finally:
-            await writer.close()
+            await files.close()
     if batch.job.ordered and batch.output is not None and (limits.because or not stop.asked):
         await asyncio.to_thread(reorder, batch.output, batch.index, batch.job.format)
     return limits.because

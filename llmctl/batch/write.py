@@ -20,18 +20,22 @@ from llmctl.stores.files import disk, disk_error, sync_file, sync_folder
 from llmctl.stores.inbox import GATHER, Inbox
 from llmctl.stores.lock import LockedFile
 
-_Waiting = tuple[bytes, "asyncio.Future[None]"]
-
+_Waiting = tuple[bytes, "asyncio.Future[None]", Callable[[], None]]
 
 _GROUP = 10_000
 """Lines in one write at most."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Sink(Protocol):
     """Where rows go."""
 
-    async def append(self, line: bytes) -> None:
-        """Return when the line (which ends with a line feed) is where it should be."""
+    async def append(self, line: bytes, there: Callable[[], None] = ...) -> None:
+        """Return when the line (which ends with a line feed) is where it should be. `there`
+        hears of that before anybody else does anything."""
         ...
 
     def check(self) -> None:
@@ -55,14 +59,14 @@ class _Grouped(ABC):
         self._thread: threading.Thread | None = None
         self._name = name
 
-    async def append(self, line: bytes) -> None:
+    async def append(self, line: bytes, there: Callable[[], None] = _nothing) -> None:
         """Return when the line is committed; raise what made that impossible."""
         self.check()
         if self._thread is None:
             # A daemon: a disk or a pipe that hangs must not keep the program from ending.
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        await self._put(line)
+        await self._put(line, there)
 
     def check(self) -> None:
         """Raise what made a commit impossible, if one was; known before any task hears of it."""
@@ -77,10 +81,10 @@ class _Grouped(ABC):
                 await self._put(b"")
             self._inbox.close()
 
-    def _put(self, line: bytes) -> asyncio.Future[None]:
+    def _put(self, line: bytes, there: Callable[[], None] = _nothing) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        self._inbox.add_soon((line, done), loop)
+        self._inbox.add_soon((line, done, there), loop)
         return done
 
     @abstractmethod
@@ -92,7 +96,7 @@ class _Grouped(ABC):
             self._deal(group)
 
     def _deal(self, group: Sequence[_Waiting]) -> None:
-        data = b"".join(line for line, _ in group)
+        data = b"".join([line for line, _, _ in group])
         if data and self._failure is None:
             try:
                 self._commit(data)
@@ -105,7 +109,9 @@ class _Grouped(ABC):
 
 def _tell(group: Sequence[_Waiting], failure: Exception | None) -> None:
     """Resolve a group's futures, in the loop."""
-    for _, done in group:
+    for _, done, there in group:
+        if failure is None:
+            there()
         if done.done():  # cancelled meanwhile
             continue
         if failure is None:

@@ -7,14 +7,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
+from llmctl.clock import Clock
 from llmctl.protocols import Chain
 from llmctl.types import Request
 
 _CHUNK = 512
-"""Requests looked up together. So many are read ahead, at the most."""
+"""Requests looked up together, and claimed together, at the most."""
+
+_BITE = 128
+"""Requests looked up together where most must be asked: making them takes the time of many a
+reply, which waits meanwhile."""
 
 _AT_ONCE = 4
 """Chunks of kept answers on their way to the disk: it may be slow, memory must not fill up."""
+
+_SHORT, _LONG = 0.05, 0.2
+"""Seconds that a lot should last: a claim costs as much for one request as for a hundred, and
+keeps other processes from asking the same meanwhile."""
 
 
 class Plain:
@@ -30,11 +39,12 @@ class Plain:
 
 class Sifted:
     """Requests of which those with a kept answer are never drawn: `handler` deals with them,
-    many at a time. The worker that draws waits meanwhile; others go on. `ahead` of the others
-    are claimed together, the next ones when half of them are drawn: a worker that finds none
-    waits for the disk, and all others behind it. Once `stopped` nothing is drawn. `prepare` is
-    called before the first request is: it may take a while, and is not needed where all answers
-    are kept. Whoever draws says `close` in the end."""
+    many at a time. The worker that draws waits meanwhile; others go on. A lot of the others is
+    claimed together, the next one when half of it is drawn: a worker that finds none waits for
+    the disk, and all others behind it. A lot is `ahead` requests or, by `clock`, so many more
+    that it lasts a while. Once `stopped` nothing is drawn. `prepare` is called before the first
+    request is: it may take a while, and is not needed where all answers are kept. Whoever draws
+    says `close` in the end."""
 
     def __init__(
         self,
@@ -43,12 +53,16 @@ class Sifted:
         stopped: Callable[[], bool],
         prepare: Callable[[], None] | None = None,
         ahead: int = 1,
+        clock: Clock | None = None,
     ) -> None:
         self._requests = iter(requests)
         self._handler = handler
         self._stopped = stopped
         self._prepare = prepare
-        self._ahead = min(ahead, _CHUNK)
+        self._ahead = self._lot = min(ahead, _CHUNK)
+        self._clock = clock
+        self._claimed = float("-inf")
+        self._bite = min(_BITE, _CHUNK)
         self._unkept: deque[Request] = deque()
         self._ready: deque[Request] = deque()
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -73,8 +87,8 @@ class Sifted:
         if self._stopped():
             return None
         drawn = self._ready.popleft()
-        done = self._exhausted or self._failure is not None or self._refilling is not None
-        if not done and len(self._ready) * 2 <= self._ahead:
+        done = (self._exhausted and not self._unkept) or self._failure or self._refilling
+        if not done and len(self._ready) * 2 <= self._lot:
             self._refilling = asyncio.ensure_future(self._refill())
         return drawn
 
@@ -105,6 +119,7 @@ class Sifted:
 
     async def _refill(self) -> None:
         """See to it that the next requests are ready before they are drawn."""
+        self._pace()
         try:
             if await self._look(ahead=True):
                 await self._claim(ahead=True)
@@ -114,22 +129,31 @@ class Sifted:
             self._refilling = None
 
     async def _look(self, *, ahead: bool = False) -> bool:
-        """Look up requests until one must be asked, or `ahead` of those that are ready another
-        one; False when there is none left."""
-        while not (self._unkept or (self._ready and not ahead)):
+        """Look up requests until one must be asked, or `ahead` of those that are ready a whole
+        lot; False when there is none left."""
+        wanted = self._lot if ahead else 1
+
+        def enough() -> bool:
+            return len(self._unkept) >= wanted or (bool(self._ready) and not ahead)
+
+        while not enough():
             async with self._slots:
                 if self._stopped():
                     return False
-                if self._unkept or (self._ready and not ahead):
+                if enough():
                     break
-                chunk = list(islice(self._requests, _CHUNK))
+                chunk = list(islice(self._requests, self._bite))
                 if not chunk:
                     self._exhausted = True
-                    return False
+                    return bool(self._unkept)
                 answered, rest = self._handler.take(chunk)
                 self._unkept.extend(rest)
+                few = len(rest) > len(answered)
+                self._bite = min(_BITE if few else 2 * self._bite, _CHUNK)
                 if answered:
                     await self._handler.deal(answered)
+            if ahead:
+                await asyncio.sleep(0)  # others have something to do, too
         return True
 
     async def _claim(self, *, ahead: bool = False) -> None:
@@ -137,13 +161,27 @@ class Sifted:
         async with self._claiming:
             if (self._ready and not ahead) or not self._unkept:
                 return
-            lot = [self._unkept.popleft() for _ in range(min(self._ahead, len(self._unkept)))]
+            if not ahead:
+                self._pace()
+            lot = [self._unkept.popleft() for _ in range(min(self._lot, len(self._unkept)))]
             try:
                 await self._handler.claim(lot)
             except BaseException:
                 self._unkept.extendleft(reversed(lot))
                 raise
             self._ready.extend(lot)
+
+    def _pace(self) -> None:
+        """Let the next lot be larger than one that was gone in no time, and smaller than one
+        that lasted."""
+        if self._clock is None:
+            return
+        now = self._clock.monotonic()
+        lasted, self._claimed = now - self._claimed, now
+        if lasted < _SHORT:
+            self._lot = min(2 * self._lot, _CHUNK)
+        elif lasted > _LONG:
+            self._lot = max(self._lot // 2, self._ahead)
 
     def rest(self) -> Iterator[Request]:
         """What has not been drawn."""

@@ -92,7 +92,8 @@ class Accounts:
 class Observe:
     """Tells `observers`, in their order, of every call; an answer is handed on only when the
     last of them has dealt with it. That order is the order of durability: first the output,
-    then the ledger. `behind` has what calls leave to be written.
+    then the ledger. `behind` has what calls leave to be written; `expect` hears of requests that
+    are made soon.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Observe:
         accounts: Accounts,
         behind: Behind,
         answers: Answers | None = None,
+        expect: Callable[[Sequence[Request]], None] = lambda _: None,
     ) -> None:
         self._inner = inner
         self._observers = observers
@@ -110,6 +112,7 @@ class Observe:
         self._accounts = accounts
         self._behind = behind
         self._answers = answers
+        self._expect = expect
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer. Every ending is reported, a cancelled call's too."""
@@ -147,6 +150,7 @@ class Observe:
 
     async def claim(self, requests: Sequence[Request]) -> None:
         """These requests, that `take` left over, are made next."""
+        self._expect(requests)
         if self._answers is not None:
             await self._answers.claim(requests)
 

@@ -128,6 +128,11 @@ class Database:
         """Write soon, at the latest when the database is closed; nobody is told how it went."""
         self._submit(Job(work))
 
+    def check(self) -> None:
+        """Raises the `DiskError` after which nothing more can be written, if there was one; known
+        before who waits for the write hears of it."""
+        self._writer.check()
+
     def read(self, work: Work[T]) -> T:
         """What `work(connection)` returns, at once, on the calling thread's own reader.
 

@@ -112,6 +112,10 @@ class SqliteLedger:
         """What counts against the cap now; None where no hold has met it yet."""
         return self._db.read(lambda connection: stands(connection, cap))
 
+    def check(self) -> None:
+        """Raises the `DiskError` after which nothing more can be written."""
+        self._db.check()
+
     def settle(
         self, outcome: Outcome, caps: Sequence[Cap] = (), *, lazily: bool = False
     ) -> Write[Sequence[Crossing]]:

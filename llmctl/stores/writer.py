@@ -112,6 +112,11 @@ class GroupWriter:
                     thread.start()
                     self._thread = thread
 
+    def check(self) -> None:
+        """Raises what has broken the file, if anything has."""
+        if self._broken is not None:
+            raise self._translate(self._broken)
+
     def stop(self) -> None:
         """Return when everything queued is written and the thread has ended."""
         self._inbox.close()

@@ -276,6 +276,50 @@ def test_close_waits_for_what_goes_on_ahead(kept: Collection[int]) -> None:
     assert sorted([*indexes(source.rest()), *shelf.dealt]) == list(range(5, 30))
 
 
+def test_lots_last_a_while() -> None:
+    """What is drawn at once is claimed in ever larger lots, up to a chunk; what takes its time
+    in smaller ones again, down to `ahead`."""
+    clock = FakeClock()
+    shelf = Shelf(clock)
+    source = Sifted(rows(120), shelf, lambda: False, ahead=2, clock=clock)
+
+    async def run() -> None:
+        for number in range(120):
+            assert await source.draw() is not None
+            await clock.sleep(0.0001 if number < 60 else 1)
+        assert await source.draw() is None
+        await source.close()
+
+    clock.run(limited(run()))
+    sizes = [len(lot) for lot in shelf.claimed]
+    assert sizes[:4] == [2, 4, 8, 10]
+    assert max(sizes) == 10
+    assert sizes[-3:-1] == [2, 2]
+    assert sorted(index for lot in shelf.claimed for index in lot) == list(range(120))
+
+
+def test_what_must_be_asked_is_looked_up_in_bites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three at a time, in turns with everybody else, where nothing is kept; ten where all is."""
+    monkeypatch.setattr(sources, "_BITE", 3)
+    clock, sizes = FakeClock(), list[int]()
+
+    class Counted(Shelf):
+        def take(self, requests: Sequence[Request]) -> tuple[list[Outcome], list[Request]]:
+            sizes.append(len(requests))
+            return super().take(requests)
+
+    async def run(kept: Collection[int]) -> list[int]:
+        source = Sifted(rows(40), Counted(clock, kept), lambda: False, ahead=6)
+        while await source.draw() is not None:
+            await clock.sleep(1)
+        await source.close()
+        found, sizes[:] = sizes[:], []
+        return found
+
+    assert clock.run(limited(run(()))) == [3] * 13 + [1]
+    assert clock.run(limited(run(range(40)))) == [3, 6, 10, 10, 10, 1]
+
+
 def test_close_returns_at_once_when_nothing_goes_on() -> None:
     """Before anything was drawn, and when all was."""
     clock = FakeClock()

@@ -221,8 +221,10 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 def test_when_the_disk_refuses_everything_stops(db: Database, path: Path) -> None:
     """The commit fails for all who wait, with exit code 74 and the path, and so does every later
-    write, although there is room again; what was written before is still there."""
+    write, although there is room again, as `check` says without one; what was written before is
+    still there."""
     db.write_now(add("before"))
+    db.check()
 
     async def all_at_once() -> list[object]:
         works = [db.write(add("x" * 100_000)) for _ in range(3)]
@@ -235,6 +237,8 @@ def test_when_the_disk_refuses_everything_stops(db: Database, path: Path) -> Non
         assert isinstance(error, DiskError)
         assert error.exit_code == 74
         assert str(path) in error.message
+    with pytest.raises(DiskError, match=str(path)):
+        db.check()
     with pytest.raises(DiskError):
         db.write_now(add("later"))
     assert notes(db) == ["before"]

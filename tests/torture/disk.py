@@ -109,7 +109,7 @@ def injected(rows: int, which: str, dice: Random) -> tuple[int, int]:
 
 def _limits(size: Size, dice: Random) -> str:
     number = size.of(1, 10)
-    again = [limited(size.of(800, 4_000), dice.randint(40, 300) << 10) for _ in range(number)]
+    again = [limited(size.of(1_200, 4_000), dice.randint(40, 300) << 10) for _ in range(number)]
     return f"{number} limits on file size, exit 74 each, at most {max(again)} billed again"
 
 
