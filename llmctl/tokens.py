@@ -4,11 +4,11 @@ estimate that leans upward and says so."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
@@ -39,15 +39,19 @@ message of its own, 61 tokens with the date."""
 _SMALLEST_WINDOW = 4096
 """Tokens: no hosted model has a smaller window, so what fits in here needs no look-up."""
 
-_REMEMBERED = 256
-"""How many counts of long requests are kept, so that nobody counts one twice; and how many
-models' ways of counting."""
+_WAYS = 256
+"""How many models' ways of counting are kept."""
 
-_ALIKE = 4096
-"""Counts that are kept to be handed out again, and counts of requests that were expected."""
+_KEPT = 4096
+"""Counts that are kept to be handed out again: those of long requests, so that nobody counts one
+twice, and of requests that were expected."""
 
 _TOGETHER = 64
 """Requests that are counted together: a fraction of a millisecond."""
+
+_EXPECTED = 1024
+"""Requests that are expected at the most: two lots of a batch, which must not be kept for longer
+when they turn out not to be counted."""
 
 _SHORT = 8192
 """Characters: counting more takes so long that doing it together with others gains nothing."""
@@ -74,7 +78,7 @@ class _Way(Struct, frozen=True):
         found = self.known.get(tokens)
         if found is None:
             found = TokenCount(tokens, self.exact, self.name)
-            if len(self.known) < _ALIKE:
+            if len(self.known) < _KEPT:
                 self.known[tokens] = found
         return found
 
@@ -112,13 +116,15 @@ class Counter:
         self._vocabularies = vocabulary.Vocabularies(cache)
         self._published = published or _published_window
         self._ways: dict[str, _Way] = {}
-        self._long: dict[str, TokenCount] = {}
         self._expected: dict[str, Request] = {}
-        self._ahead: dict[str, TokenCount] = {}
+        self._known: dict[str, TokenCount] = {}
 
     def expect(self, requests: Sequence[Request]) -> None:
-        """These will be counted soon, if any: as many as can be are when the first of them is."""
-        self._expected = {one.fingerprint: one for one in requests if one.fingerprint}
+        """These will be counted soon, after those that were expected before: when one of them is,
+        others are with it."""
+        self._expected.update({one.fingerprint: one for one in requests if one.fingerprint})
+        while len(self._expected) > _EXPECTED:
+            del self._expected[next(iter(self._expected))]
 
     def load(self, target: Target) -> None:
         """Load what counting for the target needs. Raises `SetupError`."""
@@ -136,13 +142,14 @@ class Counter:
             way = _Way(name, encoding, _HARMONY_MESSAGE, _HARMONY_PROMPT, exact=False)
         else:
             way = _Way(name, encoding, _MESSAGE, _REPLY, exact=True)
-        _keep_few(self._ways)
+        if len(self._ways) >= _WAYS:
+            self._ways.clear()
         self._ways[model] = way
         return way
 
     def count(self, request: Request) -> TokenCount:
         """The tokens of the request's input. Raises `SetupError`."""
-        if self._long and (known := self._long.get(request.fingerprint)):
+        if known := self._known.get(request.fingerprint):
             return known
         return self._plain(request) or self._count(request, take_apart(request))
 
@@ -154,8 +161,8 @@ class Counter:
             return None
         if request.fingerprint in self._expected:
             self._count_expected(request.target.model, way)
-        if known := self._ahead.get(request.fingerprint):
-            return known
+            if known := self._known.get(request.fingerprint):
+                return known
         texts = plain_texts(request)
         if not texts:
             return None
@@ -170,28 +177,32 @@ class Counter:
 
     def _count_expected(self, model: str, way: _Way) -> None:
         """Count those that come next and are plain, so many that the event loop hardly waits."""
-        found: list[tuple[str, int]] = []
+        expected, room = self._expected, vocabulary.CHUNK
+        found: dict[str, int] = {}
         texts: list[str] = []
-        room = vocabulary.CHUNK
-        while self._expected and len(found) < _TOGETHER:
-            fingerprint, request = next(iter(self._expected.items()))
+        for fingerprint, request in list(islice(expected.items(), _TOGETHER)):
             plain = plain_texts(request) if request.target.model == model else None
-            size = sum(map(len, plain or ()))
+            size = len("".join(plain)) if plain else 0
             if plain and size <= _SHORT:
                 if size > room:
                     break
                 room -= size
-                found.append((fingerprint, len(plain)))
+                found[fingerprint] = len(plain)
                 texts += plain
-            del self._expected[fingerprint]
-        if not texts:
-            return
-        each = iter(counts(way.encoding, texts))
-        for fingerprint, number in found:
-            tokens = way.frame(number) + sum(islice(each, number))
-            self._ahead[fingerprint] = way.counted(tokens)
-        while len(self._ahead) > _ALIKE:
-            del self._ahead[next(iter(self._ahead))]
+            del expected[fingerprint]
+        each = iter(counts(way.encoding, texts) if texts else ())
+        self._keep(
+            {
+                name: way.counted(way.frame(number) + sum(islice(each, number)))
+                for name, number in found.items()
+            }
+        )
+
+    def _keep(self, counted: Mapping[str, TokenCount]) -> None:
+        """Keep the counts of the requests with these fingerprints for a while."""
+        self._known.update(counted)
+        for oldest in list(islice(self._known, max(0, len(self._known) - _KEPT))):
+            del self._known[oldest]
 
     def _count(self, request: Request, prompt: Prompt) -> TokenCount:
         model = request.target.model
@@ -203,14 +214,13 @@ class Counter:
             exact = exact and way.exact
         counted = TokenCount(tokens, exact and prompt.exact, way.name)
         if request.fingerprint and prompt.long:
-            _keep_few(self._long)
-            self._long[request.fingerprint] = counted
+            self._keep({request.fingerprint: counted})
         return counted
 
     async def count_async(self, request: Request) -> TokenCount:
         """The same, without holding the event loop up: long prompts, and the loading of a
         vocabulary, go to a thread. Afterwards `count` knows a long request's answer."""
-        if self._long and (known := self._long.get(request.fingerprint)):
+        if known := self._known.get(request.fingerprint):
             return known
         if plain := self._plain(request):
             return plain
@@ -293,8 +303,3 @@ def _published_window(base_url: str, model: str) -> int | None:
     except LookupError:
         return None
     return None if provider.id == "azure" else found.context_window  # deployments have any name
-
-
-def _keep_few(kept: dict[str, Any]) -> None:
-    if len(kept) >= _REMEMBERED:
-        kept.clear()

@@ -295,9 +295,9 @@ def test_many_long_requests_are_not_all_remembered(
     """What is kept of long prompts is bounded."""
     monkeypatch.setattr("llmctl.prompt.CHUNK", 5)
     monkeypatch.setattr("llmctl.vocabulary.CHUNK", 5)
-    for number in range(600):
+    for number in range(5000):
         counter.count(ask("a long prompt", fingerprint=str(number)))
-    assert 0 < len(counter._long) <= 256
+    assert 0 < len(counter._known) <= 4096
 
 
 _TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "tool"]), st.text()))
@@ -333,13 +333,13 @@ def test_expected_requests_are_counted_alike(counter: Counter, model: str) -> No
     def hold(prompts: list[list[str]], order: random.Random) -> None:
         requests = [ask(*texts, model=model, fingerprint=f"{texts}") for texts in prompts]
         alone = [counter._count(request, take_apart(request)) for request in requests]
-        counter._ahead.clear()
+        counter._known.clear()
         counter.expect(requests)
         pairs = list(zip(requests, alone, strict=True))
         order.shuffle(pairs)
         for request, expected in pairs[1:]:
             assert counter.count(request) == expected
-        counter.expect(())
+        counter._expected.clear()
 
     hold()
 
@@ -347,7 +347,7 @@ def test_expected_requests_are_counted_alike(counter: Counter, model: str) -> No
 def test_what_is_expected_is_counted_in_one_go(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred plain requests take two calls of the vocabulary; long ones, and those of another
+    """Of 102 requests 64 are looked at and counted, then the rest; long ones, and those of another
     model, are counted when they come; none without a fingerprint is taken for another."""
     calls = list[int]()
 
@@ -362,7 +362,7 @@ def test_what_is_expected_is_counted_in_one_go(
     bare = ask("no fingerprint")
     counter.expect([requests[0], other, long, bare, *requests[1:]])
     found = [counter.count(request).tokens for request in (*requests, long, other, bare)]
-    assert calls == [64, 36]
+    assert calls == [62, 38]
     assert found == [
         counter._count(r, take_apart(r)).tokens for r in (*requests, long, other, bare)
     ]
@@ -374,5 +374,5 @@ def test_counts_of_what_was_expected_are_not_all_kept(counter: Counter) -> None:
         requests = [ask("a", fingerprint=f"{lot} {n}") for n in range(64)]
         counter.expect(requests)
         counter.count(requests[0])
-    assert len(counter._ahead) <= 4096
-    assert len(counter._expected) <= 64
+    assert len(counter._known) <= 4096
+    assert len(counter._expected) <= 1024

@@ -62,9 +62,10 @@ class LocalEngine:
             running -= done
 
     async def _work(self, source: Source, handler: Handler) -> None:
+        leave = None if self._in_flight is None else self._in_flight.leaving()
         while not self._stop.asked and (request := await source.draw()) is not None:
             with contextlib.suppress(CallError):
                 await handler(request, None)
             # After any other error the place is nobody's: nothing more is to be sent.
-            if self._in_flight is not None:
-                self._in_flight.leave()
+            if leave is not None:
+                leave()

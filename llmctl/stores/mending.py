@@ -83,7 +83,8 @@ class MendingCache:
 
     def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Keep the answer, instead of an older one; this process's claim to find it ends."""
-        store, kept = self._store, Write[None]()
+        store = self._store
+        kept: Write[None] = Write()
 
         def mended(error: BaseException | None) -> None:
             if isinstance(error, DamagedError):

@@ -155,7 +155,7 @@ def main() -> None:
                     for tasks in options.tasks or _TASKS:
                         compare(folder, options, server, url, tasks)
         if options.only in (None, "latency"):
-            write_rows(folder / "in.jsonl", 5 * options.rows)
+            write_rows(folder / "in.jsonl", 10 * options.rows)
             with served("tests.bench.loopback", str(_LATENCY_MS)) as url:
                 rate, said = batch(folder, url, _MANY)
             ideal = _MANY / _LATENCY_MS * 1000
