@@ -1,15 +1,68 @@
-"""Counting many short texts at once."""
+"""Counting many short prompts at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
+
+from llmctl import vocabulary
+from llmctl.prompt import plain_texts
+from llmctl.types import Request
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
 _SEAM = "<|endoftext|>"
 """A special token of all vocabularies in use: nothing before it is joined to what follows."""
+
+_TOGETHER = 64
+"""Requests that are counted together: a fraction of a millisecond."""
+
+_SHORT = 8192
+"""Characters: counting more takes so long that doing it together with others gains nothing."""
+
+_EXPECTED = 1024
+"""Requests that are expected at the most: two lots of a batch, which must not be kept for longer
+when they turn out not to be counted."""
+
+
+class Expected:
+    """Requests that will be counted soon, by their fingerprints, in the order they were named."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, Request] = {}
+
+    def __contains__(self, fingerprint: str) -> bool:
+        return fingerprint in self._requests
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Expect these, too; those without a fingerprint could not be told apart."""
+        self._requests.update({one.fingerprint: one for one in requests if one.fingerprint})
+        for oldest in list(islice(self._requests, max(0, len(self) - _EXPECTED))):
+            del self._requests[oldest]
+
+    def take(self, model: str) -> tuple[Mapping[str, int], list[str]]:
+        """The first of them: how many texts each has, and all their texts one after the other.
+        Of those that are no plain, short turns for `model` none is given; they are no longer
+        expected, either."""
+        room = vocabulary.CHUNK
+        found: dict[str, int] = {}
+        texts: list[str] = []
+        for fingerprint, request in list(islice(self._requests.items(), _TOGETHER)):
+            plain = plain_texts(request) if request.target.model == model else None
+            size = len("".join(plain)) if plain else 0
+            if plain and size <= _SHORT:
+                if size > room:
+                    break
+                room -= size
+                found[fingerprint] = len(plain)
+                texts += plain
+            del self._requests[fingerprint]
+        return found, texts
 
 
 def counts(encoding: Encoding, texts: Sequence[str]) -> list[int]:

@@ -182,9 +182,7 @@ class Live(Struct, frozen=True):
             fitting=Fitting,
             tokens=lambda inner: Tokens(inner, route.admit),
             hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
-            sending=None
-            if in_flight is None
-            else lambda inner: Sending(inner, in_flight, self.ledger.check),
+            sending=None if in_flight is None else lambda inner: Sending(inner, in_flight),
             rekey=None if key is None else lambda inner: Rekey(inner, key),
             retry=lambda inner: Retry(
                 inner, route.endurance(patient=self.patient), waiting, told, self.purse.again

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from llmctl import vocabulary
-from llmctl.counting import counts
+from llmctl.counting import Expected, counts
 from llmctl.errors import ContextTooLong
 from llmctl.prompt import Prompt, answers, is_list, max_output, plain_texts, take_apart
 from llmctl.protocols import TokenCount
@@ -45,16 +45,6 @@ _WAYS = 256
 _KEPT = 4096
 """Counts that are kept to be handed out again: those of long requests, so that nobody counts one
 twice, and of requests that were expected."""
-
-_TOGETHER = 64
-"""Requests that are counted together: a fraction of a millisecond."""
-
-_EXPECTED = 1024
-"""Requests that are expected at the most: two lots of a batch, which must not be kept for longer
-when they turn out not to be counted."""
-
-_SHORT = 8192
-"""Characters: counting more takes so long that doing it together with others gains nothing."""
 
 _CLAUDE = 1.3
 """How many more tokens Claude's vocabularies make since Opus 4.7 (platform.claude.com, "Token
@@ -116,15 +106,13 @@ class Counter:
         self._vocabularies = vocabulary.Vocabularies(cache)
         self._published = published or _published_window
         self._ways: dict[str, _Way] = {}
-        self._expected: dict[str, Request] = {}
+        self._expected = Expected()
         self._known: dict[str, TokenCount] = {}
 
     def expect(self, requests: Sequence[Request]) -> None:
         """These will be counted soon, after those that were expected before: when one of them is,
         others are with it."""
-        self._expected.update({one.fingerprint: one for one in requests if one.fingerprint})
-        while len(self._expected) > _EXPECTED:
-            del self._expected[next(iter(self._expected))]
+        self._expected.add(requests)
 
     def load(self, target: Target) -> None:
         """Load what counting for the target needs. Raises `SetupError`."""
@@ -177,19 +165,7 @@ class Counter:
 
     def _count_expected(self, model: str, way: _Way) -> None:
         """Count those that come next and are plain, so many that the event loop hardly waits."""
-        expected, room = self._expected, vocabulary.CHUNK
-        found: dict[str, int] = {}
-        texts: list[str] = []
-        for fingerprint, request in list(islice(expected.items(), _TOGETHER)):
-            plain = plain_texts(request) if request.target.model == model else None
-            size = len("".join(plain)) if plain else 0
-            if plain and size <= _SHORT:
-                if size > room:
-                    break
-                room -= size
-                found[fingerprint] = len(plain)
-                texts += plain
-            del expected[fingerprint]
+        found, texts = self._expected.take(model)
         each = iter(counts(way.encoding, texts) if texts else ())
         self._keep(
             {

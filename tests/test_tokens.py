@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.counting import counts
+from llmctl.counting import Expected, counts
 from llmctl.errors import ContextTooLong
 from llmctl.prompt import take_apart
 from llmctl.tokens import Counter, max_output
@@ -339,7 +339,7 @@ def test_expected_requests_are_counted_alike(counter: Counter, model: str) -> No
         order.shuffle(pairs)
         for request, expected in pairs[1:]:
             assert counter.count(request) == expected
-        counter._expected.clear()
+        counter._expected = Expected()
 
     hold()
 

@@ -20,6 +20,7 @@ from llmctl.engines.local import LocalEngine
 from llmctl.engines.source import Sifted
 from llmctl.errors import BudgetExhausted, CallError, Cancelled
 from llmctl.inflight import InFlight
+from llmctl.observers.settling import SettlingBehind
 from llmctl.observers.tally import Tally
 from llmctl.protocols import Chain, ManyObserver, Observer
 from llmctl.stopping import Stop
@@ -142,7 +143,7 @@ async def drive(
     batch: Prepared,
     make_handler: Callable[[Sequence[Observer], InFlight], Chain],
     call_id: Callable[[], str],
-    settle: Observer,
+    settle: SettlingBehind,
     tally: Tally,
     stop: Stop,
     clock: Clock,
@@ -161,9 +162,14 @@ async def drive(
     files = open_files(batch)
     limits = Limits(stop, tally, allowed_errors)
     at_once = batch.job.profile.limits.concurrency
-    in_flight = InFlight(at_once, stop, files.check)
+
+    def check() -> None:
+        files.check()
+        settle.check()
+
+    in_flight = InFlight(at_once, stop, check)
     writer = Writer(files, batch.job.format, in_flight)
-    observers = [Recorded(writer, limits), settle, Recorded(tally, limits), limits]
+    observers: list[Observer] = [Recorded(writer, limits), settle, Recorded(tally, limits), limits]
     handler = make_handler(observers, in_flight)
     source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once, clock)
     try:

@@ -201,6 +201,10 @@ class Purse:
         writing.then(ended)
         return writing
 
+    def check(self) -> None:
+        """Raises what has kept a call from being put on record, where it would every other one."""
+        self._ledger.check()
+
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call; durable when this returns."""
         await self._ledger.settle_kept(outcomes)

@@ -22,6 +22,10 @@ class Settles(Protocol):
         """Write the rows of answers that took no call; durable when this returns."""
         ...
 
+    def check(self) -> None:
+        """Raises what keeps calls from being put on record."""
+        ...
+
 
 class Settling(Struct, frozen=True):
     """Settles every call in `ledger`. Raises what that raises."""
@@ -42,6 +46,11 @@ class SettlingBehind(Settling, frozen=True):
     and a call whose hold is on record is not forgotten. The next row hears of a failure."""
 
     behind: Behind
+
+    def check(self) -> None:
+        """Raises when what is sent now could not be settled."""
+        self.ledger.check()
+        self.behind.check()
 
     async def __call__(self, outcome: Outcome) -> None:
         """Begin to write the call's row. Raises what kept an earlier one from being written."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 from llmctl.stores.answers import short
-from llmctl.stores.sqlite import marks, rows
+from llmctl.stores.sqlite import marks, parts, rows
 
 _MODEL = "SELECT id FROM models WHERE asked = ? AND answered = ?"
 _ADD_MODEL = "INSERT INTO models (asked, answered) VALUES (?, ?)"
@@ -30,6 +30,11 @@ def put_all(connection: sqlite3.Connection, entries: Sequence[Entry], now: int) 
     """Store the answers, instead of older ones with their keys, in the caller's transaction.
     Where a key is there twice the last one counts. `now`: seconds since the epoch."""
     newest = {short(entry.key): entry for entry in entries}
+    for part in parts(list(newest.items())):
+        _put(connection, dict(part), now)
+
+
+def _put(connection: sqlite3.Connection, newest: Mapping[int, Entry], now: int) -> None:
     number, do = len(newest), connection.execute
     old = do(
         f"SELECT id FROM keys WHERE short IN ({marks(number)})",  # noqa: S608 - our own words
@@ -65,10 +70,13 @@ def put_all(connection: sqlite3.Connection, entries: Sequence[Entry], now: int) 
 
 def unkept(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[bytes]:
     """Those of the keys for which no answer is kept."""
-    brief = {short(key): key for key in keys}
-    kept = connection.execute(
-        f"SELECT short FROM keys WHERE short IN ({marks(len(brief))})",  # noqa: S608
-        tuple(brief),
-    ).fetchall()
-    there = {row[0] for row in kept}
+    there: set[int] = set()
+    for part in parts([short(key) for key in keys]):
+        there.update(
+            row[0]
+            for row in connection.execute(
+                f"SELECT short FROM keys WHERE short IN ({marks(len(part))})",  # noqa: S608
+                part,
+            ).fetchall()
+        )
     return [key for key in keys if short(key) not in there]

@@ -9,7 +9,7 @@ from itertools import chain
 from llmctl.clock import Clock
 from llmctl.stores.database import Database
 from llmctl.stores.process import Process
-from llmctl.stores.sqlite import marks, rows
+from llmctl.stores.sqlite import marks, parts, rows
 
 Among = Callable[[sqlite3.Connection, Sequence[bytes]], list[bytes]]
 """Which of the keys are wanted."""
@@ -69,20 +69,24 @@ class Leases:
         left = among(connection, keys)
         if not left:
             return []
-        values = [*chain.from_iterable((key, *self._me, 0) for key in left)]
-        connection.execute(f"INSERT OR IGNORE INTO leases VALUES {rows(len(left), 5)}", values)  # noqa: S608
-        mine = connection.execute(
-            f"SELECT key FROM leases WHERE key IN ({marks(len(left))}) AND {_MINE}",  # noqa: S608
-            (*left, *self._me),
-        ).fetchall()
-        return [row[0] for row in mine]
+        mine: list[bytes] = []
+        for part in parts(left):
+            values = [*chain.from_iterable((key, *self._me, 0) for key in part)]
+            connection.execute(f"INSERT OR IGNORE INTO leases VALUES {rows(len(part), 5)}", values)  # noqa: S608
+            found = connection.execute(
+                f"SELECT key FROM leases WHERE key IN ({marks(len(part))}) AND {_MINE}",  # noqa: S608
+                (*part, *self._me),
+            ).fetchall()
+            mine += [row[0] for row in found]
+        return mine
 
     def end_all(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> None:
         """Give leases back within a transaction."""
-        connection.execute(
-            f"DELETE FROM leases WHERE key IN ({marks(len(keys))}) AND {_MINE}",  # noqa: S608
-            (*keys, *self._me),
-        )
+        for part in parts(keys):
+            connection.execute(
+                f"DELETE FROM leases WHERE key IN ({marks(len(part))}) AND {_MINE}",  # noqa: S608
+                (*part, *self._me),
+            )
 
     def release(self, key: bytes) -> None:
         """Give the lease back, soon; a lease of another process stays."""

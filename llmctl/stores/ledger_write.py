@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
@@ -13,10 +13,7 @@ from llmctl.protocols import Cap, Crossing, Refusal
 from llmctl.stores.ledger_budgets import check, crossings, is_exceeded, use
 from llmctl.stores.process import Process
 from llmctl.stores.rows import CallRow, HeldCall
-from llmctl.stores.sqlite import marks, rows
-
-_TOGETHER = 64
-"""Rows in one statement at most: so many sizes of each statement stay prepared."""
+from llmctl.stores.sqlite import marks, parts, rows
 
 CALL = CallRow.__struct_fields__
 """The columns of `calls`, in the order of `CallRow`."""
@@ -73,7 +70,7 @@ def hold_all(
         use(connection, cap, me, new[0].at)
     if len(new) == 1 and caps:
         return [_hold_one(connection, new[0])]
-    for part in _parts(new):
+    for part in parts(new):
         values = [*chain.from_iterable(hold.values for hold in part)]
         connection.execute(insert("holds", len(part)), values)
     if any(is_exceeded(connection, cap) for cap in caps.values()):
@@ -94,7 +91,7 @@ def _hold_one(connection: sqlite3.Connection, hold: NewHold) -> Refusal | None:
 def add_calls(connection: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
     """Write the rows of calls, in the caller's transaction. Raises `sqlite3.IntegrityError` for
     one that is final already."""
-    for part in _parts(calls):
+    for part in parts(calls):
         connection.execute(insert("calls", len(part)), [*chain.from_iterable(part)])
 
 
@@ -103,14 +100,9 @@ def settle_all(connection: sqlite3.Connection, new: Sequence[NewCall]) -> list[S
     their caps is said to the first of them. Raises `sqlite3.IntegrityError` when one of the
     calls is settled already."""
     add_calls(connection, [call.values for call in new])
-    for part in _parts(new):
+    for part in parts(new):
         ids = tuple(call.values[0] for call in part)
         connection.execute(f"DELETE FROM holds WHERE call_id IN ({marks(len(ids))})", ids)  # noqa: S608
     caps = {cap.key: cap for call in new for cap in call.caps}
     reached = crossings(connection, list(caps.values())) if caps else ()
     return [reached, *[()] * (len(new) - 1)]
-
-
-def _parts(new: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(new), _TOGETHER):
-        yield new[start : start + _TOGETHER]

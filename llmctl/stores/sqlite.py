@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -28,6 +28,10 @@ PATIENCE = 15.0
 _PAUSE = 0.001
 _STATEMENTS = 1024
 """Statements that stay prepared: those that do many rows at once come in many sizes."""
+
+_TOGETHER = 64
+"""Rows in one statement at most: so many sizes of each statement stay prepared, and each takes up
+to a few kilobytes a row."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -79,6 +83,12 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in lots that one statement each is made for."""
+    for start in range(0, len(items), _TOGETHER):
+        yield items[start : start + _TOGETHER]
 
 
 @lru_cache(maxsize=1024)

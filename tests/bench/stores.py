@@ -18,6 +18,7 @@ from tests.conformance.calls import a_cached_answer, a_hold, a_request, an_outco
 
 TASKS = 50
 PROCESSES = 4
+_LOT = 512
 
 
 async def _in_tasks(number: int, one: Callable[[int], Coroutine[None, None, None]]) -> float:
@@ -89,11 +90,19 @@ def bench_cache(folder: Path, number: int) -> None:
     cache = SqliteCache(cache_database(folder / f"cache-{number}.sqlite3"))
     answer = a_cached_answer("The quick brown fox jumps over the lazy dog. " * 20)
 
-    async def put(n: int) -> None:
-        await cache.put(key(n), answer)
+    async def put_all() -> float:
+        start = time.perf_counter()
+        for first in range(0, number, _LOT):
+            # Nobody waits for one of them in a run, either.
+            lot = [cache.put(key(n), answer) for n in range(first, min(first + _LOT, number))]
+            for one in lot:
+                await one
+        return number / (time.perf_counter() - start)
 
-    rate = asyncio.run(_in_tasks(number, put))
-    print(f"cache: {rate:,.0f} put/s up to {number:,} entries, {TASKS} tasks, synchronous=NORMAL")
+    rate = asyncio.run(put_all())
+    print(
+        f"cache: {rate:,.0f} put/s up to {number:,} entries, {_LOT} at a time, synchronous=NORMAL"
+    )
     keys = [key(n * 7919 % number) for n in range(20_000)]
     for name, asked in (("hit", keys), ("miss", [k[::-1] for k in keys])):
         start = time.perf_counter()

@@ -52,7 +52,7 @@ class Ready:
         self, clock: FakeClock, in_flight: InFlight, kept: frozenset[int] = frozenset()
     ) -> None:
         self._clock, self._kept = clock, kept
-        self._send = Sending(self._wire, in_flight, lambda: None)
+        self._send = Sending(self._wire, in_flight)
         self.now = self.most = self.most_at_work = self.under_way = 0
         self.sent: list[int] = []
         self.ended: dict[int, float] = {}

@@ -23,6 +23,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.writes: list[Write[Any]] = []
+        self.broken: DiskError | None = None
 
     def settle(self, _: Outcome, /, *, lazily: bool = False) -> Write[Any]:  # noqa: ARG002
         """Begin."""
@@ -31,6 +32,11 @@ class Slow:
 
     async def settle_kept(self, _: Sequence[Outcome]) -> None:
         """Nothing is kept here."""
+
+    def check(self) -> None:
+        """As the test says."""
+        if self.broken is not None:
+            raise self.broken
 
 
 def test_a_call_waits_for_its_row() -> None:
@@ -65,5 +71,25 @@ def test_a_row_does_not_wait_and_the_next_one_hears() -> None:
         assert len(ledger.writes) == 2
         with pytest.raises(DiskError, match="full"):
             await behind.done()
+
+    asyncio.run(run())
+
+
+def test_nothing_is_sent_that_could_not_be_settled() -> None:
+    """`check` says so when the ledger's disk is known to have failed, before any write has ended,
+    and when an earlier row could not be settled for another reason."""
+
+    async def run() -> None:
+        ledger = Slow()
+        settle = SettlingBehind(ledger, Behind())
+        await settle(OUTCOME)
+        settle.check()
+        ledger.broken = DiskError("full")
+        with pytest.raises(DiskError, match="full"):
+            settle.check()
+        ledger.broken = None
+        ledger.writes[0].set_exception(ValueError("final"))
+        with pytest.raises(ValueError, match="final"):
+            settle.check()
 
     asyncio.run(run())
