@@ -106,7 +106,7 @@ PRAGMAS = (
     "wal_autocheckpoint=16000",
 )
 
-READER_PRAGMAS = ("cache_size=-24576",)  # most of a million entries' keys, too
+READER_PRAGMAS = ("cache_size=-16384",)  # four fifths of the keys of a million entries, too
 
 REMEDY = (
     "the next call sets it aside and starts an empty one; or remove it: nothing but cached "

@@ -29,7 +29,7 @@ _PAUSE = 0.001
 _STATEMENTS = 1024
 """Statements that stay prepared: those that do many rows at once come in many sizes."""
 
-_TOGETHER = 64
+_TOGETHER = 32
 """Rows in one statement at most: so many sizes of each statement stay prepared, and each takes up
 to a few kilobytes a row."""
 
