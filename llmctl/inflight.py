@@ -30,8 +30,9 @@ class InFlight:
 
     @property
     def tasks(self) -> int:
-        """How many tasks keep it full: as many more, but not more than 128, wait for room."""
-        return self.most + min(self.most, _MOST)
+        """How many tasks keep it full: nearly as many more, but not more than 128, wait for room.
+        With one place there is one task: then rows end in the order they came in."""
+        return self.most + min(self.most - 1, _MOST)
 
     async def enter(self) -> None:
         """Return when the running task's row may be sent; at once when the same row has been, to

@@ -124,7 +124,7 @@ def _mounts(size: Size, dice: Random) -> str:  # noqa: ARG001  (as the others)
 
 def _injections(size: Size, dice: Random) -> str:
     ends = {
-        which: [injected(size.of(120, 1_000), which, dice) for _ in range(size.of(1, 10))]
+        which: [injected(size.of(600, 1_000), which, dice) for _ in range(size.of(1, 10))]
         for which in ("output", "state", "cache")
     }
     fatal = ends["output"] + ends["state"]
