@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmctl import vocabulary
 from llmctl.prompt import plain_texts
@@ -28,7 +28,8 @@ when they turn out not to be counted."""
 
 
 class Expected:
-    """Requests that will be counted soon, by their fingerprints, in the order they were named."""
+    """Requests that will be counted soon, by their fingerprints, in the order they were named.
+    Threads that count long prompts may take some, too: none that is gone is missed."""
 
     def __init__(self) -> None:
         self._requests: dict[str, Request] = {}
@@ -42,8 +43,7 @@ class Expected:
     def add(self, requests: Iterable[Request]) -> None:
         """Expect these, too; those without a fingerprint could not be told apart."""
         self._requests.update({one.fingerprint: one for one in requests if one.fingerprint})
-        for oldest in list(islice(self._requests, max(0, len(self) - _EXPECTED))):
-            del self._requests[oldest]
+        keep_newest(self._requests, _EXPECTED)
 
     def take(self, model: str) -> tuple[Mapping[str, int], list[str]]:
         """The first of them: how many texts each has, and all their texts one after the other.
@@ -61,8 +61,14 @@ class Expected:
                 room -= size
                 found[fingerprint] = len(plain)
                 texts += plain
-            del self._requests[fingerprint]
+            self._requests.pop(fingerprint, None)
         return found, texts
+
+
+def keep_newest(kept: dict[str, Any], most: int) -> None:
+    """Drop what came first until there are `most` left. Other threads may do the same."""
+    for oldest in list(islice(kept, max(0, len(kept) - most))):
+        kept.pop(oldest, None)
 
 
 def counts(encoding: Encoding, texts: Sequence[str]) -> list[int]:

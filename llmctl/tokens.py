@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from llmctl import vocabulary
-from llmctl.counting import Expected, counts
+from llmctl.counting import Expected, counts, keep_newest
 from llmctl.errors import ContextTooLong
 from llmctl.prompt import Prompt, answers, is_list, max_output, plain_texts, take_apart
 from llmctl.protocols import TokenCount
@@ -177,8 +177,7 @@ class Counter:
     def _keep(self, counted: Mapping[str, TokenCount]) -> None:
         """Keep the counts of the requests with these fingerprints for a while."""
         self._known.update(counted)
-        for oldest in list(islice(self._known, max(0, len(self._known) - _KEPT))):
-            del self._known[oldest]
+        keep_newest(self._known, _KEPT)
 
     def _count(self, request: Request, prompt: Prompt) -> TokenCount:
         model = request.target.model

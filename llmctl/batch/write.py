@@ -78,10 +78,10 @@ class _Grouped(ABC):
         if self._thread is not None:
             self._thread = None
             with contextlib.suppress(Exception):  # whoever appended has heard of it
-                await self._put(b"")
+                await self._put(b"", _nothing)
             self._inbox.close()
 
-    def _put(self, line: bytes, there: Callable[[], None] = _nothing) -> asyncio.Future[None]:
+    def _put(self, line: bytes, there: Callable[[], None]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         self._inbox.add_soon((line, done, there), loop)
@@ -110,13 +110,12 @@ class _Grouped(ABC):
 def _tell(group: Sequence[_Waiting], failure: Exception | None) -> None:
     """Resolve a group's futures, in the loop."""
     for _, done, there in group:
+        waits = not done.done()  # or it was cancelled meanwhile
         if failure is None:
             there()
-        if done.done():  # cancelled meanwhile
-            continue
-        if failure is None:
-            done.set_result(None)
-        else:
+            if waits:
+                done.set_result(None)
+        elif waits:
             done.set_exception(failure)
 
 

@@ -30,11 +30,25 @@ def put_all(connection: sqlite3.Connection, entries: Sequence[Entry], now: int) 
     """Store the answers, instead of older ones with their keys, in the caller's transaction.
     Where a key is there twice the last one counts. `now`: seconds since the epoch."""
     newest = {short(entry.key): entry for entry in entries}
+    models = {
+        pair: _model(connection, pair) for pair in dict.fromkeys(e.models for e in newest.values())
+    }
     for part in parts(list(newest.items())):
-        _put(connection, dict(part), now)
+        _put(connection, dict(part), models, now)
 
 
-def _put(connection: sqlite3.Connection, newest: Mapping[int, Entry], now: int) -> None:
+def _model(connection: sqlite3.Connection, models: tuple[str, str]) -> int:
+    """The number of the models asked and answering."""
+    found = connection.execute(_MODEL, models).fetchone()
+    return int(found[0] if found else connection.execute(_ADD_MODEL, models).lastrowid or 0)
+
+
+def _put(
+    connection: sqlite3.Connection,
+    newest: Mapping[int, Entry],
+    models: Mapping[tuple[str, str], int],
+    now: int,
+) -> None:
     number, do = len(newest), connection.execute
     old = do(
         f"SELECT id FROM keys WHERE short IN ({marks(number)})",  # noqa: S608 - our own words
@@ -43,12 +57,6 @@ def _put(connection: sqlite3.Connection, newest: Mapping[int, Entry], now: int) 
     for row in old:
         do("DELETE FROM texts WHERE id = ?", row)
         do("DELETE FROM answers WHERE id = ?", row)
-    models: dict[tuple[str, str], int] = {}
-    for entry in newest.values():
-        if entry.models not in models:
-            found = do(_MODEL, entry.models).fetchone()
-            made = found[0] if found else do(_ADD_MODEL, entry.models).lastrowid
-            models[entry.models] = int(made or 0)
     added = do(
         f"INSERT INTO answers (model, stored, used, bytes) VALUES {rows(number, 4)}",  # noqa: S608
         [
@@ -70,13 +78,11 @@ def _put(connection: sqlite3.Connection, newest: Mapping[int, Entry], now: int) 
 
 def unkept(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[bytes]:
     """Those of the keys for which no answer is kept."""
-    there: set[int] = set()
-    for part in parts([short(key) for key in keys]):
-        there.update(
-            row[0]
-            for row in connection.execute(
-                f"SELECT short FROM keys WHERE short IN ({marks(len(part))})",  # noqa: S608
-                part,
-            ).fetchall()
-        )
-    return [key for key in keys if short(key) not in there]
+    brief, there = [short(key) for key in keys], set[int]()
+    for part in parts(brief):
+        kept = connection.execute(
+            f"SELECT short FROM keys WHERE short IN ({marks(len(part))})",  # noqa: S608
+            part,
+        ).fetchall()
+        there.update(row[0] for row in kept)
+    return [key for key, name in zip(keys, brief, strict=True) if name not in there]
