@@ -12,13 +12,16 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from llmctl.stores.files import disk, disk_error, sync_file, sync_folder
 from llmctl.stores.inbox import GATHER, Inbox
 from llmctl.stores.lock import LockedFile
+from llmctl.stores.telling import tell
 
 _Waiting = tuple[bytes, "asyncio.Future[None]", Callable[[], None]]
 
@@ -109,14 +112,19 @@ class _Grouped(ABC):
 
 def _tell(group: Sequence[_Waiting], failure: Exception | None) -> None:
     """Resolve a group's futures, in the loop."""
-    for _, done, there in group:
-        waits = not done.done()  # or it was cancelled meanwhile
-        if failure is None:
+    if failure is None:
+        for _, _, there in group:
             there()
-            if waits:
-                done.set_result(None)
-        elif waits:
-            done.set_exception(failure)
+    tell(deque([partial(_end, done, failure) for _, done, _ in group]))
+
+
+def _end(done: asyncio.Future[None], failure: Exception | None) -> None:
+    if done.done():  # cancelled meanwhile
+        return
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)
 
 
 class Durable:

@@ -72,6 +72,8 @@ def run(options: BatchOptions, context: Context) -> int:
     # takes a tenth of the time of a cached batch.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    # A thread that comes back from the disk would wait five times as long for Python's lock.
+    sys.setswitchinterval(0.001)
     with prepared(job) as batch:
         _notes(batch, context)
         return asyncio.run(_run(batch, options, context, replace(chosen, profile=profile)))

@@ -13,16 +13,22 @@ GATHER = 0.001
 """Seconds that a busy run gathers what its tasks hand over before the thread is woken: waking it,
 and its telling how it went, costs more than most of what is handed over."""
 
-GATHER_HOLDS = 0.003
-"""The same for holds, which are written while other rows are under way."""
+GATHER_HOLDS = 0.006
+"""The same for holds, which are written while other rows are under way: what a commit costs is
+shared by as many."""
 
-LAZY = 0.02
-"""Seconds that something may lie that no task waits for."""
+LAZY, LAZY_BUSY = 0.02, 0.1
+"""Seconds that something may lie that no task waits for; in a busy run the other."""
+
+_BUSY = 4
+"""Things that came together last time, from which on there is a run to call busy. Who comes
+alone would wait for nobody."""
 
 
 class Inbox(Generic[T]):
-    """Things in the order they came. The thread is woken `gather` seconds after the first of them,
-    once for all that have come until then, and what comes together is dealt with together.
+    """Things in the order they came. The thread is woken `gather` seconds after the first of them
+    (no more than `GATHER` while they come one by one), once for all that have come until then,
+    and what comes together is dealt with together.
 
     There is no lock: whoever holds one while waiting for Python's own keeps the other side
     waiting for both. What appends and takes are the deque's own single steps, and whatever is
@@ -35,6 +41,7 @@ class Inbox(Generic[T]):
         self._items: deque[T] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._more = False
+        self._busy = False
         self._closed = False
         # The loops in which the bell will be rung, soon and some time.
         self._soon: asyncio.AbstractEventLoop | None = None
@@ -52,7 +59,8 @@ class Inbox(Generic[T]):
         if self._soon is not loop:
             self._soon = loop
             if self._gather:
-                loop.call_later(self._gather, self._ring_soon)
+                gather = self._gather if self._busy else min(self._gather, GATHER)
+                loop.call_later(gather, self._ring_soon)
             else:
                 loop.call_soon(self._ring_soon)
 
@@ -61,7 +69,7 @@ class Inbox(Generic[T]):
         self._append(item)
         if self._soon is not loop and self._lazily is not loop:
             self._lazily = loop
-            loop.call_later(LAZY, self._ring_lazily)
+            loop.call_later(LAZY_BUSY if self._busy else LAZY, self._ring_lazily)
 
     def close(self) -> None:
         """Nothing more comes; the thread still gets what is there."""
@@ -77,6 +85,7 @@ class Inbox(Generic[T]):
                 self._bell.get()
             taken = [items.popleft() for _ in range(min(most, len(items)))]
             self._more = len(taken) == most
+            self._busy = len(taken) >= _BUSY
             if taken or (self._closed and not items):
                 return taken
 

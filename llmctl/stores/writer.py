@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from llmctl.behind import Write
 from llmctl.errors import DiskError
 from llmctl.stores.inbox import Inbox
 from llmctl.stores.sqlite import Work, patiently
+from llmctl.stores.telling import tell
 
 GROUP = 500
 """Most writes in one transaction: bounds how long other processes wait for the lock."""
@@ -200,7 +202,7 @@ def _by_kind(group: list[Job]) -> list[list[Job]]:
 
 
 def _tell(group: list[Job]) -> None:
-    """Wake all who wait: threads one by one, the tasks of an event loop with one call."""
+    """Wake all who wait: threads one by one, the tasks of an event loop together."""
     loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
     for job in group:
         if job.loop is None:
@@ -209,9 +211,4 @@ def _tell(group: list[Job]) -> None:
             loops.setdefault(job.loop, []).append(job)
     for loop, jobs in loops.items():
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            loop.call_soon_threadsafe(_tell_all, jobs)
-
-
-def _tell_all(jobs: list[Job]) -> None:
-    for job in jobs:
-        job.tell()
+            loop.call_soon_threadsafe(tell, deque([job.tell for job in jobs]))

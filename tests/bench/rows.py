@@ -157,13 +157,16 @@ def main() -> None:
         if options.only in (None, "latency"):
             write_rows(folder / "in.jsonl", 10 * options.rows)
             with served("tests.bench.loopback", str(_LATENCY_MS)) as url:
+                loop = bare(sys.executable, "aiohttp", url, folder / "in.jsonl", _MANY)
                 rate, said = batch(folder, url, _MANY)
             ideal = _MANY / _LATENCY_MS * 1000
             print(
                 f"rows: {_LATENCY_MS} ms of latency, {_MANY} at a time: {rate.rate:,.0f} rows/s "
                 f"({rate.whole:,.0f} with start and checks), {rate.rate / ideal:.1%} of the ideal "
                 f"{ideal:,.0f}; {said['rows']:,} rows, {rate.processor * 1e6:.0f} µs of processor "
-                "a row"
+                "a row",
+                *(() if loop is None else (f"aiohttp {loop.rate / ideal:.1%} of the ideal",)),
+                sep="; ",
             )
 
 

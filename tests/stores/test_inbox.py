@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from llmctl.stores.inbox import GATHER, LAZY, Inbox
+from llmctl.stores.inbox import GATHER, GATHER_HOLDS, LAZY, LAZY_BUSY, Inbox
 
 NUMBER = 20_000
 
@@ -160,6 +160,24 @@ def test_what_comes_within_the_time_of_gathering_is_taken_together() -> None:
     assert taker.has(101)
     taker.end()
     assert taker.groups == [list(range(100)), [100]]
+
+
+@pytest.mark.parametrize(
+    ("lazily", "quiet", "busy"), [(False, GATHER, GATHER_HOLDS), (True, LAZY, LAZY_BUSY)]
+)
+def test_who_comes_alone_waits_for_nobody(*, lazily: bool, quiet: float, busy: float) -> None:
+    """The longer times are for a run in which four or more came together the last time."""
+    inbox, timers = Inbox[int]("test", GATHER_HOLDS), Timers()
+    taker = Taker(inbox)
+    number = 0
+    for together, delay in ((1, quiet), (3, quiet), (4, quiet), (50, busy), (1, busy), (1, quiet)):
+        for _ in range(together):
+            number += 1
+            (inbox.add_lazily if lazily else inbox.add_soon)(number, timers.loop)
+        assert timers.delays() == [delay]
+        timers.ring(delay)
+        assert taker.has(number)
+    taker.end()
 
 
 def test_what_may_wait_is_taken_after_a_while() -> None:
