@@ -93,21 +93,22 @@ class Database:
         )
         atexit.register(self.close)  # what is still queued when the program ends is written
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], rows: int = 1) -> T:
         """What `work(connection)` returns, once it is committed; runs in the writer thread.
+        `rows`: about how many it writes, which limits what is in one transaction with it.
 
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo
         the write.
         """
-        value: T = await self.soon(work)
+        value: T = await self.soon(work, rows)
         return value
 
-    def soon(self, work: Work[Any] | One) -> asyncio.Future[Any]:
+    def soon(self, work: Work[Any] | One, rows: int = 1) -> asyncio.Future[Any]:
         """As `write`; a `One` is done together with others of its kind."""
         self._refuse_after_fork()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._writer.collect(Job(work, future, loop), loop)
+        self._writer.collect(Job(work, future, loop, rows), loop)
         return future
 
     def begin(self, work: Work[Any] | One, *, lazily: bool = False) -> Write[Any]:

@@ -148,7 +148,7 @@ class SqliteLedger:
         def work(connection: sqlite3.Connection) -> None:
             add_calls(connection, [answered_call(one, run_id, user) for one in outcomes])
 
-        await self._db.write(work)
+        await self._db.write(work, len(outcomes))
 
     def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
         """Ended calls in the order they were started, from `since` to before `until` (seconds

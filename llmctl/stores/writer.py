@@ -12,7 +12,7 @@ import contextlib
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ from llmctl.stores.sqlite import Work, patiently
 from llmctl.stores.telling import tell
 
 GROUP = 500
-"""Most writes in one transaction: bounds how long other processes wait for the lock."""
+"""Most rows in one transaction, unless one job has more: bounds how long other processes wait for
+the lock, and this one's tasks for the first of several large jobs."""
 
 
 Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any] | None]
@@ -42,12 +43,13 @@ class One(NamedTuple):
 
 @dataclass(slots=True)
 class Job:
-    """One write: what to do, who waits for it (nobody, a thread, or a task of `loop`), and how
-    it went."""
+    """One write: what to do, who waits for it (nobody, a thread, or a task of `loop`), about how
+    many rows it has, and how it went."""
 
     work: Work[Any] | One
     future: Future[Any] | asyncio.Future[Any] | Write[Any] | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    rows: int = 1
     value: Any = None
     error: BaseException | None = None
 
@@ -128,8 +130,9 @@ class GroupWriter:
     def _run(self) -> None:
         """Commit what waits, together, until there is nothing left to come."""
         while group := self._inbox.take(GROUP):
-            self._commit(group)
-            _tell(group)
+            for part in _portions(group):
+                self._commit(part)
+                _tell(part)
 
     def _commit(self, group: list[Job]) -> None:
         """One transaction for all; the jobs then know their values or errors."""
@@ -186,6 +189,19 @@ class GroupWriter:
                 raise
             connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
+
+
+def _portions(group: list[Job]) -> Iterator[list[Job]]:
+    """The jobs in their order, as many at a time as may be in one transaction."""
+    part: list[Job] = []
+    rows = 0
+    for job in group:
+        if part and rows + job.rows > GROUP:
+            yield part
+            part, rows = [], 0
+        part.append(job)
+        rows += job.rows
+    yield part
 
 
 def _by_kind(group: list[Job]) -> list[list[Job]]:

@@ -22,6 +22,7 @@ from llmctl.stores import sqlite
 from llmctl.stores.database import Database
 from llmctl.stores.migrations import Migration
 from llmctl.stores.sqlite import DamagedError
+from llmctl.stores.writer import GROUP
 
 ROOT = Path(__file__).parents[2]
 FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
@@ -80,6 +81,26 @@ def test_writes_that_wait_share_a_commit(db: Database) -> None:
 
     assert asyncio.run(many()) == list(range(1, 101))
     assert len(commits) <= 2
+
+
+def test_large_writes_do_not_wait_for_each_other(db: Database) -> None:
+    """Writes of many rows that queue together are committed, and heard of, one after the other,
+    in their order; small ones go with them as long as there is room."""
+    queued = threading.Event()
+    commits: list[str] = []
+    db._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+
+    async def many() -> list[int]:
+        db.post(lambda _: queued.wait(60))
+        sizes = [1, GROUP, 10, GROUP - 10, GROUP + 1, 1]
+        writes = [asyncio.ensure_future(db.write(add(str(n)), n)) for n in sizes]
+        await asyncio.sleep(0)
+        queued.set()
+        return await asyncio.gather(*writes)
+
+    assert asyncio.run(many()) == [1, 2, 3, 4, 5, 6]
+    # The slow one and the first; the whole group; two that fill one; one too large; the rest.
+    assert len(commits) in (5, 6), "the slow one may be committed by itself"
 
 
 def test_a_write_that_fails_does_not_fail_its_neighbours(db: Database) -> None:
