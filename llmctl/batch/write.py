@@ -21,7 +21,7 @@ from typing import Protocol
 from llmctl.stores.files import disk, disk_error, sync_file, sync_folder
 from llmctl.stores.inbox import GATHER, Inbox
 from llmctl.stores.lock import LockedFile
-from llmctl.stores.telling import tell
+from llmctl.stores.telling import end, tell
 
 _Waiting = tuple[bytes, "asyncio.Future[None]", Callable[[], None]]
 
@@ -115,16 +115,7 @@ def _tell(group: Sequence[_Waiting], failure: Exception | None) -> None:
     if failure is None:
         for _, _, there in group:
             there()
-    tell(deque([partial(_end, done, failure) for _, done, _ in group]))
-
-
-def _end(done: asyncio.Future[None], failure: Exception | None) -> None:
-    if done.done():  # cancelled meanwhile
-        return
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
+    tell(deque([partial(end, done, error=failure) for _, done, _ in group]))
 
 
 class Durable:

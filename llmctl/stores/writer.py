@@ -21,7 +21,7 @@ from llmctl.behind import Write
 from llmctl.errors import DiskError
 from llmctl.stores.inbox import Inbox
 from llmctl.stores.sqlite import Work, patiently
-from llmctl.stores.telling import tell
+from llmctl.stores.telling import end, tell
 
 GROUP = 500
 """Most rows in one transaction, unless one job has more: bounds how long other processes wait for
@@ -61,13 +61,9 @@ class Job:
         return None if values is None else values[0]
 
     def tell(self) -> None:
-        """Wake who waits, unless it has gone away."""
-        if self.future is None or self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.value)
-        else:
-            self.future.set_exception(self.error)
+        """Wake who waits, if anybody does."""
+        if self.future is not None:
+            end(self.future, self.value, self.error)
 
 
 class GroupWriter:

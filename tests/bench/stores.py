@@ -17,7 +17,6 @@ from llmctl.stores.ledger import SqliteLedger, open_ledger
 from tests.conformance.calls import a_cached_answer, a_hold, a_request, an_outcome
 
 TASKS = 50
-PROCESSES = 4
 _LOT = 512
 
 
