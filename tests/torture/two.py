@@ -28,8 +28,8 @@ def run(size: Size) -> str:
 def _one_cache(world: Arena) -> float:
     """Two outputs, held at the first answers so that both processes are at it together.
 
-    The second begins where the first will be when its first answers have come, and so they meet
-    over and over.
+    The second begins beyond what the first has claimed by then, so that it has questions of its
+    own to ask; once released the first catches up with it, and so they meet over and over.
     """
     started = time.monotonic()
     world.sim.hold()
@@ -38,11 +38,11 @@ def _one_cache(world: Arena) -> float:
     both = []
     for number, output in enumerate(outputs):
         world.output = output
-        at = number * world.concurrency
+        at = 10 * number * world.concurrency
         world.input = world.folder / f"in{number}.jsonl"
         world.input.write_bytes(b"".join(lines[at:] + lines[:at]))
         both.append(world.start(world.batch))
-    world.sim.wait_for_calls(2 * world.concurrency, timeout=60)
+        world.sim.wait_for_calls((number + 1) * world.concurrency, timeout=60)
     world.sim.release()
     for process in both:
         _, problem = process.communicate(timeout=600)
