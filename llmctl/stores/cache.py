@@ -13,9 +13,9 @@ from llmctl.stores.answers import checksum, pack, short, unpack, verify
 from llmctl.stores.cache_put import Entry, put_all, unkept
 from llmctl.stores.cache_tables import REMEDY
 from llmctl.stores.database import Database
+from llmctl.stores.jobs import One
 from llmctl.stores.leases import Leases
 from llmctl.stores.sqlite import damaged
-from llmctl.stores.writer import One
 
 _RECENT = 3600  # seconds; who prunes by last use does not ask for minutes
 _BATCH = 1000  # hits whose time of use is written together

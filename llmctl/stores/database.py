@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from llmctl.behind import Write
 from llmctl.stores.files import disk, open_private, private_folder
+from llmctl.stores.jobs import Job, One
 from llmctl.stores.migrations import Migration, fits, is_new, migrate
 from llmctl.stores.sqlite import (
     FOREIGN,
@@ -26,7 +27,7 @@ from llmctl.stores.sqlite import (
     patiently,
     translate,
 )
-from llmctl.stores.writer import GroupWriter, Job, One
+from llmctl.stores.writer import GroupWriter
 
 _forks = 0
 """Forks between this process and the first one that loaded this module."""
@@ -211,6 +212,9 @@ class Database:
             # A file that cannot be written is found now, not after the first paid call.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
+            # What a statement or savepoint would undo is kept in memory: SQLite makes a file of
+            # it in the system's folder for those, hundreds in a thousand rows, with our texts.
+            connection.execute("PRAGMA temp_store=MEMORY")
         except BaseException:
             connection.close()
             raise

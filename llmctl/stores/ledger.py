@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from llmctl.behind import Write
 from llmctl.protocols import Cap, Crossing, Hold, Refusal, Standing
 from llmctl.stores.database import Database
+from llmctl.stores.jobs import One
 from llmctl.stores.ledger_budgets import glance, stands
 from llmctl.stores.ledger_tables import MIGRATIONS
 from llmctl.stores.ledger_write import (
@@ -41,7 +42,6 @@ from llmctl.stores.rows import (
 )
 from llmctl.stores.sqlite import corrupt, rows
 from llmctl.stores.unknown import Chosen, UnknownCall, release
-from llmctl.stores.writer import One
 from llmctl.types import Outcome
 
 T = TypeVar("T")

@@ -12,58 +12,13 @@ import contextlib
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-from llmctl.behind import Write
 from llmctl.errors import DiskError
 from llmctl.stores.inbox import Inbox
-from llmctl.stores.sqlite import Work, patiently
-from llmctl.stores.telling import end, tell
-
-GROUP = 500
-"""Most rows in one transaction, unless one job has more: bounds how long other processes wait for
-the lock, and this one's tasks for the first of several large jobs."""
-
-
-Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any] | None]
-"""Does many writes of one kind at once, in a few statements: what each of them comes to, or None
-when that is nothing. Each statement gives Python's lock away and has to get it back, which takes
-longer than most of what it does."""
-
-
-class One(NamedTuple):
-    """One of the writes that `together` does many of."""
-
-    together: Together
-    item: Any
-
-
-@dataclass(slots=True)
-class Job:
-    """One write: what to do, who waits for it (nobody, a thread, or a task of `loop`), about how
-    many rows it has, and how it went."""
-
-    work: Work[Any] | One
-    future: Future[Any] | asyncio.Future[Any] | Write[Any] | None = None
-    loop: asyncio.AbstractEventLoop | None = None
-    rows: int = 1
-    value: Any = None
-    error: BaseException | None = None
-
-    def do(self, connection: sqlite3.Connection) -> Any:
-        """Do it by itself."""
-        if not isinstance(self.work, One):
-            return self.work(connection)
-        values = self.work.together(connection, [self.work.item])
-        return None if values is None else values[0]
-
-    def tell(self) -> None:
-        """Wake who waits, if anybody does."""
-        if self.future is not None:
-            end(self.future, self.value, self.error)
+from llmctl.stores.jobs import GROUP, Job, do_together, portions
+from llmctl.stores.sqlite import patiently
+from llmctl.stores.telling import tell
 
 
 class GroupWriter:
@@ -126,7 +81,7 @@ class GroupWriter:
     def _run(self) -> None:
         """Commit what waits, together, until there is nothing left to come."""
         while group := self._inbox.take(GROUP):
-            for part in _portions(group):
+            for part in portions(group):
                 self._commit(part)
                 _tell(part)
 
@@ -138,11 +93,9 @@ class GroupWriter:
                 job.error = self._translate(self._broken)
             return
         try:
-            patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
-            for jobs in _by_kind(group):
-                if len(jobs) == 1 or not self._attempt_all(jobs):
-                    for job in jobs:
-                        self._attempt(job)
+            self._begin()
+            for job in self._at_once(group):
+                self._attempt(job)
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
             with contextlib.suppress(sqlite3.Error):
@@ -153,25 +106,21 @@ class GroupWriter:
             if isinstance(group[0].error, DiskError):
                 self._broken = error
 
-    def _attempt_all(self, jobs: list[Job]) -> bool:
-        """Do jobs of one kind at once; False when one of them cannot be done, and none is.
-        Raises when that must fail the whole group."""
-        connection, one = self._connection, jobs[0].work
-        assert isinstance(one, One)
-        connection.execute("SAVEPOINT jobs")
+    def _begin(self) -> None:
+        patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"))
+
+    def _at_once(self, group: list[Job]) -> list[Job]:
+        """Do what can be done together, and return the rest; all of them, in a new transaction,
+        when something could not be done. There is no savepoint to go back to: it would cost two
+        statements more each time. Raises what must fail the whole group."""
         try:
-            values = one.together(connection, [job.work.item for job in jobs])  # type: ignore[union-attr]
+            return do_together(self._connection, group)
         except Exception as error:
-            if isinstance(self._translate(error), DiskError) or not connection.in_transaction:
+            if self._is_final(self._translate(error)):
                 raise
-            connection.execute("ROLLBACK TO jobs")
-            connection.execute("RELEASE jobs")
-            return False
-        connection.execute("RELEASE jobs")
-        if values is not None:
-            for job, value in zip(jobs, values, strict=True):
-                job.value = value
-        return True
+        self._connection.execute("ROLLBACK")
+        self._begin()
+        return group
 
     def _attempt(self, job: Job) -> None:
         """Do the job in a savepoint. Raises when its failure must fail the whole group."""
@@ -181,36 +130,14 @@ class GroupWriter:
             job.value = job.do(connection)
         except Exception as error:
             job.error = self._translate(error)
-            if isinstance(job.error, DiskError) or not connection.in_transaction:
+            if self._is_final(job.error):
                 raise
             connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
 
-
-def _portions(group: list[Job]) -> Iterator[list[Job]]:
-    """The jobs in their order, as many at a time as may be in one transaction."""
-    part: list[Job] = []
-    rows = 0
-    for job in group:
-        if part and rows + job.rows > GROUP:
-            yield part
-            part, rows = [], 0
-        part.append(job)
-        rows += job.rows
-    yield part
-
-
-def _by_kind(group: list[Job]) -> list[list[Job]]:
-    """The jobs that can be done together, in lists: first those, in the order in which their
-    kinds appear, then all others one by one."""
-    kinds: dict[Together, list[Job]] = {}
-    others: list[list[Job]] = []
-    for job in group:
-        if isinstance(job.work, One):
-            kinds.setdefault(job.work.together, []).append(job)
-        else:
-            others.append([job])
-    return [*kinds.values(), *others]
+    def _is_final(self, error: BaseException) -> bool:
+        """Whether nothing else can be done in this transaction."""
+        return isinstance(error, DiskError) or not self._connection.in_transaction
 
 
 def _tell(group: list[Job]) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,9 +20,9 @@ import pytest
 from llmctl.errors import BusyError, DiskError
 from llmctl.stores import sqlite
 from llmctl.stores.database import Database
+from llmctl.stores.jobs import GROUP, One
 from llmctl.stores.migrations import Migration
 from llmctl.stores.sqlite import DamagedError
-from llmctl.stores.writer import GROUP
 
 ROOT = Path(__file__).parents[2]
 FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
@@ -118,6 +118,42 @@ def test_a_write_that_fails_does_not_fail_its_neighbours(db: Database) -> None:
     assert (a, b) == (1, 2)
     assert isinstance(failed, LookupError)
     assert notes(db) == ["a", "b"]
+
+
+def test_what_cannot_be_done_together_is_done_one_by_one(db: Database) -> None:
+    """One of many alike fails, after it has changed something: its own caller hears of it, its
+    changes are undone, all others are done, and none of them twice."""
+
+    def together(connection: sqlite3.Connection, texts: Sequence[str]) -> list[int]:
+        numbers = [add(text)(connection) for text in texts]
+        if "bad" in texts:
+            raise LookupError(texts)
+        return numbers
+
+    async def all_at_once() -> list[object]:
+        works = [db.soon(One(together, text)) for text in ("a", "bad", "b")]
+        return list(await asyncio.gather(*works, db.write(add("c")), return_exceptions=True))
+
+    a, failed, b, c = asyncio.run(all_at_once())
+    assert (a, b, c) == (1, 2, 3)
+    assert isinstance(failed, LookupError)
+    assert failed.args == (["bad"],), "by itself"
+    assert notes(db) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
+def test_what_a_write_would_undo_is_in_no_other_file(db: Database) -> None:
+    """However much a write changes, SQLite makes no file of what stood there before."""
+    asyncio.run(db.write(lambda connection: [add("x" * 1000)(connection) for _ in range(500)]))
+
+    def change(connection: sqlite3.Connection) -> list[str]:
+        connection.execute("UPDATE notes SET text = upper(text)")
+        links = [*Path("/proc/self/fd").iterdir()]  # one is of the listing, and has gone again
+        return [str(link.readlink()) for link in links if link.is_symlink()]
+
+    opened = asyncio.run(db.write(change))
+    assert str(db.path) in opened
+    assert not [path for path in opened if "etilqs" in path]
 
 
 def test_a_cancelled_wait_does_not_undo_the_write(db: Database) -> None:
