@@ -8,7 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from llmctl.stores.answers import short
-from llmctl.stores.sqlite import marks, parts, rows
+from llmctl.stores.sqlite import lists, parts, rows
 
 _MODEL = "SELECT id FROM models WHERE asked = ? AND answered = ?"
 _ADD_MODEL = "INSERT INTO models (asked, answered) VALUES (?, ?)"
@@ -33,7 +33,8 @@ def put_all(connection: sqlite3.Connection, entries: Sequence[Entry], now: int) 
     models = {
         pair: _model(connection, pair) for pair in dict.fromkeys(e.models for e in newest.values())
     }
-    for part in parts(list(newest.items())):
+    _forget(connection, list(newest))
+    for part in parts(list(newest.items()), 6):
         _put(connection, dict(part), models, now)
 
 
@@ -43,6 +44,16 @@ def _model(connection: sqlite3.Connection, models: tuple[str, str]) -> int:
     return int(found[0] if found else connection.execute(_ADD_MODEL, models).lastrowid or 0)
 
 
+def _forget(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
+    """Remove what stands under the short keys, but not these."""
+    do = connection.execute
+    for some, those in lists(keys):
+        old = do(f"SELECT id FROM keys WHERE short IN {some}", those).fetchall()  # noqa: S608
+        for row in old:
+            do("DELETE FROM texts WHERE id = ?", row)
+            do("DELETE FROM answers WHERE id = ?", row)
+
+
 def _put(
     connection: sqlite3.Connection,
     newest: Mapping[int, Entry],
@@ -50,13 +61,6 @@ def _put(
     now: int,
 ) -> None:
     number, do = len(newest), connection.execute
-    old = do(
-        f"SELECT id FROM keys WHERE short IN ({marks(number)})",  # noqa: S608 - our own words
-        tuple(newest),
-    ).fetchall()
-    for row in old:
-        do("DELETE FROM texts WHERE id = ?", row)
-        do("DELETE FROM answers WHERE id = ?", row)
     added = do(
         f"INSERT INTO answers (model, stored, used, bytes) VALUES {rows(number, 4)}",  # noqa: S608
         [
@@ -79,10 +83,10 @@ def _put(
 def unkept(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[bytes]:
     """Those of the keys for which no answer is kept."""
     brief, there = [short(key) for key in keys], set[int]()
-    for part in parts(brief):
+    for some, those in lists(brief):
         kept = connection.execute(
-            f"SELECT short FROM keys WHERE short IN ({marks(len(part))})",  # noqa: S608
-            part,
+            f"SELECT short FROM keys WHERE short IN {some}",  # noqa: S608
+            those,
         ).fetchall()
         there.update(row[0] for row in kept)
     return [key for key, name in zip(keys, brief, strict=True) if name not in there]

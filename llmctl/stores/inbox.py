@@ -43,9 +43,10 @@ class Inbox(Generic[T]):
         self._more = False
         self._busy = False
         self._closed = False
-        # The loops in which the bell will be rung, soon and some time.
+        # The loops in which the bell will be rung, soon and some time, and the timer of that.
         self._soon: asyncio.AbstractEventLoop | None = None
         self._lazily: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: T) -> None:
         """Hand it over now. Raises `RuntimeError` after `close`."""
@@ -69,7 +70,7 @@ class Inbox(Generic[T]):
         self._append(item)
         if self._soon is not loop and self._lazily is not loop:
             self._lazily = loop
-            loop.call_later(LAZY_BUSY if self._busy else LAZY, self._ring_lazily)
+            self._timer = loop.call_later(LAZY_BUSY if self._busy else LAZY, self._ring_lazily)
 
     def close(self) -> None:
         """Nothing more comes; the thread still gets what is there."""
@@ -95,11 +96,14 @@ class Inbox(Generic[T]):
         self._items.append(item)
 
     def _ring_soon(self) -> None:
+        if self._timer is not None and self._lazily is self._soon:
+            self._timer.cancel()  # what lies goes with the rest, and what comes now may lie as long
+            self._lazily = self._timer = None
         self._soon = None
         if self._items:
             self._bell.put(None)
 
     def _ring_lazily(self) -> None:
-        self._lazily = None
+        self._lazily = self._timer = None
         if self._items:
             self._bell.put(None)

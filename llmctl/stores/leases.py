@@ -9,7 +9,7 @@ from itertools import chain
 from llmctl.clock import Clock
 from llmctl.stores.database import Database
 from llmctl.stores.process import Process
-from llmctl.stores.sqlite import marks, parts, rows
+from llmctl.stores.sqlite import lists, parts, rows
 
 Among = Callable[[sqlite3.Connection, Sequence[bytes]], list[bytes]]
 """Which of the keys are wanted."""
@@ -69,23 +69,30 @@ class Leases:
         left = among(connection, keys)
         if not left:
             return []
-        mine: list[bytes] = []
-        for part in parts(left):
+        taken = 0
+        for part in parts(left, 5):
             values = [*chain.from_iterable((key, *self._me, 0) for key in part)]
-            connection.execute(f"INSERT OR IGNORE INTO leases VALUES {rows(len(part), 5)}", values)  # noqa: S608
+            taken += connection.execute(
+                f"INSERT OR IGNORE INTO leases VALUES {rows(len(part), 5)}",  # noqa: S608
+                values,
+            ).rowcount
+        if taken == len(left):
+            return left
+        mine: list[bytes] = []
+        for some, those in lists(left):
             found = connection.execute(
-                f"SELECT key FROM leases WHERE key IN ({marks(len(part))}) AND {_MINE}",  # noqa: S608
-                (*part, *self._me),
+                f"SELECT key FROM leases WHERE key IN {some} AND {_MINE}",  # noqa: S608
+                (*those, *self._me),
             ).fetchall()
             mine += [row[0] for row in found]
         return mine
 
     def end_all(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> None:
         """Give leases back within a transaction."""
-        for part in parts(keys):
+        for some, those in lists(keys):
             connection.execute(
-                f"DELETE FROM leases WHERE key IN ({marks(len(part))}) AND {_MINE}",  # noqa: S608
-                (*part, *self._me),
+                f"DELETE FROM leases WHERE key IN {some} AND {_MINE}",  # noqa: S608
+                (*those, *self._me),
             )
 
     def release(self, key: bytes) -> None:

@@ -13,7 +13,7 @@ from llmctl.protocols import Cap, Crossing, Refusal
 from llmctl.stores.ledger_budgets import check, crossings, is_exceeded, use
 from llmctl.stores.process import Process
 from llmctl.stores.rows import CallRow, HeldCall
-from llmctl.stores.sqlite import marks, parts, rows
+from llmctl.stores.sqlite import lists, parts, rows
 
 CALL = CallRow.__struct_fields__
 """The columns of `calls`, in the order of `CallRow`."""
@@ -70,7 +70,7 @@ def hold_all(
         use(connection, cap, me, new[0].at)
     if len(new) == 1 and caps:
         return [_hold_one(connection, new[0])]
-    for part in parts(new):
+    for part in parts(new, len(OWNED)):
         values = [*chain.from_iterable(hold.values for hold in part)]
         connection.execute(insert("holds", len(part)), values)
     if any(is_exceeded(connection, cap) for cap in caps.values()):
@@ -91,7 +91,7 @@ def _hold_one(connection: sqlite3.Connection, hold: NewHold) -> Refusal | None:
 def add_calls(connection: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
     """Write the rows of calls, in the caller's transaction. Raises `sqlite3.IntegrityError` for
     one that is final already."""
-    for part in parts(calls):
+    for part in parts(calls, len(CALL)):
         connection.execute(insert("calls", len(part)), [*chain.from_iterable(part)])
 
 
@@ -100,9 +100,8 @@ def settle_all(connection: sqlite3.Connection, new: Sequence[NewCall]) -> list[S
     their caps is said to the first of them. Raises `sqlite3.IntegrityError` when one of the
     calls is settled already."""
     add_calls(connection, [call.values for call in new])
-    for part in parts(new):
-        ids = tuple(call.values[0] for call in part)
-        connection.execute(f"DELETE FROM holds WHERE call_id IN ({marks(len(ids))})", ids)  # noqa: S608
+    for some, ids in lists([call.values[0] for call in new]):
+        connection.execute(f"DELETE FROM holds WHERE call_id IN {some}", ids)  # noqa: S608
     caps = {cap.key: cap for call in new for cap in call.caps}
     reached = crossings(connection, list(caps.values())) if caps else ()
     return [reached, *[()] * (len(new) - 1)]

@@ -30,8 +30,15 @@ _STATEMENTS = 1024
 """Statements that stay prepared: those that do many rows at once come in many sizes."""
 
 _TOGETHER = 32
-"""Rows in one statement at most: so many sizes of each statement stay prepared, and each takes up
-to a few kilobytes a row."""
+"""Rows in one statement at most, or twice as many short ones: so many sizes of each statement stay
+prepared, and each takes up to a few kilobytes a row."""
+
+_SHORT = 8
+"""Columns of a short row at most."""
+
+_SIZES = (8, 32, 128, 512)
+"""Values in the list of one statement: few sizes stay prepared, and SQLite before 3.32 takes no
+more than 999 values."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -85,10 +92,20 @@ def connect(
     return connection
 
 
-def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in lots that one statement each is made for."""
-    for start in range(0, len(items), _TOGETHER):
-        yield items[start : start + _TOGETHER]
+def parts(items: Sequence[T], columns: int) -> Iterator[Sequence[T]]:
+    """The items, rows of so many columns, in lots that one statement each is made for."""
+    most = 2 * _TOGETHER if columns <= _SHORT else _TOGETHER
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
+
+
+def lists(items: Sequence[T]) -> Iterator[tuple[str, Sequence[T]]]:
+    """The items in lists for `IN`, of which one statement each is made: the places for their
+    values and the values, filled up with the last one."""
+    for start in range(0, len(items), _SIZES[-1]):
+        part = items[start : start + _SIZES[-1]]
+        size = next(size for size in _SIZES if size >= len(part))
+        yield f"({marks(size)})", [*part, *[part[-1]] * (size - len(part))]
 
 
 @lru_cache(maxsize=1024)
