@@ -10,7 +10,7 @@ from llmctl.behind import Write
 from llmctl.clock import Clock, SystemClock
 from llmctl.protocols import CachedAnswer
 from llmctl.stores.answers import checksum, pack, short, unpack, verify
-from llmctl.stores.cache_put import Entry, put_all, unkept
+from llmctl.stores.cache_put import Entry, note_use, put_all, unkept
 from llmctl.stores.cache_tables import REMEDY
 from llmctl.stores.database import Database
 from llmctl.stores.jobs import One
@@ -127,12 +127,7 @@ class SqliteCache:
 
     def _note_use(self) -> None:
         used, self._used = self._used, {}
-        self._db.post(
-            lambda connection: connection.executemany(
-                "UPDATE answers SET used = ? WHERE id = ? AND used <= ?",
-                [(at, number, at - _RECENT) for number, at in sorted(used.items())],
-            )
-        )
+        self._db.post(lambda connection: note_use(connection, used, _RECENT))
 
 
 def _finding(keys: list[int]) -> Callable[[sqlite3.Connection], Iterator[Any]]:

@@ -1,8 +1,9 @@
-"""Many answers into the cache's tables at once, in a few statements."""
+"""What many answers change in the cache's tables, in a few statements."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -78,6 +79,20 @@ def _put(
     do(f"INSERT INTO texts VALUES {rows(number, 6)}", [*texts])  # noqa: S608
     keys = chain.from_iterable((brief, first + n) for n, brief in enumerate(newest))
     do(f"INSERT OR REPLACE INTO keys VALUES {rows(number, 2)}", [*keys])  # noqa: S608
+
+
+def note_use(connection: sqlite3.Connection, used: Mapping[int, int], recent: int) -> None:
+    """Write when the answers with these numbers were used, in seconds since the epoch, unless they
+    were used in the `recent` seconds before."""
+    together = defaultdict[int, list[int]](list)
+    for number, at in used.items():
+        together[at].append(number)
+    for at, numbers in together.items():
+        for some, those in lists(numbers):
+            connection.execute(
+                f"UPDATE answers SET used = ? WHERE id IN {some} AND used <= ?",  # noqa: S608
+                (at, *those, at - recent),
+            )
 
 
 def unkept(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[bytes]:

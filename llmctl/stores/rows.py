@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -22,11 +23,12 @@ _MOST = (1 << 63) - 1
 """What SQLite can hold, 9.2 million dollars: a call can only cost more by a price misread."""
 
 
+@lru_cache(maxsize=1024)
 def to_pico(dollars: Decimal | None) -> int | None:
     """US dollars in whole picodollars (1e-12 USD); None, the unknown, stays None.
 
     A millionth of a published price per million tokens has at most 12 decimals, so no price is
-    rounded; anything finer is, half to even.
+    rounded; anything finer is, half to even. Amounts come again and again in a batch.
     """
     if not dollars:
         return None if dollars is None else 0
