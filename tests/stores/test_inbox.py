@@ -19,29 +19,40 @@ LIMIT = 20.0
 HOUR = 3600.0
 
 
+class Timer:
+    """A callback that waits for its time, or for `cancel`."""
+
+    def __init__(self, timers: Timers, delay: float, callback: Callable[[], object]) -> None:
+        self._timers, self.delay, self.callback = timers, delay, callback
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        self._timers.waiting.remove(self)
+
+
 class Timers:
     """What an inbox needs of an event loop, in which time passes when a test says so."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[float, Callable[[], object]]] = []
+        self.waiting: list[Timer] = []
         self.loop = cast("asyncio.AbstractEventLoop", self)
 
-    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Note it."""
-        self.waiting.append((delay, callback))
+        self.waiting.append(Timer(self, delay, callback))
+        return self.waiting[-1]
 
-    def call_soon(self, callback: Callable[[], object]) -> None:
+    def call_soon(self, callback: Callable[[], object]) -> Timer:
         """As in no time."""
-        self.call_later(0.0, callback)
+        return self.call_later(0.0, callback)
 
     def delays(self) -> list[float]:
         """Of what waits."""
-        return [delay for delay, _ in self.waiting]
+        return [timer.delay for timer in self.waiting]
 
     def ring(self, delay: float) -> None:
         """So much time has passed for the first that waits so long."""
-        _, callback = self.waiting.pop(self.delays().index(delay))
-        callback()
+        self.waiting.pop(self.delays().index(delay)).callback()
 
 
 class Taker:
@@ -196,8 +207,7 @@ def test_what_may_wait_is_taken_after_a_while() -> None:
 
 @pytest.mark.parametrize("gather", [0.0, GATHER])
 def test_what_may_wait_goes_with_what_comes_soon(gather: float) -> None:
-    """Whichever of them comes first; its own bell then rings for nothing, or for what has come
-    since."""
+    """Whichever of them comes first; what comes afterwards may wait as long as it did."""
     inbox, timers = Inbox[int]("test", gather), Timers()
     taker = Taker(inbox)
     inbox.add_lazily(0, timers.loop)
@@ -206,14 +216,18 @@ def test_what_may_wait_goes_with_what_comes_soon(gather: float) -> None:
     assert timers.delays() == [LAZY, gather]
     timers.ring(gather)
     assert taker.has(3)
-    timers.ring(LAZY)
+    assert not timers.delays(), "nothing lies"
     inbox.add_soon(3, timers.loop)
     inbox.add_lazily(4, timers.loop)
     assert timers.delays() == [gather]
     timers.ring(gather)
     assert taker.has(5)
+    inbox.add_lazily(5, timers.loop)
+    assert timers.delays() == [LAZY]
+    timers.ring(LAZY)
+    assert taker.has(6)
     taker.end()
-    assert taker.groups == [[0, 1, 2], [3, 4]]
+    assert taker.groups == [[0, 1, 2], [3, 4], [5]]
 
 
 @pytest.mark.parametrize("gather", [0.0, GATHER])
