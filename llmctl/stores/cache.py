@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmctl.behind import Write
@@ -15,18 +15,15 @@ from llmctl.stores.cache_tables import REMEDY
 from llmctl.stores.database import Database
 from llmctl.stores.jobs import One
 from llmctl.stores.leases import Leases
-from llmctl.stores.sqlite import damaged
+from llmctl.stores.sqlite import damaged, lists
 
-_RECENT = 3600  # seconds; who prunes by last use does not ask for minutes
 _BATCH = 1000  # hits whose time of use is written together
-_ASKED = 256  # keys in one statement; fewer are padded, so that it is prepared once
 
 _FIND = (
     "SELECT t.key, t.value, t.compressed, t.checksum, t.stored, t.id "
     "FROM keys AS k JOIN texts AS t ON t.id = k.id "
 )
 _FIND_ONE = _FIND + "WHERE k.short = ? AND t.key = ?"
-_FIND_MANY = _FIND + f"WHERE k.short IN ({', '.join('?' * _ASKED)})"
 
 
 class SqliteCache:
@@ -60,11 +57,9 @@ class SqliteCache:
     def get_all(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
         """The answers, however old, that are kept: what `get` gives, at a fraction of its cost."""
         found: dict[str, CachedAnswer] = {}
-        for start in range(0, len(keys), _ASKED):
-            asked = {bytes.fromhex(key) for key in keys[start : start + _ASKED]}
-            brief = [short(key) for key in asked]
-            brief += brief[-1:] * (_ASKED - len(brief))
-            for row in self._db.read(_finding(brief)):
+        asked = {bytes.fromhex(key) for key in keys}
+        for some, brief in lists([short(key) for key in asked]):
+            for row in self._db.read(_finding(some, brief)):
                 if row[0] in asked:
                     found[row[0].hex()] = self._read(row)
         return found
@@ -127,8 +122,8 @@ class SqliteCache:
 
     def _note_use(self) -> None:
         used, self._used = self._used, {}
-        self._db.post(lambda connection: note_use(connection, used, _RECENT))
+        self._db.post(lambda connection: note_use(connection, used))
 
 
-def _finding(keys: list[int]) -> Callable[[sqlite3.Connection], Iterator[Any]]:
-    return lambda connection: iter(connection.execute(_FIND_MANY, keys).fetchall())
+def _finding(some: str, keys: Sequence[int]) -> Callable[[sqlite3.Connection], list[Any]]:
+    return lambda connection: connection.execute(f"{_FIND}WHERE k.short IN {some}", keys).fetchall()

@@ -11,6 +11,9 @@ from typing import NamedTuple
 from llmctl.stores.answers import short
 from llmctl.stores.sqlite import lists, parts, rows
 
+_RECENT = 3600
+"""Seconds for which a noted use stands: who prunes by last use does not ask for minutes."""
+
 _MODEL = "SELECT id FROM models WHERE asked = ? AND answered = ?"
 _ADD_MODEL = "INSERT INTO models (asked, answered) VALUES (?, ?)"
 
@@ -46,7 +49,7 @@ def _model(connection: sqlite3.Connection, models: tuple[str, str]) -> int:
 
 
 def _forget(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
-    """Remove what stands under the short keys, but not these."""
+    """Remove the answers that stand under the short keys; the keys stay."""
     do = connection.execute
     for some, those in lists(keys):
         old = do(f"SELECT id FROM keys WHERE short IN {some}", those).fetchall()  # noqa: S608
@@ -81,9 +84,9 @@ def _put(
     do(f"INSERT OR REPLACE INTO keys VALUES {rows(number, 2)}", [*keys])  # noqa: S608
 
 
-def note_use(connection: sqlite3.Connection, used: Mapping[int, int], recent: int) -> None:
-    """Write when the answers with these numbers were used, in seconds since the epoch, unless they
-    were used in the `recent` seconds before."""
+def note_use(connection: sqlite3.Connection, used: Mapping[int, int]) -> None:
+    """Write when the answers with these numbers were used, in seconds since the epoch, unless it
+    was only just before that."""
     together = defaultdict[int, list[int]](list)
     for number, at in used.items():
         together[at].append(number)
@@ -91,7 +94,7 @@ def note_use(connection: sqlite3.Connection, used: Mapping[int, int], recent: in
         for some, those in lists(numbers):
             connection.execute(
                 f"UPDATE answers SET used = ? WHERE id IN {some} AND used <= ?",  # noqa: S608
-                (at, *those, at - recent),
+                (at, *those, at - _RECENT),
             )
 
 

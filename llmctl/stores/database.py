@@ -212,9 +212,6 @@ class Database:
             # A file that cannot be written is found now, not after the first paid call.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-            # What a statement or savepoint would undo is kept in memory: SQLite makes a file of
-            # it in the system's folder for those, hundreds in a thousand rows, with our texts.
-            connection.execute("PRAGMA temp_store=MEMORY")
         except BaseException:
             connection.close()
             raise

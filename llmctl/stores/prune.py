@@ -75,7 +75,6 @@ def prune(path: Path, what: What, *, dry_run: bool = False) -> Pruned:
     try:
         connection = patiently(lambda: connect(path, synchronous="NORMAL", pragmas=PRAGMAS))
         with contextlib.closing(connection):
-            connection.execute("PRAGMA temp_store=MEMORY")  # only ids go there; but not to a file
             return _Pruning(connection).run(what, dry_run=dry_run)
     except FOREIGN as error:
         raise translate(error, path, REMEDY) from error

@@ -84,6 +84,10 @@ def connect(
         # Looks harder at every page read from the disk: damage is found before it is built upon.
         connection.execute("PRAGMA cell_size_check=ON")
         connection.execute(f"PRAGMA query_only={int(read_only)}")
+        if not read_only:
+            # What a statement or savepoint would undo, with our texts in it, else goes to files in
+            # the system's folder for those, some seventy in a thousand rows.
+            connection.execute("PRAGMA temp_store=MEMORY")
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
@@ -105,11 +109,11 @@ def lists(items: Sequence[T]) -> Iterator[tuple[str, Sequence[T]]]:
     for start in range(0, len(items), _SIZES[-1]):
         part = items[start : start + _SIZES[-1]]
         size = next(size for size in _SIZES if size >= len(part))
-        yield f"({marks(size)})", [*part, *[part[-1]] * (size - len(part))]
+        yield f"({_marks(size)})", [*part, *[part[-1]] * (size - len(part))]
 
 
 @lru_cache(maxsize=1024)
-def marks(number: int) -> str:
+def _marks(number: int) -> str:
     """So many places for values: `?, ?, ?`."""
     return ", ".join("?" * number)
 
@@ -117,7 +121,7 @@ def marks(number: int) -> str:
 @lru_cache(maxsize=1024)
 def rows(number: int, columns: int) -> str:
     """So many rows of places for values: `(?, ?), (?, ?)`."""
-    return ", ".join([f"({marks(columns)})"] * number)
+    return ", ".join([f"({_marks(columns)})"] * number)
 
 
 def patiently(step: Callable[[], T]) -> T:
