@@ -9,7 +9,7 @@ from functools import partial
 
 from llmctl.stopping import Stop
 
-_MOST = 128
+_MOST = 32
 
 
 class InFlight:

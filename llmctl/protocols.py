@@ -76,9 +76,15 @@ class Chain(Handler, Protocol):
         them, too."""
         ...
 
+    async def prepare(self, requests: Sequence[Request], /) -> None:
+        """These requests, which were claimed, are made next, and are more than a few: what must
+        be on record before each of them is sent is put there for many of them at once."""
+        ...
+
     async def finish(self) -> None:
-        """No more requests are made: what was claimed is given back, and what calls have left to
-        be written is. Raises what kept that from being done."""
+        """No more requests are made: what was claimed and put on record for those that were not
+        is given back, and what calls have left to be written is. Raises what kept that from being
+        done."""
         ...
 
 
@@ -324,6 +330,16 @@ class LedgerStore(Protocol):
         """Put the call on record, if what is spent and held then stays within all `caps`, which
         must be those that the call counts towards; durable when this returns None. A refused
         hold leaves nothing behind. A second hold of one call takes the place of the first."""
+        ...
+
+    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[Cap]]]) -> bool:
+        """Put many calls on record, each with the caps that it counts towards, as `hold` does;
+        durable when this returns. False, and none is on record, where they do not all fit."""
+        ...
+
+    async def give_back(self, call_ids: Sequence[str]) -> None:
+        """End the holds of calls that were not made and are not going to be: nothing of them
+        stays on record."""
         ...
 
     def settle(

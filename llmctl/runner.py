@@ -23,7 +23,7 @@ from llmctl.guards.cache import Cache
 from llmctl.guards.chain import Guards, chain
 from llmctl.guards.fallback import Alternative, Failed, Fallback
 from llmctl.guards.fitting import Fitting
-from llmctl.guards.hold import Holding
+from llmctl.guards.hold import Advance, Holding
 from llmctl.guards.lane import Lane
 from llmctl.guards.limiter import Limiter
 from llmctl.guards.minute import Share
@@ -134,11 +134,19 @@ class Live(Struct, frozen=True):
             (route.endpoint, self._guards(route, in_flight, exact=exact, told=told))
             for route in self.routes
         ]
+        early = Advance(self.purse, self._worst_at_once) if len(self.routes) == 1 else None
         return chain(
             targets,
             fallback,
             lambda inner, kept: Observe(
-                inner, observers, self.clock, accounts, self.behind, kept, self.counter.expect
+                inner,
+                observers,
+                self.clock,
+                accounts,
+                self.behind,
+                kept,
+                self.counter.expect,
+                early,
             ),
         )
 
@@ -218,7 +226,15 @@ class Live(Struct, frozen=True):
     ) -> tuple[Usage, Decimal | None]:
         """The most the request can use and cost: its input as counted, and all of the output
         that it, or else the model's window, leaves room for."""
-        counted = counted or await self.counter.count_async(request)
+        return self._worst(request, counted or await self.counter.count_async(request))
+
+    def _worst_at_once(self, request: Request) -> tuple[Usage, Decimal | None] | None:
+        counted = self.counter.at_once(request)
+        if counted is None or self.counter.window_in_question(request) is not None:
+            return None
+        return self._worst(request, counted)
+
+    def _worst(self, request: Request, counted: TokenCount) -> tuple[Usage, Decimal | None]:
         output = self.counter.most_output(request, counted)
         cost = self.prices.worst_case(
             request.target,

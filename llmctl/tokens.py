@@ -137,9 +137,7 @@ class Counter:
 
     def count(self, request: Request) -> TokenCount:
         """The tokens of the request's input. Raises `SetupError`."""
-        if known := self._known.get(request.fingerprint):
-            return known
-        return self._plain(request) or self._count(request, take_apart(request))
+        return self.at_once(request) or self._count(request, take_apart(request))
 
     def _plain(self, request: Request) -> TokenCount | None:
         """The count of most requests, for half of what all others cost besides their tokens:
@@ -192,13 +190,16 @@ class Counter:
             self._keep({request.fingerprint: counted})
         return counted
 
+    def at_once(self, request: Request) -> TokenCount | None:
+        """The same where it takes no time worth speaking of: of short turns of text with a
+        vocabulary that is loaded, and of what was counted before. None for all others."""
+        return self._known.get(request.fingerprint) or self._plain(request)
+
     async def count_async(self, request: Request) -> TokenCount:
         """The same, without holding the event loop up: long prompts, and the loading of a
         vocabulary, go to a thread. Afterwards `count` knows a long request's answer."""
-        if known := self._known.get(request.fingerprint):
-            return known
-        if plain := self._plain(request):
-            return plain
+        if counted := self.at_once(request):
+            return counted
         prompt = take_apart(request)
         if request.target.model not in self._ways or prompt.long:
             return await asyncio.to_thread(self.count, request)

@@ -17,6 +17,7 @@ from llmctl.batch.records import record
 from llmctl.batch.write import Appender, Durable, ErrorsFile, Sink, Stdout
 from llmctl.clock import Clock
 from llmctl.engines.local import LocalEngine
+from llmctl.engines.queued import Queued
 from llmctl.engines.source import Sifted
 from llmctl.errors import BudgetExhausted, CallError, Cancelled
 from llmctl.inflight import InFlight
@@ -171,7 +172,12 @@ async def drive(
     writer = Writer(files, batch.job.format, in_flight)
     observers: list[Observer] = [Recorded(writer, limits), settle, Recorded(tally, limits), limits]
     handler = make_handler(observers, in_flight)
-    source = Sifted(batch.requests(call_id), handler, lambda: stop.asked, prepare, at_once, clock)
+
+    def stopped() -> bool:
+        return stop.asked
+
+    sifted = Sifted(batch.requests(call_id), handler, stopped, prepare, at_once, clock)
+    source = Queued(sifted, handler, stopped, in_flight.tasks, clock)
     try:
         engine = LocalEngine(in_flight.tasks, stop, clock, in_flight)
         try:

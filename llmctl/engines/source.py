@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
 from llmctl.clock import Clock
+from llmctl.engines.lot import Lot
 from llmctl.protocols import Chain
 from llmctl.types import Request
 
@@ -20,10 +21,6 @@ reply, which waits meanwhile."""
 
 _AT_ONCE = 4
 """Chunks of kept answers on their way to the disk: it may be slow, memory must not fill up."""
-
-_SHORT, _LONG = 0.05, 0.2
-"""Seconds that a lot should last: a claim costs as much for one request as for a hundred, and
-keeps other processes from asking the same meanwhile."""
 
 
 class Plain:
@@ -59,9 +56,8 @@ class Sifted:
         self._handler = handler
         self._stopped = stopped
         self._prepare = prepare
-        self._ahead = self._lot = min(ahead, _CHUNK)
-        self._clock = clock
-        self._claimed = float("-inf")
+        first = min(ahead, _CHUNK)
+        self._lot = Lot(first, least=first, most=_CHUNK, clock=clock)
         self._bite = min(_BITE, _CHUNK)
         self._unkept: deque[Request] = deque()
         self._ready: deque[Request] = deque()
@@ -71,6 +67,11 @@ class Sifted:
         self._failure: Exception | None = None
         self._heard = False
         self._exhausted = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether `draw` returns at once."""
+        return bool(self._ready)
 
     async def draw(self) -> Request | None:
         """The next request that must be asked; None when there is none left. Raises what
@@ -88,7 +89,7 @@ class Sifted:
             return None
         drawn = self._ready.popleft()
         done = (self._exhausted and not self._unkept) or self._failure or self._refilling
-        if not done and len(self._ready) * 2 <= self._lot:
+        if not done and len(self._ready) * 2 <= self._lot.size:
             self._refilling = asyncio.ensure_future(self._refill())
         return drawn
 
@@ -119,7 +120,7 @@ class Sifted:
 
     async def _refill(self) -> None:
         """See to it that the next requests are ready before they are drawn."""
-        self._pace()
+        self._lot.begin()
         try:
             if await self._look(ahead=True):
                 await self._claim(ahead=True)
@@ -131,7 +132,7 @@ class Sifted:
     async def _look(self, *, ahead: bool = False) -> bool:
         """Look up requests until one must be asked, or `ahead` of those that are ready a whole
         lot; False when there is none left."""
-        wanted = self._lot if ahead else 1
+        wanted = self._lot.size if ahead else 1
 
         def enough() -> bool:
             return len(self._unkept) >= wanted or (bool(self._ready) and not ahead)
@@ -162,26 +163,14 @@ class Sifted:
             if (self._ready and not ahead) or not self._unkept:
                 return
             if not ahead:
-                self._pace()
-            lot = [self._unkept.popleft() for _ in range(min(self._lot, len(self._unkept)))]
+                self._lot.begin()
+            lot = [self._unkept.popleft() for _ in range(min(self._lot.size, len(self._unkept)))]
             try:
                 await self._handler.claim(lot)
             except BaseException:
                 self._unkept.extendleft(reversed(lot))
                 raise
             self._ready.extend(lot)
-
-    def _pace(self) -> None:
-        """Let the next lot be larger than one that was gone in no time, and smaller than one
-        that lasted."""
-        if self._clock is None:
-            return
-        now = self._clock.monotonic()
-        lasted, self._claimed = now - self._claimed, now
-        if lasted < _SHORT:
-            self._lot = min(2 * self._lot, _CHUNK)
-        elif lasted > _LONG:
-            self._lot = max(self._lot // 2, self._ahead)
 
     def rest(self) -> Iterator[Request]:
         """What has not been drawn."""

@@ -96,6 +96,17 @@ class Cache:
             with contextlib.suppress(LlmctlError):
                 await self._claims.ahead(wanted)
 
+    def to_ask(self, requests: Sequence[Request]) -> list[Request]:
+        """Those of the requests, which were claimed, that a provider will be asked, each only once;
+        as far as that is known: another process may be at some of the others."""
+        first: dict[str, Request] = {}
+        for request in requests:
+            key = request.fingerprint
+            ours = request.cache_mode != "use" or not self._writes or self._claims.has(key)
+            if ours and key not in self._flights:
+                first.setdefault(key, request)
+        return list(first.values())
+
     def give_back(self) -> None:
         """What was claimed and not made is anybody's again."""
         self._claims.give_back()

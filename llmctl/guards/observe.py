@@ -29,6 +29,10 @@ class Answers(Protocol):
         """These are asked next."""
         ...
 
+    def to_ask(self, requests: Sequence[Request], /) -> Sequence[Request]:
+        """Those that a provider is asked, as far as that is known."""
+        ...
+
     def give_back(self) -> None:
         """What was claimed and is not asked is anybody's."""
         ...
@@ -36,6 +40,18 @@ class Answers(Protocol):
 
 _NOTHING = Usage()
 _NO_COST = Decimal(0)
+
+
+class Holds(Protocol):
+    """Where calls are put on record many at a time."""
+
+    async def hold_early(self, requests: Sequence[Request], /) -> None:
+        """These are made next."""
+        ...
+
+    async def give_back(self) -> None:
+        """What was put on record and is not made is nobody's."""
+        ...
 
 
 class Accounts:
@@ -93,7 +109,7 @@ class Observe:
     """Tells `observers`, in their order, of every call; an answer is handed on only when the
     last of them has dealt with it. That order is the order of durability: first the output,
     then the ledger. `behind` has what calls leave to be written; `expect` hears of requests that
-    are made soon.
+    are made soon. Without `holds` calls are put on record one by one.
     """
 
     def __init__(
@@ -105,6 +121,7 @@ class Observe:
         behind: Behind,
         answers: Answers | None = None,
         expect: Callable[[Sequence[Request]], None] = lambda _: None,
+        holds: Holds | None = None,
     ) -> None:
         self._inner = inner
         self._observers = observers
@@ -113,6 +130,7 @@ class Observe:
         self._behind = behind
         self._answers = answers
         self._expect = expect
+        self._holds = holds
 
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer. Every ending is reported, a cancelled call's too."""
@@ -154,11 +172,21 @@ class Observe:
         if self._answers is not None:
             await self._answers.claim(requests)
 
+    async def prepare(self, requests: Sequence[Request]) -> None:
+        """These requests, that were claimed, are made next: put them on record together, as far as
+        it is known that they are sent."""
+        if self._holds is not None:
+            asked = requests if self._answers is None else self._answers.to_ask(requests)
+            await self._holds.hold_early(asked)
+
     async def finish(self) -> None:
-        """No more requests are made: what was claimed is given back, and what calls have left
-        `behind` them is written. Raises what kept that from being done."""
+        """No more requests are made: what was claimed or held for those that were not is given
+        back, and what calls have left `behind` them is written. Raises what kept that from being
+        done."""
         if self._answers is not None:
             self._answers.give_back()
+        if self._holds is not None:
+            await self._holds.give_back()
         await self._behind.done()
 
     async def deal(self, outcomes: Sequence[Outcome]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
@@ -11,7 +12,8 @@ from msgspec.structs import replace
 
 from llmctl.behind import Write
 from llmctl.clock import Clock
-from llmctl.errors import Cancelled
+from llmctl.errors import BudgetRefused, Cancelled
+from llmctl.guards.early import Early
 from llmctl.guards.refusing import crossed, exhausted, refuse
 from llmctl.protocols import Cap, Crossing, Hold, LedgerStore, Refusal, Standing
 from llmctl.stores.caps import same_model
@@ -50,6 +52,7 @@ class Purse:
         self._stopped: Callable[[], bool] = lambda: False
         self._waits: Callable[[Refusal], None] = lambda _: None
         self._open: dict[str, tuple[Hold, bool]] = {}
+        self._early = Early(ledger)
         self._gate = asyncio.Lock()
         self._settled = asyncio.Event()
         self._over: Refusal | None = None
@@ -93,6 +96,36 @@ class Purse:
         found = ((cap, self._ledger.standing(cap)) for cap in caps)
         return [(cap, standing) for cap, standing in found if standing is not None]
 
+    async def hold_early(self, calls: Sequence[tuple[Request, Usage, Decimal | None]]) -> None:
+        """Put calls that are made next on record together, each with what it can use and cost at
+        the most. Those that are not, because a budget is short, or would never let them through,
+        are held one by one."""
+        if not self._early.wanted:
+            return
+        now, holds = self._clock.wall(), list[tuple[Hold, Sequence[Cap]]]()
+        for request, estimate, cost in calls:
+            hold, caps = Hold(request.call_id, request, estimate, cost, now), self.caps_of(request)
+            with contextlib.suppress(BudgetRefused):
+                refuse(hold, caps)
+                holds.append((hold, caps))
+        if holds:
+            self._asking += 1
+            try:
+                await self._early.add(holds)
+            finally:
+                self._asking -= 1
+
+    def has_early(self, request: Request) -> bool:
+        """Whether the call, which is made now, was put on record before."""
+        hold = self._early.take(request.call_id)
+        if hold is not None:
+            self._open[hold.call_id] = (hold, False)
+        return hold is not None
+
+    async def give_back(self) -> None:
+        """End the early holds of calls that are not made any more."""
+        await self._early.give_back()
+
     async def hold(
         self,
         request: Request,
@@ -128,6 +161,7 @@ class Purse:
         self._waiting += 1
         try:
             async with self._gate:  # first come, first served
+                await self._early.refused()  # nor may those who come later have had theirs
                 await self._wait(hold)
         finally:
             self._waiting -= 1
@@ -190,6 +224,7 @@ class Purse:
             self.overshoot = Overshoot(self.overshoot.amount + over, self.overshoot.calls + 1)
         writing = self._ledger.settle(outcome, warned, lazily=lazily and not self._waiting)
         call_id = outcome.request.call_id
+        self._early.take(call_id)  # it was not made, and its row ends the hold
 
         def ended(error: BaseException | None) -> None:
             self._open.pop(call_id, None)

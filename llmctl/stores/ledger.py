@@ -22,8 +22,10 @@ from llmctl.stores.ledger_write import (
     OWNED,
     NewCall,
     NewHold,
+    NotAllError,
     add_calls,
     call_values,
+    end_holds,
     held_values,
     hold_all,
     settle_all,
@@ -95,18 +97,39 @@ class SqliteLedger:
 
         A second hold of one call takes the place of the first, unless it is refused.
         """
-        held, me = held_call(hold, self._run_id, self._user), self._me
-        values = (*held_values(held), me.pid, me.birth, me.world)
-        amount = held.amount_pico or 0
+        new = self._new(hold, caps)
         if caps and self._tight and hold.times == 1:
             # What is refused again and again does not keep others from writing.
-            refused = self._db.read(lambda connection: glance(connection, caps, amount))
+            refused = self._db.read(lambda connection: glance(connection, caps, new.amount))
             if refused is not None:
                 return refused
-        new = NewHold(values, amount, caps, held.at_ms)
         answer: Refusal | None = await self._db.soon(One(self._hold_all, new))
         self._tight = answer is not None
         return answer
+
+    def _new(self, hold: Hold, caps: Sequence[Cap]) -> NewHold:
+        held, me = held_call(hold, self._run_id, self._user), self._me
+        values = (*held_values(held), me.pid, me.birth, me.world)
+        return NewHold(values, held.amount_pico or 0, caps, held.at_ms)
+
+    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[Cap]]]) -> bool:
+        """Put many calls on record in one transaction, or none where they do not all fit;
+        durable when this returns."""
+        new = [self._new(hold, caps) for hold, caps in holds]
+
+        def work(connection: sqlite3.Connection) -> None:
+            if any(hold_all(connection, new, self._me)):
+                raise NotAllError
+
+        try:
+            await self._db.write(work, len(new))
+        except NotAllError:
+            return False
+        return True
+
+    async def give_back(self, call_ids: Sequence[str]) -> None:
+        """End the holds of calls that were not made."""
+        await self._db.write(lambda connection: end_holds(connection, call_ids), len(call_ids))
 
     def standing(self, cap: Cap) -> Standing | None:
         """What counts against the cap now; None where no hold has met it yet."""

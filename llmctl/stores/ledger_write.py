@@ -95,13 +95,18 @@ def add_calls(connection: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) 
         connection.execute(insert("calls", len(part)), [*chain.from_iterable(part)])
 
 
+def end_holds(connection: sqlite3.Connection, call_ids: Sequence[str]) -> None:
+    """End the calls' holds, where they have some, in the caller's transaction."""
+    for some, ids in lists(call_ids):
+        connection.execute(f"DELETE FROM holds WHERE call_id IN {some}", ids)  # noqa: S608
+
+
 def settle_all(connection: sqlite3.Connection, new: Sequence[NewCall]) -> list[Sequence[Crossing]]:
     """Write the rows and end the calls' holds, in the caller's transaction; what is reached of
     their caps is said to the first of them. Raises `sqlite3.IntegrityError` when one of the
     calls is settled already."""
     add_calls(connection, [call.values for call in new])
-    for some, ids in lists([call.values[0] for call in new]):
-        connection.execute(f"DELETE FROM holds WHERE call_id IN {some}", ids)  # noqa: S608
+    end_holds(connection, [call.values[0] for call in new])
     caps = {cap.key: cap for call in new for cap in call.caps}
     reached = crossings(connection, list(caps.values())) if caps else ()
     return [reached, *[()] * (len(new) - 1)]

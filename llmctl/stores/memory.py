@@ -94,6 +94,20 @@ class MemoryLedger:
             self._holds[hold.call_id] = kept
         return refused
 
+    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[Cap]]]) -> bool:
+        """Put many calls on record, or none where they do not all fit."""
+        before = dict(self._holds)
+        for hold, caps in holds:
+            if await self.hold(hold, caps) is not None:
+                self._holds = before
+                return False
+        return True
+
+    async def give_back(self, call_ids: Sequence[str]) -> None:
+        """Forget the holds of calls that were not made."""
+        for call_id in call_ids:
+            self._holds.pop(call_id, None)
+
     def standing(self, cap: Cap) -> Standing | None:
         """What counts against the cap now."""
         return standing(*self._sums(cap))

@@ -14,11 +14,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from llmctl.behind import Write
 from llmctl.errors import DiskError
 from llmctl.stores.inbox import Inbox
 from llmctl.stores.jobs import GROUP, Job, do_together, portions
 from llmctl.stores.sqlite import patiently
 from llmctl.stores.telling import tell
+
+_MANY = 8
+"""Rows of a job that is not worth a wait for others, to be committed with them."""
 
 
 class GroupWriter:
@@ -55,6 +59,8 @@ class GroupWriter:
         self._start()
         if lazily:
             self._inbox.add_lazily(job, loop)
+        elif job.rows >= _MANY:
+            self._inbox.add(job)
         else:
             self._inbox.add_soon(job, loop)
 
@@ -141,9 +147,10 @@ class GroupWriter:
 
 
 def _tell(group: list[Job]) -> None:
-    """Wake all who wait: threads one by one, the tasks of an event loop together."""
+    """Wake all who wait: threads one by one, the tasks of an event loop together, and before those
+    that nobody waits for."""
     loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
-    for job in group:
+    for job in sorted(group, key=lambda job: isinstance(job.future, Write)):
         if job.loop is None:
             job.tell()
         else:

@@ -66,6 +66,21 @@ class LedgerBudgetsContract:
         assert refused == Refusal(cap, Standing(Decimal(0), Decimal("0.10")), never=False)
         assert stands(store, cap) == (0, Decimal("0.10"))
 
+    def test_many_holds_fit_all_or_none(self, store: LedgerStore) -> None:
+        """Up to the cent all of them; one too many and nothing is there, of no cap."""
+        wide, narrow = a_cap("1", "wide"), a_cap("0.10", "narrow")
+        holds = [(a_hold(a_request(), CENT), (wide, narrow)) for _ in range(11)]
+        assert not asyncio.run(store.hold_all(holds))
+        assert held(store, [wide, narrow], Decimal("0.001")) is None
+        assert stands(store, wide) == stands(store, narrow) == (0, Decimal("0.001"))
+        assert not asyncio.run(store.hold_all(holds[:10]))
+        assert asyncio.run(store.hold_all(holds[:9]))
+        assert stands(store, narrow) == (0, Decimal("0.091"))
+        assert not asyncio.run(store.hold_all(holds[9:10]))
+        asyncio.run(store.give_back([hold.call_id for hold, _ in holds[:9]]))
+        assert stands(store, wide) == stands(store, narrow) == (0, Decimal("0.001"))
+        assert asyncio.run(store.hold_all(holds[9:10]))
+
     def test_what_is_settled_at_less_comes_back(self, store: LedgerStore) -> None:
         """The hold ends with the call, and only its real cost stays."""
         cap, request = a_cap("0.01"), a_request()

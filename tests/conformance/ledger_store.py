@@ -55,6 +55,25 @@ class LedgerStoreContract:
         assert store.open_holds() == []
         assert [row.call_id for row in store.calls()] == [request.call_id]
 
+    def test_many_calls_are_held_as_one_is(self, store: Ledger) -> None:
+        """Each is on record with what a hold of its own would say."""
+        requests = [a_request() for _ in range(70)]
+        assert asyncio.run(store.hold_all([(a_hold(one), ()) for one in requests]))
+        together = store.open_holds()
+        asyncio.run(store.give_back([one.call_id for one in requests]))
+        for one in requests:
+            asyncio.run(store.hold(a_hold(one)))
+        assert together == store.open_holds()
+        assert len(together) == 70
+
+    def test_of_a_call_that_was_not_made_nothing_stays(self, store: Ledger) -> None:
+        """Neither hold nor row; what has none is nobody's mistake, and others stay."""
+        made, not_made, unknown = a_request(), a_request(), a_request()
+        asyncio.run(store.hold_all([(a_hold(made), ()), (a_hold(not_made), ())]))
+        asyncio.run(store.give_back([not_made.call_id, unknown.call_id]))
+        assert [held.call_id for held in store.open_holds()] == [made.call_id]
+        assert list(store.calls()) == []
+
     def test_a_row_holds_every_figure_of_the_call(self, store: Ledger) -> None:
         """Tokens, money, times and names arrive in the row, each in its unit."""
         request = a_request()

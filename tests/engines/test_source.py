@@ -40,6 +40,7 @@ class Shelf:
         self.asked: list[int] = []
         self.dealt: list[int] = []
         self.claimed: list[list[int]] = []
+        self.prepared: list[list[int]] = []
         self.under_way = self.most = 0
 
     async def __call__(self, asked: Request, _: object) -> Response:
@@ -60,6 +61,11 @@ class Shelf:
         await self._clock.sleep(self._claiming)
         if self._good is not None and len(self.claimed) > self._good:
             raise DiskError("the disk is full")
+
+    async def prepare(self, requests: Sequence[Request]) -> None:
+        """Note what was got ready together. That takes `claiming` seconds, too."""
+        self.prepared.append([r.index for r in requests])
+        await self._clock.sleep(self._claiming)
 
     async def finish(self) -> None:
         """Nothing was claimed anywhere."""

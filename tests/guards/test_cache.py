@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -222,6 +223,9 @@ def shared_store(*, fails: bool = False) -> tuple[MemoryCache, MemoryCache]:
                 raise DiskError("the disk is full")
             return owners.setdefault(key, self._me) == self._me
 
+        async def claim_all(self, keys: Sequence[str]) -> set[str]:
+            return {key for key in keys if await self.claim(key)}
+
         def release(self, key: str) -> None:
             if owners.get(key) == self._me:
                 del owners[key]
@@ -389,3 +393,31 @@ def test_many_kept_answers_at_once() -> None:
 
     found = clock.run(run())
     assert [r.cache if r else None for r in found] == ["hit", None, None, None, None, "hit"]
+
+
+def test_what_a_provider_is_asked_is_known_before() -> None:
+    """Of what is claimed: each question once, and not what is on its way, or what another
+    process has claimed or already has an answer to."""
+    clock = FakeClock()
+    first, second = shared_store()
+
+    async def run() -> list[str]:
+        await second.claim(request("theirs").fingerprint)
+        cache = Cache(Taking(clock, 5), first, clock, pytest.fail, Behind())
+        call = asyncio.ensure_future(cache(request("on its way"), None))
+        await clock.sleep(1)
+        asked = [
+            request("ours", id="a"),
+            request("theirs", id="b"),
+            request("on its way", id="c"),
+            request("ours", id="d"),
+            request("again", cache_mode="refresh", id="e"),
+            request("past", cache_mode="bypass", id="f"),
+        ]
+        await cache.claim(asked)
+        found = [one.id for one in cache.to_ask(asked)]
+        cache.give_back()
+        await call
+        return found
+
+    assert clock.run(run()) == ["a", "e", "f"]
