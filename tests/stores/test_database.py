@@ -367,3 +367,36 @@ def test_a_lost_table_is_damage_but_a_wrong_statement_is_not(db: Database, path:
         notes(db)
     with pytest.raises(DamagedError):
         db.write_now(add("x"))
+
+
+def test_many_rows_do_not_wait_for_company(path: Path) -> None:
+    """Where a busy run's writes are gathered for a minute, one of eight rows is made now, and what
+    has come before it goes along."""
+
+    async def run(db: Database) -> list[int]:
+        await asyncio.gather(*(db.soon(add("busy")) for _ in range(4)))
+        few, many = db.soon(add("a")), db.soon(add("b"), rows=8)
+        async with asyncio.timeout(20):
+            return [await few, await many]
+
+    with Database(path, [FIRST], gather=60) as db:
+        assert asyncio.run(run(db)) == [5, 6]
+
+
+def test_who_waits_hears_before_those_that_do_not(db: Database) -> None:
+    """Of one commit: however many writes that nobody waits for came before."""
+    heard: list[str] = []
+
+    async def run() -> None:
+        behind = [db.begin(add(str(number)), lazily=True) for number in range(60)]
+        for write in behind:
+            write.then(lambda _: heard.append("behind"))
+        waited = db.soon(add("waited"))
+        waited.add_done_callback(lambda _: heard.append("waited"))
+        await waited
+        for write in behind:
+            await write
+
+    asyncio.run(run())
+    assert heard.index("waited") <= 20
+    assert sorted(heard) == ["behind"] * 60 + ["waited"]
