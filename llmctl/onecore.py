@@ -22,9 +22,10 @@ from llmctl.clock import Clock
 LOOK = 0.2
 """Seconds between two looks."""
 
-_BUSY, _WIDE = 0.9, 1.4
-"""Processors' worth of time that a run uses which the lock holds back. Who uses more does a lot
-without the lock (counting the tokens of long prompts), and can use more."""
+_BUSY, _WIDE = 1.0, 1.4
+"""Processors' worth of time that a run uses which the lock holds back. Who uses less waits for its
+provider too, and its threads had better not wait for each other; who uses more does a lot without
+the lock (counting the tokens of long prompts), and can use more."""
 
 _CROWDED = 0.8
 """What it uses of its one processor when it has little to do, or others need that one, too."""

@@ -19,7 +19,7 @@ def looks(policy: Policy, used: Iterable[float], start: float = 0.0) -> list[boo
 
 
 @pytest.mark.parametrize(
-    ("used", "together"), [(0.3, False), (0.89, False), (0.9, True), (1.2, True), (1.5, False)]
+    ("used", "together"), [(0.3, False), (0.99, False), (1.0, True), (1.2, True), (1.5, False)]
 )
 def test_only_what_the_lock_holds_back_belongs_together(used: float, *, together: bool) -> None:
     """A run with little to do does not, nor one that does much without the lock."""
@@ -72,7 +72,7 @@ class Machine:
 
 
 @pytest.mark.parametrize(
-    ("used", "done"), [(0.2, ["spread"]), (1.0, ["gather", "spread"]), (3.0, ["spread"])]
+    ("used", "done"), [(0.2, ["spread"]), (1.1, ["gather", "spread"]), (3.0, ["spread"])]
 )
 def test_a_busy_run_is_gathered_and_in_the_end_spread(used: float, done: list[str]) -> None:
     """Once, at the first look, and not while it goes on as it is."""

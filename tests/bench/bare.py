@@ -71,11 +71,11 @@ async def _main(how: str, url: str, prompts: list[str], tasks: int) -> None:
 
 if __name__ == "__main__":
     how, url, file, tasks = sys.argv[1:5]
-    with Path(file).open(encoding="utf-8") as lines:
-        main = _main(how, url, [json.loads(line)["prompt"] for line in lines], int(tasks))
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
     if how.endswith("uvloop"):
         import uvloop
 
-        uvloop.run(main)
-    else:
-        asyncio.run(main)
+        run = uvloop.run
+    with Path(file).open(encoding="utf-8") as lines:
+        prompts = [json.loads(line)["prompt"] for line in lines]
+    run(_main(how, url, prompts, int(tasks)))
