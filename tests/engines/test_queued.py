@@ -16,8 +16,18 @@ from llmctl.engines.source import Sifted
 from llmctl.errors import DiskError
 from llmctl.stopping import Stop
 from llmctl.types import Request
-from tests.engines.test_source import Shelf, indexes, limited, rows
+from tests.engines.test_source import Shelf, driven, indexes, limited, rows
 from tests.support import FakeClock
+
+
+class Full(Shelf):
+    """A disk that has room for one lot."""
+
+    async def prepare(self, requests: Sequence[Request]) -> None:
+        """The first one."""
+        await super().prepare(requests)
+        if len(self.prepared) > 1:
+            raise DiskError("the disk is full")
 
 
 def queued(
@@ -112,12 +122,6 @@ def test_what_getting_ready_raises_whoever_draws_next_hears() -> None:
     """Once; the rows are still there."""
     clock = FakeClock()
 
-    class Full(Shelf):
-        async def prepare(self, requests: Sequence[Request]) -> None:
-            await super().prepare(requests)
-            if len(self.prepared) > 1:
-                raise DiskError("the disk is full")
-
     source = queued(Full(clock), clock, 40, 8, Stop())
 
     drawn = 0
@@ -140,12 +144,6 @@ def test_what_getting_ready_raises_whoever_draws_next_hears() -> None:
 def test_close_says_what_nobody_has_heard() -> None:
     """A failure ahead of the last draw is not lost."""
     clock = FakeClock()
-
-    class Full(Shelf):
-        async def prepare(self, requests: Sequence[Request]) -> None:
-            await super().prepare(requests)
-            if len(self.prepared) > 1:
-                raise DiskError("the disk is full")
 
     source = queued(Full(clock, claiming=1), clock, 40, 8, Stop())
 
@@ -179,13 +177,7 @@ def test_every_request_ends_in_one_place(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(queues, "_MOST", most)
             source = queued(shelf, clock, number, workers, stop)
-        running = asyncio.ensure_future(LocalEngine(workers, stop, clock).run(source, shelf))
-        if stop_at is not None:
-            await clock.sleep(stop_at)
-            stop.ask()
-        await running
-        await source.close()
-        return indexes(source.rest())
+        return await driven(source, shelf, LocalEngine(workers, stop, clock), stop, stop_at)
 
     rest = clock.run(limited(run()))
     assert sorted([*shelf.asked, *shelf.dealt, *rest]) == list(range(number))

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from llmctl.engines import source as sources
 from llmctl.engines.local import LocalEngine
+from llmctl.engines.queued import Queued
 from llmctl.engines.source import Sifted
 from llmctl.errors import DiskError
 from llmctl.stopping import Stop
@@ -35,7 +36,7 @@ class Shelf:
         claiming: float = 0.0,
         good: int | None = None,
     ) -> None:
-        self._clock, self._kept = clock, kept
+        self.clock, self._kept = clock, kept
         self._claiming, self._good = claiming, good
         self.asked: list[int] = []
         self.dealt: list[int] = []
@@ -46,7 +47,7 @@ class Shelf:
     async def __call__(self, asked: Request, _: object) -> Response:
         """Note who was asked."""
         self.asked.append(asked.index)
-        await self._clock.sleep(0.1)
+        await self.clock.sleep(0.1)
         return response()
 
     def take(self, requests: Sequence[Request]) -> tuple[list[Outcome], list[Request]]:
@@ -58,14 +59,14 @@ class Shelf:
     async def claim(self, requests: Sequence[Request]) -> None:
         """Note what was claimed together."""
         self.claimed.append([r.index for r in requests])
-        await self._clock.sleep(self._claiming)
+        await self.clock.sleep(self._claiming)
         if self._good is not None and len(self.claimed) > self._good:
             raise DiskError("the disk is full")
 
     async def prepare(self, requests: Sequence[Request]) -> None:
         """Note what was got ready together. That takes `claiming` seconds, too."""
         self.prepared.append([r.index for r in requests])
-        await self._clock.sleep(self._claiming)
+        await self.clock.sleep(self._claiming)
 
     async def finish(self) -> None:
         """Nothing was claimed anywhere."""
@@ -74,7 +75,7 @@ class Shelf:
         """A slow disk."""
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        await self._clock.sleep(1)
+        await self.clock.sleep(1)
         self.under_way -= 1
         self.dealt += [o.request.index for o in outcomes]
 
@@ -101,6 +102,19 @@ async def limited(work: Awaitable[T]) -> T:
 def indexes(requests: Iterable[Request]) -> list[int]:
     """Which ones."""
     return [one.index for one in requests]
+
+
+async def driven(
+    source: Sifted | Queued, shelf: Shelf, engine: LocalEngine, stop: Stop, stop_at: float | None
+) -> list[int]:
+    """Ask all of them, until it is stopped after so many seconds; which are left."""
+    running = asyncio.ensure_future(engine.run(source, shelf))
+    if stop_at is not None:
+        await shelf.clock.sleep(stop_at)
+        stop.ask()
+    await running
+    await source.close()
+    return indexes(source.rest())
 
 
 def test_every_request_is_asked_or_dealt_with_once() -> None:
@@ -365,13 +379,7 @@ def test_every_request_ends_in_one_place(
     async def run() -> list[int]:
         stop = Stop()
         source = Sifted(rows(number), shelf, lambda: stop.asked, ahead=ahead)
-        running = asyncio.ensure_future(LocalEngine(workers, stop, clock).run(source, shelf))
-        if stop_at is not None:
-            await clock.sleep(stop_at)
-            stop.ask()
-        await running
-        await source.close()
-        return indexes(source.rest())
+        return await driven(source, shelf, LocalEngine(workers, stop, clock), stop, stop_at)
 
     rest = clock.run(limited(run()))
     assert sorted([*rest, *shelf.asked, *shelf.dealt]) == list(range(number))
