@@ -177,7 +177,7 @@ def test_only_what_is_known_at_once_is_held_early() -> None:
         advance = Advance(
             run.purse, lambda one: (Usage(1, 1), CENT) if one.call_id < "050" else None
         )
-        await advance.hold_early(named(*(f"{n:03}" for n in range(100))))
+        await advance.hold_early(named(*(f"{n:03}" for n in range(200))))
         busy.cancel()
 
     run.do(work())
