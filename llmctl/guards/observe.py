@@ -185,9 +185,11 @@ class Observe:
         done."""
         if self._answers is not None:
             self._answers.give_back()
-        if self._holds is not None:
-            await self._holds.give_back()
-        await self._behind.done()
+        try:
+            if self._holds is not None:
+                await self._holds.give_back()
+        finally:
+            await self._behind.done()
 
     async def deal(self, outcomes: Sequence[Outcome]) -> None:
         """Tell the observers, in their order, of calls that `take` found to be answered."""
