@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 
 from llmctl.clock import Clock
+from llmctl.engines.ahead import Ahead
 from llmctl.engines.lot import Lot
 from llmctl.engines.source import Sifted
 from llmctl.protocols import Chain
@@ -36,29 +36,23 @@ class Queued:
         self._stopped = stopped
         self._lot = Lot(min(workers, _MOST), least=min(workers, _LEAST), most=_MOST, clock=clock)
         self._ready: deque[Request] = deque()
-        self._filling: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
-        self._heard = False
+        self._filling = Ahead()
         self._exhausted = False
 
     async def draw(self) -> Request | None:
         """The next request; None when there is none left. Raises what getting them ready does."""
         while not self._ready:
-            self._check()
+            self._filling.check()
             if self._exhausted or self._stopped():
                 return None
-            await asyncio.wait((self._fill_up(),))
+            self._filling.start(self._fill)
+            await self._filling.wait()
         if self._stopped():
             return None
         drawn = self._ready.popleft()
-        if len(self._ready) <= self._lot.size and not (self._exhausted or self._failure):
-            self._fill_up()
+        if len(self._ready) <= self._lot.size and not (self._exhausted or self._filling.failed):
+            self._filling.start(self._fill)
         return drawn
-
-    def _fill_up(self) -> asyncio.Task[None]:
-        if self._filling is None:
-            self._filling = asyncio.ensure_future(self._fill())
-        return self._filling
 
     async def _fill(self) -> None:
         """Get the next lot ready."""
@@ -73,25 +67,14 @@ class Queued:
                 lot.append(drawn)
             if lot:
                 await self._handler.prepare(lot)
-        except Exception as error:  # noqa: BLE001 - whoever draws next raises it
-            self._failure = error
         finally:
             self._ready.extend(lot)
-            self._filling = None
 
     async def close(self) -> None:
         """Return when nothing goes on any more in what is read. Raises what getting ready did and
         no draw has."""
-        if self._filling is not None:
-            await asyncio.wait((self._filling,))
-        if not self._heard:
-            self._check()
+        await self._filling.close()
         await self._source.close()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            self._heard = True
-            raise self._failure
 
     def rest(self) -> Iterator[Request]:
         """What has not been drawn."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
 from llmctl.clock import Clock
+from llmctl.engines.ahead import Ahead
 from llmctl.engines.lot import Lot
 from llmctl.protocols import Chain
 from llmctl.types import Request
@@ -63,9 +64,7 @@ class Sifted:
         self._ready: deque[Request] = deque()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._claiming = asyncio.Lock()
-        self._refilling: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
-        self._heard = False
+        self._refilling = Ahead()
         self._exhausted = False
 
     @property
@@ -77,7 +76,7 @@ class Sifted:
         """The next request that must be asked; None when there is none left. Raises what
         dealing with the others raises."""
         while not self._ready:
-            self._check()
+            self._refilling.check()
             if self._stopped():
                 return None
             if not await self._more():
@@ -88,17 +87,17 @@ class Sifted:
         if self._stopped():
             return None
         drawn = self._ready.popleft()
-        done = (self._exhausted and not self._unkept) or self._failure or self._refilling
+        done = (self._exhausted and not self._unkept) or self._refilling.failed
         if not done and len(self._ready) * 2 <= self._lot.size:
-            self._refilling = asyncio.ensure_future(self._refill())
+            self._refilling.start(self._refill)
         return drawn
 
     async def _more(self) -> bool:
         """Return when there may be some to draw; False when there will be none."""
         if self._unkept or (not self._exhausted and await self._look()):
             await self._claim()
-        elif self._refilling is not None:
-            await asyncio.wait((self._refilling,))
+        elif self._refilling.busy:
+            await self._refilling.wait()
         elif self._claiming.locked():  # by another worker, and there may be some for this one
             await self._claim()
         else:
@@ -108,26 +107,13 @@ class Sifted:
     async def close(self) -> None:
         """Return when nothing goes on any more in what was read. Raises what reading ahead did
         and no draw has."""
-        if self._refilling is not None:
-            await asyncio.wait((self._refilling,))
-        if not self._heard:
-            self._check()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            self._heard = True
-            raise self._failure
+        await self._refilling.close()
 
     async def _refill(self) -> None:
         """See to it that the next requests are ready before they are drawn."""
         self._lot.begin()
-        try:
-            if await self._look(ahead=True):
-                await self._claim(ahead=True)
-        except Exception as error:  # noqa: BLE001 - whoever draws next raises it
-            self._failure = error
-        finally:
-            self._refilling = None
+        if await self._look(ahead=True):
+            await self._claim(ahead=True)
 
     async def _look(self, *, ahead: bool = False) -> bool:
         """Look up requests until one must be asked, or `ahead` of those that are ready a whole

@@ -67,7 +67,7 @@ class Holding:
     async def __call__(self, request: Request, emit: Emit | None) -> Response:
         """The inner answer; the hold is durable before the request is handed on. Raises as
         `Purse.hold` does."""
-        if not self._purse.has_early(request):
+        if not self._purse.take_early(request):
             caps = self._purse.caps_of(request)
             estimate, cost = await (self._exactly if caps else self._worst)(request)
             await self._purse.hold(request, estimate, cost, caps)

@@ -115,8 +115,8 @@ class Purse:
             finally:
                 self._asking -= 1
 
-    def has_early(self, request: Request) -> bool:
-        """Whether the call, which is made now, was put on record before."""
+    def take_early(self, request: Request) -> bool:
+        """Let the call, which is made now, have its early hold; False where it has none."""
         hold = self._early.take(request.call_id)
         if hold is not None:
             self._open[hold.call_id] = (hold, False)

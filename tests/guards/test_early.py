@@ -192,7 +192,7 @@ def test_another_attempt_of_one_held_early_is_held_too() -> None:
 
     async def work() -> list[bool]:
         await run.early("call 0", "call 1")
-        made = [run.purse.has_early(one) for one in (first, second)]
-        return [*made, run.purse.has_early(first), await run.purse.again(first, 1)]
+        made = [run.purse.take_early(one) for one in (first, second)]
+        return [*made, run.purse.take_early(first), await run.purse.again(first, 1)]
 
     assert run.do(work()) == [True, True, False, False]
