@@ -87,6 +87,7 @@ class SqliteLedger:
         # One and the same, so that holds are seen to be of one kind.
         self._hold_all = partial(hold_all, me=self._me)
         self._tight = False
+        self._held: dict[str, NewHold] = {}
         db.read(_probe)
         if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
             db.write_now(_bury)
@@ -105,6 +106,8 @@ class SqliteLedger:
                 return refused
         answer: Refusal | None = await self._db.soon(One(self._hold_all, new))
         self._tight = answer is not None
+        if answer is None:
+            self._held[hold.call_id] = new
         return answer
 
     def _new(self, hold: Hold, caps: Sequence[Cap]) -> NewHold:
@@ -125,10 +128,13 @@ class SqliteLedger:
             await self._db.write(work, len(new))
         except NotAllError:
             return False
+        self._held.update({hold.call_id: one for (hold, _), one in zip(holds, new, strict=True)})
         return True
 
     async def give_back(self, call_ids: Sequence[str]) -> None:
         """End the holds of calls that were not made."""
+        for call_id in call_ids:
+            self._held.pop(call_id, None)
         await self._db.write(lambda connection: end_holds(connection, call_ids), len(call_ids))
 
     def standing(self, cap: Cap) -> Standing | None:
@@ -149,11 +155,11 @@ class SqliteLedger:
         twice ends in `sqlite3.IntegrityError`, unless the first row says `unknown`.
         Gives the shares of `caps` to warn at that are reached now. `lazily`: nobody waits.
         """
-        run_id, user = self._run_id, self._user
+        run_id, user, call_id = self._run_id, self._user, outcome.request.call_id
+        known = self._held.pop(call_id, None)
         if outcome.ok and not outcome.uncertain:
-            values = answered_call(outcome, run_id, user)
-            return self._db.begin(One(settle_all, NewCall(values, caps)), lazily=lazily)
-        call_id = outcome.request.call_id
+            new = NewCall(answered_call(outcome, run_id, user), caps, known)
+            return self._db.begin(One(settle_all, new), lazily=lazily)
 
         def work(connection: sqlite3.Connection) -> Sequence[Crossing]:
             row = connection.execute(_HOLD, (call_id,)).fetchone()
@@ -250,6 +256,8 @@ def _probe(connection: sqlite3.Connection) -> None:
     """Find damage before the first call is paid for, not when its row must be written."""
     if not fits(connection, MIGRATIONS):  # a changed trigger would add up something else
         raise corrupt("its tables are not those that llmctl made")
+    if connection.execute("SELECT 1 FROM together").fetchone():  # triggers would add up nothing
+        raise corrupt("it says that somebody is writing many calls, which nobody ever sees")
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     if pages * connection.execute("PRAGMA page_size").fetchone()[0] <= _SMALL:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()

@@ -69,14 +69,28 @@ def _count(sign: str, column: str, amount: str, row: str, when: str, fits: str) 
     )
 
 
-def _call(sign: str, row: str) -> str:
+def _call(sign: str, row: str, *, also: str = "") -> str:
     # Whose name the provider does not use is known by the hold, which ends after its call.
     asked = f"(SELECT model FROM holds WHERE call_id = {row}call_id)"  # noqa: S608
-    return _count(sign, "spent_pico", _SPENT, row, "started_ms", _fits(row, asked=asked))
+    fits = _fits(row, asked=asked) + also
+    return _count(sign, "spent_pico", _SPENT, row, "started_ms", fits)
 
 
-def _hold(sign: str, row: str) -> str:
+def on_calls(row: str) -> str:
+    """SQL that adds a new call to what is spent; `row` is where its columns are."""
+    return _call("+", row, also=f" AND ({row}cost_pico > 0 OR {row}uncertain_pico > 0)")
+
+
+def on_holds(sign: str, row: str) -> str:
+    """SQL that adds a hold to what is held, or takes it away."""
     return _count(sign, "held_pico", _HELD, row, "at_ms", _fits(row))
+
+
+SPENT = _count("+", "spent_pico", ":amount", ":", "started_ms", _fits(":", asked=":asked"))
+BEGUN = _count("+", "held_pico", ":amount", ":", "at_ms", _fits(":"))
+ENDED = _count("-", "held_pico", ":amount", ":", "at_ms", _fits(":"))
+"""SQL that adds `:amount` picodollars to what is spent or held, or takes them away, for calls that
+have all the other values in common."""
 
 
 BUDGETS = Migration(
@@ -106,16 +120,20 @@ BUDGETS = Migration(
         CREATE TRIGGER calls_are_spent_otherwise AFTER UPDATE ON calls
         BEGIN {_call("-", "OLD.")} {_call("+", "NEW.")} END
         """,
-        f"CREATE TRIGGER holds_begin AFTER INSERT ON holds BEGIN {_hold('+', 'NEW.')} END",
+        f"CREATE TRIGGER holds_begin AFTER INSERT ON holds BEGIN {on_holds('+', 'NEW.')} END",
         f"""
         CREATE TRIGGER holds_change AFTER UPDATE ON holds
-        BEGIN {_hold("-", "OLD.")} {_hold("+", "NEW.")} END
+        BEGIN {on_holds("-", "OLD.")} {on_holds("+", "NEW.")} END
         """,
-        f"CREATE TRIGGER holds_end AFTER DELETE ON holds BEGIN {_hold('-', 'OLD.')} END",
+        f"CREATE TRIGGER holds_end AFTER DELETE ON holds BEGIN {on_holds('-', 'OLD.')} END",
     ),
 )
 """The step that adds the windows, and how many attempts a hold stands for."""
 
+_EDGE = (
+    "SELECT 1 FROM budget_windows WHERE (start_ms > :first AND start_ms <= :last) "
+    "OR (end_ms > :first AND end_ms <= :last) LIMIT 1"
+)
 _STANDS = "SELECT spent_pico, held_pico, warned FROM budget_windows WHERE key = ?"
 _MAKE = (
     "INSERT INTO budget_windows VALUES "
@@ -153,6 +171,12 @@ def check(connection: sqlite3.Connection, caps: Sequence[Cap], amount: int) -> R
     it may stay."""
     rows = ((cap, *connection.execute(_STANDS, (cap.key,)).fetchone()) for cap in caps)
     return gravest(refusal(cap, spent, held - amount, amount) for cap, spent, held, _ in rows)
+
+
+def is_at_an_edge(connection: sqlite3.Connection, first: int, last: int) -> bool:
+    """Whether a window begins or ends between the two moments, in milliseconds since the epoch."""
+    moments = {"first": first, "last": last}
+    return first != last and connection.execute(_EDGE, moments).fetchone() is not None
 
 
 def is_exceeded(connection: sqlite3.Connection, cap: Cap) -> bool:

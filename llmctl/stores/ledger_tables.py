@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmctl.stores.ledger_budgets import BUDGETS
+from llmctl.stores.ledger_many import TOGETHER
 from llmctl.stores.migrations import Migration
 from llmctl.stores.sums import slots_migration
 
@@ -84,4 +85,5 @@ MIGRATIONS = (
     ),
     slots_migration(),
     BUDGETS,
+    TOGETHER,
 )

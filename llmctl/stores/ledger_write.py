@@ -11,6 +11,15 @@ from typing import Any, NamedTuple
 
 from llmctl.protocols import Cap, Crossing, Refusal
 from llmctl.stores.ledger_budgets import check, crossings, is_exceeded, use
+from llmctl.stores.ledger_many import (
+    MANY,
+    Values,
+    add_up_calls,
+    add_up_holds,
+    call_sums,
+    hold_sums,
+    together,
+)
 from llmctl.stores.process import Process
 from llmctl.stores.rows import CallRow, HeldCall
 from llmctl.stores.sqlite import lists, parts, rows
@@ -23,12 +32,15 @@ HELD = HeldCall.__struct_fields__
 
 OWNED = [*HELD, "pid", "birth", "world"]
 
+_MODEL = OWNED.index("model")
+
 call_values: Callable[[CallRow], tuple[Any, ...]] = attrgetter(*CALL)
 held_values: Callable[[HeldCall], tuple[Any, ...]] = attrgetter(*HELD)
 
 
 class NotAllError(Exception):
-    """Some of the holds do not fit under a budget: each must be tried by itself."""
+    """Not all can be done at once (the holds do not fit under a budget, or some are not what they
+    were): each must be tried by itself."""
 
 
 class NewHold(NamedTuple):
@@ -42,21 +54,24 @@ class NewHold(NamedTuple):
 
 
 class NewCall(NamedTuple):
-    """The row of a call that has ended, whose hold ends too, and the caps to warn at."""
+    """The row of a call that has ended, the caps to warn at, and its hold, which ends too, where
+    that is known."""
 
     values: tuple[Any, ...]
     caps: Sequence[Cap]
+    held: NewHold | None = None
 
 
 @lru_cache(maxsize=512)
-def insert(table: str, number: int) -> str:
-    """SQL that adds so many rows to `calls` or `holds`, or takes the place of those there are."""
+def insert(table: str, number: int, *, renew: bool = True) -> str:
+    """SQL that adds so many rows to `calls` or `holds`; with `renew` they take the place of those
+    there are."""
     columns = CALL if table == "calls" else OWNED
+    add = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {rows(number, len(columns))}"  # noqa: S608 - our own names
+    if not renew:
+        return add
     renewed = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
-    return (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES {rows(number, len(columns))} "  # noqa: S608 - our own names
-        f"ON CONFLICT (call_id) DO UPDATE SET {renewed}"
-    )
+    return f"{add} ON CONFLICT (call_id) DO UPDATE SET {renewed}"
 
 
 def hold_all(
@@ -70,9 +85,14 @@ def hold_all(
         use(connection, cap, me, new[0].at)
     if len(new) == 1 and caps:
         return [_hold_one(connection, new[0])]
-    for part in parts(new, len(OWNED)):
-        values = [*chain.from_iterable(hold.values for hold in part)]
-        connection.execute(insert("holds", len(part)), values)
+    values = [hold.values for hold in new]
+    sums = _hold_sums(connection, new) if len(new) >= MANY else None
+    if sums is None:
+        _add(connection, "holds", values)
+    else:
+        with together(connection):
+            _add(connection, "holds", values, renew=False)
+        add_up_holds(connection, sums, begun=True)
     if any(is_exceeded(connection, cap) for cap in caps.values()):
         raise NotAllError
     return [None] * len(new)
@@ -88,25 +108,70 @@ def _hold_one(connection: sqlite3.Connection, hold: NewHold) -> Refusal | None:
     return refused
 
 
+def _hold_sums(connection: sqlite3.Connection, holds: Sequence[NewHold]) -> list[Values] | None:
+    return hold_sums(connection, [h.values for h in holds], [h.amount for h in holds])
+
+
+def _add(
+    connection: sqlite3.Connection,
+    table: str,
+    new: Sequence[tuple[Any, ...]],
+    *,
+    renew: bool = True,
+) -> None:
+    for part in parts(new, len(new[0]) if new else 1):
+        statement = insert(table, len(part), renew=renew)
+        connection.execute(statement, [*chain.from_iterable(part)])
+
+
 def add_calls(connection: sqlite3.Connection, calls: Sequence[tuple[Any, ...]]) -> None:
-    """Write the rows of calls, in the caller's transaction. Raises `sqlite3.IntegrityError` for
-    one that is final already."""
-    for part in parts(calls, len(CALL)):
-        connection.execute(insert("calls", len(part)), [*chain.from_iterable(part)])
+    """Write the rows of calls that had no holds, in the caller's transaction. Raises
+    `sqlite3.IntegrityError` for one that is there already, and is final or one of many."""
+    sums = call_sums(connection, calls, [None] * len(calls)) if len(calls) >= MANY else None
+    if sums is None:
+        _add(connection, "calls", calls)
+    else:
+        with together(connection):
+            _add(connection, "calls", calls, renew=False)
+        add_up_calls(connection, sums)
 
 
-def end_holds(connection: sqlite3.Connection, call_ids: Sequence[str]) -> None:
-    """End the calls' holds, where they have some, in the caller's transaction."""
+def end_holds(connection: sqlite3.Connection, call_ids: Sequence[str]) -> int:
+    """End the calls' holds, where they have some, in the caller's transaction; how many had."""
+    ended = 0
     for some, ids in lists(call_ids):
-        connection.execute(f"DELETE FROM holds WHERE call_id IN {some}", ids)  # noqa: S608
+        ended += connection.execute(f"DELETE FROM holds WHERE call_id IN {some}", ids).rowcount  # noqa: S608
+    return ended
 
 
 def settle_all(connection: sqlite3.Connection, new: Sequence[NewCall]) -> list[Sequence[Crossing]]:
     """Write the rows and end the calls' holds, in the caller's transaction; what is reached of
     their caps is said to the first of them. Raises `sqlite3.IntegrityError` when one of the
-    calls is settled already."""
-    add_calls(connection, [call.values for call in new])
-    end_holds(connection, [call.values[0] for call in new])
+    calls is settled already, and that or `NotAllError` when each must be settled by itself."""
+    if not _settle_together(connection, new):
+        _add(connection, "calls", [call.values for call in new])
+        end_holds(connection, [call.values[0] for call in new])
     caps = {cap.key: cap for call in new for cap in call.caps}
     reached = crossings(connection, list(caps.values())) if caps else ()
     return [reached, *[()] * (len(new) - 1)]
+
+
+def _settle_together(connection: sqlite3.Connection, new: Sequence[NewCall]) -> bool:
+    """Write and end them, and add up here what that changes; False, and nothing is written, where
+    the triggers must."""
+    if len(new) < MANY:
+        return False
+    held = [call.held for call in new if call.held is not None]
+    asked = [None if call.held is None else call.held.values[_MODEL] for call in new]
+    rows = [call.values for call in new]
+    spent = call_sums(connection, rows, asked)
+    ended = _hold_sums(connection, held)
+    if spent is None or ended is None:
+        return False
+    with together(connection):
+        _add(connection, "calls", rows, renew=False)
+        if end_holds(connection, [row[0] for row in rows]) != len(held):
+            raise NotAllError
+    add_up_calls(connection, spent)
+    add_up_holds(connection, ended, begun=False)
+    return True

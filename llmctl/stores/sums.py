@@ -3,6 +3,8 @@ and the same sums over calls."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmctl.stores.migrations import Migration
 
 SLOT = 60 * 60 * 1000
@@ -51,6 +53,9 @@ billed although nobody saw the bill, and what they cost at the most."""
 ANSWERED = "status = 'ok' AND cache IN ('miss', 'bypass')"
 """The calls whose latency says something of the provider."""
 
+_COUNTS = frozenset({"calls", "errors", "kept", "unpriced", "unsaved"})
+"""The sums that count calls which have something in common."""
+
 _MICRO = 1_000_000
 
 
@@ -80,14 +85,30 @@ def from_totals(row: tuple[int, ...]) -> list[int]:
     ]
 
 
-def _upsert(source: str, row: str) -> str:
+def _upsert(row: str, sums: Sequence[str]) -> str:
     added = ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
     kind = ", ".join(f"{row}{name}" for name in KIND)
-    sums = ", ".join(expression.format(r=row) for expression in SUMS.values())
-    return f"""
-        INSERT INTO slots SELECT {row}started_ms / {SLOT}, {kind}, {sums} {source}
-        ON CONFLICT DO UPDATE SET {added};
-    """
+    # To the letter as it stands in the ledgers that there are.
+    return (
+        f"\n        INSERT INTO slots SELECT {row}started_ms / {SLOT}, {kind}, {', '.join(sums)} \n"
+        f"        ON CONFLICT DO UPDATE SET {added};\n    "
+    )
+
+
+def on_slots(row: str) -> str:
+    """SQL that adds a call to its slot; `row` is where its columns are."""
+    return _upsert(row, [expression.format(r=row) for expression in SUMS.values()])
+
+
+ADD_ALIKE = _upsert(
+    ":",
+    [
+        f"({sql.format(r=':')}) * :number" if name in _COUNTS else sql.format(r=":")
+        for name, sql in SUMS.items()
+    ],
+)
+"""SQL that adds `:number` calls to their slot, which differ in their amounts at the most: each of
+those (`:cost_pico`) is their sum, all else as it is in every one of them. None is uncertain."""
 
 
 def _take_away() -> str:
@@ -117,10 +138,10 @@ def slots_migration() -> Migration:
             INSERT INTO slots SELECT started_ms / {SLOT}, {key}, {filled} FROM calls
             GROUP BY 1, {key}
             """,  # noqa: S608
-            f"CREATE TRIGGER calls_add_up AFTER INSERT ON calls BEGIN {_upsert('', 'NEW.')} END",
+            f"CREATE TRIGGER calls_add_up AFTER INSERT ON calls BEGIN {on_slots('NEW.')} END",
             f"""
             CREATE TRIGGER calls_become_known AFTER UPDATE ON calls
-            BEGIN {_take_away()} {_upsert("", "NEW.")} END
+            BEGIN {_take_away()} {on_slots("NEW.")} END
             """,
             # Percentiles need every latency: this has them side by side, and all that decides
             # about them, so that the table is not touched.
