@@ -48,14 +48,17 @@ class Route:
         """How long a call is tried."""
         return Endurance(self.profile.retry, self.longest, patient=patient)
 
-    async def admit(self, request: Request) -> Request:
+    async def admit(
+        self, request: Request, fits: Callable[[Request], bool] = lambda _: False
+    ) -> Request:
         """The request as it may be sent: its provider is not down, its server is up, and it fits
-        the model's window, cut if the profile wants that.
+        the model's window, cut if the profile wants that. It is not asked of what is known to be
+        one that `fits`.
 
         Raises `ProviderDown`, `SetupError` or `ContextTooLong`.
         """
         self.gate.check()
-        window = self.counter.window_in_question(request)
+        window = None if fits(request) else self.counter.window_in_question(request)
         if window is not None:
             counted = await self.counter.count_async(request)
             try:

@@ -188,7 +188,7 @@ class Live(Struct, frozen=True):
                 waiting,
             ),
             fitting=Fitting,
-            tokens=lambda inner: Tokens(inner, route.admit),
+            tokens=lambda inner: Tokens(inner, partial(route.admit, fits=self.purse.is_early)),
             hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
             sending=None if in_flight is None else lambda inner: Sending(inner, in_flight),
             rekey=None if key is None else lambda inner: Rekey(inner, key),

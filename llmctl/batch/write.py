@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmctl.stores.files import disk, disk_error, sync_file, sync_folder
-from llmctl.stores.inbox import GATHER, Inbox
+from llmctl.stores.inbox import GATHER, Inbox, Load
 from llmctl.stores.lock import LockedFile
 from llmctl.stores.telling import end, tell
 
@@ -57,7 +57,7 @@ class _Grouped(ABC):
     """
 
     def __init__(self, name: str) -> None:
-        self._inbox: Inbox[_Waiting] = Inbox(name, GATHER)
+        self._inbox: Inbox[_Waiting] = Inbox(name, GATHER, Load())
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         self._name = name

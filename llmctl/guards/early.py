@@ -24,6 +24,10 @@ class Early:
         """Whether more may be taken."""
         return self._plenty
 
+    def has(self, call_id: str) -> bool:
+        """Whether the call has one."""
+        return call_id in self._holds
+
     def take(self, call_id: str) -> Hold | None:
         """The call's hold, which is the caller's from now on; None where it has no early one."""
         return self._holds.pop(call_id, None)

@@ -115,6 +115,10 @@ class Purse:
             finally:
                 self._asking -= 1
 
+    def is_early(self, request: Request) -> bool:
+        """Whether the call has an early hold: then nothing keeps it from being sent as it is."""
+        return self._early.has(request.call_id)
+
     def take_early(self, request: Request) -> bool:
         """Let the call, which is made now, have its early hold; False where it has none."""
         hold = self._early.take(request.call_id)

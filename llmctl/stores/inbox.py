@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -25,18 +27,53 @@ _BUSY = 4
 alone would wait for nobody."""
 
 
+_LOOK = 0.1
+"""Seconds between two looks at how much there is to do."""
+
+_FULL = 0.9
+"""Processors' worth of time that a process uses which has none to spare: Python's lock lets one
+thread run at a time."""
+
+
+class Load:
+    """Whether the process has time to spare. `clock` and `used`: seconds that have passed, and
+    seconds of processor time used."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._clock = clock
+        self._used = used
+        self._seen, self._had = clock(), used()
+        self._spare = True
+
+    def spare(self) -> bool:
+        """It has used less than it could, as far as was seen."""
+        now = self._clock()
+        passed = now - self._seen
+        if passed >= _LOOK:
+            used = self._used()
+            self._spare = used - self._had < _FULL * passed
+            self._seen, self._had = now, used
+        return self._spare
+
+
 class Inbox(Generic[T]):
     """Things in the order they came. The thread is woken `gather` seconds after the first of them
-    (no more than `GATHER` while they come one by one), once for all that have come until then,
-    and what comes together is dealt with together.
+    (no more than `GATHER` while they come one by one; at once while `load` says that there is time
+    to spare), once for all that have come until then, and what comes together is dealt with
+    together.
 
     There is no lock: whoever holds one while waiting for Python's own keeps the other side
     waiting for both. What appends and takes are the deque's own single steps, and whatever is
     appended is followed by a ring of the bell, so nothing is left lying.
     """
 
-    def __init__(self, name: str, gather: float = 0.0) -> None:
+    def __init__(self, name: str, gather: float = 0.0, load: Load | None = None) -> None:
         self._name = name
+        self._load = load
         self._gather = gather
         self._items: deque[T] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -59,7 +96,7 @@ class Inbox(Generic[T]):
         self._append(item)
         if self._soon is not loop:
             self._soon = loop
-            if self._gather:
+            if self._gather and not (self._load and self._load.spare()):
                 gather = self._gather if self._busy else min(self._gather, GATHER)
                 loop.call_later(gather, self._ring_soon)
             else:

@@ -45,7 +45,11 @@ def test_what_is_held_early_is_not_held_again(caps: Sequence[Cap]) -> None:
     run = Early(*caps)
     run.do(run.early("call 0", "call 1"))
     assert run.on_record() == ["call 0", "call 1"]
+    first, last = named("call 1", "call 2")
+    assert run.purse.is_early(first)
+    assert not run.purse.is_early(last)
     assert run.calls(3) == ["ok"] * 3
+    assert not run.purse.is_early(first)
     assert len(run.asked) == 1
     assert run.on_record() == []
     assert run.settled() == [(f"call {n}", "ok") for n in range(3)]

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from llmctl.stores.inbox import GATHER, GATHER_HOLDS, LAZY, LAZY_BUSY, Inbox
+from llmctl.stores.inbox import GATHER, GATHER_HOLDS, LAZY, LAZY_BUSY, Inbox, Load
 
 NUMBER = 20_000
 
@@ -171,6 +171,33 @@ def test_what_comes_within_the_time_of_gathering_is_taken_together() -> None:
     assert taker.has(101)
     taker.end()
     assert taker.groups == [list(range(100)), [100]]
+
+
+def test_while_there_is_time_to_spare_nobody_is_gathered_for() -> None:
+    """The thread is woken in the next turn, unless the process has used nine tenths of a
+    processor of late; that is looked at ten times a second."""
+    moments = {"now": 5.0, "used": 2.0}
+    load = Load(lambda: moments["now"], lambda: moments["used"])
+    inbox, timers = Inbox[int]("test", GATHER, load), Timers()
+    taker = Taker(inbox)
+    for number, (passed, used, delay) in enumerate(
+        (
+            (0.0, 0.0, 0.0),
+            (0.0625, 0.0625, 0.0),  # too soon to look
+            (0.0625, 0.0625, GATHER),
+            (0.0625, 0.0, GATHER),
+            (0.0625, 0.09, 0.0),
+            (1.0, 0.91, GATHER),
+            (1.0, 0.89, 0.0),
+        )
+    ):
+        moments["now"] += passed
+        moments["used"] += used
+        inbox.add_soon(number, timers.loop)
+        assert timers.delays() == [delay], number
+        timers.ring(delay)
+        assert taker.has(number + 1)
+    taker.end()
 
 
 @pytest.mark.parametrize(
