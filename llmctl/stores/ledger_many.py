@@ -87,7 +87,7 @@ def call_sums(
         first, last = min(moments), max(moments)
         if (
             kind[:2] != ("ok", 0)
-            or not all(map(_add_up, amounts))
+            or not all(map(_adds_up, amounts))
             or first // SLOT != last // SLOT
             or is_at_an_edge(connection, first, last)
         ):
@@ -99,8 +99,8 @@ def call_sums(
     return sums
 
 
-def _add_up(amounts: Row) -> bool:
-    """Whether all are known and their sum fits, or none is known."""
+def _adds_up(amounts: Row) -> bool:
+    """Whether all of them are known, and their sum fits, or none is."""
     unknown = amounts.count(None)
     return unknown == len(amounts) or (not unknown and sum(amounts) < _MOST)
 

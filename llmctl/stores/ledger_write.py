@@ -119,7 +119,7 @@ def _add(
     *,
     renew: bool = True,
 ) -> None:
-    for part in parts(new, len(new[0]) if new else 1):
+    for part in parts(new, len(CALL if table == "calls" else OWNED)):
         statement = insert(table, len(part), renew=renew)
         connection.execute(statement, [*chain.from_iterable(part)])
 
