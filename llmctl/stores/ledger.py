@@ -15,13 +15,13 @@ from llmctl.protocols import Cap, Crossing, Hold, Refusal, Standing
 from llmctl.stores.database import Database
 from llmctl.stores.jobs import One
 from llmctl.stores.ledger_budgets import glance, stands
+from llmctl.stores.ledger_many import NewHold
 from llmctl.stores.ledger_tables import MIGRATIONS
 from llmctl.stores.ledger_write import (
     CALL,
     HELD,
     OWNED,
     NewCall,
-    NewHold,
     NotAllError,
     add_calls,
     call_values,

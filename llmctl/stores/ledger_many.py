@@ -10,8 +10,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+from llmctl.protocols import Cap
 from llmctl.stores.ledger_budgets import BEGUN, ENDED, SPENT, is_at_an_edge, on_calls, on_holds
 from llmctl.stores.migrations import Migration
 from llmctl.stores.rows import CallRow, HeldCall
@@ -54,12 +55,21 @@ _AMOUNTS = (
 )  # fmt: skip
 _call_kind = itemgetter(*map(_CALL.index, ("status", "uncertain", "cache", *_KIND)))
 _hold_kind = itemgetter(*map(_HELD.index, _KIND))
-_AT = _HELD.index("at_ms")
 _MOST = 1 << 62
 """Beyond that SQLite's integers end: such a sum is left to it."""
 
 Row = Sequence[Any]
 Values = dict[str, Any]
+
+
+class NewHold(NamedTuple):
+    """A hold to be written: the values of its columns, its picodollars and the caps it counts
+    towards; `at` in milliseconds since the epoch."""
+
+    values: tuple[Any, ...]
+    amount: int
+    caps: Sequence[Cap]
+    at: int
 
 
 @contextmanager
@@ -92,7 +102,7 @@ def call_sums(
             or is_at_an_edge(connection, first, last)
         ):
             return None
-        one = {name: column[0] for name, column in columns.items()}
+        one = dict(zip(_CALL, some[0], strict=True))
         one.update(zip(_AMOUNTS, map(_sum, amounts), strict=True))
         one.update(number=len(some), started_ms=first, asked=model, amount=one["cost_pico"] or 0)
         sums.append(one)
@@ -109,18 +119,16 @@ def _sum(amounts: Row) -> int | None:
     return None if amounts[0] is None else sum(amounts)
 
 
-def hold_sums(
-    connection: sqlite3.Connection, rows: Sequence[Row], amounts: Sequence[int]
-) -> list[Values] | None:
-    """What the rows of holds add to what is held, each so many picodollars: a few rows, each for
-    all that are alike. None where triggers must see to it."""
-    alike: dict[Row, list[tuple[int, int]]] = {}
-    for row, amount in zip(rows, amounts, strict=True):
-        alike.setdefault(_hold_kind(row), []).append((row[_AT], amount))
+def hold_sums(connection: sqlite3.Connection, holds: Sequence[NewHold]) -> list[Values] | None:
+    """What holds add to what is held: a few rows, each for all that are alike. None where triggers
+    must see to it."""
+    alike: dict[Row, list[NewHold]] = {}
+    for hold in holds:
+        alike.setdefault(_hold_kind(hold.values), []).append(hold)
     sums: list[Values] = []
     for kind, some in alike.items():
-        moments, held = zip(*some, strict=True)
-        first, last, total = min(moments), max(moments), sum(held)
+        moments, total = [hold.at for hold in some], sum([hold.amount for hold in some])
+        first, last = min(moments), max(moments)
         if total >= _MOST or is_at_an_edge(connection, first, last):
             return None
         sums.append({**dict(zip(_KIND, kind, strict=True)), "at_ms": first, "amount": total})

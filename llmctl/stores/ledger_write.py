@@ -13,7 +13,7 @@ from llmctl.protocols import Cap, Crossing, Refusal
 from llmctl.stores.ledger_budgets import check, crossings, is_exceeded, use
 from llmctl.stores.ledger_many import (
     MANY,
-    Values,
+    NewHold,
     add_up_calls,
     add_up_holds,
     call_sums,
@@ -41,16 +41,6 @@ held_values: Callable[[HeldCall], tuple[Any, ...]] = attrgetter(*HELD)
 class NotAllError(Exception):
     """Not all can be done at once (the holds do not fit under a budget, or some are not what they
     were): each must be tried by itself."""
-
-
-class NewHold(NamedTuple):
-    """A hold to be written: the values of its columns, its picodollars and the caps it counts
-    towards; `at` in milliseconds since the epoch."""
-
-    values: tuple[Any, ...]
-    amount: int
-    caps: Sequence[Cap]
-    at: int
 
 
 class NewCall(NamedTuple):
@@ -86,7 +76,7 @@ def hold_all(
     if len(new) == 1 and caps:
         return [_hold_one(connection, new[0])]
     values = [hold.values for hold in new]
-    sums = _hold_sums(connection, new) if len(new) >= MANY else None
+    sums = hold_sums(connection, new) if len(new) >= MANY else None
     if sums is None:
         _add(connection, "holds", values)
     else:
@@ -106,10 +96,6 @@ def _hold_one(connection: sqlite3.Connection, hold: NewHold) -> Refusal | None:
         connection.execute("ROLLBACK TO held")
     connection.execute("RELEASE held")
     return refused
-
-
-def _hold_sums(connection: sqlite3.Connection, holds: Sequence[NewHold]) -> list[Values] | None:
-    return hold_sums(connection, [h.values for h in holds], [h.amount for h in holds])
 
 
 def _add(
@@ -165,7 +151,7 @@ def _settle_together(connection: sqlite3.Connection, new: Sequence[NewCall]) -> 
     asked = [None if call.held is None else call.held.values[_MODEL] for call in new]
     rows = [call.values for call in new]
     spent = call_sums(connection, rows, asked)
-    ended = _hold_sums(connection, held)
+    ended = hold_sums(connection, held)
     if spent is None or ended is None:
         return False
     with together(connection):

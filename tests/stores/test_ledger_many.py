@@ -20,12 +20,11 @@ from llmctl.errors import LlmctlError
 from llmctl.stores.database import Database
 from llmctl.stores.ledger import SqliteLedger, open_ledger
 from llmctl.stores.ledger_budgets import use
-from llmctl.stores.ledger_many import MANY
+from llmctl.stores.ledger_many import MANY, NewHold
 from llmctl.stores.ledger_tables import MIGRATIONS
 from llmctl.stores.ledger_write import (
     OWNED,
     NewCall,
-    NewHold,
     NotAllError,
     add_calls,
     hold_all,
