@@ -82,9 +82,10 @@ class Write(Generic[T]):
 class Behind:
     """Writes under way. Whoever ends a run waits for them with `done`; who goes on with it looks
     with `check` whether they can still be made. Both raise the first error that was not dealt
-    with."""
+    with. `hurry`: where writes may lie that nobody waits for, to be told that somebody does."""
 
-    def __init__(self) -> None:
+    def __init__(self, *hurry: Callable[[], None]) -> None:
+        self._hurry = hurry
         self._number = 0
         self._none = asyncio.Event()
         self._failure: BaseException | None = None
@@ -113,5 +114,7 @@ class Behind:
         """Return when all writes have ended. Raises as `check`."""
         while self._number:
             self._none.clear()
+            for hurry in self._hurry:
+                hurry()
             await self._none.wait()
         self.check()

@@ -248,7 +248,11 @@ class CacheStore(Protocol):
 
     def put(self, key: str, answer: CachedAnswer) -> Write[None]:
         """Begin to keep the answer, instead of an older one; when that is done it need not be
-        found out any more."""
+        found out any more. Nobody is thought to wait for it, so it may take a moment longer."""
+        ...
+
+    def hurry(self) -> None:
+        """Somebody waits now for what was put."""
         ...
 
     async def claim(self, key: str) -> bool:
@@ -348,6 +352,10 @@ class LedgerStore(Protocol):
         """Begin to write the call's row and to end its hold; durable when that is done. Gives the
         highest share of each of `caps` to warn at, where it is reached and nobody has been told
         yet. `lazily`: nobody waits for it, so it may take a moment longer."""
+        ...
+
+    def hurry(self) -> None:
+        """Somebody waits now for what was settled lazily."""
         ...
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:

@@ -313,7 +313,18 @@ async def open_runner(
         cache = _cache(profile, folders, clock, stack, warn, cache_size)
         stack.callback(_tell_cuts, routes, warn)
         yield Live(
-            tuple(routes), clock, run_id, counter, prices, ledger, purse, cache, warn, patient, stop
+            routes=tuple(routes),
+            clock=clock,
+            run_id=run_id,
+            counter=counter,
+            prices=prices,
+            ledger=ledger,
+            purse=purse,
+            cache=cache,
+            behind=Behind(ledger.hurry, cache.hurry),
+            warn=warn,
+            patient=patient,
+            stop=stop,
         )
 
 

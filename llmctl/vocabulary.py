@@ -15,11 +15,12 @@ import os
 import re
 import tempfile
 import threading
-from binascii import a2b_base64
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from llmctl.errors import SetupError
 
@@ -106,13 +107,11 @@ class Vocabularies:
         return Encoding(**getattr(definitions, name)())
 
     def _ranks(self, url: str, expected_hash: str) -> dict[bytes, int]:
-        """Stands in for tiktoken's loader, at a third of its time."""
-        words = self._read(url, expected_hash).split()
-        ranks: dict[bytes, int] = {}
-        for start in range(0, len(words), 20_000):  # other threads get their turn in between
-            part = words[start : start + 20_000]
-            ranks.update(zip(map(a2b_base64, part[::2]), map(int, part[1::2]), strict=True))
-        return ranks
+        """Stands in for tiktoken's loader, at a third of its time: a line is a word in base64 and
+        its rank, so what stands between them makes JSON of all lines."""
+        lines = self._read(url, expected_hash).strip()
+        text = b'{"%b}' % lines.replace(b" ", b'":').replace(b"\n", b',"')
+        return msgspec.json.decode(text, type=dict[bytes, int])
 
     def _read(self, url: str, sha256: str) -> bytes:
         name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()

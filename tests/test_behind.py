@@ -44,6 +44,22 @@ def test_without_writes_there_is_nothing_to_wait_for() -> None:
     asyncio.run(asyncio.wait_for(Behind().done(), 5))
 
 
+def test_who_waits_for_all_is_in_a_hurry() -> None:
+    """Those where writes may lie are told, all of them, when somebody waits for what is under way."""
+
+    async def run() -> list[str]:
+        told, write = list[str](), Write[None]()
+        behind = Behind(lambda: told.append("ledger"), lambda: write.set_result(None))
+        await behind.done()
+        assert not told, "nothing is under way"
+        behind.add(write, must)
+        assert not told, "nobody waits"
+        await asyncio.wait_for(behind.done(), 5)
+        return told
+
+    assert asyncio.run(run()) == ["ledger"]
+
+
 def test_a_failure_is_heard_by_whoever_looks_next() -> None:
     """An error that nobody dealt with comes out of `check` and of `done`; the first one counts,
     and one that was dealt with is nobody's."""

@@ -83,6 +83,10 @@ class SqliteCache:
             (pages,), (size,) = do("PRAGMA page_count").fetchone(), do("PRAGMA page_size")
             self._grown(pages * size[0])
 
+    def hurry(self) -> None:
+        """Somebody waits now for what was put."""
+        self._db.hurry()
+
     async def claim(self, key: str) -> bool:
         """True when this process is to find the answer; False while another one is at it."""
         return await self._leases.claim(bytes.fromhex(key))

@@ -130,6 +130,10 @@ class Database:
         """Write soon, at the latest when the database is closed; nobody is told how it went."""
         self._submit(Job(work))
 
+    def hurry(self) -> None:
+        """Somebody waits now for what was begun lazily."""
+        self._writer.hurry()
+
     def check(self) -> None:
         """Raises the `DiskError` after which nothing more can be written, if there was one; known
         before who waits for the write hears of it."""

@@ -109,6 +109,11 @@ class Inbox(Generic[T]):
             self._lazily = loop
             self._timer = loop.call_later(LAZY_BUSY if self._busy else LAZY, self._ring_lazily)
 
+    def hurry(self) -> None:
+        """What lies is wanted now."""
+        if self._items:
+            self._bell.put(None)
+
     def close(self) -> None:
         """Nothing more comes; the thread still gets what is there."""
         self._closed = True

@@ -169,6 +169,10 @@ class SqliteLedger:
 
         return self._db.begin(work, lazily=lazily)
 
+    def hurry(self) -> None:
+        """Somebody waits now for what was settled lazily."""
+        self._db.hurry()
+
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call, in one transaction; durable when this
         returns. They have no holds."""

@@ -65,6 +65,9 @@ class MemoryCache:
             self._bytes -= _size(oldest)
         return _done(None)
 
+    def hurry(self) -> None:
+        """Everything is kept already."""
+
     def close(self) -> None:
         """Forget everything."""
         self._answers.clear()
@@ -159,6 +162,9 @@ class MemoryLedger:
             if share is not None:
                 self._told[cap.key] = share
                 yield Crossing(cap, share, standing(spent, 0).spent)
+
+    def hurry(self) -> None:
+        """Everything is settled already."""
 
     async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
         """Write the rows of answers that took no call."""

@@ -96,6 +96,10 @@ class MendingCache:
         store.put(key, answer).then(mended)
         return kept
 
+    def hurry(self) -> None:
+        """Somebody waits now for what was put."""
+        self._store.hurry()
+
     async def claim(self, key: str) -> bool:
         """True when this process is to find the answer; False while another one is at it."""
         store = self._store

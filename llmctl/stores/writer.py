@@ -64,6 +64,10 @@ class GroupWriter:
         else:
             self._inbox.add_soon(job, loop)
 
+    def hurry(self) -> None:
+        """Somebody waits now for what was queued lazily."""
+        self._inbox.hurry()
+
     def _start(self) -> None:
         if self._thread is None:
             with self._starting:

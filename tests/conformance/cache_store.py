@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from llmctl.protocols import CacheStore
+from llmctl.stores import inbox
 from tests.conformance.calls import a_cached_answer
 from tests.support import done
 
@@ -60,6 +61,21 @@ class CacheStoreContract:
 
         asyncio.run(put_all())
         assert {key: store.get(key) for key in answers} == answers
+
+    def test_nobody_who_is_in_a_hurry_waits(
+        self, store: CacheStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However long what was put may lie otherwise."""
+        monkeypatch.setattr(inbox, "LAZY", 3600.0)
+
+        async def put() -> None:
+            kept = store.put(KEY, a_cached_answer())
+            store.hurry()
+            async with asyncio.timeout(20):
+                await kept
+
+        asyncio.run(put())
+        assert store.get(KEY) == a_cached_answer()
 
     def test_a_claim_is_the_process_s_own(self, store: CacheStore) -> None:
         """Within a process a claim may be had again; storing and releasing need none."""

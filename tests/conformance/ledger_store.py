@@ -19,6 +19,7 @@ from llmctl.errors import (
     RateLimited,
 )
 from llmctl.protocols import LedgerStore
+from llmctl.stores import inbox
 from llmctl.stores.rows import CallRow, HeldCall
 from llmctl.types import Outcome, Usage
 from tests.conformance.calls import NOW, a_hold, a_request, an_answer, an_outcome
@@ -73,6 +74,22 @@ class LedgerStoreContract:
         asyncio.run(store.give_back([not_made.call_id, unknown.call_id]))
         assert [held.call_id for held in store.open_holds()] == [made.call_id]
         assert list(store.calls()) == []
+
+    def test_nobody_who_is_in_a_hurry_waits(
+        self, store: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However long what is settled lazily may lie otherwise."""
+        monkeypatch.setattr(inbox, "LAZY", 3600.0)
+        request = a_request()
+
+        async def settle() -> None:
+            settled = store.settle(an_outcome(request), lazily=True)
+            store.hurry()
+            async with asyncio.timeout(20):
+                await settled
+
+        asyncio.run(settle())
+        assert [row.call_id for row in store.calls()] == [request.call_id]
 
     def test_a_row_holds_every_figure_of_the_call(self, store: Ledger) -> None:
         """Tokens, money, times and names arrive in the row, each in its unit."""

@@ -257,6 +257,25 @@ def test_what_may_wait_goes_with_what_comes_soon(gather: float) -> None:
     assert taker.groups == [[0, 1, 2], [3, 4], [5]]
 
 
+def test_who_is_in_a_hurry_waits_for_no_timer() -> None:
+    """What lies is taken at once; the timer that was set for it finds nothing to do, or what has
+    come since."""
+    inbox, timers = Inbox[int]("test", GATHER), Timers()
+    taker = Taker(inbox)
+    inbox.hurry()
+    inbox.add_lazily(0, timers.loop)
+    inbox.add_soon(1, timers.loop)
+    inbox.hurry()
+    assert taker.has(2)
+    inbox.add_lazily(2, timers.loop)
+    assert timers.delays() == [LAZY, GATHER]
+    timers.ring(GATHER)
+    assert taker.has(3)
+    inbox.hurry()
+    taker.end()
+    assert taker.groups == [[0, 1], [2]]
+
+
 @pytest.mark.parametrize("gather", [0.0, GATHER])
 @pytest.mark.parametrize("lazily", [True, False])
 def test_a_loop_that_has_ended_rings_no_bell(gather: float, lazily: bool) -> None:  # noqa: FBT001
