@@ -45,7 +45,7 @@ def test_without_writes_there_is_nothing_to_wait_for() -> None:
 
 
 def test_who_waits_for_all_is_in_a_hurry() -> None:
-    """Those where writes may lie are told, all of them, when somebody waits for what is under way."""
+    """All those where writes may lie are told when somebody waits for what is under way."""
 
     async def run() -> list[str]:
         told, write = list[str](), Write[None]()

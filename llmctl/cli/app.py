@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 import llmctl
@@ -12,7 +13,8 @@ _GARBAGE = 100_000
 
 
 def main() -> None:
-    """Run the command line. `--version` alone answers before anything is imported.
+    """Run the command line. `--version` alone answers before anything is imported, and so does what
+    a shell asks for most, the names of commands.
 
     Python looks for garbage every 700 objects and, at its end, in all there is. Modules coming
     in make most of the objects of a short command, and none of those is garbage: looking took a
@@ -21,6 +23,12 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"llmctl {llmctl.__version__}")
         return
+    if "_LLMCTL_COMPLETE" in os.environ:
+        from llmctl.cli.commands import completed
+
+        if names := completed(os.environ):
+            print("\n".join(names))
+            return
     gc.set_threshold(_GARBAGE)
     try:
         from llmctl.cli.program import main as run

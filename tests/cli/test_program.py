@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import llmctl
-from llmctl.cli.program import COMMANDS as COMMANDS_BY_NAME
+from llmctl.cli.commands import COMMANDS as COMMANDS_BY_NAME
+from llmctl.cli.commands import completed
 from llmctl.cli.program import program
 from llmctl.errors import EXIT_CODES
 from tests.conftest import Run
@@ -77,7 +78,8 @@ def test_help_and_version_leave_no_trace(run: Run, home: Path) -> None:
 def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> None:
     """Building every command's help imports no HTTP client, keyring, database or vocabulary."""
     code = (
-        "import sys\nfrom llmctl.cli.program import COMMANDS, program\n"
+        "import sys\nfrom llmctl.cli.commands import COMMANDS\n"
+        "from llmctl.cli.program import program\n"
         "for name in COMMANDS: program((name,))\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
@@ -153,6 +155,58 @@ def test_a_start_looks_for_no_garbage(environ: dict[str, str], tmp_path: Path) -
         timeout=60, check=True,
     )  # fmt: skip
     assert done.stderr == "0 True\n"
+
+
+WORDS = [
+    "",
+    *COMMANDS_BY_NAME,
+    "c",
+    "ca",
+    "cos",
+    "p",
+    "l",
+    "m",
+    "b",
+    "x",
+    "-",
+    "--v",
+    "'c",
+    '"ba',
+    "c\\",
+]
+
+
+@pytest.mark.parametrize("word", [*WORDS, "keys ro", "ask "])
+def test_commands_are_completed_as_typer_would(word: str, environ: dict[str, str]) -> None:
+    """The first word in bash, without typer; and typer itself is asked for everything else."""
+    line = f"llmctl {word}"
+    asked = {"_LLMCTL_COMPLETE": "complete_bash", "COMP_WORDS": line}
+    asked["COMP_CWORD"] = str(line.count(" "))
+    ours = completed(asked)
+    start = "from llmctl.cli.program import program\nprogram()(prog_name='llmctl')"
+    done = subprocess.run(
+        [sys.executable, "-c", start], env={**environ, **asked}, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert not ours or "\n".join(ours) + "\n" == done.stdout
+    assert bool(ours) == any(name.startswith(word) for name in COMMANDS_BY_NAME)
+    assert not completed({**asked, "_LLMCTL_COMPLETE": "complete_zsh"})
+
+
+def test_typer_is_not_needed_for_the_name_of_a_command(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Importing it takes four times as long as Python's own start."""
+    code = (
+        "import sys\nsys.argv = ['llmctl']\nfrom llmctl.cli.app import main\nmain()\n"
+        "print('typer' in sys.modules)"
+    )
+    asked = {"_LLMCTL_COMPLETE": "complete_bash", "COMP_WORDS": "llmctl c", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environ, **asked}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "cost\ncache\nFalse\n"
 
 
 def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> None:
