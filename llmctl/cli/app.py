@@ -14,7 +14,7 @@ _GARBAGE = 100_000
 
 def main() -> None:
     """Run the command line. `--version` alone answers before anything is imported, and so does what
-    a shell asks for most, the names of commands.
+    a shell asks for most, names of commands and options.
 
     Python looks for garbage every 700 objects and, at its end, in all there is. Modules coming
     in make most of the objects of a short command, and none of those is garbage: looking took a
@@ -24,7 +24,7 @@ def main() -> None:
         print(f"llmctl {llmctl.__version__}")
         return
     if "_LLMCTL_COMPLETE" in os.environ:
-        from llmctl.cli.commands import completed
+        from llmctl.cli.completing import completed
 
         if names := completed(os.environ):
             print("\n".join(names))
