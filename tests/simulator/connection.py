@@ -51,7 +51,9 @@ class Connection(asyncio.Protocol):
         self._open.discard(self)
         if self._call is not None:
             self._record.finished(self._call, "abandoned")
-        self._record.disconnected()
+        # asyncio closes the socket after this call: who waits for no connection to be open is to
+        # find that the client can see it, too.
+        self._loop.call_soon(self._record.disconnected)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, and serve the requests that are complete."""
