@@ -97,7 +97,7 @@ class Counter:
     gives the window of a model at an address, as the price list says.
 
     Nothing here touches the network. The first count with a vocabulary loads it, 0.1 to 0.2 s,
-    half of which holds the GIL, thread or not: `load` does that at a better moment.
+    most of which holds the GIL, thread or not: `load` does that at a better moment.
     """
 
     def __init__(

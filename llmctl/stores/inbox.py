@@ -142,10 +142,8 @@ class Inbox(Generic[T]):
             self._timer.cancel()  # what lies goes with the rest, and what comes now may lie as long
             self._lazily = self._timer = None
         self._soon = None
-        if self._items:
-            self._bell.put(None)
+        self.hurry()
 
     def _ring_lazily(self) -> None:
         self._lazily = self._timer = None
-        if self._items:
-            self._bell.put(None)
+        self.hurry()
