@@ -14,7 +14,7 @@ _GARBAGE = 100_000
 
 def main() -> None:
     """Run the command line. `--version` alone answers before anything is imported, and so does what
-    a shell asks for most, names of commands and options.
+    a shell asks for but a few odd lines.
 
     Python looks for garbage every 700 objects and, at its end, in all there is. Modules coming
     in make most of the objects of a short command, and none of those is garbage: looking took a
@@ -26,9 +26,11 @@ def main() -> None:
     if "_LLMCTL_COMPLETE" in os.environ:
         from llmctl.cli.completing import completed
 
-        if names := completed(os.environ):
-            print("\n".join(names))
-            return
+        if (found := completed(os.environ)) is not None:
+            said, code = found
+            if said:
+                print(said)
+            sys.exit(code)
     gc.set_threshold(_GARBAGE)
     try:
         from llmctl.cli.program import main as run
