@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmctl.clock import Clock
 from llmctl.connecting import connect, open_address
@@ -24,8 +25,7 @@ from llmctl.tokens import Counter, max_output
 from llmctl.types import Request
 
 
-@dataclass(slots=True)
-class Route:
+class Route(Struct):
     """One profile's way. `cuts` counts the prompts that were cut to fit the model's window."""
 
     profile: Profile

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 _BURST_SHARE = 0.005
 """Share of a minute's allowance that may go out at once. Small, so that the start of a run does
 not spend the minute in its first second; above one request, so that late timers are made up."""
 
 
-@dataclass(slots=True)
-class Bucket:
+class Bucket(Struct):
     """Lets at most `per_minute` units through in any 60 seconds, as long as each request is at
     most as large as the bucket; a larger one waits for a full bucket and leaves a debt.
 
@@ -25,7 +24,7 @@ class Bucket:
     per_minute: float
     burst: float = 0.0
     spare: float = 0.0
-    full_at: float = field(default=float("-inf"))
+    full_at: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.burst = self.burst or max(1.0, self.per_minute * _BURST_SHARE)

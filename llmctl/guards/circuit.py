@@ -7,10 +7,9 @@ closed, or open again.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from llmctl.settings import BreakerPolicy
 
@@ -31,8 +30,7 @@ class Ticket(Struct, frozen=True):
     probe: bool = False
 
 
-@dataclass(slots=True)
-class Circuit:
+class Circuit(Struct):
     """Whether one provider is to be asked at all."""
 
     policy: BreakerPolicy

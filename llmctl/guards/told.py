@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _LONGEST = 120.0
 """Seconds that a header may keep a lane waiting: then the provider is asked itself."""
 
 
-@dataclass(slots=True)
-class Told:
+class Told(Struct):
     """The provider's own bucket, as far as it says. It only slows down: the profile's limits stay
     the most that is sent."""
 

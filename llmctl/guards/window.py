@@ -6,7 +6,7 @@ of too many, and at most once for all calls that were in flight at that sign.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 _LESS = 0.5
 
@@ -14,12 +14,11 @@ _JUDGED = 8
 """Answers after which the share of refusals says something."""
 
 
-@dataclass(slots=True)
-class Window:
+class Window(Struct):
     """`ceiling`: calls in flight at most. `size` is what is allowed now, at least one."""
 
     ceiling: int
-    size: float = field(init=False)
+    size: float = 0.0
     _era: int = 0
     _answers: int = 0
     _refusals: int = 0

@@ -6,8 +6,9 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from llmctl.behind import Write
 from llmctl.stores.sqlite import Work
@@ -31,8 +32,7 @@ class One(NamedTuple):
     item: Any
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Struct):
     """One write: what to do, who waits for it (nobody, a thread, or a task of `loop`), about how
     many rows it has, and how it went."""
 

@@ -16,7 +16,7 @@ from llmctl.stores.database import Database
 from llmctl.stores.jobs import One
 from llmctl.stores.ledger_budgets import glance, stands
 from llmctl.stores.ledger_many import NewHold
-from llmctl.stores.ledger_tables import MIGRATIONS
+from llmctl.stores.ledger_tables import MIGRATIONS, SCHEMA
 from llmctl.stores.ledger_write import (
     CALL,
     HELD,
@@ -258,7 +258,7 @@ def _do(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -
 
 def _probe(connection: sqlite3.Connection) -> None:
     """Find damage before the first call is paid for, not when its row must be written."""
-    if not fits(connection, MIGRATIONS):  # a changed trigger would add up something else
+    if not fits(connection, MIGRATIONS, SCHEMA):  # a changed trigger would add up something else
         raise corrupt("its tables are not those that llmctl made")
     if connection.execute("SELECT 1 FROM together").fetchone():  # triggers would add up nothing
         raise corrupt("it says that somebody is writing many calls, which nobody ever sees")

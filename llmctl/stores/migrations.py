@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -68,16 +69,33 @@ def is_new(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
-def fits(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> bool:
-    """True when the file's tables are those that the migrations make."""
-    schema = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as ideal:
-        apply(ideal, migrations)
-        wanted = ideal.execute(schema).fetchall()
+def fits(connection: sqlite3.Connection, migrations: Sequence[Migration], known: str = "") -> bool:
+    """True when the file's tables are those that the migrations make: at once when their `digest`
+    is the `known` one; otherwise they are made anew, in memory, to compare with."""
     try:
-        return connection.execute(schema).fetchall() == wanted
+        found = _schema(connection)
     except FOREIGN:
         return False
+    if known and digest(found) == known:
+        return True
+    return found == schema_of(migrations)
+
+
+def schema_of(migrations: Sequence[Migration]) -> list[tuple[str, str, str | None]]:
+    """Type, name and SQL of everything that the migrations make."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as ideal:
+        apply(ideal, migrations)
+        return _schema(ideal)
+
+
+def digest(schema: Sequence[tuple[str, str, str | None]]) -> str:
+    """SHA-256 of it, in hexadecimal."""
+    return hashlib.sha256(repr(schema).encode()).hexdigest()
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
+    statement = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+    return connection.execute(statement).fetchall()
 
 
 def _missing(

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from llmctl.errors import CallTimeout
 from llmctl.stores.database import Database
 from llmctl.stores.ledger import SqliteLedger, open_ledger
-from llmctl.stores.ledger_tables import MIGRATIONS
-from llmctl.stores.migrations import fits
+from llmctl.stores.ledger_tables import MIGRATIONS, SCHEMA
+from llmctl.stores.migrations import digest, fits, schema_of
 from llmctl.stores.peek import CachePeek, LedgerPeek
 from llmctl.stores.report import Reading
 from llmctl.stores.sums import SLOT, SUMS
@@ -162,6 +162,11 @@ def test_a_ledger_of_the_first_release_is_migrated(tmp_path: Path) -> None:
         assert fits(old, MIGRATIONS[:1])
     with closing(sqlite3.connect(path)) as new:
         assert fits(new, MIGRATIONS)
+
+
+def test_the_digest_is_that_of_the_tables() -> None:
+    """A ledger in order is known by it, so that a start need not make its tables anew."""
+    assert digest(schema_of(MIGRATIONS)) == SCHEMA
 
 
 def test_a_trigger_that_was_changed_is_damage(tmp_path: Path) -> None:
