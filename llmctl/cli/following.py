@@ -13,13 +13,13 @@ class UnclearError(Exception):
 
 
 class Row:
-    """One line of `WORDS`: what may stand behind `path`. A plain class, because `typing` takes
+    """One line of `WORDS`: a word that may follow. A plain class, because `typing` takes
     longer to import than all the rest here."""
 
-    __slots__ = ("again", "choices", "help", "path", "takes", "words")
+    __slots__ = ("again", "choices", "help", "takes", "words")
 
     def __init__(self, line: str) -> None:
-        self.path, names, takes, again, choices, self.help = line.split("|")
+        _, names, takes, again, choices, self.help = line.split("|")
         self.words = names.split()
         """A command's name, or all names of an option."""
         self.takes = int(takes) if takes else None
