@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 _BURST_SHARE = 0.005
 """Share of a minute's allowance that may go out at once. Small, so that the start of a run does
 not spend the minute in its first second; above one request, so that late timers are made up."""
 
 
-class Bucket(Struct):
+class Bucket:
     """Lets at most `per_minute` units through in any 60 seconds, as long as each request is at
     most as large as the bucket; a larger one waits for a full bucket and leaves a debt.
 
@@ -21,13 +19,19 @@ class Bucket(Struct):
     number (it is the generic cell rate algorithm's "theoretical arrival time", ITU-T I.371).
     """
 
-    per_minute: float
-    burst: float = 0.0
-    spare: float = 0.0
-    full_at: float = float("-inf")
+    __slots__ = ("burst", "full_at", "per_minute", "spare")
 
-    def __post_init__(self) -> None:
-        self.burst = self.burst or max(1.0, self.per_minute * _BURST_SHARE)
+    def __init__(
+        self,
+        per_minute: float,
+        burst: float = 0.0,
+        spare: float = 0.0,
+        full_at: float = float("-inf"),
+    ) -> None:
+        self.per_minute = per_minute
+        self.burst = burst or max(1.0, per_minute * _BURST_SHARE)
+        self.spare = spare
+        self.full_at = full_at
 
     @property
     def rate(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from llmctl.settings import BreakerPolicy
 
@@ -30,16 +30,18 @@ class Ticket(Struct, frozen=True):
     probe: bool = False
 
 
-class Circuit(Struct):
+class Circuit:
     """Whether one provider is to be asked at all."""
 
-    policy: BreakerPolicy
-    state: State = "closed"
-    _era: int = 0
-    _in_a_row: int = 0
-    _slots: deque[list[float]] = field(default_factory=deque)  # [when it began, calls, failed]
-    _open_until: float = 0.0
-    _probing: bool = False
+    __slots__ = ("_era", "_in_a_row", "_open_until", "_probing", "_slots", "policy", "state")
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self.policy = policy
+        self.state: State = "closed"
+        self._era = self._in_a_row = 0
+        self._slots: deque[list[float]] = deque()  # [when it began, calls, failed]
+        self._open_until = 0.0
+        self._probing = False
 
     def enter(self, now: float) -> Ticket | None:
         """Leave to call; None while there is none to be had."""

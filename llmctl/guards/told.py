@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 _LONGEST = 120.0
 """Seconds that a header may keep a lane waiting: then the provider is asked itself."""
 
 
-class Told(Struct):
+class Told:
     """The provider's own bucket, as far as it says. It only slows down: the profile's limits stay
     the most that is sent."""
 
-    _left: float | None = None
-    _at: float = 0.0
-    _rate: float = 0.0
-    _full_at: float = 0.0
+    __slots__ = ("_at", "_full_at", "_left", "_rate")
+
+    def __init__(self) -> None:
+        self._left: float | None = None
+        self._at = self._rate = self._full_at = 0.0
 
     def heard(
         self,

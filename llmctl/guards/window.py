@@ -6,25 +6,21 @@ of too many, and at most once for all calls that were in flight at that sign.
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 _LESS = 0.5
 
 _JUDGED = 8
 """Answers after which the share of refusals says something."""
 
 
-class Window(Struct):
+class Window:
     """`ceiling`: calls in flight at most. `size` is what is allowed now, at least one."""
 
-    ceiling: int
-    size: float = 0.0
-    _era: int = 0
-    _answers: int = 0
-    _refusals: int = 0
+    __slots__ = ("_answers", "_era", "_refusals", "ceiling", "size")
 
-    def __post_init__(self) -> None:
-        self.size = float(self.ceiling)
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self.size = float(ceiling)
+        self._era = self._answers = self._refusals = 0
 
     @property
     def era(self) -> int:
