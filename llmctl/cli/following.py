@@ -35,8 +35,7 @@ def follow(before: Sequence[str], begun: str) -> list[tuple[str, str]]:
     with what is said of it; nothing where it would be a file or any text. Raises `UnclearError`."""
     if any("=" in word for word in (*before, begun)):
         raise UnclearError
-    path, rest = _command(before)
-    rows = _rows(path)
+    rows, rest = _command(before)
     commands = [row for row in rows if row.takes is None]
     if commands and rest:
         raise UnclearError
@@ -52,12 +51,13 @@ def follow(before: Sequence[str], begun: str) -> list[tuple[str, str]]:
     return [(word, r.help) for r in left for word in r.words if word.startswith(begun)]
 
 
-def _command(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The command that the words name, and those behind it."""
-    path, rest = "", list(words)
-    while rest and any(row.takes is None and rest[0] in row.words for row in _rows(path)):
+def _command(words: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """What may stand behind the command that the words name, and the words that do."""
+    path, rows, rest = "", _rows(""), list(words)
+    while rest and any(row.takes is None and rest[0] in row.words for row in rows):
         path = f"{path} {rest.pop(0)}".lstrip()
-    return path, rest
+        rows = _rows(path)
+    return rows, rest
 
 
 def _options(rows: Sequence[Row], words: Sequence[str]) -> tuple[list[Row], Row | None]:

@@ -59,6 +59,18 @@ def entries(said: tuple[str, int]) -> tuple[list[str], int]:
     return sorted(" ".join(entry.split()) for entry in text.split("\n")), said[1]
 
 
+def loaded(among: set[str], environ: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The program's answer; on stderr which of these modules it has imported."""
+    code = (
+        "import sys\nsys.argv = ['llmctl']\nfrom llmctl.cli.app import main\ntry: main()\n"
+        f"finally: print(sorted({among!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    return subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys\nsys.path[:] = {sys.path!r}\n{code}"],
+        env=environ, cwd=cwd, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+
 def test_the_words_are_those_of_the_commands() -> None:
     """An option that comes, goes or is called something else is completed so. Where this fails,
     `python -m tests.cli.words` writes the file anew."""
@@ -153,30 +165,18 @@ def test_typer_is_not_needed_for_most(
     shell: str, line: str, said: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """Importing it takes four times as long as Python's own start."""
-    code = (
-        "import sys\nsys.argv = ['llmctl']\nfrom llmctl.cli.app import main\ntry: main()\n"
-        "finally: print({'typer', 'rich', 'pathlib'} & set(sys.modules), file=sys.stderr)"
+    done = loaded(
+        {"typer", "rich", "pathlib", "typing"}, {**environ, **asked(shell, line)}, tmp_path
     )
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", f"import sys\nsys.path[:] = {sys.path!r}\n{code}"],
-        env={**environ, **asked(shell, line)}, cwd=tmp_path, capture_output=True, text=True,
-        timeout=60, check=True,
-    )  # fmt: skip
     assert done.stdout.startswith(said)
-    assert done.stderr == "set()\n"
+    assert done.stderr == "[]\n"
 
 
 def test_what_typer_is_asked_for_is_light(environ: dict[str, str], tmp_path: Path) -> None:
     """It answers without configuration, event loop or pydantic."""
-    code = (
-        "import sys\nsys.argv = ['llmctl']\nfrom llmctl.cli.app import main\ntry: main()\n"
-        "finally: print(sorted({'pydantic', 'asyncio', 'llmctl.config'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**environ, **asked("bash", "llmctl ask -qv --mo")},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout == "--model\n[]\n"
+    heavy = {"pydantic", "asyncio", "llmctl.config"}
+    done = loaded(heavy, {**environ, **asked("bash", "llmctl ask -qv --mo")}, tmp_path)
+    assert (done.stdout, done.stderr) == ("--model\n", "[]\n")
 
 
 def test_the_installed_command_completes(run: Run, environ: dict[str, str]) -> None:

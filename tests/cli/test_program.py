@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import llmctl
-from llmctl.cli.commands import COMMANDS as COMMANDS_BY_NAME
+from llmctl.cli.program import COMMANDS as COMMANDS_BY_NAME
 from llmctl.cli.program import program
 from llmctl.errors import EXIT_CODES
 from tests.conftest import Run
@@ -77,8 +77,7 @@ def test_help_and_version_leave_no_trace(run: Run, home: Path) -> None:
 def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> None:
     """Building every command's help imports no HTTP client, keyring, database or vocabulary."""
     code = (
-        "import sys\nfrom llmctl.cli.commands import COMMANDS\n"
-        "from llmctl.cli.program import program\n"
+        "import sys\nfrom llmctl.cli.program import COMMANDS, program\n"
         "for name in COMMANDS: program((name,))\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )

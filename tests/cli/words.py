@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmctl.cli.commands import COMMANDS
-from llmctl.cli.program import program
+from llmctl.cli.program import COMMANDS, program
 
 FILE = Path(__file__).parents[2] / "llmctl" / "cli" / "words.py"
 _HEAD = '''"""Names and options of all commands. Written by `python -m tests.cli.words`."""
