@@ -97,6 +97,7 @@ def call_sums(
         first, last = min(moments), max(moments)
         if (
             kind[:2] != ("ok", 0)
+            or any(columns["uncertain_pico"])
             or not all(map(_adds_up, amounts))
             or first // SLOT != last // SLOT
             or is_at_an_edge(connection, first, last)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -113,6 +113,7 @@ def new_calls(made: Sequence[tuple[dict[str, Any], str | None]]) -> list[NewCall
 
 @settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
 @given(many)
+@example([({"uncertain": 0, "uncertain_pico": 3}, "gpt-5")] * MANY)
 def test_many_calls_add_up_to_what_each_of_them_adds(
     made: list[tuple[dict[str, Any], str | None]],
 ) -> None:
@@ -138,6 +139,7 @@ def test_many_calls_add_up_to_what_each_of_them_adds(
 
 @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(many)
+@example([({"uncertain": 0, "uncertain_pico": 3}, "gpt-5")] * MANY)
 def test_many_kept_answers_add_up_to_what_each_of_them_adds(
     made: list[tuple[dict[str, Any], str | None]],
 ) -> None:
