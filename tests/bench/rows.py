@@ -6,8 +6,8 @@ one run, each client and each server a process of its own, 50, 200 and 500 at a 
 `tests.simulator`, and `tests.bench.loopback`, which does so little that it is nobody's limit. Then
 200 ms of latency, 500 at a time.
 
-100,000 rows a turn, and twice as many with latency: half a second of start is 2% of that, and 10%
-of 20,000 rows.
+100,000 rows a turn, and five times as many with latency, because these take minutes anyway: half a
+second of start is 2% of the one, 0.2% of the other, and 10% of 20,000 rows.
 
 Options: `--rows N`, `--rounds N`, `--tasks N` (once for each), `--only simulator|loopback|latency`,
 and `--litellm PYTHON`, an interpreter that has litellm (this one by default).
@@ -34,7 +34,7 @@ from tests.bench.loopback import served
 LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
 _BARE = Path(__file__).with_name("bare.py")
 _TASKS = (50, 200, 500)
-_LATENCY_MS, _MANY = 200, 500
+_LATENCY_MS, _MANY, _LONGER = 200, 500, 5
 _LITELLM_ROWS = 1_000
 CONFIG = """
 default: bench
@@ -158,7 +158,7 @@ def main() -> None:
                     for tasks in options.tasks or _TASKS:
                         compare(folder, options, server, url, tasks)
         if options.only in (None, "latency"):
-            write_rows(folder / "in.jsonl", 2 * options.rows)
+            write_rows(folder / "in.jsonl", _LONGER * options.rows)
             with served("tests.bench.loopback", str(_LATENCY_MS)) as url:
                 loop = bare(sys.executable, "aiohttp", url, folder / "in.jsonl", _MANY)
                 rate, said = batch(folder, url, _MANY)
