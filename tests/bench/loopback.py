@@ -21,6 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 ANSWER = json.dumps(
@@ -111,14 +112,14 @@ class Loopback:
         if latency:
             stamped(self._listener)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._due: deque[tuple[float, Caller]] = deque()
         """Who gets an answer when. All take equally long, so the first in is the first out."""
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
     def serve(self, until: int) -> None:
         """Answer until there is something to read, or nothing any more, from that descriptor."""
-        self._selector.register(until, selectors.EVENT_READ, until)
+        self._selector.register(until, selectors.EVENT_READ)
         own = [self._selector.fileno()]
         while True:
             wait = max(0.0, self._due[0][0] - time.time()) if self._due else None
@@ -128,17 +129,15 @@ class Loopback:
                 self._due.popleft()[1].answer()
             for key, _ in self._selector.select(0):
                 if key.data is None:
-                    self._accept()
-                elif isinstance(key.data, Caller):
-                    self._read(key.data)
-                else:
                     return
+                key.data()
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 caller = Caller(self._listener.accept()[0])
-                self._selector.register(caller.connection, selectors.EVENT_READ, caller)
+                read = partial(self._read, caller)
+                self._selector.register(caller.connection, selectors.EVENT_READ, read)
 
     def _read(self, caller: Caller) -> None:
         try:
