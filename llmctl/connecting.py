@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
+from llmctl.config.settings import Folders, Profile
 from llmctl.keys.key import Slot
 from llmctl.keys.live import LiveKey
-from llmctl.keys.resolve import Finder
+from llmctl.keys.resolver import Finder
 from llmctl.protocols import RateHeaders
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import LOCAL, codec
-from llmctl.settings import Folders, Profile
 from llmctl.tokens import Counter
 from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
@@ -148,7 +148,7 @@ async def _open_key(
     ask: Callable[[str], str] | None = None,
 ) -> LiveKey:
     """The profile's key, found now. Raises `NoKeyError`."""
-    from llmctl.stores import keyindex
+    from llmctl.storage import keyindex
 
     stored = frozenset(Slot(*pair) for pair in keyindex.read(folders.state))
     finder = Finder(environ, stored=stored, ask=ask)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 
 _MOST = 32
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
+from llmctl.config.settings import Timeouts
 from llmctl.errors import BadResponse, ConfigError, ServerFailed
 from llmctl.price_data import FILE, Known, Origin, UnfitError, hold_to, newest, parse, stored
 from llmctl.protocols import HttpRequest
-from llmctl.settings import Timeouts
-from llmctl.stores.files import private_folder, write_private
+from llmctl.storage.files import private_folder, write_private
 from llmctl.transport import HttpTransport
 
 _TIMEOUTS = Timeouts(connect=10, first_byte=30, total=120)

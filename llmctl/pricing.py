@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from llmctl.types import Price, Request, Response, Target, Usage
+from llmctl.types import Answer, Price, Request, Target, Usage
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -151,7 +151,7 @@ class Prices:
         return None if rates is None else rates.dearest(input_tokens, max_output)
 
     def cost_of(
-        self, response: Response, own: Price | None, at: datetime | float, terms: Terms = ()
+        self, response: Answer, own: Price | None, at: datetime | float, terms: Terms = ()
     ) -> Decimal | None:
         """What the provider charged: its own figure, else the price of the usage. For an answer
         out of our cache it is what the answer cost when it was made."""

@@ -8,7 +8,7 @@ from itertools import chain
 import orjson
 from msgspec import Struct, field
 
-from llmctl.types import JSON, Message, RawCall, Request
+from llmctl.types import JSON, Message, RawRequest, Request
 from llmctl.vocabulary import CHUNK
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -192,7 +192,7 @@ def _passed_through(prompt: Prompt, path: str, body: JSON) -> bool:
     return False
 
 
-def _path(raw: RawCall) -> str:
+def _path(raw: RawRequest) -> str:
     return raw.path.partition("?")[0].rstrip("/")
 
 

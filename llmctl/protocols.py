@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
+from llmctl.config.settings import Timeouts
 from llmctl.errors import CallError
-from llmctl.settings import Timeouts
 from llmctl.types import (
     JSON,
+    Answer,
+    CallRecord,
     Finish,
     ModelInfo,
-    Outcome,
-    Piece,
-    Reply,
+    ProviderReply,
     Request,
-    Response,
+    StreamChunk,
     Usage,
 )
 
@@ -37,7 +37,7 @@ Emit = Callable[[str], None]
 class Handler(Protocol):
     """Answers a request, or raises a `CallError`."""
 
-    async def __call__(self, request: Request, emit: Emit | None, /) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None, /) -> Answer:
         """The answer; pieces of it go to `emit` as they arrive."""
         ...
 
@@ -45,7 +45,7 @@ class Handler(Protocol):
 class Observer(Protocol):
     """Is told of every call once, when it has ended; returning means: dealt with, durably."""
 
-    async def __call__(self, outcome: Outcome, /) -> None:
+    async def __call__(self, outcome: CallRecord, /) -> None:
         """Deal with the outcome."""
         ...
 
@@ -54,7 +54,7 @@ class Observer(Protocol):
 class ManyObserver(Observer, Protocol):
     """An observer that deals with many outcomes for less than one by one."""
 
-    async def many(self, outcomes: Sequence[Outcome], /) -> None:
+    async def many(self, outcomes: Sequence[CallRecord], /) -> None:
         """Deal with the outcomes, in their order."""
         ...
 
@@ -63,11 +63,13 @@ class Chain(Handler, Protocol):
     """All guards in their order. What is kept can be had from it many at a time, too: a file of
     answered questions is then limited by the disk, not by what a call costs."""
 
-    def take(self, requests: Sequence[Request], /) -> tuple[Sequence[Outcome], Sequence[Request]]:
+    def take(
+        self, requests: Sequence[Request], /
+    ) -> tuple[Sequence[CallRecord], Sequence[Request]]:
         """The outcomes of the requests whose answers are kept, and the other requests."""
         ...
 
-    async def deal(self, outcomes: Sequence[Outcome], /) -> None:
+    async def deal(self, outcomes: Sequence[CallRecord], /) -> None:
         """Return when all observers have dealt with what was taken."""
         ...
 
@@ -101,11 +103,11 @@ class WireRequest(Struct, frozen=True):
 class StreamReader(Protocol):
     """Reads one streamed answer; it may remember what earlier events said."""
 
-    def piece(self, event: str, data: str) -> Piece:
+    def piece(self, event: str, data: str) -> StreamChunk:
         """One server-sent event; raises the mapped `CallError` when it carries an error."""
         ...
 
-    def end(self) -> Piece:
+    def end(self) -> StreamChunk:
         """What the end of the stream itself says: `done` where the provider has no end mark
         and everything needed has come."""
         ...
@@ -125,7 +127,7 @@ class Codec(Protocol):
         """The headers that carry the key."""
         ...
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
         """A complete answer; raises the mapped `CallError` for anything else. An error that was
         billed (a refusal) carries its `usage` and `cost`."""
         ...
@@ -180,7 +182,7 @@ class RateHeaders(Struct, frozen=True):
     reset_tokens: float | None = None
 
 
-SILENT = RateHeaders()
+NO_RATE_HEADERS = RateHeaders()
 """Headers that say nothing of limits."""
 
 
@@ -287,7 +289,7 @@ class Hold(Struct, frozen=True):
     times: int = 1
 
 
-class Cap(Struct, frozen=True):
+class BudgetWindow(Struct, frozen=True):
     """At most `limit` US dollars for the calls from `start` to before `end` (milliseconds since
     the epoch) that have all of `match`: a value by `run`, `profile`, `provider`, `model`, `user`
     or `tag:NAME`. `key` names the window, in all processes alike and whatever the limit; `name`
@@ -302,7 +304,7 @@ class Cap(Struct, frozen=True):
     warn_at: tuple[Decimal, ...] = ()
 
 
-class Standing(Struct, frozen=True):
+class BudgetUsage(Struct, frozen=True):
     """What counts against a cap, in US dollars: `spent` is what ended calls cost, or may have
     cost, `held` what those under way can come to."""
 
@@ -310,19 +312,19 @@ class Standing(Struct, frozen=True):
     held: Decimal
 
 
-class Refusal(Struct, frozen=True):
+class BudgetDenied(Struct, frozen=True):
     """A hold that did not fit under `cap`, which stood so without it. `never`: what is spent
     alone leaves too little, so waiting for calls under way does not help."""
 
-    cap: Cap
-    standing: Standing
+    cap: BudgetWindow
+    standing: BudgetUsage
     never: bool
 
 
-class Crossing(Struct, frozen=True):
+class BudgetWarning(Struct, frozen=True):
     """`spent` US dollars have reached `share` of the cap's limit."""
 
-    cap: Cap
+    cap: BudgetWindow
     share: Decimal
     spent: Decimal
 
@@ -330,13 +332,13 @@ class Crossing(Struct, frozen=True):
 class LedgerStore(Protocol):
     """Every call ever made, and those under way."""
 
-    async def hold(self, hold: Hold, caps: Sequence[Cap] = ()) -> Refusal | None:
+    async def hold(self, hold: Hold, caps: Sequence[BudgetWindow] = ()) -> BudgetDenied | None:
         """Put the call on record, if what is spent and held then stays within all `caps`, which
         must be those that the call counts towards; durable when this returns None. A refused
         hold leaves nothing behind. A second hold of one call takes the place of the first."""
         ...
 
-    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[Cap]]]) -> bool:
+    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[BudgetWindow]]]) -> bool:
         """Put many calls on record, each with the caps that it counts towards, as `hold` does;
         durable when this returns. False, and none is on record, where they do not all fit."""
         ...
@@ -347,8 +349,8 @@ class LedgerStore(Protocol):
         ...
 
     def settle(
-        self, outcome: Outcome, caps: Sequence[Cap] = (), *, lazily: bool = False
-    ) -> Write[Sequence[Crossing]]:
+        self, outcome: CallRecord, caps: Sequence[BudgetWindow] = (), *, lazily: bool = False
+    ) -> Write[Sequence[BudgetWarning]]:
         """Begin to write the call's row and to end its hold; durable when that is done. Gives the
         highest share of each of `caps` to warn at, where it is reached and nobody has been told
         yet. `lazily`: nobody waits for it, so it may take a moment longer."""
@@ -358,11 +360,11 @@ class LedgerStore(Protocol):
         """Somebody waits now for what was settled lazily."""
         ...
 
-    async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
+    async def settle_kept(self, outcomes: Sequence[CallRecord]) -> None:
         """Write the rows of answers that took no call, and so have no hold."""
         ...
 
-    def standing(self, cap: Cap) -> Standing | None:
+    def standing(self, cap: BudgetWindow) -> BudgetUsage | None:
         """What counts against the cap now; None where no hold has met it yet."""
         ...
 

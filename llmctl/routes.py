@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from msgspec import Struct
 
 from llmctl.clock import Clock
+from llmctl.config.settings import Folders, Profile
 from llmctl.connecting import connect, open_address
-from llmctl.cutting import cut
 from llmctl.errors import ContextTooLong
 from llmctl.guards.breaker import Gate
 from llmctl.guards.circuit import Circuit
@@ -19,9 +19,9 @@ from llmctl.guards.minute import Share
 from llmctl.guards.retry import Endurance
 from llmctl.keys.live import LiveKey
 from llmctl.providers.endpoint import Address, Endpoint
-from llmctl.settings import Folders, Profile
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
+from llmctl.truncate import cut
 from llmctl.types import Request
 
 

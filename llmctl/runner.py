@@ -15,37 +15,37 @@ from msgspec.structs import replace
 from llmctl import price_data
 from llmctl.behind import Behind
 from llmctl.clock import Clock
-from llmctl.compose import readdress
+from llmctl.config.settings import Folders, Profile
 from llmctl.connecting import estimate
 from llmctl.errors import CallError, NoKeyError, SetupError
+from llmctl.guards.accounting import Accounts, Observe
 from llmctl.guards.breaker import Breaker
 from llmctl.guards.cache import Cache
-from llmctl.guards.chain import Guards, chain
+from llmctl.guards.context_window import Tokens
 from llmctl.guards.fallback import Alternative, Failed, Fallback
-from llmctl.guards.fitting import Fitting
 from llmctl.guards.hold import Advance, Holding
+from llmctl.guards.key_failover import Rekey
 from llmctl.guards.lane import Lane
 from llmctl.guards.limiter import Limiter
 from llmctl.guards.minute import Share
-from llmctl.guards.observe import Accounts, Observe
+from llmctl.guards.pipeline import Guards, chain
 from llmctl.guards.purse import Purse
-from llmctl.guards.rekey import Rekey
 from llmctl.guards.retry import Retry, Trouble
+from llmctl.guards.schema import Fitting
 from llmctl.guards.sending import Sending
-from llmctl.guards.tokens import Tokens
 from llmctl.ids import ulid
 from llmctl.inflight import InFlight
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Endpoint
+from llmctl.request import readdress
 from llmctl.routes import Route, open_route
-from llmctl.settings import Folders, Profile
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request, Usage
 
 if TYPE_CHECKING:
-    from llmctl.stores.minutes import Minutes
+    from llmctl.storage.rate_limits import Minutes
 
 
 class Live(Struct, frozen=True):
@@ -271,9 +271,9 @@ async def open_runner(
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
-    from llmctl.stores.inbox import GATHER_HOLDS
-    from llmctl.stores.ledger import open_ledger
-    from llmctl.stores.minutes import Minutes
+    from llmctl.storage.inbox import GATHER_HOLDS
+    from llmctl.storage.ledger import open_ledger
+    from llmctl.storage.rate_limits import Minutes
 
     stop = stop or Stop()
 
@@ -349,9 +349,9 @@ def _cache(
     size: int | None,
 ) -> CacheStore:
     """The cache, closed (and then made small enough) with the stack."""
-    from llmctl.stores.limit import SizeLimit
-    from llmctl.stores.memory import MemoryCache
-    from llmctl.stores.mending import MendingCache
+    from llmctl.storage.limit import SizeLimit
+    from llmctl.storage.memory import MemoryCache
+    from llmctl.storage.mending import MendingCache
 
     if not profile.cache.enabled:
         return MemoryCache()

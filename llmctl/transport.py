@@ -23,8 +23,8 @@ from llmctl.wire.route import Route
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from llmctl.config.settings import Timeouts
     from llmctl.protocols import HttpRequest
-    from llmctl.settings import Timeouts
 
 
 class HttpTransport:

@@ -76,7 +76,7 @@ class Target(Struct, frozen=True):
         return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
-class RawCall(Struct, frozen=True):
+class RawRequest(Struct, frozen=True):
     """An OpenAI-shaped request to pass through as it is: `path` below the base URL
     (`/chat/completions`, `/embeddings`, `/responses`) and the body."""
 
@@ -101,7 +101,7 @@ class Request(Struct, frozen=True):
     temperature: float | None = None
     options: JSON = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    raw: RawCall | None = None
+    raw: RawRequest | None = None
     schema: JSON | None = None
     cache_mode: CacheMode = "use"
     own: frozenset[str] = frozenset()
@@ -166,7 +166,7 @@ class Price(Struct, frozen=True):
     cache_write: Decimal | None = None
 
 
-class Reply(Struct, frozen=True):
+class ProviderReply(Struct, frozen=True):
     """What a codec reads out of a complete answer. `cost` is the provider's own figure."""
 
     text: str
@@ -176,7 +176,7 @@ class Reply(Struct, frozen=True):
     cost: Decimal | None = None
 
 
-class Piece(Struct, frozen=True):
+class StreamChunk(Struct, frozen=True):
     """What a codec reads out of one streamed event; empty fields say nothing new.
     `done` is the provider's own end mark: a stream without one is incomplete. `cost` is the
     provider's own figure, in dollars."""
@@ -189,7 +189,7 @@ class Piece(Struct, frozen=True):
     done: bool = False
 
 
-class Response(Struct, frozen=True):
+class Answer(Struct, frozen=True):
     """An answer. `uncertain` counts attempts before this one that may have been billed too;
     `body` is the provider's own JSON, byte for byte (None when it was streamed);
     `latency` the seconds from sending the attempt that succeeded to its last byte; `parsed` the
@@ -224,14 +224,14 @@ class ModelInfo(Struct, frozen=True):
     created: float | None = None
 
 
-class Outcome(Struct, frozen=True):
+class CallRecord(Struct, frozen=True):
     """How one call ended, for every observer. Times are seconds: `started` since the epoch,
     `elapsed` and `first_token` since then. `cost` is None when the price is unknown;
     `saved` is what a cached answer would have cost; `uncertain` counts attempts that may have
     been billed although no answer came of them."""
 
     request: Request
-    result: Response | CallError
+    result: Answer | CallError
     usage: Usage
     cost: Decimal | None
     saved: Decimal | None
@@ -243,4 +243,4 @@ class Outcome(Struct, frozen=True):
     @property
     def ok(self) -> bool:
         """True when there is an answer."""
-        return isinstance(self.result, Response)
+        return isinstance(self.result, Answer)

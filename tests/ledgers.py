@@ -8,8 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llmctl.stores.ledger import open_ledger
-from llmctl.stores.rows import CallRow
+from llmctl.storage.ledger import open_ledger
+from llmctl.storage.rows import CallRow
 
 _numbers = count(1)
 _COLUMNS = CallRow.__struct_fields__

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llmctl.config.settings import Folders
 from llmctl.providers.embedded_model import default_model
-from llmctl.settings import Folders
 from tests.conftest import LLMCTL
 
 

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from msgspec.structs import replace
 
 from llmctl.protocols import Emit
-from llmctl.types import Message, Request, Response, Target, Usage, fingerprint
+from llmctl.types import Answer, Message, Request, Target, Usage, fingerprint
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -86,9 +86,9 @@ def request(text: str = "hello", **changes: Any) -> Request:
     return replace(made, fingerprint=fingerprint(made))
 
 
-def response(text: str = "hi", **changes: Any) -> Response:
+def response(text: str = "hi", **changes: Any) -> Answer:
     """An answer of `text`."""
-    made = Response(
+    made = Answer(
         text=text, usage=Usage(input=3, output=2), target=TARGET, finish="stop", model="gpt-5-mini"
     )
     return replace(made, **changes)
@@ -97,11 +97,11 @@ def response(text: str = "hi", **changes: Any) -> Response:
 class Scripted:
     """A handler that gives the scripted results in turn, the last one for ever."""
 
-    def __init__(self, *results: Response | BaseException) -> None:
+    def __init__(self, *results: Answer | BaseException) -> None:
         self._results = list(results) or [response()]
         self.calls: list[Request] = []
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The next result, raised if it is an error."""
         self.calls.append(request)
         result = self._results.pop(0) if len(self._results) > 1 else self._results[0]

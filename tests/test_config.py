@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config import Overrides, find_folders
+from llmctl.config.overrides import Overrides
+from llmctl.config.paths import find_folders
+from llmctl.config.settings import CachePolicy, KeySource, Limits, RetryPolicy, Timeouts
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import PRESETS
-from llmctl.settings import CachePolicy, KeySource, Limits, RetryPolicy, Timeouts
 from llmctl.types import Price
 from tests.configuring import World
 

@@ -9,8 +9,8 @@ import pytest
 
 from llmctl.config import trust
 from llmctl.config.budgets import share_of
+from llmctl.config.settings import Budget
 from llmctl.errors import ConfigError
-from llmctl.settings import Budget
 from tests.configuring import World
 
 OWN = "budgets:\n  - {name: team, limit_usd: 100, period: month}\n"

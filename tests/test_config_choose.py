@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config import Overrides, choose
+from llmctl.config.choosing import choose
+from llmctl.config.overrides import Overrides
+from llmctl.config.settings import Profile
 from llmctl.errors import ConfigError, NoKeyError
-from llmctl.settings import Profile
 from tests.configuring import World
 
 

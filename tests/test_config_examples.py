@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config import choose, load
+from llmctl.config.choosing import choose
+from llmctl.config.load import load
+from llmctl.config.settings import Settings
 from llmctl.config.starter import STARTER
 from llmctl.providers.registry import PRESETS
-from llmctl.settings import Settings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

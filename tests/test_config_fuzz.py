@@ -12,10 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctl.config import as_yaml, load
+from llmctl.config.load import load
 from llmctl.config.schema import PROFILE
+from llmctl.config.settings import Settings
+from llmctl.config.showing import as_yaml
 from llmctl.errors import ConfigError
-from llmctl.settings import Settings
 
 _SECTIONS = {name: list(rule) for name, rule in PROFILE.items() if isinstance(rule, dict)}
 _SCALARS = (

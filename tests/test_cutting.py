@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llmctl.cutting import cut
-from llmctl.types import Message, RawCall, Request
+from llmctl.truncate import cut
+from llmctl.types import Message, RawRequest, Request
 from tests.support import request
 
 
@@ -51,7 +51,7 @@ def test_it_fits_or_is_refused(room: int, text: str) -> None:
 def test_what_cannot_be_cut_is_not() -> None:
     """A body that is passed through, parts that are no text, and a question that would be
     nothing."""
-    assert cut(replace(talk("user: a b"), raw=RawCall("/x", {})), 2, words) is None
+    assert cut(replace(talk("user: a b"), raw=RawRequest("/x", {})), 2, words) is None
     parts = replace(request(), messages=(Message("user", ({"type": "text", "text": "a b c"},)),))
     assert cut(parts, 2, words) is None
     assert cut(talk("system: a b c", "user: d"), 2, words) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmctl.errors import BudgetExhausted, CallError, DiskError
 from llmctl.inflight import InFlight
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 
 LIMIT = 20.0
 """Seconds after which somebody waits in vain."""

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from llmctl import pricing
 from llmctl.pricing import BATCH, Prices, terms_of
-from llmctl.types import Price, RawCall, Request, Response, Target, Usage
+from llmctl.types import Answer, Price, RawRequest, Request, Target, Usage
 
 PRICES = Prices()
 price, worst_case, cost_of = PRICES.price, PRICES.worst_case, PRICES.cost_of
@@ -207,10 +207,10 @@ def test_an_embedding_has_no_output_to_price() -> None:
 def test_the_providers_own_figure_wins() -> None:
     """A reported cost is the cost, whatever the tables and the profile say."""
     usage = Usage(input=1_000_000)
-    answer = Response(text="", usage=usage, target=target("gpt-4o"), finish="stop", model="x")
+    answer = Answer(text="", usage=usage, target=target("gpt-4o"), finish="stop", model="x")
     assert cost_of(answer, None, NOW) == Decimal("2.5")
     assert cost_of(answer, OWN, NOW) == Decimal("0.25")
-    reported = Response(
+    reported = Answer(
         text="",
         usage=usage,
         target=target("gpt-4o"),
@@ -289,7 +289,7 @@ def test_what_a_request_says_of_its_processing() -> None:
     """A tier or a speed other than the usual, in its options or in a body passed through."""
     asked = Request("a", target("gpt-5-mini"), (), options={"service_tier": "flex", "speed": 1})
     assert terms_of(asked) == (("service_tier", "flex"),)
-    raw = RawCall("/chat/completions", {"service_tier": "priority"})
+    raw = RawRequest("/chat/completions", {"service_tier": "priority"})
     assert terms_of(replace(asked, raw=raw)) == (("service_tier", "priority"),)
     for usual in ("auto", "default", None, {"a": 1}):
         assert terms_of(replace(asked, options={"service_tier": usual})) == ()

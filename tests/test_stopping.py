@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.errors import CallTimeout, Cancelled, QuotaExhausted, RateLimited
 from llmctl.guards.breaker import Breaker, Gate
 from llmctl.guards.circuit import Circuit
@@ -13,8 +14,7 @@ from llmctl.guards.lane import Lane
 from llmctl.guards.limiter import Limiter
 from llmctl.guards.retry import Endurance, Retry
 from llmctl.protocols import Handler
-from llmctl.settings import BreakerPolicy, Limits, RetryPolicy
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 from tests.support import FakeClock, Scripted, request, response
 
 

@@ -18,7 +18,7 @@ from llmctl.counting import Expected, counts
 from llmctl.errors import ContextTooLong
 from llmctl.prompt import take_apart
 from llmctl.tokens import Counter, max_output
-from llmctl.types import JSON, Message, RawCall, Request, Target
+from llmctl.types import JSON, Message, RawRequest, Request, Target
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -45,7 +45,7 @@ def ask(*texts: str, model: str = "gpt-4o", **more: Any) -> Request:
 
 def raw(path: str, body: JSON, model: str = "gpt-4o") -> Request:
     """A request that passes a body through."""
-    return Request(id="a", target=target(model), messages=(), raw=RawCall(path, body))
+    return Request(id="a", target=target(model), messages=(), raw=RawRequest(path, body))
 
 
 def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from llmctl import transport
+from llmctl.config.settings import Timeouts
 from llmctl.errors import BadResponse, CallError, CallTimeout, ConfigError, ConnectionFailed
 from llmctl.network import proxy_for
 from llmctl.protocols import HttpRequest
-from llmctl.settings import Timeouts
 from llmctl.transport import HttpTransport
 from tests.simulator.fault import Fault
 from tests.simulator.faults import CutBody, CutHeaders, Disconnect, Dribble, GzipBomb, Hang

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config import find_folders, project, trust
+from llmctl.config import trust
+from llmctl.config.load import project
+from llmctl.config.paths import find_folders
 from llmctl.config.schema import PROFILE, PROJECT
+from llmctl.config.settings import KeySource
 from llmctl.config.trust import Untrusted
 from llmctl.errors import ConfigError
-from llmctl.settings import KeySource
 from tests.configuring import World
 
 EXAMPLES = {

@@ -14,8 +14,8 @@ from msgspec import Struct
 from llmctl.batch.index import Index
 from llmctl.batch.lines import MAX_LINE
 from llmctl.errors import InputError
-from llmctl.stores.files import disk, sync_file, write_all
-from llmctl.stores.lock import LockedFile
+from llmctl.storage.files import disk, sync_file, write_all
+from llmctl.storage.lock import LockedFile
 
 Format = Literal["llmctl", "openai"]
 

@@ -8,9 +8,9 @@ from llmctl.batch.index import SHOWN, Found, Index, Joined
 from llmctl.batch.questions import RowError
 from llmctl.batch.read import Source
 from llmctl.batch.rows import Reader
-from llmctl.compose import Fingerprints
+from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.settings import Profile
+from llmctl.request import Fingerprints
 
 
 def validate(source: Source, reader: Reader, profile: Profile) -> Index:

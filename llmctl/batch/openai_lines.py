@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmctl.batch.questions import RowError
-from llmctl.compose import Question
-from llmctl.types import Message, RawCall
+from llmctl.request import Question
+from llmctl.types import Message, RawRequest
 
 URLS: dict[str, tuple[str, ...]] = {
     "/v1/chat/completions": ("messages",),
@@ -48,7 +48,7 @@ def raw_question(fields: Mapping[str, Any]) -> Question:
         messages=tuple(_asked(body)),
         model=model,
         max_tokens=limit if limit is not None and limit > 0 else None,
-        raw=RawCall(url.removeprefix("/v1"), body),
+        raw=RawRequest(url.removeprefix("/v1"), body),
     )
 
 

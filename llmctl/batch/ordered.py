@@ -8,8 +8,8 @@ import stat
 from llmctl.batch.answers import Format, scan
 from llmctl.batch.index import Index
 from llmctl.batch.spool import Spool
-from llmctl.stores.files import disk, replacing
-from llmctl.stores.lock import LockedFile
+from llmctl.storage.files import disk, replacing
+from llmctl.storage.lock import LockedFile
 
 _BUCKETS = 256
 

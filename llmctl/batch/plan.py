@@ -21,10 +21,10 @@ from llmctl.batch.places import check_output, default_output
 from llmctl.batch.prepare import Job, Prepared
 from llmctl.batch.read import Source
 from llmctl.batch.spool import Spool
+from llmctl.config.settings import Limits, Profile
 from llmctl.errors import CallError, ContextTooLong
 from llmctl.pricing import BATCH, Prices, Terms, terms_of
 from llmctl.protocols import Codec
-from llmctl.settings import Limits, Profile
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request, Usage
 

@@ -14,9 +14,9 @@ from llmctl.batch.index import Index, Joined
 from llmctl.batch.places import check_output, default_output, errors_path
 from llmctl.batch.read import Source
 from llmctl.batch.rows import Reader
-from llmctl.compose import compose, target_of
-from llmctl.settings import Profile
-from llmctl.stores.lock import LockedFile
+from llmctl.config.settings import Profile
+from llmctl.request import compose, target_of
+from llmctl.storage.lock import LockedFile
 from llmctl.types import CacheMode, Request
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from llmctl.compose import Question
+from llmctl.request import Question
 from llmctl.types import JSON, Message
 
 _SETTINGS = frozenset(

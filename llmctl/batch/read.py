@@ -17,7 +17,7 @@ from typing import BinaryIO, Self
 from llmctl.batch.csvfile import csv_records
 from llmctl.batch.lines import Problem, buffered, lines
 from llmctl.errors import InputError
-from llmctl.stores.files import disk
+from llmctl.storage.files import disk
 
 ACCEPTED = ".jsonl, .jsonl.gz, .csv, or - for JSONL on stdin"
 _COPY = 1 << 20

@@ -9,20 +9,20 @@ import orjson
 
 from llmctl.batch.answers import OPENAI_ID, Format
 from llmctl.errors import CallError
-from llmctl.types import Outcome, Response
+from llmctl.types import Answer, CallRecord
 
 _ZERO = orjson.Fragment("0")
 _FINISH = {"other": "stop"}  # OpenAI knows no such reason; a client's enum would refuse it
 
 
-def record(outcome: Outcome, format: Format) -> bytes:
+def record(outcome: CallRecord, format: Format) -> bytes:
     """The line, with its line feed, for a call that has ended."""
     if format == "openai":
         return _line(_openai(outcome))
     return _line(row(outcome))
 
 
-def row(outcome: Outcome) -> dict[str, Any]:
+def row(outcome: CallRecord) -> dict[str, Any]:
     """The output row of an answer, or the error row of a failure, as orjson can dump it.
 
     A row that was passed through raw also carries the provider's `body`: tool calls and
@@ -69,7 +69,7 @@ def dollars(cost: Decimal | None) -> orjson.Fragment | None:
     return orjson.Fragment(format(cost.normalize(), "f")) if cost else _ZERO
 
 
-def _error_row(outcome: Outcome, error: CallError) -> dict[str, Any]:
+def _error_row(outcome: CallRecord, error: CallError) -> dict[str, Any]:
     request = outcome.request
     return {
         "id": request.id,
@@ -88,7 +88,7 @@ def _error_row(outcome: Outcome, error: CallError) -> dict[str, Any]:
     }
 
 
-def _openai(outcome: Outcome) -> dict[str, Any]:
+def _openai(outcome: CallRecord) -> dict[str, Any]:
     """OpenAI's batch result line (platform.openai.com/docs/api-reference/batch).
 
     Its `id` holds the request hash: the next run knows by it what was asked.
@@ -109,7 +109,7 @@ def _openai(outcome: Outcome) -> dict[str, Any]:
     return {**line, "response": response, "error": error}
 
 
-def _completion(outcome: Outcome, result: Response) -> dict[str, Any]:
+def _completion(outcome: CallRecord, result: Answer) -> dict[str, Any]:
     """A chat completion for an answer whose own body was not kept (it came as a stream)."""
     usage = outcome.usage
     return {

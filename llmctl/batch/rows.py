@@ -12,9 +12,9 @@ from llmctl.batch.lines import Problem
 from llmctl.batch.openai_lines import raw_question
 from llmctl.batch.questions import RowError, known_keys, question, reject_typos, typed_cells
 from llmctl.batch.read import Record, Source
-from llmctl.compose import Fingerprints, Question
+from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.settings import Profile
+from llmctl.request import Fingerprints, Question
 from llmctl.types import JSON, Message
 
 Render = Callable[[Mapping[str, Any]], str]

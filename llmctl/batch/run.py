@@ -21,12 +21,12 @@ from llmctl.engines.queued import Queued
 from llmctl.engines.source import Sifted
 from llmctl.errors import BudgetExhausted, CallError, Cancelled
 from llmctl.inflight import InFlight
-from llmctl.observers.settling import SettlingBehind
-from llmctl.observers.tally import Tally
+from llmctl.observers.ledger_observer import SettlingBehind
+from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Chain, ManyObserver, Observer
-from llmctl.stopping import Stop
-from llmctl.stores.files import disk
-from llmctl.types import Outcome, Request, Usage
+from llmctl.shutdown import Stop
+from llmctl.storage.files import disk
+from llmctl.types import CallRecord, Request, Usage
 
 _CHUNK = 1000
 
@@ -59,7 +59,7 @@ class Writer(Struct, frozen=True):
     format: Format
     in_flight: InFlight
 
-    async def __call__(self, outcome: Outcome) -> None:
+    async def __call__(self, outcome: CallRecord) -> None:
         """Append the record. Raises `DiskError`, or `BrokenPipeError` for stdout."""
         line = record(outcome, self.format)
         if outcome.ok:
@@ -67,7 +67,7 @@ class Writer(Struct, frozen=True):
         else:
             await self.files.errors.append(line)
 
-    async def many(self, outcomes: Sequence[Outcome]) -> None:
+    async def many(self, outcomes: Sequence[CallRecord]) -> None:
         """Append the records with one write to each file. Raises as for one."""
         for sink, ok in ((self.files.answers, True), (self.files.errors, False)):
             lines = [record(o, self.format) for o in outcomes if o.ok is ok]
@@ -85,7 +85,7 @@ class Limits:
     allowed: int | None = None
     because: CallError | None = None
 
-    async def __call__(self, outcome: Outcome) -> None:
+    async def __call__(self, outcome: CallRecord) -> None:
         """Look at how one call ended."""
         error = outcome.result
         if not isinstance(error, CallError) or self.because is not None:
@@ -115,14 +115,14 @@ class Recorded(Struct, frozen=True):
     observer: ManyObserver
     limits: Limits
 
-    async def __call__(self, outcome: Outcome) -> None:
+    async def __call__(self, outcome: CallRecord) -> None:
         """Pass on how one call ended, if it was one. Raises what the observer does."""
         result = outcome.result
         if isinstance(result, Cancelled) and not result.sent and self.limits.because is None:
             return
         await self.observer(outcome)
 
-    async def many(self, outcomes: Sequence[Outcome]) -> None:
+    async def many(self, outcomes: Sequence[CallRecord]) -> None:
         """Pass on kept answers. Raises what the observer does."""
         await self.observer.many(outcomes)
 
@@ -212,7 +212,7 @@ async def _give_up(
     """Write error rows for the rows that will not be sent."""
     while chunk := list(islice(rest, _CHUNK)):
         outcomes = [
-            Outcome(request, error, Usage(), Decimal(0), None, clock.wall(), 0.0, None)
+            CallRecord(request, error, Usage(), Decimal(0), None, clock.wall(), 0.0, None)
             for request in chunk
         ]
         await asyncio.gather(*(writer(outcome) for outcome in outcomes))

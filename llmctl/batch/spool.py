@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from llmctl.stores.files import disk
+from llmctl.storage.files import disk
 
 _CHUNK = 2048
 """Bytes of a bucket that wait in memory: small beside the program, large beside an entry."""

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from llmctl.stores.files import disk, disk_error, sync_file, sync_folder
-from llmctl.stores.inbox import GATHER, Inbox, Load
-from llmctl.stores.lock import LockedFile
-from llmctl.stores.telling import end, tell
+from llmctl.storage.files import disk, disk_error, sync_file, sync_folder
+from llmctl.storage.inbox import GATHER, Inbox, Load
+from llmctl.storage.lock import LockedFile
+from llmctl.storage.telling import end, tell
 
 _Waiting = tuple[bytes, "asyncio.Future[None]", Callable[[], None]]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable
 from pathlib import Path
 
-from llmctl import attachments, config
+from llmctl import attachments
 from llmctl.cli.ask import AskOptions
 from llmctl.cli.chosen import Chosen, choose
 from llmctl.cli.context import Context
@@ -16,16 +16,17 @@ from llmctl.cli.render import is_tty, usage_line
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.cli.spending import caps
-from llmctl.compose import Question, compose
-from llmctl.config import Overrides
+from llmctl.config.overrides import Overrides
+from llmctl.config.paths import find_folders
 from llmctl.errors import CallError, DiskError, InputError
 from llmctl.guards.retry import Trouble
 from llmctl.ids import ulid
-from llmctl.observers.settling import Settling
+from llmctl.observers.ledger_observer import Settling
 from llmctl.protocols import Observer
+from llmctl.request import Question, compose
 from llmctl.runner import Live, open_runner, user_name
-from llmctl.stores.history import Conversation, History, open_history
-from llmctl.types import Message, Outcome, Request, Response
+from llmctl.storage.history import Conversation, History, open_history
+from llmctl.types import Answer, CallRecord, Message, Request
 
 
 def answer(prompt: str, options: AskOptions, context: Context) -> int:
@@ -60,7 +61,7 @@ def _request(
 
 
 def _history_file(context: Context) -> Path:
-    return config.find_folders(context.environ, context.cwd()).state / "history.db"
+    return find_folders(context.environ, context.cwd()).state / "history.db"
 
 
 def _last(context: Context) -> Conversation:
@@ -117,14 +118,14 @@ async def _run(
 
 async def _ask(
     request: Request, live: Live, options: AskOptions, context: Context
-) -> tuple[int, Response | None]:
+) -> tuple[int, Answer | None]:
     """Ask and print: the exit code, and the answer if there is one."""
-    ended: list[Outcome] = []
+    ended: list[CallRecord] = []
     printer = Printer(markdown=options.markdown)
     streams = options.stream if options.stream is not None else is_tty(sys.stdout)
     emit = printer if streams and not context.json else None
 
-    async def remember(outcome: Outcome) -> None:
+    async def remember(outcome: CallRecord) -> None:
         ended.append(outcome)
 
     def told(trouble: Trouble) -> None:
@@ -158,7 +159,7 @@ async def _ask(
     return (128 + stopped[0] if stopped else 0), response
 
 
-async def _until_signal(work: Awaitable[Response], stopped: list[int]) -> Response | None:
+async def _until_signal(work: Awaitable[Answer], stopped: list[int]) -> Answer | None:
     """The answer; None when SIGINT or SIGTERM, noted in `stopped`, cancelled the call."""
     task = asyncio.ensure_future(work)
 
@@ -176,7 +177,7 @@ async def _until_signal(work: Awaitable[Response], stopped: list[int]) -> Respon
 
 
 async def _remember(
-    request: Request, response: Response, context: Context, before: Conversation | None
+    request: Request, response: Answer, context: Context, before: Conversation | None
 ) -> None:
     """Keep the turn for `-c`. The answer has been printed: a full disk is only a warning now."""
     asked = request.messages[-1:] if before else request.messages

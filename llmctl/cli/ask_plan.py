@@ -9,7 +9,7 @@ from llmctl.cli.context import Context
 from llmctl.cli.render import dollars, write_stdout
 from llmctl.errors import InvalidRequest
 from llmctl.protocols import TokenCount
-from llmctl.providers.catalogue import count_tokens
+from llmctl.providers.models_api import count_tokens
 from llmctl.runner import Live
 from llmctl.types import Request
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from msgspec import Struct
 
-from llmctl import config as configuration
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import JsonOption, QuietOption, VerboseOption
+from llmctl.config.paths import find_folders
+from llmctl.config.values import parse_duration, parse_size
 from llmctl.errors import EXIT_CODES, UsageError
 
 if TYPE_CHECKING:
-    from llmctl.stores.cache_stats import Figures
+    from llmctl.storage.cache_stats import Figures
 
 N = TypeVar("N", int, float)
 
@@ -117,13 +118,13 @@ def prune_command(
                 "--older-than",
                 "a time such as 90m, 24h or 7d",
                 older_than,
-                configuration.parse_duration,
+                parse_duration,
             ),
             _parsed(
                 "--max-size",
                 "a size such as 500MB, 1GB or 2GiB",
                 max_size,
-                configuration.parse_size,
+                parse_size,
             ),
             model,
             everything,
@@ -158,10 +159,10 @@ def stats_command(
 
 def run_prune(options: PruneOptions, context: Context) -> int:
     """Remove, or say what would go; print entries and bytes."""
-    from llmctl.stores.choose import What
-    from llmctl.stores.mending import set_aside
-    from llmctl.stores.prune import Pruned, asides, prune, remove_all
-    from llmctl.stores.sqlite import DamagedError
+    from llmctl.storage.choose import What
+    from llmctl.storage.mending import set_aside
+    from llmctl.storage.prune import Pruned, asides, prune, remove_all
+    from llmctl.storage.sqlite import DamagedError
 
     path = _path(context)
     now = context.clock.wall()
@@ -206,10 +207,10 @@ def run_prune(options: PruneOptions, context: Context) -> int:
 def run_stats(context: Context) -> int:
     """Print the figures of the cache and of the ledger."""
     from llmctl.cli.table import print_table
-    from llmctl.stores.cache_stats import cache_stats
+    from llmctl.storage.cache_stats import cache_stats
 
     path = _path(context)
-    folders = configuration.find_folders(context.environ, context.cwd())
+    folders = find_folders(context.environ, context.cwd())
     stats = cache_stats(path, folders.state / "ledger.db")
     total = stats.total
     models = sorted(stats.models.items(), key=lambda item: (-item[1].bytes, item[0]))
@@ -235,7 +236,7 @@ def _parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], N |
 
 
 def _path(context: Context) -> Path:
-    return configuration.find_folders(context.environ, context.cwd()).cache / "cache.db"
+    return find_folders(context.environ, context.cwd()).cache / "cache.db"
 
 
 def _cells(figures: Figures) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from llmctl import config
 from llmctl.cli.context import Context
 from llmctl.cli.trusting import load
-from llmctl.config import Overrides
+from llmctl.config import choosing
+from llmctl.config.overrides import Overrides
+from llmctl.config.settings import Budget, Folders, Profile, Settings
 from llmctl.connecting import located
 from llmctl.errors import SetupError
-from llmctl.settings import Budget, Folders, Profile, Settings
 
 
 class Chosen(Struct, frozen=True):
@@ -31,7 +31,7 @@ def choose(context: Context, overrides: Overrides) -> Chosen:
     from llmctl.providers.embedded_model import installed
 
     settings = load(context, overrides)
-    profile = config.choose(
+    profile = choosing.choose(
         settings, overrides.profile, context.environ, lambda: installed(settings.folders)
     )
     if context.verbose:

@@ -13,8 +13,8 @@ from llmctl.batch.records import dollars
 from llmctl.cli.cost_unknown import total_of, unknown_json
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.figures import Figures, percentiles
+from llmctl.reports.periods import iso
 from llmctl.reports.report import Group, Report, Unpriced
-from llmctl.reports.windows import iso
 
 PERCENTILES = (50, 95, 99)
 _SPECIAL = re.compile(r'[",\r\n]')

@@ -6,17 +6,17 @@ import asyncio
 from datetime import UTC
 from typing import Any
 
-from llmctl import config as configuration
 from llmctl.cli.context import Context
 from llmctl.cli.cost import PricesOptions
 from llmctl.cli.render import write_stdout
+from llmctl.config.paths import find_folders
 from llmctl.price_data import Known, choose
-from llmctl.reports.windows import iso
+from llmctl.reports.periods import iso
 
 
 def run_prices(options: PricesOptions, context: Context) -> int:
     """Print which prices are in use. Raises what `prices_update.update` does."""
-    state = configuration.find_folders(context.environ, context.cwd()).state
+    state = find_folders(context.environ, context.cwd()).state
     used = choose(state, context.warn)
     if options.update:
         from llmctl.prices_update import default_source, update

@@ -20,7 +20,7 @@ from llmctl.cli.options import (
 from llmctl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from llmctl.stores.unknown import UnknownCall
+    from llmctl.storage.unknown import UnknownCall
 
 
 class ReleaseOptions(Struct, frozen=True):
@@ -103,7 +103,7 @@ def run(options: ReleaseOptions, context: Context) -> int:
     from llmctl.cli.cost_table import money
     from llmctl.cli.cost_unknown import call_json, total_of
     from llmctl.cli.render import safe, write_stdout
-    from llmctl.reports.windows import iso
+    from llmctl.reports.periods import iso
 
     released = _release(options, context)
     total, unpriced = total_of(released)
@@ -135,9 +135,9 @@ def run(options: ReleaseOptions, context: Context) -> int:
 
 def _release(options: ReleaseOptions, context: Context) -> Sequence[UnknownCall]:
     from llmctl.cli.trusting import load
-    from llmctl.config import Overrides
-    from llmctl.stores.ledger import open_ledger
-    from llmctl.stores.unknown import Chosen
+    from llmctl.config.overrides import Overrides
+    from llmctl.storage.ledger import open_ledger
+    from llmctl.storage.unknown import Chosen
 
     path = load(context, Overrides()).folders.state / "ledger.db"
     if not path.exists():

@@ -13,8 +13,8 @@ from llmctl.cli.cost_unknown import total_of, unknown_lines
 from llmctl.cli.render import dollars, safe
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.figures import Figures, percentiles
+from llmctl.reports.periods import local
 from llmctl.reports.report import Group, Report
-from llmctl.reports.windows import local
 
 WIDEST = 140
 """Columns beyond which lines get harder to follow, not better."""

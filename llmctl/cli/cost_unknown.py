@@ -11,8 +11,8 @@ from llmctl.batch.records import dollars
 from llmctl.cli.chart import fitted
 from llmctl.cli.render import dollars as shown
 from llmctl.cli.render import safe
-from llmctl.reports.windows import iso, local
-from llmctl.stores.unknown import UnknownCall
+from llmctl.reports.periods import iso, local
+from llmctl.storage.unknown import UnknownCall
 
 _MOST = 20
 """Calls that are named one by one."""

@@ -25,14 +25,14 @@ from llmctl.cli.cost_formats import (
 from llmctl.cli.cost_table import WIDEST, budget_line, draw, money
 from llmctl.cli.render import colours, is_tty, safe, write_stdout
 from llmctl.cli.trusting import load
-from llmctl.config import Overrides
 from llmctl.config.budgets import share_of
+from llmctl.config.overrides import Overrides
+from llmctl.config.settings import PERIODS, Budget, Settings
 from llmctl.errors import UsageError
 from llmctl.reports.budgets import BudgetState
+from llmctl.reports.periods import Span, between, period_at, since, zone_named
 from llmctl.reports.report import Group, Ledger, Query, Unpriced, check, make
-from llmctl.reports.windows import Span, between, period_at, since, zone_named
-from llmctl.settings import PERIODS, Budget, Settings
-from llmctl.stores.report import Nothing
+from llmctl.storage.report import Nothing
 
 T = TypeVar("T")
 
@@ -231,7 +231,7 @@ def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
     path: Path = settings.folders.state / "ledger.db"
     if not path.exists():
         return work(Nothing())
-    from llmctl.stores.ledger import open_ledger
+    from llmctl.storage.ledger import open_ledger
 
     ledger = open_ledger(path, "", "")
     try:

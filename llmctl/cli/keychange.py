@@ -12,13 +12,13 @@ from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Place, Places
 from llmctl.cli.render import is_tty
 from llmctl.cli.secret import read_secret, refuse_words
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError, UsageError
 from llmctl.keys.change import Changes, Check, fresh
 from llmctl.keys.key import Slot, ending
 from llmctl.keys.rotation import Pair, Phase
 from llmctl.providers.probe import page, probe
-from llmctl.settings import Profile
-from llmctl.stores import keyindex
+from llmctl.storage import keyindex
 
 
 class RotateOptions(Struct, frozen=True):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Places, source_words
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError
 from llmctl.keys.key import Key, ending, slot
 from llmctl.providers.probe import probe
-from llmctl.settings import Profile
 
 
 def run_check(names: Sequence[str], context: Context) -> int:

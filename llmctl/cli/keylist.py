@@ -11,12 +11,12 @@ from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Places, in_keyring
 from llmctl.cli.table import print_table
 from llmctl.config import values
+from llmctl.config.settings import Profile
 from llmctl.config.tree import Node
 from llmctl.errors import NoKeyError
 from llmctl.keys.bounds import NoVaultError
 from llmctl.keys.key import Slot, ending, slot
 from llmctl.keys.rotation import Pair
-from llmctl.settings import Profile
 
 _LONGEST_AGE = 36500 * 86400.0
 

@@ -7,20 +7,20 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from llmctl import config as configuration
 from llmctl.cli.context import Context
 from llmctl.cli.secret import asker
 from llmctl.cli.trusting import load
+from llmctl.config.overrides import Overrides
+from llmctl.config.settings import Profile, Settings
 from llmctl.config.tree import nearest, quoted
 from llmctl.errors import UsageError
 from llmctl.keys.key import Slot, slot
-from llmctl.keys.resolve import Finder
+from llmctl.keys.resolver import Finder
 from llmctl.providers.registry import LOCAL
 from llmctl.redact import suspicious
-from llmctl.settings import Profile, Settings
-from llmctl.stores import keyindex
-from llmctl.stores.files import private_folder
-from llmctl.stores.lock import LockedFile
+from llmctl.storage import keyindex
+from llmctl.storage.files import private_folder
+from llmctl.storage.lock import LockedFile
 
 
 class Place(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Places:
     """The profiles, the slots they use, and the finder that looks there."""
 
     def __init__(self, context: Context) -> None:
-        overrides = configuration.Overrides(profile=context.profile)
+        overrides = Overrides(profile=context.profile)
         self.context = context
         self.settings: Settings = load(context, overrides)
         self.state = self.settings.folders.state

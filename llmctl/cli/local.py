@@ -13,10 +13,11 @@ from typing import Annotated, Any, NoReturn, Self
 import typer
 from msgspec import Struct
 
-from llmctl import config as configuration
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import JsonOption, QuietOption, VerboseOption
 from llmctl.cli.render import colours, is_tty
+from llmctl.config.paths import find_folders
+from llmctl.config.settings import Folders
 from llmctl.errors import ConfigError
 from llmctl.providers.embedded_model import (
     GET_EXTRA,
@@ -27,7 +28,6 @@ from llmctl.providers.embedded_model import (
     has_extra,
     verified,
 )
-from llmctl.settings import Folders
 
 _NEWS = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -205,7 +205,7 @@ def _terminated() -> Iterator[None]:
 
 def _folders(context: Context) -> Folders:
     try:
-        return configuration.find_folders(context.environ, Path.cwd())
+        return find_folders(context.environ, Path.cwd())
     except OSError:
         raise ConfigError("the current folder no longer exists; change to one that does") from None
 

@@ -42,9 +42,9 @@ def run(context: Context) -> int:
     """Ask, print, and return the exit code. Raises `NoKeyError` and `CallError`."""
     from llmctl.cli.chosen import choose
     from llmctl.cli.render import write_stdout
-    from llmctl.config import Overrides
+    from llmctl.config.overrides import Overrides
     from llmctl.connecting import open_endpoint
-    from llmctl.providers.catalogue import list_models
+    from llmctl.providers.models_api import list_models
 
     chosen = choose(context, Overrides(profile=context.profile))
 

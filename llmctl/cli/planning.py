@@ -15,10 +15,10 @@ from llmctl.batch.prepare import Job
 from llmctl.batch.records import dollars as number
 from llmctl.cli.context import Context
 from llmctl.cli.render import dollars, safe, seconds, write_stdout
+from llmctl.config.settings import Folders
 from llmctl.pricing import Prices
 from llmctl.providers.registry import codec
-from llmctl.settings import Folders
-from llmctl.stores.peek import CachePeek, LedgerPeek
+from llmctl.storage.peek import CachePeek, LedgerPeek
 from llmctl.tokens import Counter
 
 

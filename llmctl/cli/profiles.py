@@ -8,18 +8,24 @@ from urllib.parse import urlsplit
 import typer
 from msgspec import Struct
 
-from llmctl import config as configuration
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import ConfigOption, JsonOption, QuietOption, VerboseOption
 from llmctl.cli.render import safe
 from llmctl.cli.table import print_table
 from llmctl.cli.trusting import load
+from llmctl.config import trust
+from llmctl.config.choosing import choose
+from llmctl.config.load import project
+from llmctl.config.overrides import Overrides
+from llmctl.config.paths import CONFIG_FILE, find_folders
+from llmctl.config.settings import Folders, Profile, Settings
+from llmctl.config.showing import as_json, as_yaml
+from llmctl.config.starter import write_starter
 from llmctl.errors import NoKeyError, UsageError
 from llmctl.keys.key import slot
-from llmctl.keys.resolve import Finder
+from llmctl.keys.resolver import Finder
 from llmctl.providers.registry import LOCAL
-from llmctl.settings import Folders, Profile, Settings
-from llmctl.stores import keyindex
+from llmctl.storage import keyindex
 
 app = typer.Typer(
     help="List, show and begin the configuration of providers.",
@@ -141,25 +147,25 @@ def run_list(context: Context) -> int:
 
 def run_show(options: ShowOptions, context: Context) -> int:
     """Print one profile, complete, as YAML or with `context.json` as JSON; never its key."""
-    chosen = configuration.Overrides(profile=options.name)
+    chosen = Overrides(profile=options.name)
     settings = _load(context, chosen)
-    profile = configuration.choose(settings, options.name, context.environ, lambda: True)
+    profile = choose(settings, options.name, context.environ, lambda: True)
     key = _key(profile, context, settings.folders)
     if context.json:
-        said = configuration.as_json(profile)
+        said = as_json(profile)
         _print_json({"name": profile.name, "source": profile.source, **said, "key": key})
         return 0
     print(f"# from: {profile.source}")
     print(f"# key: {_key_words(key)}")
-    print(configuration.as_yaml(profile), end="")
+    print(as_yaml(profile), end="")
     return 0
 
 
 def run_init(options: InitOptions, context: Context) -> int:
     """Write the starter file into the user's configuration folder and print its path."""
-    folders = configuration.find_folders(context.environ, context.cwd())
-    path = folders.config / configuration.CONFIG_FILE
-    configuration.write_starter(path, force=options.force)
+    folders = find_folders(context.environ, context.cwd())
+    path = folders.config / CONFIG_FILE
+    write_starter(path, force=options.force)
     print(path)
     context.say("all of it is commented out; edit it, then see `llmctl profiles list`")
     return 0
@@ -167,17 +173,17 @@ def run_init(options: InitOptions, context: Context) -> int:
 
 def run_trust(options: TrustOptions, context: Context) -> int:
     """Trust the project's file as it is, or no more; says what it sets."""
-    folders = configuration.find_folders(context.environ, context.cwd())
-    found = configuration.project(folders, context.cwd())
+    folders = find_folders(context.environ, context.cwd())
+    found = project(folders, context.cwd())
     if found is None:
         raise UsageError(
             "there is no llmctl.yaml here or above, up to the repository's root: nothing to trust"
         )
     if options.revoke:
-        known = configuration.trust.forget(folders, found.path)
+        known = trust.forget(folders, found.path)
         print(f"{found.path}: {'no longer trusted' if known else 'was not trusted'}")
         return 0
-    digest = configuration.trust.record(folders, found.path, found.raw)
+    digest = trust.record(folders, found.path, found.raw)
     for line in found.asks:
         context.say(f"trusted: {safe(line)}")
     if not found.asks:
@@ -186,8 +192,8 @@ def run_trust(options: TrustOptions, context: Context) -> int:
     return 0
 
 
-def _load(context: Context, overrides: configuration.Overrides | None = None) -> Settings:
-    return load(context, overrides or configuration.Overrides())
+def _load(context: Context, overrides: Overrides | None = None) -> Settings:
+    return load(context, overrides or Overrides())
 
 
 def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
@@ -200,9 +206,7 @@ def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
     from llmctl.providers.embedded_model import installed
 
     try:
-        profile = configuration.choose(
-            settings, None, context.environ, lambda: installed(settings.folders)
-        )
+        profile = choose(settings, None, context.environ, lambda: installed(settings.folders))
     except NoKeyError:
         return None, "none, for no key is set and no local model is installed"
     return profile.name, f"{profile.name}, for {profile.chosen}"

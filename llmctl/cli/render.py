@@ -8,7 +8,7 @@ import sys
 from decimal import Decimal
 from typing import TextIO
 
-from llmctl.types import Outcome, Response
+from llmctl.types import Answer, CallRecord
 
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI sequences (ECMA-48)
@@ -88,11 +88,11 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def usage_line(outcome: Outcome) -> str:
+def usage_line(outcome: CallRecord) -> str:
     """The closing line of a call: where, tokens, dollars, time, cache state."""
     target, usage = outcome.request.target, outcome.usage
     about = "~" if usage.estimated else ""
-    cache = outcome.result.cache if isinstance(outcome.result, Response) else "failed"
+    cache = outcome.result.cache if isinstance(outcome.result, Answer) else "failed"
     return " · ".join(
         (
             f"{target.profile}/{target.model}",

@@ -24,17 +24,17 @@ from llmctl.cli.render import colours, is_tty
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.cli.summary import Ended, print_summary
-from llmctl.compose import target_of
-from llmctl.config import Overrides
+from llmctl.config.overrides import Overrides
 from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble
+from llmctl.observers.ledger_observer import SettlingBehind
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
-from llmctl.observers.settling import SettlingBehind
-from llmctl.observers.tally import Tally
+from llmctl.observers.run_stats import Tally
 from llmctl.onecore import LinuxProcessors, one_core
 from llmctl.providers.registry import LOCAL
+from llmctl.request import target_of
 from llmctl.runner import Live, open_runner, user_name
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 
 
 def run(options: BatchOptions, context: Context) -> int:

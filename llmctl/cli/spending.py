@@ -8,10 +8,10 @@ from datetime import UTC
 from decimal import Decimal
 
 from llmctl.cli.render import safe
+from llmctl.config.settings import Budget
 from llmctl.guards.purse import Purse
 from llmctl.guards.refusing import usd
-from llmctl.protocols import Cap
-from llmctl.settings import Budget
+from llmctl.protocols import BudgetWindow
 
 _FOR_EVER = 1 << 62
 
@@ -21,30 +21,30 @@ FLAG = "--budget"
 
 def caps(
     own: Decimal | None, budgets: Sequence[Budget], run_id: str, user: str
-) -> Callable[[float], list[Cap]]:
+) -> Callable[[float], list[BudgetWindow]]:
     """The caps of a moment (seconds since the epoch): `own` US dollars for the run, and the
     configured budgets that calls of this user count towards, in their present UTC day, week or
     month."""
     run = [] if own is None else [_of_run(own, run_id)]
     mine = [budget for budget in budgets if budget.match.get("user", user) == user]
 
-    def at(now: float) -> list[Cap]:
+    def at(now: float) -> list[BudgetWindow]:
         return [*run, *(_of_period(budget, round(now * 1000)) for budget in mine)]
 
     return at
 
 
-def _of_run(limit: Decimal, run_id: str) -> Cap:
-    return Cap(f"run:{run_id}", FLAG, limit, 0, _FOR_EVER, {"run": run_id})
+def _of_run(limit: Decimal, run_id: str) -> BudgetWindow:
+    return BudgetWindow(f"run:{run_id}", FLAG, limit, 0, _FOR_EVER, {"run": run_id})
 
 
-def _of_period(budget: Budget, now: int) -> Cap:
-    from llmctl.reports.windows import period_at
+def _of_period(budget: Budget, now: int) -> BudgetWindow:
+    from llmctl.reports.periods import period_at
 
     span = period_at(budget.period, now, UTC)
     # Its limit may be raised in the middle of it; all else would be another budget.
     key = json.dumps([budget.name, sorted(budget.match.items()), span.start, span.end])
-    return Cap(
+    return BudgetWindow(
         key, budget.name, budget.limit, span.start, span.end, dict(budget.match), budget.warn_at
     )
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from llmctl.cli.context import Context
 from llmctl.cli.render import dollars, seconds, write_stdout
 from llmctl.errors import CallError
-from llmctl.observers.tally import Tally
+from llmctl.observers.run_stats import Tally
 
 
 class Ended(Struct, frozen=True):

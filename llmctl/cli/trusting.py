@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from llmctl import config as configuration
 from llmctl.cli.context import Context
 from llmctl.cli.render import is_tty, safe
-from llmctl.config import Overrides
+from llmctl.config import load as loading
+from llmctl.config.overrides import Overrides
+from llmctl.config.paths import find_folders
+from llmctl.config.settings import Settings
 from llmctl.config.trust import Untrusted, record
-from llmctl.settings import Settings
 
 
 def load(context: Context, overrides: Overrides) -> Settings:
@@ -20,12 +21,12 @@ def load(context: Context, overrides: Overrides) -> Settings:
     except Untrusted as error:
         if not (is_tty(sys.stdin) and is_tty(sys.stderr)) or not _agreed(error):
             raise
-        record(configuration.find_folders(context.environ, context.cwd()), error.path, error.raw)
+        record(find_folders(context.environ, context.cwd()), error.path, error.raw)
     return _load(context, overrides)
 
 
 def _load(context: Context, overrides: Overrides) -> Settings:
-    return configuration.load(
+    return loading.load(
         environ=context.environ, cwd=context.cwd(), config=context.config, overrides=overrides
     )
 

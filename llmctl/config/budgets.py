@@ -8,9 +8,9 @@ from decimal import Decimal
 
 from llmctl.config import values as v
 from llmctl.config.drafts import BudgetDraft
+from llmctl.config.settings import PERIODS, Budget
 from llmctl.config.tree import Node, nearest, quoted
 from llmctl.errors import ConfigError
-from llmctl.settings import PERIODS, Budget
 
 _KEYS = ("name", "limit_usd", "period", "warn_at", "match")
 _MATCH = ("profile", "provider", "model", "user", "tags")

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.config.drafts import Draft
-from llmctl.config.folders import home
-from llmctl.config.tree import nearest, quoted
-from llmctl.errors import ConfigError
-from llmctl.providers.registry import LOCAL, PRESETS, Preset
-from llmctl.settings import (
+from llmctl.config.paths import home
+from llmctl.config.settings import (
     BreakerPolicy,
     CachePolicy,
     KeySource,
@@ -22,6 +19,9 @@ from llmctl.settings import (
     RetryPolicy,
     Timeouts,
 )
+from llmctl.config.tree import nearest, quoted
+from llmctl.errors import ConfigError
+from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.types import Price, Target
 
 _LOCAL: Mapping[str, Any] = {

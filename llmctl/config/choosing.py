@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
-from llmctl.config.folders import CONFIG_FILE
+from llmctl.config.paths import CONFIG_FILE
+from llmctl.config.settings import Profile, Settings
 from llmctl.config.tree import nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError
 from llmctl.keys.key import slot
 from llmctl.providers.registry import LOCAL, PRESETS
-from llmctl.settings import Profile, Settings
-from llmctl.stores import keyindex
+from llmctl.storage import keyindex
 
 
 def pick(

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from llmctl.config.settings import Budget
 from llmctl.config.tree import Node
-from llmctl.settings import Budget
 
 
 class Draft(Struct, frozen=True):

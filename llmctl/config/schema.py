@@ -10,9 +10,9 @@ from llmctl.config import budgets
 from llmctl.config import values as v
 from llmctl.config.drafts import Draft, FileDraft
 from llmctl.config.jsonvalue import json_value
+from llmctl.config.settings import OVERFLOWS
 from llmctl.config.tree import Node, nearest, quoted
 from llmctl.errors import ConfigError
-from llmctl.settings import OVERFLOWS
 
 Section = Mapping[str, v.Reader]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import asdict
 
 from llmctl.config.jsonvalue import scalar
+from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import LOCAL
-from llmctl.settings import KeySource, Profile
 
 if TYPE_CHECKING:
     import yaml

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from llmctl.errors import UsageError
-from llmctl.stores.files import private_folder, write_private
+from llmctl.storage.files import private_folder, write_private
 
 # Prose begins with `##`, so that taking `# ` away from the rest leaves a valid file.
 STARTER = """\

@@ -12,10 +12,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from llmctl.config.settings import Folders
 from llmctl.config.tree import Node
 from llmctl.errors import ConfigError
-from llmctl.settings import Folders
-from llmctl.stores.files import private_folder, write_private
+from llmctl.storage.files import private_folder, write_private
 
 _FILE = "trust.json"
 

@@ -11,7 +11,7 @@ from llmctl.engines.source import Plain
 from llmctl.errors import CallError
 from llmctl.inflight import InFlight
 from llmctl.protocols import Handler, Source
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 from llmctl.types import Request
 
 

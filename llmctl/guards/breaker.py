@@ -19,7 +19,7 @@ from llmctl.errors import (
 )
 from llmctl.guards.circuit import Circuit, Ticket
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 
 _TROUBLE = (ServerFailed, Overloaded, CallTimeout, ConnectionFailed)
 """What says that the provider is down. Too many requests, and an answer that cannot be read,
@@ -125,7 +125,7 @@ class Breaker:
         self._inner = inner
         self._gate = gate
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The inner answer. Raises `ProviderDown` for what is not sent."""
         ticket = await self._gate.enter()
         try:

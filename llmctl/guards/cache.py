@@ -14,11 +14,11 @@ from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
 from llmctl.guards.claims import Claims
 from llmctl.protocols import CachedAnswer, CacheStore, Emit, Handler
-from llmctl.types import CacheState, Finish, Request, Response
+from llmctl.types import Answer, CacheState, Finish, Request
 
 _COMPLETE: frozenset[Finish] = frozenset({"stop", "tool_calls"})
 
-Flight = asyncio.Future[Response]
+Flight = asyncio.Future[Answer]
 """An answer on its way, and then until it is kept."""
 
 
@@ -52,7 +52,7 @@ class Cache:
         self._flights: dict[str, Flight] = {}
         self._claims = Claims(store, clock, patience, waiting)
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The kept answer, the answer of an identical request in flight, or a new one."""
         if request.cache_mode == "bypass":
             return replace(await self._inner(request, emit), cache="bypass")
@@ -78,7 +78,7 @@ class Cache:
                 continue  # whoever led was cancelled, this request was not: it goes itself
             return _deliver(replace(shared, cache=how, attempts=0, uncertain=0), emit)
 
-    def kept(self, requests: Sequence[Request]) -> list[Response | None]:
+    def kept(self, requests: Sequence[Request]) -> list[Answer | None]:
         """The kept answers of many requests, in their order; None for what must be asked."""
         asked = [r.fingerprint for r in requests if r.cache_mode == "use"]
         found = self._store.get_all(asked) if asked else {}
@@ -111,7 +111,7 @@ class Cache:
         """What was claimed and not made is anybody's again."""
         self._claims.give_back()
 
-    async def _lead(self, request: Request, emit: Emit | None) -> Response:
+    async def _lead(self, request: Request, emit: Emit | None) -> Answer:
         """Get the answer for all who want it now, in this process and, by a claim, in others."""
         key = request.fingerprint
         flight: Flight = asyncio.get_running_loop().create_future()
@@ -129,7 +129,7 @@ class Cache:
         flight.set_result(response)
         return response
 
-    async def _first(self, request: Request, emit: Emit | None, flight: Flight) -> Response:
+    async def _first(self, request: Request, emit: Emit | None, flight: Flight) -> Answer:
         """The answer of another process, or a new one."""
         if request.cache_mode == "use" and self._writes:
             key = request.fingerprint
@@ -153,15 +153,15 @@ class Cache:
             del self._flights[key]
         self._claims.end(key, kept=kept)
 
-    def _kept(self, request: Request) -> Response | None:
+    def _kept(self, request: Request) -> Answer | None:
         if request.cache_mode != "use":
             return None
         return self._hit(request, self._store.get(request.fingerprint), self._clock.wall())
 
-    def _hit(self, request: Request, kept: CachedAnswer | None, now: float) -> Response | None:
+    def _hit(self, request: Request, kept: CachedAnswer | None, now: float) -> Answer | None:
         if kept is None or (self._ttl is not None and now - kept.stored > self._ttl):
             return None
-        return Response(
+        return Answer(
             text=kept.text,
             usage=kept.usage,
             target=request.target,
@@ -174,7 +174,7 @@ class Cache:
             parsed=orjson.loads(kept.text) if request.schema is not None else None,
         )
 
-    def _keep(self, request: Request, response: Response, flight: Flight) -> None:
+    def _keep(self, request: Request, response: Answer, flight: Flight) -> None:
         """Keep it if it may be. Nobody waits for that: until it is kept, who asks the same gets
         the answer of this flight."""
         key = request.fingerprint
@@ -207,7 +207,7 @@ class Cache:
             self._warn(f"answers are no longer cached: {error.message}")
 
 
-def _deliver(answer: Response, emit: Emit | None) -> Response:
+def _deliver(answer: Answer, emit: Emit | None) -> Answer:
     if emit is not None:
         emit(answer.text)
     return answer

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from llmctl.settings import BreakerPolicy
+from llmctl.config.settings import BreakerPolicy
 
 State = Literal["closed", "open", "half-open"]
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.protocols import CacheStore
-from llmctl.types import Response
+from llmctl.types import Answer
 
 _FIRST, _LONGEST, _GROWTH = 0.01, 0.2, 1.5
 """Seconds between two looks for an answer that another process is getting: the first pause, the
@@ -37,7 +37,7 @@ class Claims:
         self._ahead: set[str] = set()
         self._beating: asyncio.Task[None] | None = None
 
-    async def begin(self, key: str, look: Callable[[], Response | None]) -> Response | None:
+    async def begin(self, key: str, look: Callable[[], Answer | None]) -> Answer | None:
         """The answer that `look` finds once another process has got it; None when it is the
         caller's turn to get it, who then says `end`. Raises what the store does."""
         if key in self._ahead:
@@ -58,7 +58,7 @@ class Claims:
             if not kept:
                 self._store.release(key)
 
-    async def _turn(self, key: str, look: Callable[[], Response | None]) -> Response | None:
+    async def _turn(self, key: str, look: Callable[[], Answer | None]) -> Answer | None:
         end, pause = self._clock.monotonic() + self._patience, _FIRST
         while not await self._store.claim(key):
             if self._clock.monotonic() >= end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmctl.protocols import Cap, Hold, LedgerStore
+from llmctl.protocols import BudgetWindow, Hold, LedgerStore
 
 
 class Early:
@@ -32,7 +32,7 @@ class Early:
         """The call's hold, which is the caller's from now on; None where it has no early one."""
         return self._holds.pop(call_id, None)
 
-    async def add(self, holds: Sequence[tuple[Hold, Sequence[Cap]]]) -> None:
+    async def add(self, holds: Sequence[tuple[Hold, Sequence[BudgetWindow]]]) -> None:
         """Take these; durable when this returns. Where a budget has no room for them all, none."""
         if not await self._ledger.hold_all(holds):
             self._plenty = False

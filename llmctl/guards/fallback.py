@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.errors import CallError, ContextTooLong, Interrupted, ProviderDown
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 
 _UNAVAILABLE = 5
 """The exit code of all errors that say: this provider cannot serve anybody now."""
@@ -70,7 +70,7 @@ class Fallback:
         self._overflow = overflow
         self._patient = patient
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The first answer. The response, or the error, names the request that was asked
         last, where it is not the caller's."""
         while True:
@@ -82,14 +82,14 @@ class Fallback:
                     raise
                 failed = Failed(request, error, started, self._clock.monotonic() - since)
             found = await self._ask_others(failed, emit)
-            if isinstance(found, Response):
+            if isinstance(found, Answer):
                 return found
             if not (self._patient and isinstance(found, ProviderDown) and found.reached):
                 raise found
             # Nobody was asked, so nobody may have been billed.
             await self._clock.sleep(max(_LEAST, found.retry_after or 0.0))
 
-    async def _ask_others(self, first: Failed, emit: Emit | None) -> Response | CallError:
+    async def _ask_others(self, first: Failed, emit: Emit | None) -> Answer | CallError:
         """An answer, or the error that the row ends with."""
         failed, tries = first, 0
         for other in self._others:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from llmctl.guards.purse import Purse
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Request, Response, Usage
+from llmctl.types import Answer, Request, Usage
 
 _SLICE = 64
 """Calls after which others get their turn: about two milliseconds."""
@@ -64,7 +64,7 @@ class Holding:
         self._worst = worst
         self._exactly = exactly
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The inner answer; the hold is durable before the request is handed on. Raises as
         `Purse.hold` does."""
         if not self._purse.take_early(request):

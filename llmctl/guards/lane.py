@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 from llmctl.clock import Clock
+from llmctl.config.settings import Limits
 from llmctl.errors import LlmctlError
 from llmctl.guards.minute import Minute, Own, Share, Shared
 from llmctl.guards.told import Told
 from llmctl.guards.window import Window
-from llmctl.protocols import SILENT, RateHeaders
-from llmctl.settings import Limits
-from llmctl.stopping import Stop
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
+from llmctl.shutdown import Stop
 
 _PAUSE_WITHOUT_WORD = 1.0
 """Seconds the lane pauses after a 429 that names no wait."""
@@ -107,7 +107,7 @@ class Lane:
 
     def heard(self, said: RateHeaders) -> None:
         """What a reply's headers say of the provider's own limits."""
-        if said is SILENT or said == SILENT:
+        if said is NO_RATE_HEADERS or said == NO_RATE_HEADERS:
             return
         now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
         self._requests.heard(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from llmctl.errors import CallError, Overloaded, RateLimited
 from llmctl.guards.lane import Lane
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 
 
 class Limiter:
@@ -18,7 +18,7 @@ class Limiter:
         self._lane = lane
         self._tokens = tokens
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The inner answer, once the lane lets the attempt through."""
         lane = self._lane
         estimated = self._tokens(request) if lane.counts_tokens else 0

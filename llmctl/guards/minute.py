@@ -7,9 +7,9 @@ from functools import partial
 from typing import Protocol
 
 from llmctl.clock import Clock
+from llmctl.config.settings import Limits
 from llmctl.guards.buckets import Bucket
 from llmctl.protocols import LaneChange, LaneState
-from llmctl.settings import Limits
 
 Share = Callable[[LaneChange], Awaitable[float]]
 """Makes a change while no other process does, and gives what it gives."""

@@ -15,15 +15,22 @@ from llmctl.clock import Clock
 from llmctl.errors import BudgetRefused, Cancelled
 from llmctl.guards.early import Early
 from llmctl.guards.refusing import crossed, exhausted, refuse
-from llmctl.protocols import Cap, Crossing, Hold, LedgerStore, Refusal, Standing
-from llmctl.stores.caps import same_model
-from llmctl.types import Outcome, Request, Usage
+from llmctl.protocols import (
+    BudgetDenied,
+    BudgetUsage,
+    BudgetWarning,
+    BudgetWindow,
+    Hold,
+    LedgerStore,
+)
+from llmctl.storage.caps import same_model
+from llmctl.types import CallRecord, Request, Usage
 
 POLL = 0.1
 """Seconds between two looks at what other processes have settled meanwhile. One's own are known
 at once."""
 
-Caps = Callable[[float], Sequence[Cap]]
+Caps = Callable[[float], Sequence[BudgetWindow]]
 """The caps of a moment, in seconds since the epoch: each in its window then."""
 
 
@@ -47,15 +54,15 @@ class Purse:
         self._clock = clock
         self._warn = warn
         self._find: Caps | None = None
-        self._found: tuple[Cap, ...] = ()
+        self._found: tuple[BudgetWindow, ...] = ()
         self._window = (0.0, 0.0)
         self._stopped: Callable[[], bool] = lambda: False
-        self._waits: Callable[[Refusal], None] = lambda _: None
+        self._waits: Callable[[BudgetDenied], None] = lambda _: None
         self._open: dict[str, tuple[Hold, bool]] = {}
         self._early = Early(ledger)
         self._gate = asyncio.Lock()
         self._settled = asyncio.Event()
-        self._over: Refusal | None = None
+        self._over: BudgetDenied | None = None
         self._waiting = self._asking = 0
         self.overshoot = Overshoot()
 
@@ -63,7 +70,7 @@ class Purse:
         self,
         caps: Caps,
         stopped: Callable[[], bool] = lambda: False,
-        waits: Callable[[Refusal], None] = lambda _: None,
+        waits: Callable[[BudgetDenied], None] = lambda _: None,
     ) -> None:
         """Hold all further calls to `caps`. Once `stopped` nothing waits any more. `waits` hears
         of a call that has to."""
@@ -74,12 +81,12 @@ class Purse:
         """Whether calls wait until others have settled."""
         return self._waiting > 0
 
-    def caps_of(self, request: Request) -> tuple[Cap, ...]:
+    def caps_of(self, request: Request) -> tuple[BudgetWindow, ...]:
         """The caps that the request counts towards now."""
         caps = self._caps(self._clock.wall())
         return tuple([cap for cap in caps if not cap.match or _matches(cap.match, request)])
 
-    def _caps(self, now: float) -> tuple[Cap, ...]:
+    def _caps(self, now: float) -> tuple[BudgetWindow, ...]:
         if self._find is None:
             return ()
         start, end = self._window
@@ -90,7 +97,7 @@ class Purse:
             self._window = (max(starts, default=0.0), min(ends, default=float("inf")))
         return self._found
 
-    def standing(self) -> list[tuple[Cap, Standing]]:
+    def standing(self) -> list[tuple[BudgetWindow, BudgetUsage]]:
         """Every cap of the present that is in use, and what counts against it."""
         caps = self._caps(self._clock.wall())
         found = ((cap, self._ledger.standing(cap)) for cap in caps)
@@ -102,7 +109,7 @@ class Purse:
         are held one by one."""
         if not self._early.wanted:
             return
-        now, holds = self._clock.wall(), list[tuple[Hold, Sequence[Cap]]]()
+        now, holds = self._clock.wall(), list[tuple[Hold, Sequence[BudgetWindow]]]()
         for request, estimate, cost in calls:
             hold, caps = Hold(request.call_id, request, estimate, cost, now), self.caps_of(request)
             with contextlib.suppress(BudgetRefused):
@@ -135,7 +142,7 @@ class Purse:
         request: Request,
         estimate: Usage,
         cost: Decimal | None,
-        caps: Sequence[Cap] | None = None,
+        caps: Sequence[BudgetWindow] | None = None,
     ) -> None:
         """Return when the call is on record, durably, at its worst case `cost`. `caps` are
         `caps_of(request)`, for who has them.
@@ -214,7 +221,9 @@ class Purse:
         self._open[request.call_id] = (hold, waited)
         return True
 
-    def settle(self, outcome: Outcome, *, lazily: bool = False) -> Write[Sequence[Crossing]]:
+    def settle(
+        self, outcome: CallRecord, *, lazily: bool = False
+    ) -> Write[Sequence[BudgetWarning]]:
         """Begin to write the call's row and to end its hold; durable when that is done. `lazily`:
         nobody waits for it, but calls that wait for what it leaves of a budget."""
         hold, waited = self._open.get(outcome.request.call_id, (None, False))
@@ -244,7 +253,7 @@ class Purse:
         """Raises what has kept a call from being put on record, where it would every other one."""
         self._ledger.check()
 
-    async def settle_kept(self, outcomes: Sequence[Outcome]) -> None:
+    async def settle_kept(self, outcomes: Sequence[CallRecord]) -> None:
         """Write the rows of answers that took no call; durable when this returns."""
         await self._ledger.settle_kept(outcomes)
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from llmctl.errors import BudgetExhausted, BudgetRefused
 from llmctl.prompt import max_output
-from llmctl.protocols import Cap, Crossing, Hold, Refusal
+from llmctl.protocols import BudgetDenied, BudgetWarning, BudgetWindow, Hold
 
 _MICRO = Decimal("0.000001")
 
@@ -20,7 +20,7 @@ def usd(amount: Decimal) -> str:
     return f"${shown:,.{max(2, -exponent)}f}"
 
 
-def refuse(hold: Hold, caps: Sequence[Cap]) -> None:
+def refuse(hold: Hold, caps: Sequence[BudgetWindow]) -> None:
     """Raises `BudgetRefused` for a call that does not fit under a cap by itself."""
     target = hold.request.target
     for cap in caps:
@@ -47,7 +47,7 @@ def refuse(hold: Hold, caps: Sequence[Cap]) -> None:
         )
 
 
-def exhausted(hold: Hold, refused: Refusal) -> BudgetExhausted:
+def exhausted(hold: Hold, refused: BudgetDenied) -> BudgetExhausted:
     """The error that ends the run: what is left is less than the call may cost."""
     cap, spent = refused.cap, refused.standing.spent
     return BudgetExhausted(
@@ -58,7 +58,7 @@ def exhausted(hold: Hold, refused: Refusal) -> BudgetExhausted:
     )
 
 
-def crossed(crossing: Crossing) -> str:
+def crossed(crossing: BudgetWarning) -> str:
     """The warning that a share of a budget is reached."""
     cap, percent = crossing.cap, (crossing.share * 100).normalize()
     return f"budget {cap.name}: {percent:f}% is reached, {usd(crossing.spent)} of {usd(cap.limit)}"

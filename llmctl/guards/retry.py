@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
+from llmctl.config.settings import RetryPolicy
 from llmctl.errors import CallError, Cancelled, RateLimited
 from llmctl.protocols import Emit, Handler
-from llmctl.settings import RetryPolicy
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -75,7 +75,7 @@ class Retry:
         longest = self.endurance.policy.max_wait
         return wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The answer of the first attempt that has one."""
         trial = _Trial(self, request, emit)
         try:
@@ -94,7 +94,7 @@ class Retry:
             reraise=True,
         )
         try:
-            response: Response = await retrying(trial.attempt)
+            response: Answer = await retrying(trial.attempt)
         except CallError as error:  # perhaps of the pause: the run is to end
             trial.sign(error)
             raise
@@ -132,7 +132,7 @@ class _Trial:
         self.attempts = self.uncertain = self.against = 0
         self.first: CallError | None = None
 
-    async def attempt(self) -> Response:
+    async def attempt(self) -> Answer:
         """Make one, or raise the first one's error."""
         if self.first is not None:
             known, self.first = self.first, None

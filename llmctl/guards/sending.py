@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmctl.inflight import InFlight
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 
 
 class Sending:
@@ -14,7 +14,7 @@ class Sending:
         self._inner = inner
         self._in_flight = in_flight
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The inner answer. Raises as `InFlight.enter`."""
         await self._in_flight.enter()
         return await self._inner(request, emit)

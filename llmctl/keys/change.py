@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from llmctl.errors import AuthFailed, InputError, NoKeyError, PermissionRefused, UsageError
 from llmctl.keys.key import Slot, ending, trimmed, wrong
+from llmctl.keys.keyring_store import Vault
 from llmctl.keys.rotation import Event, Offer, Pair, Phase, Replace, advance
-from llmctl.keys.vault import Vault
 from llmctl.redact import remember
 
 Check = Callable[[str], None]

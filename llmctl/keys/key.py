@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from llmctl.settings import Profile
+from llmctl.config.settings import Profile
 from llmctl.types import Target
 
 _SHOWN = 4

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from llmctl.config.settings import Profile
 from llmctl.errors import NoKeyError
 from llmctl.keys.key import Key, ending
-from llmctl.keys.resolve import Finder
-from llmctl.settings import Profile
+from llmctl.keys.resolver import Finder
 
 
 class LiveKey:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from msgspec import Struct
 
 from llmctl.clock import Clock
-from llmctl.observers.tally import Tally
+from llmctl.observers.run_stats import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from llmctl.providers.anthropic_schema import fitted
 from llmctl.providers.bodies import items, json_object, named, shaped, since_epoch
 from llmctl.providers.headers import count
 from llmctl.providers.usage import whole
-from llmctl.types import ModelInfo, Reply, Request
+from llmctl.types import ModelInfo, ProviderReply, Request
 
 VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
@@ -68,7 +68,7 @@ class Anthropic:
         """The key has a header of its own."""
         return {"x-api-key": key}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
         """A complete message."""
         if status != 200:
             raise self.failure(status, headers, body)

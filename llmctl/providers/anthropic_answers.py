@@ -16,7 +16,7 @@ from llmctl.errors import CallError, ContentFiltered
 from llmctl.providers.bodies import json_object, named, shaped, text
 from llmctl.providers.failures import error_body, from_event, from_reply
 from llmctl.providers.usage import mapping, whole
-from llmctl.types import Finish, Piece, Reply, Usage
+from llmctl.types import Finish, ProviderReply, StreamChunk, Usage
 
 _FINISH: dict[str, Finish] = {
     "end_turn": "stop",
@@ -61,7 +61,7 @@ def usage(found: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def reply(whole_message: Mapping[str, Any]) -> Reply:
+def reply(whole_message: Mapping[str, Any]) -> ProviderReply:
     """The text blocks, joined; thinking, tools and their results are not text. Raises
     `ContentFiltered` for a refusal without text."""
     blocks = whole_message["content"]
@@ -70,7 +70,7 @@ def reply(whole_message: Mapping[str, Any]) -> Reply:
     finish = _finish(whole_message.get("stop_reason")) or "other"
     if finish == "content_filter" and not said:
         raise _refused(whole_message, spent)
-    return Reply(said, finish, named(whole_message, "model") or "", spent)
+    return ProviderReply(said, finish, named(whole_message, "model") or "", spent)
 
 
 def _finish(reason: object) -> Finish | None:
@@ -94,7 +94,7 @@ class Reader:
         self._usage: dict[str, Any] = {}
         self._said = False
 
-    def piece(self, event: str, data: str) -> Piece:
+    def piece(self, event: str, data: str) -> StreamChunk:
         """One event; `ping` and events that are not known say nothing."""
         body = data.encode(errors="replace")
         found = json_object(200, {}, body)
@@ -104,30 +104,30 @@ class Reader:
         with shaped(200, {}, body):
             if kind == "message_start":
                 message = found["message"]
-                return Piece(model=named(message, "model"), usage=self._spent(message))
+                return StreamChunk(model=named(message, "model"), usage=self._spent(message))
             if kind == "content_block_start":
                 return self._text(found["content_block"], "text")
             if kind == "content_block_delta":
                 return self._text(found["delta"], "text_delta")
             if kind == "message_delta":
                 return self._ended(found)
-        return Piece(done=kind == "message_stop")
+        return StreamChunk(done=kind == "message_stop")
 
-    def end(self) -> Piece:
+    def end(self) -> StreamChunk:
         """A stream that ends without `message_stop` is incomplete."""
-        return Piece()
+        return StreamChunk()
 
-    def _text(self, block: Mapping[str, Any], kind: str) -> Piece:
+    def _text(self, block: Mapping[str, Any], kind: str) -> StreamChunk:
         said = text(block["text"]) if block.get("type") == kind else ""
         self._said = self._said or bool(said)
-        return Piece(text=said)
+        return StreamChunk(text=said)
 
-    def _ended(self, found: Mapping[str, Any]) -> Piece:
+    def _ended(self, found: Mapping[str, Any]) -> StreamChunk:
         spent = self._spent(found)
         finish = _finish(found["delta"].get("stop_reason"))
         if finish == "content_filter" and not self._said:
             raise _refused(found["delta"], spent)
-        return Piece(finish=finish, usage=spent)
+        return StreamChunk(finish=finish, usage=spent)
 
     def _spent(self, found: Mapping[str, Any]) -> Usage | None:
         news = mapping(found.get("usage"))

@@ -14,7 +14,7 @@ import orjson
 from llmctl.errors import ContentFiltered
 from llmctl.providers.failures import from_event, not_json
 from llmctl.providers.usage import dollars, mapping, openai_usage
-from llmctl.types import Finish, Piece, Reply, Usage
+from llmctl.types import Finish, ProviderReply, StreamChunk, Usage
 
 FINISH: dict[str, Finish] = {
     "stop": "stop",
@@ -26,7 +26,7 @@ FINISH: dict[str, Finish] = {
 }
 
 
-def chat_reply(whole: Mapping[str, Any]) -> Reply:
+def chat_reply(whole: Mapping[str, Any]) -> ProviderReply:
     """The answer of a chat completion (or of the older completions).
 
     Raises `ContentFiltered` for a refusal, the mapped error where the choice is one, and
@@ -45,7 +45,7 @@ def chat_reply(whole: Mapping[str, Any]) -> Reply:
         raise from_event({"message": "the model failed to generate an answer"})
     if not text and (message.get("refusal") or finish == "content_filter"):
         raise filtered(message.get("refusal"), usage, cost)
-    return Reply(text, finish, named(whole), usage, cost)
+    return ProviderReply(text, finish, named(whole), usage, cost)
 
 
 class ChatReader:
@@ -56,12 +56,12 @@ class ChatReader:
         self._said = False
         self._usage: Usage | None = None
 
-    def piece(self, event: str, data: str) -> Piece:
+    def piece(self, event: str, data: str) -> StreamChunk:
         """One chunk. Raises the mapped error where the stream carries one."""
         if data.strip() == "[DONE]":
             if self._refusal and not self._said:
                 raise filtered(self._refusal, self._usage, None)
-            return Piece(done=True)
+            return StreamChunk(done=True)
         chunk = loaded(data)
         # Mistral's errors stand at the top of the object, others under `error`.
         if event == "error" or chunk.get("error") or chunk.get("object") == "error":
@@ -72,11 +72,11 @@ class ChatReader:
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise not_json(200, {}, data.encode(), f"{type(error).__name__} {error}") from error
 
-    def end(self) -> Piece:
+    def end(self) -> StreamChunk:
         """A stream that ends without `[DONE]` is incomplete."""
-        return Piece()
+        return StreamChunk()
 
-    def _read(self, chunk: Mapping[str, Any]) -> Piece:
+    def _read(self, chunk: Mapping[str, Any]) -> StreamChunk:
         groq = mapping(chunk.get("x_groq"))
         if groq.get("error"):
             raise from_event({"message": str(groq["error"])})
@@ -92,7 +92,7 @@ class ChatReader:
         text = content(delta.get("content", choice.get("text")))
         self._said = self._said or bool(text)
         self._refusal += content(delta.get("refusal"))
-        return Piece(
+        return StreamChunk(
             text=text,
             finish=_finish(reason) if reason else None,
             model=named(chunk) or None,

@@ -21,7 +21,7 @@ from llmctl.providers.cohere_answers import Reader, failure, reply, until_reset
 from llmctl.providers.cohere_messages import conversation, from_openai, plain_text
 from llmctl.providers.parts import refuse
 from llmctl.providers.usage import whole
-from llmctl.types import ModelInfo, Reply, Request
+from llmctl.types import ModelInfo, ProviderReply, Request
 
 _PAGE = 1000
 """Models in one page: the most there can be (docs.cohere.com/reference/list-models)."""
@@ -56,7 +56,7 @@ class Cohere:
         """The bearer header."""
         return {"authorization": f"Bearer {key}"}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
         """A complete answer."""
         if status != 200:
             raise self.failure(status, headers, body)

@@ -17,7 +17,7 @@ from llmctl.providers.bodies import json_object, named, shaped, text
 from llmctl.providers.failures import from_reply
 from llmctl.providers.headers import MAX_WAIT, number, should_retry
 from llmctl.providers.usage import mapping, whole
-from llmctl.types import Finish, Piece, Reply, Usage
+from llmctl.types import Finish, ProviderReply, StreamChunk, Usage
 
 _FINISH: dict[str, Finish] = {
     "COMPLETE": "stop",
@@ -54,7 +54,7 @@ def usage(value: object) -> Usage | None:
     )
 
 
-def reply(found: Mapping[str, Any]) -> Reply:
+def reply(found: Mapping[str, Any]) -> ProviderReply:
     """The text blocks, joined; thinking and the plan for tools are not text. The API does not
     say which model answered."""
     message = found["message"]
@@ -62,7 +62,7 @@ def reply(found: Mapping[str, Any]) -> Reply:
     said = _said(message.get("content"))
     finish = _finish(found["finish_reason"], found, spent)
     _refused(finish, spent, said=bool(said))
-    return Reply(said, finish, "", spent)
+    return ProviderReply(said, finish, "", spent)
 
 
 def _said(content: Any) -> str:
@@ -93,10 +93,10 @@ class Reader:
     def __init__(self) -> None:
         self._text = False
 
-    def piece(self, event: str, data: str) -> Piece:
+    def piece(self, event: str, data: str) -> StreamChunk:
         """One event; those of tools and citations, and ones that are not known, say nothing."""
         if data == "[DONE]":
-            return Piece()
+            return StreamChunk()
         body = data.encode(errors="replace")
         found = json_object(200, {}, body)
         kind = found.get("type", event)
@@ -104,22 +104,22 @@ class Reader:
             if kind in ("content-start", "content-delta"):
                 said = _block(found["delta"]["message"]["content"])
                 self._text = self._text or bool(said)
-                return Piece(text=said)
+                return StreamChunk(text=said)
             if kind == "message-end":
                 return self._ended(found["delta"])
         if kind == "error" or "message" in found:
             raise failure(500, {}, body, lambda: 0.0)
-        return Piece()
+        return StreamChunk()
 
-    def _ended(self, delta: Mapping[str, Any]) -> Piece:
+    def _ended(self, delta: Mapping[str, Any]) -> StreamChunk:
         spent = usage(delta.get("usage"))
         finish = _finish(delta.get("finish_reason"), delta, spent)
         _refused(finish, spent, said=self._text)
-        return Piece(finish=finish, usage=spent, done=True)
+        return StreamChunk(finish=finish, usage=spent, done=True)
 
-    def end(self) -> Piece:
+    def end(self) -> StreamChunk:
         """A stream that ends without `message-end` is incomplete."""
-        return Piece()
+        return StreamChunk()
 
 
 def _block(content: Mapping[str, Any]) -> str:

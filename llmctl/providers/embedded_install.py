@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage, rmtree
 
+from llmctl.config.settings import Folders
 from llmctl.errors import BusyError, DiskError
 from llmctl.providers.embedded_fetch import Note, Progress, bytes_in, download, extract
 from llmctl.providers.embedded_model import (
@@ -23,7 +24,6 @@ from llmctl.providers.embedded_model import (
     models_folder,
     verified,
 )
-from llmctl.settings import Folders
 
 _SCRATCH = ".install-"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from llmctl.config.settings import Folders, Profile
 from llmctl.errors import SetupError
-from llmctl.settings import Folders, Profile
 
 GET_EXTRA = "pip install 'llmctl[local]'"
 """The command that brings the server."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 import llmctl
 from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
+from llmctl.config.settings import Timeouts
 from llmctl.errors import (
     BadResponse,
     CallError,
@@ -31,8 +32,7 @@ from llmctl.protocols import (
 from llmctl.providers.failures import request_id
 from llmctl.providers.sse import Reader
 from llmctl.redact import redact
-from llmctl.settings import Timeouts
-from llmctl.types import Piece, Reply, Request, Response, Usage
+from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
 from llmctl.unpacking import ACCEPT_ENCODING
 
 _HEADERS = {
@@ -70,7 +70,7 @@ class Endpoint(Struct, frozen=True):
     estimate: Callable[[Request, str], Usage]
     heard: Callable[[RateHeaders], None]
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Response:
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """One attempt. Raises the mapped `CallError`; `Interrupted` once text was emitted."""
         address = await self.address()
         stream = emit is not None and request.raw is None
@@ -124,7 +124,7 @@ class Endpoint(Struct, frozen=True):
 
     async def _send(
         self, request: Request, wire: WireRequest, address: Address, emit: Emit | None
-    ) -> Response:
+    ) -> Answer:
         outgoing = self._outgoing(wire, address)
         started = self.clock.monotonic()
         async with self.transport(address.base_url).send(outgoing) as reply:
@@ -138,7 +138,7 @@ class Endpoint(Struct, frozen=True):
                 if emit is not None:
                     emit(answer.text)
             said = request_id(reply.headers)
-            return Response(
+            return Answer(
                 text=answer.text,
                 usage=answer.usage or self.estimate(request, answer.text),
                 target=request.target,
@@ -151,9 +151,9 @@ class Endpoint(Struct, frozen=True):
                 reported_cost=answer.cost,
             )
 
-    async def _stream(self, reply: HttpReply, emit: Emit) -> Reply:
+    async def _stream(self, reply: HttpReply, emit: Emit) -> ProviderReply:
         text: list[str] = []
-        last = Piece()
+        last = StreamChunk()
         try:
             async for piece in _pieces(self.codec.reader(), reply):
                 if piece.text:
@@ -175,7 +175,7 @@ class Endpoint(Struct, frozen=True):
             filtered.usage, filtered.cost = last.usage, last.cost
             raise filtered
         finish = last.finish or "other"
-        return Reply("".join(text), finish, last.model or "", last.usage, last.cost)
+        return ProviderReply("".join(text), finish, last.model or "", last.usage, last.cost)
 
 
 @lru_cache(maxsize=64)
@@ -195,9 +195,9 @@ def _streams(reply: HttpReply) -> bool:
     return "event-stream" in reply.headers.get("content-type", "")
 
 
-def _both(before: Piece, piece: Piece) -> Piece:
+def _both(before: StreamChunk, piece: StreamChunk) -> StreamChunk:
     """What is known of the answer once `piece` has come; its text is kept elsewhere."""
-    return Piece(
+    return StreamChunk(
         finish=piece.finish or before.finish,
         model=piece.model or before.model,
         usage=piece.usage or before.usage,
@@ -215,7 +215,7 @@ def _clean(error: CallError, address: Address) -> None:
         error.provider_request_id = redact(error.provider_request_id, address.key)
 
 
-async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncIterator[Piece]:
+async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncIterator[StreamChunk]:
     reader = Reader()
     async for chunk in reply.chunks():
         try:

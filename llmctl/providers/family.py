@@ -12,13 +12,13 @@ from typing import Any
 import orjson
 
 from llmctl.errors import BadResponse, CallError
-from llmctl.protocols import SILENT, RateHeaders, WireRequest
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers.chat_answers import chat_reply
 from llmctl.providers.failures import error_body, from_event, from_reply, not_json
 from llmctl.providers.headers import count, duration
 from llmctl.providers.responses_answers import responses_reply
 from llmctl.providers.usage import mapping, openai_usage, whole
-from llmctl.types import ModelInfo, Reply, Request
+from llmctl.types import ModelInfo, ProviderReply, Request
 
 _SHAPELESS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 
@@ -30,7 +30,7 @@ class OpenAIFamily:
         """The bearer header."""
         return {"authorization": f"Bearer {key}"}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
         """A complete answer of chat completions, responses or embeddings: rows that are passed
         through raw may ask for any of them."""
         if status != 200:
@@ -52,7 +52,7 @@ class OpenAIFamily:
         """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
         name = "x-ratelimit-"
         if name + "remaining-requests" not in headers and name + "remaining-tokens" not in headers:
-            return SILENT
+            return NO_RATE_HEADERS
         return RateHeaders(
             remaining_requests=count(headers.get(name + "remaining-requests")),
             remaining_tokens=count(headers.get(name + "remaining-tokens")),
@@ -138,7 +138,7 @@ def _object(body: bytes, status: int, headers: Mapping[str, str]) -> dict[str, A
     return found
 
 
-def _reply(answer: Mapping[str, Any]) -> Reply:
+def _reply(answer: Mapping[str, Any]) -> ProviderReply:
     if "choices" in answer:
         return chat_reply(answer)
     if "output" in answer:
@@ -146,5 +146,5 @@ def _reply(answer: Mapping[str, Any]) -> Reply:
     if isinstance(answer.get("data"), list):  # embeddings
         model = answer.get("model")
         usage = openai_usage(answer.get("usage"))
-        return Reply("", "stop", model if isinstance(model, str) else "", usage)
+        return ProviderReply("", "stop", model if isinstance(model, str) else "", usage)
     raise KeyError("choices")

@@ -21,7 +21,7 @@ from llmctl.providers.gemini_answers import Reader, reply
 from llmctl.providers.gemini_contents import conversation, from_openai
 from llmctl.providers.gemini_errors import error_in, failure
 from llmctl.providers.usage import whole
-from llmctl.types import ModelInfo, Reply, Request
+from llmctl.types import ModelInfo, ProviderReply, Request
 
 TOP_LEVEL = frozenset(
     {
@@ -64,7 +64,7 @@ class Gemini:
         """The key has a header of its own; it never stands in the address."""
         return {"x-goog-api-key": key}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
         """A complete answer."""
         if status != 200:
             raise self.failure(status, headers, body)

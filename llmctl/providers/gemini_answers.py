@@ -13,7 +13,7 @@ from llmctl.errors import ContentFiltered
 from llmctl.providers.bodies import json_object, named, shaped, text
 from llmctl.providers.gemini_errors import error_in
 from llmctl.providers.usage import mapping, whole
-from llmctl.types import Finish, Piece, Reply, Usage
+from llmctl.types import Finish, ProviderReply, StreamChunk, Usage
 
 _FILTERED: Finish = "content_filter"
 
@@ -53,7 +53,7 @@ def usage(value: object) -> Usage | None:
     )
 
 
-def reply(found: Mapping[str, Any]) -> Reply:
+def reply(found: Mapping[str, Any]) -> ProviderReply:
     """The first candidate's text, without thoughts. Raises `ContentFiltered` for a blocked
     prompt, and for an answer that was stopped before it said anything."""
     spent = usage(found.get("usageMetadata"))
@@ -65,7 +65,7 @@ def reply(found: Mapping[str, Any]) -> Reply:
         raise KeyError("finishReason")
     if finish == _FILTERED and not said:
         raise _stopped(candidate, spent)
-    return Reply(said, finish or "other", named(found, "modelVersion") or "", spent)
+    return ProviderReply(said, finish or "other", named(found, "modelVersion") or "", spent)
 
 
 def _said(candidate: Mapping[str, Any]) -> tuple[str, bool]:
@@ -118,7 +118,7 @@ class Reader:
         self._calls = False
         self._finished = False
 
-    def piece(self, event: str, data: str) -> Piece:  # noqa: ARG002 - events have no names here
+    def piece(self, event: str, data: str) -> StreamChunk:  # noqa: ARG002 - events have no names here
         """One chunk, built like a complete answer."""
         body = data.encode(errors="replace")
         found = json_object(200, {}, body)
@@ -127,7 +127,7 @@ class Reader:
         with shaped(200, {}, body):
             return self._read(found)
 
-    def _read(self, found: Mapping[str, Any]) -> Piece:
+    def _read(self, found: Mapping[str, Any]) -> StreamChunk:
         spent, model = usage(found.get("usageMetadata")), named(found, "modelVersion")
         _blocked(found, spent)
         said, finish = "", None
@@ -140,8 +140,8 @@ class Reader:
             self._finished = self._finished or finish is not None
             if finish == _FILTERED and not self._said:
                 raise _stopped(candidate, spent)
-        return Piece(text=said, finish=finish, model=model, usage=spent)
+        return StreamChunk(text=said, finish=finish, model=model, usage=spent)
 
-    def end(self) -> Piece:
+    def end(self) -> StreamChunk:
         """Done, if the answer had finished."""
-        return Piece(done=self._finished)
+        return StreamChunk(done=self._finished)

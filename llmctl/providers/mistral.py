@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmctl.protocols import SILENT, RateHeaders
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
 from llmctl.providers.attached import Kind
 from llmctl.providers.chat import ChatCompletions
 from llmctl.providers.headers import count
@@ -43,7 +43,7 @@ class Mistral(ChatCompletions):
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What is left of this minute; when it is full again is not said."""
         if _REQUESTS not in headers and _TOKENS not in headers:
-            return SILENT
+            return NO_RATE_HEADERS
         return RateHeaders(
             remaining_requests=count(headers.get(_REQUESTS)),
             remaining_tokens=count(headers.get(_TOKENS)),

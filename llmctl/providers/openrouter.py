@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmctl.errors import AuthFailed, CallError, RateLimited
-from llmctl.protocols import SILENT, RateHeaders, WireRequest
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers.attached import Kind
 from llmctl.providers.chat import ChatCompletions
 from llmctl.providers.failures import error_body, from_reply
@@ -51,7 +51,7 @@ class OpenRouter(ChatCompletions):
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-{remaining,reset}`; the reset is milliseconds since the epoch."""
         if "x-ratelimit-remaining" not in headers:
-            return SILENT
+            return NO_RATE_HEADERS
         reset = number(headers.get("x-ratelimit-reset"))
         wait = None if reset is None else max(0.0, reset / 1000 - self._now())
         return RateHeaders(

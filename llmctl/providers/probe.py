@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import PRESETS, codec
 from llmctl.redact import redact
-from llmctl.settings import Profile
 from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
 

@@ -12,7 +12,7 @@ from llmctl.errors import BadResponse
 from llmctl.providers.chat_answers import filtered, loaded, named
 from llmctl.providers.failures import from_event, not_json
 from llmctl.providers.usage import dollars, mapping, openai_usage
-from llmctl.types import Finish, Piece, Reply
+from llmctl.types import Finish, ProviderReply, StreamChunk
 
 _FOR_THE_CALLER = frozenset(
     {"function_call", "custom_tool_call", "computer_call", "local_shell_call",
@@ -23,7 +23,7 @@ _FOR_THE_CALLER = frozenset(
 _PENDING = ("queued", "in_progress", "cancelled")
 
 
-def responses_reply(whole: Mapping[str, Any]) -> Reply:
+def responses_reply(whole: Mapping[str, Any]) -> ProviderReply:
     """The answer of a response.
 
     Raises `ContentFiltered`, `BadResponse` for one that is not finished, the mapped error of a
@@ -49,7 +49,7 @@ def responses_reply(whole: Mapping[str, Any]) -> Reply:
     refusal = "".join(_texts(items, "refusal", "refusal"))
     if not text and (refusal or finish == "content_filter"):
         raise filtered(refusal, usage, cost)
-    return Reply(text, finish, named(whole), usage, cost)
+    return ProviderReply(text, finish, named(whole), usage, cost)
 
 
 class ResponsesReader:
@@ -58,10 +58,10 @@ class ResponsesReader:
     def __init__(self) -> None:
         self._said = False
 
-    def piece(self, event: str, data: str) -> Piece:
+    def piece(self, event: str, data: str) -> StreamChunk:
         """One event. Raises the mapped error where the stream carries one."""
         if data.strip() == "[DONE]":  # other servers end so; the last event has said all
-            return Piece()
+            return StreamChunk()
         step = loaded(data)
         kind = step.get("type", event)
         if kind == "error" or step.get("error"):
@@ -71,21 +71,21 @@ class ResponsesReader:
             if not isinstance(text, str):
                 raise not_json(200, {}, data.encode(), "a piece of text is none")
             self._said = self._said or bool(text)
-            return Piece(text=text)
+            return StreamChunk(text=text)
         if kind in ("response.completed", "response.incomplete", "response.failed"):
             return self._last(step, data)
-        return Piece()
+        return StreamChunk()
 
-    def end(self) -> Piece:
+    def end(self) -> StreamChunk:
         """A stream that ends before `response.completed` is incomplete."""
-        return Piece()
+        return StreamChunk()
 
-    def _last(self, step: Mapping[str, Any], data: str) -> Piece:
+    def _last(self, step: Mapping[str, Any], data: str) -> StreamChunk:
         try:
             reply = responses_reply(step["response"])
         except (KeyError, TypeError, AttributeError) as error:
             raise not_json(200, {}, data.encode(), f"{type(error).__name__} {error}") from error
-        return Piece(
+        return StreamChunk(
             text="" if self._said else reply.text,
             finish=reply.finish,
             model=reply.model or None,

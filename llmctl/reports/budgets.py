@@ -7,12 +7,12 @@ from typing import Literal
 
 from msgspec import Struct
 
+from llmctl.config.settings import Budget
 from llmctl.reports.figures import Figures
 from llmctl.reports.groups import value_of
-from llmctl.reports.windows import Span
-from llmctl.settings import Budget
-from llmctl.stores.caps import Kind, same_model
-from llmctl.stores.rows import from_pico
+from llmctl.reports.periods import Span
+from llmctl.storage.caps import Kind, same_model
+from llmctl.storage.rows import from_pico
 
 State = Literal["within", "warning", "exceeded"]
 

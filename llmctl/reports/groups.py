@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from llmctl.errors import UsageError
-from llmctl.stores.caps import Kind
+from llmctl.storage.caps import Kind
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
 """And `tag:NAME`."""

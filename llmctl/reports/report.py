@@ -11,14 +11,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from llmctl.config.settings import Budget
 from llmctl.reports.budgets import BudgetState, matches
 from llmctl.reports.figures import Figures
 from llmctl.reports.groups import value_of
-from llmctl.reports.windows import Span, days, period_at
-from llmctl.settings import Budget
-from llmctl.stores.report import Cell, Latencies
-from llmctl.stores.rows import HeldCall
-from llmctl.stores.unknown import UnknownCall
+from llmctl.reports.periods import Span, days, period_at
+from llmctl.storage.report import Cell, Latencies
+from llmctl.storage.rows import HeldCall
+from llmctl.storage.unknown import UnknownCall
 
 _DAY = 24 * 3600 * 1000
 _MICRO = Decimal("0.000001")

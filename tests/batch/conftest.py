@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from llmctl.compose import Question, compose
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError
-from llmctl.settings import Profile
-from llmctl.types import Message, Outcome, RawCall, Response, Usage
+from llmctl.request import Question, compose
+from llmctl.types import Answer, CallRecord, Message, RawRequest, Usage
 
-Ended = Callable[..., Outcome]
+Ended = Callable[..., CallRecord]
 Put = Callable[[str, bytes], str]
 
 
@@ -57,13 +57,13 @@ def ended(profile: Profile) -> Ended:
         *,
         error: CallError | None = None,
         cost: Decimal | None = Decimal("0.00021"),
-        raw: RawCall | None = None,
+        raw: RawRequest | None = None,
         **fields: Any,
-    ) -> Outcome:
+    ) -> CallRecord:
         question = Question((Message("user", prompt),), raw=raw, tags={"team": "x"})
         request = replace(compose(question, profile, id=id, index=index), call_id="01J")
         usage = Usage(312, 48, 5, 6, 7)
-        answer = Response(
+        answer = Answer(
             **{
                 "text": f"answer to {prompt}",
                 "usage": usage,
@@ -75,6 +75,6 @@ def ended(profile: Profile) -> Ended:
                 **fields,
             }
         )
-        return Outcome(request, error or answer, usage, cost, None, 1.0, 2.0, None)
+        return CallRecord(request, error or answer, usage, cost, None, 1.0, 2.0, None)
 
     return make

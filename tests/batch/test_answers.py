@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from llmctl.batch.answers import Answers, Format, scan
 from llmctl.batch.records import record
 from llmctl.errors import InputError, ServerFailed
-from llmctl.stores.lock import LockedFile
-from llmctl.types import Outcome
+from llmctl.storage.lock import LockedFile
+from llmctl.types import CallRecord
 
-Ended = Callable[..., Outcome]
+Ended = Callable[..., CallRecord]
 FORMATS: tuple[Format, ...] = ("llmctl", "openai")
 
 

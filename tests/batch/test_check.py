@@ -18,13 +18,13 @@ from llmctl.batch.read import Source
 from llmctl.batch.records import record
 from llmctl.batch.rows import Reader
 from llmctl.batch.template import Template
+from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.settings import Profile
-from llmctl.stores.lock import LockedFile
-from llmctl.types import Outcome
+from llmctl.storage.lock import LockedFile
+from llmctl.types import CallRecord
 
 Put = Callable[[str, bytes], str]
-Ended = Callable[..., Outcome]
+Ended = Callable[..., CallRecord]
 
 
 def jsonl(*rows: object) -> bytes:

@@ -16,13 +16,13 @@ from llmctl.batch.ordered import reorder
 from llmctl.batch.read import Source
 from llmctl.batch.records import record
 from llmctl.batch.rows import Reader
+from llmctl.config.settings import Profile
 from llmctl.errors import DiskError
-from llmctl.settings import Profile
-from llmctl.stores.lock import LockedFile
-from llmctl.types import Outcome
+from llmctl.storage.lock import LockedFile
+from llmctl.types import CallRecord
 
 Put = Callable[[str, bytes], str]
-Ended = Callable[..., Outcome]
+Ended = Callable[..., CallRecord]
 
 
 @pytest.mark.parametrize("format", ["llmctl", "openai"])

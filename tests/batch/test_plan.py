@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from llmctl.batch.plan import Means, Plan, Usual, duration, looked_at, plan
 from llmctl.batch.prepare import Job
 from llmctl.batch.rows import Reader
+from llmctl.config.settings import CachePolicy, Limits, Profile
 from llmctl.pricing import Prices, terms_of
 from llmctl.providers.registry import codec
-from llmctl.settings import CachePolicy, Limits, Profile
 from llmctl.tokens import Counter
 from llmctl.types import CacheMode, Price, Usage
 

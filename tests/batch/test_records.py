@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llmctl.batch.records import dollars, record
 from llmctl.errors import BadResponse, ConnectionFailed, Interrupted, RateLimited
-from llmctl.types import Outcome, RawCall
+from llmctl.types import CallRecord, RawRequest
 
-Ended = Callable[..., Outcome]
+Ended = Callable[..., CallRecord]
 
 
 def test_an_answer(ended: Ended) -> None:
@@ -91,13 +91,13 @@ PRETTY = (
 
 def test_a_raw_row_keeps_its_body(ended: Ended) -> None:
     """A row that was passed through carries the provider's body, number for number."""
-    line = record(ended(raw=RawCall("/chat/completions", {}), body=PRETTY), "llmctl")
+    line = record(ended(raw=RawRequest("/chat/completions", {}), body=PRETTY), "llmctl")
     assert line.count(b"\n") == 1
     assert line.endswith(
         b'"body":' + PRETTY.strip().replace(b"\r", b" ").replace(b"\n", b" ") + b"}\n"
     )
     assert b'"body"' not in record(ended(body=PRETTY), "llmctl")
-    assert b'"body"' not in record(ended(raw=RawCall("/chat/completions", {})), "llmctl")
+    assert b'"body"' not in record(ended(raw=RawRequest("/chat/completions", {})), "llmctl")
 
 
 def test_openai_answer(ended: Ended) -> None:

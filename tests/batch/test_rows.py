@@ -17,10 +17,10 @@ from llmctl.batch.questions import RowError
 from llmctl.batch.read import Source
 from llmctl.batch.rows import Reader, Row
 from llmctl.batch.template import Template
-from llmctl.compose import Fingerprints, Question, compose
+from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.settings import Profile
-from llmctl.types import Message, RawCall
+from llmctl.request import Fingerprints, Question, compose
+from llmctl.types import Message, RawRequest
 
 Put = Callable[[str, bytes], str]
 
@@ -221,7 +221,7 @@ def test_openai_lines(url: str) -> None:
     }
     row = parse({"custom_id": "c", "method": "POST", "url": url, "body": body})
     assert row.id == "c"
-    assert row.question.raw == RawCall(url.removeprefix("/v1"), body)
+    assert row.question.raw == RawRequest(url.removeprefix("/v1"), body)
     assert row.question.model == "m"
     assert row.question.max_tokens == 5
 

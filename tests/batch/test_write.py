@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from llmctl.batch.write import Appender, Durable, ErrorsFile, Sink, Stdout
 from llmctl.errors import DiskError
-from llmctl.stores.files import sync_file
-from llmctl.stores.lock import LockedFile
+from llmctl.storage.files import sync_file
+from llmctl.storage.lock import LockedFile
 
 
 class Disk:
@@ -175,7 +175,7 @@ LIMITED = """
     from pathlib import Path
     from llmctl.batch.write import Appender, Durable
     from llmctl.errors import DiskError
-    from llmctl.stores.lock import LockedFile
+    from llmctl.storage.lock import LockedFile
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     done, refused = [], []

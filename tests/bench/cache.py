@@ -23,14 +23,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from llmctl.compose import Fingerprints
-from llmctl.config import load
-from llmctl.stores.answers import checksum, pack, short
-from llmctl.stores.cache import SqliteCache
-from llmctl.stores.cache_tables import cache_database
-from llmctl.stores.choose import What
-from llmctl.stores.database import Database
-from llmctl.stores.prune import prune
+from llmctl.config.load import load
+from llmctl.request import Fingerprints
+from llmctl.storage.answers import checksum, pack, short
+from llmctl.storage.cache import SqliteCache
+from llmctl.storage.cache_tables import cache_database
+from llmctl.storage.choose import What
+from llmctl.storage.database import Database
+from llmctl.storage.prune import prune
 from tests.conformance.calls import NOW, a_cached_answer
 
 TASKS = 50
@@ -223,7 +223,7 @@ def bench_prune(folder: Path) -> None:
         ("all that is left", What()),
     ):
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.stores.cache_worker", str(path)],
+            [sys.executable, "-m", "tests.storage.cache_worker", str(path)],
             cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         ) as other:  # fmt: skip
             assert other.stdout is not None

@@ -21,8 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmctl.compose import Fingerprints
-from llmctl.config import load
+from llmctl.config.load import load
+from llmctl.request import Fingerprints
 from tests.bench.loopback import served
 from tests.bench.rows import CONFIG, write_rows
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
-from llmctl.stores.cache import SqliteCache
-from llmctl.stores.cache_tables import cache_database
-from llmctl.stores.ledger import SqliteLedger, open_ledger
+from llmctl.storage.cache import SqliteCache
+from llmctl.storage.cache_tables import cache_database
+from llmctl.storage.ledger import SqliteLedger, open_ledger
 from tests.conformance.calls import a_cached_answer, a_hold, a_request, an_outcome
 
 TASKS = 50

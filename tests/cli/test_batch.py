@@ -67,7 +67,7 @@ def test_the_end_of_a_run_waits_for_no_timer(
     """What lies to be written together with more is written then, however long it might lie."""
     code = (
         "from llmctl.cli.app import main\nfrom llmctl.guards import claims\n"
-        "from llmctl.stores import inbox\n"
+        "from llmctl.storage import inbox\n"
         "inbox.LAZY = inbox.LAZY_BUSY = claims._BEAT = 3600.0\nmain()"
     )
     done = subprocess.run(

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from llmctl.cli.chart import Pen, cells, fitted, scale
 from llmctl.cli.cost_formats import as_csv, as_markdown, escaped
 from llmctl.cli.cost_table import draw
+from llmctl.config.settings import Budget
 from llmctl.reports.groups import parse_by
+from llmctl.reports.periods import since
 from llmctl.reports.report import Query, Report, make
-from llmctl.reports.windows import since
-from llmctl.settings import Budget
-from llmctl.stores.ledger import open_ledger
-from llmctl.stores.report import Nothing
+from llmctl.storage.ledger import open_ledger
+from llmctl.storage.report import Nothing
 from tests.conftest import Run
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 from tests.price_lists import encoded, published

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from llmctl.protocols import CacheStore
-from llmctl.stores import inbox
+from llmctl.storage import inbox
 from tests.conformance.calls import a_cached_answer
 from tests.support import done
 

@@ -7,8 +7,8 @@ from itertools import count
 from typing import Any
 
 from llmctl.errors import CallError
-from llmctl.protocols import CachedAnswer, Cap, Hold
-from llmctl.types import Message, Outcome, Request, Response, Target, Usage
+from llmctl.protocols import BudgetWindow, CachedAnswer, Hold
+from llmctl.types import Answer, CallRecord, Message, Request, Target, Usage
 
 TARGET = Target(
     profile="fast",
@@ -45,16 +45,16 @@ def a_hold(
 DAY = 24 * 3600 * 1000
 
 
-def a_cap(limit: str | int, name: str = "team", **changes: Any) -> Cap:
+def a_cap(limit: str | int, name: str = "team", **changes: Any) -> BudgetWindow:
     """A budget of `limit` US dollars for all calls of the day of `NOW`."""
     start = int(NOW * 1000) // DAY * DAY
     span = {"start": start, "end": start + DAY, "key": f"{name} {start}", **changes}
-    return Cap(name=name, limit=Decimal(limit), **span)
+    return BudgetWindow(name=name, limit=Decimal(limit), **span)
 
 
-def an_answer(request: Request) -> Response:
+def an_answer(request: Request) -> Answer:
     """An answer from a dated model, with all figures different from each other."""
-    return Response(
+    return Answer(
         text="canary-answer",
         usage=Usage(312, 48, 7, 5, 3),
         target=request.target,
@@ -69,16 +69,16 @@ def an_answer(request: Request) -> Response:
 
 def an_outcome(
     request: Request,
-    result: Response | CallError | None = None,
+    result: Answer | CallError | None = None,
     *,
     cost: Decimal | None = Decimal("0.00021"),
     usage: Usage | None = None,
     started: float = NOW,
-) -> Outcome:
+) -> CallRecord:
     """How the request ended: well, unless `result` says otherwise."""
     result = an_answer(request) if result is None else result
-    own = result.usage if isinstance(result, Response) else Usage()
-    return Outcome(
+    own = result.usage if isinstance(result, Answer) else Usage()
+    return CallRecord(
         request=request,
         result=result,
         usage=own if usage is None else usage,

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmctl.clock import SystemClock
+from llmctl.config.settings import Timeouts
 from llmctl.errors import (
     AuthFailed,
     BadResponse,
@@ -40,9 +41,8 @@ from llmctl.protocols import Codec, RateHeaders, WireRequest
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import codec
 from llmctl.providers.sse import Reader
-from llmctl.settings import Timeouts
 from llmctl.transport import HttpTransport
-from llmctl.types import Message, RawCall, Request, Response, Target, Usage
+from llmctl.types import Answer, Message, RawRequest, Request, Target, Usage
 from tests.conformance.codec_dialects import PARTS, Dialect
 from tests.conformance.codec_samples import JUNK, SAMPLES, damaged, streamed, whole
 from tests.simulator import errors
@@ -140,13 +140,13 @@ class Wired:
         stream: bool = False,
         fault: Fault | None = None,
         **more: Any,
-    ) -> Response:
+    ) -> Answer:
         """Send it, and give the answer."""
         self.sim.fault = fault
         self.said.clear()
         asked = self.request(*content, **more)
         emit = self.said.append if stream else None
-        answer: Response = self._run(lambda end: end(asked, emit))
+        answer: Answer = self._run(lambda end: end(asked, emit))
         return answer
 
     def fetch(self, wire: WireRequest) -> bytes:
@@ -480,7 +480,7 @@ class CodecContract:
             {"role": "user", "content": [{"type": "text", "text": "three"}]},
         ]
         body = {"model": "sim-small", "messages": turns, "max_tokens": 99, "temperature": 0.5}
-        answer = wired.ask(raw=RawCall("/chat/completions", body))
+        answer = wired.ask(raw=RawRequest("/chat/completions", body))
         assert answer.text == "echo: three"
         ask = wired.call.ask
         assert ask is not None

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from llmctl.errors import CallTimeout, RateLimited
-from llmctl.protocols import Cap, LedgerStore, Refusal, Standing
+from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, LedgerStore
 from llmctl.types import Request
 from tests.conformance.calls import (
     DAY,
@@ -27,7 +27,7 @@ from tests.support import done
 CENT = Decimal("0.01")
 
 
-def stands(store: LedgerStore, cap: Cap) -> tuple[object, object]:
+def stands(store: LedgerStore, cap: BudgetWindow) -> tuple[object, object]:
     """Dollars spent and held."""
     standing = store.standing(cap)
     assert standing is not None
@@ -36,17 +36,17 @@ def stands(store: LedgerStore, cap: Cap) -> tuple[object, object]:
 
 def held(
     store: LedgerStore,
-    caps: Sequence[Cap],
+    caps: Sequence[BudgetWindow],
     cost: Decimal = CENT,
     request: Request | None = None,
     times: int = 1,
-) -> Refusal | None:
+) -> BudgetDenied | None:
     """The answer to a hold."""
     hold = a_hold(request or a_request(), cost, times=times)
     return asyncio.run(store.hold(hold, caps))
 
 
-def spent(store: LedgerStore, cost: Decimal, caps: Sequence[Cap] = ()) -> list[Decimal]:
+def spent(store: LedgerStore, cost: Decimal, caps: Sequence[BudgetWindow] = ()) -> list[Decimal]:
     """Hold and settle a call; the shares that were told of."""
     request = a_request()
     asyncio.run(store.hold(a_hold(request, cost)))
@@ -63,7 +63,7 @@ class LedgerBudgetsContract:
         cap = a_cap("0.10")
         assert [held(store, [cap]) for _ in range(10)] == [None] * 10
         refused = held(store, [cap])
-        assert refused == Refusal(cap, Standing(Decimal(0), Decimal("0.10")), never=False)
+        assert refused == BudgetDenied(cap, BudgetUsage(Decimal(0), Decimal("0.10")), never=False)
         assert stands(store, cap) == (0, Decimal("0.10"))
 
     def test_many_holds_fit_all_or_none(self, store: LedgerStore) -> None:
@@ -256,7 +256,7 @@ class LedgerBudgetsContract:
         """Of 200 holds at once as many are let through as fit."""
         cap = a_cap("0.77")
 
-        async def all_of_them() -> list[Refusal | None]:
+        async def all_of_them() -> list[BudgetDenied | None]:
             holds = (store.hold(a_hold(a_request(), CENT), [cap]) for _ in range(200))
             return await asyncio.gather(*holds)
 

@@ -19,9 +19,9 @@ from llmctl.errors import (
     RateLimited,
 )
 from llmctl.protocols import LedgerStore
-from llmctl.stores import inbox
-from llmctl.stores.rows import CallRow, HeldCall
-from llmctl.types import Outcome, Usage
+from llmctl.storage import inbox
+from llmctl.storage.rows import CallRow, HeldCall
+from llmctl.types import CallRecord, Usage
 from tests.conformance.calls import NOW, a_hold, a_request, an_answer, an_outcome
 from tests.support import done
 
@@ -250,7 +250,7 @@ class LedgerStoreContract:
         """With 200 calls at the same time every one has its row and no hold is left."""
         outcomes = [an_outcome(a_request()) for _ in range(200)]
 
-        async def one(outcome: Outcome) -> None:
+        async def one(outcome: CallRecord) -> None:
             await store.hold(a_hold(outcome.request))
             await store.settle(outcome)
 

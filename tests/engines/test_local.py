@@ -13,8 +13,8 @@ from llmctl.errors import DiskError, ServerFailed
 from llmctl.guards.sending import Sending
 from llmctl.inflight import InFlight
 from llmctl.protocols import Emit
-from llmctl.stopping import DRAIN, Stop
-from llmctl.types import Request, Response
+from llmctl.shutdown import DRAIN, Stop
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, request, response
 
 
@@ -25,7 +25,7 @@ class Counting:
         self._clock, self._seconds = clock, seconds
         self.now = self.most = self.done = self.cancelled = 0
 
-    async def __call__(self, asked: Request, _: object) -> Response:
+    async def __call__(self, asked: Request, _: object) -> Answer:
         """Answer after a while; every third row fails."""
         self.now += 1
         self.most = max(self.most, self.now)
@@ -57,7 +57,7 @@ class Ready:
         self.sent: list[int] = []
         self.ended: dict[int, float] = {}
 
-    async def __call__(self, asked: Request, emit: Emit | None) -> Response:
+    async def __call__(self, asked: Request, emit: Emit | None) -> Answer:
         """From a row to its line."""
         self.now += 1
         self.most_at_work = max(self.most_at_work, self.now)
@@ -73,7 +73,7 @@ class Ready:
             self.now -= 1
             self.ended[asked.index] = self._clock.now - 1000
 
-    async def _wire(self, asked: Request, _: Emit | None) -> Response:
+    async def _wire(self, asked: Request, _: Emit | None) -> Answer:
         self.sent.append(asked.index)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -111,7 +111,7 @@ def test_nothing_is_read_ahead() -> None:
     ahead: list[int] = []
 
     class Watching(Counting):
-        async def __call__(self, asked: Request, emit: object) -> Response:
+        async def __call__(self, asked: Request, emit: object) -> Answer:
             ahead.append(len(drawn) - self.done - self.now)
             return await super().__call__(asked, emit)
 
@@ -180,7 +180,7 @@ def test_a_disk_error_ends_the_run_at_once() -> None:
     started = 0
 
     class Full:
-        async def __call__(self, _: Request, __: object) -> Response:
+        async def __call__(self, _: Request, __: object) -> Answer:
             nonlocal started
             started += 1
             await clock.sleep(1)

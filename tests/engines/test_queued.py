@@ -14,7 +14,7 @@ from llmctl.engines.local import LocalEngine
 from llmctl.engines.queued import Queued
 from llmctl.engines.source import Sifted
 from llmctl.errors import DiskError
-from llmctl.stopping import Stop
+from llmctl.shutdown import Stop
 from llmctl.types import Request
 from tests.engines.test_source import Shelf, driven, indexes, limited, rows
 from tests.support import FakeClock

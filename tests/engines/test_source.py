@@ -17,8 +17,8 @@ from llmctl.engines.local import LocalEngine
 from llmctl.engines.queued import Queued
 from llmctl.engines.source import Sifted
 from llmctl.errors import DiskError
-from llmctl.stopping import Stop
-from llmctl.types import Outcome, Request, Response, Usage
+from llmctl.shutdown import Stop
+from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.support import FakeClock, request, response
 
 T = TypeVar("T")
@@ -44,16 +44,16 @@ class Shelf:
         self.prepared: list[list[int]] = []
         self.under_way = self.most = 0
 
-    async def __call__(self, asked: Request, _: object) -> Response:
+    async def __call__(self, asked: Request, _: object) -> Answer:
         """Note who was asked."""
         self.asked.append(asked.index)
         await self.clock.sleep(0.1)
         return response()
 
-    def take(self, requests: Sequence[Request]) -> tuple[list[Outcome], list[Request]]:
+    def take(self, requests: Sequence[Request]) -> tuple[list[CallRecord], list[Request]]:
         """What is kept, and the rest."""
         kept = [r for r in requests if r.index in self._kept]
-        outcomes = [Outcome(r, response(), Usage(), None, None, 0.0, 0.0, None) for r in kept]
+        outcomes = [CallRecord(r, response(), Usage(), None, None, 0.0, 0.0, None) for r in kept]
         return outcomes, [r for r in requests if r.index not in self._kept]
 
     async def claim(self, requests: Sequence[Request]) -> None:
@@ -71,7 +71,7 @@ class Shelf:
     async def finish(self) -> None:
         """Nothing was claimed anywhere."""
 
-    async def deal(self, outcomes: Sequence[Outcome]) -> None:
+    async def deal(self, outcomes: Sequence[CallRecord]) -> None:
         """A slow disk."""
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -154,7 +154,7 @@ def test_a_disk_that_refuses_ends_the_drawing() -> None:
     clock = FakeClock()
 
     class Full(Shelf):
-        async def deal(self, _: Sequence[Outcome]) -> None:
+        async def deal(self, _: Sequence[CallRecord]) -> None:
             raise DiskError("the disk is full")
 
     source = Sifted(rows(5), Full(clock, {1}), lambda: False)
@@ -212,7 +212,7 @@ def test_the_last_lot_is_for_all_workers(number: int) -> None:
     shelf = Shelf(clock, claiming=1)
     source = Sifted(rows(number), shelf, lambda: False, ahead=10)
 
-    async def ask(asked: Request, _: object) -> Response:
+    async def ask(asked: Request, _: object) -> Answer:
         await clock.sleep(100)
         shelf.asked.append(asked.index)
         return response()
@@ -255,7 +255,7 @@ def test_what_dealing_ahead_raises_comes_out_when_nothing_is_left(
     clock = FakeClock()
 
     class Full(Shelf):
-        async def deal(self, _: Sequence[Outcome]) -> None:
+        async def deal(self, _: Sequence[CallRecord]) -> None:
             await clock.sleep(1)
             raise DiskError("the disk is full")
 
@@ -324,7 +324,7 @@ def test_what_must_be_asked_is_looked_up_in_bites(monkeypatch: pytest.MonkeyPatc
     clock, sizes = FakeClock(), list[int]()
 
     class Counted(Shelf):
-        def take(self, requests: Sequence[Request]) -> tuple[list[Outcome], list[Request]]:
+        def take(self, requests: Sequence[Request]) -> tuple[list[CallRecord], list[Request]]:
             sizes.append(len(requests))
             return super().take(requests)
 

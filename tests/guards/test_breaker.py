@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from llmctl.config.settings import BreakerPolicy
 from llmctl.errors import (
     AuthFailed,
     CallError,
@@ -18,8 +19,7 @@ from llmctl.errors import (
 from llmctl.guards.breaker import Breaker, Gate
 from llmctl.guards.circuit import Circuit
 from llmctl.protocols import Emit, Handler
-from llmctl.settings import BreakerPolicy
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 DOWN = ServerFailed("boom", http_status=500)
@@ -90,7 +90,7 @@ class Outage:
         self.clock, self.back = clock, back
         self.calls: list[float] = []
 
-    async def __call__(self, _: Request, __: Emit | None) -> Response:
+    async def __call__(self, _: Request, __: Emit | None) -> Answer:
         """An answer, once it is back."""
         self.calls.append(self.clock.now)
         await self.clock.sleep(0.1)

@@ -11,8 +11,8 @@ from llmctl.behind import Behind, Write
 from llmctl.errors import DiskError, ServerFailed
 from llmctl.guards.cache import Cache
 from llmctl.protocols import CachedAnswer
-from llmctl.stores.memory import MemoryCache
-from llmctl.types import Request, Response
+from llmctl.storage.memory import MemoryCache
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 
@@ -25,7 +25,7 @@ def test_the_second_time_is_a_hit_that_replays() -> None:
     """A kept answer is given without a call, and its text goes to `emit`."""
     clock, inner, shown = FakeClock(), Scripted(response("hi")), list[str]()
 
-    async def run() -> tuple[Response, Response]:
+    async def run() -> tuple[Answer, Answer]:
         cache = make(inner, clock)
         return await cache(request(), None), await cache(request(), shown.append)
 
@@ -39,13 +39,13 @@ def test_identical_requests_in_flight_become_one() -> None:
     """Ten identical requests at once make one call; nine answers say `shared`."""
     clock, calls = FakeClock(), 0
 
-    async def slow(_: Request, __: object) -> Response:
+    async def slow(_: Request, __: object) -> Answer:
         nonlocal calls
         calls += 1
         await clock.sleep(1)
         return response()
 
-    async def run() -> list[Response]:
+    async def run() -> list[Answer]:
         cache = Cache(slow, MemoryCache(), clock, pytest.fail, Behind())
         return await asyncio.gather(*(cache(request(), None) for _ in range(10)))
 
@@ -58,7 +58,7 @@ def test_a_shared_failure_is_everyones() -> None:
     """When the one call fails, every request that waited for it fails alike, and none hangs."""
     clock, calls = FakeClock(), 0
 
-    async def failing(_: Request, __: object) -> Response:
+    async def failing(_: Request, __: object) -> Answer:
         nonlocal calls
         calls += 1
         await clock.sleep(1)
@@ -80,13 +80,13 @@ def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
     started = 0
 
     class Slow:
-        async def __call__(self, _: Request, __: object) -> Response:
+        async def __call__(self, _: Request, __: object) -> Answer:
             nonlocal started
             started += 1
             await clock.sleep(5)
             return response()
 
-    async def run() -> Response:
+    async def run() -> Answer:
         cache = Cache(Slow(), MemoryCache(), clock, pytest.fail, Behind())
         leader = asyncio.ensure_future(cache(request(), None))
         await asyncio.sleep(0)
@@ -150,7 +150,7 @@ def test_a_failing_store_loses_no_answer() -> None:
             refused.set_exception(DiskError(f"no room for {key}: {answer.text}"))
             return refused
 
-    async def run() -> list[Response]:
+    async def run() -> list[Answer]:
         behind = Behind()
         cache = Cache(Scripted(response()), Full(), clock, told.append, behind)
         answers = await asyncio.gather(*(cache(request(str(n)), None) for n in range(3)))
@@ -237,12 +237,12 @@ class Taking:
     """A handler that takes `seconds`, and then gives its result."""
 
     def __init__(
-        self, clock: FakeClock, seconds: float, result: Response | BaseException | None = None
+        self, clock: FakeClock, seconds: float, result: Answer | BaseException | None = None
     ) -> None:
         self._clock, self._seconds, self._result = clock, seconds, result or response()
         self.calls = 0
 
-    async def __call__(self, _: Request, __: object) -> Response:
+    async def __call__(self, _: Request, __: object) -> Answer:
         """Take the time."""
         self.calls += 1
         await self._clock.sleep(self._seconds)
@@ -253,11 +253,11 @@ class Taking:
 
 def across(
     clock: FakeClock, first: Taking, second: Taking, patience: float = 600.0
-) -> tuple[tuple[Response | BaseException, Response | BaseException], list[str]]:
+) -> tuple[tuple[Answer | BaseException, Answer | BaseException], list[str]]:
     """What two processes get that ask the same at the same time, and what the second streams."""
     shown: list[str] = []
 
-    async def run() -> tuple[Response | BaseException, Response | BaseException]:
+    async def run() -> tuple[Answer | BaseException, Answer | BaseException]:
         stores = shared_store()
         one, other = (
             Cache(inner, store, clock, pytest.fail, Behind(), None, patience)
@@ -275,8 +275,8 @@ def test_two_processes_pay_once() -> None:
     clock = FakeClock()
     second = Taking(clock, 1)
     (one, other), shown = across(clock, Taking(clock, 30), second)
-    assert isinstance(one, Response)
-    assert isinstance(other, Response)
+    assert isinstance(one, Answer)
+    assert isinstance(other, Answer)
     assert (one.cache, other.cache, other.attempts) == ("miss", "shared", 0)
     assert shown == [other.text]
     assert second.calls == 0
@@ -289,7 +289,7 @@ def test_the_second_goes_itself_when_the_first_fails() -> None:
         clock = FakeClock()
         second = Taking(clock, 1)
         (_, other), _ = across(clock, Taking(clock, 5, result), second)
-        assert isinstance(other, Response)
+        assert isinstance(other, Answer)
         assert (other.cache, second.calls) == ("miss", 1)
 
 
@@ -298,7 +298,7 @@ def test_waiting_for_another_process_ends() -> None:
     clock = FakeClock()
     second = Taking(clock, 1)
     (_, other), _ = across(clock, Taking(clock, 900), second, patience=60)
-    assert isinstance(other, Response)
+    assert isinstance(other, Answer)
     assert second.calls == 1
 
 
@@ -329,7 +329,7 @@ def test_claims_that_fail_stop_no_call() -> None:
     clock, told = FakeClock(), list[str]()
     store, _ = shared_store(fails=True)
 
-    async def run() -> list[Response]:
+    async def run() -> list[Answer]:
         cache = Cache(Scripted(response()), store, clock, told.append, Behind())
         return [await cache(request(str(n)), None) for n in range(3)]
 
@@ -375,7 +375,7 @@ def test_many_kept_answers_at_once() -> None:
     refreshed, bypassed, too old or unknown."""
     clock = FakeClock()
 
-    async def run() -> list[Response | None]:
+    async def run() -> list[Answer | None]:
         cache = make(Scripted(response("hi")), clock, ttl=60)
         await cache(request("old"), None)
         await clock.sleep(61)

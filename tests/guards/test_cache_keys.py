@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from llmctl.batch.rows import Reader
 from llmctl.behind import Behind
-from llmctl.compose import Fingerprints, compose
+from llmctl.config.settings import Profile
 from llmctl.guards.cache import Cache
-from llmctl.settings import Profile
-from llmctl.stores.memory import MemoryCache
-from llmctl.types import Message, RawCall, Request, Target
+from llmctl.request import Fingerprints, compose
+from llmctl.storage.memory import MemoryCache
+from llmctl.types import Message, RawRequest, Request, Target
 from tests.support import FakeClock, Scripted, request, response
 
 PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "gpt-5-mini")
@@ -61,7 +61,7 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
     "options": objects,
     "schema": st.none() | objects,
     "raw": st.none()
-    | st.builds(RawCall, st.sampled_from(("/embeddings", "/chat/completions")), objects),
+    | st.builds(RawRequest, st.sampled_from(("/embeddings", "/chat/completions")), objects),
 }
 requests = st.builds(Request, id=words, **CHANGES)
 

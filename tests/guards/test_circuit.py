@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmctl.config.settings import BreakerPolicy
 from llmctl.guards.circuit import Circuit, Ticket
-from llmctl.settings import BreakerPolicy
 
 POLICY = BreakerPolicy(failures=5, error_rate=0.5, window=60, open_for=60)
 

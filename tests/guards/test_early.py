@@ -10,7 +10,7 @@ import pytest
 
 from llmctl.errors import Cancelled
 from llmctl.guards.hold import Advance
-from llmctl.protocols import Cap, Hold
+from llmctl.protocols import BudgetWindow, Hold
 from llmctl.types import Request, Usage
 from tests.engines.test_source import limited
 from tests.guards.test_hold import CENT, Run, a_cap
@@ -39,7 +39,7 @@ class Early(Run):
 
 
 @pytest.mark.parametrize("caps", [(), (a_cap("1"),)])
-def test_what_is_held_early_is_not_held_again(caps: Sequence[Cap]) -> None:
+def test_what_is_held_early_is_not_held_again(caps: Sequence[BudgetWindow]) -> None:
     """It is on record before it is made, is neither counted nor written once more, and ends as
     any other."""
     run = Early(*caps)
@@ -105,7 +105,7 @@ def test_a_refusal_while_they_are_written_ends_them() -> None:
     run = Early(a_cap("0.03"))
     hold_all = run.ledger.hold_all
 
-    async def slowly(holds: Sequence[tuple[Hold, Sequence[Cap]]]) -> bool:
+    async def slowly(holds: Sequence[tuple[Hold, Sequence[BudgetWindow]]]) -> bool:
         fits = await hold_all(holds)
         await run.clock.sleep(0.5)
         return fits

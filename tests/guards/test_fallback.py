@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from llmctl.compose import readdress
+from llmctl.config.settings import Profile
 from llmctl.errors import (
     AuthFailed,
     CallError,
@@ -20,8 +20,8 @@ from llmctl.errors import (
 )
 from llmctl.guards.fallback import Alternative, Failed, Fallback
 from llmctl.protocols import Emit
-from llmctl.settings import Profile
-from llmctl.types import Request, Response
+from llmctl.request import readdress
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 CLAUDE = Profile(
@@ -68,7 +68,7 @@ def make(
     return guard, over
 
 
-def answer(guard: Fallback, asked: Request | None = None) -> Response:
+def answer(guard: Fallback, asked: Request | None = None) -> Answer:
     """What the guard answers."""
     return FakeClock().run(guard(asked or request(), None))
 

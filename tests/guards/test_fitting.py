@@ -10,12 +10,12 @@ import pytest
 from llmctl.behind import Behind
 from llmctl.clock import SystemClock
 from llmctl.errors import ContentFiltered, SchemaMismatch
+from llmctl.guards.accounting import Accounts, Observe
 from llmctl.guards.cache import Cache
-from llmctl.guards.fitting import Fitting
-from llmctl.guards.observe import Accounts, Observe
+from llmctl.guards.schema import Fitting
 from llmctl.protocols import Emit
-from llmctl.stores.memory import MemoryCache
-from llmctl.types import Outcome, Request, Response, Usage
+from llmctl.storage.memory import MemoryCache
+from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.support import Scripted, request, response
 
 SCHEMA = {"type": "object", "required": ["city"]}
@@ -67,13 +67,13 @@ def test_only_answers_that_fit_are_kept() -> None:
 
 def test_the_bill_is_paid_once() -> None:
     """Of two identical calls in flight one is billed for the answer that does not fit."""
-    outcomes: list[Outcome] = []
+    outcomes: list[CallRecord] = []
 
-    async def note(outcome: Outcome) -> None:
+    async def note(outcome: CallRecord) -> None:
         outcomes.append(outcome)
 
     class Slow(Scripted):
-        async def __call__(self, request: Request, emit: Emit | None) -> Response:
+        async def __call__(self, request: Request, emit: Emit | None) -> Answer:
             await asyncio.sleep(0.01)
             return await super().__call__(request, emit)
 

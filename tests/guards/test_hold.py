@@ -13,19 +13,19 @@ from llmctl.errors import BudgetExhausted, BudgetRefused, CallTimeout, Cancelled
 from llmctl.guards.hold import Holding
 from llmctl.guards.purse import Overshoot, Purse
 from llmctl.guards.refusing import usd
-from llmctl.protocols import Cap, Emit, Standing
-from llmctl.stores.memory import MemoryLedger
-from llmctl.types import Outcome, Request, Response, Usage
+from llmctl.protocols import BudgetUsage, BudgetWindow, Emit
+from llmctl.storage.memory import MemoryLedger
+from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.support import FakeClock, done, request, response
 
 CENT = Decimal("0.01")
 DAY = 86_400_000
 
 
-def a_cap(limit: str, **changes: Any) -> Cap:
+def a_cap(limit: str, **changes: Any) -> BudgetWindow:
     """A budget for everything, for ever."""
-    return Cap(**{"key": "k", "name": "team", "limit": Decimal(limit), "start": 0, "end": 1 << 62,
-                  **changes})  # fmt: skip
+    values = {"key": "k", "name": "team", "limit": Decimal(limit), "start": 0, "end": 1 << 62}
+    return BudgetWindow(**{**values, **changes})
 
 
 class Run:
@@ -33,7 +33,7 @@ class Run:
 
     def __init__(
         self,
-        *caps: Cap,
+        *caps: BudgetWindow,
         stopped: Callable[[], bool] = lambda: False,
         clock: FakeClock | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class Run:
         self.asked.append("exactly")
         return Usage(1, 1 if self.worst is None else 0), self.worst
 
-    async def _answer(self, asked: Request, _: Emit | None) -> Response:
+    async def _answer(self, asked: Request, _: Emit | None) -> Answer:
         self.sent.append(asked.call_id)
         await self.clock.sleep(1)
         return response()
@@ -67,15 +67,15 @@ class Run:
         """Make a call and settle it, whatever comes of it; how it ended."""
         asked = request(call_id=name, max_tokens=5, **changes)
         started = self.clock.wall()
-        result: Response | BudgetRefused | Cancelled
+        result: Answer | BudgetRefused | Cancelled
         try:
             result = await self.handler(asked, None)
         except (BudgetRefused, Cancelled) as error:
             result = error
-        paid = Decimal(0) if not isinstance(result, Response) else cost or self.cost
-        outcome = Outcome(asked, result, Usage(), paid, None, started, 1.0, None)
+        paid = Decimal(0) if not isinstance(result, Answer) else cost or self.cost
+        outcome = CallRecord(asked, result, Usage(), paid, None, started, 1.0, None)
         await self.purse.settle(outcome)
-        return "ok" if isinstance(result, Response) else type(result).__name__
+        return "ok" if isinstance(result, Answer) else type(result).__name__
 
     def calls(self, number: int, **changes: Any) -> list[str]:
         """So many calls at once; how they ended."""
@@ -227,7 +227,7 @@ def test_what_another_process_settles_is_noticed() -> None:
         waits = asyncio.ensure_future(run.call("ours", Decimal("0.001")))
         await run.clock.sleep(5.02)
         assert run.sent == []
-        outcome = Outcome(theirs, response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
+        outcome = CallRecord(theirs, response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
         await other.settle(outcome)
         await run.clock.sleep(0.1)
         assert run.sent == ["ours"]
@@ -241,7 +241,7 @@ def test_a_new_day_has_a_new_budget() -> None:
     midnight = 1_800_057_600.0
     run = Run(clock=FakeClock(midnight - 2))
 
-    def caps(now: float) -> list[Cap]:
+    def caps(now: float) -> list[BudgetWindow]:
         start = int(now * 1000) // DAY * DAY
         return [a_cap("0.01", key=f"day {start}", start=start, end=start + DAY)]
 
@@ -273,10 +273,10 @@ def test_another_attempt_is_held_before_it_is_made() -> None:
     assert held.times == 3
     late = CallTimeout("late")
     late.uncertain = 3
-    outcome = Outcome(asked, late, Usage(), Decimal(0), None, run.clock.wall(), 1, None, 3)
+    outcome = CallRecord(asked, late, Usage(), Decimal(0), None, run.clock.wall(), 1, None, 3)
     done(run.purse.settle, outcome)
     ((_, standing),) = run.purse.standing()
-    assert standing == Standing(3 * CENT, Decimal(0))
+    assert standing == BudgetUsage(3 * CENT, Decimal(0))
 
 
 def test_without_budgets_another_attempt_is_on_record_too() -> None:

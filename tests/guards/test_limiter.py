@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from llmctl.config.settings import Limits
 from llmctl.errors import RateLimited
 from llmctl.guards.lane import Lane
 from llmctl.guards.limiter import Limiter
-from llmctl.settings import Limits
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 
@@ -50,7 +50,7 @@ def test_a_429_pauses_the_whole_lane() -> None:
     sent: list[float] = []
 
     class Endpoint:
-        async def __call__(self, _: Request, __: object) -> Response:
+        async def __call__(self, _: Request, __: object) -> Answer:
             sent.append(clock.now - 1000)
             if len(sent) == 1:
                 raise RateLimited("slow down", retry_after=30)

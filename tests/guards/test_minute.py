@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from llmctl.config.settings import Limits
 from llmctl.errors import DiskError
 from llmctl.guards.lane import Lane
 from llmctl.protocols import UNUSED_LANE, LaneChange, LaneState
-from llmctl.settings import Limits
-from llmctl.stores.minutes import Minutes
+from llmctl.storage.rate_limits import Minutes
 from tests.support import FakeClock
 
 

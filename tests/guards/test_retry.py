@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from llmctl.cancellation import CancelledAfterSending
+from llmctl.config.settings import RetryPolicy
 from llmctl.errors import (
     AuthFailed,
     CallTimeout,
@@ -17,8 +18,7 @@ from llmctl.errors import (
     ServerFailed,
 )
 from llmctl.guards.retry import Endurance, Retry, Trouble
-from llmctl.settings import RetryPolicy
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 POLICY = RetryPolicy(attempts=4, max_wait=60, ambiguous_attempts=1)
@@ -139,7 +139,7 @@ def test_no_attempt_begins_after_the_deadline() -> None:
     class Slow:
         calls = 0
 
-        async def __call__(self, _: Request, __: object) -> Response:
+        async def __call__(self, _: Request, __: object) -> Answer:
             self.calls += 1
             await clock.sleep(100)
             raise ServerFailed("boom")

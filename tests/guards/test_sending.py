@@ -10,8 +10,8 @@ from llmctl.errors import Cancelled, Overloaded
 from llmctl.guards.sending import Sending
 from llmctl.inflight import InFlight
 from llmctl.protocols import Emit
-from llmctl.stopping import Stop
-from llmctl.types import Request, Response
+from llmctl.shutdown import Stop
+from llmctl.types import Answer, Request
 from tests.support import Scripted, request, response
 
 
@@ -30,7 +30,7 @@ def test_a_row_waits_for_its_place_and_keeps_it() -> None:
         in_flight, seen = InFlight(1, Stop()), list[str]()
         dealt = asyncio.Event()
 
-        async def inner(asked: Request, _: Emit | None) -> Response:
+        async def inner(asked: Request, _: Emit | None) -> Answer:
             seen.append(f"sent {asked.id}")
             raise Overloaded("too busy")
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
+from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import AuthFailed, NoKeyError
-from llmctl.guards.rekey import Rekey
+from llmctl.guards.key_failover import Rekey
 from llmctl.keys.key import Key, slot
 from llmctl.keys.live import LiveKey
-from llmctl.keys.resolve import Finder
+from llmctl.keys.resolver import Finder
 from llmctl.keys.rotation import Entry, Pair
 from llmctl.protocols import Emit
-from llmctl.settings import KeySource, Profile
-from llmctl.types import Request, Response
+from llmctl.types import Answer, Request
 from tests.keys.fakes import MemoryVault
 from tests.support import request, response
 
@@ -41,7 +41,7 @@ class World:
         old = Entry(previous, 1.0, 0) if previous else None
         self.vault.pairs[slot(PROFILE)] = Pair((Entry(primary, 2.0, 1), old))
 
-    async def _call(self, _: Request, __: Emit | None) -> Response:
+    async def _call(self, _: Request, __: Emit | None) -> Answer:
         key = self.key.value
         self.used.append(key)
         await asyncio.sleep(0)
@@ -51,10 +51,10 @@ class World:
             raise error
         return response(attempts=1)
 
-    def run(self, calls: int = 1) -> list[Response]:
+    def run(self, calls: int = 1) -> list[Answer]:
         """So many calls at once."""
 
-        async def all_() -> list[Response]:
+        async def all_() -> list[Answer]:
             return await asyncio.gather(*(self.guard(request(), None) for _ in range(calls)))
 
         return asyncio.run(all_())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import NoKeyError
 from llmctl.keys.bounds import NoVaultError
 from llmctl.keys.key import Key, Slot, ending, slot
-from llmctl.keys.resolve import Finder
+from llmctl.keys.resolver import Finder
 from llmctl.keys.rotation import Entry, Pair
-from llmctl.settings import KeySource, Profile
 from tests.keys.fakes import MemoryVault
 
 PROFILE = Profile(

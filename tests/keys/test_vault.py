@@ -16,8 +16,8 @@ from llmctl.keys import bounds
 from llmctl.keys.backend import open_backend, refused, room
 from llmctl.keys.bounds import NoVaultError, bounded
 from llmctl.keys.key import Slot
+from llmctl.keys.keyring_store import Keyring
 from llmctl.keys.rotation import Change, Entry, Pair
-from llmctl.keys.vault import Keyring
 from tests.keys.fakes import Failing, Forgetful, Memory, Silent
 
 SLOT = Slot("openai", "https://api.openai.com:443")

@@ -12,15 +12,15 @@ import pytest
 
 from llmctl.errors import ServerFailed
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines, clock_face
-from llmctl.observers.tally import Tally
-from llmctl.types import Outcome, Response, Usage
+from llmctl.observers.run_stats import Tally
+from llmctl.types import Answer, CallRecord, Usage
 from tests.support import FakeClock, request, response
 
 
-def outcome(result: Response | ServerFailed, cost: Decimal | None = Decimal("0.01")) -> Outcome:
+def outcome(result: Answer | ServerFailed, cost: Decimal | None = Decimal("0.01")) -> CallRecord:
     """How a call of 90 + 10 tokens ended."""
-    usage = Usage(input=90, output=10) if isinstance(result, Response) else Usage()
-    return Outcome(request(), result, usage, cost, None, 0.0, 1.0, None)
+    usage = Usage(input=90, output=10) if isinstance(result, Answer) else Usage()
+    return CallRecord(request(), result, usage, cost, None, 0.0, 1.0, None)
 
 
 def watch(display: Display, clock: FakeClock, pace: Pace, seconds: int, rows_a_second: int) -> None:

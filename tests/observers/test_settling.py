@@ -11,11 +11,11 @@ import pytest
 
 from llmctl.behind import Behind, Write
 from llmctl.errors import DiskError
-from llmctl.observers.settling import Settling, SettlingBehind
-from llmctl.types import Outcome, Usage
+from llmctl.observers.ledger_observer import Settling, SettlingBehind
+from llmctl.types import CallRecord, Usage
 from tests.support import request, response
 
-OUTCOME = Outcome(request(), response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
+OUTCOME = CallRecord(request(), response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
 
 
 class Slow:
@@ -25,12 +25,12 @@ class Slow:
         self.writes: list[Write[Any]] = []
         self.broken: DiskError | None = None
 
-    def settle(self, _: Outcome, /, *, lazily: bool = False) -> Write[Any]:  # noqa: ARG002
+    def settle(self, _: CallRecord, /, *, lazily: bool = False) -> Write[Any]:  # noqa: ARG002
         """Begin."""
         self.writes.append(Write())
         return self.writes[-1]
 
-    async def settle_kept(self, _: Sequence[Outcome]) -> None:
+    async def settle_kept(self, _: Sequence[CallRecord]) -> None:
         """Nothing is kept here."""
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmctl.protocols import Codec
 from llmctl.providers.sse import Reader
-from llmctl.types import Piece, Request, Target
+from llmctl.types import Request, StreamChunk, Target
 from tests.support import request
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
@@ -46,10 +46,10 @@ def asked(provider: str, model: str, **changes: Any) -> Request:
     return request(**{"target": target(provider, model), **changes})
 
 
-def streamed(codec: Codec, pieces: list[bytes]) -> Piece:
+def streamed(codec: Codec, pieces: list[bytes]) -> StreamChunk:
     """What a stream that arrives in these pieces says in all."""
     events, reader = Reader(), codec.reader()
-    found: list[Piece] = []
+    found: list[StreamChunk] = []
     for chunk in pieces:
         found += [reader.piece(event.name, event.data) for event in events.feed(chunk)]
     found.append(reader.end())
@@ -57,7 +57,7 @@ def streamed(codec: Codec, pieces: list[bytes]) -> Piece:
     for name in ("finish", "model", "usage"):
         last[name] = next((v for p in reversed(found) if (v := getattr(p, name))), None)
     text = "".join(piece.text for piece in found)
-    return Piece(text=text, done=any(piece.done for piece in found), **last)
+    return StreamChunk(text=text, done=any(piece.done for piece in found), **last)
 
 
 def cuts(body: bytes, seed: int) -> list[bytes]:

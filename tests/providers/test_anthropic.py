@@ -13,7 +13,7 @@ from llmctl.prompt import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic
 from llmctl.providers.anthropic_schema import fitted
-from llmctl.types import JSON, Message, ModelInfo, RawCall, Request
+from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
 from tests.providers.recordings import (
     asked,
 )
@@ -76,7 +76,7 @@ def test_an_output_limit_is_always_sent() -> None:
         {},
         {"max_tokens": 7},
         {"options": {"thinking": {"type": "enabled", "budget_tokens": 10_000}}},
-        {"raw": RawCall("/chat/completions", {"messages": [{"role": "user", "content": "u"}]})},
+        {"raw": RawRequest("/chat/completions", {"messages": [{"role": "user", "content": "u"}]})},
     ],
 )
 def test_the_worst_case_knows_the_limit_that_is_sent(changes: dict[str, Any]) -> None:
@@ -235,7 +235,7 @@ def test_an_openai_body_is_translated() -> None:
         "parallel_tool_calls": False,
         "user": "me",
     }
-    made = sent(raw=RawCall("/chat/completions", raw))
+    made = sent(raw=RawRequest("/chat/completions", raw))
     assert made == {
         "model": "claude-sonnet-5",
         "messages": [{"role": "user", "content": "u"}],
@@ -246,7 +246,7 @@ def test_an_openai_body_is_translated() -> None:
         "metadata": {"user_id": "me"},
     }
     with pytest.raises(InvalidRequest, match="seed"):
-        sent(raw=RawCall("/chat/completions", {**raw, "seed": 1}))
+        sent(raw=RawRequest("/chat/completions", {**raw, "seed": 1}))
 
 
 def test_rate_limits() -> None:

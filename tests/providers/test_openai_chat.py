@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest, ServerFailed
 from llmctl.protocols import Codec, RateHeaders
 from llmctl.providers.openai_chat import OpenAIChat
-from llmctl.types import Message, Piece, RawCall, Target, Usage
+from llmctl.types import Message, RawRequest, StreamChunk, Target, Usage
 from tests.providers.recordings import any_json, cuts, streamed
 from tests.support import TARGET, request
 
@@ -101,7 +101,7 @@ def test_a_streamed_request_asks_for_usage() -> None:
 
 def test_a_raw_body_goes_out_as_it_is() -> None:
     """A passed-through body is the very same object, on its own path."""
-    raw = RawCall("/embeddings", {"input": "x", "model": "m"})
+    raw = RawRequest("/embeddings", {"input": "x", "model": "m"})
     wire = CODEC.encode(request(raw=raw), stream=False)
     assert wire.path == "/embeddings"
     assert wire.body is raw.body
@@ -198,7 +198,7 @@ def test_a_stream_in_any_pieces() -> None:
         + chunk({"content": "🦜"}, finish="length")
         + f"data: {orjson.dumps({'choices': [], 'usage': usage}).decode()}\n\ndata: [DONE]\n\n"
     ).encode()
-    expected = Piece("naïve 🦜", "length", "m", Usage(input=3, output=2), done=True)
+    expected = StreamChunk("naïve 🦜", "length", "m", Usage(input=3, output=2), done=True)
     for seed in range(20):
         assert streamed(CODEC, cuts(whole, seed)) == expected
 

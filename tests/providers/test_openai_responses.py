@@ -21,7 +21,7 @@ from llmctl.errors import (
 )
 from llmctl.protocols import Codec
 from llmctl.providers.openai_responses import OpenAIResponses
-from llmctl.types import Message, Piece, RawCall, Usage
+from llmctl.types import Message, RawRequest, StreamChunk, Usage
 from tests.providers.recordings import any_json, streamed
 from tests.support import request
 
@@ -135,7 +135,7 @@ def test_a_schema_stands_beside_other_text_settings() -> None:
 
 def test_a_raw_body_goes_out_as_it_is() -> None:
     """A passed-through body keeps its path."""
-    raw = RawCall("/responses", {"input": "x", "model": "m"})
+    raw = RawRequest("/responses", {"input": "x", "model": "m"})
     wire = CODEC.encode(request(raw=raw), stream=False)
     assert (wire.path, wire.body) == ("/responses", raw.body)
 
@@ -213,7 +213,7 @@ def test_a_stream() -> None:
         {"type": "response.completed", "response": whole()},
     ]
     usage = Usage(input=10, output=7, cached_input=4, reasoning=5)
-    assert streamed(CODEC, [stream(*steps)]) == Piece(
+    assert streamed(CODEC, [stream(*steps)]) == StreamChunk(
         "hi", "stop", "gpt-5-mini-2026", usage, done=True
     )
     assert not streamed(CODEC, [stream(*steps[:-1])]).done

@@ -16,7 +16,7 @@ from llmctl.providers.mistral import Mistral
 from llmctl.providers.openai_chat import OpenAIChat
 from llmctl.providers.openai_responses import OpenAIResponses
 from llmctl.providers.openrouter import OpenRouter
-from llmctl.types import Message, Piece, Usage
+from llmctl.types import Message, StreamChunk, Usage
 from tests.providers.recordings import asked, cuts, events, needs_recordings, recordings, streamed
 
 pytestmark = needs_recordings
@@ -242,4 +242,4 @@ def test_an_end_of_stream_alone_is_no_answer() -> None:
         if recorded["kind"] == "sse":
             cut = recorded["body"].replace("data: [DONE]", "")
             assert not streamed(CHAT["openai"], [cut.encode()]).done
-    assert RESPONSES.reader().end() == Piece()
+    assert RESPONSES.reader().end() == StreamChunk()

@@ -8,7 +8,7 @@ import pytest
 
 from llmctl.errors import InvalidRequest
 from llmctl.providers.translate import from_chat
-from llmctl.types import Message, RawCall, Request
+from llmctl.types import Message, RawRequest, Request
 from tests.support import request
 
 NAMES = {"top_p": "topP", "stop": "stopSequences"}
@@ -17,7 +17,7 @@ NAMES = {"top_p": "topP", "stop": "stopSequences"}
 def translated(path: str = "/chat/completions", **body: Any) -> Request:
     """The plain request of a body."""
     whole = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **body}
-    return from_chat(request(raw=RawCall(path, whole)), NAMES)
+    return from_chat(request(raw=RawRequest(path, whole)), NAMES)
 
 
 def test_what_has_a_counterpart() -> None:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from llmctl.protocols import Codec
-from llmctl.types import Finish, Message, RawCall, Response
+from llmctl.types import Answer, Finish, Message, RawRequest
 from tests.conformance.codec import KEY, Loop, Wired
 from tests.conformance.codec_dialects import PARTS, PNG, Dialect
 from tests.simulator.call import Call
@@ -206,7 +206,7 @@ class SdkContract:
         """An OpenAI-shaped body in which a tool was called is the SDK's own conversation."""
         theirs = self.ask_with_results(sdk)
         body = {"model": "sim-small", "messages": WORKED, "tools": [TOOL], "max_tokens": 64}
-        ours = wired.ask(raw=RawCall("/chat/completions", body))
+        ours = wired.ask(raw=RawRequest("/chat/completions", body))
         self.agree(*wired.sim.calls)
         assert theirs == ours.text == ANSWER
 
@@ -241,7 +241,7 @@ class SdkContract:
         """The body without the fields that only one side sends."""
         return pruned(body, "", {(alone.path, repr(alone.value)) for alone in self.alone})
 
-    def same(self, theirs: Said, ours: Response) -> None:
+    def same(self, theirs: Said, ours: Answer) -> None:
         """Assert that two readings of an answer are the same."""
         assert ours.text == theirs.text
         assert ours.finish == self.finishes[theirs.finish]

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
 from llmctl.reports.figures import percentiles
 from llmctl.reports.groups import parse_by
+from llmctl.reports.periods import Span, moment, period_at, since
 from llmctl.reports.report import Query, Report, check, make, project
-from llmctl.reports.windows import Span, moment, period_at, since
-from llmctl.settings import Budget
-from llmctl.stores.ledger import open_ledger
-from llmctl.stores.report import Nothing
+from llmctl.storage.ledger import open_ledger
+from llmctl.storage.report import Nothing
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 
 NOW = moment(datetime(2026, 11, 21, 12, tzinfo=UTC))

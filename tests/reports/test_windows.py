@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmctl.config.settings import PERIODS
 from llmctl.errors import UsageError
-from llmctl.reports.windows import (
+from llmctl.reports.periods import (
     Span,
     between,
     days,
@@ -22,7 +23,6 @@ from llmctl.reports.windows import (
     since,
     zone_named,
 )
-from llmctl.settings import PERIODS
 
 BERLIN, HOUR, DAY = ZoneInfo("Europe/Berlin"), 3_600_000, 86_400_000
 NOW = moment(datetime(2026, 11, 21, 12, 30, tzinfo=UTC))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from tests.stores.damage import damaged_versions
+from tests.storage.damage import damaged_versions
 from tests.torture.judge import Arena, Size, arena, main, sound
 
 ROWS = 50

@@ -28,12 +28,13 @@ import orjson
 from llmctl.batch.lines import Problem, lines
 from llmctl.batch.questions import RowError
 from llmctl.batch.rows import Reader as Rows
-from llmctl.config import as_yaml, load
+from llmctl.config.load import load
+from llmctl.config.settings import Profile
+from llmctl.config.showing import as_yaml
 from llmctl.errors import CallError, ConfigError
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
 from llmctl.providers.sse import Event, Reader
-from llmctl.settings import Profile
 from tests.conformance.codec_dialects import DIALECTS
 from tests.conformance.codec_samples import SAMPLES, streamed, wire_of
 from tests.providers.recordings import RECORDED, recordings

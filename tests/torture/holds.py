@@ -18,8 +18,8 @@ from pathlib import Path
 
 from llmctl.clock import SystemClock
 from llmctl.ids import ulid
-from llmctl.protocols import Cap
-from llmctl.stores.ledger import SqliteLedger, open_ledger
+from llmctl.protocols import BudgetWindow
+from llmctl.storage.ledger import SqliteLedger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
 from tests.torture.judge import Size, main, sound
 
@@ -61,7 +61,7 @@ def run(size: Size) -> str:
     )
 
 
-def _cap(room: int) -> Cap:
+def _cap(room: int) -> BudgetWindow:
     return a_cap(str(room * COST))
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from llmctl.cli.chosen import choose
 from llmctl.cli.context import Context
 from llmctl.clock import Clock, SystemClock
-from llmctl.compose import Question, compose
-from llmctl.config import Overrides
+from llmctl.config.overrides import Overrides
 from llmctl.guards.retry import Trouble
-from llmctl.observers.settling import Settling
+from llmctl.observers.ledger_observer import Settling
 from llmctl.protocols import Chain
+from llmctl.request import Question, compose
 from llmctl.runner import Live, open_runner
 from llmctl.types import CacheMode, Message, Request
 from tests.torture.judge import Arena

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 
-from tests.stores.damage import damaged_versions
+from tests.storage.damage import damaged_versions
 from tests.torture.judge import Arena, Size, arena, bills_in, main, sound
 
 ROWS = 40

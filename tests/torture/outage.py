@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import CallError, ServerFailed
 from llmctl.guards.breaker import Breaker, Gate
@@ -20,9 +21,8 @@ from llmctl.guards.lane import Lane
 from llmctl.guards.limiter import Limiter
 from llmctl.guards.retry import Endurance, Retry
 from llmctl.protocols import Emit
-from llmctl.settings import BreakerPolicy, Limits, RetryPolicy
-from llmctl.stopping import Stop
-from llmctl.types import Request, Response
+from llmctl.shutdown import Stop
+from llmctl.types import Answer, Request
 from tests.support import FakeClock, request, response
 
 CONCURRENCY = 50
@@ -49,7 +49,7 @@ class Provider:
         self.asked: list[float] = []
         self.answered: list[float] = []
 
-    async def __call__(self, _: Request, __: Emit | None) -> Response:
+    async def __call__(self, _: Request, __: Emit | None) -> Answer:
         """One attempt."""
         self.asked.append(self.clock.now)
         await self.clock.sleep(0.05)
@@ -65,7 +65,7 @@ class Counted:
     def __init__(self, inner: Retry) -> None:
         self.inner, self.failed, self.ok = inner, 0, 0
 
-    async def __call__(self, asked: Request, emit: Emit | None) -> Response:
+    async def __call__(self, asked: Request, emit: Emit | None) -> Answer:
         """The inner answer."""
         try:
             found = await self.inner(asked, emit)

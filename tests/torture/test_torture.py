@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config.folders import find_folders
+from llmctl.config.paths import find_folders
 from llmctl.errors import ConfigError
 from tests.torture import (
     cache_damage,

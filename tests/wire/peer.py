@@ -11,8 +11,8 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Self
 
+from llmctl.config.settings import Timeouts
 from llmctl.protocols import HttpRequest
-from llmctl.settings import Timeouts
 from llmctl.transport import HttpTransport
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
+from llmctl.config.settings import Timeouts
 from llmctl.errors import CallTimeout, ConnectionFailed
-from llmctl.settings import Timeouts
 from llmctl.transport import HttpTransport
 from llmctl.wire import pool as module
 from llmctl.wire.connection import Connection

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from llmctl.config.settings import Timeouts
 from llmctl.errors import CallTimeout, ConnectionFailed
-from llmctl.settings import Timeouts
 from llmctl.transport import HttpTransport
 from llmctl.wire import dial
 from tests.test_transport import certificate, tls_of, use_proxies

@@ -1,0 +1,104 @@
+"""Where llmctl keeps things, and which files configure it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmctl.config.settings import Folders
+from llmctl.errors import ConfigError
+
+CONFIG_FILE = "config.yaml"
+"""The user's own file, in the configuration folder."""
+
+PROJECT_FILE = "llmctl.yaml"
+"""A project's configuration, in a folder of its repository."""
+
+MAX_BYTES = 1_000_000
+"""A larger file is not a configuration."""
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """The user's home folder: `HOME`, or what the password database says.
+
+    Raises `ConfigError` when neither knows.
+    """
+    named = environ.get("HOME", "")
+    if Path(named).is_absolute():
+        return Path(named)
+    try:
+        import os
+        import pwd
+
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except (ImportError, KeyError):
+        raise ConfigError(
+            "no home folder is known: set HOME, or LLMCTL_CONFIG_DIR, "
+            "LLMCTL_STATE_DIR, LLMCTL_CACHE_DIR and LLMCTL_DATA_DIR"
+        ) from None
+
+
+def find_folders(environ: Mapping[str, str], cwd: Path) -> Folders:
+    """The four folders; none is made or looked at.
+
+    `LLMCTL_CONFIG_DIR`, `_STATE_DIR`, `_CACHE_DIR`, `_DATA_DIR` name one exactly (relative to
+    `cwd`); otherwise each is `llmctl` under its `XDG_*_HOME`, or under XDG's default in the home
+    folder. As XDG says, a relative `XDG_*_HOME` does not count.
+    """
+
+    def folder(kind: str, default: str) -> Path:
+        if own := environ.get(f"LLMCTL_{kind}_DIR"):
+            return cwd / own
+        base = environ.get(f"XDG_{kind}_HOME", "")
+        return (Path(base) if Path(base).is_absolute() else home(environ) / default) / "llmctl"
+
+    return Folders(
+        config=folder("CONFIG", ".config"),
+        state=folder("STATE", ".local/state"),
+        cache=folder("CACHE", ".cache"),
+        data=folder("DATA", ".local/share"),
+    )
+
+
+def project_file(cwd: Path) -> Path | None:
+    """The nearest `llmctl.yaml` from `cwd` upward to the repository's root, the folder with
+    `.git`; outside a repository only `cwd` is looked at, for a parent may be anybody's."""
+    folders = (cwd, *cwd.parents)
+    root = next((n for n, folder in enumerate(folders) if _exists(folder / ".git")), 0)
+    found = (folder / PROJECT_FILE for folder in folders[: root + 1])
+    return next((path for path in found if _exists(path)), None)
+
+
+def read_bytes(path: Path, *, must_exist: bool = True) -> bytes | None:
+    """What the file holds; None when it is missing and need not exist. Raises `ConfigError`."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        if not must_exist:
+            return None
+        raise ConfigError(f"{path}: there is no such configuration file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "the name is not valid"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(
+            f"{path}: is larger than {MAX_BYTES} bytes, too large to be a configuration"
+        )
+    return raw
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """The file's text. Raises `ConfigError` naming the line that is none."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: this is not UTF-8 text") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -1,0 +1,402 @@
+"""The database: group commit, isolation of failures, privacy, and what the disk may do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from llmctl.errors import BusyError, DiskError
+from llmctl.storage import sqlite
+from llmctl.storage.database import Database
+from llmctl.storage.jobs import GROUP, One
+from llmctl.storage.migrations import Migration
+from llmctl.storage.sqlite import DamagedError
+
+ROOT = Path(__file__).parents[2]
+FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the database will be."""
+    return tmp_path / "state" / "notes.sqlite3"
+
+
+@pytest.fixture
+def db(path: Path) -> Iterator[Database]:
+    """A database of notes."""
+    with Database(path, [FIRST]) as database:
+        yield database
+
+
+def add(text: str) -> Callable[[sqlite3.Connection], int]:
+    """A write that gives the number of notes."""
+
+    def work(connection: sqlite3.Connection) -> int:
+        connection.execute("INSERT INTO notes VALUES (?)", (text,))
+        count: int = connection.execute("SELECT count(*) FROM notes").fetchone()[0]
+        return count
+
+    return work
+
+
+def notes(db: Database) -> list[str]:
+    """All notes."""
+    return db.read(lambda c: [text for (text,) in c.execute("SELECT text FROM notes")])
+
+
+def test_a_write_gives_its_value_once_everybody_can_read_it(db: Database, path: Path) -> None:
+    """The value arrives, and another connection sees the row."""
+    assert asyncio.run(db.write(add("one"))) == 1
+    assert db.write_now(add("two")) == 2
+    assert notes(db) == ["one", "two"]
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM notes").fetchone() == (2,)
+
+
+def test_writes_that_wait_share_a_commit(db: Database) -> None:
+    """A hundred writes that queue behind a slow one need one commit together."""
+    queued = threading.Event()
+    commits: list[str] = []
+    db._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+
+    async def many() -> list[int]:
+        db.post(lambda _: queued.wait(60))
+        writes = [asyncio.ensure_future(db.write(add(str(n)))) for n in range(100)]
+        await asyncio.sleep(0)
+        queued.set()
+        return await asyncio.gather(*writes)
+
+    assert asyncio.run(many()) == list(range(1, 101))
+    assert len(commits) <= 2
+
+
+def test_large_writes_do_not_wait_for_each_other(db: Database) -> None:
+    """Writes of many rows that queue together are committed, and heard of, one after the other,
+    in their order; small ones go with them as long as there is room."""
+    queued = threading.Event()
+    commits: list[str] = []
+    db._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+
+    async def many() -> list[int]:
+        db.post(lambda _: queued.wait(60))
+        sizes = [1, GROUP, 10, GROUP - 10, GROUP + 1, 1]
+        writes = [asyncio.ensure_future(db.write(add(str(n)), n)) for n in sizes]
+        await asyncio.sleep(0)
+        queued.set()
+        return await asyncio.gather(*writes)
+
+    assert asyncio.run(many()) == [1, 2, 3, 4, 5, 6]
+    # The slow one and the first; the whole group; two that fill one; one too large; the rest.
+    assert len(commits) in (5, 6), "the slow one may be committed by itself"
+
+
+def test_a_write_that_fails_does_not_fail_its_neighbours(db: Database) -> None:
+    """Its own error reaches its own caller, its own changes are undone, the others stay."""
+
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO notes VALUES ('never')")
+        raise LookupError("mine")
+
+    async def all_at_once() -> list[object]:
+        works = [db.write(add("a")), db.write(fail), db.write(add("b"))]
+        return list(await asyncio.gather(*works, return_exceptions=True))
+
+    a, failed, b = asyncio.run(all_at_once())
+    assert (a, b) == (1, 2)
+    assert isinstance(failed, LookupError)
+    assert notes(db) == ["a", "b"]
+
+
+def test_what_cannot_be_done_together_is_done_one_by_one(db: Database) -> None:
+    """One of many alike fails, after it has changed something: its own caller hears of it, its
+    changes are undone, all others are done, and none of them twice."""
+
+    def together(connection: sqlite3.Connection, texts: Sequence[str]) -> list[int]:
+        numbers = [add(text)(connection) for text in texts]
+        if "bad" in texts:
+            raise LookupError(texts)
+        return numbers
+
+    async def all_at_once() -> list[object]:
+        works = [db.soon(One(together, text)) for text in ("a", "bad", "b")]
+        return list(await asyncio.gather(*works, db.write(add("c")), return_exceptions=True))
+
+    a, failed, b, c = asyncio.run(all_at_once())
+    assert (a, b, c) == (1, 2, 3)
+    assert isinstance(failed, LookupError)
+    assert failed.args == (["bad"],), "by itself"
+    assert notes(db) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
+def test_what_a_write_would_undo_is_in_no_other_file(db: Database) -> None:
+    """However much a write changes, SQLite makes no file of what stood there before."""
+    asyncio.run(db.write(lambda connection: [add("x" * 1000)(connection) for _ in range(500)]))
+
+    def change(connection: sqlite3.Connection) -> list[str]:
+        connection.execute("UPDATE notes SET text = upper(text)")
+        links = [*Path("/proc/self/fd").iterdir()]  # one is of the listing, and has gone again
+        return [str(link.readlink()) for link in links if link.is_symlink()]
+
+    opened = asyncio.run(db.write(change))
+    assert str(db.path) in opened
+    assert not [path for path in opened if "etilqs" in path]
+
+
+def test_a_cancelled_wait_does_not_undo_the_write(db: Database) -> None:
+    """What was queued is written, whoever waits for it or not."""
+
+    async def give_up() -> None:
+        task = asyncio.ensure_future(db.write(add("kept")))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await db.write(add("next"))
+
+    asyncio.run(give_up())
+    assert notes(db) == ["kept", "next"]
+
+
+def test_every_thread_reads_for_itself(db: Database) -> None:
+    """Readers in other threads see what is committed."""
+    db.write_now(add("x"))
+    seen: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: seen.append(notes(db))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [["x"]] * 4
+
+
+def test_readers_cannot_write(db: Database) -> None:
+    """Only the writer thread changes anything."""
+    with pytest.raises(DiskError):
+        db.read(add("no"))
+
+
+def test_closing_writes_what_is_queued_and_folds_the_wal_in(path: Path) -> None:
+    """Afterwards there is one file with everything in it, and using it is refused."""
+    db = Database(path, [FIRST])
+    for n in range(2000):
+        db.post(add(str(n)))
+    db.close()
+    db.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM notes").fetchone() == (2000,)
+    for use in (lambda: db.post(add("late")), lambda: notes(db)):
+        with pytest.raises(RuntimeError, match="closed"):
+            use()
+
+
+def test_a_program_that_forgets_to_close_loses_nothing(path: Path) -> None:
+    """What is queued when the program ends is written, and it does end."""
+    program = """
+import sys
+from pathlib import Path
+from tests.storage.test_database import *
+db = Database(Path(sys.argv[1]), [FIRST])
+for n in range(500):
+    db.post(add(str(n)))
+"""
+    command = [sys.executable, "-W", "error", "-c", program, str(path)]
+    done = subprocess.run(command, cwd=ROOT, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stderr == ""
+    with Database(path, [FIRST]) as db:
+        assert len(notes(db)) == 500
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_must_open_its_own(db: Database) -> None:
+    """The child is refused, its closing does nothing, and the parent goes on."""
+    db.write_now(add("before"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and forks: the very point
+        child = os.fork()
+    if child == 0:
+        refused = 0
+        for use in (lambda: db.post(add("child")), lambda: notes(db)):
+            try:
+                use()
+            except RuntimeError:
+                refused += 1
+        db.close()
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert db.write_now(add("after")) == 2
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_files_are_private_under_any_umask(path: Path, umask: int) -> None:
+    """The database, its WAL and its index are 0600 in a 0700 folder."""
+    old = os.umask(umask)
+    try:
+        db = Database(path, [FIRST])
+        db.write_now(add("x"))
+        notes(db)
+    finally:
+        os.umask(old)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    db.close()
+    assert modes == {f"notes.sqlite3{ending}": 0o600 for ending in ("", "-wal", "-shm")}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_that_was_open_to_others_is_closed_to_them(path: Path) -> None:
+    """A mode that somebody widened is narrowed when the file is opened."""
+    Database(path, [FIRST]).close()
+    path.chmod(0o644)
+    Database(path, [FIRST]).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """A disk that refuses to let any file grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_when_the_disk_refuses_everything_stops(db: Database, path: Path) -> None:
+    """The commit fails for all who wait, with exit code 74 and the path, and so does every later
+    write, although there is room again, as `check` says without one; what was written before is
+    still there."""
+    db.write_now(add("before"))
+    db.check()
+
+    async def all_at_once() -> list[object]:
+        works = [db.write(add("x" * 100_000)) for _ in range(3)]
+        return list(await asyncio.gather(*works, return_exceptions=True))
+
+    with no_file_larger_than(path.stat().st_size + 50_000):
+        errors = asyncio.run(all_at_once())
+    assert len({id(error) for error in errors}) == 3
+    for error in errors:
+        assert isinstance(error, DiskError)
+        assert error.exit_code == 74
+        assert str(path) in error.message
+    with pytest.raises(DiskError, match=str(path)):
+        db.check()
+    with pytest.raises(DiskError):
+        db.write_now(add("later"))
+    assert notes(db) == ["before"]
+
+
+def test_a_full_database_fails_the_whole_group(db: Database) -> None:
+    """A disk error inside one write is everybody's."""
+    db.write_now(lambda c: c.execute("PRAGMA max_page_count=20").fetchone())
+    with pytest.raises(DiskError, match="full"):
+        db.write_now(add("x" * 200_000))
+    with pytest.raises(DiskError):
+        db.write_now(add("small"))
+
+
+def test_a_place_that_is_no_folder_is_a_disk_error(tmp_path: Path) -> None:
+    """Opening fails at once, with the path."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(DiskError, match=str(file)):
+        Database(file / "notes.sqlite3", [FIRST])
+
+
+def test_waiting_for_another_process_ends(
+    db: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that keeps the lock is waited for, then named as the reason; later writes succeed."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
+        with pytest.raises(BusyError, match="another llmctl"):
+            db.write_now(add("x"))
+    assert db.write_now(add("y")) == 1
+
+
+def test_a_file_that_is_no_database_is_damaged(path: Path) -> None:
+    """The error names the file and says what to do."""
+    path.parent.mkdir()
+    path.write_bytes(b"not a database at all. " * 500)
+    with pytest.raises(DamagedError, match=r"notes\.sqlite3 is damaged .*; burn it"):
+        Database(path, [FIRST], remedy="burn it")
+
+
+def test_somebody_elses_database_is_left_alone(path: Path) -> None:
+    """A SQLite file that llmctl did not make is refused and not touched."""
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(DamagedError, match="not a database of llmctl"):
+        Database(path, [FIRST])
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+    assert len(path.read_bytes()) == len(before)
+
+
+def test_a_lost_table_is_damage_but_a_wrong_statement_is_not(db: Database, path: Path) -> None:
+    """Statements that do not fit are the program's mistake while the tables are as made."""
+
+    def wrong(connection: sqlite3.Connection) -> None:
+        connection.execute("SELECT no_such_column FROM notes")
+
+    with pytest.raises(sqlite3.OperationalError, match="no_such_column"):
+        db.read(wrong)
+    with pytest.raises(sqlite3.OperationalError, match="no_such_column"):
+        db.write_now(wrong)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE notes")
+    with pytest.raises(DamagedError):
+        notes(db)
+    with pytest.raises(DamagedError):
+        db.write_now(add("x"))
+
+
+def test_many_rows_do_not_wait_for_company(path: Path) -> None:
+    """Where a busy run's writes are gathered for a minute, one of eight rows is made now, and what
+    has come before it goes along."""
+
+    async def run(db: Database) -> list[int]:
+        await asyncio.gather(*(db.soon(add("busy")) for _ in range(4)))
+        few, many = db.soon(add("a")), db.soon(add("b"), rows=8)
+        async with asyncio.timeout(20):
+            return [await few, await many]
+
+    with Database(path, [FIRST], gather=60) as db:
+        assert asyncio.run(run(db)) == [5, 6]
+
+
+def test_who_waits_hears_before_those_that_do_not(db: Database) -> None:
+    """Of one commit: however many writes that nobody waits for came before."""
+    heard: list[str] = []
+
+    async def run() -> None:
+        behind = [db.begin(add(str(number)), lazily=True) for number in range(60)]
+        for write in behind:
+            write.then(lambda _: heard.append("behind"))
+        waited = db.soon(add("waited"))
+        waited.add_done_callback(lambda _: heard.append("waited"))
+        await waited
+        for write in behind:
+            await write
+
+    asyncio.run(run())
+    assert heard.index("waited") <= 20
+    assert sorted(heard) == ["behind"] * 60 + ["waited"]

@@ -1,0 +1,220 @@
+"""Private, locked, durable files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from llmctl.errors import BusyError, DiskError
+from llmctl.storage.files import disk, open_private, private_folder, replacing, write_private
+from llmctl.storage.lock import LockedFile
+
+
+def mode(path: Path) -> int:
+    """The permission bits."""
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o277])
+def test_private_under_any_umask(tmp_path: Path, umask: int) -> None:
+    """New folders are 0700 and new files 0600, whatever the umask."""
+    before = os.umask(umask)
+    try:
+        folder = private_folder(tmp_path / "a" / "b")
+        write_private(folder / "f", b"x")
+        with LockedFile.open(folder / "g"):
+            pass
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / "a"), mode(folder)] == [0o700, 0o700]
+    assert [mode(folder / "f"), mode(folder / "g")] == [0o600, 0o600]
+
+
+def test_what_exists_keeps_its_mode(tmp_path: Path) -> None:
+    """A folder or file that the user made is not tightened behind their back."""
+    tmp_path.chmod(0o755)
+    assert mode(private_folder(tmp_path)) == 0o755
+    path = tmp_path / "f"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    fd, created = open_private(path, os.O_RDWR)
+    os.close(fd)
+    assert not created
+    assert mode(path) == 0o644
+
+
+def test_through_a_dangling_link(tmp_path: Path) -> None:
+    """A link to a file that does not exist yet makes that file."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "f")
+    fd, created = open_private(link, os.O_RDWR)
+    os.close(fd)
+    assert created
+    assert mode(tmp_path / "f") == 0o600
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    """A folder that cannot be made is one sentence."""
+    (tmp_path / "f").write_bytes(b"")
+    for path in (tmp_path / "f", tmp_path / "f" / "g"):
+        with pytest.raises(DiskError, match=f"cannot create the folder {path}: a part of"):
+            private_folder(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "hardware"),
+        (errno.EROFS, "read-only"),
+        (errno.EFBIG, "may not grow"),
+        (errno.EACCES, "permission denied"),
+        (errno.ENOLCK, "cannot lock"),
+        (errno.EBUSY, "resource busy: check the disk"),
+    ],
+)
+def test_errors_say_what_to_do(number: int, advice: str) -> None:
+    """Every refusal of the disk is exit code 74, and names the path and what to do."""
+    with pytest.raises(DiskError) as caught, disk("write to", "/x/y"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.exit_code == 74
+    assert caught.value.message.startswith("cannot write to /x/y: ")
+    assert advice.lower() in caught.value.message.lower().replace("device or ", "")
+
+
+def test_replacing(tmp_path: Path) -> None:
+    """A file is replaced whole, through a link, with nothing left beside it."""
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    write_private(link, b"new")
+    assert path.read_bytes() == b"new"
+    assert link.is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f", "link"]
+
+
+def half_replace(path: Path, cause: BaseException) -> None:
+    """Fail while the new file is being written."""
+    with replacing(path) as file:
+        file.write(b"half")
+        raise cause
+
+
+def test_replacing_that_fails(tmp_path: Path) -> None:
+    """When writing the new file fails, the old one is as it was."""
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(DiskError):
+        half_replace(path, OSError(errno.ENOSPC, "full"))
+    with pytest.raises(KeyboardInterrupt):
+        half_replace(path, KeyboardInterrupt())
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file's data reaches the disk before its name, and the name before it returns."""
+    diary: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(fd: int) -> None:
+        diary.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        real_sync(fd)
+
+    def replace(one: str, other: Path) -> None:
+        diary.append("rename")
+        real_replace(one, other)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_private(tmp_path / "f", b"x")
+    assert diary == ["file", "rename", "folder"]
+
+
+HOLD = """
+    import sys
+    from pathlib import Path
+    from llmctl.storage.lock import LockedFile
+    with LockedFile.open(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """Another process that holds the file, until its stdin ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """A file held by another process is refused with exit code 75, until that process has
+    ended, even by `kill -9`."""
+    path = tmp_path / "out.jsonl"
+    with holder(path) as process:
+        with pytest.raises(BusyError, match=f"another llmctl holds {path}: wait") as caught:
+            LockedFile.open(path)
+        assert caught.value.exit_code == 75
+        process.kill()
+    with LockedFile.open(path) as file:
+        assert not file.created
+
+
+def test_a_file_replaced_while_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on a file that no longer bears the name is worth nothing: the new one is locked."""
+    from llmctl.storage import lock
+
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    real = lock.try_lock
+
+    def late(fd: int) -> bool:
+        if path.exists() and path.read_bytes() == b"old":
+            write_private(path, b"new")
+        return real(fd)
+
+    monkeypatch.setattr(lock, "try_lock", late)
+    with LockedFile.open(path) as file:
+        assert file.reader().read() == b"new"
+        with pytest.raises(BusyError):
+            LockedFile.open(path)
+
+
+def test_no_trace(tmp_path: Path) -> None:
+    """A file that opening created is removed again if nothing came of it, and only then."""
+    path = tmp_path / "f"
+    with LockedFile.open(path) as file:
+        file.leave_no_trace()
+    assert not path.exists()
+    with LockedFile.open(path) as file:
+        os.write(file.fd, b"x")
+        file.leave_no_trace()
+    with LockedFile.open(path) as file:
+        file.truncate(0)
+        file.leave_no_trace()
+        assert file.size == 0
+    assert path.exists()
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """What cannot be opened is one sentence."""
+    with pytest.raises(DiskError, match="it is a folder"):
+        LockedFile.open(tmp_path)
+    with pytest.raises(DiskError, match="create the folder first"):
+        LockedFile.open(tmp_path / "no" / "f")

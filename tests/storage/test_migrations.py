@@ -1,0 +1,79 @@
+"""Files of older and newer programs."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llmctl.storage.database import Database
+from llmctl.storage.migrations import Migration
+from llmctl.storage.sqlite import DamagedError, NewerError
+
+FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
+SECOND = Migration(
+    "test-002-length",
+    ("ALTER TABLE notes ADD COLUMN length INTEGER", "UPDATE notes SET length = length(text)"),
+)
+BROKEN = Migration("test-002-broken", ("DELETE FROM notes", "INSERT INTO nowhere VALUES (1)"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database of the first version with one note."""
+    path = tmp_path / "notes.sqlite3"
+    with Database(path, [FIRST]) as db:
+        db.write_now(lambda c: c.execute("INSERT INTO notes VALUES ('four')").rowcount)
+    return path
+
+
+def rows(path: Path) -> list[tuple[object, ...]]:
+    """What is in the file, without llmctl."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT * FROM notes").fetchall()
+
+
+def test_an_older_file_is_migrated_and_a_copy_kept(path: Path) -> None:
+    """The new file has the new column, the private copy beside it is as before."""
+    Database(path, [FIRST, SECOND]).close()
+    assert rows(path) == [("four", 4)]
+    copy = path.with_name("notes.sqlite3.before-test-002-length")
+    assert rows(copy) == [("four",)]
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name, copy.name]
+
+
+def test_a_copy_is_kept_only_where_it_may_be(path: Path) -> None:
+    """Text that a user can have removed is not kept in a second place."""
+    Database(path, [FIRST, SECOND], keep_copy=False).close()
+    assert rows(path) == [("four", 4)]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_new_file_and_a_current_one_need_no_copy(path: Path) -> None:
+    """Only a migration of something makes a copy."""
+    Database(path, [FIRST]).close()
+    Database(path.with_name("new"), [FIRST, SECOND]).close()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["new", path.name]
+
+
+def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    """All of it happens or none; the file still opens with the older program."""
+    with pytest.raises(DamagedError):
+        Database(path, [FIRST, BROKEN])
+    assert rows(path) == [("four",)]
+    Database(path, [FIRST]).close()
+    Database(path, [FIRST, SECOND]).close()
+    assert rows(path) == [("four", 4)]
+
+
+def test_a_file_of_a_newer_program_is_refused(path: Path) -> None:
+    """The error names the migration and says how to upgrade; the file stays as it is."""
+    Database(path, [FIRST, SECOND]).close()
+    with pytest.raises(NewerError, match=r"test-002-length.*pip install --upgrade llmctl") as info:
+        Database(path, [FIRST])
+    assert info.value.exit_code == 2
+    assert rows(path) == [("four", 4)]
