@@ -4,38 +4,62 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import LLMCTL
 from tests.simulator.server import Simulator
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 GITHUB, GITLAB = "ci-github-actions.yaml", "ci-gitlab.yaml"
 
 
 def commands(name: str) -> list[str]:
-    """The job's commands in order, but for the installation."""
+    """The job's commands in order; the first installs."""
     job: Any = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
     if name == GITHUB:
-        found = [step["run"] for step in job["jobs"]["cost"]["steps"] if "run" in step]
-    else:
-        only = job["llm-cost"]
-        found = [*only["before_script"], *only["script"], *only["after_script"]]
-    assert found[0] == "pip install llmctl"
-    return found[1:]
+        return [step["run"] for step in job["jobs"]["cost"]["steps"] if "run" in step]
+    only = job["llm-cost"]
+    return [*only["before_script"], *only["script"], *only["after_script"]]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts of a new environment in which the jobs' install command was run, as it stands,
+    beside this checkout as `tools/llmctl`."""
+    folder = tmp_path_factory.mktemp("job")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    if not tracked:
+        pytest.skip("not a git checkout: which files are the project's is not known")
+    for file in filter(None, tracked.split("\0")):
+        if (ROOT / file).is_file():
+            (folder / "tools/llmctl" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, folder / "tools/llmctl" / file)
+    venv.create(folder / "venv", with_pip=True)
+    scripts = folder / "venv/bin"
+    (install,) = {commands(name)[0] for name in (GITHUB, GITLAB)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", install], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return scripts
 
 
 @pytest.fixture
-def shell(configured: dict[str, str], tmp_path: Path) -> Any:
-    """Run a line as the job's shell would."""
+def shell(configured: dict[str, str], tmp_path: Path, installed: Path) -> Any:
+    """Run a line as the job's shell would, after its installation."""
     env = {
         **configured,
-        "PATH": f"{LLMCTL.parent}:{os.environ['PATH']}",
+        "PATH": f"{installed}:{os.environ['PATH']}",
         "LLMCTL_STATE_DIR": str(tmp_path / ".llmctl/state"),
         "LLMCTL_CACHE_DIR": str(tmp_path / ".llmctl/cache"),
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
@@ -62,7 +86,7 @@ def prompts(folder: Path, number: int, max_tokens: int) -> None:
 def test_every_command_runs(name: str, shell: Any, tmp_path: Path, sim: Simulator) -> None:
     """Within its budgets the whole job passes, answers every row and leaves its summary."""
     prompts(tmp_path, 5, 50)
-    for line in commands(name):
+    for line in commands(name)[1:]:
         done = shell(line)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
     assert sim.billed.requests == 5
@@ -78,7 +102,7 @@ def test_a_batch_that_could_cost_too_much_stops_the_job(
 ) -> None:
     """The first command exits 3 before anything is sent."""
     prompts(tmp_path, 100, 50_000)
-    done = shell(commands(name)[0])
+    done = shell(commands(name)[1])
     assert done.returncode == 3
     assert "above the budget of $5.00" in done.stderr
     assert sim.calls == []
@@ -99,3 +123,12 @@ def test_a_month_that_cost_too_much_stops_the_job(name: str, shell: Any, tmp_pat
     done = shell(check)
     assert done.returncode == 3
     assert "exceeded" in done.stderr
+
+
+def test_nothing_installs_the_package_of_a_stranger() -> None:
+    """No file of the project installs by the bare name `llmctl`, which is a stranger's on PyPI."""
+    found = subprocess.run(
+        ["git", "grep", "-nE", r"pip3? install[^'\"]*['\" ]llmctl(\[|['\" `]|$)"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout == ""

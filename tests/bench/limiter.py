@@ -9,19 +9,15 @@ same by two processes that share the limit. Options: `--rpm N`, `--seconds N` (7
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
-import sysconfig
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-from tests.bench.rows import CONFIG, write_rows
+from tests.bench.command import LLMCTL, new_home, write_rows
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
-
-LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
 
 
 class Arrivals:
@@ -50,31 +46,15 @@ def measure(folder: Path, rpm: int, seconds: float, processes: int) -> str:
     """Run it; the line that says what was seen."""
     arrivals = Arrivals()
     with Simulator(reply=arrivals, record_bodies=False) as server:
-        home = folder / f"home{processes}"
-        (home / ".config/llmctl").mkdir(parents=True)
-        (home / ".config/llmctl/config.yaml").write_text(
-            CONFIG.format(url=server.base_url), encoding="utf-8"
-        )
+        environ = new_home(folder, server.base_url)
         rows = int(rpm / 60 * (seconds + 30) / processes)
         running = []
         for number in range(processes):
             source = folder / f"in{processes}.{number}.jsonl"
             write_rows(source, rows)
-            command = [
-                str(LLMCTL),
-                "batch",
-                str(source),
-                "-q",
-                "--no-cache",
-                "--concurrency",
-                "100",
-            ]
-            running.append(
-                subprocess.Popen(
-                    [*command, "--rpm", str(rpm)],
-                    env={**os.environ, "HOME": str(home), "BENCH_KEY": "x"},
-                )
-            )
+            command = [str(LLMCTL), "batch", str(source), "-q", "--no-cache"]
+            options = ["--concurrency", "100", "--rpm", str(rpm)]
+            running.append(subprocess.Popen([*command, *options], env=environ))
         server.wait_for_calls(1, 60)
         threading.Event().wait(seconds)
         for process in running:

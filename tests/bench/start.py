@@ -1,6 +1,6 @@
 """How fast `llmctl` starts and answers, a line a figure: `python -m tests.bench.start`.
 
-`--version` and a shell's completion against Python's own start; `ask` out of the cache; `ask` to
+`--version` and `--help` against Python's own start; `ask` out of the cache; `ask` to
 its first printed token against the server's own first byte; and the whole of `ask` against the
 whole of the `llm` command with the same prompt, where the provider answers at once and where it
 takes 50 ms. `--llm PATH` names the `llm` command (the one beside this Python by default).
@@ -19,7 +19,7 @@ import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench.memory import prepare
+from tests.bench.command import new_home
 from tests.simulator.call import Call
 from tests.simulator.server import Simulator
 
@@ -80,18 +80,14 @@ def bare(folder: Path) -> str:
 
 
 def starts(folder: Path) -> None:
-    """Goal: at most four times Python's own start."""
-    bash = {"_LLMCTL_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "llmctl pro"}
-    zsh = {"_LLMCTL_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "llmctl ask -m x --s"}
+    """`--version` and `--help` against Python's own start."""
     found = best(
         {
             "python": whole([bare(folder), "-c", "pass"]),
             "--version": whole([LLMCTL, "--version"]),
-            "a command completed for bash": whole([LLMCTL], **bash),
-            "an option for zsh": whole([LLMCTL], **zsh),
             "--help": whole([LLMCTL, "--help"]),
         }
-    )  # fmt: skip
+    )
     own = found.pop("python")
     print(
         f"start: bare Python {own * 1000:.0f} ms",
@@ -109,8 +105,7 @@ def answers(folder: Path, llm: Path) -> None:
         return "Yes, it is positive."
 
     with Simulator(reply=speak, stream_interval=0.001) as sim:
-        prepare(folder, sim.base_url, 0, budget=False)
-        home = {"HOME": str(folder / "home"), "BENCH_KEY": "x"}
+        home = new_home(folder, sim.base_url, budget=False)
         ask = [LLMCTL, "ask", "-q", PROMPT]
         whole(ask, **home)()
         cached = best({"cached": whole(ask, **home)})["cached"]

@@ -1,0 +1,70 @@
+"""Size of the house, and the files a row of a batch calls into: `python -m tests.bench.house`.
+
+`llmctl batch` runs 300 rows in this process, with a budget, under a profiler that counts the calls
+into each file of `llmctl/`; a file counts that is called into at least once a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+import llmctl
+from llmctl.cli.app import main as run
+from tests.bench.command import new_home, write_rows
+from tests.bench.loopback import served
+
+_ROWS = 300
+_ROOT = Path(llmctl.__file__).parent
+
+
+def called_files(folder: Path, url: str) -> list[str]:
+    """Files of `llmctl/` that are called into for each row, with the calls a row."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            calls[frame.f_code.co_filename] += 1
+
+    os.environ.update(new_home(folder, url))
+    write_rows(folder / "in.jsonl", _ROWS)
+    sys.argv = ["llmctl", "batch", str(folder / "in.jsonl"), "--concurrency", "8", "-q"]
+    threading.setprofile(count)
+    sys.setprofile(count)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        run()
+    sys.setprofile(None)
+    threading.setprofile(None)
+    inside = {Path(name): number for name, number in calls.items() if name.startswith(str(_ROOT))}
+    return [
+        f"{path.relative_to(_ROOT)} ({number / _ROWS:.0f})"
+        for path, number in sorted(inside.items())
+        if number >= _ROWS
+    ]
+
+
+def lines(folder: Path) -> tuple[int, int]:
+    """Lines and files of Python below a folder."""
+    texts = [path.read_bytes() for path in folder.rglob("*.py")]
+    return sum(text.count(b"\n") for text in texts), len([text for text in texts if text])
+
+
+def main() -> None:
+    """Print the figures."""
+    for folder in (_ROOT, Path(__file__).parents[1]):
+        count, files = lines(folder)
+        print(f"house: {folder.name}/ {count:,} lines in {files} files")
+    with tempfile.TemporaryDirectory() as name, served("tests.bench.loopback") as url:
+        found = called_files(Path(name), url)
+    print(f"house: a row of a batch calls into {len(found)} files, calls a row: {', '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()
