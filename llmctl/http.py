@@ -166,6 +166,7 @@ class _Exchange:
         self._limit = f"accepted no connection within {connect:g} s (`timeout.connect`"
         self._total = f"did not finish its answer within {total:g} s (`timeout.total`"
         self._answered = False
+        self._connecting: Any = None
         self.sent = False
         """Whether a byte of the request may have left."""
         self.deadline = asyncio.timeout_at(min(now + connect, self._end))
@@ -176,6 +177,8 @@ class _Exchange:
             if info["request"].method not in {b"CONNECT", "CONNECT"}:
                 self.sent = True
                 self._move(self._end)
+        elif event.endswith("connect_tcp.complete"):
+            self._connecting = info["return_value"]
         elif event.endswith("send_request_body.complete") and self.sent and not self._answered:
             self._limit = f"sent nothing for {self._first_byte:g} s (`timeout.first_byte`"
             self._move(self._loop.time() + self._first_byte)
@@ -184,6 +187,12 @@ class _Exchange:
         """The head of the reply has come."""
         self.sent = self._answered = True
         self._move(self._end)
+
+    async def close(self) -> None:
+        """Close a connection that was given up before a request was sent on it: httpcore2 leaves
+        it open where TLS is cancelled."""
+        if self._connecting is not None and not self.sent:
+            await self._connecting.aclose()
 
     def _move(self, when: float) -> None:
         with suppress(RuntimeError):  # the deadline has passed, or the exchange is over
@@ -235,7 +244,11 @@ class HttpClient:
         request.extensions["trace"] = exchange.trace
         try:
             async with exchange.deadline:
-                response = await route.transport.handle_async_request(request)
+                try:
+                    response = await route.transport.handle_async_request(request)
+                except BaseException:
+                    await exchange.close()
+                    raise
                 exchange.answered()
                 try:
                     yield HttpReply(response)
