@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,7 +13,10 @@ import pytest
 from llmctl.errors import ConfigError, InvalidRequest
 from llmctl.http import build, proxy_for
 from tests.conformance.http_client import HttpClientContract, certificate, tls, use_proxies
-from tests.conformance.http_peer import Line, always, answer, run, send
+from tests.conformance.http_peer import Line, always, answer, send
+from tests.conformance.http_peer import run as drive
+from tests.conftest import KEY, Run, configure
+from tests.simulator.server import Simulator
 
 __all__ = ["certificate", "tls"]
 
@@ -49,7 +53,7 @@ class TestAiohttp(HttpClientContract):
                 assert await answer(client, peer.url) == b"ok"
                 assert len(peer.lines) == 2
 
-        run(body())
+        drive(body())
 
 
 @pytest.mark.parametrize(
@@ -75,8 +79,8 @@ def test_a_login_in_the_address() -> None:
     assert (str(request.url), request.headers["authorization"]) == (
         "http://h/a", "Basic YW5uOnBhc3Mgd29yZA==",
     )  # fmt: skip
-    own = build("POST", "http://ann:x@h/a", {"authorization": "Bearer k"})
-    assert own.headers["authorization"] == "Bearer k"
+    own = build("POST", "http://ann:x@h/a", {"Authorization": "Bearer k"})
+    assert own.headers.get_list("authorization") == ["Bearer k"]
 
 
 @pytest.mark.parametrize("url", ["http:///x", "http://h:x/", "ftp://h/", "h", "", "http://h\r\n/"])
@@ -135,6 +139,22 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match="proxy") as caught:
         proxy_for(httpx2.URL("https://provider.example/v1"))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", ["auto", "standard"])
+def test_a_batch_goes_over_aiohttp(
+    choice: str, run: Run, home: Path, environ: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Many calls at a time go over aiohttp, unless the profile says `http: standard`; one call
+    never does."""
+    configure(home, sim.base_url, "{env: SIM_KEY}", f"    http: {choice}\n")
+    environ = {**environ, "SIM_KEY": KEY, "PYTHONPROFILEIMPORTTIME": "1"}
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    batch, ask = run("batch", "in.jsonl", env=environ), run("ask", "three", env=environ)
+    assert (batch.returncode, ask.returncode, len(sim.calls)) == (0, 0, 3)
+    assert ("aiohttp" in batch.stderr) is (choice == "auto")
+    assert "httpx2" in ask.stderr
+    assert "aiohttp" not in ask.stderr
 
 
 def test_one_call_loads_no_aiohttp() -> None:
