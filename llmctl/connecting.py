@@ -12,14 +12,14 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
+from llmctl.http import HttpClient
 from llmctl.keys.key import Slot
 from llmctl.keys.live import LiveKey
 from llmctl.keys.resolver import Finder
-from llmctl.protocols import RateHeaders
-from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.protocols import Auth, RateHeaders
+from llmctl.providers.endpoint import Endpoint, KeyAuth
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.tokens import Counter
-from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ async def open_endpoint(
     `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
     """
     async with AsyncExitStack() as stack:
-        address, _ = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
-        yield connect(profile, address, Counter(folders.cache), clock, stack)
+        base_url, auth, _ = await open_address(
+            profile, folders, environ, clock, stack, say, warn, ask
+        )
+        yield connect(profile, base_url, auth, Counter(folders.cache), clock, stack)
 
 
 async def open_address(
@@ -64,56 +66,43 @@ async def open_address(
     say: Callable[[str], None],
     warn: Callable[[str], None],
     ask: Callable[[str], str] | None,
-) -> tuple[Callable[[], Awaitable[Address]], LiveKey | None]:
-    """Where the profile's requests go, and the key they carry (None for the local model).
+) -> tuple[Callable[[], Awaitable[str]], Auth, LiveKey | None]:
+    """The profile's base URL, how its requests are signed, and its key (None for the local model).
 
     `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
     """
     if profile.provider == LOCAL:
-        return _local_address(profile, folders, clock, stack, say), None
+        return *_local_address(profile, folders, clock, stack, say), None
     key = await _open_key(profile, folders, environ, warn, ask)
-    return partial(_keyed, profile, key), key
+    headers = codec(profile.adapter, profile.api).auth
+    return partial(_url, profile), KeyAuth(headers, partial(_value, key), profile.key_header), key
 
 
 def connect(
     profile: Profile,
-    address: Callable[[], Awaitable[Address]],
+    base_url: Callable[[], Awaitable[str]],
+    auth: Auth,
     counter: Counter,
     clock: Clock,
     stack: AsyncExitStack,
     heard: Callable[[RateHeaders], None] = lambda _: None,
+    *,
+    many: bool = False,
 ) -> Endpoint:
     """The endpoint that speaks to the profile's provider; `stack` closes its connections, `heard`
-    gets what replies say of rate limits."""
-    pool = _Pool()
-    stack.push_async_callback(pool.close)
+    gets what replies say of rate limits. `many`: there are many calls at a time."""
+    client = HttpClient(many=many and profile.http != "standard")
+    stack.push_async_callback(client.close)
     return Endpoint(
         codec=codec(profile.adapter, profile.api),
-        transport=pool,
-        address=address,
+        http=client,
+        base_url=base_url,
+        auth=auth,
         timeouts=profile.timeout,
         clock=clock,
         estimate=partial(estimate, counter),
         heard=heard,
     )
-
-
-class _Pool:
-    """One transport an address, made when it is first needed."""
-
-    def __init__(self) -> None:
-        self._transports: dict[str, HttpTransport] = {}
-
-    def __call__(self, base_url: str) -> HttpTransport:
-        found = self._transports.get(base_url)
-        if found is None:
-            found = HttpTransport(base_url)
-            self._transports[base_url] = found
-        return found
-
-    async def close(self) -> None:
-        for transport in self._transports.values():
-            await transport.close()
 
 
 def _local_address(
@@ -122,9 +111,9 @@ def _local_address(
     clock: Clock,
     stack: AsyncExitStack,
     say: Callable[[str], None],
-) -> Callable[[], Awaitable[Address]]:
-    """Where the requests of a local model go. It is looked for now and started when the first
-    request needs it: a kept answer needs no server."""
+) -> tuple[Callable[[], Awaitable[str]], Auth]:
+    """The base URL of a local model, and how its requests are signed. The model is looked for now;
+    its server is started by the first request: a kept answer needs none."""
     from llmctl.providers.embedded import Embedded
     from llmctl.providers.embedded_model import resolve
 
@@ -137,7 +126,8 @@ def _local_address(
         say=say,
     )
     stack.push_async_callback(server.close)
-    return partial(_started, server, asyncio.Lock())
+    headers = codec(profile.adapter, profile.api).auth
+    return partial(_started, server, asyncio.Lock()), KeyAuth(headers, partial(_token, server))
 
 
 async def _open_key(
@@ -161,15 +151,23 @@ async def _open_key(
     return LiveKey(finder, profile, found[0] if found else None, warn)
 
 
-async def _keyed(profile: Profile, key: LiveKey) -> Address:
-    """The provider's address, with the key as it is now."""
-    return Address(profile.url, key.value, profile.key_header)
+async def _url(profile: Profile) -> str:
+    return profile.url
 
 
-async def _started(server: Embedded, starting: asyncio.Lock) -> Address:
+async def _value(key: LiveKey) -> str | None:
+    """The key as it is now."""
+    return key.value
+
+
+async def _started(server: Embedded, starting: asyncio.Lock) -> str:
     async with starting:
         await server.start()
-    return Address(server.base_url, server.token)
+    return server.base_url
+
+
+async def _token(server: Embedded) -> str | None:
+    return server.token
 
 
 def located(profile: Profile, folders: Folders) -> Profile:

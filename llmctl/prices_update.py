@@ -9,14 +9,11 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.config.settings import Timeouts
 from llmctl.errors import BadResponse, ConfigError, ServerFailed
+from llmctl.http import HttpClient, build
 from llmctl.price_data import FILE, Known, Origin, UnfitError, hold_to, newest, parse, stored
-from llmctl.protocols import HttpRequest
 from llmctl.storage.files import private_folder, write_private
-from llmctl.transport import HttpTransport
 
-_TIMEOUTS = Timeouts(connect=10, first_byte=30, total=120)
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -31,7 +28,7 @@ async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
     """Fetch the data, see that it is fit to replace what is `used`, and store it, at once or not
     at all.
 
-    Raises the transport's `CallError`s, `ServerFailed` for another answer than the data,
+    Raises the HTTP client's `CallError`s, `ServerFailed` for another answer than the data,
     `BadResponse` for data that is not fit, `ConfigError` for an address that is not https,
     `DiskError`. In each case what is stored stays.
     """
@@ -53,16 +50,10 @@ async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
 
 
 async def _fetch(source: str) -> bytes:
-    transport = HttpTransport(source)
+    client = HttpClient()
+    request = build("GET", source, {"accept": "application/json"})
     try:
-        request = HttpRequest(
-            url=source,
-            headers={"accept": "application/json", "accept-encoding": "gzip, deflate"},
-            body=b"",
-            timeouts=_TIMEOUTS,
-            method="GET",
-        )
-        async with transport.send(request) as reply:
+        async with client.send(request, connect=10, first_byte=30, total=120) as reply:
             if reply.status != 200:
                 raise ServerFailed(
                     f"{source} answered with HTTP {reply.status}, not with prices; those known "
@@ -72,7 +63,7 @@ async def _fetch(source: str) -> bytes:
                 )
             return await reply.read()
     finally:
-        await transport.close()
+        await client.close()
 
 
 def _hold_to_https(source: str) -> None:

@@ -6,14 +6,12 @@ arrives early goes to `emit`; a handler that gets `emit=None` is asked for a pla
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
-from llmctl.config.settings import Timeouts
 from llmctl.errors import CallError
 from llmctl.types import (
     JSON,
@@ -28,6 +26,8 @@ from llmctl.types import (
 )
 
 if TYPE_CHECKING:
+    import httpx2
+
     from llmctl.behind import Write
 
 Emit = Callable[[str], None]
@@ -98,6 +98,14 @@ class WireRequest(Struct, frozen=True):
     body: JSON | None
     headers: Mapping[str, str] = field(default_factory=dict)
     method: str = "POST"
+
+
+class Auth(Protocol):
+    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile."""
+
+    async def sign(self, request: httpx2.Request, /) -> httpx2.Request:
+        """The request with what proves who sends it. It may need the address and the body."""
+        ...
 
 
 class StreamReader(Protocol):
@@ -184,43 +192,6 @@ class RateHeaders(Struct, frozen=True):
 
 NO_RATE_HEADERS = RateHeaders()
 """Headers that say nothing of limits."""
-
-
-class HttpRequest(Struct, frozen=True):
-    """What the transport sends."""
-
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-    timeouts: Timeouts
-    method: str = "POST"
-
-
-class HttpReply(Protocol):
-    """A reply whose body has not been read. Header names are lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The decoded body in pieces, as they arrive; bounded in size."""
-        ...
-
-    async def read(self) -> bytes:
-        """The whole decoded body; bounded in size."""
-        ...
-
-
-class Transport(Protocol):
-    """The wire. Raises `ConnectionFailed`, `CallTimeout` or `BadResponse`, nothing foreign."""
-
-    def send(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpReply]:
-        """Send, and give the reply while the context is open; the deadline covers it all."""
-        ...
-
-    async def close(self) -> None:
-        """Give all connections back."""
-        ...
 
 
 class CachedAnswer(Struct, frozen=True):

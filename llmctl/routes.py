@@ -18,7 +18,7 @@ from llmctl.guards.lane import Lane
 from llmctl.guards.minute import Share
 from llmctl.guards.retry import Endurance
 from llmctl.keys.live import LiveKey
-from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.providers.endpoint import Endpoint
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.truncate import cut
@@ -32,7 +32,7 @@ class Route(Struct):
     lane: Lane
     gate: Gate
     endpoint: Endpoint
-    address: Callable[[], Awaitable[Address]]
+    base_url: Callable[[], Awaitable[str]]
     key: LiveKey | None
     counter: Counter
     cuts: int = 0
@@ -67,7 +67,7 @@ class Route(Struct):
                 if self.profile.on_overflow != "truncate":
                     raise
                 request = await self._cut(request, window)
-        await self.address()
+        await self.base_url()
         return request
 
     async def _cut(self, request: Request, window: int) -> Request:
@@ -111,15 +111,17 @@ async def open_route(
 
     Raises `NoKeyError` and `SetupError`.
     """
-    address, key = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
+    base_url, auth, key = await open_address(
+        profile, folders, environ, clock, stack, say, warn, ask
+    )
     lane = Lane(profile.limits, clock, share, warn, stop)
     gate = Gate(Circuit(profile.breaker), stop.clock(clock), profile.name, patient=patient)
     return Route(
         profile=profile,
         lane=lane,
         gate=gate,
-        endpoint=connect(profile, address, counter, clock, stack, lane.heard),
-        address=address,
+        endpoint=connect(profile, base_url, auth, counter, clock, stack, lane.heard, many=patient),
+        base_url=base_url,
         key=key,
         counter=counter,
     )

@@ -92,6 +92,7 @@ def complete(name: str, draft: Draft, environ: Mapping[str, str], cwd: Path) -> 
         # Who keeps no answers on the disk does not want them in the conversations either.
         history=said.get("history", said.get("cache", {}).get("enabled", True)),
         on_overflow=said.get("on_overflow", "reject"),
+        http=said.get("http", "auto"),
         fallback=said.get("fallback", ()),
         price=_price(said.get("price"), draft),
         tags=said.get("tags", {}),

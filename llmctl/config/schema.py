@@ -10,7 +10,7 @@ from llmctl.config import budgets
 from llmctl.config import values as v
 from llmctl.config.drafts import Draft, FileDraft
 from llmctl.config.jsonvalue import json_value
-from llmctl.config.settings import OVERFLOWS
+from llmctl.config.settings import HTTP_CHOICES, OVERFLOWS
 from llmctl.config.tree import Node, nearest, quoted
 from llmctl.errors import ConfigError
 
@@ -84,6 +84,7 @@ PROFILE: Mapping[str, v.Reader | Section] = {
     "cache": {"enabled": v.flag, "ttl": v.seconds(36500 * _DAY, null=True)},
     "history": v.flag,
     "on_overflow": v.one_of(*OVERFLOWS),
+    "http": v.one_of(*HTTP_CHOICES),
     "fallback": v.names,
     "price": {
         "input": v.money,

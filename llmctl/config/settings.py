@@ -51,6 +51,12 @@ class BreakerPolicy(Struct, frozen=True):
     open_for: float = 60.0
 
 
+HttpChoice = Literal["auto", "standard"]
+"""The HTTP transport of many calls at a time: aiohttp, or httpx2's own (`standard`), as one call
+at a time has it."""
+
+HTTP_CHOICES: tuple[HttpChoice, ...] = get_args(HttpChoice)
+
 Overflow = Literal["reject", "truncate", "fallback"]
 """What becomes of a prompt that is longer than the model's window."""
 
@@ -84,6 +90,7 @@ class Profile(Struct, frozen=True):
     is known; `model_path`, `parallel`
     (answers at once) belong to `local`. `params` are sampling parameters passed through.
     `fallback` are the profiles that are asked, in this order, when this one cannot serve.
+    `http` is the HTTP transport of many calls at a time.
     `source` says where the profile was defined, for `profiles show`; `chosen` why it is the
     one in use (set by `config.choose`).
     """
@@ -107,6 +114,7 @@ class Profile(Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
     history: bool = True
     on_overflow: Overflow = "reject"
+    http: HttpChoice = "auto"
     fallback: tuple[str, ...] = ()
     price: Price | None = None
     tags: Mapping[str, str] = field(default_factory=dict)

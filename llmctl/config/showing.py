@@ -40,6 +40,7 @@ def as_json(profile: Profile) -> dict[str, Any]:
         "cache": asdict(profile.cache),
         "history": profile.history,
         "on_overflow": profile.on_overflow,
+        "http": profile.http,
         "fallback": list(profile.fallback) or None,
         "price": {k: v for k, v in price.items() if v is not None} if price else None,
         "tags": dict(profile.tags),

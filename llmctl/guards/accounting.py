@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Protocol
 
 from llmctl.behind import Behind
-from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled, Interrupted
+from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler, ManyObserver, Observer
 from llmctl.types import Answer, CallRecord, Request, Usage
 

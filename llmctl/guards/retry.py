@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.config.settings import RetryPolicy
 from llmctl.errors import CallError, Cancelled, RateLimited
+from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import orjson
 from msgspec import Struct
 
-import llmctl
-from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import (
@@ -19,52 +18,66 @@ from llmctl.errors import (
     ContentFiltered,
     Interrupted,
 )
+from llmctl.http import HttpClient, HttpReply, build
 from llmctl.protocols import (
+    Auth,
     Codec,
     Emit,
-    HttpReply,
-    HttpRequest,
     RateHeaders,
     StreamReader,
-    Transport,
     WireRequest,
 )
 from llmctl.providers.failures import request_id
 from llmctl.providers.sse import Reader
-from llmctl.redact import redact
+from llmctl.redact import known, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
-from llmctl.unpacking import ACCEPT_ENCODING
 
-_HEADERS = {
-    "content-type": "application/json",
-    "accept-encoding": ACCEPT_ENCODING,
-    "user-agent": f"llmctl/{llmctl.__version__}",
-}
+if TYPE_CHECKING:
+    import httpx2
+
+_JSON = {"content-type": "application/json"}
 
 
-class Address(Struct, frozen=True):
-    """Where to send and with which key; the key never shows in a repr. `header` is the one that
-    carries the key where it is not the codec's own (Azure's `api-key`)."""
+class KeyAuth(Struct, frozen=True):
+    """`Auth` by an API key in a header.
 
-    base_url: str
-    key: str | None
+    Attributes:
+        headers: the codec's headers for a key.
+        key: looks the key up; None: the request goes without one.
+        header: carries the key where it is not the codec's own (Azure's `api-key`).
+
+    """
+
+    headers: Callable[[str], Mapping[str, str]]
+    key: Callable[[], Awaitable[str | None]]
     header: str | None = None
 
-    def __repr__(self) -> str:
-        return f"Address({self.base_url!r})"
+    async def sign(self, request: httpx2.Request) -> httpx2.Request:
+        """The request with the key, which is cut out of all foreign text from now on."""
+        key = await self.key()
+        if key:
+            remember(key)
+            for name, value in ({self.header: key} if self.header else self.headers(key)).items():
+                request.headers[name] = value
+        return request
 
 
 class Endpoint(Struct, frozen=True):
     """A `Handler` that makes one attempt.
 
-    `address` is asked before every attempt (it may have to start a server, or find that a key
-    was changed); `estimate` counts tokens when the provider does not; `heard` gets what the
-    headers of every reply say of rate limits.
+    Attributes:
+        base_url: asked before every attempt; it may have to start a server.
+        auth: signs every attempt.
+        timeouts: of one attempt.
+        estimate: counts tokens when the provider does not.
+        heard: gets what the headers of every reply say of rate limits.
+
     """
 
     codec: Codec
-    transport: Callable[[str], Transport]
-    address: Callable[[], Awaitable[Address]]
+    http: HttpClient
+    base_url: Callable[[], Awaitable[str]]
+    auth: Auth
     timeouts: Timeouts
     clock: Clock
     estimate: Callable[[Request, str], Usage]
@@ -72,9 +85,7 @@ class Endpoint(Struct, frozen=True):
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """One attempt. Raises the mapped `CallError`; `Interrupted` once text was emitted."""
-        address = await self.address()
-        stream = emit is not None and request.raw is None
-        wire = self.codec.encode(request, stream=stream)
+        wire = self.codec.encode(request, stream=emit is not None and request.raw is None)
         shown = False
 
         def show(text: str) -> None:
@@ -84,50 +95,41 @@ class Endpoint(Struct, frozen=True):
                 emit(text)
 
         try:
-            return await self._send(request, wire, address, None if emit is None else show)
+            return await self._attempt(request, wire, None if emit is None else show)
         except CallError as error:
-            _clean(error, address)
+            _clean(error)
             if shown:
                 raise Interrupted(error) from error
             raise
-        except asyncio.CancelledError as error:
-            raise CancelledAfterSending from error
 
     async def fetch(self, wire: WireRequest) -> bytes:
         """The body of a successful reply to something that is no question: the model list, a
         token count, a key check. One attempt; raises the mapped `CallError`."""
-        address = await self.address()
         try:
-            async with self.transport(address.base_url).send(
-                self._outgoing(wire, address)
-            ) as reply:
+            async with self._send(await self._signed(wire)) as reply:
                 body = await reply.read()
                 if not 200 <= reply.status < 300:
                     raise self.codec.failure(reply.status, reply.headers, body)
                 return body
         except CallError as error:
-            _clean(error, address)
+            _clean(error)
             raise
 
-    def _outgoing(self, wire: WireRequest, address: Address) -> HttpRequest:
-        auth: Mapping[str, str] = {}
-        if address.key:
-            own = address.header
-            auth = {own: address.key} if own else self.codec.auth(address.key)
-        return HttpRequest(
-            url=join(address.base_url, wire.path),
-            headers={**_HEADERS, **wire.headers, **auth},
-            body=b"" if wire.body is None else orjson.dumps(wire.body),
-            method=wire.method,
-            timeouts=self.timeouts,
+    async def _signed(self, wire: WireRequest) -> httpx2.Request:
+        url = join(await self.base_url(), wire.path)
+        body = b"" if wire.body is None else orjson.dumps(wire.body)
+        return await self.auth.sign(build(wire.method, url, {**_JSON, **wire.headers}, body))
+
+    def _send(self, request: httpx2.Request) -> AbstractAsyncContextManager[HttpReply]:
+        limits = self.timeouts
+        return self.http.send(
+            request, connect=limits.connect, first_byte=limits.first_byte, total=limits.total
         )
 
-    async def _send(
-        self, request: Request, wire: WireRequest, address: Address, emit: Emit | None
-    ) -> Answer:
-        outgoing = self._outgoing(wire, address)
+    async def _attempt(self, request: Request, wire: WireRequest, emit: Emit | None) -> Answer:
+        outgoing = await self._signed(wire)
         started = self.clock.monotonic()
-        async with self.transport(address.base_url).send(outgoing) as reply:
+        async with self._send(outgoing) as reply:
             self.heard(self.codec.limits(reply.headers))
             body: bytes | None = None
             if emit is not None and reply.status == 200 and _streams(reply):
@@ -147,7 +149,7 @@ class Endpoint(Struct, frozen=True):
                 body=body,
                 latency=self.clock.monotonic() - started,
                 status=reply.status,
-                provider_request_id=redact(said, address.key) if said else None,
+                provider_request_id=known(said) if said else None,
                 reported_cost=answer.cost,
             )
 
@@ -155,13 +157,14 @@ class Endpoint(Struct, frozen=True):
         text: list[str] = []
         last = StreamChunk()
         try:
-            async for piece in _pieces(self.codec.reader(), reply):
-                if piece.text:
-                    text.append(piece.text)
-                    emit(piece.text)
-                last = _both(last, piece)
-                if piece.done:
-                    break
+            async with aclosing(_pieces(self.codec.reader(), reply)) as pieces:
+                async for piece in pieces:
+                    if piece.text:
+                        text.append(piece.text)
+                        emit(piece.text)
+                    last = _both(last, piece)
+                    if piece.done:
+                        break
         except CallError as error:
             error.provider_request_id = error.provider_request_id or request_id(reply.headers)
             raise
@@ -206,22 +209,25 @@ def _both(before: StreamChunk, piece: StreamChunk) -> StreamChunk:
     )
 
 
-def _clean(error: CallError, address: Address) -> None:
-    """Take the key out of what the error says: a provider may have echoed it."""
-    cleaned = redact(str(error), address.key)
+def _clean(error: CallError) -> None:
+    """Take keys out of what the error says: a provider may have echoed one."""
+    cleaned = known(str(error))
     if cleaned != str(error):
         error.args = (cleaned,)
     if error.provider_request_id:  # a header, and stored in the ledger
-        error.provider_request_id = redact(error.provider_request_id, address.key)
+        error.provider_request_id = known(error.provider_request_id)
 
 
-async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncIterator[StreamChunk]:
+async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
     reader = Reader()
-    async for chunk in reply.chunks():
-        try:
-            events = list(reader.feed(chunk))
-        except ValueError as error:
-            raise BadResponse(f"the stream is not what this API sends ({error})") from error
-        for event in events:
-            yield answer.piece(event.name, event.data)
+    async with aclosing(reply.chunks()) as chunks:
+        async for chunk in chunks:
+            try:
+                events = list(reader.feed(chunk))
+            except ValueError as error:
+                raise BadResponse(f"the stream is not what this API sends ({error})") from error
+            for event in events:
+                yield answer.piece(event.name, event.data)
+    if (last := reader.end()) is not None:
+        yield answer.piece(last.name, last.data)
     yield answer.end()

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError
-from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.http import HttpClient
+from llmctl.providers.endpoint import Endpoint, KeyAuth
 from llmctl.providers.registry import PRESETS, codec
 from llmctl.redact import redact
-from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
 
 _LONGEST = 30.0
@@ -40,15 +40,19 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
     it does not, `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
     speaks = codec(profile.adapter, profile.api)
     times = profile.timeout
-    transport = HttpTransport(profile.base_url)
+    client = HttpClient()
 
-    async def address() -> Address:
-        return Address(profile.url, key, profile.key_header)
+    async def base_url() -> str:
+        return profile.url
+
+    async def checked() -> str | None:
+        return key
 
     endpoint = Endpoint(
         codec=speaks,
-        transport=lambda _: transport,
-        address=address,
+        http=client,
+        base_url=base_url,
+        auth=KeyAuth(speaks.auth, checked, profile.key_header),
         timeouts=replace(times, total=min(times.total, _LONGEST)),
         clock=clock,
         estimate=_nothing,
@@ -61,7 +65,7 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
         error.args = (redact(error.message, key),)
         raise
     finally:
-        await transport.close()
+        await client.close()
 
 
 def _nothing(request: Request, text: str) -> Usage:

@@ -1,8 +1,8 @@
 """Server-sent events, by the WHATWG rules (html.spec.whatwg.org, "Event stream interpretation").
 
-Incremental over arbitrary byte boundaries: bytes in, complete events out. An event that the
-stream ends in the middle of is dropped, as the rules say; whoever reads must look for the
-provider's own end mark.
+Incremental over arbitrary byte boundaries: bytes in, complete events out. httpx2's own reader is
+not used: it keeps a byte order mark, gives events without data, and holds an event that ends in CR
+until more comes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Event(Struct, frozen=True):
 
 
 class Reader(Struct):
-    """Feed bytes, take events. Raises `ValueError` for a line beyond `MAX_LINE`."""
+    """Reads one stream: `feed` it bytes, then ask for what is left at its `end`."""
 
     _decode: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
@@ -37,7 +37,7 @@ class Reader(Struct):
     _data: list[str] = field(default_factory=list)
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that `chunk` completes."""
+        """The events that `chunk` completes. Raises `ValueError` for a line beyond `MAX_LINE`."""
         text = self._decode.decode(chunk)
         if not text:
             return
@@ -48,6 +48,13 @@ class Reader(Struct):
             event = self._take(line)
             if event is not None:
                 yield event
+
+    def end(self) -> Event | None:
+        """The event whose lines are complete at the end of the stream, without the empty line that
+        should follow it; some servers end so after `data: [DONE]`. The rules would drop it, so the
+        reader of a stream must look for the provider's own end mark. A line that has no end is
+        dropped."""
+        return self._take("")
 
     def _lines(self, text: str) -> Iterator[str]:
         """Complete lines; CR, LF and CRLF end one, also when CRLF is split over two chunks."""

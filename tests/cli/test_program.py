@@ -40,7 +40,8 @@ HEAVY = {
     "rich",
     "xllamacpp",
     "tenacity",
-    "httptools",
+    "httpx2",
+    "aiohttp",
     "uvloop",
 }
 

@@ -37,11 +37,11 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
+from llmctl.http import HttpClient
 from llmctl.protocols import Codec, RateHeaders, WireRequest
-from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.providers.endpoint import Endpoint, KeyAuth
 from llmctl.providers.registry import codec
 from llmctl.providers.sse import Reader
-from llmctl.transport import HttpTransport
 from llmctl.types import Answer, Message, RawRequest, Request, Target, Usage
 from tests.conformance.codec_dialects import PARTS, Dialect
 from tests.conformance.codec_samples import JUNK, SAMPLES, damaged, streamed, whole
@@ -82,23 +82,16 @@ FAILURES: Mapping[str, tuple[Fault, type[CallError] | tuple[type[CallError], ...
 
 
 class Loop:
-    """An event loop and the transports in it: making them for every request takes longer than the
+    """An event loop and the client in it: making one for every request takes longer than the
     request."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
-        self._transports: dict[str, HttpTransport] = {}
-
-    def transport(self, base_url: str) -> HttpTransport:
-        """The one for this address."""
-        if base_url not in self._transports:
-            self._transports[base_url] = HttpTransport(base_url)
-        return self._transports[base_url]
+        self.http = HttpClient()
 
     def close(self) -> None:
-        """Close all."""
-        for transport in self._transports.values():
-            self.runner.run(transport.close())
+        """Close both."""
+        self.runner.run(self.http.close())
         self.runner.close()
 
 
@@ -163,13 +156,17 @@ class Wired:
         return self.loop.runner.run(work(self._endpoint()))
 
     def _endpoint(self) -> Endpoint:
-        async def address() -> Address:
-            return Address(self.base_url, self.key)
+        async def base_url() -> str:
+            return self.base_url
+
+        async def key() -> str:
+            return self.key
 
         return Endpoint(
             codec=self.codec,
-            transport=self.loop.transport,
-            address=address,
+            http=self.loop.http,
+            base_url=base_url,
+            auth=KeyAuth(self.codec.auth, key),
             timeouts=Timeouts(connect=5, first_byte=5, total=10),
             clock=SystemClock(),
             estimate=lambda _, text: Usage(output=len(text), estimated=True),

@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("tests.conformance.codec")  # its failures show t
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[Loop]:
-    """An event loop, and a transport in it, for all tests of a module."""
+    """An event loop, and an HTTP client in it, for all tests of a module."""
     from tests.conformance.codec import Loop
 
     made = Loop()

@@ -43,6 +43,24 @@ def test_the_rules_by_name() -> None:
     assert read(STREAM) == EVENTS
 
 
+@pytest.mark.parametrize(
+    ("stream", "left"),
+    [
+        (b"data: 1\n\ndata: [DONE]\n", Event("message", "[DONE]")),
+        (b"event: end\r\ndata: a\r\ndata: b\r", Event("end", "a\nb")),
+        (b"data: 1\n\ndata: [DONE]", None),
+        (b"data: 1\n\nevent: end\n", None),
+        (b"data: 1\n\n", None),
+        (b"", None),
+    ],
+)
+def test_the_end_of_a_stream(stream: bytes, left: Event | None) -> None:
+    """The last event needs no empty line after it, but the end of its last line."""
+    reader = Reader()
+    list(reader.feed(stream))
+    assert reader.end() == left
+
+
 @given(st.lists(st.integers(0, len(STREAM)), max_size=40))
 def test_any_chunking_gives_the_same_events(cuts: list[int]) -> None:
     """Wherever the bytes are cut, also inside a character or a CRLF, the events are the same."""

@@ -1,4 +1,4 @@
-"""A server on loopback that does to a connection what a test says."""
+"""A server on loopback that does to a connection what a test says, and a client that asks it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ import gc
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
-from llmctl.config.settings import Timeouts
-from llmctl.protocols import HttpRequest
-from llmctl.transport import HttpTransport
+from llmctl.http import HttpClient, HttpReply, build
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-BODY = b'{"hello": "there"}'
+BODY = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
 
 Speak = Callable[["Line"], Awaitable[None]]
 
 
 class Line:
-    """One connection, from the server's side."""
+    """One connection, from the server's side. `number`: connections before this one."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.number = 0
-        """How many connections there were before this one."""
 
     async def head(self) -> str:
         """The head of the next request."""
@@ -57,16 +55,16 @@ class Line:
 
 
 class Peer:
-    """Listens while it is open. `speak` has a connection to itself; it is closed after."""
+    """Listens while it is open. `speak` has a connection to itself, which is closed after it."""
 
     def __init__(self, speak: Speak, tls: ssl.SSLContext | None = None) -> None:
         self._speak, self._tls = speak, tls
         self.lines: list[Line] = []
         self.open = 0
-        self.changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.failed: list[BaseException] = []
         self.port = 0
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: list[BaseException] = []
 
     @property
     def url(self) -> str:
@@ -78,7 +76,7 @@ class Peer:
         line.number = len(self.lines)
         self.lines.append(line)
         self.open += 1
-        self.changed.set()
+        self._changed.set()
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -87,20 +85,24 @@ class Peer:
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             pass
         except AssertionError as error:
-            self.failed.append(error)
+            self._failed.append(error)
         finally:
             self.open -= 1
-            self.changed.set()
+            self._changed.set()
             self._tasks.discard(task)
             line.writer.transport.abort()
             with contextlib.suppress(OSError):  # which would be reported as seen by nobody
                 await line.writer.wait_closed()
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until what depends on the number of connections holds."""
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
     async def closed(self, count: int = 0) -> None:
         """Wait until only so many connections are open."""
-        while self.open > count:
-            self.changed.clear()
-            await self.changed.wait()
+        await self.until(lambda: self.open <= count)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
@@ -116,7 +118,7 @@ class Peer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert not self.failed, self.failed
+        assert not self._failed, self._failed
 
 
 async def always(line: Line) -> None:
@@ -124,6 +126,11 @@ async def always(line: Line) -> None:
     while True:
         await line.request()
         line.say(OK)
+
+
+async def silent(line: Line) -> None:
+    """Accept, and say nothing."""
+    await line.end()
 
 
 def once(reply: bytes, *, then: str = "wait") -> Speak:
@@ -144,39 +151,41 @@ def once(reply: bytes, *, then: str = "wait") -> Speak:
     return speak
 
 
-def asked(
-    url: str, body: bytes = BODY, timeouts: Timeouts | None = None, **headers: str
-) -> HttpRequest:
-    """A request."""
-    return HttpRequest(
-        url=url + "/x", headers={"x-a": "b", **headers}, body=body, timeouts=timeouts or Timeouts()
-    )
+def send(
+    client: HttpClient,
+    url: str,
+    body: bytes = BODY,
+    *,
+    method: str = "POST",
+    path: str = "/chat/completions",
+    connect: float = 10,
+    first_byte: float = 10,
+    total: float = 20,
+    headers: Mapping[str, str] | None = None,
+) -> AbstractAsyncContextManager[HttpReply]:
+    """A request below the address."""
+    request = build(method, url + path, {"x-a": "b", **(headers or {})}, body)
+    return client.send(request, connect=connect, first_byte=first_byte, total=total)
 
 
-async def answer(client: HttpTransport, request: HttpRequest) -> bytes:
+async def answer(client: HttpClient, url: str, body: bytes = BODY, **more: Any) -> bytes:
     """The body that comes back."""
-    async with client.send(request) as reply:
+    async with send(client, url, body, **more) as reply:
         return await reply.read()
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    speak: Speak, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[tuple[HttpTransport, Peer]]:
+    speak: Speak, *, many: bool, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[HttpClient, Peer]]:
     """A client and its server; both have nothing open at the end."""
     async with Peer(speak, tls) as peer:
-        client = HttpTransport(peer.url)
+        client = HttpClient(many=many)
         try:
             yield client, peer
         finally:
             await client.close()
         await peer.closed()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody tells."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 def run(body: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,419 @@
+"""HTTP client: requests with deadlines, bounded bodies, and errors mapped by phase.
+
+httpx2's `Request`, `Response`, exceptions and `AsyncBaseTransport` are the seam. One request at a
+time goes over httpx2's own transport, many go over aiohttp (`http_aiohttp`), which takes a quarter
+of its processor time. Redirects are not followed; there are no cookies and no netrc. httpx2 is
+loaded with the first request.
+
+    client = HttpClient()
+    request = build("POST", "https://api.example/v1/chat", {"x-a": "b"}, b"{}")
+    async with client.send(request, connect=10, first_byte=60, total=300) as reply:
+        body = await reply.read()
+    await client.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+import llmctl
+from llmctl.errors import (
+    BadResponse,
+    CallError,
+    CallTimeout,
+    ConfigError,
+    ConnectionFailed,
+    InvalidRequest,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a decoded body that are read at most: far above any answer, far below the memory."""
+
+KEEP_ALIVE = 4.0
+"""Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
+serves vLLM) close one, so that a connection is rarely found closed by the server."""
+
+_DEFAULT_HEADERS = {
+    "accept": "*/*",
+    "accept-encoding": "gzip, deflate",
+    "user-agent": f"llmctl/{llmctl.__version__}",
+}
+_DECODED = frozenset({"", "identity", "gzip", "deflate"})
+"""Encodings of a body that are decoded: those that were asked for."""
+
+_RESERVED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+"""Headers that say where a request goes and where it ends; no caller may set them."""
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token (RFC 9110, 5.6.2): what the name of a header may be."""
+
+_VALUE = re.compile(rb"[\t\x20-\x7e]*")
+"""What the value of a header may be: ASCII without control characters."""
+
+
+class CancelledAfterSending(asyncio.CancelledError):
+    """A cancelled call that may be billed.
+
+    Attributes:
+        attempts: attempts made until then.
+        uncertain: those of them that may have been billed without an answer.
+
+    """
+
+    def __init__(self, *, attempts: int = 1, uncertain: int = 1) -> None:
+        super().__init__()
+        self.attempts = attempts
+        self.uncertain = uncertain
+
+
+def build(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> httpx2.Request:
+    """An HTTP request, with the names of `headers` in lower case; name and password in the address
+    become a header.
+
+    Raises `ConfigError` for an address that is none, `InvalidRequest` for headers that HTTP cannot
+    carry or that the client sets itself; an error never shows a header's value.
+    """
+    import httpx2
+
+    target, login = _address(url)
+    headers = {name.lower(): value for name, value in headers.items()}
+    if bad := _RESERVED & headers.keys():
+        raise InvalidRequest(f"the header {min(bad)} is set by the client itself", sent=False)
+    fields = {"host": target.netloc.decode(), **_DEFAULT_HEADERS, **login, **headers}
+    if body or method != "GET":
+        fields["content-length"] = str(len(body))
+    try:
+        # As a stream: httpx2 would look for the same headers again, for 7 µs.
+        request = httpx2.Request(method, target, headers=fields, stream=httpx2.ByteStream(body))
+    except UnicodeEncodeError:
+        raise InvalidRequest("a header is not in ASCII", sent=False) from None
+    request.read()
+    return request
+
+
+@lru_cache(maxsize=64)
+def _address(url: str) -> tuple[httpx2.URL, Mapping[str, str]]:
+    """The address without its login, and the header that carries the login."""
+    import httpx2
+
+    try:
+        target = httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError):
+        raise ConfigError("the address is malformed; check `base_url`") from None
+    if target.scheme not in {"http", "https"} or not target.host:
+        raise ConfigError(
+            "the address must begin with http:// or https:// and a host; check `base_url`"
+        )
+    if not target.userinfo:
+        return target, {}
+    login = base64.b64encode(f"{target.username}:{target.password}".encode()).decode()
+    return target.copy_with(userinfo=b""), {"authorization": f"Basic {login}"}
+
+
+class HttpReply:
+    """A reply whose body has not been read. Names of `headers` are lower case; the values of a
+    repeated header are joined by commas."""
+
+    __slots__ = ("_response", "headers", "status")
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers: dict[str, str] = {}
+        for raw_name, raw_value in response.headers.raw:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            held = self.headers.get(name)
+            self.headers[name] = value if held is None else f"{held}, {value}"
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `MAX_BODY`
+        bytes: a megabyte of gzip may unpack to a gigabyte."""
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding not in _DECODED:
+            raise BadResponse(f"the answer came in an encoding nobody asked for: {encoding!r}")
+        response, size = self._response, 0
+        async with aclosing(response.aiter_bytes() if encoding else response.aiter_raw()) as body:
+            async for chunk in body:
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise BadResponse(
+                        f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False
+                    )
+                yield chunk
+
+    async def read(self) -> bytes:
+        """The whole decoded body. Raises as `chunks` does."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+
+class _Exchange:
+    """The phase of one request, as the transport's `trace` events tell it, and its deadline: until
+    it is connected, until the first byte after the request was sent, until the end."""
+
+    def __init__(self, connect: float, first_byte: float, total: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._end = now + total
+        self._first_byte = first_byte
+        self._limit = f"accepted no connection within {connect:g} s (`timeout.connect`"
+        self._total = f"did not finish its answer within {total:g} s (`timeout.total`"
+        self._answered = False
+        self._connecting: Any = None
+        self.sent = False
+        """Whether a byte of the request may have left."""
+        self.deadline = asyncio.timeout_at(min(now + connect, self._end))
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """An event of the transport (httpx2, "Extensions"). A `CONNECT` is none of the request."""
+        if event.endswith("send_request_headers.started"):
+            if info["request"].method not in {b"CONNECT", "CONNECT"}:
+                self.sent = True
+                self._move(self._end)
+        elif event.endswith("connect_tcp.complete"):
+            self._connecting = info["return_value"]
+        elif event.endswith("send_request_body.complete") and self.sent and not self._answered:
+            self._limit = f"sent nothing for {self._first_byte:g} s (`timeout.first_byte`"
+            self._move(self._loop.time() + self._first_byte)
+
+    def answered(self) -> None:
+        """The head of the reply has come."""
+        self.sent = self._answered = True
+        self._move(self._end)
+
+    async def close(self) -> None:
+        """Close a connection that was given up before a request was sent on it: httpcore2 leaves
+        it open where TLS is cancelled."""
+        if self._connecting is not None and not self.sent:
+            await self._connecting.aclose()
+
+    def _move(self, when: float) -> None:
+        with suppress(RuntimeError):  # the deadline has passed, or the exchange is over
+            self.deadline.reschedule(min(when, self._end))
+
+    def late(self, where: str) -> CallTimeout:
+        """The error of a deadline that has passed."""
+        last = self.deadline.when()
+        limit = self._total if last is None or last >= self._end else self._limit
+        return CallTimeout(f"{where} {limit} of the profile)", ambiguous=self.sent)
+
+
+class _Route(Struct, frozen=True):
+    """Way to one origin. `name` is for errors; `proxy` is the proxy's host and port."""
+
+    transport: Any
+    name: str
+    proxy: str
+
+
+class HttpClient:
+    """Sends HTTP requests. Whoever calls limits how many there are at a time.
+
+    Belongs to the event loop of its first request. `many` says that requests are sent many at a
+    time, over aiohttp.
+    """
+
+    def __init__(self, *, many: bool = False) -> None:
+        self._many = many
+        self._routes: dict[tuple[bytes, bytes], _Route] = {}
+
+    @asynccontextmanager
+    async def send(
+        self, request: httpx2.Request, *, connect: float, first_byte: float, total: float
+    ) -> AsyncIterator[HttpReply]:
+        """Send a request; its reply can be read while the context is open.
+
+        Seconds: `connect` until there is a connection (name, proxy and TLS included), `first_byte`
+        from the end of the request to the beginning of the reply, `total` for everything.
+        Raises `ConnectionFailed` and `CallTimeout` (`ambiguous` where a byte of the request may
+        have left), `BadResponse`, `InvalidRequest`, `ConfigError`, and `CancelledAfterSending` in
+        the place of a cancellation where a byte may have left.
+        """
+        import httpx2
+
+        _check_headers(request)
+        route = self._route(request.url)
+        exchange = _Exchange(connect, first_byte, total)
+        request.extensions["trace"] = exchange.trace
+        try:
+            async with exchange.deadline:
+                try:
+                    response = await route.transport.handle_async_request(request)
+                except BaseException:
+                    await exchange.close()
+                    raise
+                exchange.answered()
+                try:
+                    yield HttpReply(response)
+                finally:
+                    await response.aclose()
+        except asyncio.CancelledError as error:
+            if exchange.sent and not isinstance(error, CancelledAfterSending):
+                raise CancelledAfterSending from error
+            raise
+        except TimeoutError as error:
+            if not exchange.deadline.expired():
+                raise
+            raise exchange.late(route.name) from error
+        except httpx2.HTTPError as error:
+            raise _mapped(error, route, sent=exchange.sent) from error
+
+    def _route(self, url: httpx2.URL) -> _Route:
+        key = (url.raw_scheme, url.netloc)
+        if (found := self._routes.get(key)) is None:
+            found = self._routes[key] = self._open(url)
+        return found
+
+    def _open(self, url: httpx2.URL) -> _Route:
+        import httpx2
+
+        proxy = proxy_for(url)
+        https = url.scheme == "https" or (proxy is not None and proxy.url.scheme == "https")
+        # A context that trusts nobody, where none is needed: loading certificates takes 20 ms.
+        context = _certificates() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if proxy is not None and proxy.url.scheme == "https":
+            proxy.ssl_context = context
+        transport: httpx2.AsyncBaseTransport
+        if self._many:
+            from llmctl.http_aiohttp import AiohttpTransport
+
+            transport = AiohttpTransport(context, proxy, KEEP_ALIVE)
+        else:
+            limits = httpx2.Limits(keepalive_expiry=KEEP_ALIVE)
+            transport = httpx2.AsyncHTTPTransport(context, proxy=proxy, limits=limits)
+        return _Route(transport, url.netloc.decode(), proxy.url.netloc.decode() if proxy else "")
+
+    async def close(self) -> None:
+        """Close all connections."""
+        routes, self._routes = self._routes, {}
+        for route in routes.values():
+            await route.transport.aclose()
+
+
+def _check_headers(request: httpx2.Request) -> None:
+    """Raises `InvalidRequest` for a header that would break the request; its value may be a key
+    and is not shown."""
+    for name, value in request.headers.raw:
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest("a header has a name that HTTP does not allow", sent=False)
+        if not _VALUE.fullmatch(value):
+            raise InvalidRequest(
+                f"the header {name.decode()} has a value that HTTP cannot carry (a line break, "
+                "another control character, or one that is not ASCII)",
+                sent=False,
+            )
+
+
+def _mapped(error: httpx2.HTTPError, route: _Route, *, sent: bool) -> CallError:
+    """The error of a failed exchange. `sent`: a byte of the request may have left."""
+    import httpx2
+
+    if isinstance(error, httpx2.DecodingError):
+        return BadResponse(f"the answer's compression is damaged ({error})")
+    if sent:
+        return ConnectionFailed(
+            f"the connection to {route.name} broke ({_reason(error)})", ambiguous=True
+        )
+    way = f" through the proxy {route.proxy}" if route.proxy else ""
+    return ConnectionFailed(
+        f"no connection to {route.name}{way} ({_reason(error)}); check the network and `base_url`"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for what went wrong, from the causes of a library's error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return cause.strerror or str(cause)
+        if isinstance(cause, OSError) and cause.errno:
+            # asyncio and aiohttp put an address in the place of the system's words; a name that
+            # is not found has a negative number, and words of its own.
+            own = cause.strerror or str(cause)
+            return os.strerror(cause.errno) if cause.errno > 0 else own
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        else:
+            cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
+
+
+def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
+    """The proxy that the environment names for an address (`HTTPS_PROXY`, `ALL_PROXY`…), or the
+    system. None for loopback, which no proxy can reach, and for what `NO_PROXY` lists: hosts,
+    `.domain`, `*.domain`, addresses, networks. Raises `ConfigError`."""
+    import urllib.request
+
+    import httpx2
+
+    host, netloc = url.host, url.netloc.decode()
+    if _is_loopback(host):
+        return None
+    known = urllib.request.getproxies()
+    found = known.get(url.scheme) or known.get("all")
+    if not found or urllib.request.proxy_bypass(netloc) or _excluded(host, known.get("no", "")):
+        return None
+    try:
+        proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
+        usable = proxy.url.scheme in {"http", "https"} and proxy.url.host
+    except (httpx2.InvalidURL, ValueError):
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"the environment's proxy cannot be used: {found.rpartition('@')[2]!r} is not the "
+            "address of an HTTP proxy"
+        )
+    return proxy
+
+
+def _excluded(host: str, listed: str) -> bool:
+    """Whether `NO_PROXY` excludes a host by `*.domain`, address or network; names and `.domain`
+    are what the standard library knows."""
+    for entry in filter(None, map(str.strip, listed.lower().split(","))):
+        if entry.startswith("*.") and host.endswith(entry[1:]):
+            return True
+        with suppress(ValueError):
+            network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+            if ipaddress.ip_address(host) in network:
+                return True
+    return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _certificates() -> ssl.SSLContext:
+    """The certificates to trust: `SSL_CERT_FILE` or `SSL_CERT_DIR`, else the system's store.
+    Raises `ConfigError`."""
+    try:
+        return _loaded(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"the certificates cannot be loaded: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _loaded(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The certificates, loaded once for each setting of the environment."""
+    del file, folder  # httpx2 reads them itself
+    import httpx2
+
+    context = httpx2.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,139 @@
+"""One attempt: which key it carries, and how it may end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from llmctl.clock import SystemClock
+from llmctl.config.settings import Timeouts
+from llmctl.errors import BadResponse
+from llmctl.http import CancelledAfterSending, HttpClient
+from llmctl.providers.endpoint import Endpoint, KeyAuth
+from llmctl.providers.registry import codec
+from llmctl.types import Usage
+from tests.conformance.http_peer import Line, Peer, Speak, run
+from tests.support import request
+
+CHUNK = b'data: {"model":"m","choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+
+
+@asynccontextmanager
+async def opened(
+    speak: Speak, key: Callable[[], str] = lambda: "sk-4711"
+) -> AsyncIterator[tuple[Endpoint, Peer]]:
+    """An endpoint and its provider."""
+
+    async def found() -> str:
+        return key()
+
+    async with Peer(speak) as peer:
+
+        async def base_url() -> str:
+            return peer.url
+
+        client, speaks = HttpClient(), codec("openai", "chat")
+        yield (
+            Endpoint(
+                codec=speaks,
+                http=client,
+                base_url=base_url,
+                auth=KeyAuth(speaks.auth, found),
+                timeouts=Timeouts(),
+                clock=SystemClock(),
+                estimate=lambda _, text: Usage(output=len(text), estimated=True),
+                heard=lambda _: None,
+            ),
+            peer,
+        )
+        await client.close()
+        await peer.closed()
+
+
+def streaming(body: bytes) -> Speak:
+    """A provider that streams this and closes."""
+
+    async def speak(line: Line) -> None:
+        await line.request()
+        line.say(STREAM + body)
+        await line.writer.drain()
+
+    return speak
+
+
+def test_the_key_is_looked_up_for_every_attempt() -> None:
+    """A key that is rotated in the middle of a run is used by the next attempt, over the same
+    connection."""
+    keys, heads = iter(("sk-old", "sk-new")), list[str]()
+
+    async def speak(line: Line) -> None:
+        while True:
+            heads.append((await line.request())[0])
+            line.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    async def body() -> None:
+        async with opened(speak, lambda: next(keys)) as (endpoint, peer):
+            for _ in range(2):
+                with pytest.raises(BadResponse):
+                    await endpoint(request(), None)
+            assert len(peer.lines) == 1
+
+    run(body())
+    assert ["Bearer sk-old" in heads[0], "Bearer sk-new" in heads[1]] == [True, True]
+    assert "sk-old" not in heads[1]
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data: [DONE]\n"])
+def test_a_stream_that_ends_with_its_end_mark_is_complete(end: bytes) -> None:
+    """The empty line after the end mark may be missing: real servers leave it out."""
+
+    async def body() -> None:
+        async with opened(streaming(CHUNK + end)) as (endpoint, _):
+            said: list[str] = []
+            answer = await endpoint(request(), said.append)
+            assert (answer.text, said) == ("hi", ["hi"])
+
+    run(body())
+
+
+def test_a_stream_without_its_end_mark_is_not() -> None:
+    """A stream that ends before its end mark may be billed, and is no answer."""
+
+    async def body() -> None:
+        async with opened(streaming(CHUNK)) as (endpoint, _):
+            with pytest.raises(Exception, match="ended before the answer did") as caught:
+                await endpoint(request(), lambda _: None)
+            assert getattr(caught.value, "ambiguous", False)
+
+    run(body())
+
+
+def test_only_a_call_that_may_be_billed_says_so_when_it_is_cancelled() -> None:
+    """A call that is cancelled before a byte of it has left costs nothing."""
+    arrived = asyncio.Event()
+
+    async def speak(line: Line) -> None:
+        await line.request()
+        arrived.set()
+        await line.end()
+
+    async def body() -> None:
+        async with opened(speak) as (endpoint, peer):
+            early = asyncio.ensure_future(endpoint(request(), None))
+            await asyncio.sleep(0)
+            early.cancel()
+            late = asyncio.ensure_future(endpoint(request(), None))
+            await arrived.wait()
+            late.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await early
+            assert not isinstance(caught.value, CancelledAfterSending)
+            with pytest.raises(CancelledAfterSending):
+                await late
+            await peer.closed()
+
+    run(body())
