@@ -29,7 +29,7 @@ from llmctl.protocols import (
     Transport,
     WireRequest,
 )
-from llmctl.providers.failures import request_id
+from llmctl.providers.replies import request_id
 from llmctl.providers.sse import Reader
 from llmctl.redact import redact
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
