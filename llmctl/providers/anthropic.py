@@ -12,8 +12,7 @@ except `betas`, a list of names for the `anthropic-beta` header, as in Anthropic
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,10 +37,11 @@ from llmctl.providers.message_parts import (
     turns,
 )
 from llmctl.providers.replies import (
+    BaseCodec,
+    BaseReader,
     count,
-    error_body,
     error_from_event,
-    error_from_reply,
+    error_object,
     first_text,
     json_object,
     json_or_none,
@@ -79,11 +79,8 @@ _COUNTED = frozenset(
 _LIMITS = "anthropic-ratelimit-"
 
 
-class Anthropic:
-    """The codec; see `protocols.Codec`. `now` gives seconds since the epoch: resets are dates."""
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+class Anthropic(BaseCodec):
+    """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A message. An OpenAI-shaped body is translated."""
@@ -96,19 +93,25 @@ class Anthropic:
         """The key has a header of its own."""
         return {"x-api-key": key}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete message."""
-        if status != 200:
-            raise self.failure(status, headers, body)
-        found = json_object(body, status, headers)
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """The text blocks, joined; thinking, tools and their results are not text. Raises
+        `ContentFiltered` for a refusal without text."""
         if found.get("type") == "error" or found.get("error"):
-            raise _failure(None, headers, body, self._now)
-        with shape_errors(body, status, headers):
-            return _reply(found)
+            raise _error_within(found)
+        texts = [block["text"] for block in found["content"] if block.get("type") == "text"]
+        text = "".join(map(required_text, texts))
+        usage = _usage(object_or_empty(found.get("usage")))
+        finish = _finish(found.get("stop_reason")) or "other"
+        if finish == "content_filter" and not text:
+            raise _content_filtered(found, usage)
+        return ProviderReply(text, finish, first_text(found, "model") or "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By `error.type` and status; what is terminal is also read out of the message."""
-        return _failure(status, headers, body, self._now)
+        whole = object_or_empty(json_or_none(body))
+        found = error_object(whole)
+        known = orjson.dumps({"error": _with_code(found)}) if found else body
+        return _with_id(super().failure(status, headers, known), whole)
 
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
@@ -138,10 +141,6 @@ class Anthropic:
     def probe(self) -> WireRequest:
         """One model of the list."""
         return _list_models(limit=1)
-
-    def decode_probe(self, body: bytes) -> None:
-        """A listing is enough: a key that is not good gets no status 200."""
-        json_object(body)
 
     def models(self, after: str | None) -> WireRequest:
         """A page of the list, after the model `after`."""
@@ -429,18 +428,6 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def _reply(message: Mapping[str, Any]) -> ProviderReply:
-    """The text blocks, joined; thinking, tools and their results are not text. Raises
-    `ContentFiltered` for a refusal without text."""
-    blocks = message["content"]
-    text = "".join(required_text(block["text"]) for block in blocks if block.get("type") == "text")
-    usage = _usage(object_or_empty(message.get("usage")))
-    finish = _finish(message.get("stop_reason")) or "other"
-    if finish == "content_filter" and not text:
-        raise _content_filtered(message, usage)
-    return ProviderReply(text, finish, first_text(message, "model") or "", usage)
-
-
 def _finish(reason: object) -> Finish | None:
     return _FINISH.get(reason, "other") if isinstance(reason, str) and reason else None
 
@@ -453,43 +440,32 @@ def _content_filtered(found: Mapping[str, Any], usage: Usage | None) -> ContentF
     return error
 
 
-class AnthropicReader:
+class AnthropicReader(BaseReader):
     """Reads one stream. Usage comes in pieces: the input with `message_start`, the rest, and
-    what changed, with `message_delta`; its counts are totals, not differences."""
+    what changed, with `message_delta`; its counts are totals, not differences. `message_stop`
+    is the end mark."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._usage: dict[str, Any] = {}
-        self._has_text = False
 
-    def piece(self, event: str, data: str) -> StreamChunk:
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; `ping` and events that are not known say nothing."""
-        body = data.encode(errors="replace")
-        found = json_object(body)
         kind = found.get("type", event)
         if kind == "error" or event == "error":
-            raise _failure(None, {}, body, lambda: 0.0)
-        with shape_errors(body):
-            if kind == "message_start":
-                message = found["message"]
-                return StreamChunk(
-                    model=first_text(message, "model"), usage=self._usage_so_far(message)
-                )
-            if kind == "content_block_start":
-                return self._text(found["content_block"], "text")
-            if kind == "content_block_delta":
-                return self._text(found["delta"], "text_delta")
-            if kind == "message_delta":
-                return self._message_delta(found)
+            raise _error_within(found)
+        if kind == "message_start":
+            message = found["message"]
+            return StreamChunk(
+                model=first_text(message, "model"), usage=self._usage_so_far(message)
+            )
+        if kind == "content_block_start":
+            return _text(found["content_block"], "text")
+        if kind == "content_block_delta":
+            return _text(found["delta"], "text_delta")
+        if kind == "message_delta":
+            return self._message_delta(found)
         return StreamChunk(done=kind == "message_stop")
-
-    def end(self) -> StreamChunk:
-        """A stream that ends without `message_stop` is incomplete."""
-        return StreamChunk()
-
-    def _text(self, block: Mapping[str, Any], kind: str) -> StreamChunk:
-        text = required_text(block["text"]) if block.get("type") == kind else ""
-        self._has_text = self._has_text or bool(text)
-        return StreamChunk(text=text)
 
     def _message_delta(self, found: Mapping[str, Any]) -> StreamChunk:
         usage = self._usage_so_far(found)
@@ -502,6 +478,10 @@ class AnthropicReader:
         news = object_or_empty(found.get("usage"))
         self._usage.update({key: value for key, value in news.items() if value is not None})
         return _usage(self._usage)
+
+
+def _text(block: Mapping[str, Any], kind: str) -> StreamChunk:
+    return StreamChunk(text=required_text(block["text"]) if block.get("type") == kind else "")
 
 
 # --- Errors -------------------------------------------------------------------------------------
@@ -519,28 +499,24 @@ _TOO_LONG = re.compile(r"prompt is too long|exceeds? (?:the )?context (?:limit|w
 """What comes as a plain `invalid_request_error` (400) and only its message tells apart."""
 
 
-def _failure(
-    status: int | None,
-    headers: Mapping[str, str],
-    body: bytes,
-    now: Callable[[], float],
-) -> CallError:
-    """The mapped error of a reply; with no `status`, of an error inside a successful one, which
-    only its `error.type` tells."""
-    given = error_body(body)
-    kind, message = str(given.get("type") or ""), str(given.get("message") or "")
+def _error_within(found: Mapping[str, Any]) -> CallError:
+    """The mapped error of an `error` inside a successful reply or a stream."""
+    return _with_id(error_from_event(_with_code(error_object(found))), found)
+
+
+def _with_code(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The error with a `type` that `replies` knows."""
+    kind, message = str(found.get("type") or ""), str(found.get("message") or "")
     code = _CODES.get(kind, kind)
     if kind in ("invalid_request_error", ""):
         if _NO_CREDIT.search(message):
             code = "insufficient_quota"
         elif _TOO_LONG.search(message):
             code = "context_length_exceeded"
-    found = {**given, "type": code}
-    if status is None:
-        error = error_from_event(found)
-    else:
-        known = orjson.dumps({"error": found}) if given else body
-        error = error_from_reply(status, headers, known, now=now)
-    if error.provider_request_id is None:
-        error.provider_request_id = first_text(object_or_empty(json_or_none(body)), "request_id")
+    return {**found, "type": code}
+
+
+def _with_id(error: CallError, whole: Mapping[str, Any]) -> CallError:
+    """The error; the id of its request is the body's where no header says it."""
+    error.provider_request_id = error.provider_request_id or first_text(whole, "request_id")
     return error

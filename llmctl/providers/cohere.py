@@ -10,7 +10,6 @@ chat has a second version: the other calls climb from the base URL to `v1`.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -38,6 +37,8 @@ from llmctl.providers.message_parts import (
 )
 from llmctl.providers.replies import (
     MAX_WAIT,
+    BaseCodec,
+    BaseReader,
     error_from_reply,
     first_text,
     json_object,
@@ -68,11 +69,8 @@ _TOKENIZED = 65_536
 """Characters that one call counts at most (docs.cohere.com/reference/tokenize)."""
 
 
-class Cohere:
-    """The codec; see `protocols.Codec`. `now` gives seconds since the epoch: resets are times."""
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+class Cohere(BaseCodec):
+    """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A chat; instructions are turns of the role `system`, as they are at OpenAI. An
@@ -92,17 +90,18 @@ class Cohere:
             body["stream"] = True
         return WireRequest("/chat", body)
 
-    def auth(self, key: str) -> Mapping[str, str]:
-        """The bearer header."""
-        return {"authorization": f"Bearer {key}"}
-
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete answer."""
-        if status != 200:
-            raise self.failure(status, headers, body)
-        found = json_object(body, status, headers)
-        with shape_errors(body, status, headers):
-            return _reply(found)
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """The text blocks, joined; thinking and the plan for tools are not text. The API does
+        not say which model answered."""
+        content = found["message"].get("content")
+        usage = _usage(found.get("usage"))
+        if content is None or isinstance(content, str):
+            text = content or ""
+        else:
+            texts = [block["text"] for block in content if block.get("type") == "text"]
+            text = "".join(map(required_text, texts))
+        finish = _finish(found["finish_reason"], found, usage, has_text=bool(text))
+        return ProviderReply(text, finish, "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status; what is terminal is also read out of the message."""
@@ -271,20 +270,6 @@ def _usage(value: object) -> Usage | None:
     )
 
 
-def _reply(found: Mapping[str, Any]) -> ProviderReply:
-    """The text blocks, joined; thinking and the plan for tools are not text. The API does not
-    say which model answered."""
-    content = found["message"].get("content")
-    usage = _usage(found.get("usage"))
-    if content is None or isinstance(content, str):
-        text = content or ""
-    else:
-        texts = [block["text"] for block in content if block.get("type") == "text"]
-        text = "".join(map(required_text, texts))
-    finish = _finish(found["finish_reason"], found, usage, has_text=bool(text))
-    return ProviderReply(text, finish, "", usage)
-
-
 def _finish(
     reason: object, found: Mapping[str, Any], usage: Usage | None, *, has_text: bool
 ) -> Finish:
@@ -304,36 +289,23 @@ def _finish(
     return finish
 
 
-class CohereReader:
+class CohereReader(BaseReader):
     """Reads one stream; usage and the reason to finish come with `message-end`."""
 
-    def __init__(self) -> None:
-        self._has_text = False
-
-    def piece(self, event: str, data: str) -> StreamChunk:
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; those of tools and citations, and ones that are not known, say nothing."""
-        if data == "[DONE]":
-            return StreamChunk()
-        body = data.encode(errors="replace")
-        found = json_object(body)
         kind = found.get("type", event)
-        with shape_errors(body):
-            if kind in ("content-start", "content-delta"):
-                # Content that is a thought has no `text`.
-                text = required_text(found["delta"]["message"]["content"].get("text") or "")
-                self._has_text = self._has_text or bool(text)
-                return StreamChunk(text=text)
-            if kind == "message-end":
-                delta = found["delta"]
-                usage = _usage(delta.get("usage"))
-                finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
-                return StreamChunk(finish=finish, usage=usage, done=True)
+        if kind in ("content-start", "content-delta"):
+            # Content that is a thought has no `text`.
+            content = found["delta"]["message"]["content"]
+            return StreamChunk(text=required_text(content.get("text") or ""))
+        if kind == "message-end":
+            delta = found["delta"]
+            usage = _usage(delta.get("usage"))
+            finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
+            return StreamChunk(finish=finish, usage=usage, done=True)
         if kind == "error" or "message" in found:
-            raise _failure(500, {}, body, lambda: 0.0)
-        return StreamChunk()
-
-    def end(self) -> StreamChunk:
-        """A stream that ends without `message-end` is incomplete."""
+            raise _failure(500, {}, orjson.dumps(found), lambda: 0.0)
         return StreamChunk()
 
 

@@ -12,8 +12,8 @@ stand beside it: those in `TOP_LEVEL`, in either spelling. `generationConfig` it
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -21,7 +21,7 @@ import orjson
 from msgspec.structs import replace
 
 from llmctl.errors import CallError, ContentFiltered, QuotaExhausted
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
+from llmctl.protocols import WireRequest
 from llmctl.providers.message_parts import (
     Media,
     Native,
@@ -39,9 +39,10 @@ from llmctl.providers.message_parts import (
 )
 from llmctl.providers.replies import (
     MAX_WAIT,
+    BaseCodec,
+    BaseReader,
     duration,
     error_from_event,
-    error_from_reply,
     first_text,
     json_object,
     json_or_none,
@@ -75,11 +76,8 @@ _PAGE = 1000
 """Models in one page: the most there can be (ai.google.dev/api/models, `pageSize`)."""
 
 
-class Gemini:
-    """The codec; see `protocols.Codec`. `now` gives seconds since the epoch."""
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+class Gemini(BaseCodec):
+    """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """The model is part of the path. An OpenAI-shaped body is translated."""
@@ -90,37 +88,36 @@ class Gemini:
         """The key has a header of its own; it never stands in the address."""
         return {"x-goog-api-key": key}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete answer."""
-        if status != 200:
-            raise self.failure(status, headers, body)
-        found = json_object(body, status, headers)
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """The first candidate's text, without thoughts. Raises `ContentFiltered` for a blocked
+        prompt, and for an answer that was stopped before it said anything."""
         if found.get("error"):
             raise _error_within(found)
-        with shape_errors(body, status, headers):
-            return _reply(found)
+        usage = _usage(found.get("usageMetadata"))
+        _raise_if_blocked(found, usage)
+        candidate = found["candidates"][0]
+        text, calls = _content(candidate)
+        finish = _finish(candidate.get("finishReason"), calls=calls)
+        if finish is None and not text and not calls:
+            raise KeyError("finishReason")
+        if finish == _FILTERED and not text:
+            raise _content_filtered(candidate, usage)
+        model = first_text(found, "modelVersion") or ""
+        return ProviderReply(text, finish or "other", model, usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status, `details` and message: the wait and what ran out stand in the body."""
         found = _error_object(json_or_none(body))
         known = orjson.dumps({"error": _with_code(found)}) if found else body
-        return _with_wait(error_from_reply(status, headers, known, now=self._now), found)
+        return _with_wait(super().failure(status, headers, known), found)
 
     def reader(self) -> GeminiReader:
         """A reader for one stream: it has no end mark of its own."""
         return GeminiReader()
 
-    def limits(self, headers: Mapping[str, str]) -> RateHeaders:  # noqa: ARG002 - the seam's
-        """Gemini says nothing of its limits in headers."""
-        return NO_RATE_HEADERS
-
     def probe(self) -> WireRequest:
         """One model of the list."""
         return WireRequest("/models?pageSize=1", None, method="GET")
-
-    def decode_probe(self, body: bytes) -> None:
-        """A listing is enough: a key that is not good gets no status 200."""
-        json_object(body)
 
     def models(self, after: str | None) -> WireRequest:
         """A page of the list."""
@@ -224,23 +221,17 @@ def _conversation(request: Request) -> dict[str, Any]:
     """`contents`, and `systemInstruction` where there is one: all instructions, wherever they
     stood, each a part. Results of tools that follow each other are one turn, as the API
     demands."""
-    system: list[JSON] = []
-    contents: list[dict[str, Any]] = []
+    listed = list(turns(request))
+    system = [part for turn in listed if turn.role == "system" for part in _parts(turn, request)]
+    contents: list[JSON] = []
     names: dict[str, str] = {}
-    results = False
-    for turn in turns(request):
-        if turn.role == "system":
-            system += [_part(part, request) for part in parts(turn, request)]
-            continue
-        if turn.role == "tool":
-            part = _result(turn, names, request)
-            if results:
-                contents[-1]["parts"].append(part)
-            else:
-                contents.append({"role": "user", "parts": [part]})
+    spoken = (turn for turn in listed if turn.role != "system")
+    for is_result, group in groupby(spoken, lambda turn: turn.role == "tool"):
+        if is_result:
+            results = [_result(turn, names, request) for turn in group]
+            contents.append({"role": "user", "parts": results})
         else:
-            contents.append(_turn(turn, names, request))
-        results = turn.role == "tool"
+            contents += [_turn(turn, names, request) for turn in group]
     found: dict[str, Any] = {"contents": contents}
     if system:
         # The role means nothing, but Google's own SDK sends it.
@@ -248,8 +239,12 @@ def _conversation(request: Request) -> dict[str, Any]:
     return found
 
 
-def _turn(turn: Message, names: dict[str, str], request: Request) -> dict[str, Any]:
-    made = [_part(part, request) for part in parts(turn, request)]
+def _parts(turn: Message, request: Request) -> list[JSON]:
+    return [_part(part, request) for part in parts(turn, request)]
+
+
+def _turn(turn: Message, names: dict[str, str], request: Request) -> JSON:
+    made = _parts(turn, request)
     for index, call in enumerate(tool_calls(turn, request)):
         names[call.id] = call.name
         made.append(_function_call(call, request, first=index == 0))
@@ -372,21 +367,6 @@ def _usage(value: object) -> Usage | None:
     )
 
 
-def _reply(found: Mapping[str, Any]) -> ProviderReply:
-    """The first candidate's text, without thoughts. Raises `ContentFiltered` for a blocked
-    prompt, and for an answer that was stopped before it said anything."""
-    usage = _usage(found.get("usageMetadata"))
-    _raise_if_blocked(found, usage)
-    candidate = found["candidates"][0]
-    text, calls = _content(candidate)
-    finish = _finish(candidate.get("finishReason"), calls=calls)
-    if finish is None and not text and not calls:
-        raise KeyError("finishReason")
-    if finish == _FILTERED and not text:
-        raise _content_filtered(candidate, usage)
-    return ProviderReply(text, finish or "other", first_text(found, "modelVersion") or "", usage)
-
-
 def _content(candidate: Mapping[str, Any]) -> tuple[str, bool]:
     """The text of a candidate, and whether it calls a function."""
     content = candidate.get("content")
@@ -429,25 +409,19 @@ def _content_filtered(candidate: Mapping[str, Any], usage: Usage | None) -> Cont
     return error
 
 
-class GeminiReader:
+class GeminiReader(BaseReader):
     """Reads one stream. It ends with the connection: complete once a reason to finish came.
     Every chunk counts all tokens so far."""
 
     def __init__(self) -> None:
-        self._has_text = False
+        super().__init__()
         self._calls = False
         self._finished = False
 
-    def piece(self, event: str, data: str) -> StreamChunk:  # noqa: ARG002 - no names here
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""
-        body = data.encode(errors="replace")
-        found = json_object(body)
         if found.get("error"):
             raise _error_within(found)
-        with shape_errors(body):
-            return self._read(found)
-
-    def _read(self, found: Mapping[str, Any]) -> StreamChunk:
         usage, model = _usage(found.get("usageMetadata")), first_text(found, "modelVersion")
         _raise_if_blocked(found, usage)
         text, finish = "", None
@@ -455,10 +429,10 @@ class GeminiReader:
             if token_count(candidate.get("index")) != 0:
                 continue  # one answer is read, the first
             text, calls = _content(candidate)
-            self._has_text, self._calls = self._has_text or bool(text), self._calls or calls
+            self._calls = self._calls or calls
             finish = _finish(candidate.get("finishReason"), calls=self._calls)
             self._finished = self._finished or finish is not None
-            if finish == _FILTERED and not self._has_text:
+            if finish == _FILTERED and not text and not self._has_text:
                 raise _content_filtered(candidate, usage)
         return StreamChunk(text=text, finish=finish, model=model, usage=usage)
 

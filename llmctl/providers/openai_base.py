@@ -12,57 +12,38 @@ from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
-from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest
+from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers.replies import (
-    bad_response,
+    BaseCodec,
     count,
     dollars,
     duration,
-    error_body,
     error_from_event,
-    error_from_reply,
-    json_object,
+    error_object,
     json_value,
     object_or_empty,
-    shape_errors,
     token_count,
 )
 from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, Target, Usage
 
 
-class OpenAIFamily:
+class OpenAIFamily(BaseCodec):
     """The base of the family's codecs; see `protocols.Codec`."""
 
-    def auth(self, key: str) -> Mapping[str, str]:
-        """The bearer header."""
-        return {"authorization": f"Bearer {key}"}
-
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete answer of chat completions, responses or embeddings: rows that are passed
-        through raw may ask for any of them."""
-        if status != 200:
-            raise self.failure(status, headers, body)
-        answer = json_object(body, status, headers)
-        if answer.get("error") or answer.get("object") == "error":
-            found = error_body(body)
-            raise (
-                error_from_event(found)
-                if found
-                else bad_response(status, headers, body, "an error")
-            )
-        with shape_errors(body, status, headers):
-            if "choices" in answer:
-                return chat_reply(answer)
-            if "output" in answer:
-                return responses_reply(answer)
-            if isinstance(answer.get("data"), list):  # embeddings
-                return ProviderReply("", "stop", model_of(answer), openai_usage(answer))
-            raise KeyError("choices")
-
-    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-        """The mapped error of a reply that is no success."""
-        return error_from_reply(status, headers, body)
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """An answer of chat completions, responses or embeddings: rows that are passed through
+        raw may ask for any of them."""
+        if found.get("error") or found.get("object") == "error":
+            error = error_object(found)
+            raise error_from_event(error) if error else ValueError("an error")
+        if "choices" in found:
+            return chat_reply(found)
+        if "output" in found:
+            return responses_reply(found)
+        if isinstance(found.get("data"), list):  # embeddings
+            return ProviderReply("", "stop", model_of(found), openai_usage(found))
+        raise KeyError("choices")
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""

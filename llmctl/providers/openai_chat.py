@@ -23,7 +23,7 @@ from llmctl.providers.openai_base import (
     require_taken,
 )
 from llmctl.providers.openai_responses import count_request
-from llmctl.providers.replies import error_from_event, json_object, object_or_empty, shape_errors
+from llmctl.providers.replies import BaseReader, error_from_event, object_or_empty
 from llmctl.types import JSON, Message, Request, StreamChunk, Target, Usage
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
@@ -105,42 +105,34 @@ class OpenAIChat(ChatCompletions):
         return count_request(request) if request.target.provider == "openai" else None
 
 
-class ChatReader:
+class ChatReader(BaseReader):
     """Reads one streamed chat completion; its end mark is `[DONE]`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._refusal = ""
-        self._has_text = False
         self._usage: Usage | None = None
 
-    def piece(self, event: str, data: str) -> StreamChunk:
-        """One chunk. Raises the mapped error where the stream carries one."""
-        if data.strip() == "[DONE]":
-            if self._refusal and not self._has_text:
-                raise content_filtered(self._refusal, self._usage, None)
-            return StreamChunk(done=True)
-        body = data.encode(errors="replace")
-        chunk = json_object(body, subject="a streamed event is ")
-        error = chunk.get("error")
+    def done(self) -> StreamChunk:
+        """The end. Raises `ContentFiltered` for a refusal, which also comes in pieces."""
+        if self._refusal and not self._has_text:
+            raise content_filtered(self._refusal, self._usage, None)
+        return StreamChunk(done=True)
+
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
+        """One chunk."""
+        error = found.get("error")
         # Mistral's errors stand at the top of the object, others under `error`.
-        if event == "error" or error or chunk.get("object") == "error":
-            found = {"message": error} if isinstance(error, str) else chunk
-            raise error_from_event(error if isinstance(error, dict) else found)
-        with shape_errors(body):
-            return self._read(chunk)
-
-    def end(self) -> StreamChunk:
-        """A stream that ends without `[DONE]` is incomplete."""
-        return StreamChunk()
-
-    def _read(self, chunk: Mapping[str, Any]) -> StreamChunk:
-        groq = object_or_empty(chunk.get("x_groq"))
+        if event == "error" or error or found.get("object") == "error":
+            whole = {"message": error} if isinstance(error, str) else found
+            raise error_from_event(error if isinstance(error, dict) else whole)
+        groq = object_or_empty(found.get("x_groq"))
         if groq.get("error"):
             raise error_from_event({"message": str(groq["error"])})
-        counted = chunk if chunk.get("usage") else groq
+        counted = found if found.get("usage") else groq
         usage = openai_usage(counted)
         self._usage = usage or self._usage
-        choice = _first_choice(chunk.get("choices"))
+        choice = _first_choice(found.get("choices"))
         if choice.get("error"):
             raise error_from_event(object_or_empty(choice["error"]))
         reason = choice.get("finish_reason")
@@ -148,12 +140,11 @@ class ChatReader:
             raise error_from_event({"message": "the model failed while it answered"})
         delta = choice.get("delta") or {}
         text = content_text(delta.get("content", choice.get("text")))
-        self._has_text = self._has_text or bool(text)
         self._refusal += content_text(delta.get("refusal"))
         return StreamChunk(
             text=text,
             finish=chat_finish(reason) if reason else None,
-            model=model_of(chunk) or None,
+            model=model_of(found) or None,
             usage=usage,
             cost=openai_cost(counted),
         )

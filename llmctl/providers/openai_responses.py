@@ -18,11 +18,10 @@ from llmctl.providers.openai_base import (
     responses_reply,
 )
 from llmctl.providers.replies import (
-    bad_response,
+    BaseReader,
     error_from_event,
-    json_object,
     object_or_empty,
-    shape_errors,
+    required_text,
 )
 from llmctl.types import JSON, Message, Request, StreamChunk, Target
 
@@ -138,31 +137,19 @@ def _text_format(schema: JSON) -> JSON:
     return {"format": {"type": "json_schema", **json_schema_format(schema)}}
 
 
-class ResponsesReader:
+class ResponsesReader(BaseReader):
     """Reads one streamed response; `response.completed` or `.incomplete` end it."""
 
-    def __init__(self) -> None:
-        self._has_text = False
-
-    def piece(self, event: str, data: str) -> StreamChunk:
-        """One event. Raises the mapped error where the stream carries one."""
-        if data.strip() == "[DONE]":  # other servers end so; the last event has said all
-            return StreamChunk()
-        body = data.encode(errors="replace")
-        step = json_object(body, subject="a streamed event is ")
-        kind = step.get("type", event)
-        if kind == "error" or step.get("error"):
-            raise error_from_event(object_or_empty(step.get("error")) or step)
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
+        """One event; the last one holds the whole answer."""
+        kind = found.get("type", event)
+        if kind == "error" or found.get("error"):
+            raise error_from_event(object_or_empty(found.get("error")) or found)
         if kind == "response.output_text.delta":
-            text = step.get("delta")
-            if not isinstance(text, str):
-                raise bad_response(200, {}, body, "a piece of text is none")
-            self._has_text = self._has_text or bool(text)
-            return StreamChunk(text=text)
+            return StreamChunk(text=required_text(found.get("delta")))
         if kind not in ("response.completed", "response.incomplete", "response.failed"):
             return StreamChunk()
-        with shape_errors(body):
-            reply = responses_reply(step["response"])
+        reply = responses_reply(found["response"])
         return StreamChunk(
             text="" if self._has_text else reply.text,
             finish=reply.finish,
@@ -171,7 +158,3 @@ class ResponsesReader:
             cost=reply.cost,
             done=True,
         )
-
-    def end(self) -> StreamChunk:
-        """A stream that ends before `response.completed` is incomplete."""
-        return StreamChunk()

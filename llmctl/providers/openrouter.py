@@ -6,8 +6,7 @@ comments while the provider behind it is looked for.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from llmctl.errors import AuthFailed, CallError, RateLimited
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
@@ -17,7 +16,6 @@ from llmctl.providers.replies import (
     MAX_WAIT,
     count,
     error_body,
-    error_from_reply,
     json_value,
     number,
     object_or_empty,
@@ -33,9 +31,6 @@ class OpenRouter(ChatCompletions):
     )
     streams_usage = False  # every stream ends with usage and cost
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
-
     def part(self, part: JSON) -> JSON:
         """A file's address stands where its data would."""
         file = object_or_empty(part.get("file"))
@@ -46,7 +41,7 @@ class OpenRouter(ChatCompletions):
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The mapped error; the wait may stand in the body (`metadata.headers`)."""
-        error = error_from_reply(status, headers, body, now=self._now)
+        error = super().failure(status, headers, body)
         if isinstance(error, RateLimited) and error.retry_after is None:
             metadata = object_or_empty(error_body(body).get("metadata"))
             told = object_or_empty(metadata.get("headers"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
+from llmctl.types import ProviderReply, StreamChunk
 
 MAX_WAIT = 120.0
 """Seconds a provider's wait is honoured at most."""
@@ -41,6 +44,75 @@ MAX_WAIT = 120.0
 _NO_HEADERS: Mapping[str, str] = {}
 _SHOWN = 500
 """Characters of a provider's own words that an error repeats."""
+
+# --- Codecs and readers of streams --------------------------------------------------------------
+
+
+class BaseCodec(ABC):
+    """What all codecs share; see `protocols.Codec`. `now` gives seconds since the epoch."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+
+    def auth(self, key: str) -> Mapping[str, str]:
+        """The bearer header."""
+        return {"authorization": f"Bearer {key}"}
+
+    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
+        """A complete answer. Raises the mapped `CallError`; `BadResponse` for what is none."""
+        if status != 200:
+            raise self.failure(status, headers, body)
+        found = json_object(body, status, headers)
+        with shape_errors(body, status, headers):
+            return self.reply(found)
+
+    @abstractmethod
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """The answer that the body of a reply with status 200 is. Raises the mapped `CallError`,
+        and the errors that `shape_errors` maps."""
+
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+        """The mapped error of a reply that is no success."""
+        return error_from_reply(status, headers, body, now=self._now)
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:  # noqa: ARG002 - the seam's
+        """Nothing: the provider says nothing of its limits in headers."""
+        return NO_RATE_HEADERS
+
+    def decode_probe(self, body: bytes) -> None:
+        """An object is enough: a key that is not good gets no status 200."""
+        json_object(body)
+
+
+class BaseReader(ABC):
+    """What the readers of streams share; see `protocols.StreamReader`."""
+
+    def __init__(self) -> None:
+        self._has_text = False
+
+    def piece(self, event: str, data: str) -> StreamChunk:
+        """One event. Raises the mapped error where it carries one, `BadResponse` for nonsense."""
+        if data.strip() == "[DONE]":
+            return self.done()
+        body = data.encode(errors="replace")
+        found = json_object(body, subject="a streamed event is ")
+        with shape_errors(body):
+            chunk = self.read(event, found)
+        self._has_text = self._has_text or bool(chunk.text)
+        return chunk
+
+    @abstractmethod
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
+        """What the JSON of an event says. Raises as `BaseCodec.reply` does."""
+
+    def done(self) -> StreamChunk:
+        """What `[DONE]` says: nothing, where the provider has an end mark of its own."""
+        return StreamChunk()
+
+    def end(self) -> StreamChunk:
+        """What the end of the stream says: nothing, where there are end marks."""
+        return StreamChunk()
+
 
 # --- JSON ---------------------------------------------------------------------------------------
 
@@ -289,9 +361,11 @@ def json_or_none(body: bytes) -> Any:
 def error_body(body: bytes) -> Mapping[str, Any]:
     """The error object of a body: under `error`, or the body itself where it has a `message` or
     `detail` (Mistral, and gateways in front of others); empty when there is none."""
-    whole = json_or_none(body)
-    if not isinstance(whole, dict):
-        return {}
+    return error_object(object_or_empty(json_or_none(body)))
+
+
+def error_object(whole: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The error object within the JSON of a body, as `error_body` gives it."""
     found = whole.get("error")
     if isinstance(found, str):
         return {**whole, "message": found}
