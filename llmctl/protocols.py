@@ -127,7 +127,7 @@ class Codec(Protocol):
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """The request as the provider wants it. Raises `InvalidRequest` (with `sent=False`) for
         what this provider cannot take. Of a `raw` request the body goes out as it is where the
-        provider speaks OpenAI's language; elsewhere `translate.from_chat` makes it a plain one.
+        provider speaks OpenAI's language; elsewhere `message_parts.from_chat` makes it a plain one.
         """
         ...
 

@@ -17,7 +17,7 @@ from llmctl.errors import CallError, UsageError
 from llmctl.keys.change import Changes, Check, fresh
 from llmctl.keys.key import Slot, ending
 from llmctl.keys.rotation import Pair, Phase
-from llmctl.providers.probe import page, probe
+from llmctl.providers.models_api import key_page, probe
 from llmctl.storage import keyindex
 
 
@@ -80,7 +80,7 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
         f"the previous key {ending(pair.previous.key) if pair.previous else 'none'} is kept"
     )
     context.say(
-        f"revoke the previous key at {page(place.profile)}, then `llmctl keys rotate "
+        f"revoke the previous key at {key_page(place.profile)}, then `llmctl keys rotate "
         f"{options.name} --finish`; --rollback swaps them back"
     )
     _notes(places, place, context)

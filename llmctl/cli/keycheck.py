@@ -11,7 +11,7 @@ from llmctl.cli.keyplaces import Places, source_words
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError
 from llmctl.keys.key import Key, ending, slot
-from llmctl.providers.probe import probe
+from llmctl.providers.models_api import probe
 
 
 def run_check(names: Sequence[str], context: Context) -> int:

@@ -1,7 +1,9 @@
-"""Anthropic's Messages API.
+"""Anthropic's Messages API. Pure: no I/O; the clock is passed in.
 
 Reference: platform.claude.com/docs/en/api/messages, …/api/messages-count-tokens,
-…/api/models-list, …/api/rate-limits. Pure: no I/O; the clock is passed in.
+…/api/models-list, …/api/rate-limits, …/api/errors, …/docs/en/build-with-claude/streaming,
+…/vision, …/pdf-support, …/structured-outputs, …/handling-stop-reasons,
+…/docs/en/agents-and-tools/tool-use/overview.
 
 `options` go to the top level of the body (`thinking`, `tools`, `stop_sequences`, `top_p`…),
 except `betas`, a list of names for the `anthropic-beta` header, as in Anthropic's own SDKs.
@@ -9,21 +11,57 @@ except `betas`, a list of names for the `anthropic-beta` header, as in Anthropic
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from llmctl.errors import CallError
+import orjson
+from msgspec.structs import replace
+
+from llmctl.errors import CallError, ContentFiltered
 from llmctl.prompt import anthropic_limit
-from llmctl.protocols import RateHeaders, WireRequest
-from llmctl.providers.anthropic_answers import Reader, failure, reply
-from llmctl.providers.anthropic_messages import conversation, from_openai
-from llmctl.providers.anthropic_schema import fitted
-from llmctl.providers.bodies import items, json_object, named, shaped, since_epoch
-from llmctl.providers.headers import count
-from llmctl.providers.usage import whole
-from llmctl.types import ModelInfo, ProviderReply, Request
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
+from llmctl.providers.message_parts import (
+    Media,
+    Native,
+    Part,
+    Text,
+    call_id,
+    from_chat,
+    functions,
+    parts,
+    refusal,
+    tool_calls,
+    tool_choice,
+    turns,
+)
+from llmctl.providers.replies import (
+    BaseCodec,
+    BaseReader,
+    count,
+    error_from_event,
+    error_object,
+    first_text,
+    json_object,
+    json_or_none,
+    listing,
+    object_or_empty,
+    required_text,
+    shape_errors,
+    token_count,
+    unix_time,
+)
+from llmctl.types import (
+    JSON,
+    Finish,
+    Message,
+    ModelInfo,
+    ProviderReply,
+    Request,
+    StreamChunk,
+    Usage,
+)
 
 VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
@@ -33,29 +71,16 @@ _PAGE = 1000
 """Models in one page: the most there can be (…/api/models-list)."""
 
 _COUNTED = frozenset(
-    {
-        "model",
-        "messages",
-        "system",
-        "tools",
-        "tool_choice",
-        "thinking",
-        "output_config",
-        "cache_control",
-        "context_management",
-        "mcp_servers",
-    }
-)
+    {"model", "messages", "system", "tools", "tool_choice", "thinking", "output_config",
+     "cache_control", "context_management", "mcp_servers"}
+)  # fmt: skip
 """What count_tokens takes of a request's fields."""
 
 _LIMITS = "anthropic-ratelimit-"
 
 
-class Anthropic:
-    """The codec; see `protocols.Codec`. `now` gives seconds since the epoch: resets are dates."""
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+class Anthropic(BaseCodec):
+    """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A message. An OpenAI-shaped body is translated."""
@@ -68,23 +93,29 @@ class Anthropic:
         """The key has a header of its own."""
         return {"x-api-key": key}
 
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete message."""
-        if status != 200:
-            raise self.failure(status, headers, body)
-        found = json_object(status, headers, body)
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """The text blocks, joined; thinking, tools and their results are not text. Raises
+        `ContentFiltered` for a refusal without text."""
         if found.get("type") == "error" or found.get("error"):
-            raise failure(None, headers, body, self._now)
-        with shaped(status, headers, body):
-            return reply(found)
+            raise _error_within(found)
+        texts = [block["text"] for block in found["content"] if block.get("type") == "text"]
+        text = "".join(map(required_text, texts))
+        usage = _usage(object_or_empty(found.get("usage")))
+        finish = _finish(found.get("stop_reason")) or "other"
+        if finish == "content_filter" and not text:
+            raise _content_filtered(found, usage)
+        return ProviderReply(text, finish, first_text(found, "model") or "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By `error.type` and status; what is terminal is also read out of the message."""
-        return failure(status, headers, body, self._now)
+        whole = object_or_empty(json_or_none(body))
+        found = error_object(whole)
+        known = orjson.dumps({"error": _with_code(found)}) if found else body
+        return _with_id(super().failure(status, headers, known), whole)
 
-    def reader(self) -> Reader:
+    def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
-        return Reader()
+        return AnthropicReader()
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`anthropic-ratelimit-{requests,tokens}-{remaining,reset}`; where tokens are limited
@@ -93,49 +124,42 @@ class Anthropic:
             (n for n in ("tokens", "input-tokens") if f"{_LIMITS}{n}-remaining" in headers), None
         )
         if tokens is None and f"{_LIMITS}requests-remaining" not in headers:
-            return RateHeaders()
+            return NO_RATE_HEADERS
         return RateHeaders(
             remaining_requests=count(headers.get(f"{_LIMITS}requests-remaining")),
             remaining_tokens=count(headers.get(f"{_LIMITS}{tokens}-remaining")),
             limit_requests=count(headers.get(f"{_LIMITS}requests-limit")),
             limit_tokens=count(headers.get(f"{_LIMITS}{tokens}-limit")),
-            reset_requests=self._until(headers.get(f"{_LIMITS}requests-reset")),
-            reset_tokens=self._until(headers.get(f"{_LIMITS}{tokens}-reset")),
+            reset_requests=self._seconds_until(headers.get(f"{_LIMITS}requests-reset")),
+            reset_tokens=self._seconds_until(headers.get(f"{_LIMITS}{tokens}-reset")),
         )
 
-    def _until(self, when: str | None) -> float | None:
-        at = since_epoch(when)
+    def _seconds_until(self, when: str | None) -> float | None:
+        at = unix_time(when)
         return None if at is None else max(0.0, at - self._now())
 
     def probe(self) -> WireRequest:
         """One model of the list."""
-        return self._list(limit=1)
-
-    def decode_probe(self, body: bytes) -> None:
-        """A listing is enough: a key that is not good gets no status 200."""
-        json_object(200, {}, body)
+        return _list_models(limit=1)
 
     def models(self, after: str | None) -> WireRequest:
         """A page of the list, after the model `after`."""
-        return self._list(limit=_PAGE, **({"after_id": after} if after else {}))
-
-    def _list(self, **query: Any) -> WireRequest:
-        return WireRequest(f"/models?{urlencode(query)}", None, _headers(), "GET")
+        return _list_models(limit=_PAGE, **({"after_id": after} if after else {}))
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
         """Models with their name, limits and date; the last one's id is the next page's token."""
-        found, listed = items(body, "data")
+        found, listed = listing(body, "data")
         models = [
             ModelInfo(
                 id=str(model.get("id") or ""),
-                name=named(model, "display_name"),
-                context=whole(model.get("max_input_tokens")) or None,
-                output=whole(model.get("max_tokens")) or None,
-                created=since_epoch(model.get("created_at")),
+                name=first_text(model, "display_name"),
+                context=token_count(model.get("max_input_tokens")) or None,
+                output=token_count(model.get("max_tokens")) or None,
+                created=unix_time(model.get("created_at")),
             )
             for model in listed
         ]
-        return models, named(found, "last_id") if found.get("has_more") is True else None
+        return models, first_text(found, "last_id") if found.get("has_more") is True else None
 
     def count(self, request: Request) -> WireRequest:
         """Anthropic counts whatever it would answer, for nothing."""
@@ -145,9 +169,13 @@ class Anthropic:
 
     def decode_count(self, body: bytes) -> int:
         """`input_tokens`."""
-        found = json_object(200, {}, body)
-        with shaped(200, {}, body):
+        found = json_object(body)
+        with shape_errors(body):
             return int(found["input_tokens"])
+
+
+def _list_models(**query: Any) -> WireRequest:
+    return WireRequest(f"/models?{urlencode(query)}", None, _headers(), "GET")
 
 
 def _headers(betas: object = None) -> Mapping[str, str]:
@@ -161,22 +189,334 @@ def _headers(betas: object = None) -> Mapping[str, str]:
 
 def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
     if request.raw is not None:
-        request = from_openai(request)
+        request = _from_openai(request)
     options = dict(request.options)
     betas = options.pop("betas", None)
-    body: dict[str, Any] = {"model": request.target.model, "max_tokens": _limit(request)}
-    body.update(conversation(request))
+    limit = request.max_tokens
+    if limit is None:
+        limit = anthropic_limit(request.options)
+    body: dict[str, Any] = {"model": request.target.model, "max_tokens": limit}
+    body.update(_conversation(request))
     if request.temperature is not None:
         body["temperature"] = request.temperature
     body.update(options)
     if request.schema is not None:
-        form = {"type": "json_schema", "schema": fitted(request.schema)}
-        given = options.get("output_config")
-        body["output_config"] = {**(given if isinstance(given, Mapping) else {}), "format": form}
+        form = {"type": "json_schema", "schema": to_anthropic_schema(request.schema)}
+        body["output_config"] = {**object_or_empty(options.get("output_config")), "format": form}
     return body, _headers(betas)
 
 
-def _limit(request: Request) -> int:
-    if request.max_tokens is not None:
-        return request.max_tokens
-    return anthropic_limit(request.options)
+# --- Messages -----------------------------------------------------------------------------------
+
+_IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_PDF = "application/pdf"
+
+_OWN = frozenset(
+    {"text", "image", "document", "search_result", "thinking", "redacted_thinking", "compaction",
+     "container_upload", "tool_addition", "tool_removal"}
+)  # fmt: skip
+"""Anthropic's own content blocks, which go out as they are; so do those whose names say that
+they belong to a tool."""
+
+_OPTIONS = {
+    "top_p": "top_p",
+    "stop": "stop_sequences",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+    "parallel_tool_calls": "parallel_tool_calls",
+    "user": "user",
+}
+"""OpenAI's names → ours; the values of the last four are translated below."""
+
+_SYSTEM_FIRST = re.compile(r"claude-(?:instant|[123]|(?:opus|sonnet|haiku)-4(?!-8))")
+"""Models that take instructions only ahead of the conversation. Later ones also take a turn of
+the role `system` between others (SystemMessageParam in Anthropic's SDK; seen in traffic of
+claude-opus-4-8)."""
+
+
+def _conversation(request: Request) -> dict[str, Any]:
+    """`messages`, and `system` where there is one.
+
+    Instructions ahead of the conversation are `system`. Later ones stay where they are on models
+    that know such turns, and join the others at older ones. Several are kept apart by a blank
+    line. Results of tools that follow each other are one turn, as the API demands.
+    """
+    system: list[Message] = []
+    messages: list[dict[str, Any]] = []
+    hoisted = _SYSTEM_FIRST.match(request.target.model) is not None
+    results = False
+    for turn in turns(request):
+        if turn.role == "system" and (hoisted or not messages):
+            system.append(turn)
+            continue
+        content = _content(turn, request)
+        if turn.role != "tool":
+            messages.append({"role": turn.role, "content": content})
+        else:
+            block = {"type": "tool_result", "tool_use_id": call_id(turn), "content": content}
+            if results:
+                messages[-1]["content"].append(block)
+            else:
+                messages.append({"role": "user", "content": [block]})
+        results = turn.role == "tool"
+    found: dict[str, Any] = {"messages": messages}
+    if system:
+        found["system"] = _system(system, request)
+    return found
+
+
+def _system(system: Iterable[Message], request: Request) -> str | list[JSON]:
+    if all(isinstance(turn.content, str) for turn in system):
+        return "\n\n".join(str(turn.content) for turn in system)
+    return [_block(part, request) for turn in system for part in parts(turn, request)]
+
+
+def _content(turn: Message, request: Request) -> str | list[JSON]:
+    calls = tool_calls(turn, request)
+    if isinstance(turn.content, str) and not calls:
+        return turn.content
+    return [
+        *(_block(part, request) for part in parts(turn, request)),
+        *({"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in calls),
+    ]
+
+
+def _block(part: Part, request: Request) -> JSON:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text, **part.extra}
+    if isinstance(part, Native):
+        if part.kind in _OWN or "tool" in part.kind:
+            return part.part
+        raise refusal(f"parts of the type `{part.kind}`", request)
+    return _media(part, request)
+
+
+def _media(part: Media, request: Request) -> JSON:
+    # `detail` says how closely to look; there is nothing like it here, and nothing is lost.
+    extra = {key: value for key, value in part.extra.items() if key != "detail"}
+    image = part.mime in _IMAGES or (part.image and part.mime != _PDF)
+    mime = part.mime or _PDF
+    if part.file_id:
+        source = {"type": "file", "file_id": part.file_id}
+    elif part.url:
+        if not image and mime != _PDF:
+            raise refusal(f"files of the type {mime} by their address", request)
+        source = {"type": "url", "url": part.url}
+    elif mime in _IMAGES or mime == _PDF:
+        source = {"type": "base64", "media_type": mime, "data": str(part.data)}
+    elif mime.startswith("text/") and not part.image:
+        source = {"type": "text", "media_type": "text/plain", "data": part.plain}
+    else:
+        raise refusal(f"attachments of the type {mime}", request)
+    return {"type": "image" if image else "document", "source": source, **extra}
+
+
+def _from_openai(request: Request) -> Request:
+    """The request of an OpenAI-shaped body, its tools and the rest in Anthropic's shape."""
+    plain = from_chat(request, _OPTIONS)
+    options = dict(plain.options)
+    tools, choice = options.pop("tools", None), options.pop("tool_choice", None)
+    one_by_one = options.pop("parallel_tool_calls", True) is False
+    user = options.pop("user", None)
+    if user is not None:
+        options["metadata"] = {"user_id": user}
+    if tools:
+        options["tools"] = [_tool(function) for function in functions(tools, request)]
+    if choice is not None or (one_by_one and tools):
+        options["tool_choice"] = _tool_choice(choice or "auto", request)
+        if one_by_one and options["tool_choice"]["type"] != "none":
+            options["tool_choice"]["disable_parallel_tool_use"] = True
+    return replace(plain, options=options)
+
+
+def _tool(function: JSON) -> JSON:
+    made: dict[str, Any] = {"name": function["name"]}
+    if function.get("description"):
+        made["description"] = function["description"]
+    made["input_schema"] = function.get("parameters") or {"type": "object"}
+    if isinstance(function.get("strict"), bool):
+        made["strict"] = function["strict"]
+    return made
+
+
+def _tool_choice(choice: Any, request: Request) -> dict[str, Any]:
+    how, name = tool_choice(choice, request)
+    if how == "named":
+        return {"type": "tool", "name": name}
+    return {"type": "any" if how == "required" else how}
+
+
+# --- Schemas ------------------------------------------------------------------------------------
+
+_NOT_ENFORCED = frozenset(
+    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
+     "maxLength", "pattern", "maxItems", "uniqueItems", "contains", "minProperties",
+     "maxProperties"}
+)  # fmt: skip
+_DROPPED = frozenset({"$schema", "$id", "$comment"})
+
+
+def to_anthropic_schema(schema: JSON) -> JSON:
+    """A JSON Schema as Anthropic's structured output takes it; the rest stays as it is.
+
+    "JSON Schema limitations", and what Anthropic's own SDKs make of a schema: objects are closed,
+    `oneOf` becomes `anyOf`, and limits the API does not enforce move into the description, where
+    the model still reads them. The answer is checked against the schema as it was given.
+    """
+    made: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _DROPPED:
+            continue
+        if key in _NOT_ENFORCED or (key == "minItems" and value not in (0, 1)):
+            moved[key] = value
+        elif key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+            made[key] = {name: _subschema(inner) for name, inner in value.items()}
+        elif key == "items":
+            made[key] = _subschema(value)
+        elif key in ("anyOf", "allOf") and isinstance(value, list | tuple):
+            made[key] = [_subschema(inner) for inner in value]
+        elif key == "oneOf" and isinstance(value, list | tuple) and "anyOf" not in schema:
+            made["anyOf"] = [_subschema(inner) for inner in value]
+        else:
+            made[key] = value
+    kind = schema.get("type")
+    if kind == "object" or (isinstance(kind, list | tuple) and "object" in kind):
+        made.setdefault("additionalProperties", False)
+    if moved:
+        limits = "{" + ", ".join(f"{key}: {value}" for key, value in moved.items()) + "}"
+        described = schema.get("description")
+        made["description"] = f"{described}\n\n{limits}" if described else limits
+    return made
+
+
+def _subschema(value: Any) -> Any:
+    return to_anthropic_schema(value) if isinstance(value, Mapping) else value
+
+
+# --- Answers ------------------------------------------------------------------------------------
+
+_FINISH: dict[str, Finish] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+"""The others (`pause_turn`, `compaction`) leave the turn to be continued: `other`."""
+
+
+def _usage(found: Mapping[str, Any]) -> Usage | None:
+    """`input_tokens` leaves the cache out there and includes it here; thinking is part of the
+    output in both. What an adviser of another model used is not in it."""
+    if not found:
+        return None
+    read = token_count(found.get("cache_read_input_tokens"))
+    written = token_count(found.get("cache_creation_input_tokens"))
+    by_time = object_or_empty(found.get("cache_creation"))
+    if not written:
+        written = sum(map(token_count, by_time.values()))
+    details = object_or_empty(found.get("output_tokens_details"))
+    return Usage(
+        input=token_count(found.get("input_tokens")) + read + written,
+        output=token_count(found.get("output_tokens")),
+        cached_input=read,
+        cache_write=written,
+        cache_write_1h=min(written, token_count(by_time.get("ephemeral_1h_input_tokens"))),
+        reasoning=token_count(details.get("thinking_tokens")),
+    )
+
+
+def _finish(reason: object) -> Finish | None:
+    return _FINISH.get(reason, "other") if isinstance(reason, str) and reason else None
+
+
+def _content_filtered(found: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
+    why = first_text(object_or_empty(found.get("stop_details")), "explanation", "category")
+    sentence = "the model refused to answer" + (f": {why}" if why else "")
+    error = ContentFiltered(sentence, http_status=200)
+    error.usage = usage
+    return error
+
+
+class AnthropicReader(BaseReader):
+    """Reads one stream. Usage comes in pieces: the input with `message_start`, the rest, and
+    what changed, with `message_delta`; its counts are totals, not differences. `message_stop`
+    is the end mark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._usage: dict[str, Any] = {}
+
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
+        """One event; `ping` and events that are not known say nothing."""
+        kind = found.get("type", event)
+        if kind == "error" or event == "error":
+            raise _error_within(found)
+        if kind == "message_start":
+            message = found["message"]
+            return StreamChunk(
+                model=first_text(message, "model"), usage=self._usage_so_far(message)
+            )
+        if kind == "content_block_start":
+            return _text(found["content_block"], "text")
+        if kind == "content_block_delta":
+            return _text(found["delta"], "text_delta")
+        if kind == "message_delta":
+            return self._message_delta(found)
+        return StreamChunk(done=kind == "message_stop")
+
+    def _message_delta(self, found: Mapping[str, Any]) -> StreamChunk:
+        usage = self._usage_so_far(found)
+        finish = _finish(found["delta"].get("stop_reason"))
+        if finish == "content_filter" and not self._has_text:
+            raise _content_filtered(found["delta"], usage)
+        return StreamChunk(finish=finish, usage=usage)
+
+    def _usage_so_far(self, found: Mapping[str, Any]) -> Usage | None:
+        news = object_or_empty(found.get("usage"))
+        self._usage.update({key: value for key, value in news.items() if value is not None})
+        return _usage(self._usage)
+
+
+def _text(block: Mapping[str, Any], kind: str) -> StreamChunk:
+    return StreamChunk(text=required_text(block["text"]) if block.get("type") == kind else "")
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+_CODES = {
+    "billing_error": "insufficient_quota",
+    "timeout_error": "server_error",
+    "api_error": "server_error",
+    "request_too_large": "invalid_request_error",
+}
+"""Anthropic's error types that `replies` does not know → ones that it does."""
+
+_NO_CREDIT = re.compile(r"credit balance is too low|usage limits?\b.*regain access", re.DOTALL)
+_TOO_LONG = re.compile(r"prompt is too long|exceeds? (?:the )?context (?:limit|window)")
+"""What comes as a plain `invalid_request_error` (400) and only its message tells apart."""
+
+
+def _error_within(found: Mapping[str, Any]) -> CallError:
+    """The mapped error of an `error` inside a successful reply or a stream."""
+    return _with_id(error_from_event(_with_code(error_object(found))), found)
+
+
+def _with_code(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The error with a `type` that `replies` knows."""
+    kind, message = str(found.get("type") or ""), str(found.get("message") or "")
+    code = _CODES.get(kind, kind)
+    if kind in ("invalid_request_error", ""):
+        if _NO_CREDIT.search(message):
+            code = "insufficient_quota"
+        elif _TOO_LONG.search(message):
+            code = "context_length_exceeded"
+    return {**found, "type": code}
+
+
+def _with_id(error: CallError, whole: Mapping[str, Any]) -> CallError:
+    """The error; the id of its request is the body's where no header says it."""
+    error.provider_request_id = error.provider_request_id or first_text(whole, "request_id")
+    return error

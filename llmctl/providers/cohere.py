@@ -1,7 +1,7 @@
-"""Cohere's chat API, version 2.
+"""Cohere's chat API, version 2. Pure: no I/O; the clock is passed in.
 
-Reference: docs.cohere.com/reference/chat, …/reference/chat-stream, …/reference/tokenize,
-…/reference/list-models, …/reference/checkapikey. Pure: no I/O; the clock is passed in.
+Reference: docs.cohere.com/reference/chat, …/chat-stream, …/tokenize, …/list-models,
+…/checkapikey, …/errors, docs.cohere.com/docs/rate-limits, …/image-inputs, …/tool-use-overview.
 
 `options` go to the top level of the body (`p`, `k`, `seed`, `documents`, `thinking`…). Only
 chat has a second version: the other calls climb from the base URL to `v1`.
@@ -9,19 +9,58 @@ chat has a second version: the other calls climb from the base URL to `v1`.
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from llmctl.errors import AuthFailed, CallError
+import orjson
+from msgspec.structs import replace
+
+from llmctl.errors import AuthFailed, CallError, ContentFiltered, QuotaExhausted, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
-from llmctl.providers.bodies import items, json_object, named, shaped
-from llmctl.providers.cohere_answers import Reader, failure, reply, until_reset
-from llmctl.providers.cohere_messages import conversation, from_openai, plain_text
-from llmctl.providers.parts import refuse
-from llmctl.providers.usage import whole
-from llmctl.types import ModelInfo, ProviderReply, Request
+from llmctl.providers.message_parts import (
+    Media,
+    Native,
+    Part,
+    Text,
+    ToolCall,
+    call_id,
+    from_chat,
+    functions,
+    parts,
+    refusal,
+    text_only,
+    tool_calls,
+    tool_choice,
+    turns,
+)
+from llmctl.providers.replies import (
+    MAX_WAIT,
+    BaseCodec,
+    BaseReader,
+    error_from_reply,
+    first_text,
+    json_object,
+    json_or_none,
+    listing,
+    number,
+    object_or_empty,
+    required_text,
+    shape_errors,
+    should_retry,
+    token_count,
+)
+from llmctl.types import (
+    JSON,
+    Finish,
+    Message,
+    ModelInfo,
+    ProviderReply,
+    Request,
+    StreamChunk,
+    Usage,
+)
 
 _PAGE = 1000
 """Models in one page: the most there can be (docs.cohere.com/reference/list-models)."""
@@ -30,17 +69,16 @@ _TOKENIZED = 65_536
 """Characters that one call counts at most (docs.cohere.com/reference/tokenize)."""
 
 
-class Cohere:
-    """The codec; see `protocols.Codec`. `now` gives seconds since the epoch: resets are times."""
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+class Cohere(BaseCodec):
+    """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
-        """A chat. An OpenAI-shaped body is translated."""
+        """A chat; instructions are turns of the role `system`, as they are at OpenAI. An
+        OpenAI-shaped body is translated."""
         if request.raw is not None:
-            request = from_openai(request)
-        body: dict[str, Any] = {"model": request.target.model, **conversation(request)}
+            request = _from_openai(request)
+        messages = [_turn(turn, request) for turn in turns(request)]
+        body: dict[str, Any] = {"model": request.target.model, "messages": messages}
         if request.max_tokens is not None:
             body["max_tokens"] = request.max_tokens
         if request.temperature is not None:
@@ -52,29 +90,30 @@ class Cohere:
             body["stream"] = True
         return WireRequest("/chat", body)
 
-    def auth(self, key: str) -> Mapping[str, str]:
-        """The bearer header."""
-        return {"authorization": f"Bearer {key}"}
-
-    def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete answer."""
-        if status != 200:
-            raise self.failure(status, headers, body)
-        found = json_object(status, headers, body)
-        with shaped(status, headers, body):
-            return reply(found)
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """The text blocks, joined; thinking and the plan for tools are not text. The API does
+        not say which model answered."""
+        content = found["message"].get("content")
+        usage = _usage(found.get("usage"))
+        if content is None or isinstance(content, str):
+            text = content or ""
+        else:
+            texts = [block["text"] for block in content if block.get("type") == "text"]
+            text = "".join(map(required_text, texts))
+        finish = _finish(found["finish_reason"], found, usage, has_text=bool(text))
+        return ProviderReply(text, finish, "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status; what is terminal is also read out of the message."""
-        return failure(status, headers, body, self._now)
+        return _failure(status, headers, body, self._now)
 
-    def reader(self) -> Reader:
+    def reader(self) -> CohereReader:
         """A reader for one stream."""
-        return Reader()
+        return CohereReader()
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-reset`, in seconds since the epoch; nothing is said of what remains."""
-        return RateHeaders(reset_requests=until_reset(headers, self._now()))
+        return RateHeaders(reset_requests=_until_reset(headers, self._now()))
 
     def probe(self) -> WireRequest:
         """Cohere has a call for this very question."""
@@ -82,7 +121,7 @@ class Cohere:
 
     def decode_probe(self, body: bytes) -> None:
         """`valid`."""
-        if json_object(200, {}, body).get("valid") is not True:
+        if json_object(body).get("valid") is not True:
             raise AuthFailed("Cohere says that this key is not valid", http_status=200)
 
     def models(self, after: str | None) -> WireRequest:
@@ -92,27 +131,222 @@ class Cohere:
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
         """Models with their window."""
-        found, listed = items(body, "models")
+        found, listed = listing(body, "models")
         models = [
-            ModelInfo(id=named(m, "name") or "", context=whole(m.get("context_length")) or None)
-            for m in listed
+            ModelInfo(
+                id=first_text(model, "name") or "",
+                context=token_count(model.get("context_length")) or None,
+            )
+            for model in listed
         ]
-        return models, named(found, "next_page_token")
+        return models, first_text(found, "next_page_token")
 
     def count(self, request: Request) -> WireRequest:
         """The tokens of all texts; the template around them, and tools, are not counted."""
         if request.raw is not None:
-            request = from_openai(request)
-        said = plain_text(request)
-        if not 0 < len(said) <= _TOKENIZED:
-            raise refuse("this prompt", request, f"it counts 1 to {_TOKENIZED} characters")
-        body = {"text": said, "model": request.target.model}
-        return WireRequest("../v1/tokenize", body)
+            request = _from_openai(request)
+        found = (part for turn in turns(request) for part in parts(turn, request))
+        text = "\n".join(part.text for part in found if isinstance(part, Text))
+        if not 0 < len(text) <= _TOKENIZED:
+            raise refusal("this prompt", request, f"it counts 1 to {_TOKENIZED} characters")
+        return WireRequest("../v1/tokenize", {"text": text, "model": request.target.model})
 
     def decode_count(self, body: bytes) -> int:
         """How many `tokens` are listed."""
-        found = json_object(200, {}, body)
-        with shaped(200, {}, body):
+        found = json_object(body)
+        with shape_errors(body):
             if not isinstance(found["tokens"], list):
                 raise TypeError("`tokens` is no list")
             return len(found["tokens"])
+
+
+# --- Messages -----------------------------------------------------------------------------------
+
+_IMAGES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
+_OWN = frozenset({"thinking", "document"})
+"""Cohere's own content blocks, which go out as they are."""
+
+_OPTIONS = {
+    "top_p": "p",
+    "stop": "stop_sequences",
+    "seed": "seed",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "logprobs": "logprobs",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+}
+"""OpenAI's names → ours; the value of the last one is translated below."""
+
+
+def _turn(turn: Message, request: Request) -> JSON:
+    made: dict[str, Any] = {"role": turn.role}
+    calls = tool_calls(turn, request)
+    if isinstance(turn.content, str) and (turn.content or not calls):
+        made["content"] = turn.content
+    elif turn.role == "system":
+        made["content"] = text_only(turn, request, "instructions")
+    else:
+        blocks = [_block(part, request) for part in parts(turn, request)]
+        if blocks or not calls:
+            made["content"] = blocks
+    if calls:
+        made["tool_calls"] = [_tool_call(call) for call in calls]
+    if turn.role == "tool":
+        made["tool_call_id"] = call_id(turn)
+    return made
+
+
+def _tool_call(call: ToolCall) -> JSON:
+    arguments = orjson.dumps(call.arguments).decode()
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _block(part: Part, request: Request) -> JSON:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Native):
+        if part.kind in _OWN:
+            return part.part
+        raise refusal(f"parts of the type `{part.kind}`", request)
+    return _image(part, request)
+
+
+def _image(part: Media, request: Request) -> JSON:
+    taken = part.mime in _IMAGES or (part.image and part.mime is None)
+    if not taken or part.file_id:
+        what = f"attachments of the type {part.mime}" if part.mime else "files by their id"
+        raise refusal(what, request, "only images")
+    found: dict[str, Any] = {"url": part.url or f"data:{part.mime};base64,{part.data}"}
+    if isinstance(part.extra.get("detail"), str):
+        found["detail"] = part.extra["detail"]
+    return {"type": "image_url", "image_url": found}
+
+
+def _from_openai(request: Request) -> Request:
+    """The request of an OpenAI-shaped body, its tools and the rest in Cohere's shape."""
+    plain = from_chat(request, _OPTIONS)
+    options = dict(plain.options)
+    choice = options.pop("tool_choice", None)
+    if options.get("tools"):
+        taken = functions(options["tools"], request)
+        options["tools"] = [{"type": "function", "function": function} for function in taken]
+    if choice is not None:
+        how, _ = tool_choice(choice, request)
+        if how == "named":
+            raise refusal("a `tool_choice` that names a function", request)
+        if how != "auto":  # which is what holds when nothing is said
+            options["tool_choice"] = how.upper()
+    return replace(plain, options=options)
+
+
+# --- Answers ------------------------------------------------------------------------------------
+
+_FINISH: dict[str, Finish] = {
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tool_calls",
+    "ERROR_TOXIC": "content_filter",
+}
+
+_FAILED = ("ERROR", "TIMEOUT")
+"""Reasons to finish that say that the answer is none."""
+
+
+def _usage(value: object) -> Usage | None:
+    """`tokens`: all that the model read and wrote, its template and thinking included;
+    `cached_tokens` are part of them. `billed_units`, which leave the template out, only where
+    nothing else is said."""
+    found = object_or_empty(value)
+    counts = object_or_empty(found.get("tokens")) or object_or_empty(found.get("billed_units"))
+    if not counts:
+        return None
+    return Usage(
+        input=token_count(counts.get("input_tokens")),
+        output=token_count(counts.get("output_tokens")),
+        cached_input=token_count(found.get("cached_tokens")),
+    )
+
+
+def _finish(
+    reason: object, found: Mapping[str, Any], usage: Usage | None, *, has_text: bool
+) -> Finish:
+    """The finish of a `finish_reason`. Raises `ServerFailed` (ambiguous) where it is a failure
+    and `ContentFiltered` for a refusal without text; both carry the usage."""
+    error: CallError
+    if reason in _FAILED:
+        why = first_text(found, "error") or f"finish_reason {reason}"
+        error = ServerFailed(f"the provider gave up on the answer: {why}", http_status=200)
+        error.usage, error.ambiguous = usage, True
+        raise error
+    finish = _FINISH.get(reason, "other") if isinstance(reason, str) else "other"
+    if finish == "content_filter" and not has_text:
+        error = ContentFiltered("the provider's filter stopped the answer", http_status=200)
+        error.usage = usage
+        raise error
+    return finish
+
+
+class CohereReader(BaseReader):
+    """Reads one stream; usage and the reason to finish come with `message-end`."""
+
+    def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
+        """One event; those of tools and citations, and ones that are not known, say nothing."""
+        kind = found.get("type", event)
+        if kind in ("content-start", "content-delta"):
+            # Content that is a thought has no `text`.
+            content = found["delta"]["message"]["content"]
+            return StreamChunk(text=required_text(content.get("text") or ""))
+        if kind == "message-end":
+            delta = found["delta"]
+            usage = _usage(delta.get("usage"))
+            finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
+            return StreamChunk(finish=finish, usage=usage, done=True)
+        if kind == "error" or "message" in found:
+            raise _failure(500, {}, orjson.dumps(found), lambda: 0.0)
+        return StreamChunk()
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+_STATUS = {498: "content_filter", 499: "server_error"}
+"""498: the request or the answer holds a token on a deny list. 499: cancelled, not by us
+(docs.cohere.com/reference/errors)."""
+
+_TOO_LONG = re.compile(r"too many tokens: (?!max tokens must)")
+_NO_CREDIT = re.compile(r"(?:/|per|a) ?month\b|billing limit", re.IGNORECASE)
+_BAD_KEY = re.compile(r"invalid api (?:token|key)|no api key", re.IGNORECASE)
+
+
+def _failure(
+    status: int, headers: Mapping[str, str], body: bytes, now: Callable[[], float]
+) -> CallError:
+    """The mapped error of a reply; its body is `{"message"}`."""
+    whole = object_or_empty(json_or_none(body))
+    inner = object_or_empty(whole.get("error"))
+    message = first_text(whole, "message") or first_text(inner, "message") or ""
+    found: dict[str, Any] = {"message": message}
+    if status in _STATUS:
+        found["type"] = _STATUS[status]
+    elif status in (400, 422) and _TOO_LONG.search(message):
+        found["type"] = "context_length_exceeded"
+    elif status == 429 and _NO_CREDIT.search(message):
+        found["type"] = "insufficient_quota"
+    elif status in (400, 403) and _BAD_KEY.search(message):
+        found["type"] = "invalid_api_key"
+    known = orjson.dumps({"error": found}) if message else body
+    error = error_from_reply(status, headers, known, now=now)
+    if status == 499 and should_retry(headers) is None:
+        error.retryable = False
+    if error.retry_after is None and not isinstance(error, QuotaExhausted):
+        wait = _until_reset(headers, now())
+        error.retry_after = None if not wait else min(wait, MAX_WAIT)
+    return error
+
+
+def _until_reset(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until `x-ratelimit-reset`, which is in seconds since the epoch."""
+    at = number(headers.get("x-ratelimit-reset"))
+    return None if at is None else max(0.0, at - now)

@@ -27,7 +27,7 @@ from llmctl.protocols import (
     StreamReader,
     WireRequest,
 )
-from llmctl.providers.failures import request_id
+from llmctl.providers.replies import request_id
 from llmctl.providers.sse import Reader
 from llmctl.redact import known, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage

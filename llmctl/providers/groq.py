@@ -6,15 +6,15 @@ count requests per day and tokens per minute.
 
 from __future__ import annotations
 
-from llmctl.providers.attached import Kind
-from llmctl.providers.chat import ChatCompletions
+from llmctl.providers.openai_base import AttachmentKind
+from llmctl.providers.openai_chat import ChatCompletions
 from llmctl.types import Target
 
 
 class Groq(ChatCompletions):
     """The codec; see `protocols.Codec`."""
 
-    takes = frozenset[Kind]({"image", "image_url"})
+    takes = frozenset[AttachmentKind]({"image", "image_url"})
 
     def limit_name(self, target: Target) -> str:  # noqa: ARG002 - it has but one name
         """`max_tokens` is deprecated here."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
-from llmctl.providers.attached import Kind
-from llmctl.providers.chat import ChatCompletions
-from llmctl.providers.headers import count
+from llmctl.providers.openai_base import AttachmentKind
+from llmctl.providers.openai_chat import ChatCompletions
+from llmctl.providers.replies import count, object_or_empty
 from llmctl.types import JSON
 
 _REQUESTS = "x-ratelimit-remaining-req-minute"
@@ -20,21 +20,22 @@ _TOKENS = "x-ratelimit-remaining-tokens-minute"
 class Mistral(ChatCompletions):
     """The codec; see `protocols.Codec`."""
 
-    takes = frozenset[Kind]({"image", "image_url", "file", "file_url", "audio", "other_audio"})
+    takes = frozenset[AttachmentKind](
+        {"image", "image_url", "file", "file_url", "audio", "other_audio"}
+    )
     streams_usage = False  # the last chunk carries it unasked; unknown fields are refused
 
     def part(self, part: JSON) -> JSON:
         """PDF files are `document_url`, also those that go along; audio is its base64."""
-        said = part.get("type")
-        if said == "file":
-            file = part.get("file")
-            told = file if isinstance(file, Mapping) else {}
-            if "file_id" in told:
-                return {"type": "file", "file_id": told["file_id"]}
-            address = told.get("file_url") or told.get("file_data")
-            named = {"document_name": told["filename"]} if told.get("filename") else {}
-            return {"type": "document_url", "document_url": address, **named}
-        if said == "input_audio":
+        kind = part.get("type")
+        if kind == "file":
+            file = object_or_empty(part.get("file"))
+            if "file_id" in file:
+                return {"type": "file", "file_id": file["file_id"]}
+            url = file.get("file_url") or file.get("file_data")
+            name = {"document_name": file["filename"]} if file.get("filename") else {}
+            return {"type": "document_url", "document_url": url, **name}
+        if kind == "input_audio":
             audio = part.get("input_audio")
             data = audio.get("data") if isinstance(audio, Mapping) else audio
             return {"type": "input_audio", "input_audio": data}

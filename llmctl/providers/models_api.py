@@ -1,20 +1,40 @@
-"""Questions about the provider rather than to a model: its models, its token count, the key."""
+"""Free questions to a provider: its list of models, its count of tokens, whether a key is good."""
 
 from __future__ import annotations
 
-from llmctl.errors import BadResponse
-from llmctl.providers.endpoint import Endpoint
-from llmctl.types import ModelInfo, Request
+from msgspec.structs import replace
 
-_PAGES = 100
+from llmctl.clock import Clock
+from llmctl.config.settings import Profile
+from llmctl.errors import BadResponse, CallError
+from llmctl.providers.endpoint import Endpoint, KeyAuth
+from llmctl.providers.registry import PRESETS, codec
+from llmctl.redact import redact
+from llmctl.types import ModelInfo, Request, Usage
+
+_LONGEST_PROBE = 30.0
+"""Seconds: listing models takes a provider less than one."""
+
+_MOST_PAGES = 100
 """More pages than any provider has: a listing without end must not hang the program."""
+
+_KEY_PAGES = {
+    "openai": "https://platform.openai.com/api-keys",
+    "anthropic": "https://platform.claude.com/settings/keys",
+    "gemini": "https://aistudio.google.com/apikey",
+    "cohere": "https://dashboard.cohere.com/api-keys",
+    "mistral": "https://console.mistral.ai/api-keys",
+    "openrouter": "https://openrouter.ai/settings/keys",
+    "groq": "https://console.groq.com/keys",
+}
+"""Where each provider's keys are made and revoked."""
 
 
 async def list_models(endpoint: Endpoint) -> list[ModelInfo]:
     """All models this key may use, by id. Raises the mapped `CallError`."""
     found: dict[str, ModelInfo] = {}
     after: str | None = None
-    for _ in range(_PAGES):
+    for _ in range(_MOST_PAGES):
         body = await endpoint.fetch(endpoint.codec.models(after))
         page, following = endpoint.codec.decode_models(body)
         found |= {model.id: model for model in page}
@@ -33,3 +53,43 @@ async def count_tokens(endpoint: Endpoint, request: Request) -> int | None:
     if wire is None:
         return None
     return endpoint.codec.decode_count(await endpoint.fetch(wire))
+
+
+def key_page(profile: Profile) -> str:
+    """Where the key can be revoked: the provider's own page, or the server of the profile."""
+    preset = PRESETS.get(profile.provider)
+    at_home = preset is not None and profile.base_url.startswith(preset.base_url)
+    return _KEY_PAGES.get(profile.provider, profile.base_url) if at_home else profile.base_url
+
+
+async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
+    """Returns when the provider accepts the key. Raises the mapped `CallError`: `AuthFailed` when
+    it does not, `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
+    from llmctl.http import HttpClient
+
+    wire_format = codec(profile.adapter, profile.api)
+    client = HttpClient()
+
+    async def base_url() -> str:
+        return profile.url
+
+    async def checked() -> str | None:
+        return key
+
+    endpoint = Endpoint(
+        codec=wire_format,
+        http=client,
+        base_url=base_url,
+        auth=KeyAuth(wire_format.auth, checked, profile.key_header),
+        timeouts=replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE)),
+        clock=clock,
+        estimate=lambda _request, _text: Usage(),
+        heard=lambda _: None,
+    )
+    try:
+        wire_format.decode_probe(await endpoint.fetch(wire_format.probe()))
+    except CallError as error:
+        error.args = (redact(error.message, key),)
+        raise
+    finally:
+        await client.close()

@@ -6,33 +6,34 @@ comments while the provider behind it is looked for.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from llmctl.errors import AuthFailed, CallError, RateLimited
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
-from llmctl.providers.attached import Kind
-from llmctl.providers.chat import ChatCompletions
-from llmctl.providers.failures import error_body, from_reply
-from llmctl.providers.family import loads
-from llmctl.providers.headers import MAX_WAIT, count, number
-from llmctl.providers.usage import mapping
+from llmctl.providers.openai_base import AttachmentKind
+from llmctl.providers.openai_chat import ChatCompletions
+from llmctl.providers.replies import (
+    MAX_WAIT,
+    count,
+    error_body,
+    json_value,
+    number,
+    object_or_empty,
+)
 from llmctl.types import JSON
 
 
 class OpenRouter(ChatCompletions):
     """The codec; see `protocols.Codec`. `now` gives the seconds since the epoch."""
 
-    takes = frozenset[Kind]({"image", "image_url", "file", "file_url", "audio", "other_audio"})
+    takes = frozenset[AttachmentKind](
+        {"image", "image_url", "file", "file_url", "audio", "other_audio"}
+    )
     streams_usage = False  # every stream ends with usage and cost
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
 
     def part(self, part: JSON) -> JSON:
         """A file's address stands where its data would."""
-        file = mapping(part.get("file"))
+        file = object_or_empty(part.get("file"))
         if part.get("type") != "file" or "file_url" not in file:
             return part
         rest = {name: value for name, value in file.items() if name != "file_url"}
@@ -40,9 +41,10 @@ class OpenRouter(ChatCompletions):
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The mapped error; the wait may stand in the body (`metadata.headers`)."""
-        error = from_reply(status, headers, body, now=self._now)
-        told = mapping(mapping(error_body(body).get("metadata")).get("headers"))
+        error = super().failure(status, headers, body)
         if isinstance(error, RateLimited) and error.retry_after is None:
+            metadata = object_or_empty(error_body(body).get("metadata"))
+            told = object_or_empty(metadata.get("headers"))
             lower = {str(name).lower(): str(value) for name, value in told.items()}
             wait = self.limits(lower).reset_requests
             error.retry_after = None if wait is None else min(wait, MAX_WAIT)
@@ -66,6 +68,5 @@ class OpenRouter(ChatCompletions):
 
     def decode_probe(self, body: bytes) -> None:
         """What is said of the key."""
-        found: Any = loads(body)
-        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+        if not isinstance(object_or_empty(json_value(body)).get("data"), dict):
             raise AuthFailed("OpenRouter says nothing of this key")

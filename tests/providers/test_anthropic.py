@@ -11,8 +11,7 @@ import pytest
 from llmctl.errors import InvalidRequest
 from llmctl.prompt import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.protocols import Codec
-from llmctl.providers.anthropic import Anthropic
-from llmctl.providers.anthropic_schema import fitted
+from llmctl.providers.anthropic import Anthropic, to_anthropic_schema
 from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
 from tests.providers.recordings import (
     asked,
@@ -205,7 +204,7 @@ def test_a_schema_is_made_to_fit() -> None:
         "minItems": 2,
         "$defs": {"o": {"type": ["object", "null"], "additionalProperties": True}},
     }
-    assert fitted(schema) == {
+    assert to_anthropic_schema(schema) == {
         "type": "array",
         "items": {
             "anyOf": [

@@ -21,7 +21,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.providers.failures import from_event, from_reply
+from llmctl.providers.replies import error_from_event, error_from_reply
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_errors_by_body_and_status(
 ) -> None:
     """What is terminal and what may be tried again comes from the body as well as the status."""
     body = orjson.dumps({"error": {"message": "m", **error}})
-    found = from_reply(status, {"x-request-id": "r1"}, body)
+    found = error_from_reply(status, {"x-request-id": "r1"}, body)
     assert type(found) is kind
     assert found.retryable is retryable
     assert (found.http_status, found.provider_request_id) == (status, "r1")
@@ -69,17 +69,17 @@ def test_errors_by_body_and_status(
 def test_a_prompt_too_long_is_known_by_its_words(said: str) -> None:
     """Servers without a code of their own say it in the message."""
     body = orjson.dumps({"error": {"message": said, "type": "BadRequestError", "code": 400}})
-    assert type(from_reply(400, {}, body)) is ContextTooLong
+    assert type(error_from_reply(400, {}, body)) is ContextTooLong
 
 
 def test_the_providers_word_on_retrying_wins() -> None:
     """`x-should-retry: false` makes a 500 terminal."""
-    assert not from_reply(500, {"x-should-retry": "false"}, b"{}").retryable
+    assert not error_from_reply(500, {"x-should-retry": "false"}, b"{}").retryable
 
 
 def test_a_redirect_is_not_followed() -> None:
     """It says where to, because `base_url` is what must be mended."""
-    assert "https://elsewhere" in from_reply(302, {"location": "https://elsewhere"}, b"").message
+    assert "https://elsewhere" in error_from_reply(302, {"location": "https://elsewhere"}, b"").message
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_a_redirect_is_not_followed() -> None:
 )
 def test_a_body_that_says_little(body: bytes) -> None:
     """The status alone still names the error."""
-    assert type(from_reply(503, {}, body)) is Overloaded
+    assert type(error_from_reply(503, {}, body)) is Overloaded
 
 
 def test_an_error_within_an_answer() -> None:
     """Its status counts where it carries one, in whichever field."""
-    assert type(from_event({"code": 429, "message": "slow"})) is RateLimited
-    assert type(from_event({"status_code": 401, "message": "who?"})) is AuthFailed
-    assert type(from_event({"message": "broken"})) is ServerFailed
-    assert from_event({"code": 429}).http_status == 429
-    assert from_event({"code": True}).http_status is None
+    assert type(error_from_event({"code": 429, "message": "slow"})) is RateLimited
+    assert type(error_from_event({"status_code": 401, "message": "who?"})) is AuthFailed
+    assert type(error_from_event({"message": "broken"})) is ServerFailed
+    assert error_from_event({"code": 429}).http_status == 429
+    assert error_from_event({"code": True}).http_status is None

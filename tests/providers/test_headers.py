@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.providers.headers import MAX_WAIT, count, duration, retry_after, should_retry
+from llmctl.providers.replies import MAX_WAIT, count, duration, retry_after, should_retry
 
 NOW = 1_800_000_000.0
 

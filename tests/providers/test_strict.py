@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from llmctl.providers.strict import name_of, named_schema, qualifies
+from llmctl.providers.openai_base import json_schema_format
 from tests.providers.recordings import any_json
 
 TEXT = {"type": "string"}
@@ -37,7 +37,7 @@ def an_object(**changes: Any) -> dict[str, Any]:
 )
 def test_qualifies(schema: dict[str, Any]) -> None:
     """Closed objects whose properties are all required."""
-    assert qualifies(schema)
+    assert json_schema_format(schema)["strict"]
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,19 @@ def test_qualifies(schema: dict[str, Any]) -> None:
 )
 def test_does_not_qualify(schema: dict[str, Any]) -> None:
     """Anything else goes out without strict, where OpenAI takes it as a guide."""
-    assert not qualifies(schema)
+    assert not json_schema_format(schema)["strict"]
 
 
 def test_names() -> None:
     """OpenAI wants a name of letters, digits, dashes and underscores."""
-    assert name_of({}) == name_of({"title": 3}) == name_of({"title": "日本"}) == "answer"
-    assert name_of({"title": "My city's name"}) == "My_city_s_name"
-    assert len(name_of({"title": "x" * 99})) == 64
+    for title in (None, 3, "日本"):
+        assert json_schema_format({"title": title})["name"] == "answer"
+    assert json_schema_format({"title": "My city's name"})["name"] == "My_city_s_name"
+    assert len(json_schema_format({"title": "x" * 99})["name"]) == 64
 
 
 @given(any_json("type properties required additionalProperties items anyOf object $defs"))
 def test_any_schema(found: Any) -> None:
     """Whatever a schema holds, it is strict or not."""
     if isinstance(found, dict):
-        assert isinstance(named_schema(found)["strict"], bool)
+        assert isinstance(json_schema_format(found)["strict"], bool)

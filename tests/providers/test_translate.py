@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmctl.errors import InvalidRequest
-from llmctl.providers.translate import from_chat
+from llmctl.providers.message_parts import from_chat
 from llmctl.types import Message, RawRequest, Request
 from tests.support import request
 

@@ -1,0 +1,359 @@
+"""OpenAI-shaped messages, tools and bodies, read for providers that speak another language. Pure.
+
+Reference: platform.openai.com/docs/api-reference/chat/create. `types.Message` names the shapes of
+parts. A part whose `type` is none of OpenAI's is `Native`: a codec lets it through when it is one
+of its provider's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mimetypes
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import orjson
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from llmctl.errors import InvalidRequest
+from llmctl.types import JSON, Message, Request
+
+_SHAPE_ERRORS = (KeyError, TypeError, AttributeError, ValueError)
+
+
+def refusal(what: str, request: Request, why: str = "") -> InvalidRequest:
+    """The error for something that this provider does not take."""
+    reason = f": {why}" if why else ""
+    return InvalidRequest(f"{request.target.provider} does not take {what}{reason}", sent=False)
+
+
+# --- Parts of a message -------------------------------------------------------------------------
+
+
+class Text(Struct, frozen=True):
+    """A text part; `extra` holds its other fields (`cache_control`, say)."""
+
+    text: str
+    extra: JSON = field(default_factory=dict)
+
+
+class Media(Struct, frozen=True):
+    """An image, sound or document: `data` (base64), an https `url`, or the provider's `file_id`.
+    `mime` is in lower case, and guessed from the name where nothing else says it. `image` says
+    that it came as an `image_url`, whatever its type."""
+
+    mime: str | None
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+    image: bool = False
+    extra: JSON = field(default_factory=dict)
+
+    @property
+    def plain(self) -> str:
+        """The data as text. Raises `InvalidRequest` where it is none."""
+        try:
+            return base64.b64decode(self.data or "", validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise InvalidRequest(
+                f"the attached {self.mime} is no UTF-8 text", sent=False
+            ) from error
+
+
+class Native(Struct, frozen=True):
+    """A part that is none of OpenAI's."""
+
+    part: JSON
+
+    @property
+    def kind(self) -> str:
+        """The part's `type`."""
+        return str(self.part.get("type", ""))
+
+
+Part = Text | Media | Native
+
+
+def parts(message: Message, request: Request) -> Iterator[Part]:
+    """The parts of the content; empty texts are left out (providers refuse them). Raises
+    `InvalidRequest` for parts that are not what their type says."""
+    if isinstance(message.content, str):
+        if message.content:
+            yield Text(message.content)
+        return
+    for part in message.content or ():
+        kind = part.get("type")
+        read = _READERS.get(kind) if isinstance(kind, str) else None
+        if read is None:
+            yield Native(part)
+            continue
+        try:
+            found = read(part)
+        except _SHAPE_ERRORS as error:
+            raise refusal(f"this `{kind}` part", request, "it is not well-formed") from error
+        if not isinstance(found, Text) or found.text:
+            yield found
+
+
+def text_only(message: Message, request: Request, where: str) -> str:
+    """The content of a turn of which only text is taken, as one text."""
+    found = []
+    for part in parts(message, request):
+        if not isinstance(part, Text):
+            raise refusal(f"anything but text in {where}", request)
+        found.append(part.text)
+    return "".join(found)
+
+
+def _text(part: JSON) -> Part:
+    text = part["text"]
+    if not isinstance(text, str):
+        raise TypeError("text is a string")
+    return Text(text, _extra(part, "text"))
+
+
+def _image(part: JSON) -> Part:
+    found = part["image_url"]
+    url = found if isinstance(found, str) else found["url"]
+    extra = dict(_extra(part, "image_url"))
+    if isinstance(found, Mapping) and isinstance(found.get("detail"), str):
+        extra["detail"] = found["detail"]
+    return _located(url, None, extra, image=True)
+
+
+def _file(part: JSON) -> Part:
+    found = part["file"]
+    extra = _extra(part, "file")
+    name = found.get("filename")
+    if found.get("file_id"):
+        return Media(_guessed_mime(name), file_id=str(found["file_id"]), extra=extra)
+    return _located(found.get("file_data") or found["file_url"], name, extra, image=False)
+
+
+def _audio(part: JSON) -> Part:
+    found = part["input_audio"]
+    form = str(found.get("format") or "wav").lower()
+    return Media(f"audio/{form}", data=_base64(found["data"]), extra=_extra(part, "input_audio"))
+
+
+_READERS = {"text": _text, "image_url": _image, "file": _file, "input_audio": _audio}
+
+
+def _extra(part: JSON, own: str) -> JSON:
+    return {key: value for key, value in part.items() if key not in ("type", own)}
+
+
+def _located(url: str, name: str | None, extra: JSON, *, image: bool) -> Media:
+    if url[:5].lower() == "data:":
+        head, comma, payload = url[5:].partition(",")
+        if not comma:
+            raise ValueError("a data URL has a comma")
+        settings = [setting.strip().lower() for setting in head.split(";")]
+        mime = settings[0] or _guessed_mime(name) or "text/plain"
+        if "base64" in settings[1:]:
+            data = _base64(payload)
+        else:
+            data = base64.b64encode(unquote_to_bytes(payload)).decode()
+        return Media(mime, data=data, image=image, extra=extra)
+    if "://" not in url[:16]:
+        # Some clients give a file's bare base64 where a data URL belongs.
+        return Media(_guessed_mime(name), data=_base64(url), image=image, extra=extra)
+    mime_type = _guessed_mime(urlsplit(url).path) or _guessed_mime(name)
+    return Media(mime_type, url=url, image=image, extra=extra)
+
+
+def _base64(data: str) -> str:
+    """Base64 without white space. Raises `ValueError` for anything else."""
+    joined = "".join(data.split())
+    base64.b64decode(joined, validate=True)
+    return joined
+
+
+def _guessed_mime(name: str | None) -> str | None:
+    return mimetypes.guess_type(name)[0] if name else None
+
+
+# --- Turns, tool calls and tools ----------------------------------------------------------------
+
+_ROLES = ("system", "user", "assistant", "tool")
+_READ = frozenset({"tool_calls", "tool_call_id"})
+_NOT_SENT_BACK = frozenset({"refusal", "annotations", "reasoning", "reasoning_content"})
+"""Fields of an answer that say nothing to the model when the answer is sent back as history."""
+
+
+class ToolCall(Struct, frozen=True):
+    """A call the model made earlier. `signature` is Gemini's, as its own OpenAI-compatible
+    interface hands it out."""
+
+    id: str
+    name: str
+    arguments: JSON
+    signature: str | None = None
+
+
+def turns(request: Request) -> Iterator[Message]:
+    """The turns, with `developer` called `system`; every role one of system, user, assistant,
+    tool. Raises `InvalidRequest` for other roles and for fields that have no counterpart."""
+    for message in request.messages:
+        role = "system" if message.role == "developer" else message.role
+        if role not in _ROLES:
+            raise refusal(f"messages of the role `{role}`", request)
+        for name, value in message.extra.items():
+            tool_name = name == "name" and role == "tool"
+            if value and name not in _READ and name not in _NOT_SENT_BACK and not tool_name:
+                raise refusal(f"the field `{name}` of a message", request)
+        content = message.content
+        if content is None and isinstance(message.extra.get("refusal"), str):
+            content = message.extra["refusal"]
+        yield Message(role, content, message.extra)
+
+
+def call_id(message: Message) -> str:
+    """The id of the call that a tool's turn answers; empty where none is named."""
+    return str(message.extra.get("tool_call_id") or "")
+
+
+def tool_calls(message: Message, request: Request) -> list[ToolCall]:
+    """The calls of an assistant's turn; arguments are read from their JSON text."""
+    given = message.extra.get("tool_calls") if message.role == "assistant" else None
+    if not isinstance(given, list | tuple):
+        return []
+    try:
+        return [_tool_call(call) for call in given]
+    except _SHAPE_ERRORS as error:
+        raise refusal("this `tool_calls`", request, "it is not well-formed") from error
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+    function = call["function"]
+    given = function.get("arguments") or "{}"
+    arguments = orjson.loads(given) if isinstance(given, str) else given
+    if not isinstance(arguments, Mapping):
+        raise TypeError("arguments are an object")
+    google = (call.get("extra_content") or {}).get("google") or {}
+    return ToolCall(
+        id=str(call.get("id") or ""),
+        name=str(function["name"]),
+        arguments=arguments,
+        signature=google.get("thought_signature"),
+    )
+
+
+def functions(tools: Any, request: Request) -> list[JSON]:
+    """The `function` of each tool. Raises `InvalidRequest` for tools of other kinds."""
+    if not isinstance(tools, list | tuple):
+        raise refusal("these `tools`", request, "they are no list")
+    found = []
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise refusal("`tools` other than functions", request)
+        found.append(function)
+    return found
+
+
+def tool_choice(choice: Any, request: Request) -> tuple[str, str | None]:
+    """A `tool_choice` as (`auto`, `none`, `required` or `named`; the name)."""
+    if isinstance(choice, str) and choice in ("auto", "none", "required"):
+        return choice, None
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise refusal("this `tool_choice`", request)
+    return "named", name
+
+
+# --- The body of a chat completion --------------------------------------------------------------
+
+_CHAT = "/chat/completions"
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_FIELDS = frozenset({"model", "messages", "temperature", "response_format", *_LIMITS})
+"""Fields that become fields of a `Request`; the others become its options."""
+
+_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "stream": (False,),
+    "logprobs": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "store": (False,),
+}
+"""Values that only say what holds without them."""
+
+
+def from_chat(request: Request, options: Mapping[str, str]) -> Request:
+    """The raw request with its body taken apart: messages, model, limit, temperature and schema
+    in their fields, all else in `options` under this provider's names.
+
+    `options` maps OpenAI's names to the provider's: {"top_p": "topP", "stop": "stopSequences"};
+    `stop` always arrives as a list. Fields that are null, or say what holds anyway, are left
+    out. Raises `InvalidRequest` (`sent=False`) that names the field which has no translation.
+    """
+    raw = request.raw
+    assert raw is not None
+    if raw.path.rstrip("/") != _CHAT:
+        why = f"`/v1{raw.path}` is not translated, only `/v1{_CHAT}`"
+        raise _untranslated("url", why, request)
+    body = raw.body
+    found: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in _FIELDS or value is None or value in _DEFAULTS.get(name, ()):
+            continue
+        if name not in options:
+            raise _untranslated(name, "it has no counterpart", request)
+        found[options[name]] = [value] if name == "stop" and isinstance(value, str) else value
+    limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
+    if limit is not None and type(limit) is not int:
+        raise _untranslated("max_tokens", "it must be a whole number", request)
+    temperature = body.get("temperature")
+    if temperature is not None and type(temperature) not in (int, float):
+        raise _untranslated("temperature", "it must be a number", request)
+    return replace(
+        request,
+        messages=_messages(body.get("messages"), request),
+        max_tokens=limit,
+        temperature=temperature,
+        options=found,
+        schema=_schema(body.get("response_format"), request),
+        raw=None,
+    )
+
+
+def _untranslated(field: str, why: str, request: Request) -> InvalidRequest:
+    where = request.target.provider
+    return InvalidRequest(f"`{field}` cannot be translated for {where}: {why}", sent=False)
+
+
+def _messages(given: Any, request: Request) -> tuple[Message, ...]:
+    if not isinstance(given, list | tuple) or not given:
+        raise _untranslated("messages", "it must be a list of messages", request)
+    found = []
+    for turn in given:
+        role = turn.get("role") if isinstance(turn, Mapping) else None
+        content = turn.get("content") if isinstance(turn, Mapping) else None
+        if isinstance(content, list | tuple) and all(isinstance(p, Mapping) for p in content):
+            content = tuple(content)
+        elif content is not None and not isinstance(content, str):
+            why = "a message's `content` is neither text nor parts"
+            raise _untranslated("messages", why, request)
+        if not isinstance(role, str):
+            raise _untranslated("messages", "a message has no `role`", request)
+        extra = {k: v for k, v in turn.items() if k not in ("role", "content") and v is not None}
+        found.append(Message(role, content, extra))
+    return tuple(found)
+
+
+def _schema(form: Any, request: Request) -> JSON | None:
+    """The schema of a `response_format`. `json_object` names none, so it has no translation."""
+    kind = form.get("type") if isinstance(form, Mapping) else form
+    if form is None or kind == "text":
+        return None
+    if kind == "json_schema" and isinstance(form, Mapping):
+        held = form.get("json_schema")
+        schema = held.get("schema") if isinstance(held, Mapping) else None
+        if isinstance(schema, Mapping):
+            return schema
+    raise _untranslated("response_format", "only a `json_schema` has a counterpart", request)

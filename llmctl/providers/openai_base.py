@@ -1,0 +1,370 @@
+"""What OpenAI's interfaces, and the servers that imitate them, have in common. Pure.
+
+Reference: platform.openai.com/docs/api-reference, platform.openai.com/docs/guides/
+structured-outputs ("Supported schemas"), docs.mistral.ai/api, openrouter.ai/docs/api-reference,
+console.groq.com/docs/api-reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Literal
+
+from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
+from llmctl.providers.replies import (
+    BaseCodec,
+    count,
+    dollars,
+    duration,
+    error_from_event,
+    error_object,
+    json_value,
+    object_or_empty,
+    token_count,
+)
+from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, Target, Usage
+
+
+class OpenAIFamily(BaseCodec):
+    """The base of the family's codecs; see `protocols.Codec`."""
+
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """An answer of chat completions, responses or embeddings: rows that are passed through
+        raw may ask for any of them."""
+        if found.get("error") or found.get("object") == "error":
+            error = error_object(found)
+            raise error_from_event(error) if error else ValueError("an error")
+        if "choices" in found:
+            return chat_reply(found)
+        if "output" in found:
+            return responses_reply(found)
+        if isinstance(found.get("data"), list):  # embeddings
+            return ProviderReply("", "stop", model_of(found), openai_usage(found))
+        raise KeyError("choices")
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
+        """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
+        name = "x-ratelimit-"
+        if name + "remaining-requests" not in headers and name + "remaining-tokens" not in headers:
+            return NO_RATE_HEADERS
+        return RateHeaders(
+            remaining_requests=count(headers.get(name + "remaining-requests")),
+            remaining_tokens=count(headers.get(name + "remaining-tokens")),
+            limit_requests=count(headers.get(name + "limit-requests")),
+            limit_tokens=count(headers.get(name + "limit-tokens")),
+            reset_requests=duration(headers.get(name + "reset-requests", "")),
+            reset_tokens=duration(headers.get(name + "reset-tokens", "")),
+        )
+
+    def probe(self) -> WireRequest:
+        """The list of models costs nothing."""
+        return self.models(None)
+
+    def decode_probe(self, body: bytes) -> None:
+        """A list says that the key is good; it must be one."""
+        self.decode_models(body)
+
+    def models(self, after: str | None) -> WireRequest:  # noqa: ARG002 - it is one page
+        """All models."""
+        return WireRequest("/models", None, method="GET")
+
+    def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
+        """The models, and that there are no more."""
+        listed = json_value(body)
+        found = listed.get("data", listed) if isinstance(listed, dict) else listed
+        if found is None:  # Ollama without any model
+            found = []
+        if not isinstance(found, list):
+            raise BadResponse("the list of models is none; check `base_url`", retryable=False)
+        return [model for model in map(_model_info, found) if model is not None], None
+
+    def count(self, request: Request) -> WireRequest | None:  # noqa: ARG002 - most do not count
+        """None: the provider counts no tokens."""
+        return None
+
+    def decode_count(self, body: bytes) -> int:
+        """`input_tokens` (platform.openai.com/docs/api-reference/responses/input-tokens)."""
+        tokens = object_or_empty(json_value(body)).get("input_tokens")
+        if type(tokens) is not int:
+            raise BadResponse("the provider's token count is none", retryable=False)
+        return tokens
+
+
+def _model_info(value: object) -> ModelInfo | None:
+    """One entry of a list of models; None for what is none.
+
+    `context_window` is Groq's name, `context_length` OpenRouter's, `max_context_length`
+    Mistral's, `max_model_len` vLLM's.
+    """
+    found = object_or_empty(value)
+    name, shown = found.get("id"), found.get("name")
+    if not isinstance(name, str) or not name:
+        return None
+    windows = ("context_window", "context_length", "max_context_length", "max_model_len")
+    provider = object_or_empty(found.get("top_provider"))
+    longest = found.get("max_completion_tokens") or provider.get("max_completion_tokens")
+    return ModelInfo(
+        id=name,
+        name=shown if isinstance(shown, str) and shown != name else None,
+        context=next((size for key in windows if (size := token_count(found.get(key)))), None),
+        output=token_count(longest) or None,
+        created=float(token_count(found.get("created"))) or None,
+    )
+
+
+# --- Answers ------------------------------------------------------------------------------------
+
+_CHAT_FINISH: dict[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "model_length": "length",  # Mistral: the model's window is full
+}
+
+_RESPONSES_FINISH: dict[str, Finish] = {
+    "max_output_tokens": "length",
+    "content_filter": "content_filter",
+}
+
+_FOR_THE_CALLER = frozenset(
+    {"function_call", "custom_tool_call", "computer_call", "local_shell_call",
+     "apply_patch_call", "mcp_approval_request"}
+)  # fmt: skip
+"""Items that wait for the caller to act; other calls (`web_search_call`…) are done by OpenAI."""
+
+_PENDING = ("queued", "in_progress", "cancelled")
+
+
+def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
+    """The answer of a chat completion (or of the older completions).
+
+    Raises `ContentFiltered` for a refusal, the mapped error where the choice is one, and
+    the errors that `replies.shape_errors` maps for what is no completion.
+    """
+    choice = answer["choices"][0]
+    usage, cost = openai_usage(answer), openai_cost(answer)
+    if choice.get("error"):
+        raise error_from_event(object_or_empty(choice["error"]))
+    message = choice.get("message") or {}
+    text = content_text(message.get("content", choice.get("text")))
+    reason = choice.get("finish_reason")
+    if reason == "error":
+        raise error_from_event({"message": "the model failed to generate an answer"})
+    finish = chat_finish(reason)
+    if not text and (message.get("refusal") or finish == "content_filter"):
+        raise content_filtered(message.get("refusal"), usage, cost)
+    return ProviderReply(text, finish, model_of(answer), usage, cost)
+
+
+def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
+    """The answer of a response.
+
+    Raises `ContentFiltered`, `BadResponse` for one that is not finished, the mapped error of a
+    failed one, and the errors that `replies.shape_errors` maps for what is no response.
+    """
+    status = answer.get("status")
+    if status == "failed" or answer.get("error"):
+        raise error_from_event(object_or_empty(answer.get("error")))
+    if status in _PENDING:
+        raise BadResponse(
+            f"the provider answered that the response is {status}: llmctl asks for answers, not "
+            "for work in the background; leave `background` out",
+            http_status=200,
+            retryable=False,
+        )
+    items = answer["output"]
+    if not isinstance(items, list):
+        raise TypeError("`output` is no list")
+    text = _item_text(items, "output_text", "text")
+    finish = _responses_finish(answer, items)
+    usage, cost = openai_usage(answer), openai_cost(answer)
+    refusal = _item_text(items, "refusal", "refusal")
+    if not text and (refusal or finish == "content_filter"):
+        raise content_filtered(refusal, usage, cost)
+    return ProviderReply(text, finish, model_of(answer), usage, cost)
+
+
+def _item_text(items: Iterable[Any], kind: str, field: str) -> str:
+    return "".join(
+        part[field]
+        for item in items
+        if item.get("type") == "message"
+        for part in item.get("content") or ()
+        if part.get("type") == kind and isinstance(part.get(field), str)
+    )
+
+
+def _responses_finish(answer: Mapping[str, Any], items: Iterable[Any]) -> Finish:
+    reason = object_or_empty(answer.get("incomplete_details")).get("reason")
+    if answer.get("status") == "incomplete" or reason:
+        return _RESPONSES_FINISH.get(reason, "other") if isinstance(reason, str) else "other"
+    return "tool_calls" if any(_for_the_caller(item) for item in items) else "stop"
+
+
+def _for_the_caller(item: Mapping[str, Any]) -> bool:
+    kind = item.get("type")
+    if kind == "tool_search_call":
+        return item.get("execution") == "client"
+    return isinstance(kind, str) and kind in _FOR_THE_CALLER
+
+
+def chat_finish(reason: object) -> Finish:
+    """The finish of a `finish_reason`."""
+    return _CHAT_FINISH.get(reason, "other") if isinstance(reason, str) else "other"
+
+
+def content_text(value: object) -> str:
+    """The text of a message's content: text, or the text parts of a list (a reasoning model's
+    thoughts stand beside them and are left out). Raises `TypeError` for anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise TypeError("`content` is neither text nor parts")
+    texts = (p.get("text") for p in value if isinstance(p, dict) and p.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def model_of(answer: Mapping[str, Any]) -> str:
+    """The model that answered; empty where it is not said."""
+    model = answer.get("model")
+    return model if isinstance(model, str) else ""
+
+
+def openai_usage(answer: Mapping[str, Any]) -> Usage | None:
+    """The `usage` of a chat completion (`prompt_tokens`…) or a response (`input_tokens`…).
+
+    None for none. Input includes cached tokens and output reasoning ones, as in `Usage`.
+    """
+    found = object_or_empty(answer.get("usage"))
+    if not found:
+        return None
+    read = object_or_empty(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
+    written = object_or_empty(
+        found.get("completion_tokens_details") or found.get("output_tokens_details")
+    )
+    # `num_cached_tokens` is Mistral's (docs.mistral.ai/api, UsageInfo).
+    cached = read.get("cached_tokens") or found.get("num_cached_tokens")
+    return Usage(
+        input=token_count(found.get("prompt_tokens", found.get("input_tokens"))),
+        output=token_count(found.get("completion_tokens", found.get("output_tokens"))),
+        cached_input=token_count(cached),
+        cache_write=token_count(read.get("cache_write_tokens")),
+        reasoning=token_count(written.get("reasoning_tokens")),
+    )
+
+
+def openai_cost(answer: Mapping[str, Any]) -> Decimal | None:
+    """The provider's own price of the answer (OpenRouter), in dollars."""
+    return dollars(object_or_empty(answer.get("usage")).get("cost"))
+
+
+def content_filtered(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
+    """The error for a refusal, which was billed like an answer."""
+    error = ContentFiltered(
+        f"the model refused: {refusal[:500]}"
+        if isinstance(refusal, str) and refusal
+        else "the provider's content filter stopped the answer",
+        http_status=200,
+    )
+    error.usage, error.cost = usage, cost
+    return error
+
+
+# --- Attachments --------------------------------------------------------------------------------
+
+AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
+
+_KIND_NAMES: dict[AttachmentKind, str] = {
+    "image": "images",
+    "image_url": "images by address",
+    "file": "PDF files",
+    "file_url": "PDF files by address",
+    "audio": "WAV and MP3 audio",
+    "other_audio": "audio but WAV and MP3",
+}
+
+
+def require_taken(part: JSON, takes: Collection[AttachmentKind], target: Target) -> JSON:
+    """The part, when it is no attachment that the provider refuses. Raises `InvalidRequest`.
+
+    Parts that are none of `types.Message` pass: a provider may know parts that we do not.
+    """
+    kind = _attachment_kind(part)
+    if kind is None or kind in takes:
+        return part
+    others = ", ".join(_KIND_NAMES[name] for name in sorted(takes)) or "nothing but text"
+    raise InvalidRequest(
+        f"{target.provider} takes no {_KIND_NAMES[kind]} (it takes {others}): nothing was sent",
+        sent=False,
+    )
+
+
+def _attachment_kind(part: JSON) -> AttachmentKind | None:
+    kind = part.get("type")
+    if kind == "image_url":
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, Mapping) else image
+        return "image" if isinstance(url, str) and url.startswith("data:") else "image_url"
+    if kind == "file":
+        return "file_url" if object_or_empty(part.get("file")).get("file_url") else "file"
+    if kind == "input_audio":
+        form = object_or_empty(part.get("input_audio")).get("format")
+        return "audio" if form in ("wav", "mp3", None) else "other_audio"
+    return None
+
+
+# --- Schemas ------------------------------------------------------------------------------------
+
+_NOT_STRICT = frozenset(
+    {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas",
+     "patternProperties", "propertyNames", "unevaluatedProperties", "minProperties",
+     "maxProperties", "contains", "uniqueItems", "prefixItems", "unevaluatedItems", "default",
+     "$dynamicRef", "$id", "$anchor"}
+)  # fmt: skip
+"""Keywords that strict mode refuses."""
+
+
+def json_schema_format(schema: JSON) -> dict[str, Any]:
+    """The `json_schema` of a response format: with the name that OpenAI asks for, and strict
+    where the schema is one that strict mode takes (elsewhere it would be refused).
+
+    The name is the schema's title in letters, digits, `_` and `-`, at most 64, or `answer`.
+    Strict mode takes an object whose objects, at every depth, name all of their properties as
+    required and allow no others.
+    """
+    title = schema.get("title")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", title).strip("_") if isinstance(title, str) else ""
+    strict = schema.get("type") == "object" and "anyOf" not in schema and _is_strict(schema)
+    return {"name": name[:64] or "answer", "schema": schema, "strict": strict}
+
+
+def _is_strict(node: Any) -> bool:
+    if not isinstance(node, Mapping) or not _NOT_STRICT.isdisjoint(node):
+        return False
+    kinds = node.get("type")
+    if kinds == "object" or (isinstance(kinds, list) and "object" in kinds) or "properties" in node:
+        properties, required = node.get("properties"), node.get("required")
+        if not isinstance(properties, Mapping) or node.get("additionalProperties") is not False:
+            return False
+        if not isinstance(required, list) or set(map(str, required)) != set(properties):
+            return False
+    elif not {"type", "anyOf", "$ref", "enum", "const"} & node.keys():
+        return False  # "anything" has no strict form
+    return all(map(_is_strict, _subschemas(node)))
+
+
+def _subschemas(node: Mapping[str, Any]) -> Iterable[Any]:
+    for key in ("properties", "$defs", "definitions"):
+        yield from object_or_empty(node.get(key)).values()
+    if "items" in node:
+        yield node["items"]
+    choices = node.get("anyOf")
+    if isinstance(choices, list):
+        yield from choices
