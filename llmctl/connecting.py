@@ -12,9 +12,8 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
-from llmctl.keys.key import Slot
-from llmctl.keys.live import LiveKey
-from llmctl.keys.resolver import Finder
+from llmctl.keys.keyring_store import stored_slots
+from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.protocols import RateHeaders
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.providers.registry import LOCAL, codec
@@ -23,7 +22,7 @@ from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
 
 if TYPE_CHECKING:
-    from llmctl.providers.embedded import Embedded
+    from llmctl.providers.local_model import LocalModelServer
 
 
 def estimate(counter: Counter, request: Request, text: str) -> Usage:
@@ -64,7 +63,7 @@ async def open_address(
     say: Callable[[str], None],
     warn: Callable[[str], None],
     ask: Callable[[str], str] | None,
-) -> tuple[Callable[[], Awaitable[Address]], LiveKey | None]:
+) -> tuple[Callable[[], Awaitable[Address]], RotatingKey | None]:
     """Where the profile's requests go, and the key they carry (None for the local model).
 
     `ask` is as in `open_runner`. Raises `NoKeyError` and `SetupError`.
@@ -125,11 +124,11 @@ def _local_address(
 ) -> Callable[[], Awaitable[Address]]:
     """Where the requests of a local model go. It is looked for now and started when the first
     request needs it: a kept answer needs no server."""
-    from llmctl.providers.embedded import Embedded
-    from llmctl.providers.embedded_model import resolve
+    from llmctl.providers.local_model import LocalModelServer
+    from llmctl.providers.local_model_files import model_file
 
-    server = Embedded(
-        resolve(profile, folders),
+    server = LocalModelServer(
+        model_file(profile, folders),
         context=profile.context or 2048,
         parallel=profile.parallel,
         alias=profile.model,
@@ -146,27 +145,24 @@ async def _open_key(
     environ: Mapping[str, str],
     warn: Callable[[str], None],
     ask: Callable[[str], str] | None = None,
-) -> LiveKey:
+) -> RotatingKey:
     """The profile's key, found now. Raises `NoKeyError`."""
-    from llmctl.storage import keyindex
-
-    stored = frozenset(Slot(*pair) for pair in keyindex.read(folders.state))
-    finder = Finder(environ, stored=stored, ask=ask)
-    found = await asyncio.to_thread(finder.require, profile)
-    if not found and (elsewhere := finder.elsewhere(profile)):
+    resolver = KeyResolver(environ, stored=stored_slots(folders.state), ask=ask)
+    key = await resolver.require(profile)
+    if key is None and (elsewhere := resolver.elsewhere(profile)):
         warn(
             f"the profile {profile.name} is called without a key: the stored key "
             f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
         )
-    return LiveKey(finder, profile, found[0] if found else None, warn)
+    return RotatingKey(resolver, profile, key, warn)
 
 
-async def _keyed(profile: Profile, key: LiveKey) -> Address:
+async def _keyed(profile: Profile, key: RotatingKey) -> Address:
     """The provider's address, with the key as it is now."""
     return Address(profile.url, key.value, profile.key_header)
 
 
-async def _started(server: Embedded, starting: asyncio.Lock) -> Address:
+async def _started(server: LocalModelServer, starting: asyncio.Lock) -> Address:
     async with starting:
         await server.start()
     return Address(server.base_url, server.token)
@@ -180,7 +176,7 @@ def located(profile: Profile, folders: Folders) -> Profile:
     """
     if profile.provider != LOCAL:
         return profile
-    from llmctl.providers.embedded_model import resolve
+    from llmctl.providers.local_model_files import model_file
 
-    path = resolve(profile, folders)
+    path = model_file(profile, folders)
     return replace(profile, base_url=f"local://model/{path.name}?size={path.stat().st_size}")

@@ -17,7 +17,7 @@ from llmctl.guards.circuit import Circuit
 from llmctl.guards.lane import Lane
 from llmctl.guards.minute import Share
 from llmctl.guards.retry import Endurance
-from llmctl.keys.live import LiveKey
+from llmctl.keys.resolver import RotatingKey
 from llmctl.providers.endpoint import Address, Endpoint
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
@@ -33,7 +33,7 @@ class Route(Struct):
     gate: Gate
     endpoint: Endpoint
     address: Callable[[], Awaitable[Address]]
-    key: LiveKey | None
+    key: RotatingKey | None
     counter: Counter
     cuts: int = 0
 
