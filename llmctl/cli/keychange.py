@@ -15,7 +15,7 @@ from llmctl.cli.secret import read_secret, refuse_words
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, UsageError
 from llmctl.keys.key import KeySlot
-from llmctl.keys.keyring_store import add_stored_slot, remove_stored_slot
+from llmctl.keys.keyring_store import mark_stored
 from llmctl.keys.rotation import Check, KeyPair, KeyStore, RotationState, new_key
 from llmctl.providers.probe import page, probe
 from llmctl.redact import last_chars
@@ -39,7 +39,7 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     vault = places.resolver.keyring  # what is missing shows before a key is typed
     key = new_key(read_secret(f"Key for {place.slot.name} ({place.slot.where}): "))
     with places.held():
-        add_stored_slot(places.state, place.slot)
+        mark_stored(places.state, place.slot, stored=True)
         KeyStore(vault, place.slot).store(key, context.clock.wall())
     print(
         f"stored the key {last_chars(key)} as {place.slot.name} for {place.slot.where} "
@@ -95,7 +95,7 @@ def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Con
     target = places.removable(name, origin)
     with places.held():
         count = KeyStore(places.resolver.keyring, target).remove()
-        remove_stored_slot(places.state, target)
+        mark_stored(places.state, target, stored=False)
     if not count:
         raise UsageError(f"no key {target.name} is stored for {target.where}")
     print(

@@ -63,11 +63,6 @@ def slot_of(profile: Profile) -> KeySlot:
     return KeySlot(name, Target("", "", "", profile.base_url, "").origin)
 
 
-def without_line_end(value: str) -> str:
-    """The key without the line end that files and commands add to it."""
-    return value.rstrip("\r\n")
-
-
 def key_problem(value: str) -> str | None:
     """Why a text cannot be a key, as the end of a sentence that does not show it; or None."""
     if not value:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -101,12 +102,7 @@ class Keyring:
         `ask` gets a hidden answer from a person at a terminal, None where there is none. Raises
         `KeyringUnavailable` when there is no backend, or none that keeps a secret secret.
         """
-        try:
-            backend = bounded(_find_backend)
-        except KeyringUnavailable:
-            raise
-        except Exception as error:
-            raise KeyringUnavailable(_reason(error)) from error
+        backend = _bounded(_find_backend)
         if why := refusal(backend):
             raise KeyringUnavailable(why)
         opened = cls(backend)
@@ -139,12 +135,12 @@ class Keyring:
             self._change(lambda backend: backend.delete_password(service, user))
         else:
             text, secret = change.key.to_text(), change.key.key
-            limit = size_limit(self._backend)
-            if limit is not None and len(text) > limit:
+            windows = type(self._backend).__module__ == "keyring.backends.Windows"
+            if windows and len(text) > WINDOWS_LIMIT:
                 raise NoKeyError(
                     f"the key has {len(secret):,} characters; {self.where} keeps at most "
-                    f"{limit - (len(text) - len(secret)):,}: use an environment variable or "
-                    "`key: {command: …}` for this one"
+                    f"{WINDOWS_LIMIT - (len(text) - len(secret)):,}: use an environment variable "
+                    "or `key: {command: …}` for this one"
                 )
             self._change(lambda backend: backend.set_password(service, user, text), secret)
         if self._get(slot, change.side) != change.key:
@@ -195,42 +191,35 @@ class Keyring:
             self._backend = backend
 
     def _call(self, work: Callable[[], T], secret: str | None = None) -> T:
-        """A bounded call; every foreign error becomes one that does not hold `secret`."""
-        try:
-            return bounded(work, FILE_LIMIT if self._rewrites_a_file else LIMIT)
-        except NoKeyError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a backend may raise anything
-            # without its cause: a foreign message may repeat what it was given
-            raise KeyringUnavailable(redact(_reason(error), secret)) from None
+        return _bounded(work, FILE_LIMIT if self._rewrites_a_file else LIMIT, secret)
 
 
-def bounded(work: Callable[[], T], seconds: float = LIMIT) -> T:
-    """What `work` returns or raises. Raises `KeyringUnavailable` when it takes longer.
+def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None = None) -> T:
+    """What `work` returns, if that takes at most `seconds`.
 
-    It runs in a daemon thread that can be abandoned: a call that hangs in a bus or in a system
-    library cannot be interrupted.
+    Raises `KeyringUnavailable` when it takes longer or raises anything, with a message that does
+    not hold `secret`. It runs in a daemon thread that can be abandoned: a call that hangs in a
+    bus or in a system library cannot be interrupted.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
-            errors.append(error)
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="keyring", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, name="keyring", daemon=True).start()
+    if not wait([future], seconds).done:
         raise KeyringUnavailable(
             f"it did not answer within {seconds:g} s (is it locked, or asking something on a "
             "screen nobody sees?)"
         )
-    return results[0]
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - a backend may raise anything
+        # without its cause: a foreign message may repeat what it was given
+        raise KeyringUnavailable(redact(_reason(error), secret)) from None
 
 
 @contextmanager
@@ -250,11 +239,6 @@ def refusal(backend: KeyringBackend) -> str | None:
         return _REFUSED[module]
     plain = "plaintext" in kind or (module.startswith(_FILE_BACKED) and "crypt" not in kind)
     return f"{_qualified(backend)} keeps keys as plain text" if plain else None
-
-
-def size_limit(backend: KeyringBackend) -> int | None:
-    """Characters that one entry may have; None when no limit is known."""
-    return WINDOWS_LIMIT if type(backend).__module__ == "keyring.backends.Windows" else None
 
 
 def _find_backend() -> KeyringBackend:
@@ -325,19 +309,13 @@ def stored_slots(state: Path) -> frozenset[KeySlot]:
         return frozenset()
 
 
-def add_stored_slot(state: Path, slot: KeySlot) -> None:
-    """Put a slot into the index, before its key is stored. Raises `DiskError`."""
-    _write_index(state, stored_slots(state) | {slot})
+def mark_stored(state: Path, slot: KeySlot, *, stored: bool) -> None:
+    """Add a slot to the index before its key is stored, or remove it after its keys are deleted.
 
-
-def remove_stored_slot(state: Path, slot: KeySlot) -> None:
-    """Take a slot out of the index, after its keys are deleted. Raises `DiskError`."""
-    _write_index(state, stored_slots(state) - {slot})
-
-
-def _write_index(state: Path, slots: frozenset[KeySlot]) -> None:
-    if slots == stored_slots(state):
-        return
-    rows = [{"name": slot.name, "origin": slot.origin} for slot in sorted(slots)]
-    text = json.dumps({"version": 1, "keys": rows}, indent=2)
-    write_private(private_folder(state) / _INDEX, text.encode())
+    Raises `DiskError`.
+    """
+    slots = stored_slots(state)
+    if (slot in slots) is not stored:
+        rows = [{"name": one.name, "origin": one.origin} for one in sorted(slots ^ {slot})]
+        text = json.dumps({"version": 1, "keys": rows}, indent=2)
+        write_private(private_folder(state) / _INDEX, text.encode())

@@ -15,7 +15,7 @@ from msgspec import Struct
 from llmctl.config.settings import Profile
 from llmctl.errors import NoKeyError
 from llmctl.keys.command import key_from
-from llmctl.keys.key import Key, KeySlot, KeySource, key_problem, slot_of, without_line_end
+from llmctl.keys.key import Key, KeySlot, KeySource, key_problem, slot_of
 from llmctl.keys.keyring_store import PASSWORD, Keyring, KeyringUnavailable
 from llmctl.keys.rotation import PairStorage, StoredKey
 from llmctl.redact import last_chars, remember
@@ -33,7 +33,7 @@ class EnvironmentSource(Struct, frozen=True):
         Raises `NoKeyError`, without showing the value, when it cannot be a key.
         """
         # `export KEY="$(cat file)"` is clean, but a secret mounted as a file often ends its line
-        value = without_line_end(self.environ.get(self.variable, ""))
+        value = self.environ.get(self.variable, "").rstrip("\r\n")
         if not value:
             return None
         if why := key_problem(value):

@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.errors import AuthFailed, InputError, NoKeyError, PermissionRefused, UsageError
-from llmctl.keys.key import KeySlot, key_problem, without_line_end
+from llmctl.keys.key import KeySlot, key_problem
 from llmctl.redact import last_chars, remember
 
 
@@ -220,20 +220,16 @@ def _next_rank(pair: KeyPair) -> int:
 
 
 class PairStorage(Protocol):
-    """Durable storage of key pairs. Every method raises `NoKeyError` when it cannot be used."""
+    """Durable storage of key pairs, named `where`; raises `NoKeyError` when it cannot be used."""
 
     @property
-    def where(self) -> str:
-        """Name of the storage, for a person."""
-        ...
+    def where(self) -> str: ...  # noqa: D102
 
     def read(self, slot: KeySlot) -> KeyPair:
         """The stored pair; an empty one when nothing is stored."""
-        ...
 
     def write(self, slot: KeySlot, pair: KeyPair, change: Change) -> KeyPair:
         """Make one change durable, read it back, and return the pair after it."""
-        ...
 
 
 Check = Callable[[str], None]
@@ -242,7 +238,7 @@ Check = Callable[[str], None]
 
 def new_key(text: str) -> str:
     """The key that a person typed or piped in. Raises `InputError`."""
-    value = without_line_end(text)
+    value = text.rstrip("\r\n")
     if not value:
         raise InputError("no key was given; type it at the prompt, or pipe it in on stdin")
     if why := key_problem(value):

@@ -20,10 +20,8 @@ from llmctl.keys.key import KeySlot
 from llmctl.keys.keyring_store import (
     Keyring,
     KeyringUnavailable,
-    add_stored_slot,
+    mark_stored,
     refusal,
-    remove_stored_slot,
-    size_limit,
     stored_slots,
 )
 from llmctl.keys.rotation import Change, KeyPair, StoredKey
@@ -198,10 +196,11 @@ def test_windows_holds_1280_characters() -> None:
     """A key too long for the Windows Credential Manager is refused with both figures before it
     is written; one that fits is kept."""
     windows = of_module("keyring.backends.Windows", "WinVaultKeyring")
-    assert size_limit(windows) == 1280
-    assert size_limit(Memory()) is None
+    assert keyring_store.WINDOWS_LIMIT == 1280
+    long = Change(0, StoredKey("x" * 1280, 1.0, 0))
+    Keyring(Memory()).write(SLOT, KeyPair(), long)
     with pytest.raises(NoKeyError, match=r"1,280 characters; .* keeps at most 1,2\d\d") as caught:
-        Keyring(windows).write(SLOT, KeyPair(), Change(0, StoredKey("x" * 1280, 1.0, 0)))
+        Keyring(windows).write(SLOT, KeyPair(), long)
     assert "xxx" not in caught.value.message
     assert Keyring(windows).read(SLOT) == KeyPair()
     Keyring(windows).write(SLOT, KeyPair(), Change(0, StoredKey("x" * 1000, 1.0, 0)))
@@ -220,8 +219,9 @@ def test_the_index_of_stored_slots(tmp_path: Path) -> None:
     other = KeySlot("mine", "http://localhost:80")
     assert stored_slots(tmp_path) == frozenset()
     for slot in (SLOT, other, SLOT):
-        add_stored_slot(tmp_path, slot)
-    remove_stored_slot(tmp_path, other)
+        mark_stored(tmp_path, slot, stored=True)
+    for _ in range(2):
+        mark_stored(tmp_path, other, stored=False)
     assert stored_slots(tmp_path) == {SLOT}
     (tmp_path / "keys.json").write_text("[]")
     assert stored_slots(tmp_path) == frozenset()
