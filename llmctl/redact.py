@@ -1,4 +1,4 @@
-"""Keys never reach a screen, a log or a database: they are cut out of every foreign text."""
+"""Foreign text made safe to show: without keys, and without control sequences."""
 
 from __future__ import annotations
 
@@ -13,29 +13,53 @@ _SHORTEST = 4
 _SHORTEST_INSIDE = 8
 """Characters of base64 that must be a key's for a part of a longer text to be taken for it."""
 
+_LONG_ENOUGH = 12
+"""Characters a key must have before four of them may be shown: a third is the most."""
+
 _KNOWN: set[str] = set()
 """Every key this process has held, for texts of which nobody knows which key they may repeat."""
 
 _TOKEN = re.compile(r"(?=[\w+=-]*[0-9])(?=[\w+=-]*[A-Za-z])[\w+=-]{12,}")
 
+CONTROL_SEQUENCES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI sequences (ECMA-48), 7 and 8 bits
+    # OSC, DCS, SOS, PM and APC strings; one without an end does not hide the lines after it
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"  # two-character sequences
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # control characters but tab and newline
+    r"|[\u202a-\u202e\u2066-\u2069]"  # characters that override the reading direction
+)
+"""What a terminal would obey instead of showing it."""
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: control and escape sequences, C1 characters,
+    window titles (OSC), overrides of the reading direction. Newlines and tabs stay."""
+    return CONTROL_SEQUENCES.sub("", text)
+
+
+def last_chars(key: str) -> str:
+    """The last four characters of a key, to tell keys apart; of a short key only dots."""
+    return f"…{key[-4:]}" if len(key) >= _LONG_ENOUGH else "…"
+
 
 def remember(key: str) -> None:
-    """Let `known` cut this key from now on."""
+    """Let `redact_known_keys` cut this key from now on."""
     if len(key) >= _SHORTEST:
         _KNOWN.add(key)
 
 
-def known(text: str) -> str:
+def redact_known_keys(text: str) -> str:
     """`text` without any key this process has held."""
     for key in sorted(_KNOWN, key=len, reverse=True):
         text = redact(text, key)
     return text
 
 
-def suspicious(text: str) -> str:
-    """`text` without anything that could be a key: words of 12 and more characters in which
-    letters and digits meet. For the words of a program whose keys are not known."""
-    return _TOKEN.sub(MARK, known(text))
+def redact_possible_keys(text: str) -> str:
+    """`text` without anything that could be a key, known or not: words of 12 and more characters
+    in which letters and digits meet. For the output of a program whose keys are not known."""
+    return _TOKEN.sub(MARK, redact_known_keys(text))
 
 
 def redact(text: str, key: str | None) -> str:

@@ -5,7 +5,7 @@ The library is imported when the first schema is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ _KEPT = 64  # schemas of one batch whose validators are kept
 
 
 def check(schema: Any) -> JSON:
-    """The schema itself. Raises `ValueError` with a sentence when it is none, or refers to
-    something outside of itself: nothing is fetched."""
+    """The schema itself, if it is one, and complete: nothing is fetched.
+
+    Raises `ValueError` with a sentence otherwise, so that no call is paid for in vain.
+    """
     if not isinstance(schema, Mapping):
         raise ValueError("a JSON Schema is an object")  # noqa: TRY004 - one error for all reasons
     _validator(_key(schema))
@@ -73,6 +75,8 @@ def _validator(key: bytes) -> Validator:
     from referencing import Registry
 
     schema = orjson.loads(key)
+    if not isinstance(schema.get("$schema", ""), str):
+        raise ValueError("it is no JSON Schema at $.$schema: that is a string")  # noqa: TRY004
     kind = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)
@@ -81,23 +85,50 @@ def _validator(key: bytes) -> Validator:
         raise ValueError(f"it is no JSON Schema{where}: {error.message[:_SHOWN]}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    for reference in _references(schema):
-        if "://" in reference:
-            raise ValueError(f"it refers to {reference}, which llmctl does not fetch")
+    _check_references(schema, kind)
     # An empty registry: the library's own would look references up in the network.
     made: Validator = kind(schema, registry=Registry())
     return made
 
 
-def _references(node: Any) -> Iterator[str]:
-    """What the schema refers to (depth is bounded by what orjson reads)."""
-    waiting = [node]
+def _check_references(schema: JSON, kind: type[Validator]) -> None:
+    """Raises `ValueError` for a reference that leads out of the schema, or to no schema in it.
+
+    Follows every reference that validation could meet, with the library's own resolver.
+    """
+    from jsonschema.exceptions import SchemaError
+    from referencing import Registry
+    from referencing.exceptions import CannotDetermineSpecification, Unresolvable
+    from referencing.jsonschema import DRAFT202012, UnknownDialect, specification_with
+
+    dialect = specification_with(str(kind.META_SCHEMA.get("$schema", "")), default=DRAFT202012)
+    root = dialect.create_resource(schema)
+    waiting, seen = [(root, Registry().resolver_with_root(root))], set()
     while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            for name in ("$ref", "$dynamicRef"):
-                if isinstance(item.get(name), str):
-                    yield item[name]
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
+        resource, resolver = waiting.pop()
+        item = resource.contents
+        if not isinstance(item, dict) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        try:
+            waiting += [(each, resolver.in_subresource(each)) for each in resource.subresources()]
+        except (UnknownDialect, CannotDetermineSpecification, ValueError, AttributeError) as error:
+            raise ValueError("a part of it is written in another schema language") from error
+        for name in ("$ref", "$dynamicRef", "$recursiveRef"):
+            reference = item.get(name)
+            if not isinstance(reference, str):
+                continue
+            try:
+                found = resolver.lookup(reference)
+                kind.check_schema(found.contents)
+            except Unresolvable as error:
+                raise ValueError(_unresolved(reference)) from error
+            except (SchemaError, ValueError, TypeError) as error:
+                raise ValueError(f"it refers to {reference!r}, which is no schema") from error
+            waiting.append((dialect.create_resource(found.contents), found.resolver))
+
+
+def _unresolved(reference: str) -> str:
+    if reference.startswith("#"):
+        return f"it refers to {reference!r}, which it does not hold"
+    return f"it refers to {reference!r}, which llmctl does not fetch"

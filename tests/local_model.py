@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmctl.config.settings import Folders
-from llmctl.providers.embedded_model import default_model
+from llmctl.providers.local_model_files import default_model
 from tests.conftest import LLMCTL
 
 

@@ -1,4 +1,4 @@
-"""A key is cut out of a text in whatever form it stands there."""
+"""Foreign text is shown without keys, in whatever form, and without control sequences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmctl import redact as module
-from llmctl.redact import known, redact, remember, suspicious
+from llmctl.redact import (
+    last_chars,
+    printable,
+    redact,
+    redact_known_keys,
+    redact_possible_keys,
+    remember,
+)
 
 KEY = "sk-canary/4711+x=Ä%"
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=255), min_size=8, max_size=60)
@@ -66,10 +73,51 @@ def test_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_KNOWN", set())
     for key in ("sk-1234", "sk-1234567", "x"):
         remember(key)
-    assert known("sk-1234567 sk-1234 x") == "[key] [key] x"
+    assert redact_known_keys("sk-1234567 sk-1234 x") == "[key] [key] x"
 
 
-def test_suspicious() -> None:
+def test_possible_keys() -> None:
     """What could be a key is cut from the words of a stranger; paths, words and numbers stay."""
     text = "item ab12cd34ef56gh78 sk-proj-A1b2C3d4 in /usr/lib/python3.11/x line 4711 not-found-yet"
-    assert suspicious(text) == ("item [key] [key] in /usr/lib/python3.11/x line 4711 not-found-yet")
+    assert redact_possible_keys(text) == (
+        "item [key] [key] in /usr/lib/python3.11/x line 4711 not-found-yet"
+    )
+
+
+def test_last_chars() -> None:
+    """Four characters of a key are shown, none of one so short that they would give it away."""
+    assert last_chars("sk-test-canary-4711") == "…4711"
+    assert last_chars("sk-4711") == "…"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("line\n\tindented", "line\n\tindented"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b[2J\x1b[H\x1b[?1049hcleared", "cleared"),
+        ("\x9b31mred", "red"),
+        ("\x1b]0;owned\x07title", "title"),
+        ("\x1b]8;;https://evil.example\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x9d0;owned\x9ctitle", "title"),
+        ("\x1bPq#0\x1b\\sixel", "sixel"),
+        ("\x1b]52;c;without an end\nthe next line", "\nthe next line"),
+        ("\x1bcreset \x1b(0 charset", "reset  charset"),
+        ("over\rwritten\x08\x00\x7f\x85", "overwritten"),
+        ("\u202egpj.exe\u202c \u2066isolated\u2069", "gpj.exe isolated"),
+        ("ends in \x1b", "ends in "),
+        ("Grüße, 你好, שלום 👋🏽", "Grüße, 你好, שלום 👋🏽"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    """What a terminal would obey is stripped; text in any script, newlines and tabs stay."""
+    assert printable(text) == shown
+
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@given(st.text(st.sampled_from("\x1b\x9b\x9d\x90\x07\x9c[]P;?(0mJ\\ab\n\t\r\u202e")))
+def test_nothing_to_obey_is_left(text: str) -> None:
+    """Whatever sequences are nested or cut off, no control character comes out."""
+    assert not CONTROLS.search(printable(text))

@@ -51,6 +51,19 @@ def test_an_answer_that_does_not() -> None:
         ({"$ref": "https://example.org/s.json"}, "does not fetch"),
         ({"prefixItems": [{"$ref": "file:///etc/passwd"}]}, "does not fetch"),
         ({"pattern": "("}, "no JSON Schema"),
+        ({"$ref": "defs.json#/x"}, "'defs.json#/x', which llmctl does not fetch"),
+        ({"items": {"$dynamicRef": "defs.json#x"}}, "does not fetch"),
+        ({"$ref": "urn:example:city"}, "does not fetch"),
+        ({"$ref": "file:/etc/passwd"}, "does not fetch"),
+        ({"$id": "https://example.org/a/", "$ref": "b.json"}, "does not fetch"),
+        ({"$ref": "#/$defs/gone"}, "'#/$defs/gone', which it does not hold"),
+        ({"$ref": "#/$defs/a/b", "$defs": {"a": {"enum": [1]}}}, "does not hold"),
+        ({"$ref": "#name", "$defs": {"a": {"$anchor": "other"}}}, "does not hold"),
+        ({"$dynamicRef": "#gone"}, "does not hold"),
+        ({"$ref": "#/x", "x": {"$ref": "#/gone"}}, "does not hold"),
+        ({"$ref": "#/x", "x": {"type": "objekt"}}, "no schema"),
+        ({"$ref": "#/type", "type": "object"}, "no schema"),
+        ({"$ref": "http://[/"}, "refers to"),
     ],
 )
 def test_what_is_no_schema(schema: Any, says: str) -> None:
@@ -60,13 +73,51 @@ def test_what_is_no_schema(schema: Any, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_references_that_lead_nowhere() -> None:
-    """A reference to nothing, or in a circle, fails the answer and nothing else."""
-    assert "does not hold" in why("1", {"$ref": "#/$defs/gone"})
+@pytest.mark.parametrize(
+    ("schema", "fits", "not_"),
+    [
+        ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}, "3", '"3"'),
+        ({"$ref": "#n", "$defs": {"n": {"$anchor": "n", "type": "integer"}}}, "3", '"3"'),
+        ({"$ref": "#/deep/n", "deep": {"n": {"type": "integer"}}}, "3", '"3"'),
+        (
+            {"$id": "https://h/a/", "$ref": "n", "$defs": {"n": {"$id": "n", "type": "integer"}}},
+            "3",
+            '"3"',
+        ),
+        (
+            {"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n", "type": "integer"}}},
+            "3",
+            '"3"',
+        ),
+        ({"properties": {"next": {"$ref": "#"}}, "type": "object"}, '{"next": {}}', '{"next": 1}'),
+        ({"enum": [{"$ref": "gone.json"}]}, '{"$ref": "gone.json"}', "{}"),
+        ({"properties": {"$ref": {"type": "string"}}}, '{"$ref": "x"}', '{"$ref": 3}'),
+        (
+            {"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/n",
+             "definitions": {"n": {"type": "integer"}}},
+            "3",
+            '"3"',
+        ),
+    ],
+)  # fmt: skip
+def test_references_within(schema: dict[str, Any], fits: str, not_: str) -> None:
+    """A reference to any part of the schema itself is followed, and a value is no reference."""
+    schemas.check(schema)
+    schemas.fit(fits, schema)
+    assert why(not_, schema)
+
+
+def test_a_reference_in_a_circle() -> None:
+    """It fails the answer and nothing else."""
     assert "without end" in why("1", {"$ref": "#"})
 
 
-@given(any_json("type properties required $ref #/$defs/a $defs object items"), st.text(max_size=9))
+@given(
+    any_json(
+        "type properties required $ref $id #/$defs/a $defs object items $schema b # $dynamicRef"
+    ),
+    st.text(max_size=9),
+)
 def test_anything(schema: Any, text: str) -> None:
     """Whatever a schema holds and an answer says, it fits or is a sentence."""
     with suppress(ValueError):

@@ -28,11 +28,11 @@ class Chosen(Struct, frozen=True):
 
 def choose(context: Context, overrides: Overrides) -> Chosen:
     """Read the configuration and choose. Raises `ConfigError`, `NoKeyError`, `SetupError`."""
-    from llmctl.providers.embedded_model import installed
+    from llmctl.providers.local_model_files import is_installed
 
     settings = load(context, overrides)
     profile = choosing.choose(
-        settings, overrides.profile, context.environ, lambda: installed(settings.folders)
+        settings, overrides.profile, context.environ, lambda: is_installed(settings.folders)
     )
     if context.verbose:
         context.say(f"profile {profile.name}, model {profile.model}: {profile.chosen}")

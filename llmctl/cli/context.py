@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import ConfigError, LlmctlError
-from llmctl.redact import known
+from llmctl.redact import redact_known_keys
 
 
 class Context(Struct, frozen=True):
@@ -39,11 +39,11 @@ class Context(Struct, frozen=True):
     def say(self, text: str) -> None:
         """A note for the person at the terminal: stderr, unless `--quiet`."""
         if not self.quiet:
-            print(known(text), file=sys.stderr)
+            print(redact_known_keys(text), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """A warning: stderr, always."""
-        print(f"warning: {known(text)}", file=sys.stderr)
+        print(f"warning: {redact_known_keys(text)}", file=sys.stderr)
 
 
 def finish(run: Callable[[], int], context: Context) -> NoReturn:
@@ -75,5 +75,5 @@ def finish(run: Callable[[], int], context: Context) -> NoReturn:
 
 def _explain(message: str, context: Context) -> None:
     if context.verbose > 1:
-        print(known(traceback.format_exc()), end="", file=sys.stderr)
-    print(f"error: {known(message)}", file=sys.stderr)
+        print(redact_known_keys(traceback.format_exc()), end="", file=sys.stderr)
+    print(f"error: {redact_known_keys(message)}", file=sys.stderr)

@@ -10,8 +10,9 @@ from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Places, source_words
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError
-from llmctl.keys.key import Key, ending, slot
-from llmctl.providers.models_api import probe
+from llmctl.keys.key import Key, slot_of
+from llmctl.providers.probe import probe
+from llmctl.redact import last_chars
 
 
 def run_check(names: Sequence[str], context: Context) -> int:
@@ -23,15 +24,15 @@ def run_check(names: Sequence[str], context: Context) -> int:
         raise NoKeyError("there is no key to check; store one with `llmctl keys set NAME`")
     results = asyncio.run(_probed(found, context))
     rows = [
-        {"name": slot(p).name, "profile": p.name, "origin": slot(p).origin,
-         "source": key.source if key else None, "last4": ending(key.value)[1:] if key else None,
+        {"name": slot_of(p).name, "profile": p.name, "origin": slot_of(p).origin,
+         "source": key.source if key else None, "last4": last_chars(key.value)[1:] if key else None,
          "ok": error is None, "error": error.message if error else None}
         for (p, key, _), error in zip(found, results, strict=True)
     ]  # fmt: skip
     if context.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     for (p, key, _), error in zip(found, results, strict=True):
-        words = f"{p.name}  {slot(p).where}  {_words(key)}"
+        words = f"{p.name}  {slot_of(p).where}  {_words(key)}"
         if not context.json:
             print(f"{words}  {'ok' if error is None else 'FAILED'}")
     bad = [(p, e) for (p, _, _), e in zip(found, results, strict=True) if e is not None]
@@ -44,7 +45,7 @@ def run_check(names: Sequence[str], context: Context) -> int:
 
 
 def _words(key: Key | None) -> str:
-    return f"{ending(key.value)} ({key.source})" if key else "no key"
+    return f"{last_chars(key.value)} ({key.source})" if key else "no key"
 
 
 def _to_check(
@@ -56,13 +57,12 @@ def _to_check(
     found: list[tuple[Profile, Key | None, NoKeyError | None]] = []
     for profile in profiles:
         try:
-            keys = places.finder.require(profile)
+            key = asyncio.run(places.resolver.require(profile))
         except NoKeyError as error:
             found.append((profile, None, error if profile.source != "built in" else None))
             continue
-        key = keys[0] if keys else None
-        if key and (key.value, slot(profile).origin) not in seen:
-            seen.add((key.value, slot(profile).origin))
+        if key and (key.value, slot_of(profile).origin) not in seen:
+            seen.add((key.value, slot_of(profile).origin))
             found.append((profile, key, None))
     return found
 

@@ -14,11 +14,11 @@ from llmctl.config.overrides import Overrides
 from llmctl.config.settings import Profile, Settings
 from llmctl.config.tree import nearest, quoted
 from llmctl.errors import UsageError
-from llmctl.keys.key import Slot, slot
-from llmctl.keys.resolver import Finder
+from llmctl.keys.key import KeySlot, slot_of
+from llmctl.keys.keyring_store import stored_slots
+from llmctl.keys.resolver import KeyResolver
 from llmctl.providers.registry import LOCAL
-from llmctl.redact import suspicious
-from llmctl.storage import keyindex
+from llmctl.redact import redact_possible_keys
 from llmctl.storage.files import private_folder
 from llmctl.storage.lock import LockedFile
 
@@ -26,7 +26,7 @@ from llmctl.storage.lock import LockedFile
 class Place(Struct, frozen=True):
     """A slot of the keyring, and a profile that uses it."""
 
-    slot: Slot
+    slot: KeySlot
     profile: Profile
 
 
@@ -38,8 +38,8 @@ class Places:
         self.context = context
         self.settings: Settings = load(context, overrides)
         self.state = self.settings.folders.state
-        self.stored = frozenset(Slot(*pair) for pair in keyindex.read(self.state))
-        self.finder = Finder(context.environ, stored=self.stored, ask=asker())
+        self.stored = stored_slots(self.state)
+        self.resolver = KeyResolver(context.environ, stored=self.stored, ask=asker())
 
     @property
     def profiles(self) -> list[Profile]:
@@ -51,16 +51,16 @@ class Places:
                 raise UsageError(f"there is no profile {quoted(self.context.profile)} with a key")
         return found
 
-    def users(self, place: Slot) -> list[str]:
+    def users(self, place: KeySlot) -> list[str]:
         """The profiles that use the slot."""
-        return [p.name for p in self.profiles if in_keyring(p) and slot(p) == place]
+        return [p.name for p in self.profiles if in_keyring(p) and slot_of(p) == place]
 
     def place(self, name: str) -> Place:
         """The slot that `name` means: a stored key's name, or else a profile's.
 
         Raises `UsageError` when it means none, or several.
         """
-        mine = {slot(p): p for p in reversed(self.profiles) if in_keyring(p)}
+        mine = {slot_of(p): p for p in reversed(self.profiles) if in_keyring(p)}
         found = [place for place in mine if place.name == name]
         if len(found) > 1:
             where = " and ".join(sorted(place.where for place in found))
@@ -75,13 +75,13 @@ class Places:
                 f"the profile {name} takes its key from {source_words(profile)}, as its `key` "
                 f"says; a stored one is used with key: {{keyring: {name}}}"
             )
-        return Place(slot(profile), profile)
+        return Place(slot_of(profile), profile)
 
-    def removable(self, name: str, origin: str | None) -> Slot:
+    def removable(self, name: str, origin: str | None) -> KeySlot:
         """The slot to delete: also one that no profile uses any more. Raises `UsageError`."""
         noted = sorted(s for s in self.stored if s.name == name)
         if self.context.profile is not None:
-            noted = [s for s in noted if s in {slot(p) for p in self.profiles}]
+            noted = [s for s in noted if s in {slot_of(p) for p in self.profiles}]
         if origin is not None:
             noted = [s for s in noted if origin in {s.origin, s.where}]
             if not noted:
@@ -97,17 +97,17 @@ class Places:
             if profile.name == name:
                 return profile
         for profile in self.profiles:
-            if in_keyring(profile) and slot(profile).name == name:
+            if in_keyring(profile) and slot_of(profile).name == name:
                 return profile
         if name in self.settings.profiles:
             raise UsageError(f"the profile {name} needs no key")
         names = sorted({p.name for p in self.profiles} | {s.name for s in self.stored})
         raise UsageError(
-            f"no profile and no stored key has the name {quoted(suspicious(name))}; "
+            f"no profile and no stored key has the name {quoted(redact_possible_keys(name))}; "
             f"{nearest(name, names)}"
         )
 
-    def orphans(self, used: Iterable[Slot]) -> list[Slot]:
+    def orphans(self, used: Iterable[KeySlot]) -> list[KeySlot]:
         """Stored keys that no profile uses (any more)."""
         return sorted(self.stored - set(used)) if self.context.profile is None else []
 

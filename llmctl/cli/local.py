@@ -19,14 +19,14 @@ from llmctl.cli.render import colours, is_tty
 from llmctl.config.paths import find_folders
 from llmctl.config.settings import Folders
 from llmctl.errors import ConfigError
-from llmctl.providers.embedded_model import (
+from llmctl.providers.local_model_files import (
     GET_EXTRA,
     GET_MODEL,
     SMOLLM2,
     default_model,
     extra_version,
     has_extra,
-    verified,
+    is_verified,
 )
 
 _NEWS = 10.0
@@ -95,7 +95,7 @@ def remove_command(
 
 def run_install(options: InstallOptions, context: Context) -> int:
     """Fetch the model unless it is there; print its path, or with `context.json` an object."""
-    from llmctl.providers.embedded_install import install
+    from llmctl.providers.local_model_files import install
 
     folders = _folders(context)
     path = default_model(folders)
@@ -139,7 +139,7 @@ def run_status(context: Context) -> int:
 
 def run_remove(context: Context) -> int:
     """Delete the model and print the bytes freed."""
-    from llmctl.providers.embedded_install import remove
+    from llmctl.providers.local_model_files import remove
 
     folders = _folders(context)
     path = default_model(folders)
@@ -213,7 +213,7 @@ def _folders(context: Context) -> Folders:
 def _look_at(path: Path) -> tuple[int | None, str]:
     """The file's size in bytes, and its state."""
     try:
-        return path.stat().st_size, "verified" if verified(path) else "damaged"
+        return path.stat().st_size, "verified" if is_verified(path) else "damaged"
     except FileNotFoundError:
         return None, "missing"
     except OSError as error:

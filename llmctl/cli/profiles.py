@@ -22,10 +22,10 @@ from llmctl.config.settings import Folders, Profile, Settings
 from llmctl.config.showing import as_json, as_yaml
 from llmctl.config.starter import write_starter
 from llmctl.errors import NoKeyError, UsageError
-from llmctl.keys.key import slot
-from llmctl.keys.resolver import Finder
+from llmctl.keys.key import slot_of
+from llmctl.keys.keyring_store import stored_slots
+from llmctl.keys.resolver import KeyResolver
 from llmctl.providers.registry import LOCAL
-from llmctl.storage import keyindex
 
 app = typer.Typer(
     help="List, show and begin the configuration of providers.",
@@ -203,10 +203,10 @@ def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
         return None, f"none, for LLMCTL_PROFILE names {named!r}, which there is not"
     if named is not None:
         return named, f"{named}, for LLMCTL_PROFILE names it"
-    from llmctl.providers.embedded_model import installed
+    from llmctl.providers.local_model_files import is_installed
 
     try:
-        profile = choose(settings, None, context.environ, lambda: installed(settings.folders))
+        profile = choose(settings, None, context.environ, lambda: is_installed(settings.folders))
     except NoKeyError:
         return None, "none, for no key is set and no local model is installed"
     return profile.name, f"{profile.name}, for {profile.chosen}"
@@ -232,7 +232,7 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
     not needed. Neither the keyring nor a command is asked: this only looks."""
     source = profile.key
     said: dict[str, str | None] = {"env": source.env if source else None}
-    stored = slot(profile) in keyindex.read(folders.state)
+    stored = slot_of(profile) in stored_slots(folders.state)
     if source is None:
         return (
             {**said, "keyring": profile.name, "state": "stored"}
@@ -244,7 +244,7 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
     if source.keyring:
         said["keyring"] = source.keyring
     try:
-        found = Finder(context.environ).environment(profile)
+        found = KeyResolver(context.environ).environment(profile)
     except NoKeyError:
         return {**said, "state": "unusable"}
     return {**said, "state": "found" if found else "stored" if stored else "missing"}

@@ -10,9 +10,9 @@ from llmctl.config.paths import CONFIG_FILE
 from llmctl.config.settings import Profile, Settings
 from llmctl.config.tree import nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError
-from llmctl.keys.key import slot
+from llmctl.keys.key import slot_of
+from llmctl.keys.keyring_store import stored_slots
 from llmctl.providers.registry import LOCAL, PRESETS
-from llmctl.storage import keyindex
 
 
 def pick(
@@ -36,7 +36,7 @@ def pick(
         if key is not None and key.env and environ.get(key.env, "").strip():
             return preset, f"{key.env} is set"
     for preset in PRESETS:
-        if preset != LOCAL and slot(profiles[preset]) in stored:
+        if preset != LOCAL and slot_of(profiles[preset]) in stored:
             return preset, "its key is stored"
     return LOCAL, "no key is set"
 
@@ -50,7 +50,7 @@ def choose(
     `installed` tells whether the local model can run, and is asked only when nothing else is
     left. Raises `ConfigError` for an unknown name, `NoKeyError` when there is nothing to use.
     """
-    stored = keyindex.read(settings.folders.state)
+    stored = stored_slots(settings.folders.state)
     chosen, why = pick(settings.profiles, settings.default, name, environ, stored)
     if chosen not in settings.profiles:
         names = ", ".join(settings.profiles)

@@ -19,8 +19,8 @@ from llmctl.config.schema import read_file
 from llmctl.config.settings import Folders, Profile, Settings
 from llmctl.config.tree import Node, nearest, parse, quoted
 from llmctl.config.trust import Untrusted, is_trusted
+from llmctl.keys.keyring_store import stored_slots
 from llmctl.providers.registry import PRESETS
-from llmctl.storage import keyindex
 
 _NONE = Overrides()
 
@@ -63,7 +63,7 @@ def load(
     for name, draft in drafts.items():
         _check_fallback(name, draft, profiles)
     last = flags(overrides).over(environment(environ))
-    stored = keyindex.read(folders.state)
+    stored = stored_slots(folders.state)
     name, _ = pick(profiles, default, overrides.profile, environ, stored)
     if last.values and name in profiles:
         profiles[name] = complete(name, last.over(drafts[name]), environ, cwd)

@@ -1,41 +1,45 @@
-"""A key that another program gives: `key: {command: …}`."""
+"""A key that another program prints: `key: {command: …}` in a profile."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 
 from llmctl.errors import NoKeyError
-from llmctl.redact import redact, suspicious
+from llmctl.redact import printable, redact, redact_possible_keys
 
 LIMIT = 10.0
 """Seconds: a password manager may have to ask its server, not a person."""
 
-_MOST = 64 * 1024
+MOST = 64 * 1024
+"""Bytes of stdout that are read, and of stderr that are kept."""
+
 _SHOWN = 300
+_PARTING = 1.0
+"""Seconds that a killed command may take to be gone."""
 
 
-def key_from(
+async def key_from(
     command: tuple[str, ...], environ: Mapping[str, str], secrets: Collection[str] = ()
 ) -> str:
-    """What the program prints on stdout, without its line end. No shell reads the command.
+    """The key that a program prints on stdout, without its line end. No shell is involved.
 
-    The program gets nothing on stdin and the environment without the variables in `secrets`:
-    they hold other keys. Raises `NoKeyError` with its stderr, redacted, when it fails, says
-    nothing, or takes longer than 10 s; it is then ended with all it started.
+    The program gets no stdin, and the environment without the variables in `secrets`, which hold
+    other keys. Raises `NoKeyError`, with the program's redacted stderr, when it fails, prints
+    nothing or more than 64 KiB, or takes longer than 10 s. It is then killed with all it started.
     """
     program = command[0]
-    env = {name: value for name, value in environ.items() if name not in secrets}
     try:
-        process = subprocess.Popen(  # noqa: S603 - the user's own command, as it is written
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={name: value for name, value in environ.items() if name not in secrets},
             start_new_session=sys.platform != "win32",
         )
     except (OSError, ValueError) as error:
@@ -43,50 +47,70 @@ def key_from(
         raise NoKeyError(
             f"the key's command {program} cannot be started: {why}; check `key.command`"
         ) from None
-    with process:
-        try:
-            out, err = process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            raise NoKeyError(
-                f"the key's command {program} took longer than {LIMIT:g} s and was ended; "
-                "run it by hand to see what it waits for"
-            ) from None
-    text = out[:_MOST].decode("utf-8", "replace")
-    value = text.removesuffix("\n").removesuffix("\r")
-    if process.returncode:
-        said = _said(err, value)
+    assert process.stdout
+    assert process.stderr
+    stderr = asyncio.create_task(_tail(process.stderr))
+    done = False
+    try:
+        async with asyncio.timeout(LIMIT):
+            stdout = await _head(process.stdout, program)
+            said = await stderr
+            code = await process.wait()
+        done = True
+    except TimeoutError:
         raise NoKeyError(
-            f"the key's command {program} failed ({_status(process.returncode)})"
-            + (f": {said}" if said else "; run it by hand to see why")
-        )
+            f"the key's command {program} took longer than {LIMIT:g} s and was ended; "
+            "run it by hand to see what it waits for"
+        ) from None
+    finally:
+        stderr.cancel()
+        if not done:
+            await _kill(process)
+    text = stdout.decode("utf-8", "replace")
+    value = text.removesuffix("\n").removesuffix("\r")
+    if code:
+        status = f"signal {-code}" if code < 0 else f"exit {code}"
+        why = _last_words(said, value) or "run it by hand to see why"
+        joint = ":" if said.strip() else ";"
+        raise NoKeyError(f"the key's command {program} failed ({status}){joint} {why}")
     if not value:
         raise NoKeyError(f"the key's command {program} printed nothing; run it by hand to see why")
     return value
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and what it started; what still holds its pipes is not waited for."""
-    try:
+async def _head(stream: asyncio.StreamReader, program: str) -> bytes:
+    """All that the stream brings. Raises `NoKeyError` when that is more than a key can be."""
+    data = b""
+    while piece := await stream.read(MOST):
+        data += piece
+        if len(data) > MOST:
+            raise NoKeyError(
+                f"the key's command {program} printed more than {MOST >> 10} KiB; "
+                "it must print the key alone"
+            )
+    return data
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    """The end of what the stream brings, at most `MOST` bytes."""
+    data = b""
+    while piece := await stream.read(MOST):
+        data = (data + piece)[-MOST:]
+    return data
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the command with what it started, and reap it."""
+    with suppress(ProcessLookupError):
         if sys.platform == "win32":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+    with suppress(TimeoutError):  # a process that left the group may still hold the pipes
+        await asyncio.wait_for(process.wait(), _PARTING)
 
 
-def _status(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit {code}"
-
-
-def _said(err: bytes, value: str) -> str:
-    """The end of its stderr on one line, without what could be a key: which one it may have
-    repeated, a program that failed has not told."""
-    text = redact(err[-_MOST:].decode("utf-8", "replace"), value)
-    words = " ".join(suspicious(text).split())
-    return "".join(c for c in words if c.isprintable())[-_SHOWN:]
+def _last_words(stderr: bytes, value: str) -> str:
+    """The end of the stderr on one line, without anything that could be a key."""
+    text = redact(stderr.decode("utf-8", "replace"), value)
+    return printable(" ".join(redact_possible_keys(text).split()))[-_SHOWN:]

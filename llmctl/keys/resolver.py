@@ -1,118 +1,181 @@
-"""Where a profile's key is looked for, in which order, and what is said when there is none.
+"""Key lookup: the sources of a profile's key in their order, and the key of a running batch.
 
 A profile's `key` names the one place; without it the environment comes first, then the keyring.
-Which variable that is, configuration says: a profile has the variable of its preset only at the
+Configuration says which variable that is: a profile has the variable of its preset only at the
 preset's own origin, and a stored key is found only from the origin it was stored for.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
+
+from msgspec import Struct
 
 from llmctl.config.settings import Profile
 from llmctl.errors import NoKeyError
-from llmctl.keys.bounds import PASSWORD, NoVaultError
 from llmctl.keys.command import key_from
-from llmctl.keys.key import Key, Slot, slot, trimmed, wrong
-from llmctl.keys.keyring_store import Keyring, Vault
-from llmctl.keys.rotation import Entry
-from llmctl.redact import remember
+from llmctl.keys.key import Key, KeySlot, KeySource, key_problem, slot_of
+from llmctl.keys.keyring_store import PASSWORD, Keyring, KeyringUnavailable
+from llmctl.keys.rotation import PairStorage, StoredKey
+from llmctl.redact import last_chars, remember
 
 
-class Finder:
-    """Finds keys. The keyring is opened when the first stored key is needed, and only then.
+class EnvironmentSource(Struct, frozen=True):
+    """A key in an environment variable."""
 
-    `stored` are the slots that llmctl has stored a key in: a hint that saves servers which
-    want no key a look into the keyring. `ask` gets a hidden answer from a person, None where
-    nobody can be asked.
+    environ: Mapping[str, str]
+    variable: str
+
+    def read(self) -> Key | None:
+        """The variable's key, None when it is unset or empty.
+
+        Raises `NoKeyError`, without showing the value, when it cannot be a key.
+        """
+        # `export KEY="$(cat file)"` is clean, but a secret mounted as a file often ends its line
+        value = self.environ.get(self.variable, "").rstrip("\r\n")
+        if not value:
+            return None
+        if why := key_problem(value):
+            raise NoKeyError(
+                f"the key in ${self.variable} {why}; set {self.variable} again to the key alone"
+            )
+        remember(value)
+        return Key(value, f"${self.variable}")
+
+    async def find(self, slot: KeySlot) -> Key | None:
+        """As `read`, whatever the slot is."""
+        del slot
+        return self.read()
+
+
+class CommandSource(Struct, frozen=True):
+    """A key that a program prints. It does not see the variables in `hidden`."""
+
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    hidden: Collection[str] = ()
+
+    async def find(self, slot: KeySlot) -> Key | None:
+        """The printed key, whatever the slot is. Raises `NoKeyError` when there is none."""
+        del slot
+        value = await key_from(self.command, self.environ, (*self.hidden, PASSWORD))
+        if why := key_problem(value):
+            raise NoKeyError(
+                f"what the key's command {self.command[0]} printed {why}; "
+                "it must print the key alone"
+            )
+        remember(value)
+        return Key(value, "command")
+
+
+class KeyringSource(Struct, frozen=True):
+    """The stored keys; `open_keyring` is called when the first one is looked for."""
+
+    open_keyring: Callable[[], PairStorage]
+
+    async def find(self, slot: KeySlot) -> Key | None:
+        """The slot's primary key, with the previous one. Raises `NoKeyError`."""
+        pair = await asyncio.to_thread(lambda: self.open_keyring().read(slot))
+        previous = _stored(pair.previous, "previous", None)
+        return _stored(pair.primary, "primary", previous)
+
+
+def _stored(stored: StoredKey | None, role: str, previous: Key | None) -> Key | None:
+    if stored is None:
+        return None
+    if why := key_problem(stored.key):
+        raise NoKeyError(f"the stored key {why}; store it again with `llmctl keys set`")
+    remember(stored.key)
+    return Key(stored.key, "keyring", role, stored.created, previous)
+
+
+class KeyResolver:
+    """Finds the keys of profiles. The keyring is opened only when a stored key is needed.
+
+    `stored` are the slots that llmctl has stored a key in: a hint that saves servers which want
+    no key a look into the keyring. `ask` gets a hidden answer from a person, None where nobody
+    can be asked.
     """
 
     def __init__(
         self,
         environ: Mapping[str, str],
         *,
-        stored: Collection[Slot] = (),
+        stored: Collection[KeySlot] = (),
         ask: Callable[[str], str] | None = None,
-        open_vault: Callable[
-            [Mapping[str, str], Callable[[str], str] | None], Vault
+        open_keyring: Callable[
+            [Mapping[str, str], Callable[[str], str] | None], PairStorage
         ] = Keyring.open,
     ) -> None:
         self._environ = environ
         self._ask = ask
-        self._open = open_vault
-        self._vault: Vault | None = None
+        self._open = open_keyring
+        self._keyring: PairStorage | None = None
         self.stored = stored
 
     @property
-    def vault(self) -> Vault:
-        """The keyring, opened now if it was not. Raises `NoVaultError`."""
-        if self._vault is None:
-            self._vault = self._open(self._environ, self._ask)
-        return self._vault
+    def keyring(self) -> PairStorage:
+        """The keyring, opened now if it was not. Raises `KeyringUnavailable`."""
+        if self._keyring is None:
+            self._keyring = self._open(self._environ, self._ask)
+        return self._keyring
 
     def environment(self, profile: Profile) -> Key | None:
-        """The key in the profile's variable; None when it names none, or it is unset or empty.
-
-        Raises `NoKeyError`, without showing the key, when it cannot be one.
-        """
+        """The key in the profile's variable; None when it names none. As `EnvironmentSource`."""
         if profile.key is None or profile.key.env is None:
             return None
-        name = profile.key.env
-        # `export KEY="$(cat file)"` is clean, but a secret mounted as a file often ends its line
-        value = trimmed(self._environ.get(name, ""))
-        if not value:
-            return None
-        if why := wrong(value):
-            raise NoKeyError(f"the key in ${name} {why}; set {name} again to the key alone")
-        return _found(Key(value, f"${name}"))
+        return EnvironmentSource(self._environ, profile.key.env).read()
 
-    def keys(self, profile: Profile) -> tuple[Key, ...]:
-        """The key that calls use, and the one to use when it is refused. None at all when there
-        is none. Raises `NoKeyError` when a place that was named cannot be looked at."""
-        if profile.key is not None and profile.key.command:
-            return (self._from_command(profile.key.command, profile.key.hidden),)
-        if key := self.environment(profile):
-            return (key,)
-        return self.in_keyring(slot(profile)) if self.looks_in_keyring(profile) else ()
+    def sources(self, profile: Profile) -> list[KeySource]:
+        """The places of the profile's key, in the order in which they are asked."""
+        source, keyring = profile.key, KeyringSource(lambda: self.keyring)
+        if source is None:  # a server that may want no key: the hint saves opening the keyring
+            return [keyring] if slot_of(profile) in self.stored else []
+        if source.command:
+            return [CommandSource(source.command, self._environ, source.hidden)]
+        found: list[KeySource] = []
+        if source.env:
+            found.append(EnvironmentSource(self._environ, source.env))
+        if source.keyring:
+            found.append(keyring)
+        return found
 
-    def looks_in_keyring(self, profile: Profile) -> bool:
-        """Whether the profile's key may be a stored one. A profile that names no key belongs to
-        a server that may want none: there the keyring is asked only when it holds something."""
-        if profile.key is None:
-            return slot(profile) in self.stored
-        return profile.key.keyring is not None
+    async def find(self, profile: Profile) -> Key | None:
+        """The key that calls use, None when there is none.
 
-    def in_keyring(self, place: Slot) -> tuple[Key, ...]:
-        """The stored keys of a slot, the primary first."""
-        pair = self.vault.read(place)
-        found = ((pair.primary, "primary"), (pair.previous, "previous"))
-        return tuple(_stored(entry, role) for entry, role in found if entry)
+        Raises `NoKeyError` when a place that was named cannot be looked at.
+        """
+        for source in self.sources(profile):
+            if key := await source.find(slot_of(profile)):
+                return key
+        return None
 
-    def require(self, profile: Profile) -> tuple[Key, ...]:
-        """As `keys`; empty only for a server that is called without one.
+    async def require(self, profile: Profile) -> Key | None:
+        """As `find`; None only for a server that is called without a key.
 
         Raises `NoKeyError` naming the places where a key should be, and how to put one there.
         """
         try:
-            found = self.keys(profile)
-        except NoVaultError as error:
+            key = await self.find(profile)
+        except KeyringUnavailable as error:
             if profile.key is None or profile.key.env is None:
                 raise
             state = self._state(profile.key.env)
             raise NoKeyError(
                 f"no key for the profile {profile.name}: {state}, and {error.message}"
             ) from error
-        if found or profile.key is None:
-            return found
-        raise NoKeyError(self._nothing(profile))
+        if key is None and profile.key is not None:
+            raise NoKeyError(self._missing(profile))
+        return key
 
-    def elsewhere(self, profile: Profile) -> list[Slot]:
-        """Where a key of the profile's name is stored for another origin."""
-        mine = slot(profile)
+    def elsewhere(self, profile: Profile) -> list[KeySlot]:
+        """The slots of other origins that store a key of the profile's key name."""
+        mine = slot_of(profile)
         return sorted(s for s in self.stored if s.name == mine.name and s != mine)
 
-    def _nothing(self, profile: Profile) -> str:
-        source, mine = profile.key, slot(profile)
+    def _missing(self, profile: Profile) -> str:
+        source, mine = profile.key, slot_of(profile)
         assert source is not None
         why, ways = [], []
         if source.env:
@@ -134,21 +197,63 @@ class Finder:
     def _state(self, name: str) -> str:
         return f"${name} is {'empty' if name in self._environ else 'not set'}"
 
-    def _from_command(self, command: tuple[str, ...], hidden: tuple[str, ...]) -> Key:
-        value = key_from(command, self._environ, (*hidden, PASSWORD))
-        if why := wrong(value):
-            raise NoKeyError(
-                f"what the key's command {command[0]} printed {why}; it must print the key alone"
+
+class RotatingKey:
+    """The key of a run, which may be rotated while the run goes on.
+
+    When the provider refuses it, its source is asked again: the keyring may hold a newer primary
+    by now, or the previous key. Each key is tried once a run.
+    """
+
+    def __init__(
+        self,
+        resolver: KeyResolver,
+        profile: Profile,
+        first: Key | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._resolver = resolver
+        self._profile = profile
+        self._say = say
+        self._current = first
+        self._refused: set[str] = set()
+        self._asking = asyncio.Lock()
+
+    @property
+    def value(self) -> str | None:
+        """The key, or None for a server that is called without one."""
+        return self._current.value if self._current else None
+
+    async def refused(self, value: str | None) -> bool:
+        """The provider refused this key: whether there is another one to use now.
+
+        Many calls may report it at once; one of them looks, the others wait for its result.
+        """
+        async with self._asking:
+            if self.value != value:
+                return True
+            if value is None or value in self._refused:
+                return False
+            self._refused.add(value)
+            key = await self._look_again()
+            while key is not None and key.value in self._refused:
+                key = key.previous
+            if key is None:
+                return False
+            what = "the previous one" if key.role == "previous" else "the one it was replaced by"
+            self._say(
+                f"profile {self._profile.name}: the provider refused the key {last_chars(value)}; "
+                f"going on with {what}, {last_chars(key.value)} ({key.source})"
             )
-        return _found(Key(value, "command"))
+            self._current = key
+            return True
 
-
-def _stored(entry: Entry, role: str) -> Key:
-    if why := wrong(entry.key) if entry.key else "is empty":
-        raise NoKeyError(f"the stored key {why}; store it again with `llmctl keys set`")
-    return _found(Key(entry.key, "keyring", role, entry.created))
-
-
-def _found(key: Key) -> Key:
-    remember(key.value)
-    return key
+    async def _look_again(self) -> Key | None:
+        """The key that the source has now; None when the source fails now."""
+        if self._current is None or self._current.source.startswith("$"):
+            return None  # a process cannot see its environment change
+        try:
+            return await self._resolver.find(self._profile)
+        except NoKeyError as error:
+            self._say(f"no other key: {error.message}")
+            return None

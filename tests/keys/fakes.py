@@ -7,8 +7,8 @@ import threading
 from keyring.backend import KeyringBackend
 from keyring.errors import PasswordDeleteError
 
-from llmctl.keys.key import Slot
-from llmctl.keys.rotation import Change, Pair
+from llmctl.keys.key import KeySlot
+from llmctl.keys.rotation import Change, KeyPair
 
 
 class Memory(KeyringBackend):
@@ -79,23 +79,21 @@ class Silent(Memory):
         return None
 
 
-class MemoryVault:
-    """A vault without a keyring: pairs in memory, and the changes that were made."""
+class MemoryPairs:
+    """Key pairs in memory, without a keyring; counts how often they are read."""
 
     where = "memory"
 
     def __init__(self) -> None:
-        self.pairs: dict[Slot, Pair] = {}
-        self.changes: list[Change] = []
+        self.pairs: dict[KeySlot, KeyPair] = {}
         self.reads = 0
 
-    def read(self, slot: Slot) -> Pair:
+    def read(self, slot: KeySlot) -> KeyPair:
         """What is kept there."""
         self.reads += 1
-        return self.pairs.get(slot, Pair())
+        return self.pairs.get(slot, KeyPair())
 
-    def make(self, slot: Slot, pair: Pair, change: Change) -> Pair:
+    def write(self, slot: KeySlot, pair: KeyPair, change: Change) -> KeyPair:
         """Make one change."""
-        self.changes.append(change)
         self.pairs[slot] = pair.after(change)
         return self.pairs[slot]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
 
 from llmctl.errors import NoKeyError
 from llmctl.keys import command as commands
-from llmctl.keys.command import key_from
+from llmctl.keys.command import key_from as key_of
 
 ENVIRON = {"PATH": os.environ["PATH"]}
+
+
+def key_from(
+    command: tuple[str, ...], environ: Mapping[str, str], secrets: Collection[str] = ()
+) -> str:
+    """The key of a command, in a loop of its own."""
+    return asyncio.run(key_of(command, environ, secrets))
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ def test_failure_is_redacted() -> None:
     with pytest.raises(NoKeyError) as caught:
         key_from(python(code), ENVIRON)
     said = caught.value.message
-    assert said.endswith("failed (exit 1): no item for [key] or [key][31m in the vault")
+    assert said.endswith("failed (exit 1): no item for [key] or [key] in the vault")
     assert caught.value.exit_code == 4
 
 
@@ -98,3 +107,39 @@ def test_other_keys_stay_here() -> None:
     environ = {**ENVIRON, "OPENAI_API_KEY": "sk-other", "OP_SESSION": "needed"}
     code = "import os; print(os.environ.get('OPENAI_API_KEY'), os.environ['OP_SESSION'])"
     assert key_from(python(code), environ, ("OPENAI_API_KEY",)) == "None needed"
+
+
+@pytest.mark.parametrize("size", [64 * 1024 + 1, None])
+def test_output_is_bounded(size: int | None) -> None:
+    """A command that prints more than 64 KiB, or without end, is refused and ended at once."""
+    words = ("head", "-c", str(size), "/dev/zero") if size else ("cat", "/dev/zero")
+    began = time.monotonic()
+    with pytest.raises(NoKeyError, match="printed more than 64 KiB; it must print the key alone"):
+        key_from(words, ENVIRON)
+    assert time.monotonic() - began < commands.LIMIT / 2
+
+
+def test_stderr_is_bounded() -> None:
+    """Of much stderr the end is shown, and it keeps the key from nobody."""
+    code = "import sys; sys.stderr.write('x ' * 999_999 + 'the end'); print('sk-1')"
+    assert key_from(python(code), ENVIRON) == "sk-1"
+    with pytest.raises(NoKeyError, match=r"x x the end$") as caught:
+        key_from(python(code + "; sys.exit(1)"), ENVIRON)
+    assert len(caught.value.message) < 500
+
+
+def test_cancelled(tmp_path: Path) -> None:
+    """A lookup that is cancelled ends its command."""
+    pid = tmp_path / "pid"
+    code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); "
+
+    async def run() -> None:
+        looking = asyncio.create_task(key_of(python(code + "time.sleep(600)"), ENVIRON))
+        while not (pid.exists() and pid.read_text()):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+
+    asyncio.run(run())
+    assert not _runs(int(pid.read_text()))

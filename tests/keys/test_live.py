@@ -10,13 +10,12 @@ import pytest
 from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import AuthFailed, NoKeyError
 from llmctl.guards.key_failover import Rekey
-from llmctl.keys.key import Key, slot
-from llmctl.keys.live import LiveKey
-from llmctl.keys.resolver import Finder
-from llmctl.keys.rotation import Entry, Pair
+from llmctl.keys.key import Key, slot_of
+from llmctl.keys.resolver import KeyResolver, RotatingKey
+from llmctl.keys.rotation import KeyPair, StoredKey
 from llmctl.protocols import Emit
 from llmctl.types import Answer, Request
-from tests.keys.fakes import MemoryVault
+from tests.keys.fakes import MemoryPairs
 from tests.support import request, response
 
 OLD, NEW = "old-key-number-0001", "new-key-number-0002"
@@ -27,19 +26,20 @@ class World:
     """A keyring, a provider that accepts some keys, and a run in between."""
 
     def __init__(self, primary: str, previous: str | None, accepted: set[str]) -> None:
-        self.vault = MemoryVault()
+        self.vault = MemoryPairs()
         self.accepted = accepted
         self.said: list[str] = []
         self.used: list[str | None] = []
         self.store(primary, previous)
-        self.finder = Finder({}, open_vault=lambda *_: self.vault)
-        self.key = LiveKey(self.finder, PROFILE, self.finder.require(PROFILE)[0], self.said.append)
+        resolver = KeyResolver({}, open_keyring=lambda *_: self.vault)
+        first = asyncio.run(resolver.require(PROFILE))
+        self.key = RotatingKey(resolver, PROFILE, first, self.said.append)
         self.guard = Rekey(self._call, self.key)
 
     def store(self, primary: str, previous: str | None) -> None:
         """What the keyring holds from now on."""
-        old = Entry(previous, 1.0, 0) if previous else None
-        self.vault.pairs[slot(PROFILE)] = Pair((Entry(primary, 2.0, 1), old))
+        old = StoredKey(previous, 1.0, 0) if previous else None
+        self.vault.pairs[slot_of(PROFILE)] = KeyPair((StoredKey(primary, 2.0, 1), old))
 
     async def _call(self, _: Request, __: Emit | None) -> Answer:
         key = self.key.value
@@ -116,15 +116,15 @@ def test_no_key_is_accepted(previous: str | None) -> None:
     assert world.used[-1] == (previous or NEW)
 
 
-def of(source: str, found: Callable[[], str]) -> LiveKey:
-    """A live key of another source."""
+def of(source: str, found: Callable[[], str]) -> RotatingKey:
+    """A rotating key of another source."""
 
-    class Other(Finder):
-        def keys(self, profile: Profile) -> tuple[Key, ...]:
+    class Other(KeyResolver):
+        async def find(self, profile: Profile) -> Key | None:
             del profile
-            return (Key(found(), source),)
+            return Key(found(), source)
 
-    return LiveKey(Other({}), PROFILE, Key(OLD, source), lambda _: None)
+    return RotatingKey(Other({}), PROFILE, Key(OLD, source), lambda _: None)
 
 
 def test_other_sources() -> None:
@@ -137,4 +137,6 @@ def test_other_sources() -> None:
         raise NoKeyError("the vault is closed")
 
     assert not asyncio.run(of("command", broken).refused(OLD))
-    assert not asyncio.run(LiveKey(Finder({}), PROFILE, None, lambda _: None).refused(None))
+    assert not asyncio.run(
+        RotatingKey(KeyResolver({}), PROFILE, None, lambda _: None).refused(None)
+    )

@@ -11,31 +11,30 @@ from hypothesis import strategies as st
 from llmctl.errors import UsageError
 from llmctl.keys.rotation import (
     Change,
-    Entry,
     Event,
+    KeyPair,
     Offer,
-    Pair,
-    Phase,
     Replace,
-    advance,
-    entry,
+    RotationState,
+    StoredKey,
+    transition,
 )
 
 OLD, NEW = "old-key-0001", "new-key-0002"
-SETTLED = Pair((Entry(OLD, 1.0, 0), None))
+SETTLED = KeyPair((StoredKey(OLD, 1.0, 0), None))
 
 
-def taken(pair: Pair, *events: Offer | Replace | Event) -> Iterator[Pair]:
+def taken(pair: KeyPair, *events: Offer | Replace | Event) -> Iterator[KeyPair]:
     """The pair after each durable step of these events."""
     for event in events:
-        while change := advance(pair, event):
+        while change := transition(pair, event):
             pair = pair.after(change)
             yield pair
             if event is Event.ROLLBACK:
                 break  # another one would swap the keys again
 
 
-def after(pair: Pair, *events: Offer | Replace | Event) -> Pair:
+def after(pair: KeyPair, *events: Offer | Replace | Event) -> KeyPair:
     """The pair after all of these events."""
     return [pair, *taken(pair, *events)][-1]
 
@@ -47,8 +46,8 @@ WINDOW = after(SETTLED, *ROTATION)
 def test_the_steps_of_a_rotation() -> None:
     """Stored, checked, promoted with the previous kept, finished: four steps, in this order."""
     states = list(taken(SETTLED, *ROTATION, Event.FINISH))
-    assert [state.phase for state in states] == [
-        Phase.STORED, Phase.CHECKED, Phase.ROTATED, Phase.SETTLED,
+    assert [state.state for state in states] == [
+        RotationState.STORED, RotationState.CHECKED, RotationState.ROTATED, RotationState.SETTLED,
     ]  # fmt: skip
     primaries = [state.primary.key for state in states if state.primary]
     assert primaries == [OLD, OLD, NEW, NEW]
@@ -61,12 +60,12 @@ def test_the_steps_of_a_rotation() -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 def test_one_key_that_works_is_always_left(event: Event, *, flipped: bool) -> None:
     """Of the keys that the provider accepts, one is primary or previous after every step."""
-    start = Pair((None, Entry(OLD, 1.0, 7))) if flipped else SETTLED
+    start = KeyPair((None, StoredKey(OLD, 1.0, 7))) if flipped else SETTLED
     for state in taken(start, *ROTATION, event):
         found = {e.key for e in (state.primary, state.previous) if e}
         assert OLD in found or NEW in found
         if NEW in found:
-            assert state.phase in {Phase.ROTATED, Phase.SETTLED}
+            assert state.state in {RotationState.ROTATED, RotationState.SETTLED}
 
 
 def test_no_step_writes_over_the_only_known_key() -> None:
@@ -74,12 +73,12 @@ def test_no_step_writes_over_the_only_known_key() -> None:
     gives that primary up and keeps the previous key."""
     pair = SETTLED
     for event in (*ROTATION, Event.FINISH):
-        change = advance(pair, event)
+        change = transition(pair, event)
         assert change is not None
         assert pair.primary is not None
         assert change.side != pair.side_of(pair.primary)
         pair = pair.after(change)
-    back = advance(WINDOW, Event.ROLLBACK)
+    back = transition(WINDOW, Event.ROLLBACK)
     assert WINDOW.previous is not None
     assert back is not None
     assert back.side != WINDOW.side_of(WINDOW.previous)
@@ -87,11 +86,11 @@ def test_no_step_writes_over_the_only_known_key() -> None:
 
 def test_rollback_swaps() -> None:
     """A rollback makes the previous key the primary, and another one swaps them again."""
-    back = WINDOW.after(advance(WINDOW, Event.ROLLBACK) or Change(0, None))
+    back = WINDOW.after(transition(WINDOW, Event.ROLLBACK) or Change(0, None))
     assert back.primary
     assert back.previous
     assert (back.primary.key, back.previous.key) == (OLD, NEW)
-    again = back.after(advance(back, Event.ROLLBACK) or Change(0, None))
+    again = back.after(transition(back, Event.ROLLBACK) or Change(0, None))
     assert again.primary
     assert again.primary.key == NEW
 
@@ -106,35 +105,35 @@ def test_a_refused_candidate_is_forgotten() -> None:
 def test_an_unchecked_candidate_is_not_promoted() -> None:
     """Only a key that the provider accepted becomes the primary."""
     stored = after(SETTLED, Offer(NEW, 2.0))
-    assert advance(stored, Event.PROMOTE) is None
-    assert advance(SETTLED, Event.PROMOTE) is None
+    assert transition(stored, Event.PROMOTE) is None
+    assert transition(SETTLED, Event.PROMOTE) is None
 
 
 def test_the_same_command_again() -> None:
     """The same offer in any later state has nothing to do; another one is refused."""
     for pair in (after(SETTLED, Offer(NEW, 2.0)), WINDOW):
-        assert advance(pair, Offer(NEW, 3.0)) is None
+        assert transition(pair, Offer(NEW, 3.0)) is None
     with pytest.raises(UsageError, match="--finish or --rollback"):
-        advance(WINDOW, Offer("third-key-03", 3.0))
+        transition(WINDOW, Offer("third-key-03", 3.0))
     with pytest.raises(UsageError, match="already has this key"):
-        advance(SETTLED, Offer(OLD, 3.0))
+        transition(SETTLED, Offer(OLD, 3.0))
 
 
 def test_replace() -> None:
     """Setting a key writes the new one beside the old one before that is deleted."""
     states = list(taken(SETTLED, Replace(NEW, 2.0)))
-    assert [s.phase for s in states] == [Phase.ROTATED, Phase.SETTLED]
+    assert [s.state for s in states] == [RotationState.ROTATED, RotationState.SETTLED]
     assert all(s.primary and s.primary.key == NEW for s in states)
-    assert after(Pair(), Replace(NEW, 2.0)).phase is Phase.SETTLED
+    assert after(KeyPair(), Replace(NEW, 2.0)).state is RotationState.SETTLED
     assert after(after(SETTLED, Offer("c" * 9, 2.0)), Replace(NEW, 3.0)).sides.count(None) == 1
     with pytest.raises(UsageError, match="being rotated"):
-        advance(WINDOW, Replace("third-key-03", 2.0))
+        transition(WINDOW, Replace("third-key-03", 2.0))
 
 
 def test_remove() -> None:
     """Removing takes everything, the primary last."""
     states = list(taken(WINDOW, Event.REMOVE))
-    assert [s.phase for s in states] == [Phase.SETTLED, Phase.EMPTY]
+    assert [s.state for s in states] == [RotationState.SETTLED, RotationState.EMPTY]
 
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1)
@@ -150,16 +149,16 @@ def test_an_entry_is_kept_as_it_is(
     key: str, created: float | None, rank: int | None, *, checked: bool
 ) -> None:
     """What is written is read; an entry never shows its key."""
-    one = Entry(key, created, rank, checked)
-    assert entry(one.text()) == one
+    one = StoredKey(key, created, rank, checked)
+    assert StoredKey.from_text(one.to_text()) == one
     assert "[key]" in repr(one)
 
 
 @given(st.text())
 def test_what_others_wrote_is_a_key(text: str) -> None:
     """Any text that llmctl did not write is taken for a key, whatever it looks like."""
-    assert entry(text).key == text
-    assert entry('{"llmctl": 1, "key": 3}').key == '{"llmctl": 1, "key": 3}'
+    assert StoredKey.from_text(text).key == text
+    assert StoredKey.from_text('{"llmctl": 1, "key": 3}').key == '{"llmctl": 1, "key": 3}'
 
 
 EVENTS = st.lists(
@@ -175,7 +174,7 @@ def test_any_history(events: list[Offer | Replace | Event]) -> None:
         if event is Event.REMOVE:
             continue
         try:
-            change = advance(pair, event)
+            change = transition(pair, event)
         except UsageError:
             continue
         if change:

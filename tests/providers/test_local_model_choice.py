@@ -9,8 +9,8 @@ import pytest
 
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import SetupError
-from llmctl.providers import embedded_model
-from llmctl.providers.embedded import default_model, installed, resolve
+from llmctl.providers import local_model_files
+from llmctl.providers.local_model_files import default_model, is_installed, model_file
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def folders(tmp_path: Path) -> Folders:
 @pytest.fixture
 def extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is installed."""
-    monkeypatch.setattr(embedded_model, "find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.setattr(local_model_files, "find_spec", lambda name: ModuleSpec(name, None))
 
 
 @pytest.fixture
 def no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is not installed."""
-    monkeypatch.setattr(embedded_model, "find_spec", lambda _: None)
+    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
 
 
 def profile(path: Path | None = None) -> Profile:
@@ -36,7 +36,7 @@ def profile(path: Path | None = None) -> Profile:
     return Profile("local", "local", "openai", "http://127.0.0.1/v1", "m", model_path=path)
 
 
-def put_default(folders: Folders, size: int = embedded_model.SMOLLM2.size) -> Path:
+def put_default(folders: Folders, size: int = local_model_files.SMOLLM2.size) -> Path:
     """A file of that size, with holes for content, as the default model."""
     path = default_model(folders)
     path.parent.mkdir(parents=True)
@@ -49,10 +49,10 @@ def put_default(folders: Folders, size: int = embedded_model.SMOLLM2.size) -> Pa
 @pytest.mark.usefixtures("extra")
 def test_default_model_is_served_when_no_path_is_named(folders: Folders) -> None:
     """With server and model there, `local` is installed and served from the default model."""
-    assert not installed(folders)
+    assert not is_installed(folders)
     path = put_default(folders)
-    assert installed(folders)
-    assert resolve(profile(), folders) == path
+    assert is_installed(folders)
+    assert model_file(profile(), folders) == path
 
 
 @pytest.mark.usefixtures("extra")
@@ -62,14 +62,14 @@ def test_own_model_needs_no_default(
     """A profile's `model_path` wins, `~` means the home folder, and the answer is absolute."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.gguf").write_bytes(b"GGUF")
-    assert resolve(profile(Path("~/own.gguf")), folders) == tmp_path / "own.gguf"
+    assert model_file(profile(Path("~/own.gguf")), folders) == tmp_path / "own.gguf"
 
 
 @pytest.mark.usefixtures("extra")
 def test_missing_model_names_one_command(folders: Folders) -> None:
     """Only the model is missing: the command that fetches it, and exit code 2."""
     with pytest.raises(SetupError, match=r"not installed: run `llmctl local install`$") as raised:
-        resolve(profile(), folders)
+        model_file(profile(), folders)
     assert raised.value.exit_code == 2
 
 
@@ -77,25 +77,25 @@ def test_missing_model_names_one_command(folders: Folders) -> None:
 def test_missing_extra_names_one_command(folders: Folders) -> None:
     """Only the server is missing: the command that brings it."""
     put_default(folders)
-    assert not installed(folders)
+    assert not is_installed(folders)
     with pytest.raises(SetupError, match=r"run `pip install 'llmctl\[local\]'`$"):
-        resolve(profile(), folders)
+        model_file(profile(), folders)
 
 
 @pytest.mark.usefixtures("no_extra")
 def test_nothing_there_names_one_command(folders: Folders) -> None:
     """Both are missing: one line that brings both."""
     with pytest.raises(SetupError, match=r"`pip install 'llmctl\[local\]' && llmctl local inst"):
-        resolve(profile(), folders)
+        model_file(profile(), folders)
 
 
 @pytest.mark.usefixtures("extra")
 def test_cut_default_model_is_to_be_installed_again(folders: Folders) -> None:
     """A default model of the wrong size does not count as installed."""
     put_default(folders, size=1000)
-    assert not installed(folders)
+    assert not is_installed(folders)
     with pytest.raises(SetupError, match="is not whole: run `llmctl local install`"):
-        resolve(profile(), folders)
+        model_file(profile(), folders)
 
 
 @pytest.mark.usefixtures("extra")
@@ -114,4 +114,4 @@ def test_wrong_own_model_is_told(folders: Folders, tmp_path: Path, name: str, sa
     (tmp_path / "text.gguf").write_text("hello")
     path = Path(name) if name.startswith("~") else tmp_path / name
     with pytest.raises(SetupError, match=f"{said}.*model_path"):
-        resolve(profile(path), folders)
+        model_file(profile(path), folders)

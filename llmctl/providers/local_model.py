@@ -1,7 +1,7 @@
-"""The profile `local`: a GGUF file served on this machine, by a child process, while it is wanted.
+"""Server of the profile `local`: a child process that serves one GGUF file while it is wanted.
 
-A process of its own, because llama.cpp holds the interpreter while it loads and may abort: then
-calls fail, and the batch lives. `embedded_child.py` is the other side.
+A process of its own, because llama.cpp holds the interpreter while it loads, and may abort: then
+calls fail, and the batch lives. `local_model_server.py` is the child's side.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,18 +20,15 @@ from typing import Self
 
 from llmctl.clock import Clock
 from llmctl.errors import LlmctlError, SetupError
-from llmctl.providers.embedded_failure import death, failure
-from llmctl.providers.embedded_model import (
-    default_model,
-    installed,
+from llmctl.providers.local_model_files import (
+    GET_MODEL,
+    SMOLLM2,
+    extra_version,
     require_extra,
     require_gguf,
-    resolve,
 )
 
-__all__ = ["Embedded", "default_model", "installed", "resolve"]
-
-_CHILD = Path(__file__).with_name("embedded_child.py")
+_CHILD = Path(__file__).with_name("local_model_server.py")
 
 _CHILD_NEEDS = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TMPDIR|TEMP|TMP|(LD|DYLD)_LIBRARY_PATH|XDG_CACHE_HOME|VIRTUAL_ENV"
@@ -60,7 +58,7 @@ _PARTING = 1.0
 """Seconds that a killed child may take to be gone; only a stuck disk can hold it longer."""
 
 
-class Embedded:
+class LocalModelServer:
     """The server of one model file; nothing runs until `start`.
 
     `context` is each answer's window in tokens, `parallel` how many answers are worked on at
@@ -95,7 +93,7 @@ class Embedded:
         self._noise = bytearray()
 
     def __repr__(self) -> str:
-        return f"Embedded({str(self._path)!r}, alias={self._alias!r}, url={self._url!r})"
+        return f"LocalModelServer({str(self._path)!r}, alias={self._alias!r}, url={self._url!r})"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -180,7 +178,7 @@ class Embedded:
         if "url" not in answer:
             code = await process.wait()
             await asyncio.wait(self._tasks, timeout=_PARTING)
-            raise failure(path, code, answer, self._noise.decode("utf-8", "replace"))
+            raise _failure(path, code, answer, self._noise.decode("utf-8", "replace"))
         self._url = str(answer["url"])
         self._tasks.append(asyncio.create_task(self._watch(process)))
         self._say(f"{self._alias} ready in {self._clock.monotonic() - began:.1f} s")
@@ -222,7 +220,7 @@ class Embedded:
         """Say so when the server dies although nobody closed it."""
         code = await process.wait()
         if self._process is not None:
-            self._say(f"warning: the server for {self._alias} {death(code)}; its calls fail")
+            self._say(f"warning: the server for {self._alias} {_death(code)}; its calls fail")
 
 
 def _environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -245,3 +243,45 @@ def _patience_for(path: Path) -> float:
 def _answer(line: bytes) -> Mapping[str, object]:
     """The child's report; empty when it died before it made one."""
     return json.loads(line) if line.endswith(b"\n") else {}
+
+
+def _failure(path: Path, code: int, answer: Mapping[str, object], noise: str) -> SetupError:
+    """The error for a server that ended with `code` before it was ready.
+
+    `answer` is its report, empty when it died before it could make one; `noise` is the end of
+    what llama.cpp printed.
+    """
+    words = _last_words(noise)
+    if answer.get("import"):
+        return SetupError(
+            f"the server for local models cannot be loaded ({answer['error']}): "
+            f"run `pip install --force-reinstall xllamacpp=={extra_version() or '*'}`"
+        )
+    if answer:
+        mend = (
+            f"run `{GET_MODEL}`, which checks and mends it"
+            if path.name == SMOLLM2.file
+            else "check the file, and the profile's `context`"
+        )
+        return SetupError(f"{path} cannot be served ({words or answer['error']}): {mend}")
+    return SetupError(
+        f"the server for {path} {_death(code)} while it started{f' ({words})' if words else ''}: "
+        "choose a smaller model, or a smaller `context`"
+    )
+
+
+def _death(code: int) -> str:
+    """How a process ended, from its return code."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
+
+
+def _last_words(noise: str) -> str:
+    """Why llama.cpp did not load a model: its own reason, or the last it printed."""
+    reasons = re.findall(r"error loading model: (.+)", noise) or noise.strip().splitlines()
+    return "".join(c for c in reasons[-1].strip() if c.isprintable())[:300] if reasons else ""

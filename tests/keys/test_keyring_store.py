@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from keyring import core
@@ -12,17 +15,21 @@ from keyring.backend import KeyringBackend
 from keyring.errors import InitError, KeyringLocked, NoKeyringError, PasswordSetError
 
 from llmctl.errors import NoKeyError
-from llmctl.keys import bounds
-from llmctl.keys.backend import open_backend, refused, room
-from llmctl.keys.bounds import NoVaultError, bounded
-from llmctl.keys.key import Slot
-from llmctl.keys.keyring_store import Keyring
-from llmctl.keys.rotation import Change, Entry, Pair
+from llmctl.keys import keyring_store
+from llmctl.keys.key import KeySlot
+from llmctl.keys.keyring_store import (
+    Keyring,
+    KeyringUnavailable,
+    mark_stored,
+    refusal,
+    stored_slots,
+)
+from llmctl.keys.rotation import Change, KeyPair, StoredKey
 from tests.keys.fakes import Failing, Forgetful, Memory, Silent
 
-SLOT = Slot("openai", "https://api.openai.com:443")
+SLOT = KeySlot("openai", "https://api.openai.com:443")
 KEY = "sk-test-canary-4711"
-WRITE = Change(0, Entry(KEY, 1.0, 0))
+WRITE = Change(0, StoredKey(KEY, 1.0, 0))
 
 
 @pytest.fixture
@@ -41,43 +48,43 @@ def test_written_read_and_deleted() -> None:
     """Both sides are kept apart, under the name and the origin; a deleted side is gone."""
     memory = Memory()
     vault = Keyring(memory)
-    pair = vault.make(SLOT, Pair(), WRITE)
-    pair = vault.make(SLOT, pair, Change(1, Entry("other", 2.0, None)))
+    pair = vault.write(SLOT, KeyPair(), WRITE)
+    pair = vault.write(SLOT, pair, Change(1, StoredKey("other", 2.0, None)))
     assert vault.read(SLOT) == pair
     assert set(memory.kept) == {
         ("llmctl https://api.openai.com:443", "openai"),
         ("llmctl https://api.openai.com:443", "openai (2)"),
     }
-    assert vault.make(SLOT, pair, Change(0, None)).sides[0] is None
+    assert vault.write(SLOT, pair, Change(0, None)).sides[0] is None
     assert vault.read(SLOT).sides[0] is None
 
 
 @pytest.mark.parametrize(
     "other",
-    [Slot("openai", "https://api.openai.com:8443"), Slot("openai", "http://api.openai.com:80"),
-     Slot("openai", "https://evil.example:443"), Slot("mine", SLOT.origin)],
+    [KeySlot("openai", "https://api.openai.com:8443"), KeySlot("openai", "http://api.openai.com:80"),
+     KeySlot("openai", "https://evil.example:443"), KeySlot("mine", SLOT.origin)],
 )  # fmt: skip
-def test_bound_to_name_and_origin(other: Slot) -> None:
+def test_bound_to_name_and_origin(other: KeySlot) -> None:
     """Another scheme, host, port or name finds nothing."""
     vault = Keyring(Memory())
-    vault.make(SLOT, Pair(), WRITE)
-    assert vault.read(other) == Pair()
+    vault.write(SLOT, KeyPair(), WRITE)
+    assert vault.read(other) == KeyPair()
 
 
 def test_what_keeps_nothing_is_found_out() -> None:
     """A backend that accepts a key and does not keep it is an error, never a success."""
-    with pytest.raises(NoVaultError, match="did not keep"):
-        Keyring(Forgetful()).make(SLOT, Pair(), WRITE)
+    with pytest.raises(KeyringUnavailable, match="did not keep"):
+        Keyring(Forgetful()).write(SLOT, KeyPair(), WRITE)
 
 
 def test_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that does not return is given up after the limit, which is 3 s."""
-    assert bounds.LIMIT == 3.0  # the contract's
-    monkeypatch.setattr(bounds, "LIMIT", 0.05)
+    assert keyring_store.LIMIT == 3.0  # the contract's
+    monkeypatch.setattr(keyring_store, "LIMIT", 0.05)
     silent = Silent()
     try:
-        with pytest.raises(NoVaultError, match=r"did not answer within 0\.05 s"):
-            bounded(lambda: silent.get_password("a", "b"), bounds.LIMIT)
+        with pytest.raises(KeyringUnavailable, match=r"did not answer within 0\.05 s"):
+            Keyring(silent).read(SLOT)
     finally:
         silent.released.set()
 
@@ -96,7 +103,7 @@ def test_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backends_errors(error: Exception, words: str) -> None:
     """Whatever a backend raises is exit 4, says why, names the three ways on, and no key."""
     with pytest.raises(NoKeyError, match=words) as caught:
-        Keyring(Failing(error)).make(SLOT, Pair(), WRITE)
+        Keyring(Failing(error)).write(SLOT, KeyPair(), WRITE)
     assert caught.value.exit_code == 4
     for way in ("the environment", "another program", "an encrypted file"):
         assert way in caught.value.message
@@ -120,8 +127,8 @@ def test_plaintext_is_refused(
 ) -> None:
     """A backend that writes keys down for anybody to read is not used."""
     use(of_module(module, kind))
-    with pytest.raises(NoVaultError, match="plain text"):
-        open_backend({}, None)
+    with pytest.raises(KeyringUnavailable, match="plain text"):
+        Keyring.open({}, None)
 
 
 @pytest.mark.parametrize(
@@ -138,24 +145,24 @@ def test_plaintext_is_refused(
 )
 def test_what_is_used(module: str, kind: str) -> None:
     """The systems' own keyrings, encrypted files and others that keep a secret are."""
-    assert refused(of_module(module, kind)) is None
+    assert refusal(of_module(module, kind)) is None
 
 
 def test_null_and_fail_are_refused(use: Callable[[KeyringBackend], None]) -> None:
     """The null backend, and the one that stands for none, are no keyring."""
     use(of_module("keyring.backends.null", "Keyring"))
-    with pytest.raises(NoVaultError, match="keeps nothing"):
-        open_backend({}, None)
+    with pytest.raises(KeyringUnavailable, match="keeps nothing"):
+        Keyring.open({}, None)
     use(of_module("keyring.backends.fail", "Keyring"))
-    with pytest.raises(NoVaultError, match="there is none"):
-        open_backend({}, None)
+    with pytest.raises(KeyringUnavailable, match="there is none"):
+        Keyring.open({}, None)
 
 
 def test_a_chain_is_refused(use: Callable[[KeyringBackend], None]) -> None:
     """A chain of backends is not used: it writes to a plain file when the others refuse."""
     use(of_module("keyring.backends.chainer", "ChainerBackend"))
-    with pytest.raises(NoVaultError, match="name one of them alone"):
-        open_backend({}, None)
+    with pytest.raises(KeyringUnavailable, match="name one of them alone"):
+        Keyring.open({}, None)
 
 
 def test_the_first_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,12 +183,12 @@ def test_the_first_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "load_config", lambda: None)
     monkeypatch.setattr(core, "load_keyring", load)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert open_backend({}, None) is good
+    assert Keyring.open({}, None)._backend is good
     assert tried == ["keyring.backends.SecretService.Keyring",
                      "keyring.backends.kwallet.DBusKeyring"]  # fmt: skip
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(NoVaultError, match="there is none"):
-        open_backend({}, None)
+    with pytest.raises(KeyringUnavailable, match="there is none"):
+        Keyring.open({}, None)
     assert tried[2] == "keyring.backends.macOS.Keyring"
 
 
@@ -189,18 +196,94 @@ def test_windows_holds_1280_characters() -> None:
     """A key too long for the Windows Credential Manager is refused with both figures before it
     is written; one that fits is kept."""
     windows = of_module("keyring.backends.Windows", "WinVaultKeyring")
-    assert room(windows) == 1280
-    assert room(Memory()) is None
+    assert keyring_store.WINDOWS_LIMIT == 1280
+    long = Change(0, StoredKey("x" * 1280, 1.0, 0))
+    Keyring(Memory()).write(SLOT, KeyPair(), long)
     with pytest.raises(NoKeyError, match=r"1,280 characters; .* keeps at most 1,2\d\d") as caught:
-        Keyring(windows).make(SLOT, Pair(), Change(0, Entry("x" * 1280, 1.0, 0)))
+        Keyring(windows).write(SLOT, KeyPair(), long)
     assert "xxx" not in caught.value.message
-    assert Keyring(windows).read(SLOT) == Pair()
-    Keyring(windows).make(SLOT, Pair(), Change(0, Entry("x" * 1000, 1.0, 0)))
+    assert Keyring(windows).read(SLOT) == KeyPair()
+    Keyring(windows).write(SLOT, KeyPair(), Change(0, StoredKey("x" * 1000, 1.0, 0)))
 
 
 def test_keyring_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the library there is no keyring, and a sentence says so."""
     broken = types.ModuleType("keyring")
     monkeypatch.setitem(sys.modules, "keyring", broken)
-    with pytest.raises(NoVaultError):
-        open_backend({}, None)
+    with pytest.raises(KeyringUnavailable):
+        Keyring.open({}, None)
+
+
+def test_the_index_of_stored_slots(tmp_path: Path) -> None:
+    """The index lists the slots with a stored key; a missing or damaged one lists none."""
+    other = KeySlot("mine", "http://localhost:80")
+    assert stored_slots(tmp_path) == frozenset()
+    for slot in (SLOT, other, SLOT):
+        mark_stored(tmp_path, slot, stored=True)
+    for _ in range(2):
+        mark_stored(tmp_path, other, stored=False)
+    assert stored_slots(tmp_path) == {SLOT}
+    (tmp_path / "keys.json").write_text("[]")
+    assert stored_slots(tmp_path) == frozenset()
+
+
+class FileKeyring(Memory):
+    """A backend that rewrites its one file in place, and may hang in the middle of it."""
+
+    __module__ = "keyrings.cryptfile.tests"
+    priority = 1
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file_path = str(file)
+        self.hangs = False
+        self.hanging, self.released, self.done = (threading.Event() for _ in range(3))
+
+    def get_password(self, service: str, username: str) -> str | None:
+        """Read it from the file."""
+        file = Path(self.file_path)
+        kept: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        return kept.get(f"{service} {username}")
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        """Write the file anew, in two pieces."""
+        file = Path(self.file_path)
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        text = json.dumps({**kept, f"{service} {username}": password})
+        try:
+            with file.open("w") as out:
+                out.write(text[:9])
+                if self.hangs:
+                    self.hanging.set()
+                    self.released.wait()
+                out.write(text[9:])
+        finally:
+            self.done.set()
+
+
+def test_a_write_that_comes_too_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A write to an encrypted file that was given up changes nothing, whenever it ends; the next
+    write works on the file itself, and neither leaves a copy behind."""
+    file = tmp_path / "keys.cfg"
+    keyring = Keyring(FileKeyring(file))
+    pair = keyring.write(SLOT, KeyPair(), WRITE)
+    before = file.read_bytes()
+    slow = keyring._backend
+    assert isinstance(slow, FileKeyring)
+    slow.hangs = True
+    slow.done.clear()
+    candidate = Change(1, StoredKey("other", 2.0, None))
+    with monkeypatch.context() as patch:
+        patch.setattr(keyring_store, "FILE_LIMIT", 0.2)
+        with pytest.raises(KeyringUnavailable, match="did not answer"):
+            keyring.write(SLOT, pair, candidate)
+    assert slow.hanging.wait(10)
+    assert file.read_bytes() == before
+    assert slow.file_path == str(file)
+    slow.hangs = False
+    after = keyring.write(SLOT, pair, candidate)
+    slow.released.set()
+    assert slow.done.wait(10)
+    assert keyring.read(SLOT) == after
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.cfg"]
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -23,10 +23,10 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from llmctl.clock import SystemClock
-from llmctl.providers.embedded import Embedded
+from llmctl.providers.local_model import LocalModelServer
 
 async def main():
-    server = Embedded(Path(sys.argv[1]), alias="m", clock=SystemClock(), say=lambda _: None)
+    server = LocalModelServer(Path(sys.argv[1]), alias="m", clock=SystemClock(), say=lambda _: None)
     starting = asyncio.create_task(server.start())
     while server.pid is None:
         await asyncio.sleep(0)

@@ -1,6 +1,6 @@
-"""The process that serves one GGUF file: llama.cpp's HTTP server on a loopback port.
+"""Child process of `local_model.py`: llama.cpp's HTTP server for one GGUF file, on loopback.
 
-`embedded.py` runs this file as a script, so it imports nothing of llmctl and needs no path to
+`local_model.py` runs this file as a script, so it imports nothing of llmctl and needs no path to
 it. It reads one JSON line from stdin (path, token, context, parallel, threads, alias, parent),
 prints one on stdout, `{"url": …}` or `{"error": …, "import": bool}`, and then waits for the end
 of stdin, which comes when its parent ends, however it ends.
