@@ -38,7 +38,7 @@ from llmctl.inflight import InFlight
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Endpoint
-from llmctl.request import readdress
+from llmctl.request import retarget
 from llmctl.routes import Route, open_route
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
@@ -162,7 +162,7 @@ class Live(Struct, frozen=True):
 
     def _alternative(self, route: Route, handler: Handler) -> Alternative:
         def readdressed(request: Request) -> Request:
-            return readdress(request, route.profile, self.call_id())
+            return retarget(request, route.profile, self.call_id())
 
         return Alternative(route.profile.name, readdressed, route.admit, handler)
 

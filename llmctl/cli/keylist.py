@@ -10,10 +10,9 @@ from typing import Any
 from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Places, in_keyring
 from llmctl.cli.table import print_table
-from llmctl.config import values
-from llmctl.config.settings import Profile
-from llmctl.config.tree import Node
-from llmctl.errors import NoKeyError
+from llmctl.config.settings import Profile, parse_duration
+from llmctl.config.yaml_nodes import quoted
+from llmctl.errors import NoKeyError, UsageError
 from llmctl.keys.bounds import NoVaultError
 from llmctl.keys.key import Slot, ending, slot
 from llmctl.keys.rotation import Pair
@@ -56,11 +55,17 @@ class Row:
         }  # fmt: skip
 
 
+def _seconds(max_age: str) -> float:
+    """Raises `UsageError` when it is no duration."""
+    seconds = parse_duration(max_age)
+    if not seconds or seconds > _LONGEST_AGE:
+        raise UsageError(f"--max-age must be a duration such as 90d, not {quoted(max_age)}")
+    return seconds
+
+
 def run_list(max_age: str | None, context: Context) -> int:
     """Print every key there is; 1 when one is older than `max_age`."""
-    oldest = None
-    if max_age is not None:
-        oldest = values.seconds(_LONGEST_AGE)(Node("--max-age", "", max_age))
+    oldest = None if max_age is None else _seconds(max_age)
     places = Places(context)
     rows, unusable = _rows(places)
     now = context.clock.wall()

@@ -24,7 +24,7 @@ from llmctl.cli.render import colours, is_tty
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.cli.summary import Ended, print_summary
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
 from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble
 from llmctl.observers.ledger_observer import SettlingBehind
@@ -32,7 +32,7 @@ from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.run_stats import Tally
 from llmctl.onecore import LinuxProcessors, one_core
 from llmctl.providers.registry import LOCAL
-from llmctl.request import target_of
+from llmctl.request import target_for
 from llmctl.runner import Live, open_runner, user_name
 from llmctl.shutdown import Stop
 
@@ -158,7 +158,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                         ),
                         # Loading a vocabulary holds everything up: better before any row is in
                         # flight.
-                        prepare=lambda: live.counter.load(target_of(chosen.profile)),
+                        prepare=lambda: live.counter.load(target_for(chosen.profile)),
                     )
                 except BrokenPipeError:
                     piped_away = True

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmctl.config.settings import Folders
-from llmctl.config.tree import Node
+from llmctl.config.yaml_nodes import Node
 from llmctl.errors import ConfigError
 from llmctl.storage.files import private_folder, write_private
 

@@ -30,7 +30,7 @@ from llmctl.batch.questions import RowError
 from llmctl.batch.rows import Reader as Rows
 from llmctl.config.load import load
 from llmctl.config.settings import Profile
-from llmctl.config.showing import as_yaml
+from llmctl.config.profiles import as_yaml
 from llmctl.errors import CallError, ConfigError
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
@@ -234,7 +234,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._reader = Rows(system="be brief")
-        self._prints = self._reader.prints(_PROFILE)
+        self._prints = _PROFILE
 
     def __call__(self, dice: Random) -> None:
         raw = _spoilt(dice.choice(_ROWS), dice) if dice.random() < 0.8 else _junk_row(dice)
