@@ -52,7 +52,7 @@ async def open_endpoint(
     """
     async with AsyncExitStack() as stack:
         address, _ = await open_address(profile, folders, environ, clock, stack, say, warn, ask)
-        yield connect(profile, address, Counter(folders.cache), clock, stack)
+        yield connect(profile, address, Counter(), clock, stack)
 
 
 async def open_address(

@@ -145,7 +145,7 @@ class Live(Struct, frozen=True):
                 accounts,
                 self.behind,
                 kept,
-                self.counter.expect,
+                lambda _: None,
                 early,
             ),
         )
@@ -228,14 +228,11 @@ class Live(Struct, frozen=True):
         that it, or else the model's window, leaves room for."""
         return self._worst(request, counted or await self.counter.count_async(request))
 
-    def _worst_at_once(self, request: Request) -> tuple[Usage, Decimal | None] | None:
-        counted = self.counter.at_once(request)
-        if counted is None or self.counter.window_in_question(request) is not None:
-            return None
-        return self._worst(request, counted)
+    def _worst_at_once(self, _: Request) -> tuple[Usage, Decimal | None] | None:
+        return None
 
     def _worst(self, request: Request, counted: TokenCount) -> tuple[Usage, Decimal | None]:
-        output = self.counter.most_output(request, counted)
+        output = self.counter.output_bound(request, counted)
         cost = self.prices.worst_case(
             request.target,
             self._profile_of(request).price,
@@ -279,7 +276,7 @@ async def open_runner(
 
     async with AsyncExitStack() as stack:
         prices = Prices(partial(price_data.load, folders.state, warn))
-        counter = Counter(folders.cache, prices.window)
+        counter = Counter(prices.window)
         minutes = Minutes(folders.state / "limits.db", clock)
         stack.callback(minutes.close)
 

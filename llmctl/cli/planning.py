@@ -44,7 +44,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
     with looked_at(job) as batch, cache, LedgerPeek(folders.state / "ledger.db") as ledger:
         means = Means(
-            counter=Counter(folders.cache, prices.window),
+            counter=Counter(prices.window),
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from llmctl.errors import BudgetExhausted, BudgetRefused
-from llmctl.prompt import max_output
+from llmctl.tokens import max_output
 from llmctl.protocols import BudgetDenied, BudgetWarning, BudgetWindow, Hold
 
 _MICRO = Decimal("0.000001")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llmctl.errors import CallError
-from llmctl.prompt import anthropic_limit
+from llmctl.tokens import anthropic_limit
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers.anthropic_answers import Reader, failure, reply
 from llmctl.providers.anthropic_messages import conversation, from_openai

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from llmctl.errors import InvalidRequest
-from llmctl.prompt import ANTHROPIC_MAX_TOKENS, max_output
+from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic
 from llmctl.providers.anthropic_schema import fitted
