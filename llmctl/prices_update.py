@@ -11,7 +11,16 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import BadResponse, ConfigError, ServerFailed
-from llmctl.price_data import FILE, Known, Origin, UnfitError, hold_to, newest, parse, stored
+from llmctl.pricing import (
+    FILE,
+    Origin,
+    PriceCatalogue,
+    UnfitError,
+    check_fit,
+    encode_stored,
+    newest,
+    parse,
+)
 from llmctl.protocols import HttpRequest
 from llmctl.storage.files import private_folder, write_private
 from llmctl.transport import HttpTransport
@@ -27,7 +36,7 @@ def default_source() -> str:
     return DEFAULT_UPDATE_URL
 
 
-async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
+async def update(state: Path, source: str, used: PriceCatalogue, clock: Clock) -> PriceCatalogue:
     """Fetch the data, see that it is fit to replace what is `used`, and store it, at once or not
     at all.
 
@@ -39,7 +48,7 @@ async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
     payload = await _fetch(source)
     try:
         data = parse(payload)
-        hold_to(data, used.data)
+        check_fit(data, used.data)
     except UnfitError as error:
         raise BadResponse(
             f"the data at {source} was not taken: {error}; the prices of {used.origin.source} "
@@ -48,7 +57,7 @@ async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
         ) from error
     origin = Origin(source, version("genai-prices"), clock.wall())
     private_folder(state)
-    write_private(state / FILE, stored(payload, origin))
+    write_private(state / FILE, encode_stored(payload, origin))
     return replace(used, data=data, origin=origin, newest=newest(data))
 
 

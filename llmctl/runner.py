@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from llmctl import price_data
+from llmctl import pricing
 from llmctl.behind import Behind
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
@@ -275,7 +275,7 @@ async def open_runner(
     stop = stop or Stop()
 
     async with AsyncExitStack() as stack:
-        prices = Prices(partial(price_data.load, folders.state, warn))
+        prices = Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window)
         minutes = Minutes(folders.state / "limits.db", clock)
         stack.callback(minutes.close)

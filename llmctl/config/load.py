@@ -691,9 +691,9 @@ def _price(said: Mapping[str, Decimal | None] | None, entry: ProfileEntry) -> Pr
 
 def _model_path(entry: ProfileEntry, environ: Mapping[str, str], cwd: Path) -> Path | None:
     """The model's file: `~` is the home folder, a relative path begins at the file naming it."""
-    written = entry.values.get("model_path")
-    if written is None:
+    if entry.values.get("model_path") is None:
         return None
+    written = str(entry.values["model_path"])
     if written == "~" or written.startswith("~/"):
         return home(environ) / written[2:]
     file = entry.nodes["model_path"].where.rpartition(":")[0]

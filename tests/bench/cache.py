@@ -24,13 +24,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from llmctl.config.load import load
-from llmctl.request import Fingerprints
+from llmctl.request import Question, fingerprint
 from llmctl.storage.answers import checksum, pack, short
 from llmctl.storage.cache import SqliteCache
 from llmctl.storage.cache_tables import cache_database
 from llmctl.storage.choose import What
 from llmctl.storage.database import Database
 from llmctl.storage.prune import prune
+from llmctl.types import Message
 from tests.conformance.calls import NOW, a_cached_answer
 
 TASKS = 50
@@ -72,6 +73,10 @@ profiles:
     key: {env: BENCH_KEY}
     price: {input: 1, output: 2}
 """
+
+
+def _question(prompt: str) -> Question:
+    return Question((Message("user", prompt),))
 
 
 def key(n: int) -> bytes:
@@ -161,7 +166,7 @@ def bench_batch(folder: Path) -> None:
     (folder / ".config/llmctl/config.yaml").write_text(CONFIG, encoding="utf-8")
     environ = {**os.environ, "HOME": str(folder), "BENCH_KEY": "x"}
     settings = load(environ={"HOME": str(folder)}, cwd=folder)
-    prints = Fingerprints(settings.profiles["bench"])
+    profile = settings.profiles["bench"]
     cache = SqliteCache(cache_database(settings.folders.cache / "cache.db"))
     rows = [
         f"Is this review positive? I bought it {n} times, and would again." for n in range(ROWS)
@@ -176,7 +181,7 @@ def bench_batch(folder: Path) -> None:
 
         async def worker() -> None:
             for row in left:
-                await cache.put(prints.of_prompt(row).hex(), ROW)
+                await cache.put(fingerprint(_question(row), profile), ROW)
 
         await asyncio.gather(*(worker() for _ in range(500)))
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.config.load import load
-from llmctl.request import Fingerprints
+from llmctl.request import Question, fingerprint
+from llmctl.types import Message
 from tests.bench.loopback import served
 from tests.bench.rows import CONFIG, write_rows
 
@@ -38,6 +39,10 @@ class Run:
     seconds: float
     peak: float
     said: dict[str, Any]
+
+
+def _question(prompt: str) -> Question:
+    return Question((Message("user", prompt),))
 
 
 def run(folder: Path) -> Run:
@@ -73,7 +78,7 @@ def answer_all(folder: Path, rows: int) -> None:
     """Write the output of an earlier run that had answered the first `rows` rows. They are read
     one by one: what this process holds counts towards the peak of those that it starts."""
     settings = load(environ={"HOME": str(folder / "home")}, cwd=folder)
-    prints = Fingerprints(settings.profiles["bench"])
+    profile = settings.profiles["bench"]
     usage = {"input_tokens": 31, "output_tokens": 14, "estimated": False}
     with (
         (folder / "in.jsonl").open(encoding="utf-8") as source,
@@ -86,7 +91,7 @@ def answer_all(folder: Path, rows: int) -> None:
                 "provider": "openai", "model": "gpt-5-mini-2026-05-01", "finish_reason": "stop",
                 "usage": usage, "cost_usd": 0.000059, "cache": "miss", "attempts": 1,
                 "latency_ms": 912, "call_id": "01KAJ5Z7Q0000000000000000",
-                "request_hash": prints.of_prompt(row["prompt"]).hex(), "tags": {},
+                "request_hash": fingerprint(_question(row["prompt"]), profile), "tags": {},
             }  # fmt: skip
             file.write(json.dumps(answer, separators=(",", ":"), ensure_ascii=False) + "\n")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from llmctl.types import Message, Request, Target
 TARGET = Target("bench", "openai", "openai", "https://api.openai.com/v1", "gpt-5-mini")
 ROUNDS = 5
 SIZE = 5_000_000
-_LOT = 256
 SHORT = "Is this review positive or negative? Answer with one word: I would buy it again, "
 
 
@@ -25,16 +23,6 @@ def _request(text: str, fingerprint: str = "") -> Request:
     return Request(
         id="a", target=TARGET, messages=(Message("user", text),), fingerprint=fingerprint
     )
-
-
-def _in_lots(counter: Counter, rows: Sequence[Request]) -> None:
-    """Count them as a batch does: it knows what comes next."""
-    for start in range(0, len(rows), _LOT):
-        lot = rows[start : start + _LOT]
-        counter.expect(lot)
-        for row in lot:
-            counter.count(row)
-    counter._known.clear()
 
 
 def _best(one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
@@ -73,15 +61,14 @@ def main(arguments: Sequence[str]) -> None:
     files = map(Path, arguments) if arguments else sorted(Path(asyncio.__path__[0]).glob("../*.py"))
     source = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
     code = (source * (SIZE // len(source) + 1))[:SIZE]
-    with tempfile.TemporaryDirectory() as folder:
-        counter = Counter(Path(folder))
-        start = time.perf_counter()
-        counter.load(TARGET)
-        loading = time.perf_counter() - start
-        bare: tiktoken.Encoding = counter._vocabularies.encoding("o200k_base")
+    counter = Counter()
+    start = time.perf_counter()
+    counter.load(TARGET)
+    loading = time.perf_counter() - start
+    bare: tiktoken.Encoding = counter._vocabularies.encoding("o200k_base")
     long = _request(code)
     texts = [f"{SHORT}{n}" for n in range(10_000)]
-    rows, alone = [_request(text, text) for text in texts], [_request(text) for text in texts]
+    rows = [_request(text) for text in texts]
     ours, theirs = _best(
         lambda: counter.count(long), lambda: len(bare.encode(code, disallowed_special=()))
     )
@@ -89,13 +76,11 @@ def main(arguments: Sequence[str]) -> None:
     def bare_short() -> list[int]:
         return [len(bare.encode(text, disallowed_special=())) for text in texts]
 
-    ours_short, theirs_short = _best(lambda: _in_lots(counter, rows), bare_short)
-    one, bare_one = _best(lambda: [counter.count(row) for row in alone], bare_short)
+    short, bare_short_time = _best(lambda: [counter.count(row) for row in rows], bare_short)
     gap = asyncio.run(_longest_gap(counter, long))
     print(
         f"tokens: code {SIZE / ours / 1e6:.1f} MB/s, {theirs / ours:.2f}x bare tiktoken; "
-        f"10,000 short prompts as a batch counts them {ours_short:.3f} s, "
-        f"{theirs_short / ours_short:.2f}x, each by itself {bare_one / one:.2f}x; "
+        f"10,000 short prompts {short:.3f} s, {bare_short_time / short:.2f}x; "
         f"loading {loading:.2f} s; longest gap in the event loop for 5 MB {gap * 1000:.0f} ms"
     )
 
