@@ -6,8 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import BadResponse, ConfigError, ServerFailed
@@ -18,7 +16,6 @@ from llmctl.pricing import (
     UnfitError,
     check_fit,
     encode_stored,
-    newest,
     parse,
 )
 from llmctl.protocols import HttpRequest
@@ -58,7 +55,7 @@ async def update(state: Path, source: str, used: PriceCatalogue, clock: Clock) -
     origin = Origin(source, version("genai-prices"), clock.wall())
     private_folder(state)
     write_private(state / FILE, encode_stored(payload, origin))
-    return replace(used, data=data, origin=origin, newest=newest(data))
+    return PriceCatalogue(data, origin)
 
 
 async def _fetch(source: str) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -285,12 +285,16 @@ class Origin(Struct, frozen=True):
 
 
 class PriceCatalogue(Struct, frozen=True):
-    """Price data with its origin. `newest` is the latest day on which one of its prices begins
-    to hold: the data's own word for how new it is."""
+    """Price data with its origin."""
 
     data: DataSnapshot
     origin: Origin
-    newest: date
+
+    @property
+    def newest(self) -> date:
+        """The latest day on which one of the prices begins to hold: the data's own word for how
+        new it is."""
+        return newest(self.data)
 
     @property
     def models(self) -> int:
@@ -330,9 +334,8 @@ def library_catalogue() -> PriceCatalogue:
     """The data that comes with genai-prices."""
     from importlib.metadata import version  # slow to load, and most commands price nothing
 
-    data = bundled()
     release = version("genai-prices")
-    return PriceCatalogue(data, Origin(f"genai-prices {release}", release), newest(data))
+    return PriceCatalogue(bundled(), Origin(f"genai-prices {release}", release))
 
 
 def read_stored(state: Path) -> PriceCatalogue | None:
@@ -350,8 +353,7 @@ def read_stored(state: Path) -> PriceCatalogue | None:
         whole = False
     if not whole:
         raise UnfitError("the file is damaged")
-    data = parse(payload)
-    return PriceCatalogue(data, origin, newest(data))
+    return PriceCatalogue(parse(payload), origin)
 
 
 def encode_stored(payload: bytes, origin: Origin) -> bytes:
@@ -435,32 +437,22 @@ def check_fit(data: DataSnapshot, used: DataSnapshot) -> None:
 
 def _makes_sense(model: ModelInfo) -> bool:
     """Whether rates, none of them negative, can be made of all prices of a model."""
+    listed = model.prices
+    dated = [each.prices for each in listed] if isinstance(listed, list) else [listed]
     try:
-        amounts = [
-            amount
-            for prices in _dated(model)
-            for rates in _table(prices)[1]
-            for amount in (rates.input, rates.output, rates.call)
-        ]
+        rates = [rates for prices in dated for rates in _table(prices)[1]]
     except (ValueError, ArithmeticError, TypeError, AttributeError):
         return False
+    amounts = [amount for each in rates for amount in (each.input, each.output, each.call)]
     return all(amount is None or (amount.is_finite() and amount >= 0) for amount in amounts)
-
-
-def _dated(model: ModelInfo) -> list[ModelPrice]:
-    listed = model.prices
-    return [each.prices for each in listed] if isinstance(listed, list) else [listed]
 
 
 def newest(data: DataSnapshot) -> date:
     """The latest day on which one of the prices begins to hold."""
-    days = (day for p in data.providers for model in p.models for day in _starts(model))
-    return max(days, default=date.min)
-
-
-def _starts(model: ModelInfo) -> Iterator[date]:
-    dated: list[Any] = model.prices if isinstance(model.prices, list) else []
-    for each in (*dated, *(model.price_variants or ())):
-        start = getattr(each.constraint, "start_date", None)
-        if isinstance(start, date):
-            yield start
+    found = date.min
+    for model in (model for provider in data.providers for model in provider.models):
+        dated = model.prices if isinstance(model.prices, list) else []
+        for each in (*dated, *(model.price_variants or ())):
+            start = getattr(each.constraint, "start_date", date.min)
+            found = max(found, start)
+    return found

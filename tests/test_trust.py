@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmctl.config import trust
-from llmctl.config.load import KEYS, UNTRUSTED_KEYS, project
+from llmctl.config.load import KEYS, PROJECT_KEYS, project
 from llmctl.config.paths import find_folders
 from llmctl.config.settings import KeySource
 from llmctl.config.trust import Untrusted
@@ -49,9 +49,9 @@ def give(world: World) -> None:
 def test_every_other_key_needs_trust() -> None:
     """What a project may set unasked is a list of its own: a key of a profile that is added later
     needs trust until somebody puts it there."""
-    assert KEYS.keys() - UNTRUSTED_KEYS == EXAMPLES.keys()
-    assert not UNTRUSTED_KEYS - KEYS.keys()
-    assert not {"base_url", "key", "headers", "proxy"} & UNTRUSTED_KEYS
+    assert KEYS.keys() - PROJECT_KEYS == EXAMPLES.keys()
+    assert not PROJECT_KEYS - KEYS.keys()
+    assert not {"base_url", "key", "headers", "proxy"} & PROJECT_KEYS
 
 
 @pytest.mark.parametrize("key", sorted(EXAMPLES))

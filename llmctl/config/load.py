@@ -46,7 +46,7 @@ from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.storage import keyindex
 from llmctl.types import Price, Target
 
-UNTRUSTED_KEYS = frozenset(
+PROJECT_KEYS = frozenset(
     {"provider", "model", "api", "params", "limits", "timeout", "retry", "breaker", "cache",
      "on_overflow", "fallback", "tags", "context", "parallel"}
 )  # fmt: skip
@@ -234,7 +234,7 @@ def _needs_trust(project: ConfigFile, user: ConfigFile) -> tuple[Node, ...]:
     looser. Profiles that a project adds itself may name any provider."""
     found: list[Node] = []
     for entry in project.profiles.values():
-        found += [node for name, node in entry.nodes.items() if name not in UNTRUSTED_KEYS]
+        found += [node for name, node in entry.nodes.items() if name not in PROJECT_KEYS]
     if project.cache_size is not None:
         found.append(project.cache_size[1])
     budgets = {budget.name: budget for budget, _ in user.budgets}
@@ -289,13 +289,10 @@ def _read_file(path: Path, *, must_exist: bool = True) -> ConfigFile:
         )
     entries = _entries(root, ("default", "profiles", "budgets", "cache"))
     default, size = entries.get("default"), None
+    if default is not None and default.null:
+        default = None
     if default is not None:
-        default = None if default.null else default
-        if default is not None:
-            _text(default)
-    if "cache" in entries:
-        node = _entries(entries["cache"], ("max_size",)).get("max_size")
-        size = None if node is None else (_size(node), entries["cache"])
+        _text(default)
     profiles: dict[str, ProfileEntry] = {}
     for name, node in (entries["profiles"].mapping() if "profiles" in entries else {}).items():
         if not _PROFILE_NAME.fullmatch(name):
@@ -305,6 +302,9 @@ def _read_file(path: Path, *, must_exist: bool = True) -> ConfigFile:
             )
         said = {key: _key_of_profile(key, child) for key, child in _entries(node, KEYS).items()}
         profiles[name] = ProfileEntry(said, dict(node.mapping()), (node.where,))
+    if "cache" in entries:
+        node = _entries(entries["cache"], ("max_size",)).get("max_size")
+        size = None if node is None else (_size(node), entries["cache"])
     budgets = _budgets(entries["budgets"]) if "budgets" in entries else ()
     return ConfigFile(path, raw, default, profiles, budgets, size)
 

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llmctl.errors import CallError
-from llmctl.tokens import anthropic_limit
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers.anthropic_answers import Reader, failure, reply
 from llmctl.providers.anthropic_messages import conversation, from_openai
@@ -23,6 +22,7 @@ from llmctl.providers.anthropic_schema import fitted
 from llmctl.providers.bodies import items, json_object, named, shaped, since_epoch
 from llmctl.providers.headers import count
 from llmctl.providers.usage import whole
+from llmctl.tokens import anthropic_limit
 from llmctl.types import ModelInfo, ProviderReply, Request
 
 VERSION = "2023-06-01"

@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from llmctl.errors import InvalidRequest
-from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic
 from llmctl.providers.anthropic_schema import fitted
+from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
 from tests.providers.recordings import (
     asked,

@@ -29,8 +29,8 @@ from llmctl.batch.lines import Problem, lines
 from llmctl.batch.questions import RowError
 from llmctl.batch.rows import Reader as Rows
 from llmctl.config.load import load
-from llmctl.config.settings import Profile
 from llmctl.config.profiles import as_yaml
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError, ConfigError
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
