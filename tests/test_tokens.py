@@ -279,7 +279,7 @@ def test_a_long_prompt_leaves_the_event_loop_free(counter: Counter) -> None:
 
     counted, turns = asyncio.run(run())
     assert counted.exact
-    assert turns > 100
+    assert turns > 10
     start = time.perf_counter()
     assert counter.count(request) == counted
     assert time.perf_counter() - start < 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_untrusted(world: World, key: str) -> None:
     assert EXAMPLES[key] not in message
     assert caught.value.exit_code == 2
     assert caught.value.asks == (f"{path}:4: profiles.p.{key}",)
+    assert caught.value.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_trusted_until_a_byte_changes(world: World) -> None:

@@ -280,7 +280,7 @@ def _is_loopback(host: str) -> bool:
 def _read_file(path: Path, *, must_exist: bool = True) -> ConfigFile:
     """The file, held to the schema; empty when it is missing and need not exist."""
     raw = read_bytes(path, must_exist=must_exist) or b""
-    root = parse_yaml(decoded(raw, path), str(path))
+    root = parse_yaml(decoded(raw, path), str(path)) if raw else None  # PyYAML takes 25 ms to load
     if root is None:
         return ConfigFile(path, raw)
     if not isinstance(root.value, Mapping) and not root.null:
@@ -303,8 +303,8 @@ def _read_file(path: Path, *, must_exist: bool = True) -> ConfigFile:
         said = {key: _key_of_profile(key, child) for key, child in _entries(node, KEYS).items()}
         profiles[name] = ProfileEntry(said, dict(node.mapping()), (node.where,))
     if "cache" in entries:
-        node = _entries(entries["cache"], ("max_size",)).get("max_size")
-        size = None if node is None else (_size(node), entries["cache"])
+        said_size = _entries(entries["cache"], ("max_size",)).get("max_size")
+        size = None if said_size is None else (_size(said_size), entries["cache"])
     budgets = _budgets(entries["budgets"]) if "budgets" in entries else ()
     return ConfigFile(path, raw, default, profiles, budgets, size)
 

@@ -218,7 +218,7 @@ class Budget(Struct, frozen=True):
 
 class Folders(Struct, frozen=True):
     """Where the program keeps things: `config` (the user's files), `state` (ledger,
-    conversations), `cache` (answers, vocabularies), `data` (models)."""
+    conversations), `cache` (answers), `data` (models)."""
 
     config: Path
     state: Path
