@@ -54,7 +54,7 @@ async def open_endpoint(
         base_url, auth, _ = await open_address(
             profile, folders, environ, clock, stack, say, warn, ask
         )
-        yield connect(profile, base_url, auth, Counter(folders.cache), clock, stack)
+        yield connect(profile, base_url, auth, Counter(), clock, stack)
 
 
 async def open_address(

@@ -1,29 +1,19 @@
-"""A question and a profile make a `Request`: the one place where their settings meet.
+"""Building a `Request`: a question merged with the settings of a profile.
 
 What the question says itself wins over the profile; flags are already part of the profile.
 """
+# ruff: noqa: D102 (what the fields of a profile mean is said at `config.settings.Profile`)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-import orjson
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from llmctl.config.settings import Profile
-from llmctl.types import (
-    JSON,
-    CacheMode,
-    Message,
-    RawRequest,
-    Request,
-    Target,
-    fingerprint,
-    fingerprint_head,
-)
+from llmctl.types import JSON, CacheMode, Message, RawRequest, Request, Target
+from llmctl.types import fingerprint as fingerprint_of
 
 
 class Question(Struct, frozen=True):
@@ -39,10 +29,46 @@ class Question(Struct, frozen=True):
     schema: JSON | None = None
 
 
-_OWN_NOTHING: frozenset[str] = frozenset()
+class CacheSwitch(Protocol):
+    """Whether answers may be kept and reused."""
+
+    @property
+    def enabled(self) -> bool: ...
 
 
-def target_of(profile: Profile, model: str | None = None) -> Target:
+class ProfileFields(Protocol):
+    """What a request takes from a profile."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def adapter(self) -> str: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def api(self) -> str: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+    @property
+    def cache(self) -> CacheSwitch: ...
+
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+def target_for(profile: ProfileFields, model: str | None = None) -> Target:
     """Where the profile's requests go; `model` instead of the profile's own."""
     return Target(
         profile=profile.name,
@@ -57,50 +83,42 @@ def target_of(profile: Profile, model: str | None = None) -> Target:
 
 def compose(
     question: Question,
-    profile: Profile,
+    profile: ProfileFields,
     *,
     id: str,
     index: int = 0,
     cache_mode: CacheMode = "use",
     call_id: str = "",
-    home: Target | None = None,
 ) -> Request:
-    """The request, with its fingerprint. `home` is `target_of(profile)`, for who has it."""
+    """The request, with its fingerprint. Raises `TypeError` for JSON that is nested too deeply
+    to be encoded."""
     raw = question.raw
     if raw is not None and "model" not in raw.body:
         raw = RawRequest(raw.path, {**raw.body, "model": question.model or profile.model})
-    if not profile.cache.enabled:
-        cache_mode = "bypass"
-    own = question.temperature
     request = Request(
         id=id,
-        target=home
-        if home is not None and raw is None and question.model is None
-        else target_of(profile, str(raw.body["model"]) if raw else question.model),
+        target=target_for(profile, str(raw.body["model"]) if raw else question.model),
         messages=question.messages,
         max_tokens=profile.max_tokens if question.max_tokens is None else question.max_tokens,
-        temperature=profile.temperature if own is None else own,
+        temperature=profile.temperature if question.temperature is None else question.temperature,
         options={**profile.params, **question.options},
         tags={**profile.tags, **question.tags},
         raw=raw,
         schema=question.schema,
-        cache_mode=cache_mode,
-        own=_own(question),
+        cache_mode=cache_mode if profile.cache.enabled else "bypass",
+        own=_own_parameters(question),
         index=index,
         call_id=call_id,
     )
-    return replace(request, fingerprint=fingerprint(request))
+    return replace(request, fingerprint=fingerprint_of(request))
 
 
-def _own(question: Question) -> frozenset[str]:
-    """The names of the parameters that the question sets itself."""
-    if question.max_tokens is None and question.temperature is None and not question.options:
-        return _OWN_NOTHING
-    said = ("max_tokens", question.max_tokens), ("temperature", question.temperature)
-    return frozenset((*question.options, *(name for name, value in said if value is not None)))
+def fingerprint(question: Question, profile: ProfileFields) -> str:
+    """The fingerprint of the request that `compose` makes. Raises `TypeError` as `compose`."""
+    return compose(question, profile, id="").fingerprint
 
 
-def readdress(request: Request, profile: Profile, call_id: str) -> Request:
+def retarget(request: Request, profile: ProfileFields, call_id: str) -> Request:
     """The request as another profile asks it: that one's model and parameters, except those that
     the question set itself. A body that is passed through only changes its model."""
     own, raw = request.own, request.raw
@@ -109,7 +127,7 @@ def readdress(request: Request, profile: Profile, call_id: str) -> Request:
         raw = RawRequest(raw.path, {**raw.body, "model": profile.model})
     made = replace(
         request,
-        target=target_of(profile),
+        target=target_for(profile),
         max_tokens=request.max_tokens if "max_tokens" in own or raw else profile.max_tokens,
         temperature=request.temperature if "temperature" in own else profile.temperature,
         options={**profile.params, **kept},
@@ -117,55 +135,12 @@ def readdress(request: Request, profile: Profile, call_id: str) -> Request:
         cache_mode=request.cache_mode if profile.cache.enabled else "bypass",
         call_id=call_id,
     )
-    return replace(made, fingerprint=fingerprint(made))
+    return replace(made, fingerprint=fingerprint_of(made))
 
 
-class Fingerprints:
-    """The fingerprints `compose` gives, as 32 bytes, at a tenth of its cost.
-
-    A resumed file of a million rows is compared with its answers by nothing else: no request
-    is built, and what the rows of a profile have in common is encoded once.
-    """
-
-    def __init__(
-        self, profile: Profile, system: str | None = None, schema: JSON | None = None
-    ) -> None:
-        """`system` is what `of_prompt` puts before every prompt, `schema` what it asks for."""
-        self._profile = profile
-        self._head = fingerprint_head(target_of(profile))
-        first = _canonical({"role": "system", "content": system}) + b"," if system else b""
-        self._before = self._head + orjson.dumps(profile.model) + b",[" + first + b'{"content":'
-        common: list[Any] = [profile.max_tokens, profile.temperature, dict(profile.params)]
-        if schema is not None:
-            common.append(schema)
-        rest = _canonical(common)
-        self._after = b',"role":"user"}],' + rest[1:]
-
-    def of_prompt(self, prompt: str) -> bytes:
-        """Of a question that is one user message and leaves all else to the profile."""
-        what = self._before + orjson.dumps(prompt) + self._after
-        return hashlib.sha256(what).digest()
-
-    def of(self, question: Question) -> bytes:
-        """Of any question. Raises `TypeError` when it cannot be encoded (nested too deeply)."""
-        profile, raw, own = self._profile, question.raw, question.temperature
-        if raw is not None:
-            body = raw.body
-            if "model" not in body:
-                body = {**body, "model": question.model or profile.model}
-            what: list[Any] = [raw.path, body]
-        else:
-            what = [
-                question.model or profile.model,
-                [m.as_json() for m in question.messages],
-                profile.max_tokens if question.max_tokens is None else question.max_tokens,
-                profile.temperature if own is None else own,
-                {**profile.params, **question.options},
-            ]
-            if question.schema is not None:
-                what.append(question.schema)
-        return hashlib.sha256(self._head + _canonical(what)[1:]).digest()
-
-
-def _canonical(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+def _own_parameters(question: Question) -> frozenset[str]:
+    """The names of the parameters that the question sets itself."""
+    if question.max_tokens is None and question.temperature is None and not question.options:
+        return _NOTHING
+    said = ("max_tokens", question.max_tokens), ("temperature", question.temperature)
+    return frozenset((*question.options, *(name for name, value in said if value is not None)))

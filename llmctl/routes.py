@@ -58,7 +58,7 @@ class Route(Struct):
         Raises `ProviderDown`, `SetupError` or `ContextTooLong`.
         """
         self.gate.check()
-        window = None if fits(request) else self.counter.window_in_question(request)
+        window = None if fits(request) else self.counter.window_to_check(request)
         if window is not None:
             counted = await self.counter.count_async(request)
             try:

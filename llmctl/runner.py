@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from llmctl import price_data
+from llmctl import pricing
 from llmctl.behind import Behind
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
@@ -38,7 +38,7 @@ from llmctl.inflight import InFlight
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
 from llmctl.providers.endpoint import Endpoint
-from llmctl.request import readdress
+from llmctl.request import retarget
 from llmctl.routes import Route, open_route
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
@@ -145,7 +145,7 @@ class Live(Struct, frozen=True):
                 accounts,
                 self.behind,
                 kept,
-                self.counter.expect,
+                lambda _: None,
                 early,
             ),
         )
@@ -162,7 +162,7 @@ class Live(Struct, frozen=True):
 
     def _alternative(self, route: Route, handler: Handler) -> Alternative:
         def readdressed(request: Request) -> Request:
-            return readdress(request, route.profile, self.call_id())
+            return retarget(request, route.profile, self.call_id())
 
         return Alternative(route.profile.name, readdressed, route.admit, handler)
 
@@ -228,14 +228,11 @@ class Live(Struct, frozen=True):
         that it, or else the model's window, leaves room for."""
         return self._worst(request, counted or await self.counter.count_async(request))
 
-    def _worst_at_once(self, request: Request) -> tuple[Usage, Decimal | None] | None:
-        counted = self.counter.at_once(request)
-        if counted is None or self.counter.window_in_question(request) is not None:
-            return None
-        return self._worst(request, counted)
+    def _worst_at_once(self, _: Request) -> tuple[Usage, Decimal | None] | None:
+        return None
 
     def _worst(self, request: Request, counted: TokenCount) -> tuple[Usage, Decimal | None]:
-        output = self.counter.most_output(request, counted)
+        output = self.counter.output_bound(request, counted)
         cost = self.prices.worst_case(
             request.target,
             self._profile_of(request).price,
@@ -278,8 +275,8 @@ async def open_runner(
     stop = stop or Stop()
 
     async with AsyncExitStack() as stack:
-        prices = Prices(partial(price_data.load, folders.state, warn))
-        counter = Counter(folders.cache, prices.window)
+        prices = Prices(partial(pricing.load, folders.state, warn))
+        counter = Counter(prices.window)
         minutes = Minutes(folders.state / "limits.db", clock)
         stack.callback(minutes.close)
 

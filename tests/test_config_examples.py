@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.config.choosing import choose
 from llmctl.config.load import load
+from llmctl.config.profiles import choose, starter
 from llmctl.config.settings import Settings
-from llmctl.config.starter import STARTER
 from llmctl.providers.registry import PRESETS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -63,7 +62,7 @@ def test_team_example(tmp_path: Path) -> None:
 def test_starter_changes_nothing(tmp_path: Path) -> None:
     """The starter file loads as it is written, and says nothing yet."""
     path = tmp_path / "c.yaml"
-    path.write_text(STARTER)
+    path.write_text(starter())
     settings = own(path, tmp_path)
     assert list(settings.profiles) == list(PRESETS)
     assert settings.default is None
@@ -72,7 +71,7 @@ def test_starter_changes_nothing(tmp_path: Path) -> None:
 def test_starter_with_all_comments_taken_away(tmp_path: Path) -> None:
     """Every line the starter offers is valid, all of them together too."""
     path = tmp_path / "c.yaml"
-    path.write_text(re.sub(r"^# ", "", STARTER, flags=re.MULTILINE))
+    path.write_text(re.sub(r"^# ", "", starter(), flags=re.MULTILINE))
     settings = own(path, tmp_path)
     assert settings.default == "fast"
     assert list(settings.profiles) == [*PRESETS, "fast", "server", "mine"]

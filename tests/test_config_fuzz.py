@@ -12,13 +12,28 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctl.config.load import load
-from llmctl.config.schema import PROFILE
-from llmctl.config.settings import Settings
-from llmctl.config.showing import as_yaml
+from llmctl.config.load import KEYS, load
+from llmctl.config.profiles import as_yaml
+from llmctl.config.settings import (
+    BreakerPolicy,
+    CachePolicy,
+    KeySource,
+    Limits,
+    RetryPolicy,
+    Settings,
+    Timeouts,
+)
 from llmctl.errors import ConfigError
+from llmctl.types import Price
 
-_SECTIONS = {name: list(rule) for name, rule in PROFILE.items() if isinstance(rule, dict)}
+_STRUCTS = (Limits, Timeouts, RetryPolicy, BreakerPolicy, CachePolicy, KeySource, Price)
+_SECTIONS = dict(
+    zip(
+        ("limits", "timeout", "retry", "breaker", "cache", "key", "price"),
+        (struct.__struct_fields__ for struct in _STRUCTS),
+        strict=True,
+    )
+)
 _SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
     | st.dates() | st.binary(max_size=5)
@@ -34,7 +49,7 @@ _PROFILES = st.fixed_dictionaries(
     optional={
         name: st.fixed_dictionaries({}, optional=dict.fromkeys(_SECTIONS.get(name, ()), _SCALARS))
         | _VALUES
-        for name in PROFILE
+        for name in KEYS
     },
 )
 _FILES = st.fixed_dictionaries(

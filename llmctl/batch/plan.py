@@ -159,7 +159,7 @@ def plan(batch: Prepared, means: Means) -> Plan:
 def _problem(request: Request, means: Means) -> CallError | None:
     """Why the run would not send the request."""
     try:
-        window = means.counter.window_in_question(request)
+        window = means.counter.window_to_check(request)
         if window is not None:
             means.counter.check_fits(request, means.counter.count(request), window)
         means.codec.encode(request, stream=False)
@@ -178,7 +178,7 @@ def _add(
     duplicate: bool,
 ) -> None:
     counted = means.counter.count(request)
-    most = means.counter.most_output(request, counted)
+    most = means.counter.output_bound(request, counted)
     expected = _expected(most, usual)
 
     def cost(output: int | None, terms: Terms) -> Decimal | None:

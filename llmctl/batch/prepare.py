@@ -15,7 +15,7 @@ from llmctl.batch.places import check_output, default_output, errors_path
 from llmctl.batch.read import Source
 from llmctl.batch.rows import Reader
 from llmctl.config.settings import Profile
-from llmctl.request import compose, target_of
+from llmctl.request import compose
 from llmctl.storage.lock import LockedFile
 from llmctl.types import CacheMode, Request
 
@@ -78,7 +78,7 @@ class Prepared(Struct, frozen=True):
     def requests(self, call_id: Callable[[], str]) -> Iterator[Request]:
         """The rows that have no answer yet, in input order, each with a call id of its own;
         drawn one by one."""
-        job, home = self.job, target_of(self.job.profile)
+        job = self.job
         skip = self.answered.answered if self.answered else ()
         for row in job.reader.rows(self.source, skip):
             if row.index >= self.rows:
@@ -90,7 +90,6 @@ class Prepared(Struct, frozen=True):
                 index=row.index,
                 cache_mode=job.cache_mode,
                 call_id=call_id(),
-                home=home,
             )
 
 

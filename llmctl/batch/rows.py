@@ -14,7 +14,7 @@ from llmctl.batch.questions import RowError, known_keys, question, reject_typos,
 from llmctl.batch.read import Record, Source
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.request import Fingerprints, Question
+from llmctl.request import Question, fingerprint
 from llmctl.types import JSON, Message
 
 Render = Callable[[Mapping[str, Any]], str]
@@ -54,10 +54,6 @@ class Reader:
         except TypeError as error:
             raise InputError("--system is not valid Unicode text") from error
 
-    def prints(self, profile: Profile) -> Fingerprints:
-        """The fingerprints that fit this reader's rows."""
-        return Fingerprints(profile, self._system, self._schema)
-
     def parse(self, index: int, record: Record) -> Row:
         """The row. Raises `RowError` with what is wrong."""
         line, data = record
@@ -69,21 +65,11 @@ class Reader:
             return Row(index, line, name, Question(turns, schema=self._schema))
         return Row(index, line, self._id(fields, line), self._question(fields, type(data) is dict))
 
-    def identify(self, record: Record, prints: Fingerprints) -> tuple[str, bytes]:
-        """The row's id and the fingerprint of its question; `RowError` as by `parse`.
-
-        What `parse` and `prints.of` would give, but rows that are only an id and a prompt
-        (most rows of most files) take a short way.
-        """
-        data = record[1]
-        fields = _fields(data)
-        plain = self._plain(fields)
-        if plain is not None:
-            return plain[0], prints.of_prompt(plain[1])
-        name = self._id(fields, record[0])
-        question = self._question(fields, type(data) is dict)
+    def identify(self, record: Record, profile: Profile) -> tuple[str, bytes]:
+        """The row's id and the fingerprint of its question; `RowError` as by `parse`."""
+        row = self.parse(0, record)
         try:
-            return name, prints.of(question)
+            return row.id, bytes.fromhex(fingerprint(row.question, profile))
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.
             raise RowError("the JSON is nested too deeply to be sent (254 levels)") from error

@@ -16,7 +16,7 @@ from llmctl.cli.render import is_tty, usage_line
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.cli.spending import caps
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
 from llmctl.config.paths import find_folders
 from llmctl.errors import CallError, DiskError, InputError
 from llmctl.guards.retry import Trouble

@@ -13,7 +13,7 @@ from msgspec import Struct
 from llmctl.cli.context import Context, finish
 from llmctl.cli.options import JsonOption, QuietOption, VerboseOption
 from llmctl.config.paths import find_folders
-from llmctl.config.values import parse_duration, parse_size
+from llmctl.config.settings import parse_duration, parse_size
 from llmctl.errors import EXIT_CODES, UsageError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from llmctl.cli.context import Context
 from llmctl.cli.trusting import load
-from llmctl.config import choosing
-from llmctl.config.overrides import Overrides
+from llmctl.config import profiles
+from llmctl.config.load import Overrides
 from llmctl.config.settings import Budget, Folders, Profile, Settings
 from llmctl.connecting import located
 from llmctl.errors import SetupError
@@ -28,11 +28,11 @@ class Chosen(Struct, frozen=True):
 
 def choose(context: Context, overrides: Overrides) -> Chosen:
     """Read the configuration and choose. Raises `ConfigError`, `NoKeyError`, `SetupError`."""
-    from llmctl.providers.local_model_files import is_installed
+    from llmctl.providers.embedded_model import installed
 
     settings = load(context, overrides)
-    profile = choosing.choose(
-        settings, overrides.profile, context.environ, lambda: is_installed(settings.folders)
+    profile = profiles.choose(
+        settings, overrides.profile, context.environ, lambda: installed(settings.folders)
     )
     if context.verbose:
         context.say(f"profile {profile.name}, model {profile.model}: {profile.chosen}")

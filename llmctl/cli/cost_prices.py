@@ -10,16 +10,16 @@ from llmctl.cli.context import Context
 from llmctl.cli.cost import PricesOptions
 from llmctl.cli.render import write_stdout
 from llmctl.config.paths import find_folders
-from llmctl.price_data import Known, choose
+from llmctl.pricing import PriceCatalogue, catalogue
 from llmctl.reports.periods import iso
 
 
 def run_prices(options: PricesOptions, context: Context) -> int:
-    """Print which prices are in use. Raises what `prices_update.update` does."""
+    """Print which prices are in use. Raises what `price_list.update` does."""
     state = find_folders(context.environ, context.cwd()).state
-    used = choose(state, context.warn)
+    used = catalogue(state, context.warn)
     if options.update:
-        from llmctl.prices_update import default_source, update
+        from llmctl.storage.price_list import default_source, update
 
         source = context.environ.get("LLMCTL_PRICES_URL") or default_source()
         before = used.models
@@ -44,7 +44,7 @@ def run_prices(options: PricesOptions, context: Context) -> int:
     return 0
 
 
-def _as_json(used: Known, context: Context) -> dict[str, Any]:
+def _as_json(used: PriceCatalogue, context: Context) -> dict[str, Any]:
     fetched = used.origin.fetched
     return {
         "source": used.origin.source,

@@ -135,7 +135,7 @@ def run(options: ReleaseOptions, context: Context) -> int:
 
 def _release(options: ReleaseOptions, context: Context) -> Sequence[UnknownCall]:
     from llmctl.cli.trusting import load
-    from llmctl.config.overrides import Overrides
+    from llmctl.config.load import Overrides
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.unknown import Chosen
 

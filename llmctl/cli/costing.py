@@ -25,9 +25,8 @@ from llmctl.cli.cost_formats import (
 from llmctl.cli.cost_table import WIDEST, budget_line, draw, money
 from llmctl.cli.render import colours, is_tty, safe, write_stdout
 from llmctl.cli.trusting import load
-from llmctl.config.budgets import share_of
-from llmctl.config.overrides import Overrides
-from llmctl.config.settings import PERIODS, Budget, Settings
+from llmctl.config.load import Overrides
+from llmctl.config.settings import PERIODS, Budget, Settings, parse_share
 from llmctl.errors import UsageError
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.periods import Span, between, period_at, since, zone_named
@@ -42,7 +41,7 @@ _MOST_GROUPS = 30
 
 def share_given(flag: str, text: str) -> Decimal:
     """A share such as `80%` or `0.8`. Raises `UsageError`."""
-    share = share_of(text.strip())
+    share = parse_share(text.strip())
     if share is None:
         raise UsageError(f"{flag} wants a share such as 80% or 0.8, not {text!r}")
     return share

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,12 @@ from typing import Any
 from llmctl.cli.context import Context
 from llmctl.cli.keyplaces import Places, in_keyring
 from llmctl.cli.table import print_table
-from llmctl.config import values
-from llmctl.config.settings import Profile
-from llmctl.config.tree import Node
-from llmctl.errors import NoKeyError
-from llmctl.keys.key import KeySlot, slot_of
-from llmctl.keys.keyring_store import KeyringUnavailable
-from llmctl.keys.rotation import KeyPair
-from llmctl.redact import last_chars
+from llmctl.config.settings import Profile, parse_duration
+from llmctl.config.yaml_nodes import quoted
+from llmctl.errors import NoKeyError, UsageError
+from llmctl.keys.bounds import NoVaultError
+from llmctl.keys.key import Slot, ending, slot
+from llmctl.keys.rotation import Pair
 
 _LONGEST_AGE = 36500 * 86400.0
 
@@ -50,7 +47,7 @@ class Row:
     def as_json(self, now: float) -> dict[str, Any]:
         """The row for a script; never the key."""
         return {
-            "name": self.name, "origin": self.origin, "last4": last_chars(self.key)[1:] or None,
+            "name": self.name, "origin": self.origin, "last4": ending(self.key)[1:] or None,
             "source": self.source, "env": self.env, "command": self.command, "role": self.role,
             "created": self.created,
             "age_s": None if self.created is None else round(max(0.0, now - self.created)),
@@ -58,11 +55,17 @@ class Row:
         }  # fmt: skip
 
 
+def _seconds(max_age: str) -> float:
+    """Raises `UsageError` when it is no duration."""
+    seconds = parse_duration(max_age)
+    if not seconds or seconds > _LONGEST_AGE:
+        raise UsageError(f"--max-age must be a duration such as 90d, not {quoted(max_age)}")
+    return seconds
+
+
 def run_list(max_age: str | None, context: Context) -> int:
     """Print every key there is; 1 when one is older than `max_age`."""
-    oldest = None
-    if max_age is not None:
-        oldest = values.seconds(_LONGEST_AGE)(Node("--max-age", "", max_age))
+    oldest = None if max_age is None else _seconds(max_age)
     places = Places(context)
     rows, unusable = _rows(places)
     now = context.clock.wall()
@@ -70,7 +73,7 @@ def run_list(max_age: str | None, context: Context) -> int:
         print(json.dumps([row.as_json(now) for row in rows], indent=2, ensure_ascii=False))
     else:
         table = [
-            (row.name, KeySlot(row.name, row.origin).where, last_chars(row.key) if row.key else "-",
+            (row.name, Slot(row.name, row.origin).where, ending(row.key) if row.key else "-",
              row.where, _age(row.created, now), row.role, " ".join(row.profiles) or "-")
             for row in rows
         ]  # fmt: skip
@@ -103,16 +106,16 @@ def _too_old(rows: Sequence[Row], oldest: float | None, now: float, context: Con
     return 1 if old else 0
 
 
-def _rows(places: Places) -> tuple[list[Row], KeyringUnavailable | None]:
+def _rows(places: Places) -> tuple[list[Row], NoVaultError | None]:
     """Every key, and why the keyring could not be read, if it could not."""
     rows: dict[tuple[str, ...], Row] = {}
-    unusable: KeyringUnavailable | None = None
-    pairs: dict[KeySlot, KeyPair] = {}
-    wanted = {slot_of(p) for p in places.profiles if in_keyring(p)}
+    unusable: NoVaultError | None = None
+    pairs: dict[Slot, Pair] = {}
+    wanted = {slot(p) for p in places.profiles if in_keyring(p)}
     for place in sorted(wanted | set(places.orphans(wanted))):
         try:
-            pairs[place] = places.resolver.keyring.read(place)
-        except KeyringUnavailable as error:
+            pairs[place] = places.finder.vault.read(place)
+        except NoVaultError as error:
             unusable = error
             break
     for profile in places.profiles:
@@ -125,14 +128,13 @@ def _rows(places: Places) -> tuple[list[Row], KeyringUnavailable | None]:
     return sorted(rows.values(), key=lambda r: (r.name, r.origin, r.hidden_by or "")), unusable
 
 
-def _of_profile(profile: Profile, pairs: dict[KeySlot, KeyPair], places: Places) -> list[Row]:
-    place, source = slot_of(profile), profile.key
+def _of_profile(profile: Profile, pairs: dict[Slot, Pair], places: Places) -> list[Row]:
+    place, source = slot(profile), profile.key
     name = place.name
     if source and source.command:
         row = Row(name, place.origin, "command", "primary", command=source.command[0])
         try:
-            key = asyncio.run(places.resolver.find(profile))
-            row.key = key.value if key else ""
+            row.key = places.finder.keys(profile)[0].value
         except NoKeyError as error:
             row.role, row.problem = "missing", error.message
         return [row]
@@ -141,7 +143,7 @@ def _of_profile(profile: Profile, pairs: dict[KeySlot, KeyPair], places: Places)
     if source and source.env:
         row = Row(name, place.origin, "environment", "primary", env=source.env)
         try:
-            key = places.resolver.environment(profile)
+            key = places.finder.environment(profile)
         except NoKeyError as error:
             key, row.role, row.problem = None, "missing", error.message
         if key:
@@ -158,8 +160,8 @@ def _of_profile(profile: Profile, pairs: dict[KeySlot, KeyPair], places: Places)
     return found
 
 
-def _stored(place: KeySlot, pairs: dict[KeySlot, KeyPair], hidden_by: str | None) -> list[Row]:
-    pair = pairs.get(place, KeyPair())
+def _stored(place: Slot, pairs: dict[Slot, Pair], hidden_by: str | None) -> list[Row]:
+    pair = pairs.get(place, Pair())
     roles = (("primary", pair.primary), ("previous", pair.previous), ("new", pair.candidate))
     return [
         Row(place.name, place.origin, "keyring", role, entry.key,

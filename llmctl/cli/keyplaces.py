@@ -10,9 +10,9 @@ from msgspec import Struct
 from llmctl.cli.context import Context
 from llmctl.cli.secret import asker
 from llmctl.cli.trusting import load
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
 from llmctl.config.settings import Profile, Settings
-from llmctl.config.tree import nearest, quoted
+from llmctl.config.yaml_nodes import nearest, quoted
 from llmctl.errors import UsageError
 from llmctl.keys.key import KeySlot, slot_of
 from llmctl.keys.keyring_store import stored_slots

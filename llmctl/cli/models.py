@@ -42,7 +42,7 @@ def run(context: Context) -> int:
     """Ask, print, and return the exit code. Raises `NoKeyError` and `CallError`."""
     from llmctl.cli.chosen import choose
     from llmctl.cli.render import write_stdout
-    from llmctl.config.overrides import Overrides
+    from llmctl.config.load import Overrides
     from llmctl.connecting import open_endpoint
     from llmctl.providers.models_api import list_models
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from llmctl import price_data
+from llmctl import pricing
 from llmctl.batch.places import default_output
 from llmctl.batch.plan import Cost, Means, Plan, Usual, looked_at, plan
 from llmctl.batch.prepare import Job
@@ -40,11 +40,11 @@ class Known(Struct, frozen=True):
 def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context) -> int:
     """Print the plan; 3 when its worst case is above the budget, or not known under one."""
     now = context.clock.wall()
-    prices = Prices(partial(price_data.load, folders.state, context.warn))
+    prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
     with looked_at(job) as batch, cache, LedgerPeek(folders.state / "ledger.db") as ledger:
         means = Means(
-            counter=Counter(folders.cache, prices.window),
+            counter=Counter(prices.window),
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,

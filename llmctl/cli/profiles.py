@@ -14,13 +14,10 @@ from llmctl.cli.render import safe
 from llmctl.cli.table import print_table
 from llmctl.cli.trusting import load
 from llmctl.config import trust
-from llmctl.config.choosing import choose
-from llmctl.config.load import project
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides, project
 from llmctl.config.paths import CONFIG_FILE, find_folders
+from llmctl.config.profiles import as_json, as_yaml, choose, write_starter
 from llmctl.config.settings import Folders, Profile, Settings
-from llmctl.config.showing import as_json, as_yaml
-from llmctl.config.starter import write_starter
 from llmctl.errors import NoKeyError, UsageError
 from llmctl.keys.key import slot_of
 from llmctl.keys.keyring_store import stored_slots

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -24,13 +24,15 @@ from llmctl.cli.render import colours, is_tty
 from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.cli.summary import Ended, print_summary
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
 from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble
 from llmctl.observers.ledger_observer import SettlingBehind
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.run_stats import Tally
-from llmctl.request import target_of
+from llmctl.onecore import LinuxProcessors, one_core
+from llmctl.providers.registry import LOCAL
+from llmctl.request import target_for
 from llmctl.runner import Live, open_runner, user_name
 from llmctl.shutdown import Stop
 
@@ -132,6 +134,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                     stop=stop,
                 ) as live,
                 _shown(tally, live, context),
+                _on_one_core(live),
             ):
                 live.purse.limit(
                     spending.caps(options.budget, chosen.budgets, live.run_id, user_name()),
@@ -155,7 +158,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                         ),
                         # Loading a vocabulary holds everything up: better before any row is in
                         # flight.
-                        prepare=lambda: live.counter.load(target_of(chosen.profile)),
+                        prepare=lambda: live.counter.load(target_for(chosen.profile)),
                     )
                 except BrokenPipeError:
                     piped_away = True
@@ -194,6 +197,14 @@ def exit_code(
     nothing_else = not tally.ok and not tally.skipped and len(tally.failures) == 1
     last = tally.last_error
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
+
+
+def _on_one_core(live: Live) -> AbstractAsyncContextManager[None]:
+    """Keep a busy run on one processor, unless a model on this machine, which is a process of our
+    own and would be kept there too, answers it."""
+    if any(route.profile.provider == LOCAL for route in live.routes):
+        return nullcontext()
+    return one_core(live.clock, LinuxProcessors())
 
 
 @asynccontextmanager

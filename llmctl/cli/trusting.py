@@ -7,7 +7,7 @@ import sys
 from llmctl.cli.context import Context
 from llmctl.cli.render import is_tty, safe
 from llmctl.config import load as loading
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
 from llmctl.config.paths import find_folders
 from llmctl.config.settings import Settings
 from llmctl.config.trust import Untrusted, record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +21,7 @@ MAX_BYTES = 1_000_000
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """The user's home folder: `HOME`, or what the password database says.
+    """The user's home folder: `HOME`, or what the system says.
 
     Raises `ConfigError` when neither knows.
     """
@@ -27,11 +29,12 @@ def home(environ: Mapping[str, str]) -> Path:
     if Path(named).is_absolute():
         return Path(named)
     try:
-        import os
+        if sys.platform == "win32":
+            return Path.home()
         import pwd
 
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except (ImportError, KeyError):
+    except (RuntimeError, KeyError):
         raise ConfigError(
             "no home folder is known: set HOME, or LLMCTL_CONFIG_DIR, "
             "LLMCTL_STATE_DIR, LLMCTL_CACHE_DIR and LLMCTL_DATA_DIR"
@@ -43,14 +46,22 @@ def find_folders(environ: Mapping[str, str], cwd: Path) -> Folders:
 
     `LLMCTL_CONFIG_DIR`, `_STATE_DIR`, `_CACHE_DIR`, `_DATA_DIR` name one exactly (relative to
     `cwd`); otherwise each is `llmctl` under its `XDG_*_HOME`, or under XDG's default in the home
-    folder. As XDG says, a relative `XDG_*_HOME` does not count.
+    folder. As XDG says, a relative `XDG_*_HOME` does not count. On Windows, where nobody has set
+    HOME, the defaults are Windows' own.
     """
 
     def folder(kind: str, default: str) -> Path:
         if own := environ.get(f"LLMCTL_{kind}_DIR"):
             return cwd / own
         base = environ.get(f"XDG_{kind}_HOME", "")
-        return (Path(base) if Path(base).is_absolute() else home(environ) / default) / "llmctl"
+        if Path(base).is_absolute():
+            return Path(base) / "llmctl"
+        if sys.platform == "win32" and not environ.get("HOME"):
+            from platformdirs.windows import Windows
+
+            windows = Windows("llmctl", appauthor=False)
+            return Path(getattr(windows, f"user_{kind.lower()}_dir"))
+        return home(environ) / default / "llmctl"
 
     return Folders(
         config=folder("CONFIG", ".config"),

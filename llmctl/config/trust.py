@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmctl.config.settings import Folders
-from llmctl.config.tree import Node
+from llmctl.config.yaml_nodes import Node
 from llmctl.errors import ConfigError
 from llmctl.storage.files import private_folder, write_private
 
@@ -21,8 +21,8 @@ _FILE = "trust.json"
 
 
 class Untrusted(ConfigError):
-    """A project's file says what needs the user's trust. `path` and `raw` are the file,
-    `asks` what it sets, one `file:line: key` each."""
+    """A project's file says what needs the user's trust. `path` and `raw` are the file, `sha256`
+    the hash of its bytes in hex, `asks` what it sets, one `file:line: key` each."""
 
     def __init__(self, needs: tuple[Node, ...], path: Path, raw: bytes, own: Path) -> None:
         super().__init__(
@@ -35,6 +35,7 @@ class Untrusted(ConfigError):
         )
         self.path = path
         self.raw = raw
+        self.sha256 = _hash(raw)
         self.asks = tuple(f"{node.where}: {node.path}" for node in needs)
 
 

@@ -25,7 +25,7 @@ class Alternative(Struct, frozen=True):
     when not), and who asks it."""
 
     name: str
-    readdress: Callable[[Request], Request]
+    retarget: Callable[[Request], Request]
     admit: Callable[[Request], Awaitable[Request]]
     handler: Handler
 
@@ -93,7 +93,7 @@ class Fallback:
         """An answer, or the error that the row ends with."""
         failed, tries = first, 0
         for other in self._others:
-            asked = other.readdress(first.request)
+            asked = other.retarget(first.request)
             try:
                 await other.admit(asked)
             except CallError as error:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from llmctl.errors import BudgetExhausted, BudgetRefused
-from llmctl.prompt import max_output
 from llmctl.protocols import BudgetDenied, BudgetWarning, BudgetWindow, Hold
+from llmctl.tokens import max_output
 
 _MICRO = Decimal("0.000001")
 

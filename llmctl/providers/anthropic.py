@@ -20,7 +20,6 @@ import orjson
 from msgspec.structs import replace
 
 from llmctl.errors import CallError, ContentFiltered
-from llmctl.prompt import anthropic_limit
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers.message_parts import (
     Media,
@@ -52,6 +51,7 @@ from llmctl.providers.replies import (
     token_count,
     unix_time,
 )
+from llmctl.tokens import anthropic_limit
 from llmctl.types import (
     JSON,
     Finish,

@@ -22,7 +22,7 @@ from llmctl.tokens import Counter
 from llmctl.types import CacheMode, Price, Usage
 
 NOW = 1_795_000_000.0
-COUNTER = Counter(Path("/nonexistent"))
+COUNTER = Counter(Prices().window)
 PRICES = Prices()
 CODEC = codec("openai")
 OWN = Price(Decimal("0.25"), Decimal(2), Decimal("0.025"), Decimal("0.3"))
@@ -138,8 +138,8 @@ def test_the_worst_case_is_never_below_the_real_cost(
     bill = Decimal(0)
     for request in requests:
         counted = COUNTER.count(request)
-        most = COUNTER.most_output(request, counted)
-        window = COUNTER.window_in_question(request)
+        most = COUNTER.output_bound(request, counted)
+        window = COUNTER.window_to_check(request)
         if window is not None and "long" in request.messages[0].text:
             continue
         assert most is not None

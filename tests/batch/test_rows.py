@@ -19,7 +19,7 @@ from llmctl.batch.rows import Reader, Row
 from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.request import Fingerprints, Question, compose
+from llmctl.request import Question, compose
 from llmctl.types import Message, RawRequest
 
 Put = Callable[[str, bytes], str]
@@ -455,7 +455,7 @@ def test_the_fast_fingerprint_is_the_fingerprint(
         row = reader.parse(0, (1, data))
     except RowError:
         return
-    prints = reader.prints(profile)
+    prints = profile
     name, fingerprint = reader.identify((1, data), prints)
     assert name == row.id
     assert fingerprint.hex() == compose(row.question, profile, id="a").fingerprint
@@ -466,4 +466,4 @@ def test_too_deep_to_send() -> None:
     data = b'{"prompt": "x", "options": {"a":' + b"[" * 300 + b"]" * 300 + b"}}"
     profile = Profile(name="p", provider="o", adapter="o", base_url="http://x/v1", model="m")
     with pytest.raises(RowError, match="nested too deeply"):
-        Reader().identify((1, data), Fingerprints(profile))
+        Reader().identify((1, data), profile)

@@ -17,7 +17,7 @@ from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
 
-COUNTER = Counter(Path("/nonexistent"))
+COUNTER = Counter()
 
 
 def write(path: Path, rows: Iterable[Any]) -> Path:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from llmctl.cli.context import Context
 from llmctl.cli.profiles import InitOptions, ShowOptions, app, run_init, run_list, run_show
-from llmctl.config.choosing import choose
 from llmctl.config.load import load
+from llmctl.config.profiles import choose
 from llmctl.errors import ConfigError, DiskError, UsageError
 from llmctl.providers.registry import PRESETS
 from tests.configuring import World

@@ -15,7 +15,7 @@ from llmctl.batch.rows import Reader
 from llmctl.behind import Behind
 from llmctl.config.settings import Profile
 from llmctl.guards.cache import Cache
-from llmctl.request import Fingerprints, compose
+from llmctl.request import compose
 from llmctl.storage.memory import MemoryCache
 from llmctl.types import Message, RawRequest, Request, Target
 from tests.support import FakeClock, Scripted, request, response
@@ -141,7 +141,7 @@ def test_key_order_white_space_and_id_are_no_change(
             shuffled({**row, "id": second or "b"}), indent=3, separators=(" ,", " : ")
         ).encode(),
     )
-    reader, prints = Reader(), Fingerprints(PROFILE)
+    reader, prints = Reader(), PROFILE
     rows = [reader.parse(n, (n + 1, line)) for n, line in enumerate(lines)]
     made = [compose(row.question, PROFILE, id=row.id, index=row.index) for row in rows]
     assert answers(*made) == ["miss", "hit"]

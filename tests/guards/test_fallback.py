@@ -20,7 +20,7 @@ from llmctl.errors import (
 )
 from llmctl.guards.fallback import Alternative, Failed, Fallback
 from llmctl.protocols import Emit
-from llmctl.request import readdress
+from llmctl.request import retarget
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
@@ -61,7 +61,7 @@ def make(
         return asked
 
     made = [
-        Alternative("claude", lambda asked: readdress(asked, CLAUDE, "call-2"), admit, handler)
+        Alternative("claude", lambda asked: retarget(asked, CLAUDE, "call-2"), admit, handler)
         for handler in others
     ]
     guard = Fallback(first, made, clock or FakeClock(), hand, overflow=overflow, patient=patient)

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from llmctl.errors import InvalidRequest
-from llmctl.prompt import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic, to_anthropic_schema
+from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
 from tests.providers.recordings import (
     asked,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llmctl.cli.chosen import choose
 from llmctl.cli.context import Context
 from llmctl.clock import Clock, SystemClock
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
 from llmctl.guards.retry import Trouble
 from llmctl.observers.ledger_observer import Settling
 from llmctl.protocols import Chain

@@ -6,12 +6,18 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
 from llmctl.clock import Clock
 from llmctl.errors import BadResponse, ConfigError, ServerFailed
 from llmctl.http import HttpClient, build
-from llmctl.price_data import FILE, Known, Origin, UnfitError, hold_to, newest, parse, stored
+from llmctl.pricing import (
+    FILE,
+    Origin,
+    PriceCatalogue,
+    UnfitError,
+    check_fit,
+    encode_stored,
+    parse,
+)
 from llmctl.storage.files import private_folder, write_private
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -24,7 +30,7 @@ def default_source() -> str:
     return DEFAULT_UPDATE_URL
 
 
-async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
+async def update(state: Path, source: str, used: PriceCatalogue, clock: Clock) -> PriceCatalogue:
     """Fetch the data, see that it is fit to replace what is `used`, and store it, at once or not
     at all.
 
@@ -36,7 +42,7 @@ async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
     payload = await _fetch(source)
     try:
         data = parse(payload)
-        hold_to(data, used.data)
+        check_fit(data, used.data)
     except UnfitError as error:
         raise BadResponse(
             f"the data at {source} was not taken: {error}; the prices of {used.origin.source} "
@@ -45,8 +51,8 @@ async def update(state: Path, source: str, used: Known, clock: Clock) -> Known:
         ) from error
     origin = Origin(source, version("genai-prices"), clock.wall())
     private_folder(state)
-    write_private(state / FILE, stored(payload, origin))
-    return replace(used, data=data, origin=origin, newest=newest(data))
+    write_private(state / FILE, encode_stored(payload, origin))
+    return PriceCatalogue(data, origin)
 
 
 async def _fetch(source: str) -> bytes:
