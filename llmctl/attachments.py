@@ -41,9 +41,10 @@ _KNOWN = "text, PNG, JPEG, GIF, WebP, PDF, WAV, MP3, FLAC, Ogg, M4A or AAC"
 
 
 def message(prompt: str, sources: Iterable[str]) -> Message:
-    """The user's turn: what is attached, then the prompt. Texts are inlined with their names.
+    """The user's message: the attachments, then the prompt.
 
-    Raises `InputError` for what cannot be read, is too large, or is of no known type.
+    Texts are inlined with their names. Raises `InputError` for what cannot be read, is too large,
+    or is of no known type.
     """
     parts: list[JSON] = []
     room = MOST

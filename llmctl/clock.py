@@ -1,4 +1,4 @@
-"""Time as a seam: the program asks a `Clock`, tests hand in their own. Time-sorted ids."""
+"""Clocks, which tests replace by their own, and time-sorted ids."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's, as the ULID specifi
 
 
 def ulid(clock: Clock) -> str:
-    """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 random bits, 26 characters.
+    """A ULID: 48 bits of milliseconds, 80 random bits, 26 characters.
 
-    Unique and time-sorted, not a secret: Python seeds its generator in every process and fork.
+    As in github.com/ulid/spec. Unique and time-sorted, not a secret: Python seeds its generator
+    in every process and fork.
     """
     number = int(clock.wall() * 1000) << 80 | random.getrandbits(80)
     return "".join(_BASE32[number >> shift & 31] for shift in range(125, -5, -5))

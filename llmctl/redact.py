@@ -33,8 +33,11 @@ CONTROL_SEQUENCES = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey: control and escape sequences, C1 characters,
-    window titles (OSC), overrides of the reading direction. Newlines and tabs stay."""
+    """`text` without control and escape sequences: safe to print on a terminal.
+
+    C1 characters, window titles (OSC) and overrides of the reading direction go as well;
+    newlines and tabs stay.
+    """
     return CONTROL_SEQUENCES.sub("", text)
 
 
@@ -57,15 +60,18 @@ def redact_known_keys(text: str) -> str:
 
 
 def redact_possible_keys(text: str) -> str:
-    """`text` without anything that could be a key, known or not: words of 12 and more characters
-    in which letters and digits meet. For the output of a program whose keys are not known."""
+    """`text` without known keys, and without words that could be unknown ones.
+
+    Those are of 12 and more characters, with letters and digits. For the output of a program
+    whose keys are not known.
+    """
     return _TOKEN.sub(MARK, redact_known_keys(text))
 
 
 def redact(text: str, key: str | None) -> str:
-    """`text` without `key`, be it written raw, URL-encoded, in JSON or in base64, there also as
-    a part of something longer (`user:KEY` in an `Authorization: Basic`).
+    """`text` without `key`, written raw, URL-encoded, in JSON or in base64.
 
+    In base64 the key may be a part of something longer (`user:KEY` in `Authorization: Basic`).
     Keys shorter than four characters are left: cutting them would garble every message and
     they protect nothing.
     """

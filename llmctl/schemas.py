@@ -92,7 +92,7 @@ def _validator(key: bytes) -> Validator:
 
 
 def _check_references(schema: JSON, kind: type[Validator]) -> None:
-    """Raises `ValueError` for a reference that leads out of the schema, or to no schema in it.
+    """Raise `ValueError` for a reference that the schema itself does not resolve.
 
     Follows every reference that validation could meet, with the library's own resolver.
     """

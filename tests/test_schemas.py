@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmctl import schemas
+from tests.conftest import Run
 from tests.providers.recordings import any_json
+from tests.simulator.server import Simulator
 
 CITY = {
     "type": "object",
@@ -122,3 +126,24 @@ def test_anything(schema: Any, text: str) -> None:
     """Whatever a schema holds and an answer says, it fits or is a sentence."""
     with suppress(ValueError):
         schemas.fit(text, schemas.check(schema))
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "defs.json#/x"}, {"$ref": "#/$defs/missing"}])
+def test_nothing_is_sent_under_a_schema_that_cannot_be_resolved(
+    run: Run, configured: dict[str, str], sim: Simulator, tmp_path: Path, schema: dict[str, str]
+) -> None:
+    """`ask` and `batch` refuse it, in a file or in a row, before any call is paid for."""
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    rows = tmp_path / "in.jsonl"
+    rows.write_text(json.dumps({"id": "a", "prompt": "hi"}) + "\n")
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"id": "a", "prompt": "hi", "schema": schema}) + "\n")
+    for words in (
+        ["ask", "hi", "--schema", str(file)],
+        ["batch", str(rows), "--schema", str(file)],
+    ):
+        done = run(*words, env=configured, cwd=tmp_path)
+        assert (done.returncode, "it refers to" in done.stderr) == (2, True), done.stderr
+    assert run("batch", str(own), env=configured, cwd=tmp_path).returncode != 0
+    assert sim.calls == []

@@ -26,11 +26,12 @@ _PARTING = 1.0
 async def key_from(
     command: tuple[str, ...], environ: Mapping[str, str], secrets: Collection[str] = ()
 ) -> str:
-    """The key that a program prints on stdout, without its line end. No shell is involved.
+    """The key that a program prints on stdout, without its line end.
 
-    The program gets no stdin, and the environment without the variables in `secrets`, which hold
-    other keys. Raises `NoKeyError`, with the program's redacted stderr, when it fails, prints
-    nothing or more than 64 KiB, or takes longer than 10 s. It is then killed with all it started.
+    No shell is involved. The program gets no stdin, and the environment without the variables in
+    `secrets`, which hold other keys. Raises `NoKeyError`, with the program's redacted stderr,
+    when it fails, prints nothing or more than 64 KiB, or takes longer than 10 s. It is then
+    killed with all it started.
     """
     program = command[0]
     try:
@@ -79,7 +80,7 @@ async def key_from(
 
 
 async def _head(stream: asyncio.StreamReader, program: str) -> bytes:
-    """All that the stream brings. Raises `NoKeyError` when that is more than a key can be."""
+    """The whole stream. Raises `NoKeyError` when that is more than a key can be."""
     data = b""
     while piece := await stream.read(MOST):
         data += piece

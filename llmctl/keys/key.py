@@ -1,4 +1,4 @@
-"""API keys, the keyring slots they are stored in, and the check of what cannot be a key."""
+"""API keys, the keyring slots that store them, and the check of a key's form."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KeySlot(NamedTuple):
 
 
 class KeySource(Protocol):
-    """A place that keys come from: the environment, the keyring, a command, a secrets manager."""
+    """A place of keys: the environment, the keyring, a command, a secrets manager."""
 
     async def find(self, slot: KeySlot) -> Key | None:
         """The key for the slot, None when this place has none.
@@ -58,13 +58,13 @@ class KeySource(Protocol):
 
 
 def slot_of(profile: Profile) -> KeySlot:
-    """The keyring slot of a profile: the name it gives or its own, and its base URL's origin."""
+    """The keyring slot of a profile: its key's name, or its own, and its origin."""
     name = profile.key.keyring if profile.key and profile.key.keyring else profile.name
     return KeySlot(name, Target("", "", "", profile.base_url, "").origin)
 
 
 def key_problem(value: str) -> str | None:
-    """Why a text cannot be a key, as the end of a sentence that does not show it; or None."""
+    """Why a text cannot be a key, as the end of a sentence; None when it can."""
     if not value:
         return "is empty"
     if value != value.strip():

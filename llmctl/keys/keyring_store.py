@@ -1,4 +1,4 @@
-"""The system's keyring: which backend is used, how it is called, and which keys it holds.
+"""The system's keyring: its backend, bounded calls to it, and the index of keys.
 
 Calls are bounded in time, a backend's errors become sentences, and an encrypted file is replaced
 whole or not at all. `keyring` takes 0.1 to 0.2 s to import: only opening a keyring does.
@@ -126,9 +126,10 @@ class Keyring:
         return KeyPair((self._get(slot, 0), self._get(slot, 1)))
 
     def write(self, slot: KeySlot, pair: KeyPair, change: Change) -> KeyPair:
-        """Write or delete one side, and read it back: the null backend accepts and keeps nothing.
+        """Write or delete one side, and read it back.
 
-        Raises `NoKeyError`; a key too long for the backend is not written.
+        The null backend accepts and keeps nothing. Raises `NoKeyError`; a key too long for the
+        backend is not written.
         """
         service, user = _names(slot, change.side)
         if change.key is None:
@@ -242,7 +243,7 @@ def refusal(backend: KeyringBackend) -> str | None:
 
 
 def _find_backend() -> KeyringBackend:
-    """The backend that the user configured for `keyring`, else the system's first that works.
+    """The backend that the user configured, else the system's first that works.
 
     `keyring.get_keyring` would import every backend of every system: slower, and the one of
     macOS starts a C compiler on Linux (`ctypes.util.find_library`), which inherits the
@@ -310,9 +311,9 @@ def stored_slots(state: Path) -> frozenset[KeySlot]:
 
 
 def mark_stored(state: Path, slot: KeySlot, *, stored: bool) -> None:
-    """Add a slot to the index before its key is stored, or remove it after its keys are deleted.
+    """Add a slot to the index, or remove it.
 
-    Raises `DiskError`.
+    Called before a key is stored, and after the last one has been deleted. Raises `DiskError`.
     """
     slots = stored_slots(state)
     if (slot in slots) is not stored:

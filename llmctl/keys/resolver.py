@@ -1,4 +1,4 @@
-"""Key lookup: the sources of a profile's key in their order, and the key of a running batch.
+"""Key lookup: the sources of a profile's key, and the rotating key of a run.
 
 A profile's `key` names the one place; without it the environment comes first, then the keyring.
 Configuration says which variable that is: a profile has the variable of its preset only at the
@@ -91,11 +91,11 @@ def _stored(stored: StoredKey | None, role: str, previous: Key | None) -> Key | 
 
 
 class KeyResolver:
-    """Finds the keys of profiles. The keyring is opened only when a stored key is needed.
+    """Finds the keys of profiles.
 
-    `stored` are the slots that llmctl has stored a key in: a hint that saves servers which want
-    no key a look into the keyring. `ask` gets a hidden answer from a person, None where nobody
-    can be asked.
+    The keyring is opened only when a stored key is needed. `stored` are the slots that llmctl has
+    stored a key in: a hint that saves servers which want no key a look into the keyring. `ask`
+    gets a hidden answer from a person, None where nobody can be asked.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class KeyResolver:
         return self._keyring
 
     def environment(self, profile: Profile) -> Key | None:
-        """The key in the profile's variable; None when it names none. As `EnvironmentSource`."""
+        """The key in the profile's variable, read as by `EnvironmentSource`."""
         if profile.key is None or profile.key.env is None:
             return None
         return EnvironmentSource(self._environ, profile.key.env).read()

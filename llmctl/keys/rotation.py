@@ -1,17 +1,18 @@
-"""Key rotation without a moment in which no key works: a pure state machine, and its driver.
+"""Key rotation: a pure state machine, and the driver that stores its steps.
+
+There is no moment in which no key works.
 
 A slot of the keyring has two sides. Each side stores one key together with its state, so there
 is no second record that could disagree with it after a crash:
 
     SETTLED   one key with a rank: the primary
     STORED    beside it a candidate (no rank yet)
-    CHECKED   the same, and the provider has accepted the candidate
     ROTATED   both have a rank: the higher is the primary, the lower the previous key
 
 Every transition writes or deletes one side, never the side of the only key known to work. A
 process that is killed between two of them leaves a state from which the same command goes on.
-Promotion is a single write: the candidate gets the higher rank, and with that the old primary
-*is* the previous key.
+Promotion, once the provider has accepted the candidate, is a single write: the candidate gets the
+higher rank, and with that the old primary *is* the previous key.
 """
 
 from __future__ import annotations
@@ -30,20 +31,19 @@ from llmctl.redact import last_chars, remember
 
 
 class StoredKey(Struct, frozen=True):
-    """One side of a slot. `rank` None: a candidate; `created` in Unix seconds, if known."""
+    """One side of a slot; `rank` None: a candidate; `created`: Unix seconds or None."""
 
     key: str
     created: float | None = None
     rank: int | None = 0
-    checked: bool = False
 
     def __repr__(self) -> str:
-        return f"StoredKey([key], created={self.created}, rank={self.rank}, checked={self.checked})"
+        return f"StoredKey([key], created={self.created}, rank={self.rank})"
 
     def to_text(self) -> str:
         """The JSON text that the keyring stores."""
         row = {"llmctl": 1, "key": self.key, "created": self.created, "rank": self.rank}
-        return json.dumps(row | ({"checked": True} if self.checked else {}), ensure_ascii=False)
+        return json.dumps(row, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> StoredKey:
@@ -58,7 +58,7 @@ class StoredKey(Struct, frozen=True):
         if not isinstance(key, str) or not isinstance(rank, int | None):
             return cls(text)
         when = created if isinstance(created, int | float) else None
-        return cls(key, when, rank, row.get("checked") is True)
+        return cls(key, when, rank)
 
 
 class RotationState(Enum):
@@ -67,7 +67,6 @@ class RotationState(Enum):
     EMPTY = auto()
     SETTLED = auto()
     STORED = auto()
-    CHECKED = auto()
     ROTATED = auto()
 
 
@@ -95,7 +94,7 @@ class KeyPair(Struct, frozen=True):
     def state(self) -> RotationState:
         """State of the rotation."""
         if self.candidate:
-            return RotationState.CHECKED if self.candidate.checked else RotationState.STORED
+            return RotationState.STORED
         if self.previous:
             return RotationState.ROTATED
         return RotationState.SETTLED if self.primary else RotationState.EMPTY
@@ -145,7 +144,6 @@ class Event(Enum):
 
     PASSED = auto()
     REFUSED = auto()
-    PROMOTE = auto()
     FINISH = auto()
     ROLLBACK = auto()
     REMOVE = auto()
@@ -175,10 +173,8 @@ def _on_candidate(pair: KeyPair, candidate: StoredKey, event: Event) -> Change |
     side = pair.side_of(candidate)
     if event in {Event.REFUSED, Event.ROLLBACK}:
         return Change(side, None)
-    if event is Event.PASSED and not candidate.checked:
-        return Change(side, replace(candidate, checked=True))
-    if event is Event.PROMOTE and candidate.checked:
-        return Change(side, replace(candidate, rank=_next_rank(pair), checked=False))
+    if event is Event.PASSED:
+        return Change(side, replace(candidate, rank=_next_rank(pair)))
     return None
 
 
@@ -220,7 +216,7 @@ def _next_rank(pair: KeyPair) -> int:
 
 
 class PairStorage(Protocol):
-    """Durable storage of key pairs, named `where`; raises `NoKeyError` when it cannot be used."""
+    """Durable storage of key pairs; every method may raise `NoKeyError`."""
 
     @property
     def where(self) -> str: ...  # noqa: D102
@@ -296,14 +292,14 @@ class KeyStore(Struct, frozen=True):
             say(
                 f"going on with the new key {last_chars(pair.candidate.key)} that was stored before"
             )
-        if pair.candidate and not pair.candidate.checked:
-            try:
-                check(pair.candidate.key)
-            except (AuthFailed, PermissionRefused):
-                self._step(pair, Event.REFUSED)
-                raise
-            pair = self._step(pair, Event.PASSED) or pair
-        return self._step(pair, Event.PROMOTE) or pair
+        if pair.candidate is None:
+            return pair
+        try:
+            check(pair.candidate.key)
+        except (AuthFailed, PermissionRefused):
+            self._step(pair, Event.REFUSED)
+            raise
+        return self._step(pair, Event.PASSED) or pair
 
     def finish(self, check: Check) -> KeyPair:
         """Check the primary once more, then delete the previous key.

@@ -1,4 +1,4 @@
-"""Server of the profile `local`: a child process that serves one GGUF file while it is wanted.
+"""Server of the profile `local`: a child process that serves one GGUF file.
 
 A process of its own, because llama.cpp holds the interpreter while it loads, and may abort: then
 calls fail, and the batch lives. `local_model_server.py` is the child's side.
@@ -27,6 +27,7 @@ from llmctl.providers.local_model_files import (
     require_extra,
     require_gguf,
 )
+from llmctl.redact import printable
 
 _CHILD = Path(__file__).with_name("local_model_server.py")
 
@@ -46,12 +47,12 @@ _DEFAULTS = {
     "GGML_NO_BACKTRACE": "1",
 }
 
-_PATIENCE = 120.0
+_START_LIMIT = 120.0
 _SLOWEST = 20e6
-"""A model may take `_PATIENCE` seconds to start, and the time to read it at `_SLOWEST` bytes a
+"""A model may take `_START_LIMIT` seconds to start, and the time to read it at `_SLOWEST` bytes a
 second: a slow disk's rate."""
 
-_NEWS = 5.0
+_NOTE_EVERY = 5.0
 """Seconds between two notes while a model loads."""
 
 _PARTING = 1.0
@@ -76,7 +77,7 @@ class LocalModelServer:
         say: Callable[[str], None],
         context: int = 2048,
         parallel: int = 4,
-        patience: float | None = None,
+        start_limit: float | None = None,
     ) -> None:
         self.token = secrets.token_urlsafe(32)
         self._path = model_path
@@ -85,12 +86,12 @@ class LocalModelServer:
         self._say = say
         self._context = context
         self._parallel = parallel
-        self._patience = patience
+        self._start_limit = start_limit
         self._url: str | None = None
         self._failure: LlmctlError | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._noise = bytearray()
+        self._stderr = bytearray()
 
     def __repr__(self) -> str:
         return f"LocalModelServer({str(self._path)!r}, alias={self._alias!r}, url={self._url!r})"
@@ -174,11 +175,12 @@ class LocalModelServer:
             await self._await_report(report, path, began)
         finally:
             report.cancel()
-        answer = _answer(report.result())
+        line = report.result()  # not whole when the child died before it made a report
+        answer: dict[str, object] = json.loads(line) if line.endswith(b"\n") else {}
         if "url" not in answer:
             code = await process.wait()
             await asyncio.wait(self._tasks, timeout=_PARTING)
-            raise _failure(path, code, answer, self._noise.decode("utf-8", "replace"))
+            raise _failure(path, code, answer, self._stderr.decode("utf-8", "replace"))
         self._url = str(answer["url"])
         self._tasks.append(asyncio.create_task(self._watch(process)))
         self._say(f"{self._alias} ready in {self._clock.monotonic() - began:.1f} s")
@@ -196,15 +198,15 @@ class LocalModelServer:
         return json.dumps(settings).encode() + b"\n"
 
     async def _await_report(self, report: asyncio.Future[bytes], path: Path, began: float) -> None:
-        patience = self._patience or _patience_for(path)
+        limit = self._start_limit or _start_limit_for(path)
         while True:
             passed = self._clock.monotonic() - began
-            if passed >= patience:
+            if passed >= limit:
                 raise SetupError(
                     f"the server for {path} was not ready after {passed:.0f} s: "
                     "choose a smaller model, or a smaller `context`"
                 )
-            await asyncio.wait([report], timeout=min(_NEWS, patience - passed))
+            await asyncio.wait([report], timeout=min(_NOTE_EVERY, limit - passed))
             if report.done():
                 return
             self._say(f"still starting {self._alias}: {self._clock.monotonic() - began:.0f} s")
@@ -213,8 +215,8 @@ class LocalModelServer:
         """Keep the end of what native code prints until the server is ready."""
         assert process.stderr
         while piece := await process.stderr.read(4096):
-            self._noise += piece
-            del self._noise[:-4096]
+            self._stderr += piece
+            del self._stderr[:-4096]
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Say so when the server dies although nobody closed it."""
@@ -224,7 +226,7 @@ class LocalModelServer:
 
 
 def _environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """What the child may see of the environment, and what suits it."""
+    """The child's environment: what it may see of ours, and the defaults."""
     kept = {name: value for name, value in environ.items() if _CHILD_NEEDS.fullmatch(name)}
     return _DEFAULTS | kept
 
@@ -236,13 +238,8 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _patience_for(path: Path) -> float:
-    return _PATIENCE + path.stat().st_size / _SLOWEST
-
-
-def _answer(line: bytes) -> Mapping[str, object]:
-    """The child's report; empty when it died before it made one."""
-    return json.loads(line) if line.endswith(b"\n") else {}
+def _start_limit_for(path: Path) -> float:
+    return _START_LIMIT + path.stat().st_size / _SLOWEST
 
 
 def _failure(path: Path, code: int, answer: Mapping[str, object], noise: str) -> SetupError:
@@ -284,4 +281,4 @@ def _death(code: int) -> str:
 def _last_words(noise: str) -> str:
     """Why llama.cpp did not load a model: its own reason, or the last it printed."""
     reasons = re.findall(r"error loading model: (.+)", noise) or noise.strip().splitlines()
-    return "".join(c for c in reasons[-1].strip() if c.isprintable())[:300] if reasons else ""
+    return printable(reasons[-1].strip())[:300] if reasons else ""

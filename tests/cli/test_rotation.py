@@ -109,7 +109,7 @@ def test_nothing_to_rotate(run: Run, keyed: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("command", "changes", "then"),
     [
-        (("keys", "rotate", "sim"), 3, {"primary": "0002", "previous": "0001"}),
+        (("keys", "rotate", "sim"), 2, {"primary": "0002", "previous": "0001"}),
         (("keys", "rotate", "sim", "--finish"), 1, {"primary": "0002"}),
         (("keys", "set", "sim"), 2, {"primary": "0002"}),
     ],

@@ -37,7 +37,7 @@ def no_vault(*_: object) -> MemoryPairs:
     raise AssertionError("the keyring was opened")
 
 
-class Finder:
+class Lookup:
     """A resolver over this environment and this keyring; without one no keyring may be opened."""
 
     def __init__(
@@ -73,14 +73,14 @@ def holding(*keys: str, name: str = "openai", origin: str = HOME) -> MemoryPairs
 
 def test_the_profiles_variable() -> None:
     """The key comes from the variable that the profile names, says so, and opens no keyring."""
-    found = Finder({"MY_KEY": "sk-1234", "OPENAI_API_KEY": "other"})
+    found = Lookup({"MY_KEY": "sk-1234", "OPENAI_API_KEY": "other"})
     assert found.require(PROFILE) == Key("sk-1234", "$MY_KEY")
 
 
 def test_environment_before_keyring() -> None:
     """Without a `key` of its own a profile takes the variable first, and then the stored key."""
-    assert Finder({"OPENAI_API_KEY": "sk-1"}).require(DEFAULT).source == "$OPENAI_API_KEY"
-    found = Finder({}, holding("sk-2", "sk-1")).require(DEFAULT)
+    assert Lookup({"OPENAI_API_KEY": "sk-1"}).require(DEFAULT).source == "$OPENAI_API_KEY"
+    found = Lookup({}, holding("sk-2", "sk-1")).require(DEFAULT)
     assert (found.value, found.source, found.role) == ("sk-2", "keyring", "primary")
     assert found.created == 5.0
     assert found.previous == Key("sk-1", "keyring", "previous", 5.0)
@@ -90,11 +90,11 @@ def test_what_the_profile_names_is_the_only_place() -> None:
     """A profile's `key` is where the key is looked for, and nowhere else."""
     environ = {"OPENAI_API_KEY": "sk-1"}
     stored = replace(PROFILE, key=KeySource(keyring="team"))
-    assert Finder(environ, holding("sk-9", name="team")).require(stored).value == "sk-9"
+    assert Lookup(environ, holding("sk-9", name="team")).require(stored).value == "sk-9"
     with pytest.raises(NoKeyError, match="no key team is stored"):
-        Finder(environ, MemoryPairs()).require(stored)
+        Lookup(environ, MemoryPairs()).require(stored)
     printed = replace(PROFILE, key=KeySource(command=("printf", "sk-7")))
-    assert Finder(environ).require(printed) == Key("sk-7", "command")
+    assert Lookup(environ).require(printed) == Key("sk-7", "command")
 
 
 def test_a_stored_key_belongs_to_its_origin() -> None:
@@ -104,7 +104,7 @@ def test_a_stored_key_belongs_to_its_origin() -> None:
     )
     stored = {KeySlot("openai", HOME)}
     with pytest.raises(NoKeyError) as caught:
-        Finder({}, holding("sk-1234"), stored=stored).require(elsewhere)
+        Lookup({}, holding("sk-1234"), stored=stored).require(elsewhere)
     assert caught.value.message == (
         "no key for the profile openai: the stored key openai belongs to https://api.openai.com "
         "and is not sent to https://proxy.example; store one with `llmctl keys set openai`, or "
@@ -115,27 +115,27 @@ def test_a_stored_key_belongs_to_its_origin() -> None:
 def test_server_without_a_key() -> None:
     """A profile that names no key needs none, and costs no keyring, unless one was stored."""
     environ = {"OPENAI_API_KEY": "sk-1234"}
-    assert asyncio.run(Finder(environ).resolver.require(KEYLESS)) is None
+    assert asyncio.run(Lookup(environ).resolver.require(KEYLESS)) is None
     mine = slot_of(KEYLESS)
     vault = holding("sk-5", name=mine.name, origin=mine.origin)
-    assert Finder(environ, vault, stored={mine}).require(KEYLESS).value == "sk-5"
-    assert Finder(environ, MemoryPairs(), stored={mine}).find(KEYLESS) is None
-    assert Finder({}, stored={KeySlot(mine.name, "https://x:443")}).resolver.elsewhere(KEYLESS)
+    assert Lookup(environ, vault, stored={mine}).require(KEYLESS).value == "sk-5"
+    assert Lookup(environ, MemoryPairs(), stored={mine}).find(KEYLESS) is None
+    assert Lookup({}, stored={KeySlot(mine.name, "https://x:443")}).resolver.elsewhere(KEYLESS)
 
 
 @pytest.mark.parametrize("environ", [{}, {"MY_KEY": ""}, {"MY_KEY": "\n"}])
 def test_missing(environ: dict[str, str]) -> None:
     """An unset or empty variable is no key; requiring one names the variable and how to set it."""
-    assert Finder(environ).find(PROFILE) is None
+    assert Lookup(environ).find(PROFILE) is None
     with pytest.raises(NoKeyError, match=r"\$MY_KEY is (not set|empty).*export MY_KEY=") as caught:
-        Finder(environ).require(PROFILE)
+        Lookup(environ).require(PROFILE)
     assert caught.value.exit_code == 4
 
 
 def test_missing_everywhere() -> None:
     """Where neither the environment nor the keyring has a key, both are named, and both ways."""
     with pytest.raises(NoKeyError) as caught:
-        Finder({}, MemoryPairs()).require(DEFAULT)
+        Lookup({}, MemoryPairs()).require(DEFAULT)
     said = caught.value.message
     assert "$OPENAI_API_KEY is not set, and no key openai is stored for https://api.openai" in said
     assert "llmctl keys set openai" in said
@@ -160,7 +160,7 @@ def test_missing_and_no_keyring() -> None:
 def test_trailing_newline_is_taken_away() -> None:
     """The line end that comes with a secret read from a file does not belong to it."""
     for end in ("\n", "\r\n"):
-        assert Finder({"MY_KEY": f"sk-1234{end}"}).require(PROFILE).value == "sk-1234"
+        assert Lookup({"MY_KEY": f"sk-1234{end}"}).require(PROFILE).value == "sk-1234"
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ def test_what_cannot_be_a_key(value: str, wrong: str) -> None:
     """A value that no header can carry is refused with the reason and without showing it, be it
     set or stored."""
     with pytest.raises(NoKeyError, match=wrong) as caught:
-        Finder({"MY_KEY": value}).find(PROFILE)
+        Lookup({"MY_KEY": value}).find(PROFILE)
     assert "MY_KEY" in str(caught.value)
     assert "sk-" not in str(caught.value)
     assert "34" not in str(caught.value)
     with pytest.raises(NoKeyError, match=wrong):
-        Finder({}, holding(value)).find(DEFAULT)
+        Lookup({}, holding(value)).find(DEFAULT)
 
 
 def test_never_shown() -> None:

@@ -39,21 +39,21 @@ def after(pair: KeyPair, *events: Offer | Replace | Event) -> KeyPair:
     return [pair, *taken(pair, *events)][-1]
 
 
-ROTATION = (Offer(NEW, 2.0), Event.PASSED, Event.PROMOTE)
+ROTATION = (Offer(NEW, 2.0), Event.PASSED)
 WINDOW = after(SETTLED, *ROTATION)
 
 
 def test_the_steps_of_a_rotation() -> None:
-    """Stored, checked, promoted with the previous kept, finished: four steps, in this order."""
+    """Stored, promoted with the previous kept, finished: three steps, in this order."""
     states = list(taken(SETTLED, *ROTATION, Event.FINISH))
     assert [state.state for state in states] == [
-        RotationState.STORED, RotationState.CHECKED, RotationState.ROTATED, RotationState.SETTLED,
+        RotationState.STORED, RotationState.ROTATED, RotationState.SETTLED,
     ]  # fmt: skip
     primaries = [state.primary.key for state in states if state.primary]
-    assert primaries == [OLD, OLD, NEW, NEW]
-    assert states[2].previous
-    assert states[2].previous.key == OLD
-    assert states[3].previous is None
+    assert primaries == [OLD, NEW, NEW]
+    assert states[1].previous
+    assert states[1].previous.key == OLD
+    assert states[2].previous is None
 
 
 @pytest.mark.parametrize("event", [Event.FINISH, Event.ROLLBACK])
@@ -102,11 +102,13 @@ def test_a_refused_candidate_is_forgotten() -> None:
         assert after(stored, event) == SETTLED
 
 
-def test_an_unchecked_candidate_is_not_promoted() -> None:
-    """Only a key that the provider accepted becomes the primary."""
+def test_only_a_passed_check_promotes() -> None:
+    """No event but the check's success makes the candidate the primary."""
     stored = after(SETTLED, Offer(NEW, 2.0))
-    assert transition(stored, Event.PROMOTE) is None
-    assert transition(SETTLED, Event.PROMOTE) is None
+    for event in (Event.REFUSED, Event.FINISH, Event.ROLLBACK, Event.REMOVE, Offer(NEW, 3.0)):
+        primaries = [pair.primary for pair in (stored, *taken(stored, event)) if pair.primary]
+        assert {primary.key for primary in primaries} == {OLD}
+    assert transition(SETTLED, Event.PASSED) is None
 
 
 def test_the_same_command_again() -> None:
@@ -143,13 +145,10 @@ KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1)
     key=KEYS,
     created=st.floats(0, 4e9) | st.none(),
     rank=st.integers(-9, 9) | st.none(),
-    checked=st.booleans(),
 )
-def test_an_entry_is_kept_as_it_is(
-    key: str, created: float | None, rank: int | None, *, checked: bool
-) -> None:
+def test_an_entry_is_kept_as_it_is(key: str, created: float | None, rank: int | None) -> None:
     """What is written is read; an entry never shows its key."""
-    one = StoredKey(key, created, rank, checked)
+    one = StoredKey(key, created, rank)
     assert StoredKey.from_text(one.to_text()) == one
     assert "[key]" in repr(one)
 

@@ -1,4 +1,4 @@
-"""Installing a model: the real pip, a small index on loopback, a small model."""
+"""Model files: installed by the real pip from a small index on loopback, and chosen by profiles."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from llmctl.config.settings import Folders
+from llmctl.config.settings import Folders, Profile
 from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
 from llmctl.providers import local_model_files
 from llmctl.providers.local_model_files import (
     Weights,
     default_model,
     install,
+    is_installed,
     is_verified,
+    model_file,
     remove,
 )
 
@@ -290,7 +293,7 @@ sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from llmctl.cli.local import _terminated
 from tests.providers.test_local_model_files import folders, put
-from llmctl.config.settings import Folders
+from llmctl.config.settings import Folders, Profile
 root = Path(sys.argv[1])
 with _terminated():
     put(Folders(root, root, root, root / "data"), os.environ)
@@ -322,3 +325,101 @@ def test_pip_sees_no_key(index: Index) -> None:
     """The keys of providers are not among what pip is run with."""
     kept = [name for name in index.environ if local_model_files._PIP_NEEDS.fullmatch(name)]
     assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_INDEX_URL"]
+
+
+@pytest.fixture
+def extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is installed."""
+    monkeypatch.setattr(local_model_files, "find_spec", lambda name: ModuleSpec(name, None))
+
+
+@pytest.fixture
+def no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is not installed."""
+    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
+
+
+def profile(path: Path | None = None) -> Profile:
+    """A local profile."""
+    return Profile("local", "local", "openai", "http://127.0.0.1/v1", "m", model_path=path)
+
+
+def put_default(folders: Folders, size: int = local_model_files.SMOLLM2.size) -> Path:
+    """A file of that size, with holes for content, as the default model."""
+    path = default_model(folders)
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.write(b"GGUF")
+        file.truncate(size)
+    return path
+
+
+@pytest.mark.usefixtures("extra")
+def test_default_model_is_served_when_no_path_is_named(folders: Folders) -> None:
+    """With server and model there, `local` is installed and served from the default model."""
+    assert not is_installed(folders)
+    path = put_default(folders)
+    assert is_installed(folders)
+    assert model_file(profile(), folders) == path
+
+
+@pytest.mark.usefixtures("extra")
+def test_own_model_needs_no_default(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile's `model_path` wins, `~` means the home folder, and the answer is absolute."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
+    assert model_file(profile(Path("~/own.gguf")), folders) == tmp_path / "own.gguf"
+
+
+@pytest.mark.usefixtures("extra")
+def test_missing_model_names_one_command(folders: Folders) -> None:
+    """Only the model is missing: the command that fetches it, and exit code 2."""
+    with pytest.raises(SetupError, match=r"not installed: run `llmctl local install`$") as raised:
+        model_file(profile(), folders)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.usefixtures("no_extra")
+def test_missing_extra_names_one_command(folders: Folders) -> None:
+    """Only the server is missing: the command that brings it."""
+    put_default(folders)
+    assert not is_installed(folders)
+    with pytest.raises(SetupError, match=r"run `pip install 'llmctl\[local\]'`$"):
+        model_file(profile(), folders)
+
+
+@pytest.mark.usefixtures("no_extra")
+def test_nothing_there_names_one_command(folders: Folders) -> None:
+    """Both are missing: one line that brings both."""
+    with pytest.raises(SetupError, match=r"`pip install 'llmctl\[local\]' && llmctl local inst"):
+        model_file(profile(), folders)
+
+
+@pytest.mark.usefixtures("extra")
+def test_cut_default_model_is_to_be_installed_again(folders: Folders) -> None:
+    """A default model of the wrong size does not count as installed."""
+    put_default(folders, size=1000)
+    assert not is_installed(folders)
+    with pytest.raises(SetupError, match="is not whole: run `llmctl local install`"):
+        model_file(profile(), folders)
+
+
+@pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.gguf", "there is no model at"),
+        (".", "is a folder"),
+        ("text.gguf", "is not a GGUF file"),
+        ("a\0b", "cannot be read"),
+        ("~nobody-at-all/x.gguf", "cannot be read"),
+    ],
+)
+def test_wrong_own_model_is_told(folders: Folders, tmp_path: Path, name: str, said: str) -> None:
+    """Whatever a profile names instead of a model: one sentence that says so."""
+    (tmp_path / "text.gguf").write_text("hello")
+    path = Path(name) if name.startswith("~") else tmp_path / name
+    with pytest.raises(SetupError, match=f"{said}.*model_path"):
+        model_file(profile(path), folders)
