@@ -24,6 +24,7 @@ EXAMPLES = {
     "history": "true",
     "key_header": "x-api-key",
     "query": "{a: b}",
+    "http": "standard",
 }
 
 
