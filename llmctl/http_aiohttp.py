@@ -7,6 +7,7 @@ connection and one that broke after sending alike, which makes a wrong bill.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -63,6 +64,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Send a request. Raises `ConnectError` before a byte of it has left, `ReadError` after."""
         if self._session is None:
             self._session = self._open()
+        # Let the event loop read what it has not yet: a request sent on a connection that the
+        # server has closed is lost, and nobody could tell whether it was read.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         body = _Body(request)
         headers = CIMultiDict(
             [

@@ -17,6 +17,7 @@ from llmctl.errors import (
     CallError,
     ContentFiltered,
     Interrupted,
+    InvalidRequest,
 )
 from llmctl.http import HttpClient, HttpReply, build
 from llmctl.protocols import (
@@ -53,9 +54,12 @@ class KeyAuth(Struct, frozen=True):
     header: str | None = None
 
     async def sign(self, request: httpx2.Request) -> httpx2.Request:
-        """The request with the key, which is cut out of all foreign text from now on."""
+        """The request with the key, which is cut out of all foreign text from now on. Raises
+        `InvalidRequest` for a key that HTTP cannot carry."""
         key = await self.key()
         if key:
+            if not key.isascii():
+                raise InvalidRequest("the key has a character that is not ASCII", sent=False)
             remember(key)
             for name, value in ({self.header: key} if self.header else self.headers(key)).items():
                 request.headers[name] = value

@@ -450,6 +450,20 @@ class HttpClientContract:
 
         run(body())
 
+    def test_a_connection_closed_while_the_loop_was_busy(self, sim: Simulator) -> None:
+        """A connection whose end lies unread when a call needs one costs the call nothing."""
+
+        async def body() -> None:
+            client = HttpClient(many=self.many)
+            for _ in range(3):
+                assert b"echo: hello" in await answer(client, sim.base_url)
+                sim.drop_connections()  # in its own thread, while this one stands still
+                sim.wait_until(lambda: not sim.record.snapshot()["open_connections"])
+            await client.close()
+
+        run(body())
+        assert sim.record.snapshot()["connections"] == 3
+
     def test_a_used_connection_that_breaks_after_sending(self) -> None:
         """A connection that was good once and is closed when it gets another request may have
         carried it: it is not sent again."""

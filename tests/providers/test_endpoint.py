@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from llmctl import redact
 from llmctl.clock import SystemClock
 from llmctl.config.settings import Timeouts
-from llmctl.errors import BadResponse
+from llmctl.errors import BadResponse, InvalidRequest
 from llmctl.http import CancelledAfterSending, HttpClient
 from llmctl.providers.endpoint import Endpoint, KeyAuth
 from llmctl.providers.registry import codec
@@ -85,6 +86,22 @@ def test_the_key_is_looked_up_for_every_attempt() -> None:
     run(body())
     assert ["Bearer sk-old" in heads[0], "Bearer sk-new" in heads[1]] == [True, True]
     assert "sk-old" not in heads[1]
+
+
+@pytest.mark.parametrize("key", ["sk-\u20ac", "sk-\udcff", "sk-\n"])
+def test_a_key_that_cannot_be_sent(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a key is a mistake, which is told without it; nothing is sent."""
+    monkeypatch.setattr(redact, "_KNOWN", set())
+
+    async def body() -> None:
+        async with opened(streaming(b""), lambda: key) as (endpoint, peer):
+            with pytest.raises(InvalidRequest) as caught:
+                await endpoint(request(), None)
+            assert not caught.value.sent
+            assert "sk-" not in str(caught.value)
+            assert not peer.lines
+
+    run(body())
 
 
 @pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data: [DONE]\n"])
