@@ -14,9 +14,14 @@ import pytest
 from hypothesis import strategies as st
 
 from llmctl.protocols import Codec
+from llmctl.providers.registry import codec
 from llmctl.providers.sse import Reader
 from llmctl.types import Request, StreamChunk, Target
+from tests.conformance.codec_dialects import DIALECTS
 from tests.support import request
+
+CODECS = [codec(dialect.name, dialect.api) for dialect in DIALECTS]
+"""One codec of each wire format."""
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
 

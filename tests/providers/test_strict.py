@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
 
 from llmctl.providers.openai_base import json_schema_format
-from tests.providers.recordings import any_json
 
 TEXT = {"type": "string"}
 
@@ -68,10 +66,3 @@ def test_names() -> None:
         assert json_schema_format({"title": title})["name"] == "answer"
     assert json_schema_format({"title": "My city's name"})["name"] == "My_city_s_name"
     assert len(json_schema_format({"title": "x" * 99})["name"]) == 64
-
-
-@given(any_json("type properties required additionalProperties items anyOf object $defs"))
-def test_any_schema(found: Any) -> None:
-    """Whatever a schema holds, it is strict or not."""
-    if isinstance(found, dict):
-        assert isinstance(json_schema_format(found)["strict"], bool)
