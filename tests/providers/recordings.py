@@ -76,6 +76,16 @@ def cuts(body: bytes, seed: int) -> list[bytes]:
     return made
 
 
+def whole_stream(codec: Codec, body: str, seeds: int = 5) -> StreamChunk:
+    """What a complete stream says in all, which it says however it is cut."""
+    data = body.encode()
+    whole = streamed(codec, [data])
+    assert whole.done
+    for seed in range(seeds):
+        assert streamed(codec, cuts(data, seed)) == whole
+    return whole
+
+
 def events(body: str) -> Iterator[Any]:
     """The JSON of each event, read plainly."""
     for line in body.splitlines():

@@ -11,6 +11,7 @@ import pytest
 from llmctl.errors import (
     AuthFailed,
     CallError,
+    CallTimeout,
     ContentFiltered,
     ContextTooLong,
     InvalidRequest,
@@ -85,61 +86,39 @@ def test_only_who_must_be_asked_is_asked_for_usage() -> None:
         assert made["stream"] is True
 
 
-@pytest.mark.parametrize(
-    ("status", "said", "kind"),
-    [
-        (401, {"detail": "Unauthorized"}, AuthFailed),
-        (422, {"detail": [{"loc": ["body", "x"], "msg": "Extra inputs"}]}, InvalidRequest),
-        (400, {"message": "Invalid model: x", "type": "invalid_model", "code": "1500"}, NotFound),
-        (
-            400,
-            {"message": "too large for model with 8 maximum context length"},
-            ContextTooLong,
-        ),
-        (429, {"message": "Requests rate limit exceeded"}, RateLimited),
-        (503, {"message": "Service tier capacity exceeded", "code": "3505"}, Overloaded),
-    ],
-)
-def test_mistrals_errors(status: int, said: Any, kind: type[CallError]) -> None:
+MISTRALS: list[tuple[int, JSON, type[CallError]]] = [
+    (401, {"detail": "Unauthorized"}, AuthFailed),
+    (422, {"detail": [{"loc": ["body", "x"], "msg": "Extra inputs"}]}, InvalidRequest),
+    (400, {"message": "Invalid model: x", "type": "invalid_model", "code": "1500"}, NotFound),
+    (400, {"message": "too large for model with 8 maximum context length"}, ContextTooLong),
+    (429, {"message": "Requests rate limit exceeded"}, RateLimited),
+    (503, {"message": "Service tier capacity exceeded", "code": "3505"}, Overloaded),
+]
+
+
+@pytest.mark.parametrize(("status", "said", "kind"), MISTRALS)
+def test_mistrals_errors(status: int, said: JSON, kind: type[CallError]) -> None:
     """They stand at the top of the body, or under `detail`, and are shown."""
     error = failure(MISTRAL, status, said)
     assert type(error) is kind
     assert (said.get("message") or "")[:20] in error.message
 
 
-@pytest.mark.parametrize(
-    ("status", "said", "kind", "retryable"),
-    [
-        (402, {"code": 402, "message": "Insufficient credits"}, QuotaExhausted, False),
-        (408, {"code": 408, "message": "timed out"}, CallError, True),
-        (502, {"code": 502, "message": "Provider returned error"}, ServerFailed, True),
-        (
-            403,
-            {"code": 403, "message": "flagged", "metadata": {"reasons": ["violence"]}},
-            ContentFiltered,
-            False,
-        ),
-        (
-            400,
-            {"code": 400, "message": "This endpoint's maximum context length is 8 tokens."},
-            ContextTooLong,
-            False,
-        ),
-        (
-            429,
-            {"code": 429, "message": "Rate limit exceeded: free-models-per-day."},
-            QuotaExhausted,
-            False,
-        ),
-    ],
-)
-def test_openrouters_errors(
-    status: int, said: Any, kind: type[CallError], *, retryable: bool
-) -> None:
-    """The code says what failed, with any status, also inside a 200."""
-    for error in (failure(OPENROUTER, status, {"error": said}),):
-        assert isinstance(error, kind)
-        assert error.retryable is retryable
+OPENROUTERS: list[tuple[JSON, type[CallError]]] = [
+    ({"code": 402, "message": "Insufficient credits"}, QuotaExhausted),
+    ({"code": 408, "message": "timed out"}, CallTimeout),
+    ({"code": 502, "message": "Provider returned error"}, ServerFailed),
+    ({"code": 403, "message": "x", "metadata": {"reasons": ["violence"]}}, ContentFiltered),
+    ({"code": 400, "message": "This endpoint's maximum context length is 8."}, ContextTooLong),
+    ({"code": 429, "message": "Rate limit exceeded: free-models-per-day."}, QuotaExhausted),
+]
+
+
+@pytest.mark.parametrize(("said", "kind"), OPENROUTERS)
+def test_openrouters_errors(said: JSON, kind: type[CallError]) -> None:
+    """The code says what failed, also inside a 200; so does the status."""
+    error = failure(OPENROUTER, said["code"], {"error": said})
+    assert (type(error), error.retryable) == (kind, kind.retryable)
     with pytest.raises(kind):
         OPENROUTER.decode(200, {}, orjson.dumps({"error": said}))
 
@@ -183,30 +162,18 @@ def test_openrouters_key_check_asks_for_the_key() -> None:
         OPENROUTER.decode_probe(b"{}")
 
 
-@pytest.mark.parametrize(
-    ("status", "said", "kind"),
-    [
-        (
-            413,
-            {"code": "rate_limit_exceeded", "message": "Request too large for m"},
-            InvalidRequest,
-        ),
-        (
-            429,
-            {"code": "rate_limit_exceeded", "message": "Request too large for m"},
-            InvalidRequest,
-        ),
-        (
-            429,
-            {"code": "rate_limit_exceeded", "message": "on tokens per minute (TPM)"},
-            RateLimited,
-        ),
-        (429, {"code": "rate_limit_exceeded", "message": "requests per day (RPD)"}, QuotaExhausted),
-        (400, {"code": "tool_use_failed", "type": "invalid_request_error"}, InvalidRequest),
-        (498, {"message": "Flex tier capacity exceeded"}, Overloaded),
-    ],
-)
-def test_groqs_errors(status: int, said: Any, kind: type[CallError]) -> None:
+GROQS: list[tuple[int, JSON, type[CallError]]] = [
+    (413, {"code": RATE, "message": "Request too large for m"}, InvalidRequest),
+    (429, {"code": RATE, "message": "Request too large for m"}, InvalidRequest),
+    (429, {"code": RATE, "message": "on tokens per minute (TPM)"}, RateLimited),
+    (429, {"code": RATE, "message": "requests per day (RPD)"}, QuotaExhausted),
+    (400, {"code": "tool_use_failed", "type": "invalid_request_error"}, InvalidRequest),
+    (498, {"message": "Flex tier capacity exceeded"}, Overloaded),
+]
+
+
+@pytest.mark.parametrize(("status", "said", "kind"), GROQS)
+def test_groqs_errors(status: int, said: JSON, kind: type[CallError]) -> None:
     """What no waiting cures is terminal, whatever its code says."""
     assert type(failure(GROQ, status, {"error": said})) is kind
 
