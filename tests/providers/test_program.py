@@ -98,6 +98,23 @@ def test_other_errors(
     assert (done.returncode, done.stdout) == (code, "")
 
 
+def test_a_gateways_timeout(
+    run: Run, everywhere: dict[str, str], sim: Simulator, home: Path
+) -> None:
+    """It may have been billed: it is repeated once, not to the end of the attempts, and the last
+    request stays on record as unknown, beside the one before."""
+    path = home / ".config/llmctl/config.yaml"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["profiles"]["openai"]["retry"] = {"attempts": 4, "ambiguous_attempts": 1}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    sim.fault, sim.headers = errors.status(504, "late"), {"retry-after-ms": "1"}
+    assert run("ask", "x", "-p", "openai", env=everywhere).returncode == 5
+    database = sqlite3.connect(home / ".local/state/llmctl/ledger.db")
+    kept = database.execute("SELECT status, uncertain FROM calls").fetchall()
+    database.close()
+    assert (len(sim.calls), kept) == (2, [("unknown", 1)])
+
+
 @pytest.mark.parametrize("name", ["anthropic", "cohere", "gemini"])
 def test_a_batch_of_openais_lines(
     run: Run, everywhere: dict[str, str], sim: Simulator, tmp_path: Path, name: str
