@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import groupby, takewhile
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,9 +39,11 @@ from llmctl.providers.message_parts import (
 from llmctl.providers.replies import (
     BaseCodec,
     BaseReader,
+    content_filtered,
     count,
     error_from_event,
     error_object,
+    finish_of,
     first_text,
     json_object,
     json_or_none,
@@ -101,9 +104,9 @@ class Anthropic(BaseCodec):
         texts = [block["text"] for block in found["content"] if block.get("type") == "text"]
         text = "".join(map(required_text, texts))
         usage = _usage(object_or_empty(found.get("usage")))
-        finish = _finish(found.get("stop_reason")) or "other"
+        finish = finish_of(found.get("stop_reason"), _FINISH) or "other"
         if finish == "content_filter" and not text:
-            raise _content_filtered(found, usage)
+            raise _refused(found, usage)
         return ProviderReply(text, finish, first_text(found, "model") or "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
@@ -241,24 +244,20 @@ def _conversation(request: Request) -> dict[str, Any]:
     that know such turns, and join the others at older ones. Several are kept apart by a blank
     line. Results of tools that follow each other are one turn, as the API demands.
     """
-    system: list[Message] = []
-    messages: list[dict[str, Any]] = []
-    hoisted = _SYSTEM_FIRST.match(request.target.model) is not None
-    results = False
-    for turn in turns(request):
-        if turn.role == "system" and (hoisted or not messages):
-            system.append(turn)
-            continue
-        content = _content(turn, request)
-        if turn.role != "tool":
-            messages.append({"role": turn.role, "content": content})
+    listed = list(turns(request))
+    if _SYSTEM_FIRST.match(request.target.model):
+        system = [turn for turn in listed if turn.role == "system"]
+        spoken = [turn for turn in listed if turn.role != "system"]
+    else:
+        system = list(takewhile(lambda turn: turn.role == "system", listed))
+        spoken = listed[len(system) :]
+    messages: list[JSON] = []
+    for is_result, group in groupby(spoken, lambda turn: turn.role == "tool"):
+        if is_result:
+            results = [_result(turn, request) for turn in group]
+            messages.append({"role": "user", "content": results})
         else:
-            block = {"type": "tool_result", "tool_use_id": call_id(turn), "content": content}
-            if results:
-                messages[-1]["content"].append(block)
-            else:
-                messages.append({"role": "user", "content": [block]})
-        results = turn.role == "tool"
+            messages += [{"role": t.role, "content": _content(t, request)} for t in group]
     found: dict[str, Any] = {"messages": messages}
     if system:
         found["system"] = _system(system, request)
@@ -279,6 +278,11 @@ def _content(turn: Message, request: Request) -> str | list[JSON]:
         *(_block(part, request) for part in parts(turn, request)),
         *({"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in calls),
     ]
+
+
+def _result(turn: Message, request: Request) -> JSON:
+    content = _content(turn, request)
+    return {"type": "tool_result", "tool_use_id": call_id(turn), "content": content}
 
 
 def _block(part: Part, request: Request) -> JSON:
@@ -428,16 +432,9 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def _finish(reason: object) -> Finish | None:
-    return _FINISH.get(reason, "other") if isinstance(reason, str) and reason else None
-
-
-def _content_filtered(found: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
+def _refused(found: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
     why = first_text(object_or_empty(found.get("stop_details")), "explanation", "category")
-    sentence = "the model refused to answer" + (f": {why}" if why else "")
-    error = ContentFiltered(sentence, http_status=200)
-    error.usage = usage
-    return error
+    return content_filtered("the model refused to answer" + (f": {why}" if why else ""), usage)
 
 
 class AnthropicReader(BaseReader):
@@ -469,9 +466,9 @@ class AnthropicReader(BaseReader):
 
     def _message_delta(self, found: Mapping[str, Any]) -> StreamChunk:
         usage = self._usage_so_far(found)
-        finish = _finish(found["delta"].get("stop_reason"))
+        finish = finish_of(found["delta"].get("stop_reason"), _FINISH)
         if finish == "content_filter" and not self._has_text:
-            raise _content_filtered(found["delta"], usage)
+            raise _refused(found["delta"], usage)
         return StreamChunk(finish=finish, usage=usage)
 
     def _usage_so_far(self, found: Mapping[str, Any]) -> Usage | None:

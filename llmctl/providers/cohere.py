@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import orjson
 from msgspec.structs import replace
 
-from llmctl.errors import AuthFailed, CallError, ContentFiltered, QuotaExhausted, ServerFailed
+from llmctl.errors import AuthFailed, CallError, QuotaExhausted, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers.message_parts import (
     Media,
@@ -39,7 +39,9 @@ from llmctl.providers.replies import (
     MAX_WAIT,
     BaseCodec,
     BaseReader,
+    content_filtered,
     error_from_reply,
+    finish_of,
     first_text,
     json_object,
     json_or_none,
@@ -275,17 +277,14 @@ def _finish(
 ) -> Finish:
     """The finish of a `finish_reason`. Raises `ServerFailed` (ambiguous) where it is a failure
     and `ContentFiltered` for a refusal without text; both carry the usage."""
-    error: CallError
     if reason in _FAILED:
         why = first_text(found, "error") or f"finish_reason {reason}"
         error = ServerFailed(f"the provider gave up on the answer: {why}", http_status=200)
         error.usage, error.ambiguous = usage, True
         raise error
-    finish = _FINISH.get(reason, "other") if isinstance(reason, str) else "other"
+    finish = finish_of(reason, _FINISH) or "other"
     if finish == "content_filter" and not has_text:
-        error = ContentFiltered("the provider's filter stopped the answer", http_status=200)
-        error.usage = usage
-        raise error
+        raise content_filtered("the provider's filter stopped the answer", usage)
     return finish
 
 

@@ -41,8 +41,10 @@ from llmctl.providers.replies import (
     MAX_WAIT,
     BaseCodec,
     BaseReader,
+    content_filtered,
     duration,
     error_from_event,
+    finish_of,
     first_text,
     json_object,
     json_or_none,
@@ -101,7 +103,7 @@ class Gemini(BaseCodec):
         if finish is None and not text and not calls:
             raise KeyError("finishReason")
         if finish == _FILTERED and not text:
-            raise _content_filtered(candidate, usage)
+            raise _stopped(candidate, usage)
         model = first_text(found, "modelVersion") or ""
         return ProviderReply(text, finish or "other", model, usage)
 
@@ -377,9 +379,7 @@ def _content(candidate: Mapping[str, Any]) -> tuple[str, bool]:
 
 def _finish(reason: object, *, calls: bool) -> Finish | None:
     """Gemini calls it STOP as well when a function shall be called."""
-    if not isinstance(reason, str) or not reason:
-        return None
-    finish = _FINISH.get(reason, "other")
+    finish = finish_of(reason, _FINISH)
     return "tool_calls" if calls and finish == "stop" else finish
 
 
@@ -390,12 +390,10 @@ def _raise_if_blocked(found: Mapping[str, Any], usage: Usage | None) -> None:
         return
     why = first_text(feedback, "blockReasonMessage") or reason
     known = "" if reason in _NO_REASON else f": {why}"
-    error = ContentFiltered(f"the provider refused the prompt{known}", http_status=200)
-    error.usage = usage
-    raise error
+    raise content_filtered(f"the provider refused the prompt{known}", usage)
 
 
-def _content_filtered(candidate: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
+def _stopped(candidate: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
     ratings = candidate.get("safetyRatings")
     blocking = [
         str(rating.get("category"))
@@ -404,9 +402,7 @@ def _content_filtered(candidate: Mapping[str, Any], usage: Usage | None) -> Cont
     ]
     why = first_text(candidate, "finishMessage") or ", ".join(blocking)
     sentence = f"the provider's filter stopped the answer ({candidate.get('finishReason')})"
-    error = ContentFiltered(sentence + (f": {why}" if why else ""), http_status=200)
-    error.usage = usage
-    return error
+    return content_filtered(sentence + (f": {why}" if why else ""), usage)
 
 
 class GeminiReader(BaseReader):
@@ -433,7 +429,7 @@ class GeminiReader(BaseReader):
             finish = _finish(candidate.get("finishReason"), calls=self._calls)
             self._finished = self._finished or finish is not None
             if finish == _FILTERED and not text and not self._has_text:
-                raise _content_filtered(candidate, usage)
+                raise _stopped(candidate, usage)
         return StreamChunk(text=text, finish=finish, model=model, usage=usage)
 
     def end(self) -> StreamChunk:

@@ -16,11 +16,13 @@ from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers.replies import (
     BaseCodec,
+    content_filtered,
     count,
     dollars,
     duration,
     error_from_event,
     error_object,
+    finish_of,
     json_value,
     object_or_empty,
     token_count,
@@ -117,7 +119,7 @@ def _model_info(value: object) -> ModelInfo | None:
 
 # --- Answers ------------------------------------------------------------------------------------
 
-_CHAT_FINISH: dict[str, Finish] = {
+CHAT_FINISH: dict[str, Finish] = {
     "stop": "stop",
     "length": "length",
     "content_filter": "content_filter",
@@ -155,9 +157,9 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
     reason = choice.get("finish_reason")
     if reason == "error":
         raise error_from_event({"message": "the model failed to generate an answer"})
-    finish = chat_finish(reason)
+    finish = finish_of(reason, CHAT_FINISH) or "other"
     if not text and (message.get("refusal") or finish == "content_filter"):
-        raise content_filtered(message.get("refusal"), usage, cost)
+        raise refused(message.get("refusal"), usage, cost)
     return ProviderReply(text, finish, model_of(answer), usage, cost)
 
 
@@ -185,7 +187,7 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     usage, cost = openai_usage(answer), openai_cost(answer)
     refusal = _item_text(items, "refusal", "refusal")
     if not text and (refusal or finish == "content_filter"):
-        raise content_filtered(refusal, usage, cost)
+        raise refused(refusal, usage, cost)
     return ProviderReply(text, finish, model_of(answer), usage, cost)
 
 
@@ -202,7 +204,7 @@ def _item_text(items: Iterable[Any], kind: str, field: str) -> str:
 def _responses_finish(answer: Mapping[str, Any], items: Iterable[Any]) -> Finish:
     reason = object_or_empty(answer.get("incomplete_details")).get("reason")
     if answer.get("status") == "incomplete" or reason:
-        return _RESPONSES_FINISH.get(reason, "other") if isinstance(reason, str) else "other"
+        return finish_of(reason, _RESPONSES_FINISH) or "other"
     return "tool_calls" if any(_for_the_caller(item) for item in items) else "stop"
 
 
@@ -211,11 +213,6 @@ def _for_the_caller(item: Mapping[str, Any]) -> bool:
     if kind == "tool_search_call":
         return item.get("execution") == "client"
     return isinstance(kind, str) and kind in _FOR_THE_CALLER
-
-
-def chat_finish(reason: object) -> Finish:
-    """The finish of a `finish_reason`."""
-    return _CHAT_FINISH.get(reason, "other") if isinstance(reason, str) else "other"
 
 
 def content_text(value: object) -> str:
@@ -265,16 +262,11 @@ def openai_cost(answer: Mapping[str, Any]) -> Decimal | None:
     return dollars(object_or_empty(answer.get("usage")).get("cost"))
 
 
-def content_filtered(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
-    """The error for a refusal, which was billed like an answer."""
-    error = ContentFiltered(
-        f"the model refused: {refusal[:500]}"
-        if isinstance(refusal, str) and refusal
-        else "the provider's content filter stopped the answer",
-        http_status=200,
-    )
-    error.usage, error.cost = usage, cost
-    return error
+def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
+    """The error for a refusal of the model, or for an answer that the filter stopped."""
+    if isinstance(refusal, str) and refusal:
+        return content_filtered(f"the model refused: {refusal[:500]}", usage, cost)
+    return content_filtered("the provider's content filter stopped the answer", usage, cost)
 
 
 # --- Attachments --------------------------------------------------------------------------------

@@ -11,19 +11,19 @@ from typing import Any, ClassVar
 
 from llmctl.protocols import WireRequest
 from llmctl.providers.openai_base import (
+    CHAT_FINISH,
     AttachmentKind,
     OpenAIFamily,
-    chat_finish,
-    content_filtered,
     content_text,
     json_schema_format,
     model_of,
     openai_cost,
     openai_usage,
+    refused,
     require_taken,
 )
 from llmctl.providers.openai_responses import count_request
-from llmctl.providers.replies import BaseReader, error_from_event, object_or_empty
+from llmctl.providers.replies import BaseReader, error_from_event, finish_of, object_or_empty
 from llmctl.types import JSON, Message, Request, StreamChunk, Target, Usage
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
@@ -116,7 +116,7 @@ class ChatReader(BaseReader):
     def done(self) -> StreamChunk:
         """The end. Raises `ContentFiltered` for a refusal, which also comes in pieces."""
         if self._refusal and not self._has_text:
-            raise content_filtered(self._refusal, self._usage, None)
+            raise refused(self._refusal, self._usage, None)
         return StreamChunk(done=True)
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
@@ -143,7 +143,7 @@ class ChatReader(BaseReader):
         self._refusal += content_text(delta.get("refusal"))
         return StreamChunk(
             text=text,
-            finish=chat_finish(reason) if reason else None,
+            finish=(finish_of(reason, CHAT_FINISH) or "other") if reason else None,
             model=model_of(found) or None,
             usage=usage,
             cost=openai_cost(counted),

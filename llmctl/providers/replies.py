@@ -36,7 +36,7 @@ from llmctl.errors import (
     ServerFailed,
 )
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
-from llmctl.types import ProviderReply, StreamChunk
+from llmctl.types import Finish, ProviderReply, StreamChunk, Usage
 
 MAX_WAIT = 120.0
 """Seconds a provider's wait is honoured at most."""
@@ -198,6 +198,11 @@ def unix_time(value: object) -> float | None:
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def finish_of(reason: object, finishes: Mapping[str, Finish]) -> Finish | None:
+    """The finish by the provider's own word for it; None where it gives none."""
+    return finishes.get(reason, "other") if isinstance(reason, str) and reason else None
 
 
 # --- Token counts and dollars -------------------------------------------------------------------
@@ -417,6 +422,15 @@ def error_from_event(found: Mapping[str, Any]) -> CallError:
     message = _message(found) or "the provider reported an error"
     error = _error(status or 500, found, message[:_SHOWN])
     error.http_status = status
+    return error
+
+
+def content_filtered(
+    sentence: str, usage: Usage | None, cost: Decimal | None = None
+) -> ContentFiltered:
+    """The error for a refusal, which was billed like an answer."""
+    error = ContentFiltered(sentence, http_status=200)
+    error.usage, error.cost = usage, cost
     return error
 
 

@@ -14,9 +14,14 @@ import pytest
 from hypothesis import strategies as st
 
 from llmctl.protocols import Codec
+from llmctl.providers.registry import codec
 from llmctl.providers.sse import Reader
 from llmctl.types import Request, StreamChunk, Target
+from tests.conformance.codec_dialects import DIALECTS
 from tests.support import request
+
+CODECS = [codec(dialect.name, dialect.api) for dialect in DIALECTS]
+"""One codec of each wire format."""
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
 
@@ -69,6 +74,16 @@ def cuts(body: bytes, seed: int) -> list[bytes]:
         made.append(body[at : at + size])
         at += size
     return made
+
+
+def whole_stream(codec: Codec, body: str, seeds: int = 5) -> StreamChunk:
+    """What a complete stream says in all, which it says however it is cut."""
+    data = body.encode()
+    whole = streamed(codec, [data])
+    assert whole.done
+    for seed in range(seeds):
+        assert streamed(codec, cuts(data, seed)) == whole
+    return whole
 
 
 def events(body: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Anthropic's wire format: requests, and what else is asked of it."""
+"""Anthropic's wire format."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from typing import Any
 import orjson
 import pytest
 
-from llmctl.errors import InvalidRequest
+from llmctl.errors import (
+    AuthFailed,
+    CallError,
+    ContentFiltered,
+    ContextTooLong,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PermissionRefused,
+    QuotaExhausted,
+    RateLimited,
+    ServerFailed,
+)
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic, to_anthropic_schema
 from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
-from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
-from tests.providers.recordings import (
-    asked,
-)
+from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request, Usage
+from tests.providers.recordings import asked, streamed
 
 NOW = 1_800_000_000.0
 CODEC: Codec = Anthropic(now=lambda: NOW)
@@ -294,3 +304,124 @@ def test_the_providers_own_count() -> None:
     assert wire.path == "/messages/count_tokens"
     assert set(wire.body or {}) == {"model", "system", "messages"}
     assert CODEC.decode_count(b'{"input_tokens": 16}') == 16
+
+
+def body(**changes: Any) -> bytes:
+    """A complete message."""
+    whole: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-5",
+        "content": [{"type": "text", "text": "hi"}],
+        "stop_reason": "end_turn",
+        "usage": {
+            "input_tokens": 10,
+            "cache_read_input_tokens": 4,
+            "cache_creation_input_tokens": 3,
+            "output_tokens": 7,
+            "output_tokens_details": {"thinking_tokens": 5},
+        },
+    }
+    return orjson.dumps({**whole, **changes})
+
+
+def test_cache_writes_split_by_their_life() -> None:
+    """The parts count where the sum is not given."""
+    usage = {"cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}}
+    found = CODEC.decode(200, {}, body(usage=usage)).usage
+    assert found == Usage(input=5, cache_write=5, cache_write_1h=3)
+
+
+def test_a_refusal_is_no_answer() -> None:
+    """It says why, and what it was billed; a stream that refuses likewise."""
+    details = {"type": "refusal", "category": "bio", "explanation": "because"}
+    whole = body(content=[], stop_reason="refusal", stop_details=details)
+    with pytest.raises(ContentFiltered, match="because") as caught:
+        CODEC.decode(200, {}, whole)
+    assert caught.value.usage == CODEC.decode(200, {}, body()).usage
+    reader = CODEC.reader()
+    delta = {"type": "message_delta", "delta": {"stop_reason": "refusal", "stop_details": details}}
+    with pytest.raises(ContentFiltered, match="because"):
+        reader.piece("message_delta", orjson.dumps(delta).decode())
+
+
+ERRORS: list[tuple[int, str, str, type[CallError]]] = [
+    (400, "invalid_request_error", "bad field", InvalidRequest),
+    (400, "invalid_request_error", "prompt is too long: 9 > 8", ContextTooLong),
+    (400, "invalid_request_error", "input and `max_tokens` exceed context limit", ContextTooLong),
+    (400, "invalid_request_error", "Your credit balance is too low to go on.", QuotaExhausted),
+    (401, "authentication_error", "invalid x-api-key", AuthFailed),
+    (402, "billing_error", "pay", QuotaExhausted),
+    (403, "permission_error", "no", PermissionRefused),
+    (404, "not_found_error", "model: x", NotFound),
+    (413, "request_too_large", "over 32 MB", InvalidRequest),
+    (429, "rate_limit_error", "slow", RateLimited),
+    (500, "api_error", "oops", ServerFailed),
+    (504, "timeout_error", "late", ServerFailed),
+    (529, "overloaded_error", "busy", Overloaded),
+    (529, "", "", Overloaded),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "message", "expected"), ERRORS)
+def test_errors_by_body_and_status(
+    status: int, kind: str, message: str, expected: type[CallError]
+) -> None:
+    """Type, message and status say what is terminal; the body names the request."""
+    said = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
+    with pytest.raises(expected) as caught:
+        CODEC.decode(status, {"retry-after": "7"}, orjson.dumps(said))
+    error = caught.value
+    assert (type(error), error.retryable) == (expected, expected.retryable)
+    assert (error.http_status, error.retry_after, error.provider_request_id) == (status, 7, "req_1")
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("overloaded_error", Overloaded),
+        ("api_error", ServerFailed),
+        ("rate_limit_error", RateLimited),
+        ("billing_error", QuotaExhausted),
+        ("invalid_request_error", InvalidRequest),
+        ("something_new", ServerFailed),
+    ],
+)
+def test_an_error_inside_a_stream(kind: str, expected: type[CallError]) -> None:
+    """After a status of 200 only `error.type` tells what went wrong."""
+    said = {"type": "error", "error": {"type": kind, "message": "m"}, "request_id": "req_1"}
+    with pytest.raises(expected, match="m") as caught:
+        CODEC.reader().piece("error", orjson.dumps(said).decode())
+    assert caught.value.provider_request_id == "req_1"
+    with pytest.raises(expected):
+        CODEC.decode(200, {}, orjson.dumps(said))
+
+
+def test_a_stream() -> None:
+    """Text comes as it is said, usage is merged, `ping` and the unknown are passed over, and
+    without `message_stop` the stream is incomplete."""
+    said: list[dict[str, Any]] = [
+        {
+            "type": "message_start",
+            "message": {"model": "m", "usage": {"input_tokens": 5, "cache_read_input_tokens": 2}},
+        },
+        {"type": "ping"},
+        {"type": "content_block_start", "content_block": {"type": "thinking", "thinking": ""}},
+        {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}},
+        {"type": "content_block_start", "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}},
+        {"type": "content_block_stop"},
+        {"type": "brand_new"},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "max_tokens"},
+            "usage": {"output_tokens": 9, "input_tokens": None},
+        },
+    ]
+    whole = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in said)
+    found = streamed(CODEC, [whole])
+    assert (found.text, found.finish, found.model, found.done) == ("hi", "length", "m", False)
+    assert found.usage == Usage(input=7, output=9, cached_input=2)
+    assert streamed(CODEC, [whole, b'data: {"type":"message_stop"}\n\n']).done

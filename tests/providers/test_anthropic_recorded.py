@@ -10,14 +10,7 @@ from llmctl.errors import NotFound
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic
 from llmctl.types import JSON, Message, Request
-from tests.providers.recordings import (
-    asked,
-    cuts,
-    events,
-    needs_recordings,
-    recordings,
-    streamed,
-)
+from tests.providers.recordings import asked, events, needs_recordings, recordings, whole_stream
 
 NOW = 1_800_000_000.0
 CODEC: Codec = Anthropic(now=lambda: NOW)
@@ -64,14 +57,10 @@ def test_recorded_streams_decode_however_they_are_cut() -> None:
         said = list(events(recorded["body"]))
         texts = [e["delta"]["text"] for e in said if "text" in e.get("delta", {})]
         last = next(e for e in said if e["type"] == "message_delta")
-        data = recorded["body"].encode()
-        whole = streamed(CODEC, [data])
+        whole = whole_stream(CODEC, recorded["body"], seeds=20)
         assert whole.text == "".join(texts)
-        assert whole.done
         assert whole.usage is not None
         assert (whole.usage.input, whole.usage.output) == counted(last["usage"])
-        for seed in range(20):
-            assert streamed(CODEC, cuts(data, seed)) == whole
 
 
 @needs_recordings

@@ -1,4 +1,4 @@
-"""Gemini's wire format: requests, and what else is asked of it."""
+"""Gemini's wire format."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from typing import Any
 import orjson
 import pytest
 
-from llmctl.errors import InvalidRequest
-from llmctl.protocols import Codec, RateHeaders
-from llmctl.providers.gemini import Gemini
-from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request
-from tests.providers.recordings import (
-    asked,
+from llmctl.errors import (
+    AuthFailed,
+    CallError,
+    ContentFiltered,
+    ContextTooLong,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PermissionRefused,
+    QuotaExhausted,
+    RateLimited,
+    ServerFailed,
 )
+from llmctl.protocols import Codec
+from llmctl.providers.gemini import Gemini
+from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request, Usage
+from tests.providers.recordings import asked, streamed
 
 CODEC: Codec = Gemini(now=lambda: 1_800_000_000.0)
 PNG = base64.b64encode(b"\x89PNG").decode()
+RPC = "type.googleapis.com/google.rpc."
 
 
 def ask(**changes: Any) -> Request:
@@ -198,11 +209,6 @@ def test_an_openai_body_is_translated() -> None:
         sent(raw=RawRequest("/chat/completions", {**raw, "logit_bias": {"1": 1}}))
 
 
-def test_nothing_is_said_of_limits() -> None:
-    """Gemini has no headers for them."""
-    assert CODEC.limits({"x-ratelimit-remaining-requests": "1"}) == RateHeaders()
-
-
 def test_the_key_check_and_the_list_of_models() -> None:
     """Both read the list, page by page."""
     probe, page = CODEC.probe(), CODEC.models("t=1")
@@ -233,3 +239,165 @@ def test_the_providers_own_count() -> None:
     assert inner["model"] == "models/gemini-2.5-flash"
     assert set(inner) == {"model", "contents", "systemInstruction"}
     assert CODEC.decode_count(b'{"totalTokens": 12}') == 12
+
+
+def body(**changes: Any) -> bytes:
+    """A complete answer."""
+    whole: dict[str, Any] = {
+        "candidates": [
+            {"content": {"parts": [{"text": "hi"}], "role": "model"}, "finishReason": "STOP"}
+        ],
+        "usageMetadata": {
+            "promptTokenCount": 10,
+            "cachedContentTokenCount": 4,
+            "candidatesTokenCount": 7,
+            "thoughtsTokenCount": 5,
+            "totalTokenCount": 22,
+        },
+        "modelVersion": "gemini-2.5-flash",
+    }
+    return orjson.dumps({**whole, **changes})
+
+
+def candidate(*given: JSON, **changes: Any) -> bytes:
+    """A complete answer of one candidate with these parts."""
+    made = {"content": {"parts": given}, "finishReason": "STOP", **changes}
+    return body(candidates=[made])
+
+
+def test_thoughts_and_code_are_not_text() -> None:
+    """Only what is said to the user is text."""
+    parts: list[JSON] = [
+        {"text": "hm", "thought": True},
+        {"executableCode": {"code": "1"}},
+        {"text": "a"},
+        {"codeExecutionResult": {"output": "1"}},
+        {"text": "b", "thoughtSignature": "s"},
+    ]
+    assert CODEC.decode(200, {}, candidate(*parts)).text == "ab"
+
+
+def test_an_answer_cut_off_while_thinking() -> None:
+    """An empty answer at the limit is still one."""
+    data = body(candidates=[{"content": {"role": "model"}, "finishReason": "MAX_TOKENS"}])
+    reply = CODEC.decode(200, {}, data)
+    assert (reply.text, reply.finish) == ("", "length")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (body(candidates=[], promptFeedback={"blockReason": "PROHIBITED_CONTENT"}), "PROHIBITED"),
+        (
+            body(
+                candidates=None,
+                promptFeedback={"blockReason": "OTHER", "blockReasonMessage": "because"},
+            ),
+            "because",
+        ),
+        (candidate(finishReason="SAFETY"), "SAFETY"),
+        (candidate({"text": "hm", "thought": True}, finishReason="SPII"), "SPII"),
+        (
+            body(
+                candidates=[
+                    {
+                        "finishReason": "SAFETY",
+                        "safetyRatings": [{"category": "HARM_X", "blocked": True}],
+                    }
+                ]
+            ),
+            "HARM_X",
+        ),
+    ],
+)
+def test_blocks_are_no_answers(data: bytes, why: str) -> None:
+    """A blocked prompt, or an answer stopped before it said anything, is `content_filter`, and
+    carries what it was billed; in a stream as well."""
+    with pytest.raises(ContentFiltered, match=why) as caught:
+        CODEC.decode(200, {}, data)
+    assert caught.value.usage == Usage(input=10, output=12, cached_input=4, reasoning=5)
+    with pytest.raises(ContentFiltered, match=why):
+        CODEC.reader().piece("message", data.decode())
+
+
+def error(code: int, status: str, message: str, *details: JSON) -> bytes:
+    """An error's body."""
+    held = {"code": code, "message": message, "status": status, "details": details}
+    return orjson.dumps({"error": held})
+
+
+def quota(*ids: str) -> JSON:
+    """The detail that names which quotas ran out."""
+    return {"@type": f"{RPC}QuotaFailure", "violations": [{"quotaId": name} for name in ids]}
+
+
+DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+MINUTE = "GenerateContentInputTokensPerModelPerMinute-FreeTier"
+KEY = {"@type": f"{RPC}ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
+WAIT = {"@type": f"{RPC}RetryInfo", "retryDelay": "45.837906927s"}
+LONG = "The input token count (9) exceeds the maximum number of tokens allowed (8)."
+
+
+ERRORS: list[tuple[bytes, type[CallError], float | None]] = [
+    (error(400, "INVALID_ARGUMENT", "bad field"), InvalidRequest, None),
+    (error(400, "INVALID_ARGUMENT", "x", KEY), AuthFailed, None),
+    (error(400, "INVALID_ARGUMENT", "API key not valid. Pass one."), AuthFailed, None),
+    (error(400, "INVALID_ARGUMENT", LONG), ContextTooLong, None),
+    (error(400, "FAILED_PRECONDITION", "location"), PermissionRefused, None),
+    (error(401, "UNAUTHENTICATED", "no"), AuthFailed, None),
+    (error(403, "PERMISSION_DENIED", "no"), PermissionRefused, None),
+    (error(403, "PERMISSION_DENIED", "Your API key was reported as leaked."), AuthFailed, None),
+    (error(404, "NOT_FOUND", "models/x is not found"), NotFound, None),
+    (error(429, "RESOURCE_EXHAUSTED", "x", quota(MINUTE), WAIT), RateLimited, 45.837906927),
+    (error(429, "RESOURCE_EXHAUSTED", "x", quota(MINUTE, DAY), WAIT), QuotaExhausted, None),
+    (error(429, "RESOURCE_EXHAUSTED", "x"), RateLimited, None),
+    (error(500, "INTERNAL", "x"), ServerFailed, None),
+    (error(503, "UNAVAILABLE", "overloaded"), Overloaded, None),
+    (error(504, "DEADLINE_EXCEEDED", "x"), ServerFailed, None),
+]
+
+
+@pytest.mark.parametrize(("data", "expected", "wait"), ERRORS)
+def test_errors_by_body_and_status(
+    data: bytes, expected: type[CallError], wait: float | None
+) -> None:
+    """The details say what is terminal and how long to wait; inside a stream as well, and where
+    a stream that was not asked for as events wraps the error in a list."""
+    code = orjson.loads(data)["error"]["code"]
+    for found in (CODEC.failure(code, {}, data), CODEC.failure(code, {}, b"[" + data + b"]")):
+        assert (type(found), found.retry_after, found.http_status) == (expected, wait, code)
+    with pytest.raises(expected) as inside:
+        CODEC.reader().piece("message", data.decode())
+    assert inside.value.retry_after == wait
+
+
+def test_a_wait_is_bounded() -> None:
+    """However long the provider asks to wait, it is two minutes at most."""
+    long = {**WAIT, "retryDelay": "86400s"}
+    found = CODEC.failure(429, {}, error(429, "RESOURCE_EXHAUSTED", "x", long))
+    assert found.retry_after == 120.0
+    assert CODEC.failure(429, {"retry-after": "3"}, error(429, "X", "x", long)).retry_after == 3.0
+
+
+def test_a_stream() -> None:
+    """It is complete when it ends after a reason to finish; the last count of tokens holds; a
+    call in an earlier chunk makes STOP a call."""
+    chunks: list[dict[str, Any]] = [
+        {"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]},
+        {
+            "candidates": [
+                {"content": {"parts": [{"text": "hi"}, {"functionCall": {"name": "f"}}]}},
+                {"index": 1, "content": {"parts": [{"text": "other"}]}},
+            ],
+            "usageMetadata": {"promptTokenCount": 3},
+        },
+    ]
+    start = b"".join(b"data: " + orjson.dumps(c) + b"\r\n\r\n" for c in chunks)
+    last: dict[str, Any] = {"candidates": [{"finishReason": "STOP"}], "modelVersion": "m"}
+    last["usageMetadata"] = {"promptTokenCount": 3, "candidatesTokenCount": 2}
+    cut = streamed(CODEC, [start])
+    assert (cut.text, cut.finish, cut.done) == ("hi", None, False)
+    whole = streamed(CODEC, [start, b"data: " + orjson.dumps(last) + b"\n\n"])
+    assert (whole.text, whole.finish, whole.model) == ("hi", "tool_calls", "m")
+    assert whole.done
+    assert whole.usage == Usage(input=3, output=2)

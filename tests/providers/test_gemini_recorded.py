@@ -11,14 +11,7 @@ from llmctl.errors import ContentFiltered
 from llmctl.protocols import Codec
 from llmctl.providers.gemini import Gemini
 from llmctl.types import JSON, Message, Request
-from tests.providers.recordings import (
-    asked,
-    cuts,
-    events,
-    needs_recordings,
-    recordings,
-    streamed,
-)
+from tests.providers.recordings import asked, events, needs_recordings, recordings, whole_stream
 
 CODEC: Codec = Gemini(now=lambda: 1_800_000_000.0)
 
@@ -72,15 +65,11 @@ def test_recorded_streams_decode_however_they_are_cut() -> None:
     assert streams
     for recorded in streams:
         chunks = list(events(recorded["body"]))
-        data = recorded["body"].encode()
-        whole = streamed(CODEC, [data])
+        whole = whole_stream(CODEC, recorded["body"], seeds=20)
         assert whole.text == "".join(map(said, chunks))
-        assert whole.done
         assert whole.usage is not None
         usage = counted(chunks[-1]["usageMetadata"])
         assert (whole.usage.input, whole.usage.output) == usage
-        for seed in range(20):
-            assert streamed(CODEC, cuts(data, seed)) == whole
 
 
 @needs_recordings

@@ -7,6 +7,7 @@ how its SDK is called; it is skipped where the SDK is not installed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from llmctl.protocols import Codec
+from llmctl.providers.registry import codec
 from llmctl.types import Answer, Finish, Message, RawRequest
 from tests.conformance.codec import KEY, Loop, Wired
 from tests.conformance.codec_dialects import PARTS, PNG, Dialect
@@ -76,7 +77,7 @@ class Alone:
     why: str
 
 
-class SdkContract:
+class SdkContract(ABC):
     """Subclasses say how the vendor's SDK is called and read.
 
     `finishes` are the words of `Said.finish` and ours. `alone` are fields that only one side
@@ -93,41 +94,37 @@ class SdkContract:
     temperature: ClassVar[float | None] = 0.5
     tools: ClassVar[list[Any]] = [TOOL]
 
-    def make(self) -> Codec:
-        """Our codec."""
-        raise NotImplementedError
-
+    @abstractmethod
     def client(self, sdk: Any, origin: str) -> Any:
         """The SDK's client for a provider at `origin`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, client: Any, *, stream: bool) -> Said:
         """The conversation of `SYSTEM` and `TURNS`: at most 64 tokens, `temperature`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask_with_schema(self, client: Any, model: Any) -> str:
         """The last turn alone, with the pydantic `model` as the answer's schema."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask_with_image(self, client: Any) -> str:
         """`LOOKING` and the image `PNG`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask_with_tools(self, client: Any, *, stream: bool) -> Said:
         """The last turn alone, with `tools`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask_with_results(self, client: Any) -> str:
         """`WORKED`: a conversation in which a tool was called, with the tool at hand."""
-        raise NotImplementedError
 
     def models(self, client: Any) -> list[str]:
         """The names of all models."""
         return [model.id for model in client.models.list()]
 
+    @abstractmethod
     def count(self, client: Any) -> int | None:
         """The provider's count of the last turn alone; None where it has none."""
-        raise NotImplementedError
 
     @pytest.fixture
     def wired(self) -> Iterator[Wired]:
@@ -136,7 +133,7 @@ class SdkContract:
         with Simulator(keys=[KEY]) as sim:
             sim.reply = lambda _: Reply(ANSWER, usage=BILLED)
             dialect = Dialect(name=self.name, api=self.api, words={})
-            yield Wired(self.make(), sim, dialect, loop)
+            yield Wired(codec(self.name, self.api), sim, dialect, loop)
         loop.close()
 
     @pytest.fixture

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from llmctl.protocols import Codec
-from llmctl.providers.anthropic import Anthropic
 from llmctl.types import Finish
 from tests.conformance.codec import KEY
 from tests.conformance.codec_dialects import PNG
@@ -34,10 +32,6 @@ class TestAnthropic(SdkContract):
     tools: ClassVar[list[Any]] = [
         {"name": "weather", "description": "The weather.", "input_schema": PARAMETERS}
     ]
-
-    def make(self) -> Codec:
-        """Our codec."""
-        return Anthropic()
 
     def client(self, sdk: Any, origin: str) -> Any:
         """The client, without retries; it knows `/v1` by itself."""

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from llmctl.protocols import Codec
-from llmctl.providers.cohere import Cohere
 from llmctl.types import Finish
 from tests.conformance.codec import KEY, Wired
 from tests.reference.chat import LAST, LOOK, MESSAGES
@@ -21,19 +19,18 @@ class TestCohere(SdkContract):
     name = "cohere"
     module = "cohere"
     finishes: ClassVar[dict[str, Finish]] = {"COMPLETE": "stop", "TOOL_CALL": "tool_calls"}
+    http: Any
     alone = (Alone("stream", value=False, why="the default, said aloud"),)
 
-    def make(self) -> Codec:
-        """Our codec."""
-        return Cohere()
+    def client(self, sdk: Any, origin: str) -> Any:
+        """The client; it knows `/v2` by itself."""
+        return sdk.ClientV2(api_key=KEY, base_url=f"{origin}/cohere", httpx_client=self.http)
 
     @pytest.fixture
     def sdk(self, wired: Wired) -> Iterator[Any]:
-        """The client, with an HTTP client that can be closed; it knows `/v2` by itself."""
-        cohere, httpx = pytest.importorskip("cohere"), pytest.importorskip("httpx")
-        with httpx.Client() as wire:
-            base_url = f"{wired.sim.origin}/cohere"
-            yield cohere.ClientV2(api_key=KEY, base_url=base_url, httpx_client=wire)
+        """The client, with an HTTP client that can be closed."""
+        with pytest.importorskip("httpx").Client() as self.http:
+            yield self.client(pytest.importorskip(self.module), wired.sim.origin)
 
     def ask(self, client: Any, *, stream: bool) -> Said:
         """Turns as OpenAI has them."""

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from llmctl.protocols import Codec
-from llmctl.providers.gemini import Gemini
 from llmctl.types import Finish
 from tests.conformance.codec import KEY
 from tests.conformance.codec_dialects import PNG
@@ -37,10 +35,6 @@ class TestGemini(SdkContract):
         ),
     )
     tools: ClassVar[list[Any]] = [{"functionDeclarations": [DECLARED]}]
-
-    def make(self) -> Codec:
-        """Our codec."""
-        return Gemini()
 
     def client(self, sdk: Any, origin: str) -> Any:
         """The client, at the API's version that our base URL names; its own default is `v1`."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmctl.protocols import Codec
-from llmctl.providers.groq import Groq
 from tests.conformance.codec import KEY
 from tests.reference.chat import LAST, ChatSdk
 from tests.reference.contract import Alone
@@ -24,10 +22,6 @@ class TestGroq(ChatSdk):
             why="ours asks for the usage in OpenAI's place too; the SDK reads `x_groq`",
         ),
     )
-
-    def make(self) -> Codec:
-        """Our codec."""
-        return Groq()
 
     def client(self, sdk: Any, origin: str) -> Any:
         """The client, without retries; it knows `/openai/v1` by itself."""

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from llmctl.protocols import Codec
-from llmctl.providers.mistral import Mistral
 from tests.conformance.codec import KEY, Wired
 from tests.reference.chat import LAST, ChatSdk
 from tests.reference.contract import Alone
@@ -24,10 +22,6 @@ class TestMistral(ChatSdk):
         Alone("messages[].prefix", value=False, why="the default, said aloud"),
         Alone("messages[].tool_calls[].index", value=0, why="the default, said aloud"),
     )
-
-    def make(self) -> Codec:
-        """Our codec."""
-        return Mistral()
 
     def client(self, sdk: Any, origin: str) -> Any:
         """The client."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from llmctl.protocols import Codec
-from llmctl.providers.openai_chat import OpenAIChat
-from llmctl.providers.openai_responses import OpenAIResponses
 from llmctl.types import Finish
 from tests.conformance.codec import KEY
 from tests.conformance.codec_dialects import PNG
@@ -34,10 +31,6 @@ class TestOpenAIChat(ChatSdk):
     alone = (NOT_STREAMED,)
     streaming: ClassVar[dict[str, Any]] = {"stream_options": {"include_usage": True}}
 
-    def make(self) -> Codec:
-        """Our codec."""
-        return OpenAIChat()
-
     def client(self, sdk: Any, origin: str) -> Any:
         """The client, without retries."""
         return sdk.OpenAI(api_key=KEY, base_url=f"{origin}/v1", max_retries=0)
@@ -63,10 +56,6 @@ class TestOpenAIResponses(SdkContract):
     module = "openai"
     finishes: ClassVar[dict[str, Finish]] = {"completed": "stop", "function_call": "tool_calls"}
     tools: ClassVar[list[Any]] = [{"type": "function", **FUNCTION}]
-
-    def make(self) -> Codec:
-        """Our codec."""
-        return OpenAIResponses()
 
     def client(self, sdk: Any, origin: str) -> Any:
         """The client, without retries."""

@@ -1,0 +1,198 @@
+"""Errors, waits and limits as providers write them, read into the program's own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.errors import (
+    AuthFailed,
+    CallError,
+    CallTimeout,
+    ContentFiltered,
+    ContextTooLong,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PermissionRefused,
+    QuotaExhausted,
+    RateLimited,
+    ServerFailed,
+)
+from llmctl.providers.registry import codec
+from llmctl.providers.replies import (
+    MAX_WAIT,
+    count,
+    duration,
+    error_from_event,
+    error_from_reply,
+    retry_after,
+    should_retry,
+)
+from llmctl.types import ModelInfo
+from tests.providers.recordings import CODECS
+
+NOW = 1_800_000_000.0
+GATEWAY = (408, 502, 504, 520, 521, 522, 523, 524)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        (400, {"code": "context_length_exceeded"}, ContextTooLong),
+        (400, {"type": "exceed_context_size_error", "code": 400}, ContextTooLong),
+        (400, {"message": "This model's maximum context length is 8192 tokens."}, ContextTooLong),
+        (400, {"message": "too large: context window is 4096", "code": 400}, ContextTooLong),
+        (400, {"type": "invalid_request_error"}, InvalidRequest),
+        (400, {"code": "content_filter"}, ContentFiltered),
+        (401, {"code": "invalid_api_key"}, AuthFailed),
+        (402, {}, QuotaExhausted),
+        (403, {}, PermissionRefused),
+        (404, {"code": "model_not_found"}, NotFound),
+        (404, {"code": "DeploymentNotFound"}, NotFound),
+        (408, {}, CallTimeout),
+        (409, {}, ServerFailed),
+        (429, {"code": "rate_limit_exceeded"}, RateLimited),
+        (429, {"code": "insufficient_quota"}, QuotaExhausted),
+        (429, {"code": "429"}, RateLimited),
+        (500, {}, ServerFailed),
+        (502, {}, ServerFailed),
+        (503, {}, Overloaded),
+        (504, {}, ServerFailed),
+        (529, {}, Overloaded),
+    ],
+)
+def test_errors_by_body_and_status(
+    status: int, error: dict[str, Any], kind: type[CallError]
+) -> None:
+    """What is terminal and what may be tried again comes from the body as well as the status."""
+    body = orjson.dumps({"error": {"message": "m", **error}})
+    found = error_from_reply(status, {"x-request-id": "r1"}, body)
+    assert type(found) is kind
+    assert found.retryable is kind.retryable
+    assert (found.http_status, found.provider_request_id) == (status, "r1")
+
+
+@pytest.mark.parametrize("status", GATEWAY)
+@pytest.mark.parametrize("made", CODECS, ids=lambda made: type(made).__name__)
+def test_a_gateways_timeout_may_have_been_billed(made: Any, status: int) -> None:
+    """A gateway that heard nothing from the server behind it does not know whether the model
+    answered: the failure is ambiguous, whatever its body."""
+    for body in (b"", b"<html>bad gateway</html>", b'{"error":{"message":"upstream"}}'):
+        error = made.failure(status, {}, body)
+        assert (error.ambiguous, error.retryable) == (True, True)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 529])
+@pytest.mark.parametrize("made", CODECS, ids=lambda made: type(made).__name__)
+def test_a_providers_own_failure_is_not_billed(made: Any, status: int) -> None:
+    """A provider that refuses, or fails itself, bills nothing."""
+    assert not made.failure(status, {}, b'{"error":{"message":"busy"}}').ambiguous
+
+
+def test_a_gateway_that_names_the_reason_is_believed() -> None:
+    """An error of a known code did not reach the model, whatever status came with it."""
+    for code, kind in (("rate_limit_exceeded", RateLimited), ("invalid_api_key", AuthFailed)):
+        found = error_from_reply(502, {}, orjson.dumps({"error": {"code": code}}))
+        assert (type(found), found.ambiguous) == (kind, False)
+
+
+def test_an_error_within_an_answer() -> None:
+    """Its status counts where it carries one, in whichever field; a gateway's there as well."""
+    assert type(error_from_event({"code": 429, "message": "slow"})) is RateLimited
+    assert type(error_from_event({"status_code": 401, "message": "who?"})) is AuthFailed
+    assert type(error_from_event({"message": "broken"})) is ServerFailed
+    assert error_from_event({"code": 429}).http_status == 429
+    assert error_from_event({"code": True}).http_status is None
+    assert [error_from_event({"code": code}).ambiguous for code in (500, 502)] == [False, True]
+
+
+def test_a_redirect_is_not_followed() -> None:
+    """It says where to, because `base_url` is what must be mended."""
+    found = error_from_reply(302, {"location": "https://elsewhere"}, b"")
+    assert "https://elsewhere" in found.message
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>busy</html>", b"\xff", b"null", b"[1]", b'{"error":3}', b'{"error":"x"}']
+)
+def test_a_body_that_says_little(body: bytes) -> None:
+    """The status alone still names the error."""
+    assert type(error_from_reply(503, {}, body)) is Overloaded
+
+
+def test_durations() -> None:
+    """Go-style durations, as OpenAI and Groq send them, are seconds; nothing else is one."""
+    given = {"1s": 1, "12ms": 0.012, "6m0s": 360, "2m59.56s": 179.56, "7.66s": 7.66, "1h2m3s": 3723}
+    assert {text: duration(text) for text in given} == pytest.approx(given)
+    assert {duration(text) for text in ("", "soon", "1", "-1s", "1s2h", "s")} == {None}
+
+
+def date(seconds: int) -> str:
+    """The HTTP date so many seconds from `NOW`."""
+    return format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3"}, 3),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": "1e9"}, MAX_WAIT),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "NaN"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "later"}, None),
+        ({"retry-after": date(20)}, 20),
+        ({"retry-after": date(-20)}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    """Seconds, milliseconds and dates are honoured up to the bound; nonsense is not said."""
+    assert retry_after(headers, now=NOW) == (None if seconds is None else pytest.approx(seconds))
+
+
+@given(st.text(max_size=40))
+def test_no_header_crashes(text: str) -> None:
+    """Whatever a server writes, the wait is None or lies between 0 and the bound."""
+    for name in ("retry-after", "retry-after-ms"):
+        wait = retry_after({name: text}, now=NOW)
+        assert wait is None or 0 <= wait <= MAX_WAIT
+    duration(text)
+    count(text)
+
+
+def test_the_providers_own_word() -> None:
+    """`x-should-retry` is true, false, or not said."""
+    assert should_retry({"x-should-retry": "true"}) is True
+    assert should_retry({"x-should-retry": "false"}) is False
+    assert should_retry({"x-should-retry": "maybe"}) is should_retry({}) is None
+
+
+def test_the_models_windows() -> None:
+    """Windows and longest answers are read under each server's name for them."""
+    listed = [
+        {"id": "a", "context_window": 10, "max_completion_tokens": 5, "created": 7},
+        {"id": "b", "context_length": 20, "top_provider": {"max_completion_tokens": 6}},
+        {"id": "c", "max_context_length": 30, "name": "c"},
+        {"id": "d", "max_model_len": 40, "name": "The D"},
+        {"no": "id"},
+        3,
+    ]
+    models, after = codec("groq").decode_models(orjson.dumps({"data": listed}))
+    assert after is None
+    assert models == [
+        ModelInfo("a", None, 10, 5, 7.0),
+        ModelInfo("b", None, 20, 6),
+        ModelInfo("c", None, 30),
+        ModelInfo("d", "The D", 40),
+    ]
