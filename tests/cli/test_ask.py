@@ -71,7 +71,7 @@ def test_parameters_reach_the_provider(
     """System prompt, limits, temperature, options and model arrive under the API's names."""
     run(
         "ask", "q", "-s", "be brief", "--max-tokens", "9", "-t", "0.5", "-m", "other",
-        "-o", "top_p", "0.25", "-o", "user", "me", "-o", "stop", '["a"]',
+        "--param", "top_p=0.25", "--param", "user=me", "--param", 'stop=["a"]',
         env=configured,
     )  # fmt: skip
     body = sent(sim)

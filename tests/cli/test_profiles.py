@@ -17,12 +17,14 @@ import yaml
 from typer.testing import CliRunner
 
 from llmctl.cli.context import Context
-from llmctl.cli.profiles import InitOptions, ShowOptions, app, run_init, run_list, run_show
+from llmctl.cli.app import program
+from llmctl.cli.profiles_run import run_init, run_list, run_show
 from llmctl.config.choosing import choose
 from llmctl.config.load import load
 from llmctl.errors import ConfigError, DiskError, UsageError
 from llmctl.providers.registry import PRESETS
 from tests.configuring import World
+from tests.conftest import LLMCTL
 
 TEXT = """\
 default: fast
@@ -46,7 +48,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def invoke(*arguments: str) -> Any:
     """Run the sub-app as `llmctl profiles …` does."""
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(program(), ["profiles", *arguments])
 
 
 def test_list_piped(world: World) -> None:
@@ -169,7 +171,7 @@ def test_config_option(world: World, tmp_path: Path) -> None:
     other.write_text("profiles: {only: {provider: openai}}")
     world.user(TEXT)
     assert "only" in invoke("list", "--config", str(other)).stdout
-    result = CliRunner().invoke(app, ["list"], env={"LLMCTL_CONFIG": str(other)})
+    result = CliRunner().invoke(program(), ["profiles", "list"], env={"LLMCTL_CONFIG": str(other)})
     assert "only" in result.stdout
     assert "fast" not in result.stdout
 
@@ -222,9 +224,9 @@ def test_run_functions(world: World, capsys: pytest.CaptureFixture[str]) -> None
     context = Context(environ={**world.environ, "CORP_KEY": "k"}, quiet=True)
     assert run_list(context) == 0
     assert "found: $CORP_KEY" in capsys.readouterr().out
-    assert run_show(ShowOptions("fast"), context) == 0
+    assert run_show("fast", context) == 0
     with pytest.raises(UsageError):
-        run_init(InitOptions(), context)
+        run_init(context)
 
 
 def test_folder_that_is_gone(world: World) -> None:
@@ -237,15 +239,6 @@ def test_folder_that_is_gone(world: World) -> None:
         run_list(Context(environ=world.environ))
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["show"], ["init"]])
-def test_help(command: list[str]) -> None:
-    """`-h` is `--help` everywhere."""
-    short, long = invoke(*command, "-h"), invoke(*command, "--help")
-    assert short.exit_code == 0
-    assert short.stdout == long.stdout
-    assert "Usage:" in short.stdout
-
-
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("no_color", [False, True])
 def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> None:
@@ -254,7 +247,7 @@ def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> No
     environ = {"HOME": world.environ["HOME"], "TERM": "xterm", "PATH": os.environ["PATH"]}
     environ |= {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"NO_COLOR": "1"} if no_color else {})
     shown = in_terminal(
-        [sys.executable, "-c", "from llmctl.cli.profiles import app; app()", "list"],
+        [str(LLMCTL), "profiles", "list"],
         environ,
         columns,
     )

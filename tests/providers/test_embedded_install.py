@@ -283,7 +283,7 @@ INSTALLER = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
-from llmctl.cli.local import _terminated
+from llmctl.cli.local_run import _terminated
 from tests.providers.test_embedded_install import folders, put
 from llmctl.config.settings import Folders
 root = Path(sys.argv[1])

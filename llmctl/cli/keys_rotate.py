@@ -1,4 +1,4 @@
-"""How `keys set`, `keys rotate` and `keys remove` travel: name → slot → keyring, step by step."""
+"""Use cases `keys set`, `keys rotate` and `keys remove`: changes of stored keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from llmctl.cli.context import Context
-from llmctl.cli.keyplaces import Place, Places
-from llmctl.cli.render import is_tty
-from llmctl.cli.secret import read_secret, refuse_words
+from llmctl.cli.context import Context, read_secret
+from llmctl.cli.keys_list import KeyPlace, KeyPlaces
+from llmctl.cli.output import is_tty
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, UsageError
 from llmctl.keys.change import Changes, Check, fresh
@@ -22,8 +21,8 @@ from llmctl.storage import keyindex
 
 
 class RotateOptions(Struct, frozen=True):
-    """`extra`: what else stands on the command line; `finish`: end the window; `back`: undo;
-    neither: begin, or go on."""
+    """Options of `keys rotate`. `extra`: further words; `finish`: end the rotation; `back`: undo
+    it; neither: begin, or go on."""
 
     name: str
     extra: Sequence[str] = ()
@@ -32,9 +31,9 @@ class RotateOptions(Struct, frozen=True):
 
 
 def run_set(name: str, extra: Sequence[str], context: Context) -> int:
-    """Read a key and store it; says where it went."""
-    refuse_words(extra)
-    places = Places(context)
+    """Read a key, store it, and say where it went."""
+    _refuse_words(extra)
+    places = KeyPlaces(context)
     place = places.place(name)
     vault = places.finder.vault  # what is missing shows before a key is typed
     key = fresh(read_secret(f"Key for {place.slot.name} ({place.slot.where}): "))
@@ -50,10 +49,10 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
 
 def run_rotate(options: RotateOptions, context: Context) -> int:
     """Begin a rotation, go on with it, end it, or undo it."""
-    refuse_words(options.extra)
+    _refuse_words(options.extra)
     if options.finish and options.back:
         raise UsageError("--finish and --rollback exclude each other; give one of them")
-    places = Places(context)
+    places = KeyPlaces(context)
     place = places.place(options.name)
     changes = Changes(places.finder.vault, place.slot)
     check = _check(place.profile, context)
@@ -65,11 +64,11 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
             return _rolled_back(before, changes.rollback(), place.slot)
         offered = _offered(changes, place)
         try:
-            pair = changes.rotate(offered, context.clock.wall(), check, context.say)
+            pair = changes.rotate(offered, context.clock.wall(), check, context.info)
         except CallError as error:
-            context.say(f"{place.slot.name} is unchanged: the old key stays the primary")
+            context.info(f"{place.slot.name} is unchanged: the old key stays the primary")
             if changes.read().candidate:
-                context.say(
+                context.info(
                     f"the new key could not be checked and is kept: `llmctl keys rotate "
                     f"{options.name}` tries again, --rollback forgets it"
                 )
@@ -79,7 +78,7 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
         f"{place.slot.name} for {place.slot.where}: the primary is {ending(pair.primary.key)}, "
         f"the previous key {ending(pair.previous.key) if pair.previous else 'none'} is kept"
     )
-    context.say(
+    context.info(
         f"revoke the previous key at {page(place.profile)}, then `llmctl keys rotate "
         f"{options.name} --finish`; --rollback swaps them back"
     )
@@ -89,8 +88,8 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
 
 def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Context) -> int:
     """Delete every key of a slot; `origin` chooses among several of one name."""
-    refuse_words(extra)
-    places = Places(context)
+    _refuse_words(extra)
+    places = KeyPlaces(context)
     target = places.removable(name, origin)
     with places.held():
         count = Changes(places.finder.vault, target).remove()
@@ -104,7 +103,17 @@ def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Con
     return 0
 
 
-def _offered(changes: Changes, place: Place) -> str | None:
+def _refuse_words(words: Sequence[str]) -> None:
+    """Raise `UsageError` for words where a key may have been put. They are not repeated: what is
+    on a command line, everybody on the machine can read."""
+    if words:
+        raise UsageError(
+            "a key is never given on the command line, where others can read it: type it at the "
+            "prompt, or pipe it in on stdin (if that was a real key, revoke it)"
+        )
+
+
+def _offered(changes: Changes, place: KeyPlace) -> str | None:
     """The new key. At a terminal nobody is asked for one that is stored already; what is piped
     in is always read, and nothing at all means: go on."""
     phase = changes.read().phase
@@ -129,7 +138,7 @@ def _finish(changes: Changes, check: Check, context: Context) -> int:
     after = changes.finish(check)
     name = changes.slot.name
     if before.previous is None:
-        context.say(f"{name} is not being rotated: there is nothing to finish")
+        context.info(f"{name} is not being rotated: there is nothing to finish")
         return 0
     assert after.primary is not None
     print(
@@ -150,11 +159,11 @@ def _rolled_back(before: Pair, after: Pair, slot: Slot) -> int:
     return 0
 
 
-def _notes(places: Places, place: Place, context: Context) -> None:
-    """What else a person should know: who uses the key, and what hides it."""
+def _notes(places: KeyPlaces, place: KeyPlace, context: Context) -> None:
+    """Print which profiles use the key, and what hides it."""
     others = [name for name in places.users(place.slot) if name != place.slot.name]
     if others:
-        context.say(f"profiles that use it: {', '.join(sorted({*others, place.profile.name}))}")
+        context.info(f"profiles that use it: {', '.join(sorted({*others, place.profile.name}))}")
     source = place.profile.key
     if source and source.env and places.finder.environment(place.profile):
         context.warn(f"${source.env} is set and hides the stored key: calls use that one")
