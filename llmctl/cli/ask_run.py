@@ -27,6 +27,7 @@ from llmctl.ids import ulid
 from llmctl.observers.ledger_observer import Settling
 from llmctl.protocols import BudgetDenied, Observer, TokenCount
 from llmctl.providers.models_api import count_tokens
+from llmctl.redact import printable
 from llmctl.request import Question, compose
 from llmctl.runner import Live, open_runner, user_name
 from llmctl.storage.history import Conversation, open_history
@@ -219,7 +220,7 @@ async def _plan(request: Request, live: Live, options: AskOptions, context: Cont
     ]
     if budget is not None:
         lines.append(f"budget   {money(budget)}: {_enough(fits=fits)}")
-    write_stdout("\n".join(lines) + "\n")
+    write_stdout(printable("\n".join(lines)) + "\n")
     return code
 
 

@@ -58,7 +58,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     if context.json:
         print_json(as_json(made, budget, code), compact=True)
     else:
-        write_stdout("\n".join(lines(made, job, budget)) + "\n")
+        write_stdout(printable("\n".join(lines(made, job, budget))) + "\n")
     if not fits:
         context.info(_why(made, budget))
     return code
@@ -66,7 +66,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
 
 def _why(made: Plan, budget: Decimal | None) -> str:
     if made.cost.worst is None:
-        named = ", ".join(printable(model) for model in made.unpriced)
+        named = ", ".join(model for model in made.unpriced)
         return (
             f"the worst case is not known (price or output limit of {named}), so it cannot be "
             "held to a budget: set `price:` in the profile, or max_tokens"
@@ -118,14 +118,14 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
     ]
     width = max(len(f"{count:,}") for _, count, _ in counts)
     found = [
-        f"plan: {printable(job.input)} → {printable(output)}, {profile.name}/{profile.model}",
+        f"plan: {job.input} → {output}, {profile.name}/{profile.model}",
         "",
     ]
     for name, count, note in counts:
         if count or name in {"rows", "  to send"}:
             found.append(f"{name:<18}{count:>{width},}  {note}".rstrip())
     for message, index in list(made.errors.items())[:3]:
-        found.append(f"    row {index}: {printable(message)}")
+        found.append(f"    row {index}: {message}")
     about = "" if made.exact else "about "
     most = "?" if made.max_output_tokens is None else f"{made.max_output_tokens:,}"
     basis = f"from {made.seen:,} earlier calls" if made.seen else "assumed: no earlier calls"
@@ -145,7 +145,7 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
             "set `params: {max_tokens: …}` in the profile"
         )
     if made.unpriced:
-        named = ", ".join(f"{printable(m)} ({n:,} rows)" for m, n in made.unpriced.items())
+        named = ", ".join(f"{m} ({n:,} rows)" for m, n in made.unpriced.items())
         found.append(f"worst case unknown, $?: {named}")
     if budget is not None:
         over = made.cost.worst is None or made.cost.worst > budget

@@ -204,7 +204,7 @@ def run_stats(context: Context) -> int:
         return 0
     head = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
     rows = [(name, *_cells(figures)) for name, figures in (*models, ("all", total))]
-    print_table(head, rows, right="ENTRIES SIZE HITS MISSES RATE SAVED")
+    print_table(head, rows, right=head[1:])
     context.info(f"{path}: {file_size(stats.file_bytes)}")
     return 0
 

@@ -9,6 +9,7 @@ from llmctl import prices_update
 from llmctl.cli.context import Context
 from llmctl.cli.output import age, print_json, write_stdout
 from llmctl.price_data import choose
+from llmctl.redact import printable
 from llmctl.reports.periods import iso
 
 
@@ -43,5 +44,5 @@ def run_prices(context: Context, *, update: bool) -> int:
         f"newest    a price that holds from {used.newest.isoformat()} on",
         f"fetched   {never if at is None else f'{fetched}, {age(now - at)} ago'}",
     ]
-    write_stdout("\n".join(lines) + "\n")
+    write_stdout(printable("\n".join(lines)) + "\n")
     return 0

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from rich.bar import Bar
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -223,7 +224,7 @@ def _remarks(report: Report) -> Iterator[RenderableType]:
             f" {money(*total_of(report.unknown))} at the most; "
             "once you know: `llmctl cost release`",
         )
-        yield _unknown_calls(report.unknown, report.query.zone)
+        yield Padding(_unknown_calls(report.unknown, report.query.zone), (0, 0, 0, 2))
         if len(report.unknown) > MAX_NAMED:
             yield Text(f"  and {len(report.unknown) - MAX_NAMED:,} more")
     if report.unpriced:

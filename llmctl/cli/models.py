@@ -104,7 +104,9 @@ def _print_table(models: Sequence[ModelInfo]) -> None:
     ]
     kept = [n for n in range(len(head)) if n == 0 or any(row[n] for row in rows)]
     print_table(
-        [head[n] for n in kept], [[row[n] for n in kept] for row in rows], right="CONTEXT OUTPUT"
+        [head[n] for n in kept],
+        [[row[n] for n in kept] for row in rows],
+        right=("CONTEXT", "OUTPUT"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -166,7 +166,9 @@ def drawn(*parts: RenderableType, width: int | None = None) -> str:
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> None:
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()
+) -> None:
     """Print a table, a row a line; `right` names the columns aligned to the right.
 
     A terminal cuts the widest columns to its width; into a pipe nothing is cut.
@@ -176,10 +178,12 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: str =
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in head:
-        side: Any = "right" if name in right.split() else "left"
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify=side)
+        side: Any = "right" if name in right else "left"
+        table.add_column(name, justify=side)
     for row in rows:
-        table.add_row(*(Text(" ".join(printable(cell).split())) for cell in row))
+        # The texts do not wrap, but the columns may: only then rich cuts the widest first.
+        words = (" ".join(printable(cell).split()) for cell in row)
+        table.add_row(*(Text(word, no_wrap=True, overflow="ellipsis") for word in words))
     write_stdout(drawn(table, width=None if is_tty(sys.stdout) else 10_000))
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import stat
-import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from llmctl.cli.context import Context
 from llmctl.cli.app import program
+from llmctl.cli.context import Context
 from llmctl.cli.profiles_run import run_init, run_list, run_show
 from llmctl.config.choosing import choose
 from llmctl.config.load import load
 from llmctl.errors import ConfigError, DiskError, UsageError
 from llmctl.providers.registry import PRESETS
+from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
-from tests.conftest import LLMCTL
 
 TEXT = """\
 default: fast
@@ -245,12 +242,12 @@ def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> No
     """On a terminal the table keeps to its width and colours nothing when told so."""
     world.user(TEXT)
     environ = {"HOME": world.environ["HOME"], "TERM": "xterm", "PATH": os.environ["PATH"]}
-    environ |= {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"NO_COLOR": "1"} if no_color else {})
-    shown = in_terminal(
-        [str(LLMCTL), "profiles", "list"],
-        environ,
-        columns,
+    environ |= {"NO_COLOR": "1"} if no_color else {}
+    code, got, _ = on_a_terminal(
+        environ, world.repo, "profiles", "list", columns=columns, streams=["stdout"]
     )
+    assert code == 0
+    shown = got.decode()
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     lines = plain.replace("\r", "").splitlines()
     assert lines[0].split() == ["NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
@@ -259,27 +256,3 @@ def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> No
     assert ("\x1b[" in shown) is not no_color
     if columns == 200:
         assert "missing: $OPENAI_API_KEY" in plain
-
-
-def in_terminal(command: list[str], environ: dict[str, str], columns: int) -> str:
-    """Everything a command prints on a terminal this wide."""
-    import fcntl
-    import subprocess
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as run:
-        os.close(theirs)
-        text = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # how Linux says that the other end is closed
-                break
-            if not piece:
-                break
-            text += piece
-    os.close(ours)
-    assert run.returncode == 0, text
-    return text.decode()

@@ -117,9 +117,7 @@ def test_a_typo_is_exit_2_with_a_hint(run: Run, arguments: tuple[str, ...], said
     assert "Traceback" not in done.stderr
 
 
-def test_a_mistake_in_the_program_is_one_sentence(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_mistake_in_the_program_is_one_sentence(environ: dict[str, str], tmp_path: Path) -> None:
     """It exits 1; `-vv` shows the traceback before it, without locals, keys and escapes."""
     code = (
         "from llmctl.cli.context import Context, exit_with\n"
