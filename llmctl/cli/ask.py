@@ -57,8 +57,7 @@ class AskOptions(Struct, frozen=True):
 
 def command(
     prompt: Annotated[
-        str | None,
-        typer.Argument(help="The prompt. Text on stdin goes before it.", show_default=False),
+        str | None, typer.Argument(help="The prompt. Text on stdin goes before it.")
     ] = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
@@ -88,7 +87,6 @@ def command(
         typer.Option(
             "--stream/--no-stream",
             help="Print the answer as it arrives (default: when stdout is a terminal).",
-            show_default=False,
         ),
     ] = None,
     markdown: Annotated[

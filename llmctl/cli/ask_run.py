@@ -11,13 +11,7 @@ from typing import Any, TextIO
 from llmctl import attachments
 from llmctl.batch.records import dollars, record
 from llmctl.cli.ask import AskOptions
-from llmctl.cli.context import (
-    Context,
-    Selection,
-    handle_signals,
-    secret_prompt,
-    select_profile,
-)
+from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, usage_line, write_stdout
 from llmctl.config.overrides import Overrides

@@ -97,7 +97,6 @@ def command(
             "-o",
             help="Where answers go; - is stdout, without resume. Default: NAME.out.jsonl "
             "beside INPUT.",
-            show_default=False,
         ),
     ] = None,
     profile: ProfileOption = None,

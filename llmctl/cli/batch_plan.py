@@ -117,10 +117,7 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
         ("  to send", made.to_send, ""),
     ]
     width = max(len(f"{count:,}") for _, count, _ in counts)
-    found = [
-        f"plan: {job.input} → {output}, {profile.name}/{profile.model}",
-        "",
-    ]
+    found = [f"plan: {job.input} → {output}, {profile.name}/{profile.model}", ""]
     for name, count, note in counts:
         if count or name in {"rows", "  to send"}:
             found.append(f"{name:<18}{count:>{width},}  {note}".rstrip())

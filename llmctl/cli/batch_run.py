@@ -19,23 +19,9 @@ from llmctl.batch.rows import Reader
 from llmctl.batch.run import drive, nothing_to_send
 from llmctl.batch.template import Template
 from llmctl.cli.batch import BatchOptions
-from llmctl.cli.context import (
-    Context,
-    Selection,
-    handle_signals,
-    secret_prompt,
-    select_profile,
-)
+from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
 from llmctl.cli.options import budget_lines, budget_windows, tightest_budget
-from llmctl.cli.output import (
-    duration,
-    has_colour,
-    is_tty,
-    json_text,
-    money,
-    plural,
-    write_stdout,
-)
+from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
 from llmctl.config.overrides import Overrides
 from llmctl.errors import BudgetRefused, CallError
 from llmctl.guards.retry import Trouble

@@ -8,14 +8,7 @@ import typer
 from msgspec import Struct
 
 from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import (
-    EPILOG,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    command_group,
-    parsed,
-)
+from llmctl.cli.options import EPILOG, JsonOption, QuietOption, VerboseOption, command_group, parsed
 from llmctl.cli.output import file_size, money, percent, plural, print_json, print_table
 from llmctl.errors import UsageError
 
@@ -40,10 +33,7 @@ def prune_command(
     older_than: Annotated[
         str | None,
         typer.Option(
-            "--older-than",
-            metavar="7d",
-            help="Answers stored longer ago: 90m, 24h, 7d, 2w.",
-            show_default=False,
+            "--older-than", metavar="7d", help="Answers stored longer ago: 90m, 24h, 7d, 2w."
         ),
     ] = None,
     max_size: Annotated[
@@ -53,7 +43,6 @@ def prune_command(
             metavar="500MB",
             help="The answers used least recently, until the cache takes no more than this: "
             "MB is a million bytes, MiB is 1,048,576.",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
@@ -64,7 +53,6 @@ def prune_command(
             metavar="MODEL",
             help="Answers of this model only, by the name it was asked by or the dated one it "
             "answered with.",
-            show_default=False,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All answers.")] = False,

@@ -81,20 +81,15 @@ def report_command(
             "--since",
             metavar="7d|DATE",
             help="So long ago until now: 7d, 24h, 2w, or a date. Default: 30d.",
-            show_default=False,
         ),
     ] = None,
     first: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="D", help="From this date, or time, on.", show_default=False
-        ),
+        typer.Option("--from", metavar="D", help="From this date, or time, on."),
     ] = None,
     last: Annotated[
         str | None,
-        typer.Option(
-            "--to", metavar="D", help="Until the end of this date, or a time.", show_default=False
-        ),
+        typer.Option("--to", metavar="D", help="Until the end of this date, or a time."),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -103,7 +98,6 @@ def report_command(
             metavar="DIMENSIONS",
             help="Group by day, model, profile, provider, user or tag:NAME; several with commas. "
             "Default: model.",
-            show_default=False,
         ),
     ] = None,
     format: Annotated[
@@ -180,7 +174,6 @@ def check_command(
             "--budget",
             metavar="USD",
             help="The most that may have been spent. Default: the configured budgets.",
-            show_default=False,
         ),
     ] = None,
     period: Annotated[
@@ -190,7 +183,6 @@ def check_command(
             metavar="day|week|month|run:ID",
             help="What --budget is for: the present day, week (from Monday) or month, or one run; "
             "run:last is the latest. Default: month.",
-            show_default=False,
         ),
     ] = None,
     by: Annotated[
@@ -260,15 +252,10 @@ def check_command(
 def release_command(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[CALL_ID]...",
-            help="Calls, as `llmctl cost report` names them.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[CALL_ID]...", help="Calls, as `llmctl cost report` names them."),
     ] = None,
     run_id: Annotated[
-        str | None,
-        typer.Option("--run", metavar="ID", help="All such calls of one run.", show_default=False),
+        str | None, typer.Option("--run", metavar="ID", help="All such calls of one run.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="All such calls.")] = False,
     billed: Annotated[
@@ -277,7 +264,6 @@ def release_command(
             "--billed",
             metavar="USD",
             help="What the provider billed for each of them. Default: nothing.",
-            show_default=False,
         ),
     ] = None,
     config: ConfigOption = None,

@@ -13,14 +13,7 @@ from llmctl.batch.records import dollars
 from llmctl.cli.cost_release import total_of, unknown_json
 from llmctl.cli.output import json_text, money, percent
 from llmctl.reports.periods import iso
-from llmctl.reports.report import (
-    BudgetState,
-    Figures,
-    Group,
-    Report,
-    Unpriced,
-    percentiles,
-)
+from llmctl.reports.report import BudgetState, Figures, Group, Report, Unpriced, percentiles
 
 PERCENTILES = (50, 95, 99)
 _SPECIAL = re.compile(r'[",\r\n]')
@@ -171,13 +164,7 @@ def as_markdown(report: Report) -> str:
         f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
         f"projected to {_usd(month.projected)} USD at the month's end."
     )
-    lines = [
-        "## LLM cost",
-        "",
-        spent,
-        "",
-        *_group_table(report),
-    ]
+    lines = ["## LLM cost", "", spent, "", *_group_table(report)]
     if report.budgets:
         lines += [
             "",

@@ -25,16 +25,7 @@ from llmctl.config.settings import PERIODS, Budget, Settings
 from llmctl.errors import UsageError
 from llmctl.redact import printable
 from llmctl.reports.periods import Span, between, period_at, since, zone_named
-from llmctl.reports.report import (
-    BudgetCheck,
-    BudgetState,
-    Group,
-    Ledger,
-    Query,
-    State,
-    check,
-    make,
-)
+from llmctl.reports.report import BudgetCheck, BudgetState, Group, Ledger, Query, State, check, make
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.report import Nothing
 

@@ -23,9 +23,7 @@ app = command_group("Store, list, check, rotate and remove provider keys.")
 # the parser's would repeat it.
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-NameArgument = Annotated[
-    str, typer.Argument(help="A profile, or the name of a stored key.", show_default=False)
-]
+NameArgument = Annotated[str, typer.Argument(help="A profile, or the name of a stored key.")]
 
 
 @app.command("set", context_settings=_ANY, epilog=EPILOG)
@@ -62,10 +60,7 @@ def list_command(
     max_age: Annotated[
         str | None,
         typer.Option(
-            "--max-age",
-            metavar="AGE",
-            help="Exit 1 when a stored key is older: 90d, 12w, 24h.",
-            show_default=False,
+            "--max-age", metavar="AGE", help="Exit 1 when a stored key is older: 90d, 12w, 24h."
         ),
     ] = None,
     config: ConfigOption = None,
@@ -87,8 +82,7 @@ def list_command(
 @app.command("check", epilog=EPILOG)
 def check_command(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Profiles or stored keys; all without it.", show_default=False),
+        list[str] | None, typer.Argument(help="Profiles or stored keys; all without it.")
     ] = None,
     *,
     profile: ProfileOption = None,
@@ -149,8 +143,7 @@ def remove_command(
     name: NameArgument,
     *,
     origin: Annotated[
-        str | None,
-        typer.Option("--origin", help="Which of several keys of this name.", show_default=False),
+        str | None, typer.Option("--origin", help="Which of several keys of this name.")
     ] = None,
     profile: ProfileOption = None,
     config: ConfigOption = None,

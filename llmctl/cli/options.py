@@ -48,25 +48,15 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress or notes on stderr; errors only.")
 ]
 VerboseOption = Annotated[
-    int,
-    typer.Option(
-        "--verbose",
-        "-v",
-        count=True,
-        show_default=False,
-        help="More detail on stderr; -vv tracebacks.",
-    ),
+    int, typer.Option("--verbose", "-v", count=True, help="More detail on stderr; -vv tracebacks.")
 ]
-SystemOption = Annotated[
-    str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)
-]
+SystemOption = Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")]
 SchemaOption = Annotated[
     Path | None,
     typer.Option(
         "--schema",
         metavar="FILE",
         help="JSON Schema that the answer must fit; the provider is asked to keep to it.",
-        show_default=False,
     ),
 ]
 TagOption = Annotated[

@@ -40,7 +40,7 @@ def list_command(
 
 @app.command("show", epilog=EPILOG)
 def show_command(
-    name: Annotated[str, typer.Argument(help="Profile to show.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Profile to show.")],
     *,
     config: ConfigOption = None,
     json: JsonOption = False,

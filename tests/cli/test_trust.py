@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.terminal import on_a_terminal
 from tests.conftest import Run
 from tests.simulator.server import Simulator
 

@@ -18,15 +18,7 @@ from hypothesis import strategies as st
 from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
 from llmctl.reports.periods import Span, moment, period_at, since
-from llmctl.reports.report import (
-    Query,
-    Report,
-    check,
-    make,
-    parse_by,
-    percentiles,
-    project,
-)
+from llmctl.reports.report import Query, Report, check, make, parse_by, percentiles, project
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.report import Nothing
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
