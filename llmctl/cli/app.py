@@ -1,42 +1,68 @@
-"""The way into the program `llmctl`."""
+"""The program `llmctl`: its commands, its help, and its version."""
 
-from __future__ import annotations
-
-import gc
-import os
 import sys
+from typing import TYPE_CHECKING, Annotated
 
 import llmctl
 
-_GARBAGE = 100_000
-"""Objects before the first look for garbage: more than a start makes, all of which stay."""
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
-    """Run the command line. `--version` alone answers before anything is imported, and so does what
-    a shell asks for but a few odd lines.
-
-    Python looks for garbage every 700 objects and, at its end, in all there is. Modules coming
-    in make most of the objects of a short command, and none of those is garbage: looking took a
-    fifth of an answer's time.
-    """
+    """Run the command line; a bare `--version` answers before typer is imported."""
     if sys.argv[1:] == ["--version"]:
         print(f"llmctl {llmctl.__version__}")
         return
-    if "_LLMCTL_COMPLETE" in os.environ:
-        from llmctl.cli.completing import completed
-
-        if (found := completed(os.environ)) is not None:
-            said, code = found
-            if said:
-                print(said)
-            sys.exit(code)
-    gc.set_threshold(_GARBAGE)
     try:
-        from llmctl.cli.program import main as run
-
-        run()
-    except KeyboardInterrupt:
+        program()()
+    except KeyboardInterrupt:  # while modules come in; a running command handles it itself
         sys.exit(130)
-    finally:
-        gc.freeze()  # what is left goes with the process; files and databases are closed by now
+
+
+def program() -> "typer.Typer":
+    """All commands. Their modules parse and print; what they need to work they import then."""
+    import typer
+
+    from llmctl.cli import (
+        ask,
+        batch,
+        cache_commands,
+        cost,
+        keys,
+        local_commands,
+        models,
+        profiles_commands,
+    )
+    from llmctl.cli.options import EPILOG
+
+    app = typer.Typer(
+        name="llmctl",
+        help="Ad-hoc and batch calls to language models.",
+        epilog=EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def root(
+        *,
+        version: Annotated[
+            bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+        ] = False,
+    ) -> None:
+        if version:
+            print(f"llmctl {llmctl.__version__}")
+            raise typer.Exit
+
+    app.command("ask", epilog=EPILOG)(ask.command)
+    app.command("batch", epilog=EPILOG)(batch.command)
+    app.add_typer(keys.app, name="keys")
+    app.add_typer(cost.app, name="cost")
+    app.add_typer(cache_commands.app, name="cache")
+    app.add_typer(profiles_commands.app, name="profiles")
+    app.command("models", epilog=EPILOG)(models.command)
+    app.add_typer(local_commands.app, name="local")
+    return app

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from msgspec import Struct, field
 
-from llmctl.cli.context import Context, finish
+from llmctl.cli.context import Context, exit_with
 from llmctl.cli.options import (
+    BudgetOption,
     ConfigOption,
     JsonOption,
     ModelOption,
@@ -38,8 +39,8 @@ class EngineName(StrEnum):
     LOCAL = "local"
 
 
-class Format(StrEnum):
-    """How an output line looks."""
+class LineFormat(StrEnum):
+    """Format of an output line."""
 
     LLMCTL = "llmctl"
     OPENAI = "openai"
@@ -52,14 +53,14 @@ class MaxErrors(Struct, frozen=True):
     share: float | None = None
 
     def allowed(self, rows: int) -> int:
-        """How many of `rows` may fail."""
+        """Number of `rows` that may fail."""
         if self.count is not None:
             return self.count
         return int(rows * (self.share or 0))
 
 
 class BatchOptions(Struct, frozen=True):
-    """What `batch` was told; None: the profile or the default decides."""
+    """Options of `batch`. None: the profile or the default decides."""
 
     input: str
     engine: EngineName = EngineName.LOCAL
@@ -73,7 +74,7 @@ class BatchOptions(Struct, frozen=True):
     tpm: int | None = None
     limit: int | None = None
     max_errors: MaxErrors | None = None
-    format: Format = Format.LLMCTL
+    format: LineFormat = LineFormat.LLMCTL
     ordered: bool = False
     restart: bool = False
     cache_mode: CacheMode = "use"
@@ -96,7 +97,6 @@ def command(
             "-o",
             help="Where answers go; - is stdout, without resume. Default: NAME.out.jsonl "
             "beside INPUT.",
-            show_default=False,
         ),
     ] = None,
     profile: ProfileOption = None,
@@ -140,8 +140,9 @@ def command(
         ),
     ] = None,
     format: Annotated[
-        Format, typer.Option("--format", help="Output lines: llmctl's, or OpenAI's batch results.")
-    ] = Format.LLMCTL,
+        LineFormat,
+        typer.Option("--format", help="Output lines: llmctl's, or OpenAI's batch results."),
+    ] = LineFormat.LLMCTL,
     ordered: Annotated[
         bool, typer.Option("--ordered", help="Put OUTPUT into the order of INPUT at the end.")
     ] = False,
@@ -151,15 +152,7 @@ def command(
     no_cache: NoCacheOption = False,
     refresh: RefreshOption = False,
     tag: TagOption = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            metavar="USD",
-            help="The most that this run may spend; a row that may cost more is not sent.",
-            show_default=False,
-        ),
-    ] = None,
+    budget: BudgetOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show rows, tokens, cost and time; send and write nothing."),
@@ -210,35 +203,33 @@ def command(
     """
     context = Context(profile, model, config, json, quiet, verbose)
 
-    def run_() -> int:
-        from llmctl.cli.running import run
+    def work() -> int:
+        from llmctl.cli.batch_run import run
 
-        return run(
-            BatchOptions(
-                input=input,
-                engine=engine,
-                output=output,
-                system=system,
-                template=template,
-                schema=read_schema(schema),
-                id_field=id_field,
-                concurrency=concurrency,
-                rpm=rpm,
-                tpm=tpm,
-                limit=limit,
-                max_errors=parse_max_errors(max_errors),
-                format=format,
-                ordered=ordered,
-                restart=restart,
-                cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
-                tags=pairs("--tag", tag or ()),
-                dry_run=dry_run,
-                budget=None if budget is None else parse_dollars("--budget", budget),
-            ),
-            context,
+        options = BatchOptions(
+            input=input,
+            engine=engine,
+            output=output,
+            system=system,
+            template=template,
+            schema=read_schema(schema),
+            id_field=id_field,
+            concurrency=concurrency,
+            rpm=rpm,
+            tpm=tpm,
+            limit=limit,
+            max_errors=parse_max_errors(max_errors),
+            format=format,
+            ordered=ordered,
+            restart=restart,
+            cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
+            tags=pairs("--tag", tag or ()),
+            dry_run=dry_run,
+            budget=None if budget is None else parse_dollars("--budget", budget),
         )
+        return run(options, context)
 
-    finish(run_, context)
+    exit_with(work, context)
 
 
 def parse_max_errors(text: str | None) -> MaxErrors | None:

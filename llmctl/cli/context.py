@@ -1,20 +1,31 @@
-"""What every command gets besides its own options, and how every command ends."""
+"""What every command gets besides its own options: context, configuration, how it ends."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from msgspec import Struct, field
 
+from llmctl.cli.output import is_tty
 from llmctl.clock import Clock, SystemClock
-from llmctl.errors import ConfigError, LlmctlError
-from llmctl.redact import redact_known_keys
+from llmctl.errors import ConfigError, InputError, LlmctlError, SetupError
+from llmctl.redact import known, printable
+
+if TYPE_CHECKING:
+    from llmctl.config.overrides import Overrides
+    from llmctl.config.settings import Budget, Folders, Profile, Settings
+    from llmctl.config.trust import Untrusted
+
+_MAX_SECRET = 64 * 1024
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Context(Struct, frozen=True):
@@ -36,22 +47,29 @@ class Context(Struct, frozen=True):
         except OSError:
             raise ConfigError("the current folder is gone; change to one that exists") from None
 
-    def say(self, text: str) -> None:
-        """A note for the person at the terminal: stderr, unless `--quiet`."""
+    @property
+    def folders(self) -> Folders:
+        """The folders of configuration, state, cache and data."""
+        from llmctl.config.paths import find_folders
+
+        return find_folders(self.environ, self.cwd())
+
+    def info(self, text: str) -> None:
+        """Print a note on stderr, unless `--quiet`."""
         if not self.quiet:
-            print(redact_known_keys(text), file=sys.stderr)
+            print(_clean(text), file=sys.stderr)
 
     def warn(self, text: str) -> None:
-        """A warning: stderr, always."""
-        print(f"warning: {redact_known_keys(text)}", file=sys.stderr)
+        """Print a warning on stderr, always."""
+        print(f"warning: {_clean(text)}", file=sys.stderr)
 
 
-def finish(run: Callable[[], int], context: Context) -> NoReturn:
+def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
     """Run a command and leave with its exit code.
 
-    An error of ours is one sentence on stderr; with `-vv` its traceback comes before it,
-    without locals, which may hold keys and prompts, and without any key that its words hold.
-    An error that is not ours is a mistake in the program, and ends in one sentence too.
+    An error of ours is one sentence on stderr; any other is a mistake in the program, and one
+    sentence too. With `-vv` the traceback comes before it, without locals, which may hold keys
+    and prompts.
     """
     try:
         code = run()
@@ -63,17 +81,146 @@ def finish(run: Callable[[], int], context: Context) -> NoReturn:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - its traceback is for whoever mends it
-        said = " ".join(str(error).split())
-        _explain(
-            f"a mistake in llmctl, {type(error).__name__}: {said}; please report it with what "
-            "-vv shows",
-            context,
-        )
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        _explain(f"a mistake in llmctl, {what}; please report it with what -vv shows", context)
         code = 1
     raise typer.Exit(code)
 
 
 def _explain(message: str, context: Context) -> None:
     if context.verbose > 1:
-        print(redact_known_keys(traceback.format_exc()), end="", file=sys.stderr)
-    print(f"error: {redact_known_keys(message)}", file=sys.stderr)
+        print(_clean(traceback.format_exc()), end="", file=sys.stderr)
+    print(f"error: {_clean(message)}", file=sys.stderr)
+
+
+def _clean(text: str) -> str:
+    """Text that may quote a provider, a file or a key, as a terminal may get it."""
+    return printable(known(text))
+
+
+class Selection(Struct, frozen=True):
+    """The profile a command works with, complete, and what the configuration says besides.
+
+    Attributes:
+        cache_size: most bytes of the answer cache; None: no limit.
+        fallbacks: profiles to ask when this one fails.
+
+    """
+
+    profile: Profile
+    folders: Folders
+    cache_size: int | None = None
+    fallbacks: tuple[Profile, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+
+
+def select_profile(context: Context, overrides: Overrides) -> Selection:
+    """Read the configuration and choose. Raises `ConfigError`, `NoKeyError`, `SetupError`."""
+    from llmctl.config.choosing import choose
+    from llmctl.connecting import located
+    from llmctl.providers.embedded_model import installed
+
+    settings = load_settings(context, overrides)
+    folders = settings.folders
+    profile = choose(settings, overrides.profile, context.environ, lambda: installed(folders))
+    if context.verbose:
+        context.info(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
+    fallbacks: list[Profile] = []
+    for name in profile.fallback:
+        try:
+            fallbacks.append(located(settings.profiles[name], folders))
+        except SetupError as error:
+            context.warn(f"the fallback {name} is left out: {error.message}")
+    return Selection(
+        located(profile, folders), folders, settings.cache_size, tuple(fallbacks), settings.budgets
+    )
+
+
+def load_settings(context: Context, overrides: Overrides | None = None) -> Settings:
+    """Read the configuration, asking for trust at a terminal. Raises `ConfigError`.
+
+    A project's file that needs the user's trust is an error where nobody can be asked.
+    """
+    from llmctl.config import load
+    from llmctl.config import overrides as flags
+    from llmctl.config.trust import Untrusted, record
+
+    def read() -> Settings:
+        return load.load(
+            environ=context.environ,
+            cwd=context.cwd(),
+            config=context.config,
+            overrides=overrides or flags.Overrides(),
+        )
+
+    try:
+        return read()
+    except Untrusted as error:
+        if not (is_tty(sys.stdin) and is_tty(sys.stderr)) or not _agreed(error):
+            raise
+        record(context.folders, error.path, error.raw)
+    return read()
+
+
+def _agreed(error: Untrusted) -> bool:
+    """Ask the person at the terminal whether to trust the file as it is now."""
+    print(f"{_clean(str(error.path))} sets what needs your trust:", file=sys.stderr)
+    for line in error.asks:
+        print(f"  {_clean(line)}", file=sys.stderr)
+    print("Trust this file until it changes? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def secret_prompt() -> Callable[[str], str] | None:
+    """A function that asks the person at the terminal for a secret; None without a terminal."""
+    return _hidden if is_tty(sys.stdin) and is_tty(sys.stderr) else None
+
+
+def read_secret(prompt: str) -> str:
+    """A secret typed without being shown, or all of stdin when that is no terminal.
+
+    Raises `InputError`.
+    """
+    if is_tty(sys.stdin):
+        return _hidden(prompt)
+    try:
+        raw = sys.stdin.buffer.read(_MAX_SECRET + 1)
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"stdin cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        # the error itself holds what was read
+        raise InputError("stdin is not text; pipe in the key alone") from None
+    if len(raw) > _MAX_SECRET:
+        raise InputError("stdin holds far more than a key; pipe in the key alone")
+    return text
+
+
+def _hidden(prompt: str) -> str:
+    import getpass
+
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        raise InputError("nothing was typed") from None
+
+
+@contextmanager
+def handle_signals(on_signal: Callable[[int], None]) -> Iterator[None]:
+    """While open, call `on_signal` in the event loop for every SIGINT and SIGTERM."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in _SIGNALS:
+        try:
+            loop.add_signal_handler(number, on_signal, int(number))
+        except NotImplementedError:  # Windows has no such loop; plain handlers do there
+            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, n))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, handler)

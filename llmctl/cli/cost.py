@@ -9,30 +9,23 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
-from llmctl.cli.context import Context, finish
-from llmctl.cli.cost_release import command as release_command
+from llmctl.cli.context import Context, exit_with
 from llmctl.cli.options import (
+    EPILOG,
     ConfigOption,
     JsonOption,
     QuietOption,
     VerboseOption,
+    command_group,
     parse_dollars,
-)
-from llmctl.errors import EXIT_CODES
-
-_EXIT_CODES = "\n".join(f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES[:4])
-_EPILOG = f"\b\nExit codes:\n{_EXIT_CODES}"
-
-app = typer.Typer(
-    help="Report spending, check it against budgets, settle what is unknown, show the prices.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    parsed,
 )
 
+app = command_group("Report spending, check budgets, settle what is unknown.")
 
-class Format(StrEnum):
-    """How the report is written."""
+
+class ReportFormat(StrEnum):
+    """Format of a report."""
 
     TABLE = "table"
     JSON = "json"
@@ -41,18 +34,18 @@ class Format(StrEnum):
 
 
 class ReportOptions(Struct, frozen=True):
-    """What `cost report` was told; None: the default."""
+    """Options of `cost report`. None: the default."""
 
     since: str | None = None
     first: str | None = None
     last: str | None = None
     by: tuple[str, ...] = ("model",)
-    format: Format = Format.TABLE
+    format: ReportFormat = ReportFormat.TABLE
     timezone: str = "UTC"
 
 
 class CheckOptions(Struct, frozen=True):
-    """What `cost check` was told; `budget` None: the configured budgets."""
+    """Options of `cost check`; `budget` None: the configured budgets."""
 
     budget: Decimal | None = None
     period: str | None = None
@@ -63,10 +56,13 @@ class CheckOptions(Struct, frozen=True):
     timezone: str = "UTC"
 
 
-class PricesOptions(Struct, frozen=True):
-    """`update`: fetch the published prices first."""
+class ReleaseOptions(Struct, frozen=True):
+    """Options of `cost release`: call ids, or a run, or all; `billed` US dollars each."""
 
-    update: bool = False
+    ids: tuple[str, ...] = ()
+    run_id: str | None = None
+    all: bool = False
+    billed: Decimal = Decimal(0)
 
 
 TimezoneOption = Annotated[
@@ -77,7 +73,7 @@ TimezoneOption = Annotated[
 ]
 
 
-@app.command("report", epilog=_EPILOG)
+@app.command("report", epilog=EPILOG)
 def report_command(
     since: Annotated[
         str | None,
@@ -85,20 +81,15 @@ def report_command(
             "--since",
             metavar="7d|DATE",
             help="So long ago until now: 7d, 24h, 2w, or a date. Default: 30d.",
-            show_default=False,
         ),
     ] = None,
     first: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="D", help="From this date, or time, on.", show_default=False
-        ),
+        typer.Option("--from", metavar="D", help="From this date, or time, on."),
     ] = None,
     last: Annotated[
         str | None,
-        typer.Option(
-            "--to", metavar="D", help="Until the end of this date, or a time.", show_default=False
-        ),
+        typer.Option("--to", metavar="D", help="Until the end of this date, or a time."),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -107,25 +98,24 @@ def report_command(
             metavar="DIMENSIONS",
             help="Group by day, model, profile, provider, user or tag:NAME; several with commas. "
             "Default: model.",
-            show_default=False,
         ),
     ] = None,
     format: Annotated[
-        Format, typer.Option("--format", help="Table, or one of the stable formats below.")
-    ] = Format.TABLE,
+        ReportFormat, typer.Option("--format", help="Table, or one of the stable formats below.")
+    ] = ReportFormat.TABLE,
     timezone: TimezoneOption = "UTC",
     config: ConfigOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Show what calls cost, from the ledger on this machine; nothing is sent.
+    """Show what calls cost, from the ledger on this machine.
 
-    A kept answer costs nothing and counts as saved; tokens are those of calls made. Errors are
-    calls that ended without an answer, not those you gave up. Latencies are nearest-rank
-    percentiles of the attempts that answered. The projection lets each day to come cost what the
-    days of this month so far did on average. Costs that nobody knows are $?, null or empty, and
-    never 0; what attempts without an answer may have cost stands by itself.
+    Nothing is sent. A kept answer costs nothing and counts as saved; tokens are those of calls
+    made. Errors are calls that ended without an answer, not those you gave up. Latencies are
+    nearest-rank percentiles of the attempts that answered. The projection lets each day to come
+    cost what the days of this month so far did on average. Costs that nobody knows are $?, null
+    or empty, and never 0; what attempts without an answer may have cost stands by itself.
 
     \b
     --format json (or --json), one object; amounts are exact numbers in USD, null is unknown:
@@ -157,9 +147,9 @@ def report_command(
     """
     context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
 
-    def run() -> int:
-        from llmctl.cli.costing import run_report
-        from llmctl.reports.groups import parse_by
+    def work() -> int:
+        from llmctl.cli.cost_report import run_report
+        from llmctl.reports.report import parse_by
 
         return run_report(
             ReportOptions(
@@ -167,16 +157,16 @@ def report_command(
                 first=first,
                 last=last,
                 by=parse_by(by) if by else ("model",),
-                format=Format.JSON if json else format,
+                format=ReportFormat.JSON if json else format,
                 timezone=timezone,
             ),
             context,
         )
 
-    finish(run, context)
+    exit_with(work, context)
 
 
-@app.command("check", epilog=_EPILOG)
+@app.command("check", epilog=EPILOG)
 def check_command(
     budget: Annotated[
         str | None,
@@ -184,7 +174,6 @@ def check_command(
             "--budget",
             metavar="USD",
             help="The most that may have been spent. Default: the configured budgets.",
-            show_default=False,
         ),
     ] = None,
     period: Annotated[
@@ -194,7 +183,6 @@ def check_command(
             metavar="day|week|month|run:ID",
             help="What --budget is for: the present day, week (from Monday) or month, or one run; "
             "run:last is the latest. Default: month.",
-            show_default=False,
         ),
     ] = None,
     by: Annotated[
@@ -221,7 +209,7 @@ def check_command(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Compare spending with a budget: print the figure, exit 0 within it and 3 above it.
+    """Compare spending with a budget: exit 0 within it and 3 above it.
 
     The figure is conservative: what was charged, what attempts without an answer may have cost,
     and what calls still under way can come to. Calls with an unknown price are counted and
@@ -239,9 +227,10 @@ def check_command(
     """
     context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
 
-    def run() -> int:
-        from llmctl.cli.costing import run_check, share_given
-        from llmctl.reports.groups import parse_by
+    def work() -> int:
+        from llmctl.cli.cost_report import run_check
+        from llmctl.config.budgets import share_of
+        from llmctl.reports.report import parse_by
 
         return run_check(
             CheckOptions(
@@ -249,20 +238,73 @@ def check_command(
                 period=period,
                 by=parse_by(by) if by else (),
                 each=each,
-                warn_at=None if warn_at is None else share_given("--warn-at", warn_at),
+                warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, share_of),
                 strict=strict,
                 timezone=timezone,
             ),
             context,
         )
 
-    finish(run, context)
+    exit_with(work, context)
 
 
-app.command("release", epilog=_EPILOG)(release_command)
+@app.command("release", epilog=EPILOG)
+def release_command(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CALL_ID]...", help="Calls, as `llmctl cost report` names them."),
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="All such calls of one run.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All such calls.")] = False,
+    billed: Annotated[
+        str | None,
+        typer.Option(
+            "--billed",
+            metavar="USD",
+            help="What the provider billed for each of them. Default: nothing.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Say what calls cost whose end is unknown.
+
+    A call that was sent and got no answer (its connection broke, or llmctl was killed) may have
+    been billed: it counts at its worst case until somebody knows better. Look it up on your
+    provider's bill, then release it: budgets count what you say from then on. Nothing is sent. A
+    call whose end is known stays as it is.
+
+    \b
+    --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}], "usd",
+    "billed_usd"}; usd is what it counted at before, billed_usd what each counts at now.
+
+    \b
+    Examples:
+      llmctl cost release 01JD4T1E8ZVMKQ0R4Y1ZB7K3NQ
+      llmctl cost release --run 01JD4T1DWW3XQ2P6F9M5A0R8CH --billed 0.0012
+      llmctl cost release --all
+    """
+    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
+
+    def work() -> int:
+        from llmctl.cli.cost_release import run_release
+
+        options = ReleaseOptions(
+            ids=tuple(ids or ()),
+            run_id=run_id,
+            all=all_,
+            billed=Decimal(0) if billed is None else parse_dollars("--billed", billed),
+        )
+        return run_release(options, context)
+
+    exit_with(work, context)
 
 
-@app.command("prices", epilog=_EPILOG)
+@app.command("prices", epilog=EPILOG)
 def prices_command(
     update: Annotated[
         bool,
@@ -290,9 +332,9 @@ def prices_command(
     """
     context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
 
-    def run() -> int:
+    def work() -> int:
         from llmctl.cli.cost_prices import run_prices
 
-        return run_prices(PricesOptions(update), context)
+        return run_prices(context, update=update)
 
-    finish(run, context)
+    exit_with(work, context)

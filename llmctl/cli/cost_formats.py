@@ -1,4 +1,4 @@
-"""A cost report for programs: JSON, CSV, and Markdown for a CI job's summary. Pure."""
+"""Formats of a cost report for programs: JSON, CSV, and Markdown for a CI job's summary."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import orjson
 
 from llmctl.batch.records import dollars
-from llmctl.cli.cost_unknown import total_of, unknown_json
-from llmctl.reports.budgets import BudgetState
-from llmctl.reports.figures import Figures, percentiles
+from llmctl.cli.cost_release import total_of, unknown_json
+from llmctl.cli.output import json_text, money, percent
 from llmctl.reports.periods import iso
-from llmctl.reports.report import Group, Report, Unpriced
+from llmctl.reports.report import BudgetState, Figures, Group, Report, Unpriced, percentiles
 
 PERCENTILES = (50, 95, 99)
 _SPECIAL = re.compile(r'[",\r\n]')
@@ -27,7 +26,7 @@ def as_json(report: Report) -> str:
     """The whole report as one JSON object; see `llmctl cost report --help`."""
     query, zone = report.query, report.query.zone
     month = report.month
-    return _dump(
+    return json_text(
         {
             "from": iso(query.span.start, zone),
             "to": iso(query.span.end - 1, zone),
@@ -57,13 +56,8 @@ def as_json(report: Report) -> str:
 
 def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
     """The figures of a group; `share` is its part of the whole's cost."""
-    latency = dict(
-        zip(
-            (f"p{share}" for share in PERCENTILES),
-            percentiles(figures.latencies, PERCENTILES),
-            strict=True,
-        )
-    )
+    values = percentiles(figures.latencies, PERCENTILES)
+    latency = {f"p{share}": ms for share, ms in zip(PERCENTILES, values, strict=True)}
     return {
         "calls": figures.calls,
         "errors": figures.errors,
@@ -166,17 +160,11 @@ def as_markdown(report: Report) -> str:
     spent = (
         f"**{_usd(total.cost, total.unpriced)} USD** for {total.calls:,} calls, "
         f"{_day(query.span.start, zone)} to {_day(query.span.end - 1, zone)} ({zone}); "
-        f"{_percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
+        f"{percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
         f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
         f"projected to {_usd(month.projected)} USD at the month's end."
     )
-    lines = [
-        "## LLM cost",
-        "",
-        spent,
-        "",
-        *_group_table(report),
-    ]
+    lines = ["## LLM cost", "", spent, "", *_group_table(report)]
     if report.budgets:
         lines += [
             "",
@@ -188,7 +176,7 @@ def as_markdown(report: Report) -> str:
             lines.append(
                 f"| {escaped(state.budget.name)} | {_STATES[state.state]} "
                 f"| {_usd(state.used, state.unknown)} | {_usd(state.budget.limit)} "
-                f"| {_percent(None if state.share is None else float(state.share))} | {end} |"
+                f"| {percent(None if state.share is None else float(state.share))} | {end} |"
             )
     return "\n".join([*lines, *_remarks(report)]) + "\n"
 
@@ -207,12 +195,12 @@ def _group_table(report: Report) -> list[str]:
         cells = [
             *(value or "" for value in key),
             _usd(figures.cost, figures.unpriced),
-            _percent(figures.share_of(report.total)),
+            percent(figures.share_of(report.total)),
             f"{figures.calls:,}",
             f"{figures.input_tokens:,}",
             f"{figures.output_tokens:,}",
             _usd(figures.saved, figures.unsaved),
-            _percent(figures.error_rate),
+            percent(figures.error_rate),
             *(
                 "-" if ms is None else f"{ms / 1000:.2f}"
                 for ms in percentiles(figures.latencies, PERCENTILES)
@@ -254,15 +242,8 @@ def escaped(text: str) -> str:
 
 def _usd(amount: Decimal | None, unknown: int = 0) -> str:
     """Dollars without their sign, which Markdown may take for mathematics; `?` is unknown."""
-    if amount is None:
-        return "?"
-    from llmctl.cli.render import dollars as shown
-
-    return shown(amount).removeprefix("$") + (" + ?" if unknown else "")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+    more = " + ?" if unknown and amount is not None else ""
+    return money(amount).removeprefix("$") + more
 
 
 def _day(moment: int, zone: Any) -> str:
@@ -271,7 +252,3 @@ def _day(moment: int, zone: Any) -> str:
 
 def _rate(share: float | None) -> float | None:
     return None if share is None else round(share, 6)
-
-
-def _dump(value: object) -> str:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"

@@ -6,32 +6,27 @@ from typing import Annotated
 
 import typer
 
-from llmctl.cli.context import Context, finish
+from llmctl.cli.context import Context, exit_with
 from llmctl.cli.options import (
+    EPILOG,
     ConfigOption,
     JsonOption,
     ProfileOption,
     QuietOption,
     VerboseOption,
+    command_group,
 )
 
-app = typer.Typer(
-    help="Store, list, check, rotate and remove provider keys.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = command_group("Store, list, check, rotate and remove provider keys.")
 
 # What follows the name may be a key that somebody put there: it must reach our own refusal, for
 # the parser's would repeat it.
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-NameArgument = Annotated[
-    str, typer.Argument(help="A profile, or the name of a stored key.", show_default=False)
-]
+NameArgument = Annotated[str, typer.Argument(help="A profile, or the name of a stored key.")]
 
 
-@app.command("set", context_settings=_ANY)
+@app.command("set", context_settings=_ANY, epilog=EPILOG)
 def set_command(
     extra: typer.Context,
     name: NameArgument,
@@ -41,34 +36,31 @@ def set_command(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Store a key, for one origin (scheme, host and port), in the system's keyring.
+    """Store a key in the system's keyring, for one origin.
 
     The key is typed at a hidden prompt, or read from stdin when that is no terminal. It is
-    written, read back, and sent to no other origin than the one of the profile. A key that was
-    there before is deleted.
+    written, read back, and sent to no other origin (scheme, host and port) than the one of the
+    profile. A key that was there before is deleted.
 
     \b
     Examples:
       llmctl keys set openai
       op read op://team/openai/key | llmctl keys set openai
     """
-    from llmctl.cli.keychange import run_set
+    from llmctl.cli.keys_rotate import run_set
 
     context = Context(profile, config=config, quiet=quiet, verbose=verbose)
-    finish(lambda: run_set(name, extra.args, context), context)
+    exit_with(lambda: run_set(name, extra.args, context), context)
 
 
-@app.command("list")
+@app.command("list", epilog=EPILOG)
 def list_command(
     *,
     profile: ProfileOption = None,
     max_age: Annotated[
         str | None,
         typer.Option(
-            "--max-age",
-            metavar="AGE",
-            help="Exit 1 when a stored key is older: 90d, 12w, 24h.",
-            show_default=False,
+            "--max-age", metavar="AGE", help="Exit 1 when a stored key is older: 90d, 12w, 24h."
         ),
     ] = None,
     config: ConfigOption = None,
@@ -76,22 +68,21 @@ def list_command(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """List the keys: where each comes from, for which origin, and how old it is.
+    """List the keys, where each comes from, and how old it is.
 
     Only the last four characters are shown. A stored key that an environment variable hides is
     marked. A profile's `key.command` is run.
     """
-    from llmctl.cli.keylist import run_list
+    from llmctl.cli.keys_list import run_list
 
     context = Context(profile, config=config, json=json, quiet=quiet, verbose=verbose)
-    finish(lambda: run_list(max_age, context), context)
+    exit_with(lambda: run_list(max_age, context), context)
 
 
-@app.command("check")
+@app.command("check", epilog=EPILOG)
 def check_command(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Profiles or stored keys; all without it.", show_default=False),
+        list[str] | None, typer.Argument(help="Profiles or stored keys; all without it.")
     ] = None,
     *,
     profile: ProfileOption = None,
@@ -100,17 +91,17 @@ def check_command(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Ask each provider, with one free call, whether it accepts the key.
+    """Ask each provider whether it accepts the key, with a free call.
 
     Exit 4 when one is refused or missing, 5 when a provider cannot be reached.
     """
-    from llmctl.cli.keycheck import run_check
+    from llmctl.cli.keys_list import run_check
 
     context = Context(profile, config=config, json=json, quiet=quiet, verbose=verbose)
-    finish(lambda: run_check(names or [], context), context)
+    exit_with(lambda: run_check(names or [], context), context)
 
 
-@app.command("rotate", context_settings=_ANY)
+@app.command("rotate", context_settings=_ANY, epilog=EPILOG)
 def rotate_command(
     extra: typer.Context,
     name: NameArgument,
@@ -139,32 +130,31 @@ def rotate_command(
       llmctl keys rotate openai
       llmctl keys rotate openai --finish
     """
-    from llmctl.cli.keychange import RotateOptions, run_rotate
+    from llmctl.cli.keys_rotate import RotateOptions, run_rotate
 
     context = Context(profile, config=config, quiet=quiet, verbose=verbose)
     options = RotateOptions(name, extra.args, finish=end, back=back)
-    finish(lambda: run_rotate(options, context), context)
+    exit_with(lambda: run_rotate(options, context), context)
 
 
-@app.command("remove", context_settings=_ANY)
+@app.command("remove", context_settings=_ANY, epilog=EPILOG)
 def remove_command(
     extra: typer.Context,
     name: NameArgument,
     *,
     origin: Annotated[
-        str | None,
-        typer.Option("--origin", help="Which of several keys of this name.", show_default=False),
+        str | None, typer.Option("--origin", help="Which of several keys of this name.")
     ] = None,
     profile: ProfileOption = None,
     config: ConfigOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Delete a stored key, and the previous one if there is one, from the keyring.
+    """Delete a stored key, and its previous one, from the keyring.
 
     It is not revoked by that: do so at the provider.
     """
-    from llmctl.cli.keychange import run_remove
+    from llmctl.cli.keys_rotate import run_remove
 
     context = Context(profile, config=config, quiet=quiet, verbose=verbose)
-    finish(lambda: run_remove(name, origin, extra.args, context), context)
+    exit_with(lambda: run_remove(name, origin, extra.args, context), context)

@@ -1,20 +1,17 @@
-"""`llmctl models`: what the provider offers this key."""
+"""`llmctl models`: the models that the provider offers a key."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llmctl.cli.context import Context, finish
-from llmctl.cli.options import (
-    ConfigOption,
-    JsonOption,
-    ProfileOption,
-    QuietOption,
-    VerboseOption,
-)
-from llmctl.types import ModelInfo
+from llmctl.cli.context import Context, exit_with
+from llmctl.cli.options import ConfigOption, JsonOption, ProfileOption, QuietOption, VerboseOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmctl.types import ModelInfo
 
 
 def command(
@@ -35,89 +32,81 @@ def command(
       llmctl models --json | jq -r '.[].id'
     """
     context = Context(profile, None, config, json, quiet, verbose)
-    finish(lambda: run(context), context)
+    exit_with(lambda: run(context), context)
 
 
 def run(context: Context) -> int:
     """Ask, print, and return the exit code. Raises `NoKeyError` and `CallError`."""
-    from llmctl.cli.chosen import choose
-    from llmctl.cli.render import write_stdout
-    from llmctl.config.load import Overrides
+    import asyncio
+
+    from llmctl.cli.context import select_profile
+    from llmctl.cli.output import print_json
+    from llmctl.config.overrides import Overrides
     from llmctl.connecting import open_endpoint
     from llmctl.providers.models_api import list_models
 
-    chosen = choose(context, Overrides(profile=context.profile))
+    selection = select_profile(context, Overrides(profile=context.profile))
 
     async def ask() -> list[ModelInfo]:
         async with open_endpoint(
-            chosen.profile,
-            chosen.folders,
+            selection.profile,
+            selection.folders,
             context.environ,
             context.clock,
-            say=context.say,
+            say=context.info,
             warn=context.warn,
         ) as endpoint:
             return await list_models(endpoint)
 
     models = asyncio.run(ask())
-    if context.json:
-        import orjson
-
-        text = orjson.dumps([_as_json(model) for model in models]).decode() + "\n"
-    else:
-        text = table(models)
     try:
-        write_stdout(text)
+        if context.json:
+            rows = [
+                {
+                    "id": model.id,
+                    "name": model.name,
+                    "context": model.context,
+                    "max_output": model.output,
+                    "created": _day(model.created) or None,
+                }
+                for model in models
+            ]
+            print_json(rows, compact=True)
+        elif models:
+            _print_table(models)
     except BrokenPipeError:
         return 1
     if not models:
-        context.say(f"the profile {chosen.profile.name} offers no models")
+        context.info(f"the profile {selection.profile.name} offers no models")
     return 0
 
 
-def table(models: list[ModelInfo]) -> str:
-    """The models, one a line under a head; nothing for none."""
-    from llmctl.cli.render import safe
+def _print_table(models: Sequence[ModelInfo]) -> None:
+    """Print the models, one a line; a column that is empty for all of them is left out."""
+    from llmctl.cli.output import print_table
 
-    if not models:
-        return ""
-    rows = [("MODEL", "CONTEXT", "OUTPUT", "SINCE", "NAME")]
-    rows += [
+    head = ("MODEL", "CONTEXT", "OUTPUT", "SINCE", "NAME")
+    rows = [
         (
-            " ".join(safe(model.id).split()),
+            model.id,
             f"{model.context:,}" if model.context else "",
             f"{model.output:,}" if model.output else "",
             _day(model.created),
-            " ".join(safe(model.name or "").split()),
+            model.name or "",
         )
         for model in models
     ]
-    # A column that says nothing at all is left out.
-    kept = [n for n in range(5) if n == 0 or any(row[n] for row in rows[1:])]
-    widths = {n: max(len(row[n]) for row in rows) for n in kept}
-    return "".join(
-        "  ".join(
-            row[n].rjust(widths[n]) if n in (1, 2) else row[n].ljust(widths[n]) for n in kept
-        ).rstrip()
-        + "\n"
-        for row in rows
+    kept = [n for n in range(len(head)) if n == 0 or any(row[n] for row in rows)]
+    print_table(
+        [head[n] for n in kept],
+        [[row[n] for n in kept] for row in rows],
+        right=("CONTEXT", "OUTPUT"),
     )
 
 
 def _day(created: float | None) -> str:
-    if created is None:
-        return ""
+    """ISO date of a Unix time; empty for none, and for one no calendar has."""
     try:
-        return datetime.fromtimestamp(created, UTC).date().isoformat()
+        return "" if created is None else datetime.fromtimestamp(created, UTC).date().isoformat()
     except (ValueError, OverflowError, OSError):
         return ""
-
-
-def _as_json(model: ModelInfo) -> dict[str, Any]:
-    return {
-        "id": model.id,
-        "name": model.name,
-        "context": model.context,
-        "max_output": model.output,
-        "created": _day(model.created) or None,
-    }

@@ -1,17 +1,35 @@
-"""The options that several commands share, each spelled once."""
+"""Options that several commands share, the values they hold, and the budgets they name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from llmctl.errors import InputError, UsageError
+from llmctl.cli.output import money, plural
+from llmctl.errors import EXIT_CODES, InputError, UsageError
 from llmctl.types import JSON, CacheMode
+
+if TYPE_CHECKING:
+    from llmctl.config.settings import Budget
+    from llmctl.guards.purse import Purse
+    from llmctl.protocols import BudgetWindow
+
+T = TypeVar("T")
+
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<10}{what}" for code, what in EXIT_CODES)
+"""Exit codes, as the end of a command's help."""
+
+BUDGET_FLAG = "--budget"
+"""Name of a run's own budget in messages."""
+
+_FOR_EVER = 1 << 62
+_USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
+_RESERVED = {"model", "messages", "stream", "stream_options"}
 
 ProfileOption = Annotated[
     str | None,
@@ -30,25 +48,15 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress or notes on stderr; errors only.")
 ]
 VerboseOption = Annotated[
-    int,
-    typer.Option(
-        "--verbose",
-        "-v",
-        count=True,
-        show_default=False,
-        help="More detail on stderr; -vv tracebacks.",
-    ),
+    int, typer.Option("--verbose", "-v", count=True, help="More detail on stderr; -vv tracebacks.")
 ]
-SystemOption = Annotated[
-    str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)
-]
+SystemOption = Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")]
 SchemaOption = Annotated[
     Path | None,
     typer.Option(
         "--schema",
         metavar="FILE",
         help="JSON Schema that the answer must fit; the provider is asked to keep to it.",
-        show_default=False,
     ),
 ]
 TagOption = Annotated[
@@ -61,10 +69,31 @@ NoCacheOption = Annotated[
 RefreshOption = Annotated[
     bool, typer.Option("--refresh", help="Call the provider, then overwrite the cache.")
 ]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        BUDGET_FLAG,
+        metavar="USD",
+        help="The most that may be spent; what may cost more is not sent (exit 3).",
+    ),
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        metavar="KEY=VALUE",
+        help="Pass a parameter to the provider as it is, JSON where it parses; repeatable.",
+    ),
+]
+
+
+def command_group(summary: str) -> typer.Typer:
+    """A group of commands, such as `llmctl keys`."""
+    return typer.Typer(help=summary, no_args_is_help=True, epilog=EPILOG)
 
 
 def read_schema(path: Path | None) -> JSON | None:
-    """The schema in a file. Raises `InputError`."""
+    """The JSON Schema in a file. Raises `InputError`."""
     if path is None:
         return None
     import orjson
@@ -81,11 +110,8 @@ def read_schema(path: Path | None) -> JSON | None:
         raise InputError(f"the schema {path} cannot be used: {error}") from error
 
 
-_USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
-
-
 def parse_dollars(flag: str, text: str) -> Decimal:
-    """An amount in USD. Raises `UsageError`."""
+    """US dollars. Raises `UsageError`."""
     match = _USD.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{flag} wants an amount in USD such as 5 or 12.50, not {text!r}")
@@ -93,7 +119,7 @@ def parse_dollars(flag: str, text: str) -> Decimal:
 
 
 def cache_mode(*, no_cache: bool, refresh: bool) -> CacheMode:
-    """What the two flags mean. Raises `UsageError` when both are given."""
+    """Cache mode of the two flags. Raises `UsageError` when both are given."""
     if no_cache and refresh:
         raise UsageError("--no-cache and --refresh exclude each other; give one of them")
     return "bypass" if no_cache else "refresh" if refresh else "use"
@@ -107,4 +133,87 @@ def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
         if not equals or not key:
             raise UsageError(f"{flag} wants KEY=VALUE, not {word!r}")
         found[key] = value
+    return found
+
+
+def params(given: Sequence[str]) -> dict[str, Any]:
+    """Provider parameters of `--param`: JSON where it parses, text otherwise.
+
+    Raises `UsageError` for what llmctl itself sets.
+    """
+    import orjson
+
+    found: dict[str, Any] = {}
+    for key, value in pairs("--param", given).items():
+        if key in _RESERVED:
+            raise UsageError(f"--param {key} is llmctl's own to set; see `llmctl ask --help`")
+        try:
+            found[key] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], T | None]) -> T | None:
+    """The value of a flag, None when it was not given. Raises `UsageError` when it makes none."""
+    value = None if word is None else parse(word.strip())
+    if word is not None and value is None:
+        raise UsageError(f"{flag} wants {wanted}, not {word!r}")
+    return value
+
+
+def budget_windows(
+    own: Decimal | None, budgets: Sequence[Budget], run_id: str, user: str
+) -> Callable[[float], list[BudgetWindow]]:
+    """The budget windows of a moment (Unix seconds), as a function of it.
+
+    They are `own` US dollars for the run, and the configured budgets that calls of this user
+    count towards, in their present UTC day, week or month.
+    """
+    from llmctl.protocols import BudgetWindow
+
+    run: list[BudgetWindow] = []
+    if own is not None:
+        run = [BudgetWindow(f"run:{run_id}", BUDGET_FLAG, own, 0, _FOR_EVER, {"run": run_id})]
+    mine = [budget for budget in budgets if budget.match.get("user", user) == user]
+    return lambda now: [*run, *(_window(budget, round(now * 1000)) for budget in mine)]
+
+
+def _window(budget: Budget, now: int) -> BudgetWindow:
+    import json
+    from datetime import UTC
+
+    from llmctl.protocols import BudgetWindow
+    from llmctl.reports.periods import period_at
+
+    span = period_at(budget.period, now, UTC)
+    # Its limit may be raised in the middle of it; all else would be another budget.
+    key = json.dumps([budget.name, sorted(budget.match.items()), span.start, span.end])
+    return BudgetWindow(
+        key, budget.name, budget.limit, span.start, span.end, dict(budget.match), budget.warn_at
+    )
+
+
+def tightest_budget(purse: Purse) -> tuple[Decimal, Decimal] | None:
+    """Dollars spent and limit of the budget with the smallest share left; None without any."""
+    found = [(usage.spent, window.limit) for window, usage in purse.standing()]
+    return max(found, key=lambda each: each[0] / each[1] if each[1] else Decimal(1), default=None)
+
+
+def budget_lines(purse: Purse) -> list[str]:
+    """Usage of each budget, `budget: $0.99 of $1.00 spent`, and what was billed beyond holds."""
+    found: list[str] = []
+    for window, usage in purse.standing():
+        name = "budget" if window.name == BUDGET_FLAG else f"budget {window.name}"
+        over = usage.spent - window.limit
+        beyond = f", {money(over, exact=True)} above it" if over > 0 else ""
+        held = f", {money(usage.held, exact=True)} held for calls under way" if usage.held else ""
+        spent, limit = money(usage.spent, exact=True), money(window.limit, exact=True)
+        found.append(f"{name}: {spent} of {limit} spent{beyond}{held}")
+    shot = purse.overshoot
+    if found and shot.calls:
+        found.append(
+            f"the provider billed {money(shot.amount, exact=True)} more than the worst case of "
+            f"{plural(shot.calls, 'call')}: it did not keep to max_tokens, or counts other tokens"
+        )
     return found

@@ -1,52 +1,65 @@
-"""A report over the ledger: groups, days, the month so far and the budgets. Pure."""
+"""Cost report: sums over the ledger by group, day, month and budget.
+
+Money is whole picodollars inside, `Decimal` dollars outside; times are milliseconds since the
+epoch. Everything here is pure: the ledger is handed in, already open, at one moment.
+"""
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, tzinfo
 from decimal import Decimal
-from typing import Protocol
+from functools import lru_cache
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from llmctl.config.settings import Budget
-from llmctl.reports.budgets import BudgetState, matches
-from llmctl.reports.figures import Figures
-from llmctl.reports.groups import value_of
+from llmctl.errors import UsageError
+from llmctl.protocols import BudgetUsage
 from llmctl.reports.periods import Span, days, period_at
+from llmctl.storage.caps import Kind, same_model
 from llmctl.storage.report import Cell, Latencies
-from llmctl.storage.rows import HeldCall
+from llmctl.storage.rows import HeldCall, from_pico
 from llmctl.storage.unknown import UnknownCall
+
+DIMENSIONS = ("day", "model", "profile", "provider", "user")
+"""What a report can be grouped by, besides `tag:NAME`."""
+
+State = Literal["within", "warning", "exceeded"]
+Key = tuple[str | None, ...]
 
 _DAY = 24 * 3600 * 1000
 _MICRO = Decimal("0.000001")
-_EMPTY_DAYS = 92
-"""Days without a call before the first one that a report still lists: three months."""
+_MAX_EMPTY_DAYS = 92
+"""Longest span, in days, whose days before the first call are listed too."""
 
 
 class Ledger(Protocol):
-    """Where a report reads: all of it at one moment."""
+    """The ledger's read interface for reports: all of it at one moment."""
 
     def first(self) -> int | None:
-        """When the first call was started, in milliseconds since the epoch."""
+        """Start of the first call."""
         ...
 
     def cells(self, edges: Sequence[int], *, tags: bool) -> Iterable[Cell]:
-        """As `stores.report.cells`."""
+        """Sums by kind of call between neighbouring `edges`; see `storage.report.cells`."""
         ...
 
     def run_cells(self, run_id: str, *, tags: bool) -> Iterable[Cell]:
-        """As `stores.report.run_cells`."""
+        """Sums by kind of call of one run, as span 0."""
         ...
 
     def latencies(self, edges: Sequence[int], *, tags: bool) -> Iterable[Latencies]:
-        """As `stores.report.latencies`."""
+        """Latencies by kind of call; see `storage.report.latencies`."""
         ...
 
     def last_run(self) -> str | None:
-        """The id of the run that made the latest call."""
+        """Id of the run that made the latest call."""
         ...
 
     def has_run(self, run_id: str) -> bool:
@@ -54,17 +67,141 @@ class Ledger(Protocol):
         ...
 
     def open_holds(self) -> Sequence[HeldCall]:
-        """The calls under way."""
+        """Calls in flight."""
         ...
 
     def unknown(self, start: int, end: int) -> Sequence[UnknownCall]:
-        """As `stores.unknown.between`."""
+        """Calls whose end is unknown, started from `start` to before `end`, oldest first."""
         ...
 
 
+@dataclass(slots=True)
+class Figures:
+    """Sums over some calls.
+
+    Attributes:
+        kept: calls answered without asking the provider (from the cache, or shared).
+        unpriced: calls whose cost is unknown; unsaved: the same of kept answers.
+        doubtful: attempts without an answer that may have been billed, at most `doubtful_pico`
+            (`doubtful_unpriced` of them at an unknown price).
+        latencies: number of calls by latency; whole milliseconds, as text.
+
+    """
+
+    calls: int = 0
+    errors: int = 0
+    kept: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_pico: int = 0
+    unpriced: int = 0
+    saved_pico: int = 0
+    unsaved: int = 0
+    doubtful: int = 0
+    doubtful_pico: int = 0
+    doubtful_unpriced: int = 0
+    latencies: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sums: Mapping[str, int]) -> None:
+        """Add the sums of further calls."""
+        for name, value in sums.items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def merge(self, other: Figures) -> None:
+        """Add other figures, latencies included."""
+        self.add({n: getattr(other, n) for n in other.__slots__ if n != "latencies"})
+        self.latencies.update(other.latencies)
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Known cost in dollars; None when no call's cost is known."""
+        return None if self.unpriced and not self.cost_pico else _dollars(self.cost_pico)
+
+    @property
+    def saved(self) -> Decimal | None:
+        """What kept answers would have cost, in dollars; None when that is unknown of all."""
+        return None if self.unsaved and not self.saved_pico else _dollars(self.saved_pico)
+
+    @property
+    def doubt(self) -> Decimal | None:
+        """What may have been billed besides `cost`, at most; None when that is unknown of all."""
+        unknown = self.doubtful_unpriced and not self.doubtful_pico
+        return None if unknown else _dollars(self.doubtful_pico)
+
+    @property
+    def conservative(self) -> Decimal:
+        """Dollars that were, or may have been, charged, as far as prices are known."""
+        return _dollars(self.cost_pico + self.doubtful_pico)
+
+    @property
+    def unknown(self) -> int:
+        """Calls and attempts that may have cost something at an unknown price."""
+        return self.unpriced + self.doubtful_unpriced
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of calls without an answer (cancelled ones are no errors); None without calls."""
+        return self.errors / self.calls if self.calls else None
+
+    def share_of(self, whole: Figures) -> float | None:
+        """Cost as a share of `whole`'s; None when either is nothing or unknown."""
+        if not whole.cost_pico or self.cost is None:
+            return None
+        return self.cost_pico / whole.cost_pico
+
+
+class BudgetState(Struct, frozen=True):
+    """Usage of a budget in `span` (None: of a run).
+
+    Attributes:
+        usage: dollars spent, and held for the calls in flight at their worst case.
+        figures: sums of the ended calls.
+        held_unpriced: calls in flight at an unknown price.
+
+    """
+
+    budget: Budget
+    span: Span | None
+    usage: BudgetUsage
+    figures: Figures
+    in_flight: int = 0
+    held_unpriced: int = 0
+
+    @property
+    def used(self) -> Decimal:
+        """Dollars spent and held: the conservative figure."""
+        return self.usage.spent + self.usage.held
+
+    @property
+    def share(self) -> Decimal | None:
+        """`used` as a share of the limit; None for a limit of 0."""
+        return self.used / self.budget.limit if self.budget.limit else None
+
+    @property
+    def unknown(self) -> int:
+        """Calls that `used` leaves out because their price is unknown."""
+        return self.figures.unknown + self.held_unpriced
+
+    @property
+    def warned_at(self) -> Decimal | None:
+        """Highest share of `warn_at` that is reached."""
+        share = Decimal(1) if self.share is None else self.share
+        reached = [at for at in self.budget.warn_at if share >= at]
+        return reached[-1] if reached else None
+
+    @property
+    def state(self) -> State:
+        """Exceeded means above the limit: a budget spent to the cent is within."""
+        if self.used > self.budget.limit:
+            return "exceeded"
+        return "warning" if self.warned_at is not None else "within"
+
+
 class Query(Struct, frozen=True):
-    """What is asked: the span, the dimensions to group by, and the clocks to go by. `now` is
-    milliseconds since the epoch."""
+    """Span, dimensions and time zone of a report; `now` is the present moment."""
 
     span: Span
     by: tuple[str, ...]
@@ -73,14 +210,14 @@ class Query(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """Calls that have the same values of the dimensions; None: a tag that they have not."""
+    """Figures of the calls with the same dimensions; None in `key`: the call lacks that tag."""
 
-    key: tuple[str | None, ...]
+    key: Key
     figures: Figures
 
 
 class Month(Struct, frozen=True):
-    """The month so far, and what it comes to if it goes on as it went."""
+    """The month so far, and its projected cost in dollars at its end."""
 
     span: Span
     figures: Figures
@@ -88,7 +225,7 @@ class Month(Struct, frozen=True):
 
 
 class Unpriced(Struct, frozen=True):
-    """Calls whose cost is not known."""
+    """Calls at an unknown price."""
 
     profile: str
     provider: str
@@ -97,8 +234,7 @@ class Unpriced(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """The answer. Groups are ordered by cost, the dearest first; by day in order of time.
-    `unknown` are the calls of the span whose end nobody knows, oldest first."""
+    """Cost report. Groups by cost, dearest first (with `day`: in order of time)."""
 
     query: Query
     total: Figures
@@ -110,57 +246,129 @@ class Report(Struct, frozen=True):
     unknown: tuple[UnknownCall, ...] = ()
 
 
+class BudgetCheck(Struct, frozen=True):
+    """State of one budget, with the figures of its groups and the calls without a price."""
+
+    state: BudgetState
+    groups: tuple[Group, ...]
+    unpriced: tuple[Unpriced, ...]
+
+
 @dataclass(slots=True)
 class _Sums:
+    """Figures under way: in all, by group and by day."""
+
+    by: tuple[str, ...]
+    calendar: list[tuple[date, int]]
     total: Figures = field(default_factory=Figures)
-    groups: dict[tuple[str | None, ...], Figures] = field(default_factory=dict)
-    days: dict[date, Figures] = field(default_factory=dict)
-    unpriced: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    groups: dict[Key, Figures] = field(default_factory=dict)
+    days: dict[date, Figures] = field(init=False)
+    unpriced: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.days = {day: Figures() for day, _ in self.calendar}
+
+    def add(self, cell: Cell, start: int) -> None:
+        """Count a cell whose span begins at `start`."""
+        day = _day_finder(self.calendar)(start)
+        group = self.groups.setdefault(_key(cell, self.by, day.isoformat()), Figures())
+        for figures in (self.total, group, self.days[day]):
+            figures.add(cell.sums)
+        unknown = cell.sums["unpriced"] + cell.sums["doubtful_unpriced"]
+        if unknown:
+            self.unpriced[cell.profile, cell.provider, cell.model] += unknown
+
+    def ordered(self) -> tuple[Group, ...]:
+        """The groups in the order of a report."""
+
+        def rank(item: tuple[Key, Figures]) -> tuple[object, ...]:
+            key, figures = item
+            when = tuple(v or "" for v, name in zip(key, self.by, strict=True) if name == "day")
+            names = tuple((value is None, value or "") for value in key)
+            return (when, -figures.cost_pico, -figures.calls, names)
+
+        return tuple(Group(*item) for item in sorted(self.groups.items(), key=rank))
+
+    def named(self) -> tuple[Unpriced, ...]:
+        """The calls at an unknown price."""
+        return tuple(Unpriced(*key, calls) for key, calls in sorted(self.unpriced.items()))
+
+
+def parse_by(words: Iterable[str]) -> tuple[str, ...]:
+    """Dimensions of `--by`: `model`, `day,tag:team`, …, each once. Raises `UsageError`."""
+    found: dict[str, None] = {}
+    for word in (part.strip() for text in words for part in text.split(",")):
+        if word not in DIMENSIONS and not (word.startswith("tag:") and len(word) > 4):
+            raise UsageError(
+                f"--by cannot group by {word!r}: give {', '.join(DIMENSIONS)} or tag:NAME, "
+                "several separated by commas"
+            )
+        found[word] = None
+    return tuple(found)
 
 
 def make(ledger: Ledger, query: Query, budgets: Sequence[Budget]) -> Report:
     """The report that answers the query."""
     span, zone = query.span, query.zone
-    first = ledger.first()
-    calendar = _calendar(query, first)
+    sums = _Sums(query.by, _calendar(query, ledger.first()))
     month = Month(period_at("month", query.now, zone), Figures(), None)
-    states = tuple(BudgetState(b, period_at(b.period, query.now, zone), Figures()) for b in budgets)
-    asked = (*query.by, *(name for budget in budgets for name in budget.match))
-    tags = any(name.startswith("tag:") for name in asked)
-
-    edges = {span.start, span.end, month.span.start, month.span.end}
-    edges |= {start for _, start in calendar if start in span}
-    edges |= {edge for state in states if state.span for edge in (state.span.start, state.span.end)}
-    ordered = sorted(edges)
-    day_at = _finder(calendar)
-    sums = _Sums(days={day: Figures() for day, _ in calendar})
-    for cell in ledger.cells(ordered, tags=tags):
-        start = ordered[cell.span]
+    starts = {start for _, start in sums.calendar if start in span}
+    edges = sorted({span.start, span.end, month.span.start, month.span.end} | starts)
+    for cell in ledger.cells(edges, tags=_has_tag(query.by)):
+        start = edges[cell.span]
         if start in span:
-            _add(sums, cell, query.by, day_at(start))
+            sums.add(cell, start)
         if start in month.span:
             month.figures.add(cell.sums)
-        for state in states:
-            if state.span and start in state.span and matches(state.budget, cell):
-                state.figures.add(cell.sums)
-    _add_latencies(ledger, query, sums, calendar)
-
-    projected = project(month.figures.cost, month.span, query.now)
+    _add_latencies(ledger, query, sums)
     return Report(
         query=query,
         total=sums.total,
-        groups=_ordered(sums.groups, query.by),
+        groups=sums.ordered(),
         days=tuple(sums.days.items()),
-        month=Month(month.span, month.figures, projected),
-        budgets=states,
-        unpriced=_named(sums),
+        month=Month(month.span, month.figures, project(month.figures.cost, month.span, query.now)),
+        budgets=tuple(
+            check(ledger, budget, period_at(budget.period, query.now, zone), (), zone).state
+            for budget in budgets
+        ),
+        unpriced=sums.named(),
         unknown=tuple(ledger.unknown(span.start, span.end)) if sums.total.doubtful else (),
     )
 
 
+def check(
+    ledger: Ledger, budget: Budget, span: Span | str, by: tuple[str, ...], zone: tzinfo
+) -> BudgetCheck:
+    """State of a budget in a span, or in the run of that id (which has no days), with groups."""
+    tags = _has_tag((*budget.match, *by))
+    if isinstance(span, str):
+        calendar, edges = [(date.min, 0)], [0]
+        cells = ledger.run_cells(span, tags=tags)
+    else:
+        calendar = days(span, zone) if "day" in by else [(date.min, span.start)]
+        edges = [start for _, start in calendar]
+        cells = ledger.cells([*edges, span.end], tags=tags)
+    sums = _Sums(by, calendar)
+    for cell in cells:
+        if _counts(budget, cell):
+            sums.add(cell, edges[cell.span])
+    held = [hold for hold in _holds(ledger, span) if _counts(budget, hold)]
+    state = BudgetState(
+        budget,
+        None if isinstance(span, str) else span,
+        _usage(sums.total, held),
+        sums.total,
+        in_flight=len(held),
+        held_unpriced=sum(hold.cost_pico is None for hold in held),
+    )
+    return BudgetCheck(state, sums.ordered(), sums.named())
+
+
 def project(cost: Decimal | None, month: Span, now: int) -> Decimal | None:
-    """The month's cost at its end, if each day to come costs what the days so far did on
-    average; the first day counts as whole. In dollars, to the microdollar."""
+    """Cost at the month's end in dollars, if days to come cost the average of those so far.
+
+    The first day counts as whole. None when the cost is unknown.
+    """
     if cost is None:
         return None
     length = month.end - month.start
@@ -168,94 +376,97 @@ def project(cost: Decimal | None, month: Span, now: int) -> Decimal | None:
     return (cost * length / gone).quantize(_MICRO)
 
 
-def _calendar(query: Query, first: int | None) -> list[tuple[date, int]]:
-    """The days of the span; those before the first call are left out of a long one."""
+def percentiles(latencies: Counter[str], shares: Iterable[int]) -> list[int | None]:
+    """Nearest-rank percentiles in milliseconds (`shares` in per cent); None without calls."""
+    counts = sorted((int(text), count) for text, count in latencies.items())
+    total = sum(count for _, count in counts)
+    return [_nearest_rank(counts, total, share) for share in shares]
+
+
+def _nearest_rank(counts: list[tuple[int, int]], total: int, share: int) -> int | None:
+    passed = 0
+    for value, count in counts:
+        passed += count
+        if passed * 100 >= share * total:
+            return value
+    return None
+
+
+def _usage(figures: Figures, held: Sequence[HeldCall]) -> BudgetUsage:
+    """Usage of a budget, from the sums of the calls that match it.
+
+    The seam to the ledger's own budget windows: for a configured budget `ledger.usage(window)`
+    can stand here.
+    """
+    return BudgetUsage(figures.conservative, _dollars(sum(hold.amount_pico or 0 for hold in held)))
+
+
+def _counts(budget: Budget, kind: Kind) -> bool:
+    """Whether calls of this kind count towards the budget; dated versions of its model do."""
+    return all(
+        same_model(wanted, kind.model) if name == "model" else _value(kind, name) == wanted
+        for name, wanted in budget.match.items()
+    )
+
+
+def _holds(ledger: Ledger, span: Span | str) -> Iterator[HeldCall]:
+    for hold in ledger.open_holds():
+        if hold.run_id == span if isinstance(span, str) else hold.at_ms in span:
+            yield hold
+
+
+def _add_latencies(ledger: Ledger, query: Query, sums: _Sums) -> None:
     span = query.span
-    if span.end - span.start > _EMPTY_DAYS * _DAY:
-        start = query.now if first is None else max(span.start, first)
-        span = Span(min(start, span.end - 1), span.end)
-    return days(span, query.zone)
-
-
-def _finder(calendar: list[tuple[date, int]]) -> Callable[[int], date]:
-    starts = [start for _, start in calendar]
-    return lambda moment: calendar[max(0, bisect_right(starts, moment) - 1)][0]
-
-
-def _add(sums: _Sums, cell: Cell, by: tuple[str, ...], day: date) -> None:
-    key = tuple(day.isoformat() if name == "day" else value_of(cell, name) for name in by)
-    for figures in (sums.total, sums.groups.setdefault(key, Figures()), sums.days[day]):
-        figures.add(cell.sums)
-    unknown = cell.sums["unpriced"] + cell.sums["doubtful_unpriced"]
-    if unknown:
-        what = (cell.profile, cell.provider, cell.model)
-        sums.unpriced[what] = sums.unpriced.get(what, 0) + unknown
-
-
-def _add_latencies(
-    ledger: Ledger, query: Query, sums: _Sums, calendar: list[tuple[date, int]]
-) -> None:
-    daily = "day" in query.by
-    span = query.span
-    edges = sorted({span.start, span.end, *(s for _, s in calendar if daily and s in span)})
-    day_at = _finder(calendar)
-    tags = any(name.startswith("tag:") for name in query.by)
-    for found in ledger.latencies(edges, tags=tags):
-        day = day_at(edges[found.span]).isoformat() if daily else ""
-        key = tuple(day if name == "day" else value_of(found, name) for name in query.by)
+    starts = {s for _, s in sums.calendar if "day" in query.by and s in span}
+    edges = sorted({span.start, span.end} | starts)
+    day_at = _day_finder(sums.calendar)
+    for found in ledger.latencies(edges, tags=_has_tag(query.by)):
+        key = _key(found, query.by, day_at(edges[found.span]).isoformat())
         group = sums.groups.setdefault(key, Figures())
         group.latencies.update(found.milliseconds.split(","))
     for group in sums.groups.values():
         sums.total.latencies.update(group.latencies)
 
 
-def _ordered(
-    groups: dict[tuple[str | None, ...], Figures], by: tuple[str, ...]
-) -> tuple[Group, ...]:
-    def rank(item: tuple[tuple[str | None, ...], Figures]) -> tuple[object, ...]:
-        key, figures = item
-        days = tuple(value or "" for value, name in zip(key, by, strict=True) if name == "day")
-        names = tuple((value is None, value or "") for value in key)
-        return (days, -figures.cost_pico, -figures.calls, names)
-
-    return tuple(Group(key, figures) for key, figures in sorted(groups.items(), key=rank))
+def _calendar(query: Query, first: int | None) -> list[tuple[date, int]]:
+    """Days of the span; those before the first call are left out of a long one."""
+    span = query.span
+    if span.end - span.start > _MAX_EMPTY_DAYS * _DAY:
+        start = query.now if first is None else max(span.start, first)
+        span = Span(min(start, span.end - 1), span.end)
+    return days(span, query.zone)
 
 
-def check(
-    ledger: Ledger, budget: Budget, span: Span | str, by: tuple[str, ...], zone: tzinfo
-) -> tuple[BudgetState, tuple[Group, ...], tuple[Unpriced, ...]]:
-    """What stands against a budget in a span, or in the run of that id: in all, and by group.
-    A run cannot be grouped by day."""
-    tags = any(name.startswith("tag:") for name in (*budget.match, *by))
-    sums = _Sums()
-    if isinstance(span, str):
-        calendar = [(date.min, 0)]
-        edges = [0]
-        cells = ledger.run_cells(span, tags=tags)
-    else:
-        calendar = days(span, zone) if "day" in by else [(date.min, span.start)]
-        edges = [start for _, start in calendar]
-        cells = ledger.cells([*edges, span.end], tags=tags)
-    sums.days = {day: Figures() for day, _ in calendar}
-    day_at = _finder(calendar)
-    for cell in cells:
-        if matches(budget, cell):
-            _add(sums, cell, by, day_at(edges[cell.span]))
-    held = [hold for hold in ledger.open_holds() if matches(budget, hold) and _under(hold, span)]
-    state = BudgetState(
-        budget,
-        None if isinstance(span, str) else span,
-        sums.total,
-        held=sum(hold.amount_pico or 0 for hold in held),
-        in_flight=len(held),
-        held_unpriced=sum(hold.cost_pico is None for hold in held),
-    )
-    return state, _ordered(sums.groups, by), _named(sums)
+def _day_finder(calendar: list[tuple[date, int]]) -> Callable[[int], date]:
+    return lambda at: calendar[max(0, bisect_right(calendar, at, key=lambda d: d[1]) - 1)][0]
 
 
-def _under(hold: HeldCall, span: Span | str) -> bool:
-    return hold.run_id == span if isinstance(span, str) else hold.at_ms in span
+def _key(kind: Kind, by: tuple[str, ...], day: str) -> Key:
+    return tuple(day if name == "day" else _value(kind, name) for name in by)
 
 
-def _named(sums: _Sums) -> tuple[Unpriced, ...]:
-    return tuple(Unpriced(*key, calls) for key, calls in sorted(sums.unpriced.items()))
+def _value(kind: Kind, name: str) -> str | None:
+    """A call's value of a dimension other than `day`; None for a tag it lacks."""
+    if name.startswith("tag:"):
+        return _tags(kind.tags).get(name.removeprefix("tag:"))
+    value: str = getattr(kind, name)
+    return value
+
+
+def _has_tag(names: Iterable[str]) -> bool:
+    return any(name.startswith("tag:") for name in names)
+
+
+@lru_cache(maxsize=4096)
+def _tags(text: str) -> dict[str, str]:
+    try:
+        said = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _dollars(pico: int) -> Decimal:
+    amount = from_pico(pico)
+    assert amount is not None
+    return amount

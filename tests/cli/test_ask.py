@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import re
 import signal
 import sqlite3
 import subprocess
@@ -71,7 +69,7 @@ def test_parameters_reach_the_provider(
     """System prompt, limits, temperature, options and model arrive under the API's names."""
     run(
         "ask", "q", "-s", "be brief", "--max-tokens", "9", "-t", "0.5", "-m", "other",
-        "-o", "top_p", "0.25", "-o", "user", "me", "-o", "stop", '["a"]',
+        "--param", "top_p=0.25", "--param", "user=me", "--param", 'stop=["a"]',
         env=configured,
     )  # fmt: skip
     body = sent(sim)
@@ -266,50 +264,6 @@ def test_a_full_disk_behind_stdout_is_an_error(configured: dict[str, str], tmp_p
     assert done.returncode == 74
     assert b"stdout cannot be written" in done.stderr
     assert b"Traceback" not in done.stderr
-
-
-def on_a_terminal(env: dict[str, str], cwd: Path, *arguments: str) -> tuple[int, bytes]:
-    """Run `llmctl` with stdout on a terminal; its exit code and what the terminal got."""
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [LLMCTL, *arguments], env={**env, "TERM": "xterm"}, cwd=cwd,
-        stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(follower)
-    got = b""
-    while True:
-        try:
-            piece = os.read(leader, 65536)
-        except OSError:
-            break
-        if not piece:
-            break
-        got += piece
-    os.close(leader)
-    return process.wait(timeout=20), got
-
-
-def test_a_terminal_gets_no_control_sequences(
-    configured: dict[str, str], sim: Simulator, tmp_path: Path, run: Run
-) -> None:
-    """Escape sequences in model text do not reach a terminal; into a pipe they go unchanged."""
-    nasty = "a\x1b[31mred\x1b]0;title\x07\x9b2Jb\tc\n\u202eend"
-    sim.reply = lambda _: nasty
-    code, got = on_a_terminal(configured, tmp_path, "ask", "q", "--no-cache")
-    assert (code, got.replace(b"\r\n", b"\n").decode()) == (0, "ared2Jb\tc\nend\n")
-    assert sent(sim).get("stream") is True
-    assert run("ask", "q", env=configured).stdout == nasty
-
-
-def test_markdown_is_rendered_on_a_terminal(
-    configured: dict[str, str], sim: Simulator, tmp_path: Path
-) -> None:
-    """`--markdown` renders a list on a terminal."""
-    sim.reply = lambda _: "# Title\n\n* one\n* two\n"
-    code, got = on_a_terminal({**configured, "NO_COLOR": "1"}, tmp_path, "ask", "q", "--markdown")
-    assert code == 0
-    assert " • one".encode() in re.sub(rb"\x1b\[[0-9;]*m", b"", got)
-    assert b"# Title" not in got
 
 
 def test_conversations_continue(run: Run, configured: dict[str, str], sim: Simulator) -> None:

@@ -7,7 +7,6 @@ import json
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,22 +58,6 @@ def test_every_row_has_an_answer(
     assert not (tmp_path / "in.out.errors.jsonl").exists()
     assert "10 rows: 10 answered, 0 failed" in done.stderr
     assert sim.billed.requests == 10
-
-
-def test_the_end_of_a_run_waits_for_no_timer(
-    configured: dict[str, str], ten: Path, tmp_path: Path
-) -> None:
-    """What lies to be written together with more is written then, however long it might lie."""
-    code = (
-        "from llmctl.cli.app import main\nfrom llmctl.guards import claims\n"
-        "from llmctl.storage import inbox\n"
-        "inbox.LAZY = inbox.LAZY_BUSY = claims._BEAT = 3600.0\nmain()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "batch", str(ten)], env=configured, cwd=tmp_path,
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert "10 rows: 10 answered, 0 failed" in done.stderr
 
 
 def test_the_summary_object(run: Run, configured: dict[str, str], ten: Path) -> None:

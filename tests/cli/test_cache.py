@@ -341,11 +341,3 @@ def test_the_configured_size_must_be_one(run: Run, configured: dict[str, str], h
     assert "config.yaml:2: cache.max_size must be a size such as 500MB" in done.stderr
     set_up(home, "max_size: lots", "max_siz: 1GB")
     assert "max_size" in run("ask", "x", env=configured).stderr
-
-
-@pytest.mark.parametrize("command", ["prune", "stats"])
-def test_help_works_either_way(run: Run, command: str) -> None:
-    """`-h` is `--help`."""
-    short, long = run("cache", command, "-h"), run("cache", command, "--help")
-    assert short.returncode == 0
-    assert short.stdout == long.stdout

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, LLMCTL, Run
+from tests.cli.terminal import on_a_terminal
+from tests.conftest import KEY, Run
 from tests.keys.secret_service import SecretService
 from tests.simulator import errors
 from tests.simulator.server import Simulator
@@ -65,48 +62,13 @@ def test_set_again_replaces(run: Run, keyed: dict[str, str], sim: Simulator) -> 
 
 def test_hidden_prompt(keyed: dict[str, str], tmp_path: Path) -> None:
     """At a terminal the key is asked for and what is typed is not shown."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [LLMCTL, "keys", "set", "sim"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=keyed,
-        cwd=tmp_path,
-        start_new_session=True,
-        preexec_fn=_own_terminal,  # noqa: PLW1509 - what it calls is one system call
-    ) as process:
-        os.close(theirs)
-        shown = _until(ours, b"): ")
-        os.write(ours, KEY.encode() + b"\n")
-        shown += _until(ours, None)
-    os.close(ours)
-    assert process.returncode == 0
+    code, shown, _ = on_a_terminal(
+        keyed, tmp_path, "keys", "set", "sim", typed=KEY.encode() + b"\n", after=b"): "
+    )
+    assert code == 0
     assert b"Key for sim" in shown
     assert b"stored the key" in shown
     assert KEY.encode() not in shown
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _until(terminal: int, words: bytes | None) -> bytes:
-    """What the terminal shows, up to these words, or to its end."""
-    text = b""
-    while words is None or words not in text:
-        assert select.select([terminal], [], [], 30)[0], text
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not piece:
-            break
-        text += piece
-    return text
 
 
 @pytest.mark.parametrize("words", [[KEY], ["--key", KEY], [f"--key={KEY}"], ["-k", KEY]])

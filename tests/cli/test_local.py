@@ -10,9 +10,9 @@ from subprocess import CompletedProcess
 import pytest
 
 from llmctl.cli.context import Context
-from llmctl.cli.local import InstallOptions, run_install, run_status
-from llmctl.providers import local_model_files
-from llmctl.providers.local_model_files import SMOLLM2
+from llmctl.cli.local_run import run_install, run_status
+from llmctl.providers import embedded_model
+from llmctl.providers.embedded_model import SMOLLM2
 
 pytest_plugins = ["tests.local_model"]
 
@@ -78,14 +78,6 @@ def test_data_folder_can_be_named(run: Run, environ: dict[str, str], tmp_path: P
         assert f"{tmp_path}/there/{below}models/{SMOLLM2.file}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["install", "status", "remove"])
-def test_help_works_either_way(run: Run, command: str) -> None:
-    """`-h` is `--help`."""
-    short, long = run("local", command, "-h"), run("local", command, "--help")
-    assert short.returncode == 0
-    assert short.stdout == long.stdout
-
-
 def test_help_names_size_and_licence(run: Run) -> None:
     """Before anything is fetched, help says what it will be."""
     shown = " ".join(run("local", "install", "--help").stdout.split())
@@ -96,9 +88,9 @@ def test_missing_server_is_told(
     model_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the extra, install does its part and warns; status tells the same; both exit 0."""
-    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
+    monkeypatch.setattr(embedded_model, "find_spec", lambda _: None)
     context = Context(environ={"LLMCTL_DATA_DIR": str(model_data)}, quiet=True)
-    assert run_install(InstallOptions(), context) == 0
+    assert run_install(None, context) == 0
     assert "run `pip install 'llmctl[local]'`" in capsys.readouterr().err
     assert run_status(context) == 0
     assert "server   missing: run `pip install 'llmctl[local]'`" in capsys.readouterr().out

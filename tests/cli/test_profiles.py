@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import stat
-import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from llmctl.cli.app import program
 from llmctl.cli.context import Context
-from llmctl.cli.profiles import InitOptions, ShowOptions, app, run_init, run_list, run_show
+from llmctl.cli.profiles_run import run_init, run_list, run_show
+from llmctl.config.choosing import choose
 from llmctl.config.load import load
-from llmctl.config.profiles import choose
 from llmctl.errors import ConfigError, DiskError, UsageError
 from llmctl.providers.registry import PRESETS
+from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
 
 TEXT = """\
@@ -46,7 +45,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def invoke(*arguments: str) -> Any:
     """Run the sub-app as `llmctl profiles …` does."""
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(program(), ["profiles", *arguments])
 
 
 def test_list_piped(world: World) -> None:
@@ -169,7 +168,7 @@ def test_config_option(world: World, tmp_path: Path) -> None:
     other.write_text("profiles: {only: {provider: openai}}")
     world.user(TEXT)
     assert "only" in invoke("list", "--config", str(other)).stdout
-    result = CliRunner().invoke(app, ["list"], env={"LLMCTL_CONFIG": str(other)})
+    result = CliRunner().invoke(program(), ["profiles", "list"], env={"LLMCTL_CONFIG": str(other)})
     assert "only" in result.stdout
     assert "fast" not in result.stdout
 
@@ -222,9 +221,9 @@ def test_run_functions(world: World, capsys: pytest.CaptureFixture[str]) -> None
     context = Context(environ={**world.environ, "CORP_KEY": "k"}, quiet=True)
     assert run_list(context) == 0
     assert "found: $CORP_KEY" in capsys.readouterr().out
-    assert run_show(ShowOptions("fast"), context) == 0
+    assert run_show("fast", context) == 0
     with pytest.raises(UsageError):
-        run_init(InitOptions(), context)
+        run_init(context)
 
 
 def test_folder_that_is_gone(world: World) -> None:
@@ -237,27 +236,18 @@ def test_folder_that_is_gone(world: World) -> None:
         run_list(Context(environ=world.environ))
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["show"], ["init"]])
-def test_help(command: list[str]) -> None:
-    """`-h` is `--help` everywhere."""
-    short, long = invoke(*command, "-h"), invoke(*command, "--help")
-    assert short.exit_code == 0
-    assert short.stdout == long.stdout
-    assert "Usage:" in short.stdout
-
-
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("no_color", [False, True])
 def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> None:
     """On a terminal the table keeps to its width and colours nothing when told so."""
     world.user(TEXT)
     environ = {"HOME": world.environ["HOME"], "TERM": "xterm", "PATH": os.environ["PATH"]}
-    environ |= {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"NO_COLOR": "1"} if no_color else {})
-    shown = in_terminal(
-        [sys.executable, "-c", "from llmctl.cli.profiles import app; app()", "list"],
-        environ,
-        columns,
+    environ |= {"NO_COLOR": "1"} if no_color else {}
+    code, got, _ = on_a_terminal(
+        environ, world.repo, "profiles", "list", columns=columns, streams=["stdout"]
     )
+    assert code == 0
+    shown = got.decode()
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     lines = plain.replace("\r", "").splitlines()
     assert lines[0].split() == ["NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
@@ -266,27 +256,3 @@ def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> No
     assert ("\x1b[" in shown) is not no_color
     if columns == 200:
         assert "missing: $OPENAI_API_KEY" in plain
-
-
-def in_terminal(command: list[str], environ: dict[str, str], columns: int) -> str:
-    """Everything a command prints on a terminal this wide."""
-    import fcntl
-    import subprocess
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as run:
-        os.close(theirs)
-        text = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # how Linux says that the other end is closed
-                break
-            if not piece:
-                break
-            text += piece
-    os.close(ours)
-    assert run.returncode == 0, text
-    return text.decode()

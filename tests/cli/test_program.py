@@ -1,71 +1,74 @@
-"""The program as a whole: help, version, completion, and what they leave alone."""
+"""The program as a whole: help, version, completion, errors, and what they leave alone."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import llmctl
-from llmctl.cli.program import COMMANDS as COMMANDS_BY_NAME
-from llmctl.cli.program import program
 from llmctl.errors import EXIT_CODES
-from tests.conftest import Run
+from tests.conftest import LLMCTL, Run
 
-COMMANDS = [
-    (),
-    ("ask",),
-    ("batch",),
-    ("keys",),
-    ("keys", "set"),
-    ("keys", "rotate"),
-    ("cost",),
-    ("cost", "report"),
-    ("cost", "check"),
-    ("cache",),
-    ("cache", "prune"),
-    ("profiles",),
-    ("profiles", "init"),
-    ("models",),
-    ("local",),
-    ("local", "install"),
-]
-HEAVY = {
-    "keyring",
-    "sqlite3",
-    "tiktoken",
-    "genai_prices",
-    "rich",
-    "xllamacpp",
-    "tenacity",
-    "httpx2",
-    "aiohttp",
-    "uvloop",
+COMMANDS = {
+    "": ["ask", "batch", "models", "keys", "cost", "cache", "profiles", "local"],
+    "keys": ["set", "list", "check", "rotate", "remove"],
+    "cost": ["report", "check", "release", "prices"],
+    "cache": ["prune", "stats"],
+    "profiles": ["list", "show", "init", "trust"],
+    "local": ["install", "status", "remove"],
 }
+GROUPS = [tuple(name.split()) for name in COMMANDS]
+ALL = sorted({*GROUPS, *((*g.split(), name) for g, names in COMMANDS.items() for name in names)})
+HEAVY = {
+    "keyring", "sqlite3", "tiktoken", "genai_prices", "rich", "xllamacpp", "tenacity", "httptools",
+    "httpx2", "aiohttp", "uvloop", "asyncio", "llmctl.config", "llmctl.storage",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_everywhere(run: Run, command: tuple[str, ...]) -> None:
-    """`-h` and `--help` say the same, with every command, on stdout, and end with 0."""
-    short, long = run(*command, "-h"), run(*command, "--help")
-    assert (short.returncode, short.stderr) == (0, "")
-    assert short.stdout == long.stdout
-    assert short.stdout.startswith("Usage: llmctl")
+@pytest.mark.parametrize("command", ALL, ids=" ".join)
+def test_help_everywhere(run: Run, environ: dict[str, str], command: tuple[str, ...]) -> None:
+    """`-h` and `--help` say the same on stdout, end with 0 and the exit codes, and cut no text,
+    on a terminal of 80 columns and of 200."""
+    for columns in ("80", "200"):
+        env = {**environ, "COLUMNS": columns}
+        short, long = run(*command, "-h", env=env), run(*command, "--help", env=env)
+        assert (short.returncode, short.stderr) == (0, "")
+        assert short.stdout == long.stdout
+        assert short.stdout.startswith(" ".join(("Usage: llmctl", *command)))
+        assert "..." not in short.stdout.partition("Options:")[2].replace("[...]", "")
+        for code, meaning in EXIT_CODES:
+            assert f"{code:<10}{meaning}" in short.stdout
 
 
-def test_help_prints_the_exit_codes(run: Run) -> None:
-    """The table of exit codes stands in `--help`."""
-    said = run("--help").stdout
-    for code, meaning in EXIT_CODES:
-        assert f"{code:<10}{meaning}" in said
+@pytest.mark.parametrize("group", COMMANDS)
+def test_every_command_is_listed(run: Run, group: str) -> None:
+    """A group's help names its commands."""
+    listed = run(*group.split(), "-h").stdout.partition("Commands:")[2].partition("Exit codes")[0]
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == COMMANDS[group]
 
 
 @pytest.mark.parametrize("flags", [("--version",), ("--version", "ask")])
 def test_version(run: Run, flags: tuple[str, ...]) -> None:
     """`--version` names the version and ends."""
     assert run(*flags).stdout == f"llmctl {llmctl.__version__}\n"
+
+
+def test_the_version_costs_hardly_more_than_python(environ: dict[str, str]) -> None:
+    """`--version` takes at most twice the time of a bare start of Python: the best of ten each."""
+
+    def best(*command: str) -> float:
+        times: list[float] = []
+        for _ in range(10):
+            began = time.perf_counter()
+            subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert best(str(LLMCTL), "--version") <= 2 * best(sys.executable, "-c", "pass") + 0.005
 
 
 def test_help_and_version_leave_no_trace(run: Run, home: Path) -> None:
@@ -76,65 +79,30 @@ def test_help_and_version_leave_no_trace(run: Run, home: Path) -> None:
 
 
 def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> None:
-    """Building every command's help imports no HTTP client, keyring, database or vocabulary."""
+    """Help imports no HTTP client, keyring, database, vocabulary or configuration."""
     code = (
-        "import sys\nfrom llmctl.cli.program import COMMANDS, program\n"
-        "for name in COMMANDS: program((name,))\n"
-        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+        "import sys\nfrom llmctl.cli.app import main\n"
+        "sys.argv = ['llmctl', *sys.argv[1:], '--help']\n"
+        "try: main()\n"
+        f"finally: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True,
-        timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize("name", COMMANDS_BY_NAME)
-def test_summaries_are_those_of_the_commands(name: str) -> None:
-    """What stands in for a command that is not loaded says what the command itself says."""
-    there, alone = program().commands[name], program((name,)).commands[name]
-    assert there.get_short_help_str(200) == alone.get_short_help_str(200)
-    assert len(alone.params) + len(getattr(alone, "commands", ())) > len(there.params)
-
-
-def test_ask_loads_nothing_that_most_answers_do_without(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
-    """Dates in headers, the data's release, time zones and what prints a record wait for use."""
-    rare = {"email", "importlib.metadata", "zoneinfo", "tenacity", "llmctl.batch.records"}
-    code = f"import sys, llmctl.cli.ask, llmctl.cli.answer\nprint({rare!r} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", f"import sys\nsys.path[:] = {sys.path!r}\n{code}"],
-        env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout == "set()\n"
-
-
-def test_a_start_looks_for_no_garbage(environ: dict[str, str], tmp_path: Path) -> None:
-    """Until a command runs no time goes into looking for cycles, and none at its end: it would
-    be a fifth of an answer's."""
-    code = (
-        "import gc, sys\nseen = []\ngc.collect()\n"
-        "gc.callbacks.append(lambda phase, about: seen.append(phase))\n"
-        "sys.argv = ['llmctl', 'ask', '--help']\nfrom llmctl.cli.app import main\ntry: main()\n"
-        "finally: print(len(seen), gc.get_freeze_count() > 1000, file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True,
-        timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stderr == "0 True\n"
+    for command in ((), ("ask",), ("cost", "report")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], env=environ, cwd=tmp_path,
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert done.stderr == "[]\n"
 
 
 def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> None:
-    """The shell's completion asks the program itself, which names its commands."""
+    """Typer's completion: the shell asks the program itself, which names its commands."""
     env = {
         **environ,
         "_LLMCTL_COMPLETE": "complete_bash",
         "COMP_WORDS": "llmctl pro",
         "COMP_CWORD": "1",
     }
-    assert "profiles" in run(env=env).stdout
+    assert run(env=env).stdout == "profiles\n"
 
 
 @pytest.mark.parametrize(
@@ -146,3 +114,29 @@ def test_a_typo_is_exit_2_with_a_hint(run: Run, arguments: tuple[str, ...], said
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_in_the_program_is_one_sentence(environ: dict[str, str], tmp_path: Path) -> None:
+    """It exits 1; `-vv` shows the traceback before it, without locals, keys and escapes."""
+    code = (
+        "from llmctl.cli.context import Context, exit_with\n"
+        "import sys, typer\n"
+        "from llmctl.redact import remember\n"
+        "remember('sk-secret-4711')\n"
+        "def work():\n"
+        "    local = 'a local value'\n"
+        "    raise ValueError('sk-secret-4711 \\x1b[2J' + local[:0])\n"
+        "try: exit_with(work, Context(verbose=int(sys.argv[1])))\n"
+        "except typer.Exit as end: sys.exit(end.exit_code)\n"
+    )
+    for verbose in ("0", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, verbose], env=environ, cwd=tmp_path,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "error: a mistake in llmctl, ValueError: [key]" in done.stderr
+        assert ("Traceback" in done.stderr) == (verbose == "2")
+        for hidden in ("\x1b", "sk-secret", "a local value'\n    raise"):
+            assert hidden not in done.stderr.replace("local = 'a local value'", "")

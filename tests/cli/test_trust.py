@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import pty
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import LLMCTL, Run
+from tests.cli.terminal import on_a_terminal
+from tests.conftest import Run
 from tests.simulator.server import Simulator
 
 
@@ -73,29 +71,10 @@ def test_asked_at_a_terminal(
 ) -> None:
     """A person at a terminal is asked once, with what the file sets; no is the answer unless yes
     is given."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [LLMCTL, "ask", "hi"],
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        env=configured,
-        cwd=repo,
-    ) as process:
-        os.close(theirs)
-        os.write(ours, answer)
-        out, _ = process.communicate(timeout=60)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            shown += piece
-    os.close(ours)
-    assert process.returncode == code
+    got, shown, out = on_a_terminal(
+        configured, repo, "ask", "hi", streams=["stdin", "stderr"], typed=answer, after=b"[y/N]"
+    )
+    assert got == code
     assert out == (b"echo: hi" if code == 0 else b"")
     assert b"profiles.theirs.base_url" in shown
     assert b"Trust this file until it changes? [y/N]" in shown

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmctl import redact
-from llmctl.cli.context import Context, finish
+from llmctl.cli.context import Context, exit_with
 from llmctl.redact import remember
 from tests.conftest import Run
 from tests.keys.secret_service import SecretService
@@ -236,7 +236,7 @@ def test_a_mistake_of_our_own(
             raise RuntimeError(local) from error
 
     with pytest.raises(Exception) as caught:  # noqa: PT011 - typer's own way to leave
-        finish(mistaken, Context(verbose=verbose))
+        exit_with(mistaken, Context(verbose=verbose))
     assert getattr(caught.value, "exit_code", None) == 1
     shown = capsys.readouterr().err
     scan = Scan((CANARY,))

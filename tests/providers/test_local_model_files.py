@@ -291,9 +291,9 @@ INSTALLER = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
-from llmctl.cli.local import _terminated
+from llmctl.cli.local_run import _terminated
 from tests.providers.test_local_model_files import folders, put
-from llmctl.config.settings import Folders, Profile
+from llmctl.config.settings import Folders
 root = Path(sys.argv[1])
 with _terminated():
     put(Folders(root, root, root, root / "data"), os.environ)

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 
 from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
-from llmctl.reports.figures import percentiles
-from llmctl.reports.groups import parse_by
 from llmctl.reports.periods import Span, moment, period_at, since
-from llmctl.reports.report import Query, Report, check, make, project
+from llmctl.reports.report import Query, Report, check, make, parse_by, percentiles, project
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.report import Nothing
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
@@ -171,7 +169,8 @@ def test_a_check_is_the_reports_budget(path: Path) -> None:
         for budget in BUDGETS:
             span = period_at(budget.period, NOW, UTC)
             look = partial(check, budget=budget, span=span, by=("day", "model"), zone=UTC)
-            state, groups, _ = ledger.report(look)
+            checked = ledger.report(look)
+            state, groups = checked.state, checked.groups
             (wanted,) = ask(path, budgets=[budget]).budgets
             assert (state.used, state.state) == (wanted.used, wanted.state)
             assert sum(group.figures.conservative for group in groups) == state.used

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from llmctl.cli.chosen import choose
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, select_profile
 from llmctl.clock import Clock, SystemClock
 from llmctl.config.load import Overrides
 from llmctl.guards.retry import Trouble
@@ -40,7 +39,7 @@ async def inside(
 ) -> AsyncIterator[Inside]:
     """Open it with the arena's configuration and folders."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
-    chosen = choose(context, Overrides())
+    chosen = select_profile(context, Overrides())
     async with open_runner(
         chosen.profile,
         chosen.folders,

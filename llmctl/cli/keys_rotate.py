@@ -1,4 +1,4 @@
-"""How `keys set`, `keys rotate` and `keys remove` travel: name → slot → keyring, step by step."""
+"""Use cases `keys set`, `keys rotate` and `keys remove`: changes of stored keys."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from llmctl.cli.context import Context
-from llmctl.cli.keyplaces import Place, Places
-from llmctl.cli.render import is_tty
-from llmctl.cli.secret import read_secret, refuse_words
+from llmctl.cli.context import Context, read_secret
+from llmctl.cli.keys_list import KeyPlace, KeyPlaces
+from llmctl.cli.output import is_tty
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, UsageError
-from llmctl.keys.key import KeySlot
-from llmctl.keys.keyring_store import mark_stored
-from llmctl.keys.rotation import Check, KeyPair, KeyStore, RotationState, new_key
+from llmctl.keys.change import Changes, Check, fresh
+from llmctl.keys.key import Slot, ending
+from llmctl.keys.rotation import Pair, Phase
 from llmctl.providers.probe import page, probe
-from llmctl.redact import last_chars
+from llmctl.storage import keyindex
 
 
 class RotateOptions(Struct, frozen=True):
-    """`extra`: what else stands on the command line; `finish`: end the window; `back`: undo;
-    neither: begin, or go on."""
+    """Options of `keys rotate`. `extra`: further words; `finish`: end the rotation; `back`: undo
+    it; neither: begin, or go on."""
 
     name: str
     extra: Sequence[str] = ()
@@ -32,18 +31,17 @@ class RotateOptions(Struct, frozen=True):
 
 
 def run_set(name: str, extra: Sequence[str], context: Context) -> int:
-    """Read a key and store it; says where it went."""
-    refuse_words(extra)
-    places = Places(context)
+    """Read a key, store it, and say where it went."""
+    _refuse_words(extra)
+    places = KeyPlaces(context)
     place = places.place(name)
-    vault = places.resolver.keyring  # what is missing shows before a key is typed
-    key = new_key(read_secret(f"Key for {place.slot.name} ({place.slot.where}): "))
+    vault = places.finder.vault  # what is missing shows before a key is typed
+    key = fresh(read_secret(f"Key for {place.slot.name} ({place.slot.where}): "))
     with places.held():
-        mark_stored(places.state, place.slot, stored=True)
-        KeyStore(vault, place.slot).store(key, context.clock.wall())
+        keyindex.note(places.state, *place.slot)
+        Changes(vault, place.slot).store(key, context.clock.wall())
     print(
-        f"stored the key {last_chars(key)} as {place.slot.name} for {place.slot.where} "
-        f"in {vault.where}"
+        f"stored the key {ending(key)} as {place.slot.name} for {place.slot.where} in {vault.where}"
     )
     _notes(places, place, context)
     return 0
@@ -51,12 +49,12 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
 
 def run_rotate(options: RotateOptions, context: Context) -> int:
     """Begin a rotation, go on with it, end it, or undo it."""
-    refuse_words(options.extra)
+    _refuse_words(options.extra)
     if options.finish and options.back:
         raise UsageError("--finish and --rollback exclude each other; give one of them")
-    places = Places(context)
+    places = KeyPlaces(context)
     place = places.place(options.name)
-    changes = KeyStore(places.resolver.keyring, place.slot)
+    changes = Changes(places.finder.vault, place.slot)
     check = _check(place.profile, context)
     with places.held():
         if options.finish:
@@ -66,21 +64,21 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
             return _rolled_back(before, changes.rollback(), place.slot)
         offered = _offered(changes, place)
         try:
-            pair = changes.rotate(offered, context.clock.wall(), check, context.say)
+            pair = changes.rotate(offered, context.clock.wall(), check, context.info)
         except CallError as error:
-            context.say(f"{place.slot.name} is unchanged: the old key stays the primary")
+            context.info(f"{place.slot.name} is unchanged: the old key stays the primary")
             if changes.read().candidate:
-                context.say(
+                context.info(
                     f"the new key could not be checked and is kept: `llmctl keys rotate "
                     f"{options.name}` tries again, --rollback forgets it"
                 )
             raise error from None
     assert pair.primary is not None
     print(
-        f"{place.slot.name} for {place.slot.where}: the primary is {last_chars(pair.primary.key)}, "
-        f"the previous key {last_chars(pair.previous.key) if pair.previous else 'none'} is kept"
+        f"{place.slot.name} for {place.slot.where}: the primary is {ending(pair.primary.key)}, "
+        f"the previous key {ending(pair.previous.key) if pair.previous else 'none'} is kept"
     )
-    context.say(
+    context.info(
         f"revoke the previous key at {page(place.profile)}, then `llmctl keys rotate "
         f"{options.name} --finish`; --rollback swaps them back"
     )
@@ -90,32 +88,42 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
 
 def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Context) -> int:
     """Delete every key of a slot; `origin` chooses among several of one name."""
-    refuse_words(extra)
-    places = Places(context)
+    _refuse_words(extra)
+    places = KeyPlaces(context)
     target = places.removable(name, origin)
     with places.held():
-        count = KeyStore(places.resolver.keyring, target).remove()
-        mark_stored(places.state, target, stored=False)
+        count = Changes(places.finder.vault, target).remove()
+        keyindex.strike(places.state, *target)
     if not count:
         raise UsageError(f"no key {target.name} is stored for {target.where}")
     print(
         f"removed {'both keys' if count > 1 else 'the key'} {target.name} for {target.where} "
-        f"from {places.resolver.keyring.where}"
+        f"from {places.finder.vault.where}"
     )
     return 0
 
 
-def _offered(changes: KeyStore, place: Place) -> str | None:
+def _refuse_words(words: Sequence[str]) -> None:
+    """Raise `UsageError` for words where a key may have been put. They are not repeated: what is
+    on a command line, everybody on the machine can read."""
+    if words:
+        raise UsageError(
+            "a key is never given on the command line, where others can read it: type it at the "
+            "prompt, or pipe it in on stdin (if that was a real key, revoke it)"
+        )
+
+
+def _offered(changes: Changes, place: KeyPlace) -> str | None:
     """The new key. At a terminal nobody is asked for one that is stored already; what is piped
     in is always read, and nothing at all means: go on."""
-    phase = changes.read().state
-    if phase is RotationState.EMPTY:
+    phase = changes.read().phase
+    if phase is Phase.EMPTY:
         return None
-    begins = phase is RotationState.SETTLED
+    begins = phase is Phase.SETTLED
     if is_tty(sys.stdin) and not begins:
         return None
     text = read_secret(f"New key for {place.slot.name} ({place.slot.where}): ")
-    return new_key(text) if begins or text.strip() else None
+    return fresh(text) if begins or text.strip() else None
 
 
 def _check(profile: Profile, context: Context) -> Check:
@@ -125,37 +133,37 @@ def _check(profile: Profile, context: Context) -> Check:
     return check
 
 
-def _finish(changes: KeyStore, check: Check, context: Context) -> int:
+def _finish(changes: Changes, check: Check, context: Context) -> int:
     before = changes.read()
     after = changes.finish(check)
     name = changes.slot.name
     if before.previous is None:
-        context.say(f"{name} is not being rotated: there is nothing to finish")
+        context.info(f"{name} is not being rotated: there is nothing to finish")
         return 0
     assert after.primary is not None
     print(
-        f"{name} for {changes.slot.where}: the key is {last_chars(after.primary.key)}; "
-        f"the previous one, {last_chars(before.previous.key)}, is deleted"
+        f"{name} for {changes.slot.where}: the key is {ending(after.primary.key)}; the previous "
+        f"one, {ending(before.previous.key)}, is deleted"
     )
     return 0
 
 
-def _rolled_back(before: KeyPair, after: KeyPair, slot: KeySlot) -> int:
+def _rolled_back(before: Pair, after: Pair, slot: Slot) -> int:
     assert after.primary is not None or before.candidate is not None
-    now = last_chars(after.primary.key) if after.primary else "none"
+    now = ending(after.primary.key) if after.primary else "none"
     if before.candidate:
         print(f"{slot.name} for {slot.where}: the new key is forgotten; the key is {now}")
     else:
-        kept = last_chars(after.previous.key) if after.previous else "none"
+        kept = ending(after.previous.key) if after.previous else "none"
         print(f"{slot.name} for {slot.where}: the primary is {now} again; {kept} is kept")
     return 0
 
 
-def _notes(places: Places, place: Place, context: Context) -> None:
-    """What else a person should know: who uses the key, and what hides it."""
+def _notes(places: KeyPlaces, place: KeyPlace, context: Context) -> None:
+    """Print which profiles use the key, and what hides it."""
     others = [name for name in places.users(place.slot) if name != place.slot.name]
     if others:
-        context.say(f"profiles that use it: {', '.join(sorted({*others, place.profile.name}))}")
+        context.info(f"profiles that use it: {', '.join(sorted({*others, place.profile.name}))}")
     source = place.profile.key
-    if source and source.env and places.resolver.environment(place.profile):
+    if source and source.env and places.finder.environment(place.profile):
         context.warn(f"${source.env} is set and hides the stored key: calls use that one")

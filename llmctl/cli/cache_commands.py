@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec import Struct
 
-from llmctl.cli.context import Context, finish
-from llmctl.cli.options import JsonOption, QuietOption, VerboseOption
-from llmctl.config.paths import find_folders
-from llmctl.config.settings import parse_duration, parse_size
-from llmctl.errors import EXIT_CODES, UsageError
+from llmctl.cli.context import Context, exit_with
+from llmctl.cli.options import EPILOG, JsonOption, QuietOption, VerboseOption, command_group, parsed
+from llmctl.cli.output import file_size, money, percent, plural, print_json, print_table
+from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
     from llmctl.storage.cache_stats import Figures
 
-N = TypeVar("N", int, float)
-
-_EXIT_CODES = "\n".join(
-    f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES if code in {"0", "2", "74", "75"}
-)
-_EPILOG = f"\b\nExit codes:\n{_EXIT_CODES}"
-
-app = typer.Typer(
-    help="Show what is kept of answers and what it saved; remove it.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = command_group("Show what is kept of answers and what it saved; remove it.")
 
 
 class PruneOptions(Struct, frozen=True):
-    """What `cache prune` was told: seconds, bytes, a model; `everything` excludes them."""
+    """Options of `cache prune`: seconds, bytes, a model; `everything` excludes them."""
 
     older_than: float | None = None
     max_size: int | None = None
@@ -44,15 +28,12 @@ class PruneOptions(Struct, frozen=True):
     dry_run: bool = False
 
 
-@app.command("prune", epilog=_EPILOG)
+@app.command("prune", epilog=EPILOG)
 def prune_command(
     older_than: Annotated[
         str | None,
         typer.Option(
-            "--older-than",
-            metavar="7d",
-            help="Answers stored longer ago: 90m, 24h, 7d, 2w.",
-            show_default=False,
+            "--older-than", metavar="7d", help="Answers stored longer ago: 90m, 24h, 7d, 2w."
         ),
     ] = None,
     max_size: Annotated[
@@ -62,7 +43,6 @@ def prune_command(
             metavar="500MB",
             help="The answers used least recently, until the cache takes no more than this: "
             "MB is a million bytes, MiB is 1,048,576.",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
@@ -73,7 +53,6 @@ def prune_command(
             metavar="MODEL",
             help="Answers of this model only, by the name it was asked by or the dated one it "
             "answered with.",
-            show_default=False,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All answers.")] = False,
@@ -84,7 +63,7 @@ def prune_command(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Remove answers from the cache; say how many, and the bytes the file shrank by.
+    """Remove answers from the cache; say how many, and the bytes freed.
 
     At least one of --older-than, --max-size, --model and --all is needed. With --older-than and
     --max-size both kinds go; --model narrows them to one model.
@@ -105,7 +84,9 @@ def prune_command(
     """
     context = Context(json=json, quiet=quiet, verbose=verbose)
 
-    def run() -> int:
+    def work() -> int:
+        from llmctl.config.values import parse_duration, parse_size
+
         given = (older_than, max_size, model)
         if not everything and all(word is None for word in given):
             raise UsageError(
@@ -114,32 +95,22 @@ def prune_command(
         if everything and any(word is not None for word in given):
             raise UsageError("--all removes everything: give it alone, or leave it out")
         options = PruneOptions(
-            _parsed(
-                "--older-than",
-                "a time such as 90m, 24h or 7d",
-                older_than,
-                parse_duration,
-            ),
-            _parsed(
-                "--max-size",
-                "a size such as 500MB, 1GB or 2GiB",
-                max_size,
-                parse_size,
-            ),
+            parsed("--older-than", "a time such as 90m, 24h or 7d", older_than, parse_duration),
+            parsed("--max-size", "a size such as 500MB, 1GB or 2GiB", max_size, parse_size),
             model,
             everything,
             dry_run,
         )
         return run_prune(options, context)
 
-    finish(run, context)
+    exit_with(work, context)
 
 
-@app.command("stats", epilog=_EPILOG)
+@app.command("stats", epilog=EPILOG)
 def stats_command(
     *, json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0
 ) -> None:
-    """Show what the cache holds, how often it answered, and what that saved, by model.
+    """Show what the cache holds, how often it answered, and its savings.
 
     Models are named as they answered. Hits, misses and dollars are those of the ledger, since it
     began: HITS were answered without a call (identical rows in flight among them), a MISS looked
@@ -154,7 +125,7 @@ def stats_command(
       hit_rate is null when nothing was asked, saved_usd when no price of a hit is known.
     """
     context = Context(json=json, quiet=quiet, verbose=verbose)
-    finish(lambda: run_stats(context), context)
+    exit_with(lambda: run_stats(context), context)
 
 
 def run_prune(options: PruneOptions, context: Context) -> int:
@@ -164,7 +135,7 @@ def run_prune(options: PruneOptions, context: Context) -> int:
     from llmctl.storage.prune import Pruned, asides, prune, remove_all
     from llmctl.storage.sqlite import DamagedError
 
-    path = _path(context)
+    path = context.folders.cache / "cache.db"
     now = context.clock.wall()
     before = None if options.older_than is None else now - options.older_than
     what = What(before, options.max_size, options.model)
@@ -188,101 +159,69 @@ def run_prune(options: PruneOptions, context: Context) -> int:
             "text that was removed; run the same command again when that one has ended"
         )
     if context.json:
-        _print_json({
+        print_json({
             "entries": done.entries, "bytes": size, "dry_run": options.dry_run,
             "wal_emptied": not done.lingers,
         })  # fmt: skip
         return 0
     left = [] if files else asides(path)
     if left:
-        context.say(f"{len(left)} damaged files that were set aside stay; --all removes them")
-    answers = f"{done.entries:,} {'answer' if done.entries == 1 else 'answers'}"
+        context.info(f"{len(left)} damaged files that were set aside stay; --all removes them")
+    answers = plural(done.entries, "answer")
     if options.dry_run:
-        print(f"would remove {answers} and free about {_size(size)}")
+        print(f"would remove {answers} and free about {file_size(size)}")
     else:
-        print(f"removed {answers}, {_size(size)} freed")
+        print(f"removed {answers}, {file_size(size)} freed")
     return 0
 
 
 def run_stats(context: Context) -> int:
     """Print the figures of the cache and of the ledger."""
-    from llmctl.cli.table import print_table
     from llmctl.storage.cache_stats import cache_stats
 
-    path = _path(context)
-    folders = find_folders(context.environ, context.cwd())
+    folders = context.folders
+    path = folders.cache / "cache.db"
     stats = cache_stats(path, folders.state / "ledger.db")
     total = stats.total
     models = sorted(stats.models.items(), key=lambda item: (-item[1].bytes, item[0]))
     if context.json:
-        _print_json({
+        print_json({
             **_fields(total), "file_bytes": stats.file_bytes, "path": str(path),
             "models": [{"model": name, **_fields(figures)} for name, figures in models],
         })  # fmt: skip
         return 0
     head = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
     rows = [(name, *_cells(figures)) for name, figures in (*models, ("all", total))]
-    print_table(head, rows)
-    context.say(f"{path}: {_size(stats.file_bytes)}")
+    print_table(head, rows, right=head[1:])
+    context.info(f"{path}: {file_size(stats.file_bytes)}")
     return 0
 
 
-def _parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], N | None]) -> N | None:
-    """What the word means. Raises `UsageError` when it means nothing."""
-    value = None if word is None else parse(word)
-    if word is not None and value is None:
-        raise UsageError(f"{flag} wants {wanted}, not {word!r}")
-    return value
-
-
-def _path(context: Context) -> Path:
-    return find_folders(context.environ, context.cwd()).cache / "cache.db"
-
-
 def _cells(figures: Figures) -> tuple[str, ...]:
-    from llmctl.cli.render import dollars
-
-    rate = figures.hit_rate
-    known = figures.unpriced < figures.hits or not figures.hits
-    saved = dollars(figures.saved if known else None)
     return (
         f"{figures.entries:,}",
-        _size(figures.bytes),
+        file_size(figures.bytes),
         f"{figures.hits:,}",
         f"{figures.misses:,}",
-        "-" if rate is None else f"{rate:.1%}",
-        f"{saved} + $?" if known and figures.unpriced else saved,
+        percent(figures.hit_rate),
+        money(figures.saved if _known(figures) else None, figures.unpriced),
     )
 
 
 def _fields(figures: Figures) -> dict[str, Any]:
     from llmctl.batch.records import dollars
 
-    known = figures.unpriced < figures.hits or not figures.hits
     return {
         "entries": figures.entries,
         "bytes": figures.bytes,
         "hits": figures.hits,
         "misses": figures.misses,
         "hit_rate": figures.hit_rate,
-        "saved_usd": dollars(figures.saved if known else None),
+        "saved_usd": dollars(figures.saved if _known(figures) else None),
         "unpriced_hits": figures.unpriced,
     }
 
 
-def _size(count: int) -> str:
-    """`812 bytes`, `3.4 kB`, `1.2 GB`."""
-    if count < 1000:
-        return f"{count} bytes"
-    value = float(count)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 999.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1000:.1f} TB"
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import orjson
-
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+def _known(figures: Figures) -> bool:
+    """Whether the price of at least one hit is known, or there was none."""
+    return figures.unpriced < figures.hits or not figures.hits

@@ -1,4 +1,4 @@
-"""How `batch --dry-run` travels: the job, looked at and counted → the plan on stdout."""
+"""Use case `batch --dry-run`: the plan of a job, counted and priced, on stdout."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from llmctl import pricing
 from llmctl.batch.places import default_output
 from llmctl.batch.plan import Cost, Means, Plan, Usual, looked_at, plan
 from llmctl.batch.prepare import Job
-from llmctl.batch.records import dollars as number
+from llmctl.batch.records import dollars
 from llmctl.cli.context import Context
-from llmctl.cli.render import dollars, safe, seconds, write_stdout
+from llmctl.cli.output import duration, money, print_json, write_stdout
 from llmctl.config.settings import Folders
 from llmctl.pricing import Prices
 from llmctl.providers.registry import codec
+from llmctl.redact import printable
 from llmctl.storage.peek import CachePeek, LedgerPeek
 from llmctl.tokens import Counter
 
 
-class Known(Struct, frozen=True):
-    """Earlier calls, as the ledger has them."""
+class LedgerHistory(Struct, frozen=True):
+    """Means over earlier calls in the ledger."""
 
     ledger: LedgerPeek
 
@@ -48,31 +49,29 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,
-            history=Known(ledger),
+            history=LedgerHistory(ledger),
             now=now,
         )
         made = plan(batch, means)
     fits = budget is None or (made.cost.worst is not None and made.cost.worst <= budget)
     code = 0 if fits else 3
     if context.json:
-        import orjson
-
-        write_stdout(orjson.dumps(as_json(made, budget, code)).decode() + "\n")
+        print_json(as_json(made, budget, code), compact=True)
     else:
-        write_stdout("\n".join(lines(made, job, budget)) + "\n")
+        write_stdout(printable("\n".join(lines(made, job, budget))) + "\n")
     if not fits:
-        context.say(_why(made, budget))
+        context.info(_why(made, budget))
     return code
 
 
 def _why(made: Plan, budget: Decimal | None) -> str:
     if made.cost.worst is None:
-        named = ", ".join(safe(model) for model in made.unpriced)
+        named = ", ".join(model for model in made.unpriced)
         return (
             f"the worst case is not known (price or output limit of {named}), so it cannot be "
             "held to a budget: set `price:` in the profile, or max_tokens"
         )
-    return f"the worst case, {dollars(made.cost.worst)}, is above the budget of {dollars(budget)}"
+    return f"the worst case, {money(made.cost.worst)}, is above the budget of {money(budget)}"
 
 
 def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
@@ -89,17 +88,17 @@ def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
         "input_tokens_exact": made.exact,
         "max_output_tokens": made.max_output_tokens,
         "expected_output_tokens": made.expected_output_tokens,
-        "worst_case_usd": number(made.cost.worst),
-        "expected_usd": number(made.cost.expected),
+        "worst_case_usd": dollars(made.cost.worst),
+        "expected_usd": dollars(made.cost.expected),
         "unpriced_rows": sum(made.unpriced.values()),
         "provider_batch": {
-            "worst_case_usd": number(made.batch.worst),
-            "expected_usd": number(made.batch.expected),
+            "worst_case_usd": dollars(made.batch.worst),
+            "expected_usd": dollars(made.batch.expected),
         },
         "expected_from_calls": made.seen,
         "time_s": None if made.seconds is None else round(made.seconds, 1),
         "time_bound_by": made.bound_by,
-        "budget_usd": number(budget),
+        "budget_usd": dollars(budget),
         "exit_code": code,
     }
 
@@ -118,12 +117,12 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
         ("  to send", made.to_send, ""),
     ]
     width = max(len(f"{count:,}") for _, count, _ in counts)
-    found = [f"plan: {safe(job.input)} → {safe(output)}, {profile.name}/{profile.model}", ""]
+    found = [f"plan: {job.input} → {output}, {profile.name}/{profile.model}", ""]
     for name, count, note in counts:
         if count or name in {"rows", "  to send"}:
             found.append(f"{name:<18}{count:>{width},}  {note}".rstrip())
     for message, index in list(made.errors.items())[:3]:
-        found.append(f"    row {index}: {safe(message)}")
+        found.append(f"    row {index}: {message}")
     about = "" if made.exact else "about "
     most = "?" if made.max_output_tokens is None else f"{made.max_output_tokens:,}"
     basis = f"from {made.seen:,} earlier calls" if made.seen else "assumed: no earlier calls"
@@ -143,17 +142,17 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
             "set `params: {max_tokens: …}` in the profile"
         )
     if made.unpriced:
-        named = ", ".join(f"{safe(m)} ({n:,} rows)" for m, n in made.unpriced.items())
+        named = ", ".join(f"{m} ({n:,} rows)" for m, n in made.unpriced.items())
         found.append(f"worst case unknown, $?: {named}")
     if budget is not None:
         over = made.cost.worst is None or made.cost.worst > budget
-        found.append(f"budget            {dollars(budget)}: {'NOT ENOUGH' if over else 'enough'}")
+        found.append(f"budget            {money(budget)}: {'NOT ENOUGH' if over else 'enough'}")
     found.append("nothing was sent, nothing was written")
     return found
 
 
 def _cost(cost: Cost) -> str:
-    return f"at most {dollars(cost.worst)}, expected {dollars(cost.expected)}"
+    return f"at most {money(cost.worst)}, expected {money(cost.expected)}"
 
 
 def _time(made: Plan) -> str:
@@ -161,4 +160,4 @@ def _time(made: Plan) -> str:
         return "unknown: no limit is set and no earlier call is known"
     if made.bound_by is None:
         return "none"
-    return f"about {seconds(made.seconds)}, bound by {made.bound_by}"
+    return f"about {duration(made.seconds)}, bound by {made.bound_by}"

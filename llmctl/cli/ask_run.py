@@ -1,0 +1,275 @@
+"""Use case `ask`: prompt → configuration → runner → answer on stdout, or the plan of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, TextIO
+
+from llmctl import attachments
+from llmctl.batch.records import dollars, record
+from llmctl.cli.ask import AskOptions
+from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
+from llmctl.cli.options import budget_windows
+from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, usage_line, write_stdout
+from llmctl.config.overrides import Overrides
+from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
+from llmctl.guards.retry import Trouble
+from llmctl.ids import ulid
+from llmctl.observers.ledger_observer import Settling
+from llmctl.protocols import BudgetDenied, Observer, TokenCount
+from llmctl.providers.models_api import count_tokens
+from llmctl.redact import printable
+from llmctl.request import Question, compose
+from llmctl.runner import Live, open_runner, user_name
+from llmctl.storage.history import Conversation, open_history
+from llmctl.types import Answer, CallRecord, Message, Request
+
+
+def run(options: AskOptions, context: Context) -> int:
+    """Ask, print, and return the exit code. Raises `LlmctlError`."""
+    prompt = full_prompt(options.prompt, None if is_tty(sys.stdin) else sys.stdin)
+    before = _last_conversation(context) if options.resume else None
+    selection = select_profile(
+        context,
+        Overrides(
+            profile=context.profile or (before.profile if before else None),
+            model=context.model or (before.model if before and not context.profile else None),
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+        ),
+    )
+    request = _request(prompt, options, selection, before)
+    return asyncio.run(_run(request, options, context, selection, before))
+
+
+def full_prompt(argument: str | None, stdin: TextIO | None) -> str:
+    """Stdin, when it is no terminal, then the argument. Raises `InputError` for nothing."""
+    piped = ""
+    if stdin is not None:
+        try:
+            piped = stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"stdin is not UTF-8 text (byte {error.start}); convert it, for example "
+                "with `iconv -t UTF-8`"
+            ) from error
+        except OSError as error:
+            raise InputError(f"stdin cannot be read ({error.strerror})") from error
+    prompt = "\n\n".join(part for part in (piped.rstrip("\r\n"), argument or "") if part.strip())
+    if not prompt:
+        raise InputError('the prompt is empty; try `llmctl ask "…"` or `cat FILE | llmctl ask "…"`')
+    return prompt
+
+
+def _request(
+    prompt: str, options: AskOptions, selection: Selection, before: Conversation | None
+) -> Request:
+    messages = before.messages if before else ()
+    if options.system is not None:
+        messages = (
+            Message("system", options.system),
+            *(message for message in messages if message.role != "system"),
+        )
+    question = Question(
+        messages=(*messages, attachments.message(prompt, options.attach)),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        options=options.params,
+        tags=options.tags,
+        schema=options.schema,
+    )
+    return compose(question, selection.profile, id="ask", cache_mode=options.cache_mode)
+
+
+async def _run(
+    request: Request,
+    options: AskOptions,
+    context: Context,
+    selection: Selection,
+    before: Conversation | None,
+) -> int:
+    def waiting(denied: BudgetDenied) -> None:
+        name = denied.cap.name
+        context.info(f"waiting: other calls under way may come to all of budget {name}")
+
+    async with open_runner(
+        selection.profile,
+        selection.folders,
+        context.environ,
+        context.clock,
+        say=context.info,
+        warn=context.warn,
+        ask=secret_prompt(),
+        cache_size=selection.cache_size,
+        fallbacks=selection.fallbacks,
+    ) as live:
+        if options.dry_run:
+            return await _plan(request, live, options, context)
+        windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
+        live.purse.limit(windows, waits=waiting)
+        code, answer = await _ask(live.stamp(request), live, options, context)
+    if answer is not None and options.history and selection.profile.history:
+        await _remember(request, answer, context, before)
+    return code
+
+
+async def _ask(
+    request: Request, live: Live, options: AskOptions, context: Context
+) -> tuple[int, Answer | None]:
+    """Ask and print; the exit code, and the answer if there is one."""
+    records: list[CallRecord] = []
+    printer = AnswerPrinter(markdown=options.markdown)
+    streams = options.stream if options.stream is not None else is_tty(sys.stdout)
+    emit = printer if streams and not context.json else None
+
+    async def remember(outcome: CallRecord) -> None:
+        records.append(outcome)
+
+    def on_retry(retry: Trouble) -> None:
+        context.info(f"{retry.error.message}; trying again in {retry.wait:.1f} s")
+
+    def on_fallback(error: CallError, name: str) -> None:
+        context.info(f"{error.message}; asking {name} instead")
+
+    observers: list[Observer] = [Settling(live.purse), remember]
+    handler = live.handler(observers, exact=False, told=on_retry, switched=on_fallback)
+    signals: list[int] = []
+    answer = None
+    try:
+        answer = await _until_signal(handler(request, emit), signals)
+        if answer is not None and context.json:
+            printer.write(record(records[0], "llmctl").decode())
+        elif answer is not None and emit is None:
+            printer(answer.text)
+    except CallError:
+        printer.end()
+        if printer.failure is not None:
+            raise printer.failure from None
+        if not printer.closed:
+            raise
+    printer.end()
+    if records and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
+        print(usage_line(records[0]), file=sys.stderr)
+    await handler.finish()
+    return (128 + signals[0] if signals else 0), answer
+
+
+async def _until_signal(work: Awaitable[Answer], signals: list[int]) -> Answer | None:
+    """The answer; None when SIGINT or SIGTERM, noted in `signals`, cancelled the call."""
+    task = asyncio.ensure_future(work)
+
+    def stop(number: int) -> None:
+        signals.append(number)
+        task.cancel()
+
+    with handle_signals(stop):
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not signals:
+                raise
+            return None
+
+
+async def _plan(request: Request, live: Live, options: AskOptions, context: Context) -> int:
+    """Print what the call would take (`--dry-run`); 3 when that may be above the budget.
+
+    Raises `InvalidRequest` for what would not be sent to the provider.
+    """
+    budget = options.budget
+    exact = await _provider_count(request, live) if options.exact else None
+    live.endpoint.codec.encode(request, stream=False)
+    counted = exact or live.counter.count(request)
+    _, worst = await live.worst(request, counted)
+    window = live.counter.context_window(request.target)
+    kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
+    fits = budget is None or kept is not None or (worst is not None and worst <= budget)
+    code = 0 if fits else 3
+    target = request.target
+    if context.json:
+        plan: dict[str, Any] = {
+            "profile": target.profile,
+            "model": target.model,
+            "input_tokens": counted.tokens,
+            "input_tokens_exact": counted.exact,
+            "max_tokens": request.max_tokens,
+            "context_window": window,
+            "worst_case_usd": dollars(worst),
+            "cached": kept is not None,
+            "budget_usd": dollars(budget),
+        }
+        print_json(plan, compact=True)
+        return code
+    about = "" if counted.exact else "about "
+    most = f"{request.max_tokens} out at most" if request.max_tokens else "output not limited"
+    limit = f", window {window}" if window else ""
+    lines = [
+        f"target   {target.profile}/{target.model}",
+        f"tokens   {about}{counted.tokens} in ({counted.encoding}), {most}{limit}",
+        f"price    {money(worst)} at most",
+        f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
+    ]
+    if budget is not None:
+        lines.append(f"budget   {money(budget)}: {_enough(fits=fits)}")
+    write_stdout(printable("\n".join(lines)) + "\n")
+    return code
+
+
+def _enough(*, fits: bool) -> str:
+    return "enough" if fits else "NOT ENOUGH"
+
+
+async def _provider_count(request: Request, live: Live) -> TokenCount:
+    """The provider's own count of tokens. Raises `InvalidRequest` where it offers none."""
+    tokens = await count_tokens(live.endpoint, request)
+    provider = request.target.provider
+    if tokens is None:
+        raise InvalidRequest(
+            f"{provider} counts no tokens for others: leave --exact out", sent=False
+        )
+    return TokenCount(tokens, exact=True, encoding=f"counted by {provider}")
+
+
+def _history_file(context: Context) -> Path:
+    return context.folders.state / "history.db"
+
+
+def _last_conversation(context: Context) -> Conversation:
+    """The conversation to continue. Raises `InputError` when there is none."""
+    path = _history_file(context)
+    found = None
+    if path.exists():
+        history = open_history(path)
+        try:
+            found = history.last(now=context.clock.wall())
+        finally:
+            history.close()
+    if found is None:
+        raise InputError(
+            "there is no conversation to continue (they are kept for 30 days); ask without -c"
+        )
+    return found
+
+
+async def _remember(
+    request: Request, answer: Answer, context: Context, before: Conversation | None
+) -> None:
+    """Keep the turn for `-c`. The answer has been printed: a full disk is only a warning now."""
+    asked = request.messages[-1:] if before else request.messages
+    try:
+        history = open_history(_history_file(context))
+        try:
+            await history.append(
+                before.id if before else ulid(context.clock),
+                (*asked, Message("assistant", answer.text)),
+                profile=request.target.profile,
+                model=request.target.model,
+                at=context.clock.wall(),
+            )
+        finally:
+            history.close()
+    except DiskError as error:
+        context.warn(f"the conversation was not kept: {error.message}")

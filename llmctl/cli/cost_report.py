@@ -1,0 +1,236 @@
+"""Use cases `cost report` and `cost check`: ledger → figures → stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from llmctl.cli.context import Context, load_settings
+from llmctl.cli.cost import CheckOptions, ReportFormat, ReportOptions
+from llmctl.cli.cost_formats import (
+    as_csv,
+    as_json,
+    as_markdown,
+    budget_json,
+    groups_json,
+    unpriced_json,
+)
+from llmctl.cli.output import columns, is_tty, money, plural, print_json, write_stdout
+from llmctl.config.settings import PERIODS, Budget, Settings
+from llmctl.errors import UsageError
+from llmctl.redact import printable
+from llmctl.reports.periods import Span, between, period_at, since, zone_named
+from llmctl.reports.report import BudgetCheck, BudgetState, Group, Ledger, Query, State, check, make
+from llmctl.storage.ledger import open_ledger
+from llmctl.storage.report import Nothing
+
+T = TypeVar("T")
+
+_MAX_GROUPS = 30
+"""Most groups that a terminal shows one by one; a pipe gets them all."""
+
+
+def run_report(options: ReportOptions, context: Context) -> int:
+    """Print the report."""
+    zone, now = zone_named(options.timezone), _now(context)
+    if options.since is not None and (options.first is not None or options.last is not None):
+        raise UsageError("--since and --from/--to exclude each other; give one of them")
+    if options.first is not None or options.last is not None:
+        span = between(options.first, options.last, now, zone)
+    else:
+        span = since(options.since or "30d", now, zone)
+    settings = load_settings(context)
+    query = Query(span, options.by, zone, now)
+    report = _read(settings, lambda ledger: make(ledger, query, settings.budgets))
+    if options.format is ReportFormat.JSON:
+        text = as_json(report)
+    elif options.format is ReportFormat.CSV:
+        text = as_csv(report)
+    elif options.format is ReportFormat.MARKDOWN:
+        text = as_markdown(report)
+    else:
+        from llmctl.cli.cost_tables import draw
+
+        text = draw(report, columns(), _MAX_GROUPS if is_tty(sys.stdout) else None)
+    write_stdout(text)
+    return 0
+
+
+class Verdict(Struct, frozen=True):
+    """Result of a check. `above`: groups that exceed the budget by themselves (`--each`)."""
+
+    state: BudgetState
+    groups: tuple[Group, ...]
+    unpriced: tuple[Any, ...]
+    above: tuple[Group, ...]
+    name: State
+    failed: bool
+
+
+def run_check(options: CheckOptions, context: Context) -> int:
+    """Print the state of each budget; 3 when one is exceeded."""
+    zone, now = zone_named(options.timezone), _now(context)
+    if options.each and not options.by:
+        raise UsageError("--each needs --by: which groups are to be held to the budget?")
+    settings = load_settings(context)
+    budgets = _budgets(options, settings)
+    run_name = _run_name(options)
+
+    def look(ledger: Ledger) -> list[BudgetCheck]:
+        run = None if run_name is None else _run_id(ledger, run_name)
+        spans: list[Span | str] = [run or period_at(b.period, now, zone) for b in budgets]
+        pairs = zip(budgets, spans, strict=True)
+        return [check(ledger, budget, span, options.by, zone) for budget, span in pairs]
+
+    verdicts = [_verdict(one, options) for one in _read(settings, look)]
+    code = 3 if any(verdict.failed for verdict in verdicts) else 0
+    if context.json:
+        found = [_as_json(verdict, options, zone) for verdict in verdicts]
+        print_json({"budgets": found, "exit_code": code})
+    else:
+        _print_lines(verdicts, zone)
+    for verdict in verdicts:
+        if verdict.failed:
+            context.info(_complaint(verdict, options))
+    return code
+
+
+def _verdict(checked: BudgetCheck, options: CheckOptions) -> Verdict:
+    state, name = checked.state, checked.state.state
+    above: tuple[Group, ...] = ()
+    if options.each:
+        limit = state.budget.limit
+        above = tuple(group for group in checked.groups if group.figures.conservative > limit)
+        name = "exceeded" if above else "within"
+    return Verdict(
+        state,
+        checked.groups if options.by else (),
+        checked.unpriced,
+        above,
+        name,
+        name == "exceeded" or (options.strict and state.unknown > 0),
+    )
+
+
+def _budgets(options: CheckOptions, settings: Settings) -> Sequence[Budget]:
+    """The budgets to check: that of the flags, or the configured ones. Raises `UsageError`."""
+    warn = () if options.warn_at is None else (options.warn_at,)
+    if options.budget is not None:
+        period = options.period or "month"
+        if period.startswith("run:"):
+            if "day" in options.by:
+                raise UsageError("--by day does not go with a run: leave it out")
+            return [Budget(period, options.budget, "month", warn)]
+        if period not in PERIODS:
+            raise UsageError(f"--period wants day, week, month or run:ID, not {period!r}")
+        return [Budget(f"this {period}", options.budget, period, warn)]
+    if options.period is not None:
+        raise UsageError("--period goes with --budget; configured budgets have their own")
+    if not settings.budgets:
+        raise UsageError(
+            "there is no budget to check: give --budget USD, or write `budgets:` into the "
+            "configuration (- {name: team, limit_usd: 100, period: month})"
+        )
+    return [replace(b, warn_at=warn) if warn else b for b in settings.budgets]
+
+
+def _run_name(options: CheckOptions) -> str | None:
+    period = options.period or ""
+    return period.removeprefix("run:") if period.startswith("run:") else None
+
+
+def _run_id(ledger: Ledger, name: str) -> str:
+    """The id of a run, or of the latest for `last`. Raises `UsageError`."""
+    found = ledger.last_run() if name == "last" else name if ledger.has_run(name) else None
+    if found is None:
+        raise UsageError(f"there is no call of a run {name!r} in the ledger")
+    return found
+
+
+def _print_lines(verdicts: Sequence[Verdict], zone: tzinfo) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from llmctl.cli.cost_tables import budget_row, budget_table, group_name
+    from llmctl.cli.output import drawn
+
+    width = columns()
+    for verdict in verdicts:
+        style = {"within": "green", "warning": "yellow", "exceeded": "red"}[verdict.name]
+        table = budget_table()
+        table.add_row(Text(f"{verdict.name:<8}", style), *budget_row(verdict.state, width, zone))
+        details: list[Text] = []
+        if made_of := _details(verdict.state):
+            details.append(Text(made_of, "dim"))
+        for group in verdict.groups:
+            figures = group.figures
+            line = f"{money(figures.conservative, figures.unknown)}  {group_name(group)}"
+            mark = " exceeded" if group in verdict.above else ""
+            details.append(Text.assemble(line, (mark, "red")))
+        if verdict.unpriced:
+            what = ", ".join(f"{u.profile}/{u.model} ({u.calls:,})" for u in verdict.unpriced)
+            details.append(Text(f"price unknown, $?: {printable(what)}"))
+        write_stdout(drawn(table, *(Padding(line, (0, 0, 0, 2)) for line in details), width=width))
+
+
+def _details(state: BudgetState) -> str:
+    """The parts of the figure; empty when all of it is charged."""
+    figures = state.figures
+    if not figures.doubtful and not state.in_flight:
+        return ""
+    words = [f"{money(figures.cost, figures.unpriced)} charged"]
+    if figures.doubtful:
+        words.append(
+            f"{money(figures.doubt, figures.doubtful_unpriced)} may have been billed "
+            f"({plural(figures.doubtful, 'attempt')} without an answer)"
+        )
+    if state.in_flight:
+        held = money(state.usage.held, state.held_unpriced)
+        words.append(f"{held} at the most for {state.in_flight:,} calls under way")
+    return " + ".join(words)
+
+
+def _as_json(verdict: Verdict, options: CheckOptions, zone: tzinfo) -> dict[str, Any]:
+    state = verdict.state
+    return {
+        **budget_json(state, zone),
+        "state": verdict.name,
+        "groups": groups_json(verdict.groups, options.by, state.figures),
+        "unpriced": unpriced_json(verdict.unpriced),
+    }
+
+
+def _complaint(verdict: Verdict, options: CheckOptions) -> str:
+    """Why the exit code is 3."""
+    state = verdict.state
+    name, limit = state.budget.name, money(state.budget.limit)
+    if verdict.above:
+        return f"budget {name}: {len(verdict.above):,} groups are above {limit}"
+    if not options.each and state.state == "exceeded":
+        return f"budget {name} is exceeded: {money(state.used)} of {limit}"
+    return (
+        f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
+        "`price:` in their profile"
+    )
+
+
+def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
+    """What `work` makes of the ledger; where there is none yet, of an empty one."""
+    path = settings.folders.state / "ledger.db"
+    if not path.exists():
+        return work(Nothing())
+    ledger = open_ledger(path, "", "")
+    try:
+        return ledger.report(work)
+    finally:
+        ledger.close()
+
+
+def _now(context: Context) -> int:
+    """The present moment in milliseconds since the epoch."""
+    return round(context.clock.wall() * 1000)

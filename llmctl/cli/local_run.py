@@ -1,0 +1,154 @@
+"""Use cases `local install`, `status` and `remove`: the embedded model's files."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from llmctl.cli.context import Context
+from llmctl.cli.output import has_colour, is_tty, print_json
+from llmctl.providers.embedded_install import install, remove
+from llmctl.providers.embedded_model import (
+    GET_EXTRA,
+    GET_MODEL,
+    SMOLLM2,
+    default_model,
+    extra_version,
+    has_extra,
+    verified,
+)
+
+_NEWS = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def run_install(source: Path | None, context: Context) -> int:
+    """Fetch the model unless it is there; print its path, or with `context.json` an object."""
+    folders = context.folders
+    path = default_model(folders)
+    context.info(
+        f"{SMOLLM2.name} by {SMOLLM2.author}, {_mb(SMOLLM2.size)}, licence {SMOLLM2.licence}"
+    )
+    with _terminated(), _Bar(context) as bar:
+        fetched = install(folders, context.environ, source=source, note=context.info, progress=bar)
+    context.info("installed, SHA-256 verified" if fetched else "installed already: nothing to do")
+    if context.json:
+        print_json({"installed": True, "fetched": fetched, **_model(path)})
+    else:
+        print(path)
+    if not has_extra():
+        context.warn(f"the server that runs it is missing: run `{GET_EXTRA}`")
+    elif fetched:
+        context.info('try it: llmctl ask -p local "Say hello"')
+    return 0
+
+
+def run_status(context: Context) -> int:
+    """Print what is there and what is missing."""
+    path = default_model(context.folders)
+    extra = extra_version() if has_extra() else None
+    size, state = _look_at(path)
+    if context.json:
+        whole = state == "verified"
+        said = {"ready": whole and extra is not None, "server": extra, "verified": whole}
+        print_json({**said, "state": state, **_model(path), "bytes": size})
+        return 0
+    mend = f": run `{GET_MODEL}`" if state in {"missing", "damaged"} else ""
+    weighs = "" if size is None else f", {_mb(size)}"
+    print(f"server   {f'xllamacpp {extra}' if extra else f'missing: run `{GET_EXTRA}`'}")
+    print(f"model    {SMOLLM2.name}, licence {SMOLLM2.licence}")
+    print(f"file     {state}{weighs}{mend}")
+    print(f"path     {path}")
+    return 0
+
+
+def run_remove(context: Context) -> int:
+    """Delete the model and print the bytes freed."""
+    folders = context.folders
+    path = default_model(folders)
+    freed = remove(folders)
+    if context.json:
+        print_json({"removed": freed > 0, "path": str(path), "bytes_freed": freed})
+    elif freed:
+        print(f"removed {path}: {_mb(freed)} freed")
+    else:
+        print(f"nothing to remove: no model at {path}")
+    return 0
+
+
+class _Bar:
+    """Progress of the download on stderr: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, context: Context) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+        self._context = context
+        self._said = context.clock.monotonic()
+        self._bar: Progress | None = None
+        if is_tty(sys.stderr) and not context.quiet:
+            console = Console(stderr=True, no_color=not has_colour(sys.stderr))
+            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("fetch", total=None, visible=False)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many bytes have come, of so many."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, visible=True)
+            return
+        now = self._context.clock.monotonic()
+        if now - self._said >= _NEWS:
+            self._said = now
+            self._context.info(f"fetched {_mb(done)} of {_mb(total)}")
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that nothing half-done stays behind."""
+
+    def leave(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _look_at(path: Path) -> tuple[int | None, str]:
+    """The file's size in bytes, and its state."""
+    try:
+        return path.stat().st_size, "verified" if verified(path) else "damaged"
+    except FileNotFoundError:
+        return None, "missing"
+    except OSError as error:
+        return None, f"unreadable ({error.strerror})"
+
+
+def _model(path: Path) -> dict[str, Any]:
+    return {
+        "model": SMOLLM2.name,
+        "licence": SMOLLM2.licence,
+        "path": str(path),
+        "bytes": SMOLLM2.size,
+        "sha256": SMOLLM2.sha256,
+    }
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

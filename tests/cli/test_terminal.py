@@ -1,0 +1,139 @@
+"""What others write never obeys a terminal: answers, errors, notes, names of models and files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.cli.output import SafeText, duration, money, print_table
+from llmctl.redact import printable
+from tests.cli.terminal import on_a_terminal
+from tests.conftest import Run, sent
+from tests.simulator import errors
+from tests.simulator.scripts import fail_first
+from tests.simulator.server import Simulator
+
+NASTY = "a\x1b[31mred\x1b]0;owned\x07\x1b[2J\x9b2Jb\tc\u202eend"
+SAFE = "ared2Jb\tcend"
+
+
+def obeyed(shown: bytes) -> list[str]:
+    """What a terminal would obey in what it was shown, but colours, and the progress bar's own
+    line and cursor movements."""
+    own = re.sub(r"\x1b\[(\?25[lh]|[0-9;]*m|[0-9]*[AK])|\r", "", shown.decode())
+    return re.findall(r"\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", own)
+
+
+def test_an_answer_is_safe_on_a_terminal_and_exact_in_a_pipe(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path, run: Run
+) -> None:
+    """Escape sequences in model text do not reach a terminal; into a pipe they go unchanged."""
+    sim.reply = lambda _: NASTY
+    code, shown, _ = on_a_terminal(
+        configured, tmp_path, "ask", "q", "--no-cache", streams=["stdout"]
+    )
+    assert (code, shown.decode().expandtabs()) == (0, f"{SAFE}\n".expandtabs())
+    assert sent(sim).get("stream") is True
+    assert run("ask", "q", env=configured).stdout == NASTY
+
+
+def test_markdown_is_rendered_on_a_terminal(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """`--markdown` renders a list on a terminal."""
+    sim.reply = lambda _: "# Title\n\n* one\n* two\n"
+    env = {**configured, "NO_COLOR": "1"}
+    code, shown, _ = on_a_terminal(env, tmp_path, "ask", "q", "--markdown", streams=["stdout"])
+    assert code == 0
+    assert " • one".encode() in re.sub(rb"\x1b\[[0-9;]*m", b"", shown)
+    assert b"# Title" not in shown
+
+
+@pytest.mark.parametrize("code", [400, 500])
+@pytest.mark.parametrize("more", [(), ("-vv",)])
+def test_a_providers_error_is_safe(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path, code: int, more: tuple[str, ...]
+) -> None:
+    """The error, the notes about retries, and the traceback hold its words and nothing else."""
+    sim.fault = errors.status(code, NASTY)
+    _, shown, _ = on_a_terminal(configured, tmp_path, "ask", "q", *more)
+    assert b"owned" not in shown
+    assert b"ared2Jb" in shown
+    assert (b"trying again" in shown) == (code == 500)
+    assert obeyed(shown) == []
+
+
+@pytest.mark.parametrize("fault", [errors.status(400, NASTY), errors.status(500, NASTY)])
+def test_the_errors_of_a_batch_are_safe(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path, fault: errors.Status
+) -> None:
+    """Retry notes and the last error in the summary; the errors file keeps what was said."""
+    sim.fault = fail_first(1, fault)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"id": "a\x1b[2J", "prompt": "x"}) + "\n")
+    _, shown, _ = on_a_terminal(configured, tmp_path, "batch", "in.jsonl", "-v")
+    assert b"ared2Jb" in shown
+    assert b"owned" not in shown
+    assert obeyed(shown) == []
+
+
+def test_file_names_are_safe(configured: dict[str, str], tmp_path: Path) -> None:
+    """In errors, and in the question whether to trust a project's file."""
+    _, shown, _ = on_a_terminal(configured, tmp_path, "batch", "\x1b]0;owned\x07no.jsonl")
+    assert b"no.jsonl" in shown
+    assert b"owned" not in shown
+    assert obeyed(shown) == []
+    repo = tmp_path / "r\x1b[2Jepo"
+    (repo / ".git").mkdir(parents=True)
+    (repo / "llmctl.yaml").write_text("profiles: {x: {provider: openai, base_url: 'http://e'}}")
+    code, shown, _ = on_a_terminal(configured, repo, "ask", "hi", typed=b"n\n", after=b"[y/N]")
+    assert code == 2
+    assert b"repo/llmctl.yaml sets what needs your trust" in shown
+    assert obeyed(shown) == []
+
+
+@given(st.lists(st.sampled_from([*NASTY, "\x1b", "[", "]", "\\", "m", "x", "\x9c"])))
+def test_a_sequence_in_pieces_is_stripped_like_one_in_one_piece(pieces: list[str]) -> None:
+    """However the text is cut; what may still be a sequence at the end stays back."""
+    safe = SafeText()
+    shown = "".join(map(safe, pieces))
+    whole = printable("".join(pieces))
+    assert whole.startswith(shown)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
+
+
+def test_table_cells_are_safe(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Names of models, one a line, without markup."""
+    print_table(("MODEL", "N"), [(f"{NASTY}\nnew [red]x[/red]", "1")], right=["N"])
+    said = capfdbinary.readouterr().out.decode()
+    assert said.splitlines()[1].split() == ["ared2Jb", "cend", "new", "[red]x[/red]", "1"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "unknown", "exact", "shown"),
+    [
+        (None, 0, False, "$?"), ("0", 0, False, "$0"), ("0", 2, False, "$0+?"),
+        ("0.000214", 0, False, "$0.00021"), ("12.5", 0, False, "$12.50"),
+        ("1234.5", 1, False, "$1,234.50+?"), ("0.00802", 0, True, "$0.00802"),
+        ("0", 0, True, "$0.00"), ("1200", 0, True, "$1,200.00"),
+    ],
+)  # fmt: skip
+def test_money(amount: str | None, unknown: int, exact: bool, shown: str) -> None:  # noqa: FBT001
+    """Two significant digits, at least cents; exact amounts to the microdollar; unknown is `?`."""
+    from decimal import Decimal
+
+    value = None if amount is None else Decimal(amount)
+    assert money(value, unknown, exact=exact) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.91, "0.9 s"), (12.4, "12 s"), (185, "3 min 5 s"), (8040, "2 h 14 min")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    """One or two units, whatever is readable."""
+    assert duration(seconds) == shown
