@@ -14,7 +14,6 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from llmctl.clock import Clock as Clock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import CallError
 from llmctl.types import (

@@ -38,11 +38,6 @@ class Tally:
         """Count one call."""
         self.add(outcome)
 
-    async def many(self, outcomes: Sequence[CallRecord]) -> None:
-        """Count many calls."""
-        for outcome in outcomes:
-            self.add(outcome)
-
     def add(self, outcome: CallRecord) -> None:
         """Count one call."""
         result = outcome.result
