@@ -31,6 +31,7 @@ from llmctl.storage.database import (
     NewerError,
     OldFormatError,
     ReadOnlyFile,
+    connect,
     damaged,
     map_error,
     retry_busy,
@@ -143,7 +144,7 @@ class SqliteCache:
         self,
         db: Database,
         clock: Clock | None = None,
-        grown: Callable[[int], None] = lambda _: None,
+        grown: Callable[[int], None] | None = None,
     ) -> None:
         self._db = db
         self._clock = clock or SystemClock()
@@ -169,7 +170,7 @@ class SqliteCache:
         for start in range(0, len(asked), 500):
             part = asked[start : start + 500]
             values = part + [part[-1]] * (500 - len(part))  # one statement stays prepared
-            for row in self._db.read(lambda c, v=values: c.execute(_FIND_MANY, v).fetchall()):
+            for row in self._db.read(partial(_find_many, values=values)):
                 found[row[1].hex()] = self._read(row)
         return found
 
@@ -191,7 +192,7 @@ class SqliteCache:
 
         await self._db.write(work)
         self._puts += 1
-        if self._puts % _USES == 0:
+        if self._grown and self._puts % _USES == 0:
             self._grown(self._db.read(_file_bytes))
         if len(self._used) >= _USES:
             await self._db.write(self._note_use())
@@ -233,21 +234,26 @@ class SqliteCache:
     def _read(self, row: Sequence[Any]) -> CachedAnswer:
         number, key, body, compressed, check, stored = row
         try:
-            if checksum(key, body, stored) != check:
-                raise ValueError("an answer is not what was stored")
-            answer = unpack(body, compressed=bool(compressed), stored=stored)
+            sound = checksum(key, body, stored) == check
+            answer = unpack(body, compressed=bool(compressed), stored=stored) if sound else None
             # Written later, many together: a look-up must not cost a write.
             self._used[int(number)] = int(self._clock.wall())
         except Exception as error:
             # Flipped bits may change the type of any column: whatever fails here is damage.
             raise damaged(self._db.path, REMEDY, str(error)) from error
+        if answer is None:
+            raise damaged(self._db.path, REMEDY, "an answer is not what was stored")
         return answer
 
     def _note_use(self) -> Callable[[sqlite3.Connection], None]:
         used, self._used = self._used, {}
         values = [(at, number, at - _RECENT) for number, at in used.items()]
-        statement = "UPDATE answers SET used = ? WHERE id = ? AND used <= ?"
-        return lambda connection: connection.executemany(statement, values) and None
+
+        def work(connection: sqlite3.Connection) -> None:
+            statement = "UPDATE answers SET used = ? WHERE id = ? AND used <= ?"
+            connection.executemany(statement, values)
+
+        return work
 
     def _is_free(self, connection: sqlite3.Connection, key: bytes) -> bool:
         row = connection.execute(_OWNER, (key,)).fetchone()
@@ -261,6 +267,10 @@ class SqliteCache:
         self._watched[key] = beat, since
         # Its clock may differ: what counts is how long nothing moved by ours.
         return now - since >= SILENCE if dead is None else dead
+
+
+def _find_many(connection: sqlite3.Connection, *, values: Sequence[bytes]) -> list[Any]:
+    return connection.execute(_FIND_MANY, values).fetchall()
 
 
 def _drop_dead_claims(connection: sqlite3.Connection, *, now: float) -> None:
@@ -332,8 +342,10 @@ class SelfHealingCache:
     name and a new one takes its place. Where there can be no file (its folder cannot be written,
     it belongs to a newer llmctl, it is damaged and another process still uses it) answers are kept
     in memory. `warn` gets a sentence each time. All verbs raise `DiskError` and `BusyError`: a
-    disk that refuses in the middle of a run is not the cache's to excuse. `grown` is as in
-    `SqliteCache`.
+    disk that refuses in the middle of a run is not the cache's to excuse.
+
+    With `size` the file is kept below so many bytes: it is looked at as it grows and when it is
+    closed, and pruned in a thread of its own, so it may be larger for as long as that takes.
     """
 
     def __init__(
@@ -341,11 +353,11 @@ class SelfHealingCache:
         path: Path,
         warn: Callable[[str], None],
         clock: Clock | None = None,
-        grown: Callable[[int], None] = lambda _: None,
+        size: int | None = None,
     ) -> None:
         self._path = path
-        self._grown = grown
         self._warn = warn
+        self._limit = None if size is None else SizeLimit(path, size, warn)
         self._clock = clock or SystemClock()
         self._inode: int | None = None
         self._store: SqliteCache | MemoryCache
@@ -403,14 +415,17 @@ class SelfHealingCache:
             await self._store.beat()
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits, close the file, and make it small enough."""
         self._store.close()
+        if self._limit is not None:
+            self._limit.close()
 
     def _open(self) -> SqliteCache:
         self._inode = _inode(self._path)
         db = open_database(self._path)
         try:
-            store = SqliteCache(db, self._clock, self._grown)
+            grown = self._limit.grown if self._limit else None
+            store = SqliteCache(db, self._clock, grown)
         except BaseException:
             db.close()
             raise
@@ -441,6 +456,13 @@ class SelfHealingCache:
     def _memory_fallback(self, error: LlmctlError) -> MemoryCache:
         self._warn(f"answers are not cached on disk in this run: {error}")
         return MemoryCache()
+
+
+def open_cache(
+    path: Path | None, clock: Clock, warn: Callable[[str], None], *, size: int | None = None
+) -> SelfHealingCache | MemoryCache:
+    """The cache at `path`, kept below `size` bytes; None: one that ends with the process."""
+    return MemoryCache() if path is None else SelfHealingCache(path, warn, clock, size)
 
 
 def set_aside(path: Path, now: float, reason: str = "damaged") -> Path:
@@ -568,6 +590,7 @@ _CHECKPOINT = 10.0  # seconds to wait until nobody reads the WAL any more
 _END_ID = 1 << 62
 
 _MATCH = "SELECT id, bytes FROM answers WHERE (:model IS NULL OR :model IN (asked, model)) "
+_LEAST_USED = f"{_MATCH} AND id NOT IN (SELECT id FROM chosen) ORDER BY used, id"  # noqa: S608
 _NEXT = (
     "SELECT a.id, c.id FROM answers AS a LEFT JOIN chosen AS c ON c.id = a.id "
     "WHERE a.id >= ? ORDER BY a.id LIMIT ?"
@@ -643,8 +666,7 @@ def _choose(connection: sqlite3.Connection, chosen: PruneFilter) -> tuple[int, i
     entries, size = do(going).fetchone()
     if chosen.max_bytes is not None:
         excess = _used_bytes(connection) - chosen.max_bytes - size - entries * overhead
-        rest = f"{_MATCH} AND id NOT IN (SELECT id FROM chosen) ORDER BY used, id"
-        found = do(rest, {"model": chosen.model})
+        found = do(_LEAST_USED, {"model": chosen.model})
         least_used = list(_until(found, excess, overhead))
         connection.executemany("INSERT INTO chosen VALUES (?, ?)", least_used)
         entries, size = do(going).fetchone()
@@ -750,8 +772,7 @@ _ROOM = 0.9
 class SizeLimit:
     """Keeps the cache at `path` below `most` bytes: the answers used least recently go.
 
-    It is looked at as it grows and when the run ends, and pruned in a thread of its own, so it
-    may be larger for as long as that takes. `warn` is told, once, when that fails.
+    `warn` gets a sentence, once, when pruning fails.
     """
 
     def __init__(self, path: Path, most: int, warn: Callable[[str], None]) -> None:
@@ -859,8 +880,6 @@ def cache_stats(cache: Path, ledger: Path) -> CacheStats:
 
 
 def _read_calls(ledger: Path) -> list[tuple[Any, ...]]:
-    from llmctl.storage.database import connect
-
     try:
         with contextlib.closing(connect(ledger, read_only=True)) as connection:
             return connection.execute(_CALLS).fetchall()

@@ -42,6 +42,8 @@ FOREIGN = (sqlite3.Error, UnicodeDecodeError)
 APPLICATION_ID = 0x6C6C6D63
 """Marks a SQLite file as ours (`PRAGMA application_id`); "llmc" in ASCII."""
 
+_APPLIED = "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) WITHOUT ROWID"
+
 PATIENCE = 15.0
 """Seconds to wait for another process that writes before giving up."""
 
@@ -215,30 +217,37 @@ class Database:
 
     def _commit(self, group: Sequence[_Write]) -> None:
         """One transaction for all; where one of them raises, one for each."""
-        values: list[Any] = []
         try:
-            if self._broken is not None:
-                raise self._broken
-            retry_busy(lambda: self._connection.execute("BEGIN IMMEDIATE"))
-            for write in group:
-                values.append(write.work(self._connection))
-            self._connection.execute("COMMIT")
+            values = self._transaction(group)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
-            with contextlib.suppress(sqlite3.Error):
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
             known = self._known(error, self._connection)
             if isinstance(known, DiskError):
                 self._broken = error
             if len(group) > 1 and not isinstance(known, DiskError | BusyError):
                 for write in group:
                     self._commit([write])
-                return
-            for write in group:  # each its own: a traceback grows with every raise
-                write.future.set_exception(self._known(error, self._connection))
+            else:
+                for write in group:  # each its own: a traceback grows with every raise
+                    write.future.set_exception(self._known(error, self._connection))
         else:
             for write, value in zip(group, values, strict=True):
                 write.future.set_result(value)
+
+    def _transaction(self, group: Sequence[_Write]) -> list[Any]:
+        """What the works return, once they are committed; on any error all is undone."""
+        if self._broken is not None:
+            raise self._broken
+        connection = self._connection
+        retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+        try:
+            values = [write.work(connection) for write in group]
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            raise
+        return values
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -267,6 +276,7 @@ class Database:
         return connection
 
     def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
+        """A further connection to the file, for who closes it before this database."""
         return connect(
             self.path, synchronous=self._synchronous, pragmas=self._pragmas, read_only=read_only
         )
@@ -466,9 +476,7 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
 def _apply(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
     """Take the steps and put their names on record; the caller holds the transaction."""
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) WITHOUT ROWID"
-    )
+    connection.execute(_APPLIED)
     applied = _applied(connection)
     for migration in migrations:
         former = applied & set(migration.replaces)

@@ -43,12 +43,12 @@ from llmctl.storage.ledger_rows import (
     denied,
     held_call,
     lost_call,
+    matches,
     strictest,
     to_pico,
     usage_of,
     warning_due,
 )
-from llmctl.storage.ledger_rows import matches as matches
 from llmctl.storage.ledger_schema import MIGRATIONS
 from llmctl.storage.process import Process
 from llmctl.types import CallRecord
@@ -161,7 +161,10 @@ class Ledger:
         self, connection: sqlite3.Connection, held: HeldCall, windows: Sequence[BudgetWindow]
     ) -> BudgetDenied | None:
         live = _live(connection, held.at_ms)
-        if any([_begin(connection, w, self._me, held.at_ms) for w in windows if w.key not in live]):
+        missing = [window for window in windows if window.key not in live]
+        for window in missing:
+            _begin(connection, window, self._me, held.at_ms)
+        if missing:
             live = _live(connection, held.at_ms)
         live = {key: window for key, window in live.items() if window.counts(held)}
         before, before_keys = _held_before(connection, held.call_id)
@@ -304,11 +307,11 @@ def _charge(
         connection.execute(_CHARGE, (spent, held, json.dumps(keys)))
 
 
-def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, now: int) -> bool:
+def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, now: int) -> None:
     """Give the window its row, if it has none: what its calls cost so far, and those under way.
     These, and the calls whose end may become known, learn that they count towards it."""
     if connection.execute("SELECT 1 FROM windows WHERE key = ?", (window.key,)).fetchone():
-        return False
+        return
     _drop_old_windows(connection, now)
     held = held_in(connection, window)
     connection.execute(
@@ -329,7 +332,6 @@ def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, no
             f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
             [(window.key, row.call_id) for row in rows],
         )
-    return True
 
 
 def _drop_old_windows(connection: sqlite3.Connection, now: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from decimal import Decimal
 
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.database import Migration
@@ -142,7 +143,7 @@ def _convert_windows(connection: sqlite3.Connection) -> None:
             **{f"tag:{name}": value for name, value in json.loads(tags or "{}").items()},
         }  # fmt: skip
         match = {name: value for name, value in named.items() if value is not None}
-        held = held_in(connection, BudgetWindow(key, "", 0, start, end, match))
+        held = held_in(connection, BudgetWindow(key, "", Decimal(0), start, end, match))
         connection.execute(
             "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -169,8 +170,10 @@ _UPGRADE = (
     "ALTER TABLE holds ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
     _UNKNOWN,
     _HOURS,
-    f"INSERT INTO hours SELECT slot, profile, provider, '', model, user, tags, {', '.join(SUMS)} "  # noqa: S608
-    "FROM slots",
+    f"""
+    INSERT INTO hours
+    SELECT slot, profile, provider, '', model, user, tags, {", ".join(SUMS)} FROM slots
+    """,  # noqa: S608 - our own names
     _WINDOWS,
     _convert_windows,
     "DROP TABLE slots",

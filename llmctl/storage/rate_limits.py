@@ -38,7 +38,7 @@ _FURTHEST = 600.0
 """Seconds into the future that a moment may lie; more is damage, and would stop everybody."""
 
 
-class SharedRateLimits:
+class RateLimitStore:
     """The `SharedLimits` in the file at `path`, made when it is first needed.
 
     What is in it matters for a minute, so a damaged file is replaced: as soon as no process has it
