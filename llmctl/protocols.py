@@ -307,7 +307,7 @@ class BudgetWarning(Struct, frozen=True):
 class Budget(Protocol):
     """The ledger as calls spend from it: holds, and what ended calls cost. Raises `DiskError`.
 
-    Which windows a call counts towards is decided once, by `storage.ledger.matches` at the hold,
+    Which windows a call counts towards is decided once, by `storage.ledger_rows.matches` at the hold,
     and stored with the hold.
     """
 

@@ -19,12 +19,11 @@ from llmctl.cli.spending import caps
 from llmctl.config.overrides import Overrides
 from llmctl.config.paths import find_folders
 from llmctl.errors import CallError, DiskError, InputError
-from llmctl.guards.retry import Trouble
+from llmctl.guards.retry import RetryDetails
 from llmctl.ids import ulid
-from llmctl.observers.ledger_observer import Settling
-from llmctl.protocols import Observer
+from llmctl.observers.ledger_observer import InOrder, LedgerObserver
 from llmctl.request import Question, compose
-from llmctl.runner import Live, open_runner, user_name
+from llmctl.runner import Runner, open_runner, user_name
 from llmctl.storage.history import Conversation, History, open_history
 from llmctl.types import Answer, CallRecord, Message, Request
 
@@ -104,10 +103,10 @@ async def _run(
 
             exact = await exactly(request, live) if options.exact else None
             return await plan(request, live, context, exact, options.budget)
-        live.purse.limit(
+        live.budget.limit(
             caps(options.budget, chosen.budgets, live.run_id, user_name()),
-            waits=lambda refused: context.say(
-                f"waiting: other calls under way may come to all of budget {refused.cap.name}"
+            on_wait=lambda denied: context.say(
+                f"waiting: other calls under way may come to all of budget {denied.window.name}"
             ),
         )
         code, response = await _ask(live.stamp(request), live, options, context)
@@ -117,7 +116,7 @@ async def _run(
 
 
 async def _ask(
-    request: Request, live: Live, options: AskOptions, context: Context
+    request: Request, live: Runner, options: AskOptions, context: Context
 ) -> tuple[int, Answer | None]:
     """Ask and print: the exit code, and the answer if there is one."""
     ended: list[CallRecord] = []
@@ -128,20 +127,20 @@ async def _ask(
     async def remember(outcome: CallRecord) -> None:
         ended.append(outcome)
 
-    def told(trouble: Trouble) -> None:
-        context.say(f"{trouble.error.message}; trying again in {trouble.wait:.1f} s")
+    def on_retry(details: RetryDetails) -> None:
+        context.say(f"{details.error.message}; trying again in {details.wait:.1f} s")
 
-    def switched(error: CallError, name: str) -> None:
+    def on_fallback(error: CallError, name: str) -> None:
         context.say(f"{error.message}; asking {name} instead")
 
-    observers: list[Observer] = [Settling(live.purse), remember]
-    handler = live.handler(observers, exact=False, told=told, switched=switched)
+    sink = InOrder(LedgerObserver(live.budget.settle), remember)
+    handler = live.handler(sink, exact=False, on_retry=on_retry, on_fallback=on_fallback)
     stopped: list[int] = []
     response = None
     try:
         response = await _until_signal(handler(request, emit), stopped)
         if response is not None and context.json:
-            from llmctl.batch.records import record
+            from llmctl.batch.output import record
 
             printer.write(record(ended[0], "llmctl").decode())
         elif response is not None and emit is None:
@@ -155,7 +154,6 @@ async def _ask(
     printer.end()
     if ended and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
         print(usage_line(ended[0]), file=sys.stderr)
-    await handler.finish()
     return (128 + stopped[0] if stopped else 0), response
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from llmctl.batch.records import dollars as number
+from llmctl.batch.output import dollars as number
 from llmctl.cli.context import Context
 from llmctl.cli.render import dollars, write_stdout
 from llmctl.errors import InvalidRequest
 from llmctl.protocols import TokenCount
 from llmctl.providers.models_api import count_tokens
-from llmctl.runner import Live
+from llmctl.runner import Runner
 from llmctl.types import Request
 
 
-async def exactly(request: Request, live: Live) -> TokenCount:
+async def exactly(request: Request, live: Runner) -> TokenCount:
     """The provider's own count. Raises `InvalidRequest` where it counts none, and the mapped
     `CallError`."""
     tokens = await count_tokens(live.endpoint, request)
@@ -26,7 +26,7 @@ async def exactly(request: Request, live: Live) -> TokenCount:
 
 async def plan(
     request: Request,
-    live: Live,
+    live: Runner,
     context: Context,
     exact: TokenCount | None,
     budget: Decimal | None,
@@ -40,7 +40,7 @@ async def plan(
     counted = exact or live.counter.count(request)
     _, worst = await live.worst(request, counted)
     window = live.counter.context_window(request.target)
-    kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
+    kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     fits = budget is None or kept is not None or (worst is not None and worst <= budget)
     code = 0 if fits else 3
     if context.json:

@@ -11,8 +11,8 @@ from llmctl.cli.trusting import load
 from llmctl.config import choosing
 from llmctl.config.overrides import Overrides
 from llmctl.config.settings import Budget, Folders, Profile, Settings
-from llmctl.connecting import located
 from llmctl.errors import SetupError
+from llmctl.wiring import located
 
 
 class Chosen(Struct, frozen=True):

@@ -43,8 +43,8 @@ def run(context: Context) -> int:
     from llmctl.cli.chosen import choose
     from llmctl.cli.render import write_stdout
     from llmctl.config.overrides import Overrides
-    from llmctl.connecting import open_endpoint
     from llmctl.providers.models_api import list_models
+    from llmctl.wiring import open_endpoint
 
     chosen = choose(context, Overrides(profile=context.profile))
 

@@ -9,8 +9,7 @@ from decimal import Decimal
 
 from llmctl.cli.render import safe
 from llmctl.config.settings import Budget
-from llmctl.guards.purse import Purse
-from llmctl.guards.refusing import usd
+from llmctl.guards.budget import RunBudget, usd
 from llmctl.protocols import BudgetWindow
 
 _FOR_EVER = 1 << 62
@@ -49,24 +48,24 @@ def _of_period(budget: Budget, now: int) -> BudgetWindow:
     )
 
 
-def tightest(purse: Purse) -> tuple[Decimal, Decimal] | None:
+async def tightest(run: RunBudget) -> tuple[Decimal, Decimal] | None:
     """What is spent of the budget of which the smallest part is left, and its limit; None
     without budgets."""
-    found = [(standing.spent, cap.limit) for cap, standing in purse.standing()]
+    found = [(usage.spent, window.limit) for window, usage in await run.usages()]
     return max(found, key=lambda each: each[0] / each[1] if each[1] else Decimal(1), default=None)
 
 
-def lines(purse: Purse) -> list[str]:
+async def lines(run: RunBudget) -> list[str]:
     """How each budget stands, `budget: $0.99 of $1.00 spent`, and what providers billed beyond
     what was held."""
     found: list[str] = []
-    for cap, standing in purse.standing():
+    for cap, standing in await run.usages():
         name = "budget" if cap.name == FLAG else f"budget {safe(cap.name)}"
         held = f", {usd(standing.held)} held for calls under way" if standing.held else ""
         over = standing.spent - cap.limit
         beyond = f", {usd(over)} above it" if over > 0 else ""
         found.append(f"{name}: {usd(standing.spent)} of {usd(cap.limit)} spent{beyond}{held}")
-    shot = purse.overshoot
+    shot = run.overshoot
     if found and shot.calls:
         found.append(
             f"the provider billed {usd(shot.amount)} more than the worst case of "

@@ -22,7 +22,7 @@ from llmctl.protocols import (
     Handler,
     Hold,
 )
-from llmctl.storage.ledger import matches
+from llmctl.storage.ledger_rows import kind_of, matches
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 POLL = 0.1
@@ -52,9 +52,13 @@ class RunBudget:
     that is reached, once in all processes. Raises what the ledger does.
     """
 
-    def __init__(self, ledger: Budget, clock: Clock, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, ledger: Budget, clock: Clock, warn: Callable[[str], None], run_id: str, user: str
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._run_id = run_id
+        self._user = user
         self._warn = warn
         self._windows_at: Windows | None = None
         self._windows: tuple[BudgetWindow, ...] = ()
@@ -87,21 +91,10 @@ class RunBudget:
     def windows_of(self, request: Request) -> tuple[BudgetWindow, ...]:
         """The windows that the request counts towards now."""
         windows = self._current(self._clock.wall())
-        target, tags = request.target, request.tags
-        return tuple(
-            [
-                w
-                for w in windows
-                if not w.match
-                or matches(
-                    w.match,
-                    profile=target.profile,
-                    provider=target.provider,
-                    models=(target.model,),
-                    tags=tags,
-                )
-            ]
-        )
+        if not any(window.match for window in windows):
+            return windows
+        kind = kind_of(request, self._run_id, self._user)
+        return tuple([window for window in windows if matches(window.match, kind)])
 
     async def usages(self) -> list[tuple[BudgetWindow, BudgetUsage]]:
         """Every present window that calls of this run count towards, and its usage."""

@@ -190,8 +190,9 @@ class Cache:
         try:
             while self._claimed:
                 await self._clock.sleep(_BEAT)
-                with contextlib.suppress(LlmctlError):
-                    await self._store.beat()
+                if self._claimed:
+                    with contextlib.suppress(LlmctlError):
+                        await self._store.beat()
         finally:
             self._beating = None
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
-from llmctl.behind import Behind, Write
-from llmctl.errors import DiskError, ServerFailed
-from llmctl.guards.cache import Cache
+from llmctl.errors import ServerFailed
+from llmctl.guards.cache import Cache, kept_answers
 from llmctl.protocols import CachedAnswer
-from llmctl.storage.memory import MemoryCache
 from llmctl.types import Answer, Request
+from tests.guards.fakes import FakeCache
 from tests.support import FakeClock, Scripted, request, response
 
 
 def make(inner: Scripted, clock: FakeClock, ttl: float | None = None) -> Cache:
     """A cache guard with a store of its own."""
-    return Cache(inner, MemoryCache(), clock, pytest.fail, Behind(), ttl)
+    return Cache(inner, FakeCache(), clock, pytest.fail, ttl)
 
 
 def test_the_second_time_is_a_hit_that_replays() -> None:
@@ -46,7 +44,7 @@ def test_identical_requests_in_flight_become_one() -> None:
         return response()
 
     async def run() -> list[Answer]:
-        cache = Cache(slow, MemoryCache(), clock, pytest.fail, Behind())
+        cache = Cache(slow, FakeCache(), clock, pytest.fail)
         return await asyncio.gather(*(cache(request(), None) for _ in range(10)))
 
     answers = clock.run(run())
@@ -65,7 +63,7 @@ def test_a_shared_failure_is_everyones() -> None:
         raise ServerFailed("x")
 
     async def run() -> list[object]:
-        cache = Cache(failing, MemoryCache(), clock, pytest.fail, Behind())
+        cache = Cache(failing, FakeCache(), clock, pytest.fail)
         return await asyncio.gather(
             *(cache(request(), None) for _ in range(3)), return_exceptions=True
         )
@@ -87,7 +85,7 @@ def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
             return response()
 
     async def run() -> Answer:
-        cache = Cache(Slow(), MemoryCache(), clock, pytest.fail, Behind())
+        cache = Cache(Slow(), FakeCache(), clock, pytest.fail)
         leader = asyncio.ensure_future(cache(request(), None))
         await asyncio.sleep(0)
         follower = asyncio.ensure_future(cache(request(), None))
@@ -142,58 +140,44 @@ def test_an_old_answer_is_asked_for_again() -> None:
 
 def test_a_failing_store_loses_no_answer() -> None:
     """When the cache cannot be written the answers still arrive, and the user is told once."""
-    clock, told = FakeClock(), list[str]()
-
-    class Full(MemoryCache):
-        def put(self, key: str, answer: CachedAnswer) -> Write[None]:
-            refused = Write[None]()
-            refused.set_exception(DiskError(f"no room for {key}: {answer.text}"))
-            return refused
+    clock, told, store = FakeClock(), list[str](), FakeCache()
+    store.broken = True
 
     async def run() -> list[Answer]:
-        behind = Behind()
-        cache = Cache(Scripted(response()), Full(), clock, told.append, behind)
+        cache = Cache(Scripted(response()), store, clock, told.append)
         answers = await asyncio.gather(*(cache(request(str(n)), None) for n in range(3)))
-        await behind.done()
+        await cache.close()
         return [*answers, await cache(request("2"), None)]
 
     assert [r.cache for r in clock.run(run())] == ["miss"] * 4
     assert len(told) == 1
 
 
-class Late(MemoryCache):
-    """A store that has an answer only when the test says so."""
+class Late(FakeCache):
+    """A store that has an answer only once the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun: list[tuple[str, CachedAnswer, Write[None]]] = []
+        self.room = asyncio.Event()
 
-    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
-        """Begin."""
-        kept = Write[None]()
-        self.begun.append((key, answer, kept))
-        return kept
-
-    def keep(self) -> None:
-        """All that was begun is there."""
-        for key, answer, kept in self.begun:
-            super().put(key, answer)
-            kept.set_result(None)
-        self.begun.clear()
+    async def put(self, key: str, answer: CachedAnswer) -> None:
+        """Wait, and keep it."""
+        await self.room.wait()
+        await super().put(key, answer)
 
 
 def test_an_answer_on_its_way_into_the_store_is_an_answer() -> None:
-    """A call does not wait until its answer is kept; who asks the same before that gets it
-    without another call, and who refreshes makes one, which is the one that stays."""
-    clock, store, behind = FakeClock(), Late(), Behind()
-    inner = Scripted(response("1"), response("2"))
+    """A call does not wait until its answer is kept; an identical one before that gets it
+    without another call, and a refreshing one makes one, which is the one that stays."""
+    clock, inner = FakeClock(), Scripted(response("1"), response("2"))
 
     async def run() -> list[tuple[str, str]]:
-        cache = Cache(inner, store, clock, pytest.fail, behind)
+        store = Late()
+        cache = Cache(inner, store, clock, pytest.fail)
         turns = ("use", "use", "refresh", "use")
         before = [await cache(request(cache_mode=mode), None) for mode in turns]
-        store.keep()
-        await behind.done()
+        store.room.set()
+        await cache.close()
         return [(r.cache, r.text) for r in (*before, await cache(request(), None))]
 
     answers = clock.run(run())
@@ -201,36 +185,14 @@ def test_an_answer_on_its_way_into_the_store_is_an_answer() -> None:
     assert len(inner.calls) == 2
 
 
-def shared_store(*, fails: bool = False) -> tuple[MemoryCache, MemoryCache]:
-    """Two processes' views of one store: what the first has claimed the second may not have."""
-    answers = MemoryCache()
-    owners: dict[str, int] = {}
+def test_an_answer_that_was_paid_for_waits_for_no_cache() -> None:
+    """A call whose run is given up right after its answer came still has the answer."""
 
-    class View(MemoryCache):
-        def __init__(self, me: int) -> None:
-            super().__init__()
-            self._me = me
+    async def run() -> str:
+        cache = Cache(Scripted(response("paid")), Late(), FakeClock(), pytest.fail)
+        return (await asyncio.wait_for(cache(request(), None), 1)).text
 
-        def get(self, key: str) -> CachedAnswer | None:
-            return answers.get(key)
-
-        def put(self, key: str, answer: CachedAnswer) -> Write[None]:
-            self.release(key)
-            return answers.put(key, answer)
-
-        async def claim(self, key: str) -> bool:
-            if fails:
-                raise DiskError("the disk is full")
-            return owners.setdefault(key, self._me) == self._me
-
-        async def claim_all(self, keys: Sequence[str]) -> set[str]:
-            return {key for key in keys if await self.claim(key)}
-
-        def release(self, key: str) -> None:
-            if owners.get(key) == self._me:
-                del owners[key]
-
-    return View(1), View(2)
+    assert asyncio.run(run()) == "paid"
 
 
 class Taking:
@@ -258,9 +220,10 @@ def across(
     shown: list[str] = []
 
     async def run() -> tuple[Answer | BaseException, Answer | BaseException]:
-        stores = shared_store()
+        store = FakeCache()
+        stores = store, FakeCache(store)
         one, other = (
-            Cache(inner, store, clock, pytest.fail, Behind(), None, patience)
+            Cache(inner, store, clock, pytest.fail, None, patience)
             for inner, store in zip((first, second), stores, strict=True)
         )
         leader = asyncio.ensure_future(one(request(), None))
@@ -303,53 +266,26 @@ def test_waiting_for_another_process_ends() -> None:
 
 
 def test_waiting_is_no_storm() -> None:
-    """In a minute of waiting the store is asked some five times a second, not more."""
-    clock, asked = FakeClock(), 0
-    _, view = shared_store()
-
-    async def run() -> None:
-        nonlocal asked
-
-        async def refused(key: str) -> bool:  # noqa: ARG001 - the seam's own name
-            nonlocal asked
-            asked += 1
-            return False
-
-        view.claim = refused  # type: ignore[method-assign]
-        await Cache(Scripted(response()), view, clock, pytest.fail, Behind(), None, 60)(
-            request(), None
-        )
-
-    clock.run(run())
-    assert 250 < asked < 330
-
-
-def test_claims_that_fail_stop_no_call() -> None:
-    """When the store takes no claims the answers still arrive, and the user is told once."""
-    clock, told = FakeClock(), list[str]()
-    store, _ = shared_store(fails=True)
-
-    async def run() -> list[Answer]:
-        cache = Cache(Scripted(response()), store, clock, told.append, Behind())
-        return [await cache(request(str(n)), None) for n in range(3)]
-
-    assert [r.cache for r in clock.run(run())] == ["miss"] * 3
-    assert len(told) == 1
+    """In a minute of waiting the store is asked some four times a second, not more."""
+    clock, store = FakeClock(), FakeCache()
+    store.owners[request().fingerprint] = "another process"
+    clock.run(Cache(Scripted(response()), store, clock, pytest.fail, None, 60)(request(), None))
+    assert 200 < store.claims < 330
 
 
 def test_a_cancelled_call_gives_its_claim_back() -> None:
-    """Whether it waited for the claim or had it: the next process may go."""
-    clock = FakeClock()
-    first, second = shared_store()
+    """The next process may go."""
+    clock, first = FakeClock(), FakeCache()
+    second = FakeCache(first)
 
     async def run() -> bool:
-        cache = Cache(Taking(clock, 5), first, clock, pytest.fail, Behind())
+        cache = Cache(Taking(clock, 5), first, clock, pytest.fail)
         call = asyncio.ensure_future(cache(request(), None))
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await clock.sleep(1)
         assert not await second.claim(request().fingerprint)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
+        await cache.close()
         return await second.claim(request().fingerprint)
 
     assert clock.run(run())
@@ -357,67 +293,37 @@ def test_a_cancelled_call_gives_its_claim_back() -> None:
 
 def test_signs_of_life_while_a_call_takes_long() -> None:
     """As long as an answer is awaited the store hears of it every ten seconds, and then not."""
-    clock, beats = FakeClock(), list[float]()
-    store = MemoryCache()
-    store.beat = lambda: beats.append(clock.now - 1000.0)  # type: ignore[method-assign]
+    clock, store = FakeClock(), FakeCache()
 
     async def run() -> None:
-        cache = Cache(Taking(clock, 35), store, clock, pytest.fail, Behind())
+        cache = Cache(Taking(clock, 35), store, clock, pytest.fail)
         await cache(request(), None)
         await clock.sleep(100)
 
     clock.run(run())
-    assert beats == [10, 20, 30]
+    assert store.beats == 3
 
 
-def test_many_kept_answers_at_once() -> None:
-    """`kept` gives what asking one by one would: hits in their places, nothing for what is
-    refreshed, bypassed, too old or unknown."""
-    clock = FakeClock()
+def test_a_page_of_kept_answers() -> None:
+    """What asking one by one would give: hits in their places, nothing for what is refreshed,
+    bypassed, too old or unknown."""
+    clock, store = FakeClock(), FakeCache()
 
     async def run() -> list[Answer | None]:
-        cache = make(Scripted(response("hi")), clock, ttl=60)
+        cache = Cache(Scripted(response("hi")), store, clock, pytest.fail)
         await cache(request("old"), None)
         await clock.sleep(61)
         await cache(request("new"), None)
-        return cache.kept(
-            [
-                request("new"),
-                request("old"),
-                request("unknown"),
-                request("new", cache_mode="refresh"),
-                request("new", cache_mode="bypass"),
-                request("new", id="b"),
-            ]
-        )
+        await cache.close()
+        page = [
+            request("new"),
+            request("old"),
+            request("unknown"),
+            request("new", cache_mode="refresh"),
+            request("new", cache_mode="bypass"),
+            request("new", id="b"),
+        ]
+        return await kept_answers(store, page, clock.wall(), 60)
 
     found = clock.run(run())
     assert [r.cache if r else None for r in found] == ["hit", None, None, None, None, "hit"]
-
-
-def test_what_a_provider_is_asked_is_known_before() -> None:
-    """Of what is claimed: each question once, and not what is on its way, or what another
-    process has claimed or already has an answer to."""
-    clock = FakeClock()
-    first, second = shared_store()
-
-    async def run() -> list[str]:
-        await second.claim(request("theirs").fingerprint)
-        cache = Cache(Taking(clock, 5), first, clock, pytest.fail, Behind())
-        call = asyncio.ensure_future(cache(request("on its way"), None))
-        await clock.sleep(1)
-        asked = [
-            request("ours", id="a"),
-            request("theirs", id="b"),
-            request("on its way", id="c"),
-            request("ours", id="d"),
-            request("again", cache_mode="refresh", id="e"),
-            request("past", cache_mode="bypass", id="f"),
-        ]
-        await cache.claim(asked)
-        found = [one.id for one in cache.to_ask(asked)]
-        cache.give_back()
-        await call
-        return found
-
-    assert clock.run(run()) == ["a", "e", "f"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmctl.config.settings import BreakerPolicy
 from llmctl.errors import (
@@ -16,8 +18,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.guards.breaker import Breaker, Gate
-from llmctl.guards.circuit import Circuit
+from llmctl.guards.circuit_breaker import CallPermit, Circuit, CircuitBreaker, ProviderHealth
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
@@ -25,14 +26,16 @@ from tests.support import FakeClock, Scripted, request, response
 DOWN = ServerFailed("boom", http_status=500)
 
 
-def make(inner: Handler, clock: FakeClock, *, patient: bool = False) -> tuple[Breaker, Gate]:
-    """A breaker that opens after two failures, and its gate."""
+def make(
+    inner: Handler, clock: FakeClock, *, patient: bool = False
+) -> tuple[CircuitBreaker, ProviderHealth]:
+    """A breaker that opens after two failures, and its health."""
     circuit = Circuit(BreakerPolicy(failures=2, open_for=60))
-    gate = Gate(circuit, clock, "test", patient=patient)
-    return Breaker(inner, gate), gate
+    health = ProviderHealth(circuit, clock, "test", patient=patient)
+    return CircuitBreaker(inner, health), health
 
 
-async def outcomes(breaker: Breaker, number: int) -> list[str]:
+async def outcomes(breaker: CircuitBreaker, number: int) -> list[str]:
     """What `number` calls after each other end in."""
     found = []
     for _ in range(number):
@@ -104,7 +107,7 @@ def test_a_batch_waits_and_one_call_a_minute_looks() -> None:
     answered within one such interval of its return."""
     clock = FakeClock()
     outage = Outage(clock, back=clock.now + 300)
-    breaker, gate = make(outage, clock, patient=True)
+    breaker, health = make(outage, clock, patient=True)
 
     async def row() -> None:
         while True:
@@ -119,7 +122,7 @@ def test_a_batch_waits_and_one_call_a_minute_looks() -> None:
     assert len([at for at in outage.calls if at <= 1001]) <= 52
     assert len(looks) <= 5
     assert clock.now - 1300 <= 61
-    assert gate.waits() is None
+    assert health.waits() is None
 
 
 async def _all(row: object, number: int) -> None:
@@ -153,12 +156,12 @@ def test_a_cancelled_look_lets_the_next_one_look() -> None:
     """The call that finds out is cancelled: those who wait are not stuck."""
     clock = FakeClock()
     outage = Outage(clock, back=0)
-    breaker, gate = make(outage, clock, patient=True)
+    breaker, health = make(outage, clock, patient=True)
 
     async def run() -> None:
         for _ in range(2):
-            ticket = await gate.enter()
-            gate.ended(ticket, ServerFailed("x"))
+            permit = await health.acquire()
+            health.ended(permit, ServerFailed("x"))
         await clock.sleep(60)
         first = asyncio.ensure_future(breaker(request(), None))
         await asyncio.sleep(0)
@@ -170,3 +173,111 @@ def test_a_cancelled_look_lets_the_next_one_look() -> None:
 
     clock.run(run())
     assert len(outage.calls) == 2
+
+
+POLICY = BreakerPolicy(failures=5, error_rate=0.5, window=60, open_for=60)
+
+
+def acquire(circuit: Circuit, now: float) -> CallPermit:
+    """Leave to call, which there must be."""
+    permit = circuit.acquire(now)
+    assert permit is not None
+    return permit
+
+
+def opened(now: float = 0.0) -> Circuit:
+    """A circuit that opened at `now`."""
+    circuit = Circuit(POLICY)
+    for _ in range(5):
+        circuit.failed(acquire(circuit, now), now)
+    assert circuit.state == "open"
+    return circuit
+
+
+def test_five_failures_in_a_row_open_it() -> None:
+    """Four do not, and a success in between starts the count anew."""
+    circuit = Circuit(POLICY)
+    for _ in range(4):
+        circuit.failed(acquire(circuit, 0), 0)
+    circuit.succeeded(acquire(circuit, 0), 0)
+    for _ in range(4):
+        circuit.failed(acquire(circuit, 0), 0)
+    assert circuit.acquire(0) is not None
+    circuit.failed(acquire(circuit, 0), 0)
+    assert circuit.state == "open"
+    assert circuit.acquire(59) is None
+    assert circuit.wait(20) == 40
+
+
+def test_half_of_a_minutes_calls_open_it() -> None:
+    """Every other call failing opens it once there were enough to judge by; every third does
+    not."""
+    circuit = Circuit(POLICY)
+    for _ in range(5):
+        circuit.succeeded(acquire(circuit, 0), 0)
+        circuit.failed(acquire(circuit, 0), 0)
+    assert circuit.state == "open"
+    third = Circuit(POLICY)
+    for _ in range(100):
+        third.succeeded(acquire(third, 0), 0)
+        third.succeeded(acquire(third, 0), 0)
+        third.failed(acquire(third, 0), 0)
+    assert third.state == "closed"
+
+
+def test_what_is_older_than_the_window_is_forgotten() -> None:
+    """Failures of a minute ago do not count with those of now."""
+    circuit = Circuit(POLICY)
+    for second in range(4):
+        circuit.failed(acquire(circuit, second), second)
+        circuit.succeeded(acquire(circuit, second), second)
+    for _ in range(4):
+        circuit.succeeded(acquire(circuit, 70), 70)
+        circuit.succeeded(acquire(circuit, 70), 70)
+        circuit.failed(acquire(circuit, 70), 70)
+    assert circuit.state == "closed"
+
+
+def test_one_call_finds_out() -> None:
+    """After its time the circuit lets one call through, and no second until that one is back."""
+    circuit = opened()
+    probe = acquire(circuit, 60)
+    assert probe.probe
+    assert circuit.acquire(61) is None
+    circuit.failed(probe, 62)
+    assert circuit.acquire(121) is None
+    again = acquire(circuit, 122)
+    circuit.succeeded(again, 123)
+    assert circuit.state == "closed"
+    assert acquire(circuit, 123).probe is False
+
+
+def test_a_call_given_up_leaves_the_question_open() -> None:
+    """When the one that finds out is cancelled, the next one may."""
+    circuit = opened()
+    circuit.cancelled(acquire(circuit, 60))
+    assert acquire(circuit, 60).probe
+
+
+def test_news_from_before_it_opened_is_no_news() -> None:
+    """A slow call that was sent before neither closes the circuit nor lengthens its time."""
+    circuit = Circuit(POLICY)
+    early = acquire(circuit, 0)
+    for _ in range(5):
+        circuit.failed(acquire(circuit, 0), 0)
+    circuit.succeeded(early, 10)
+    assert circuit.state == "open"
+    circuit.failed(early, 50)
+    assert circuit.wait(50) == 10
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 30)), max_size=200))
+def test_it_always_comes_back(events: list[tuple[bool, float]]) -> None:
+    """Whatever happened, after `open_for` seconds one call is let through."""
+    circuit, now = Circuit(POLICY), 0.0
+    for ok, pause in events:
+        now += pause
+        permit = circuit.acquire(now)
+        if permit is not None:
+            (circuit.succeeded if ok else circuit.failed)(permit, now)
+    assert circuit.acquire(now + POLICY.open_for) is not None

@@ -8,24 +8,29 @@ import pytest
 
 from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.errors import CallTimeout, Cancelled, QuotaExhausted, RateLimited
-from llmctl.guards.breaker import Breaker, Gate
-from llmctl.guards.circuit import Circuit
-from llmctl.guards.lane import Lane
-from llmctl.guards.limiter import Limiter
-from llmctl.guards.retry import Endurance, Retry
+from llmctl.guards.circuit_breaker import Circuit, CircuitBreaker, ProviderHealth
+from llmctl.guards.rate_limit import ProviderLimits, RateLimit
+from llmctl.guards.retry import Retry, RetryBudget
 from llmctl.protocols import Handler
 from llmctl.shutdown import Stop
+from llmctl.types import Request
 from tests.support import FakeClock, Scripted, request, response
+
+
+async def afford_all(_: Request, __: int) -> bool:
+    """There is money for every attempt."""
+    return True
 
 
 def guarded(inner: Handler, clock: FakeClock, stop: Stop, limits: Limits) -> Retry:
     """Retry, breaker and limiter of a batch that `stop` ends."""
     waiting = stop.clock(clock)
-    gate = Gate(Circuit(BreakerPolicy(failures=1)), waiting, "test", patient=True)
-    lane = Lane(limits, clock, stop=stop)
-    breaker = Breaker(Limiter(inner, lane, lambda _: 0), gate)
+    health = ProviderHealth(Circuit(BreakerPolicy(failures=1)), waiting, "test", patient=True)
+    provider = ProviderLimits(limits, clock, stop=stop)
+    breaker = CircuitBreaker(RateLimit(inner, provider, lambda _: 0), health)
     policy = RetryPolicy(attempts=9, ambiguous_attempts=9)
-    return Retry(breaker, Endurance(policy, 9e9, patient=True), waiting, lambda _: None)
+    budget = RetryBudget(policy, 9e9, patient=True)
+    return Retry(breaker, budget, waiting, lambda _: None, afford_all)
 
 
 def stopped_after(seconds: float, inner: Scripted, limits: Limits) -> list[BaseException]:
@@ -106,6 +111,6 @@ def test_being_cancelled_is_not_being_stopped() -> None:
         sleeping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sleeping
-        assert not stop._sleepers
+        assert len(asyncio.all_tasks()) == 2  # this one, and the clock's
 
     clock.run(run())
