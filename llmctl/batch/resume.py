@@ -130,10 +130,8 @@ class RowIndex:
 
     def _insert(self, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
         self._db.execute("BEGIN")
-        try:
-            self._db.executemany(statement, values)
-        finally:
-            self._db.execute("COMMIT")
+        self._db.executemany(statement, values)
+        self._db.execute("COMMIT")
 
     def _numbers(self, query: str, *parameters: int) -> Iterator[int]:
         with _temporary_file():

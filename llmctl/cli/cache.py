@@ -256,7 +256,7 @@ def _cells(figures: Figures) -> tuple[str, ...]:
 
 
 def _fields(figures: Figures) -> dict[str, Any]:
-    from llmctl.batch.records import dollars
+    from llmctl.batch.output import dollars
 
     known = figures.unpriced < figures.hits or not figures.hits
     return {

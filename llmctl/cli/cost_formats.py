@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from llmctl.batch.records import dollars
+from llmctl.batch.output import dollars
 from llmctl.cli.cost_unknown import total_of, unknown_json
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.figures import Figures, percentiles

@@ -99,7 +99,7 @@ def run(options: ReleaseOptions, context: Context) -> int:
         )
     from datetime import UTC
 
-    from llmctl.batch.records import dollars as exact
+    from llmctl.batch.output import dollars as exact
     from llmctl.cli.cost_table import money
     from llmctl.cli.cost_unknown import call_json, total_of
     from llmctl.cli.render import safe, write_stdout

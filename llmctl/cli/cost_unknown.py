@@ -7,7 +7,7 @@ from datetime import tzinfo
 from decimal import Decimal
 from typing import Any
 
-from llmctl.batch.records import dollars
+from llmctl.batch.output import dollars
 from llmctl.cli.chart import fitted
 from llmctl.cli.render import dollars as shown
 from llmctl.cli.render import safe

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from llmctl.batch.places import default_output, errors_path
-from llmctl.batch.prepare import Job, Prepared, prepared
-from llmctl.batch.rows import Reader
-from llmctl.batch.run import drive, nothing_to_send
-from llmctl.batch.template import Template
+from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
+from llmctl.batch.job import run as run_batch
+from llmctl.batch.output import default_output, errors_path
+from llmctl.batch.rows import RowReader
 from llmctl.cli import spending
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.chosen import Chosen, choose
@@ -25,15 +24,16 @@ from llmctl.cli.secret import asker
 from llmctl.cli.signals import caught
 from llmctl.cli.summary import Ended, print_summary
 from llmctl.config.overrides import Overrides
+from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError
-from llmctl.guards.retry import Trouble
-from llmctl.observers.ledger_observer import SettlingBehind
+from llmctl.guards.retry import RetryDetails
+from llmctl.observers.ledger_observer import LedgerObserver
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.run_stats import Tally
 from llmctl.onecore import LinuxProcessors, one_core
 from llmctl.providers.registry import LOCAL
 from llmctl.request import target_of
-from llmctl.runner import Live, open_runner, user_name
+from llmctl.runner import Runner, open_runner, user_name
 from llmctl.shutdown import Stop
 
 
@@ -50,11 +50,16 @@ def run(options: BatchOptions, context: Context) -> int:
         ),
     )
     profile = replace(chosen.profile, tags={**chosen.profile.tags, **options.tags})
+    template = None
+    if options.template is not None:
+        from llmctl.batch.template import Template
+
+        template = Template(options.template)
     job = Job(
         input=options.input,
         output=options.output,
-        reader=Reader(
-            template=Template(options.template) if options.template is not None else None,
+        reader=RowReader(
+            template=template,
             id_field=options.id_field,
             system=options.system,
             schema=options.schema,
@@ -76,23 +81,23 @@ def run(options: BatchOptions, context: Context) -> int:
     gc.set_threshold(20_000, 50, 100)
     # A thread that comes back from the disk would wait five times as long for Python's lock.
     sys.setswitchinterval(0.001)
-    with prepared(job) as batch:
+    with open_batch(job) as batch:
         _notes(batch, context)
         return asyncio.run(_run(batch, options, context, replace(chosen, profile=profile)))
 
 
-def _notes(batch: Prepared, context: Context) -> None:
+def _notes(batch: Batch, context: Context) -> None:
     """What was found in an output that exists."""
     if batch.torn:
         context.warn(
             f"the last line of {batch.output.path if batch.output else 'the output'} was "
             "half written; it was removed, and its row will be sent again"
         )
-    if batch.strange and batch.job.limit is None:
-        context.warn(f"{batch.strange:,} answers in the output belong to no row of the input")
+    if batch.unmatched and batch.job.limit is None:
+        context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
 
 
-async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen: Chosen) -> int:
+async def _run(batch: Batch, options: BatchOptions, context: Context, chosen: Chosen) -> int:
     tally = Tally(rows=batch.rows, skipped=batch.skipped)
     started = context.clock.monotonic()
     stop, signals = Stop(), list[int]()
@@ -108,11 +113,11 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
         stop.ask()
         context.say("stopping: waiting up to 30 s for the rows in flight; again to stop at once")
 
-    def told(trouble: Trouble) -> None:
+    def on_retry(details: RetryDetails) -> None:
         if context.verbose:
             context.say(
-                f"row {trouble.request.id}: {trouble.error.message}; "
-                f"trying again in {trouble.wait:.1f} s"
+                f"row {details.request.id}: {details.error.message}; "
+                f"trying again in {details.wait:.1f} s"
             )
 
     if tally.skipped == tally.rows:
@@ -136,23 +141,23 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                 _shown(tally, live, context),
                 _on_one_core(live),
             ):
-                live.purse.limit(
+                live.budget.limit(
                     spending.caps(options.budget, chosen.budgets, live.run_id, user_name()),
                     lambda: stop.asked,
                 )
                 if context.verbose:
                     context.say(f"run {live.run_id} (llmctl cost check --period run:ID)")
                 try:
-                    because = await drive(
+                    because = await run_batch(
                         batch,
-                        lambda observers, in_flight: live.handler(
-                            observers, exact=True, told=told, in_flight=in_flight
-                        ),
-                        live.call_id,
-                        SettlingBehind(live.purse, live.behind),
-                        tally,
-                        stop,
-                        context.clock,
+                        LocalEngine(chosen.profile.limits.concurrency, stop, context.clock),
+                        lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
+                        settle=LedgerObserver(live.budget.settle),
+                        stats=tally,
+                        stop=stop,
+                        clock=context.clock,
+                        call_id=live.call_id,
+                        cached=live.kept_records,
                         allowed_errors=(
                             options.max_errors.allowed(tally.rows) if options.max_errors else None
                         ),
@@ -162,7 +167,7 @@ async def _run(batch: Prepared, options: BatchOptions, context: Context, chosen:
                     )
                 except BrokenPipeError:
                     piped_away = True
-                spent = spending.lines(live.purse)
+                spent = await spending.lines(live.budget)
     # As the user named it: the path in use has its links followed.
     shown = Path(options.output or default_output(options.input)) if batch.output else None
     ended = Ended(
@@ -199,7 +204,7 @@ def exit_code(
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
 
-def _on_one_core(live: Live) -> AbstractAsyncContextManager[None]:
+def _on_one_core(live: Runner) -> AbstractAsyncContextManager[None]:
     """Keep a busy run on one processor, unless a model on this machine, which is a process of our
     own and would be kept there too, answers it."""
     if any(route.profile.provider == LOCAL for route in live.routes):
@@ -208,7 +213,7 @@ def _on_one_core(live: Live) -> AbstractAsyncContextManager[None]:
 
 
 @asynccontextmanager
-async def _shown(tally: Tally, live: Live, context: Context) -> AsyncIterator[None]:
+async def _shown(tally: Tally, live: Runner, context: Context) -> AsyncIterator[None]:
     """Progress on stderr while the context is open."""
     if context.quiet:
         yield
@@ -223,7 +228,7 @@ async def _shown(tally: Tally, live: Live, context: Context) -> AsyncIterator[No
         context.clock,
         live.profile.limits.tpm,
         live.waits,
-        lambda: spending.tightest(live.purse),
+        lambda: spending.tightest(live.budget),
     )
     showing = asyncio.ensure_future(display.run(pace))
     try:

@@ -39,7 +39,7 @@ def print_summary(ended: Ended, context: Context) -> None:
         return
     import orjson
 
-    from llmctl.batch.records import dollars as number
+    from llmctl.batch.output import dollars as number
 
     fields = ended.tally.summary(ended.elapsed, ended.code)
     fields["cost_usd"] = number(fields["cost_usd"])

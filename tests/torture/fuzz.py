@@ -25,9 +25,9 @@ from typing import Any
 
 import orjson
 
-from llmctl.batch.lines import Problem, lines
-from llmctl.batch.questions import RowError
-from llmctl.batch.rows import Reader as Rows
+from llmctl.batch.input import Problem, lines
+from llmctl.batch.rows import RowError
+from llmctl.batch.rows import RowReader as Rows
 from llmctl.config.load import load
 from llmctl.config.settings import Profile
 from llmctl.config.showing import as_yaml
@@ -151,7 +151,7 @@ def _stream(name: str, made: Codec, payload: bytes) -> Stream:
 
 def said(made: Codec, pieces: Sequence[bytes]) -> Any:
     """All that a codec reads out of a stream, or the error it ends in."""
-    events, reader = Reader(), made.reader()
+    events, reader = RowReader(), made.reader()
     text, rest = "", []
     try:
         for piece in pieces:
@@ -196,7 +196,7 @@ class _Chunkings:
 
     def _bytes(self, dice: Random) -> None:
         payload = b"".join(dice.choices(_FRAGMENTS, k=dice.randint(0, 24)))
-        reader = Reader()
+        reader = RowReader()
         found = [event for piece in cut(payload, dice) for event in reader.feed(piece)]
         assert found == by_the_rules(payload), f"{payload!r}: {found!r}"
 

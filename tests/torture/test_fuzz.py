@@ -8,10 +8,9 @@ from random import Random
 import orjson
 import pytest
 
-from llmctl.batch.lines import MAX_LINE, Problem, lines
-from llmctl.batch.questions import RowError
-from llmctl.batch.read import Source
-from llmctl.batch.rows import Reader as Rows
+from llmctl.batch.input import MAX_LINE, InputFile, Problem, lines
+from llmctl.batch.rows import RowError
+from llmctl.batch.rows import RowReader as Rows
 from llmctl.providers.sse import Event, Reader
 from tests.torture.fuzz import Size, all_streams, by_the_rules, cut, fuzz, said
 
@@ -39,7 +38,7 @@ def test_the_named_streams(size: int) -> None:
         b"\xef\xbb\xbfdata: a\r\n\r\ndata: b\r\rdata: c\n\nevent: e\ndata: d\xe2\x80\xa8e\n"
         b"data: f\r\n\n: note\n\ndata: \xff\xf0\x9f\n\ndata: unfinished\n"
     )
-    reader = Reader()
+    reader = RowReader()
     pieces = [payload[at : at + size] for at in range(0, len(payload), size)]
     found = [event for piece in pieces for event in reader.feed(piece)]
     assert found == by_the_rules(payload)
@@ -92,7 +91,7 @@ def test_a_line_separator_ends_no_line(tmp_path: Path) -> None:
     """U+2028, and a lone CR, are part of their row."""
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"prompt": "a\u2028b"}\r\n\n{"prompt": "c"}'.encode())
-    with Source.open(str(path)) as source:
+    with InputFile.open(str(path)) as source:
         found = [Rows().parse(index, record) for index, record in enumerate(source.records())]
     assert [(row.id, row.question.messages[-1].content) for row in found] == [
         ("1", "a\u2028b"),

@@ -1,9 +1,11 @@
-"""Lines of a byte stream."""
+"""Inputs of a batch: lines, gzip, CSV, stdin, files that change."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.batch.lines import Problem, lines
-from llmctl.batch.read import Record, Source
+from llmctl.batch.input import InputFile, Problem, Record, csv_records, lines
 from llmctl.errors import InputError
+
+Put = Callable[[str, bytes], str]
 
 
 class Dribble(io.RawIOBase):
@@ -74,7 +77,7 @@ def test_sixty_four_mebibytes(tmp_path: Path) -> None:
         for size in (64 << 20, (64 << 20) + 1):
             file.write(b"x" * size + b"\n")
         file.write(b"{}\n")
-    with Source.open(str(path)) as source:
+    with InputFile.open(str(path)) as source:
         sizes: list[int] = []
         problems: list[str] = []
         for _, data in source.records():
@@ -92,24 +95,24 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: 
     """Whatever a file holds, reading it gives records and problems, and never fails."""
     path = tmp_path_factory.mktemp("any") / name
     path.write_bytes(data)
-    with Source.open(str(path)) as source:
+    with InputFile.open(str(path)) as source:
         list(source.records())
 
 
 def records(path: str) -> list[Record]:
     """The file's records, the same at both readings."""
-    with Source.open(path) as source:
+    with InputFile.open(path) as source:
         once = list(source.records())
         assert list(source.records()) == once, "a source is read twice"
         return once
 
 
-def test_gzip(put: Callable[[str, bytes], str]) -> None:
+def test_gzip(put: Put) -> None:
     """A compressed file is read like a plain one."""
     assert records(put("a.jsonl.gz", gzip.compress(b"{}\r\n\n{}"))) == [(1, b"{}\r\n"), (3, b"{}")]
 
 
-def test_gzip_cut_off_anywhere(put: Callable[[str, bytes], str]) -> None:
+def test_gzip_cut_off_anywhere(put: Put) -> None:
     """Wherever a compressed file is cut off, the last thing reported is that, with its line."""
     whole = gzip.compress(b'{"prompt": "one"}\n{"prompt": "two"}\n' * 3)
     for length in range(1, len(whole)):
@@ -119,7 +122,7 @@ def test_gzip_cut_off_anywhere(put: Callable[[str, bytes], str]) -> None:
         assert line == len(before) + 1
 
 
-def test_gzip_damaged_anywhere(put: Callable[[str, bytes], str]) -> None:
+def test_gzip_damaged_anywhere(put: Put) -> None:
     """A flipped byte in a compressed file is at most a problem, never a crash."""
     whole = gzip.compress(b'{"prompt": "one"}\n{"prompt": "two"}\n' * 3)
     for at in range(len(whole)):
@@ -128,7 +131,7 @@ def test_gzip_damaged_anywhere(put: Callable[[str, bytes], str]) -> None:
         records(put("a.jsonl.gz", bytes(damaged)))
 
 
-def test_not_gzip(put: Callable[[str, bytes], str]) -> None:
+def test_not_gzip(put: Put) -> None:
     """A file that is only called .gz is reported at its first line."""
     [(line, problem)] = records(put("a.jsonl.gz", b'{"prompt": "x"}\n'))
     assert line == 1
@@ -146,21 +149,19 @@ def test_not_gzip(put: Callable[[str, bytes], str]) -> None:
         ("nul\0.jsonl", "cannot read"),
     ],
 )
-def test_what_cannot_be_opened(
-    put: Callable[[str, bytes], str], tmp_path: Path, name: str, says: str
-) -> None:
+def test_what_cannot_be_opened(put: Put, tmp_path: Path, name: str, says: str) -> None:
     """An input that cannot serve is refused in one sentence, exit code 2."""
     put("rows.txt", b"")
     put("rows.gz", b"")
     with pytest.raises(InputError, match=says) as caught:
-        Source.open(str(tmp_path / name))
+        InputFile.open(str(tmp_path / name))
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message
 
 
 def test_stdin_is_read_twice() -> None:
     """`-` is stdin, kept in a file without a name so that it can be read again."""
-    with Source.open("-", io.BytesIO(b"\xef\xbb\xbf{}\n\n[]")) as source:
+    with InputFile.open("-", io.BytesIO(b"\xef\xbb\xbf{}\n\n[]")) as source:
         assert source.name == "stdin"
         assert list(source.records()) == [(1, b"{}\n"), (3, b"[]")]
         assert list(source.records()) == [(1, b"{}\n"), (3, b"[]")]
@@ -168,24 +169,103 @@ def test_stdin_is_read_twice() -> None:
 
 def test_a_pipe_with_a_name(tmp_path: Path) -> None:
     """A named pipe is copied like stdin."""
-    import os
-    import threading
-
     pipe = tmp_path / "p.jsonl"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"{}\n",))
     writer.start()
-    with Source.open(str(pipe)) as source:
+    with InputFile.open(str(pipe)) as source:
         writer.join()
         assert list(source.records()) == list(source.records()) == [(1, b"{}\n")]
 
 
-def test_a_file_that_changes(put: Callable[[str, bytes], str]) -> None:
+def test_a_file_that_changed_between_two_passes(put: Put) -> None:
     """A file that changed between its two readings is refused: it is not what was checked."""
     path = put("a.jsonl", b"{}\n")
-    with Source.open(path) as source:
+    with InputFile.open(path) as source:
         list(source.records())
         with Path(path).open("ab") as file:
             file.write(b"{}\n")
         with pytest.raises(InputError, match="was changed"):
-            source.records()
+            list(source.records())
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_file_that_changes_during_a_pass(put: Put, name: str) -> None:
+    """An edit in place during a pass, the length kept, ends it before a changed record is given."""
+    line = b'"' + b"x" * 997 + b'"\n'
+    path = put(name, b"prompt\n" + line * 2000)
+    with InputFile.open(path) as source:
+        found = source.records()
+        next(found)
+        with Path(path).open("r+b") as file:
+            file.seek(-len(line) * 1000, os.SEEK_END)
+            file.write(line.replace(b"x", b"y") * 1000)
+        given: list[str] = []
+        with pytest.raises(InputError, match=f"{name} was changed while it was being read"):
+            given.extend(str(record) for _, record in found)
+    assert len(given) < 1000
+    assert not any("y" in record for record in given)
+
+
+def test_a_spreadsheets_file(put: Put) -> None:
+    """Mark, CRLF, quoted line breaks, commas, quotes and blank lines are read as written, and a
+    record is numbered by the line it begins on."""
+    path = put(
+        "a.csv",
+        '\ufeffid, prompt \r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,\u2028x\r\n   \r\n3,'.encode(),
+    )
+    assert records(path) == [
+        (2, {"id": "1", "prompt": 'two\r\nlines, "quoted"'}),
+        (5, {"id": "2", "prompt": "\u2028x"}),
+        (7, {"id": "3", "prompt": ""}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        (b"", 1, "no header"),
+        (b"\n\n", 1, "no header"),
+        (b"a,,b\n1,2,3\n", 1, "column 2 of the header has no name"),
+        (b"a,b,a\n1,2,3\n", 1, "names the column 'a' twice"),
+        (b"id;prompt\n1;x\n", 1, "separated by semicolons"),
+        (b"id\tprompt\n1\tx\n", 1, "separated by tabs"),
+        (b"\xff,b\n1,2\n", 1, "not valid UTF-8"),
+        (b"a,b\n1\n", 2, "1 cell; the header names 2 columns"),
+        (b"a,b\n1,2,3\n", 2, "3 cells; the header names 2 columns"),
+        (b"a,b\n1,\xff\n", 2, "not valid UTF-8 (byte 3)"),
+        (b'a,b\n1,"x\n\xff\n"\n', 2, "not valid UTF-8 (byte 1 on line 3)"),
+        (b'a,b\n1,"never closed\n', 2, "not valid CSV: unexpected end of data"),
+        (b'a,b\n1,"x"y\n', 2, "not valid CSV"),
+        (b"a,b\n1,x\ry\n", 2, "not valid CSV"),
+    ],
+)
+def test_what_is_wrong(put: Put, content: bytes, line: int, says: str) -> None:
+    """Each flaw of a CSV file is one problem with the line where its record begins."""
+    [(number, problem)] = records(put("a.csv", content))
+    assert number == line
+    assert isinstance(problem, Problem)
+    assert says in problem
+
+
+def test_records_after_a_bad_one(put: Put) -> None:
+    """A bad record does not hide the ones after it."""
+    found = records(put("a.csv", b"a,b\n1\n\xff,2\n3,4\n"))
+    assert [isinstance(data, Problem) for _, data in found] == [True, True, False]
+    assert found[2] == (4, {"a": "3", "b": "4"})
+
+
+def test_long_cells(put: Put) -> None:
+    """A cell may be far longer than Python's csv allows by default."""
+    [(_, cells)] = records(put("a.csv", b"prompt\n" + b"x" * 1_000_000 + b"\n"))
+    assert isinstance(cells, dict)
+    assert len(cells["prompt"]) == 1_000_000
+
+
+def test_a_quote_that_is_never_closed() -> None:
+    """A record that swallows the file stops at the limit, with its line, instead of growing."""
+    data = io.BytesIO(b'a\n1\n"' + b"x\n" * 100)
+    (_, first), (line, problem), *_ = csv_records(lines(data), limit=50)
+    assert first == {"a": "1"}
+    assert line == 3
+    assert "is a quote not closed?" in problem
