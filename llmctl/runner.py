@@ -234,15 +234,16 @@ async def open_runner(
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
+    from llmctl.storage.answer_cache import open_cache
     from llmctl.storage.ledger import open_ledger
-    from llmctl.storage.rate_limits import SharedRateLimits
+    from llmctl.storage.rate_limits import RateLimitStore
 
     stop = stop or Stop()
     around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
         prices = Prices(partial(price_data.load, folders.state, warn))
         counter = Counter(folders.cache, prices.window)
-        shared = SharedRateLimits(folders.state / "limits.db", clock)
+        shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
 
         async def route(one: Profile) -> Route:
@@ -266,7 +267,13 @@ async def open_runner(
         run_id = ulid(clock)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)
-        cache = _open_cache(profile, around, stack, cache_size)
+        cache = open_cache(
+            folders.cache / "cache.db" if profile.cache.enabled else None,
+            clock,
+            warn,
+            size=cache_size,
+        )
+        stack.callback(cache.close)
         runner = Runner(
             routes=tuple(routes),
             clock=clock,
@@ -285,25 +292,6 @@ async def open_runner(
         finally:
             for guard in runner.cache_guards:
                 await guard.close()
-
-
-def _open_cache(
-    profile: Profile, around: Surroundings, stack: AsyncExitStack, size: int | None
-) -> AnswerCache:
-    """The cache, closed (and then made small enough) with the stack."""
-    from llmctl.storage.answer_cache import MemoryCache, SelfHealingCache, SizeLimit
-
-    if not profile.cache.enabled:
-        return MemoryCache()
-    path, warn = around.folders.cache / "cache.db", around.warn
-    if size is None:
-        cache = SelfHealingCache(path, warn, around.clock)
-    else:
-        limit = SizeLimit(path, size, warn)
-        stack.callback(limit.close)
-        cache = SelfHealingCache(path, warn, around.clock, limit.grown)
-    stack.callback(cache.close)
-    return cache
 
 
 def _warn_of_cuts(routes: Sequence[Route], warn: Callable[[str], None]) -> None:
