@@ -17,7 +17,7 @@ from llmctl.config.values import parse_duration, parse_size
 from llmctl.errors import EXIT_CODES, UsageError
 
 if TYPE_CHECKING:
-    from llmctl.storage.cache_stats import Figures
+    from llmctl.storage.answer_cache import CacheFigures as Figures
 
 N = TypeVar("N", int, float)
 
@@ -159,29 +159,34 @@ def stats_command(
 
 def run_prune(options: PruneOptions, context: Context) -> int:
     """Remove, or say what would go; print entries and bytes."""
-    from llmctl.storage.choose import What
-    from llmctl.storage.mending import set_aside
-    from llmctl.storage.prune import Pruned, asides, prune, remove_all
-    from llmctl.storage.sqlite import DamagedError
+    from llmctl.storage.answer_cache import (
+        Pruned,
+        PruneFilter,
+        prune,
+        remove_files,
+        set_aside,
+        set_aside_files,
+    )
+    from llmctl.storage.database import DamagedError, OldFormatError
 
     path = _path(context)
     now = context.clock.wall()
     before = None if options.older_than is None else now - options.older_than
-    what = What(before, options.max_size, options.model)
+    what = PruneFilter(before, options.max_size, options.model)
     try:
         done = prune(path, what, dry_run=options.dry_run)
-    except DamagedError:
+    except (DamagedError, OldFormatError):
         if not options.everything:
             raise
         if not options.dry_run:
             set_aside(path, now)
         done = Pruned(bytes=path.stat().st_size if options.dry_run else 0)
     size = done.bytes
-    files = asides(path, before) if options.everything or before is not None else []
+    files = set_aside_files(path, before) if options.everything or before is not None else []
     if options.dry_run:
         size += sum(file.stat().st_size for file in files)
     else:
-        size += remove_all(files)
+        size += remove_files(files)
     if done.lingers:
         context.warn(
             "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
@@ -193,7 +198,7 @@ def run_prune(options: PruneOptions, context: Context) -> int:
             "wal_emptied": not done.lingers,
         })  # fmt: skip
         return 0
-    left = [] if files else asides(path)
+    left = [] if files else set_aside_files(path)
     if left:
         context.say(f"{len(left)} damaged files that were set aside stay; --all removes them")
     answers = f"{done.entries:,} {'answer' if done.entries == 1 else 'answers'}"
@@ -207,7 +212,7 @@ def run_prune(options: PruneOptions, context: Context) -> int:
 def run_stats(context: Context) -> int:
     """Print the figures of the cache and of the ledger."""
     from llmctl.cli.table import print_table
-    from llmctl.storage.cache_stats import cache_stats
+    from llmctl.storage.answer_cache import cache_stats
 
     path = _path(context)
     folders = find_folders(context.environ, context.cwd())

@@ -20,7 +20,7 @@ from llmctl.cli.options import (
 from llmctl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from llmctl.storage.unknown import UnknownCall
+    from llmctl.storage.ledger_queries import UnknownCall
 
 
 class ReleaseOptions(Struct, frozen=True):
@@ -136,8 +136,7 @@ def run(options: ReleaseOptions, context: Context) -> int:
 def _release(options: ReleaseOptions, context: Context) -> Sequence[UnknownCall]:
     from llmctl.cli.trusting import load
     from llmctl.config.overrides import Overrides
-    from llmctl.storage.ledger import open_ledger
-    from llmctl.storage.unknown import Chosen
+    from llmctl.storage.ledger import UnknownSelection, open_ledger
 
     path = load(context, Overrides()).folders.state / "ledger.db"
     if not path.exists():
@@ -146,6 +145,6 @@ def _release(options: ReleaseOptions, context: Context) -> Sequence[UnknownCall]
         raise InputError("there is no ledger yet, and so no call to release")
     ledger = open_ledger(path, "", "")
     try:
-        return ledger.release(Chosen(options.ids, options.run_id), options.billed)
+        return ledger.release(UnknownSelection(options.ids, options.run_id), options.billed)
     finally:
         ledger.close()

@@ -12,7 +12,7 @@ from llmctl.cli.chart import fitted
 from llmctl.cli.render import dollars as shown
 from llmctl.cli.render import safe
 from llmctl.reports.periods import iso, local
-from llmctl.storage.unknown import UnknownCall
+from llmctl.storage.ledger_queries import UnknownCall
 
 _MOST = 20
 """Calls that are named one by one."""

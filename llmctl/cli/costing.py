@@ -32,7 +32,7 @@ from llmctl.errors import UsageError
 from llmctl.reports.budgets import BudgetState
 from llmctl.reports.periods import Span, between, period_at, since, zone_named
 from llmctl.reports.report import Group, Ledger, Query, Unpriced, check, make
-from llmctl.storage.report import Nothing
+from llmctl.storage.ledger_queries import EmptyReading
 
 T = TypeVar("T")
 
@@ -230,7 +230,7 @@ def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
     """What `work` makes of the ledger; where there is none yet, of nothing."""
     path: Path = settings.folders.state / "ledger.db"
     if not path.exists():
-        return work(Nothing())
+        return work(EmptyReading())
     from llmctl.storage.ledger import open_ledger
 
     ledger = open_ledger(path, "", "")

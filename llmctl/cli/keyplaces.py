@@ -19,8 +19,7 @@ from llmctl.keys.resolver import Finder
 from llmctl.providers.registry import LOCAL
 from llmctl.redact import suspicious
 from llmctl.storage import keyindex
-from llmctl.storage.files import private_folder
-from llmctl.storage.lock import LockedFile
+from llmctl.storage.files import LockedFile, private_folder
 
 
 class Place(Struct, frozen=True):

@@ -18,7 +18,8 @@ from llmctl.cli.render import dollars, safe, seconds, write_stdout
 from llmctl.config.settings import Folders
 from llmctl.pricing import Prices
 from llmctl.providers.registry import codec
-from llmctl.storage.peek import CachePeek, LedgerPeek
+from llmctl.storage.answer_cache import CachePeek
+from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
 
 
@@ -42,7 +43,11 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     now = context.clock.wall()
     prices = Prices(partial(price_data.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
-    with open_batch(job, dry_run=True) as batch, cache, LedgerPeek(folders.state / "ledger.db") as ledger:
+    with (
+        open_batch(job, dry_run=True) as batch,
+        cache,
+        LedgerPeek(folders.state / "ledger.db") as ledger,
+    ):
         inputs = PlanInputs(
             counter=Counter(folders.cache, prices.window),
             prices=prices,

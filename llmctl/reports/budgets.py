@@ -9,10 +9,9 @@ from msgspec import Struct
 
 from llmctl.config.settings import Budget
 from llmctl.reports.figures import Figures
-from llmctl.reports.groups import value_of
 from llmctl.reports.periods import Span
-from llmctl.storage.caps import Kind, same_model
-from llmctl.storage.rows import from_pico
+from llmctl.storage import ledger_rows
+from llmctl.storage.ledger_rows import Kind, from_pico
 
 State = Literal["within", "warning", "exceeded"]
 
@@ -64,8 +63,4 @@ class BudgetState(Struct, frozen=True):
 
 def matches(budget: Budget, kind: Kind) -> bool:
     """Whether calls of this kind count towards the budget; a model's dated versions do, too."""
-    return all(_has(kind, name, wanted) for name, wanted in budget.match.items())
-
-
-def _has(kind: Kind, name: str, wanted: str) -> bool:
-    return same_model(wanted, kind.model) if name == "model" else value_of(kind, name) == wanted
+    return ledger_rows.matches(budget.match, kind)

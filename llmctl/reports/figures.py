@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from llmctl.storage.rows import from_pico
+from llmctl.storage.ledger_rows import from_pico
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from llmctl.errors import UsageError
-from llmctl.storage.caps import Kind
+from llmctl.storage.ledger_rows import Labels
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
 """And `tag:NAME`."""
@@ -27,7 +27,7 @@ def parse_by(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def value_of(kind: Kind, name: str) -> str | None:
+def value_of(kind: Labels, name: str) -> str | None:
     """The call's value of a dimension other than `day`; None for a tag it has not."""
     if name.startswith("tag:"):
         return _tags(kind.tags).get(name.removeprefix("tag:"))

@@ -16,9 +16,8 @@ from llmctl.reports.budgets import BudgetState, matches
 from llmctl.reports.figures import Figures
 from llmctl.reports.groups import value_of
 from llmctl.reports.periods import Span, days, period_at
-from llmctl.storage.report import Cell, Latencies
-from llmctl.storage.rows import HeldCall
-from llmctl.storage.unknown import UnknownCall
+from llmctl.storage.ledger_queries import Cell, Latencies, UnknownCall
+from llmctl.storage.ledger_rows import HeldCall
 
 _DAY = 24 * 3600 * 1000
 _MICRO = Decimal("0.000001")
@@ -34,15 +33,15 @@ class Ledger(Protocol):
         ...
 
     def cells(self, edges: Sequence[int], *, tags: bool) -> Iterable[Cell]:
-        """As `stores.report.cells`."""
+        """As `storage.ledger_queries.cells`."""
         ...
 
     def run_cells(self, run_id: str, *, tags: bool) -> Iterable[Cell]:
-        """As `stores.report.run_cells`."""
+        """As `storage.ledger_queries.run_cells`."""
         ...
 
     def latencies(self, edges: Sequence[int], *, tags: bool) -> Iterable[Latencies]:
-        """As `stores.report.latencies`."""
+        """As `storage.ledger_queries.latencies`."""
         ...
 
     def last_run(self) -> str | None:
@@ -58,7 +57,7 @@ class Ledger(Protocol):
         ...
 
     def unknown(self, start: int, end: int) -> Sequence[UnknownCall]:
-        """As `stores.unknown.between`."""
+        """As `storage.ledger_queries.unknown_calls`."""
         ...
 
 

@@ -205,13 +205,13 @@ class Ledger:
         elif old := _take_unknown(connection, call_id):
             row = replace(row, started_ms=old.started_ms, windows=old.windows)
         if not row.spent_pico and row.windows == "[]":
-            _add(connection, row)
+            add_call(connection, row)
             return ()
         # Those of the hold, and those that match by the name of the model that has answered.
         live = _live(connection, row.started_ms)
         stored: list[str] = json.loads(row.windows)
         keys = dict.fromkeys([*stored, *(key for key, one in live.items() if one.counts(row))])
-        _add(connection, replace(row, windows=json.dumps([*keys])))
+        add_call(connection, replace(row, windows=json.dumps([*keys])))
         _charge(connection, keys, spent=row.spent_pico)
         charged = [live[key] for key in keys if key in live]
         return list(self._warnings(connection, charged, row.spent_pico))
@@ -356,7 +356,9 @@ def _held_before(connection: sqlite3.Connection, call_id: str) -> tuple[int, lis
     return before.amount_pico or 0, json.loads(before.windows)
 
 
-def _add(connection: sqlite3.Connection, row: CallRow) -> None:
+def add_call(connection: sqlite3.Connection, row: CallRow) -> None:
+    """Write the row of a call that has ended, and count it in its hour; charges no window. Raises
+    `sqlite3.IntegrityError` when the call has a row."""
     connection.execute(_ADD_CALL, _call_values(row))
     _count(connection, row.call_id)
 

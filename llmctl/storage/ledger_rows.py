@@ -47,14 +47,8 @@ def from_pico(pico: int | None) -> Decimal | None:
     return None if pico is None else Decimal(pico).scaleb(-12, context=_EXACT)
 
 
-class Kind(Protocol):
-    """What budgets and reports tell calls apart by. `asked_model` is the model that was asked
-    (empty: not on record), `model` the one that answered; `tags` is a JSON object."""
-
-    @property
-    def run_id(self) -> str:
-        """The run's id; empty where runs are not told apart."""
-        ...
+class Labels(Protocol):
+    """What reports group calls by; `tags` is a JSON object."""
 
     @property
     def profile(self) -> str:
@@ -67,13 +61,8 @@ class Kind(Protocol):
         ...
 
     @property
-    def asked_model(self) -> str:
-        """The model that was asked."""
-        ...
-
-    @property
     def model(self) -> str:
-        """The model that answered."""
+        """The model that answered, or was asked while nobody knows which one answers."""
         ...
 
     @property
@@ -84,6 +73,20 @@ class Kind(Protocol):
     @property
     def tags(self) -> str:
         """The call's tags."""
+        ...
+
+
+class Kind(Labels, Protocol):
+    """What budgets tell calls apart by."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; empty where runs are not told apart."""
+        ...
+
+    @property
+    def asked_model(self) -> str:
+        """The model that was asked; empty where that is not on record."""
         ...
 
 
