@@ -64,11 +64,10 @@ def test_every_row_has_an_answer(
 def test_the_end_of_a_run_waits_for_no_timer(
     configured: dict[str, str], ten: Path, tmp_path: Path
 ) -> None:
-    """What lies to be written together with more is written then, however long it might lie."""
+    """Signs of life are not waited for."""
     code = (
-        "from llmctl.cli.app import main\nfrom llmctl.guards import claims\n"
-        "from llmctl.storage import inbox\n"
-        "inbox.LAZY = inbox.LAZY_BUSY = claims._BEAT = 3600.0\nmain()"
+        "from llmctl.cli.app import main\nfrom llmctl.guards import cache\n"
+        "cache._BEAT = 3600.0\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "batch", str(ten)], env=configured, cwd=tmp_path,

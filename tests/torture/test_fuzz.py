@@ -38,7 +38,7 @@ def test_the_named_streams(size: int) -> None:
         b"\xef\xbb\xbfdata: a\r\n\r\ndata: b\r\rdata: c\n\nevent: e\ndata: d\xe2\x80\xa8e\n"
         b"data: f\r\n\n: note\n\ndata: \xff\xf0\x9f\n\ndata: unfinished\n"
     )
-    reader = RowReader()
+    reader = Reader()
     pieces = [payload[at : at + size] for at in range(0, len(payload), size)]
     found = [event for piece in pieces for event in reader.feed(piece)]
     assert found == by_the_rules(payload)
