@@ -11,18 +11,10 @@ import orjson
 import pytest
 
 from llmctl.batch.job import PAGE, Job, nothing_to_send, open_batch, run
-from llmctl.batch.output import DurableFile, dollars, errors_path
+from llmctl.batch.output import errors_path
 from llmctl.batch.rows import RowReader
 from llmctl.config.settings import Profile
-from llmctl.errors import (
-    AuthFailed,
-    BudgetExhausted,
-    CallError,
-    Cancelled,
-    DiskError,
-    InputError,
-    ServerFailed,
-)
+from llmctl.errors import CallError, Cancelled, InputError, ServerFailed
 from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Emit, Handler, Observer
 from llmctl.shutdown import Stop
@@ -71,9 +63,7 @@ class World:
         self.pages.append(len(page))
         return [made(r, answer(r, "hit")) if r.id in self.kept else None for r in page]
 
-    async def run(
-        self, outcome: Outcome = answer, *, at_once: int = 4, allowed: int | None = None
-    ) -> CallError | None:
+    async def run(self, outcome: Outcome = answer, *, at_once: int = 4) -> CallError | None:
         """The batch, driven by workers of the test."""
 
         def handler_of(sink: Observer) -> Handler:
@@ -95,7 +85,7 @@ class World:
             return await run(
                 batch, Workers(at_once, self.stop), handler_of, settle=self.settle,
                 stats=self.stats, stop=self.stop, clock=FakeClock(), call_id=lambda: "c",
-                cached=self.cached, allowed_errors=allowed, prepare=prepare,
+                cached=self.cached, prepare=prepare,
             )  # fmt: skip
 
     def records(self) -> tuple[list[str], list[str]]:
@@ -186,37 +176,6 @@ def test_long_rows_make_short_pages(tmp_path: Path, profile: Profile) -> None:
     assert len(world.records()[0]) == 4
 
 
-@pytest.mark.parametrize(
-    ("error", "unsent"),
-    [
-        (AuthFailed("bad key", http_status=401), "auth"),
-        (BudgetExhausted("nothing left", sent=False), "budget"),
-    ],
-)
-def test_what_ends_a_run(tmp_path: Path, profile: Profile, error: CallError, unsent: str) -> None:
-    """After an error that every call would meet nothing is sent, and all rows have a record."""
-    world = World(tmp_path, profile, 1200)
-    because = asyncio.run(world.run(lambda r: error if r.id == "r5" else answer(r), at_once=1))
-    good, bad = world.records()
-    assert because is error
-    assert world.sent == ids(range(6))
-    assert sorted(good + bad) == sorted(ids(range(1200)))
-    lines = errors_path(world.output).read_bytes().splitlines()
-    assert {orjson.loads(line)["error"]["type"] for line in lines} == {unsent}
-    assert world.stats.failed == len(bad) == 1195
-
-
-def test_too_many_errors(tmp_path: Path, profile: Profile) -> None:
-    """Beyond the allowed number the rest is recorded as cancelled, unsent."""
-    world = World(tmp_path, profile, 30)
-    because = asyncio.run(world.run(lambda _: ServerFailed("no"), at_once=1, allowed=4))
-    assert isinstance(because, ServerFailed)
-    assert len(world.sent) == 5
-    lines = errors_path(world.output).read_bytes().splitlines()
-    types = [orjson.loads(line)["error"]["type"] for line in lines]
-    assert (types.count("server"), types.count("cancelled")) == (5, 25)
-
-
 def test_a_stop_from_outside(tmp_path: Path, profile: Profile) -> None:
     """After a signal rows that were not sent have no record, and are sent next time."""
     world = World(tmp_path, profile, 30)
@@ -250,20 +209,6 @@ def test_an_input_that_changes_while_it_runs(tmp_path: Path, profile: Profile) -
     assert 0 < len(good) < 4000
 
 
-def test_a_full_disk(tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the output cannot be written the run ends with it, and nothing more is sent."""
-
-    def full(_: DurableFile, __: bytes) -> None:
-        raise DiskError("the disk is full")
-
-    monkeypatch.setattr(DurableFile, "append", full)
-    world = World(tmp_path, profile, 30)
-    with pytest.raises(DiskError):
-        asyncio.run(world.run())
-    assert len(world.sent) <= 4
-    assert world.diary == []
-
-
 def test_ordered(tmp_path: Path, profile: Profile) -> None:
     """With `ordered` the output ends in input order; also when nothing was left to send."""
     world = World(tmp_path, profile, 60, ordered=True)
@@ -274,12 +219,3 @@ def test_ordered(tmp_path: Path, profile: Profile) -> None:
         assert batch.skipped == batch.rows
         nothing_to_send(batch)
     assert world.records() == (ids(range(60)), [])
-
-
-def test_limit(tmp_path: Path, profile: Profile) -> None:
-    """`limit` takes the first rows; a larger one goes on from there."""
-    asyncio.run(World(tmp_path, profile, 20, limit=3).run())
-    world = World(tmp_path, profile, 20, limit=5)
-    asyncio.run(world.run())
-    assert world.sent == ids([3, 4])
-    assert orjson.dumps(dollars(world.stats.cost)) == b"0"

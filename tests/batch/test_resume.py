@@ -21,7 +21,6 @@ from llmctl.batch.job import Batch, Job, open_batch, put_in_order
 from llmctl.batch.output import Format, record
 from llmctl.batch.resume import RowIndex, index_rows
 from llmctl.batch.rows import RowReader
-from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import DiskError, InputError
 from llmctl.storage.files import LockedFile
@@ -94,11 +93,6 @@ def test_all_problems_at_once(put: Put, profile: Profile) -> None:
     ]
 
 
-def test_one_problem(put: Put, profile: Profile) -> None:
-    """One problem is one problem, not one problems."""
-    assert complaint(put("a.jsonl", b"[]\n"), profile)[0] == "IN: 1 problem, nothing was sent"
-
-
 def test_the_first_twenty(put: Put, profile: Profile) -> None:
     """Of many problems the first 20 are shown, and the rest is counted."""
     said = complaint(put("a.jsonl", b"{}\n" * 100), profile)
@@ -125,24 +119,6 @@ def test_ids_in_messages_are_harmless(put: Put, profile: Profile) -> None:
     [_, said] = complaint(put("a.jsonl", jsonl(*[{"id": name, "prompt": "x"}] * 2)), profile)
     assert said.startswith(r'IN:2: the id "\x1b[31mxxx')
     assert len(said) < 120
-
-
-def test_csv_problems(put: Put, profile: Profile) -> None:
-    """A CSV file's problems carry the line each record begins on."""
-    path = put("a.csv", b'id,prompt\n1,"a\nb"\n1,c\n2\n')
-    assert complaint(path, profile) == [
-        "IN: 2 problems, nothing was sent",
-        'IN:4: the id "1" is that of line 2',
-        "IN:5: 1 cell; the header names 2 columns",
-    ]
-
-
-def test_template_problems(put: Put, profile: Profile) -> None:
-    """A record that the template cannot use is reported with its line and the missing name."""
-    path = put("a.jsonl", jsonl({"name": "x"}, {"nam": "x"}))
-    assert complaint(path, profile, RowReader(template=Template("{{ name }}")))[1:] == [
-        "IN:2: --template: 'name' is undefined; the row has: nam"
-    ]
 
 
 IDS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("12")), max_size=30)
