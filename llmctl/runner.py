@@ -124,7 +124,10 @@ class Runner(Struct, frozen=True):
         ttl = self.profile.cache.ttl
         found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)
         pairs = zip(requests, found, strict=True)
-        return [answer and costs.record(request, answer, watch) for request, answer in pairs]
+        return [
+            None if answer is None else costs.record(request, answer, watch)
+            for request, answer in pairs
+        ]
 
     def waits(self) -> str | None:
         """What the run is waiting for, such as `rate limit, 12 s`; None when it goes on."""

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
-from llmctl.prompt import max_output
 from llmctl.protocols import (
     Budget,
     BudgetDenied,
@@ -23,6 +22,7 @@ from llmctl.protocols import (
     Hold,
 )
 from llmctl.storage.ledger_rows import kind_of, matches
+from llmctl.tokens import max_output
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 POLL = 0.1

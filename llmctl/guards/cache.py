@@ -148,7 +148,7 @@ class Cache:
 
     async def _find(self, request: Request) -> Answer | None:
         kept = await self._store.get(request.fingerprint)
-        return kept and answer_of(request, kept, self._clock.wall(), self._ttl)
+        return answer_of(request, kept, self._clock.wall(), self._ttl)
 
     async def _keep(self, request: Request, answer: Answer, flight: asyncio.Future[Answer]) -> None:
         """Until it is kept, identical requests get the answer of the flight."""

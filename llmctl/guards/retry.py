@@ -87,7 +87,7 @@ class Retry:
         attempts = _Attempts(self, request)
         retrying = AsyncRetrying(
             retry=retry_if_exception(_is_retryable),
-            stop=attempts.should_stop,  # type: ignore[arg-type] - tenacity awaits what it gives
+            stop=attempts.should_stop,  # type: ignore[arg-type]  # tenacity awaits what it gives
             wait=attempts.wait,
             sleep=self.clock.sleep,
             before_sleep=attempts.notify,

@@ -45,7 +45,7 @@ def test_an_answer_is_timed_and_priced() -> None:
     clock.run(recorded(slow, records, clock)(request(), lambda _: None))
     (record,) = records
     assert (record.started, record.first_token, record.elapsed) == (1_800_000_000, 1, 3)
-    assert (record.cost, record.saved, record.ok) == (2, None, True)
+    assert (record.cost, record.saved, record.ok) == (Decimal(2), None, True)
 
 
 def test_a_kept_answer_costs_nothing_and_says_what_it_saved() -> None:
@@ -53,7 +53,7 @@ def test_a_kept_answer_costs_nothing_and_says_what_it_saved() -> None:
     for cache in ("hit", "shared"):
         records: list[CallRecord] = []
         asyncio.run(recorded(Scripted(response(cache=cache)), records)(request(), None))
-        assert (records[0].cost, records[0].saved) == (0, 2)
+        assert (records[0].cost, records[0].saved) == (Decimal(0), Decimal(2))
 
 
 def test_failures_cost_what_they_were_billed() -> None:
@@ -81,7 +81,7 @@ def test_a_stream_that_broke_off_counts_what_was_received(end: BaseException) ->
     with pytest.raises(type(end)):
         asyncio.run(recorded(breaks, records)(request(), lambda _: None))
     (record,) = records
-    assert (record.usage, record.cost) == (Usage(output=4, estimated=True), 4)
+    assert (record.usage, record.cost) == (Usage(output=4, estimated=True), Decimal(4))
     assert record.first_token is not None
 
 
