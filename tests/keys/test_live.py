@@ -9,7 +9,7 @@ import pytest
 
 from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import AuthFailed, NoKeyError
-from llmctl.guards.key_failover import Rekey
+from llmctl.guards.key_failover import KeyFailover
 from llmctl.keys.key import Key, slot
 from llmctl.keys.live import LiveKey
 from llmctl.keys.resolver import Finder
@@ -34,7 +34,7 @@ class World:
         self.store(primary, previous)
         self.finder = Finder({}, open_vault=lambda *_: self.vault)
         self.key = LiveKey(self.finder, PROFILE, self.finder.require(PROFILE)[0], self.said.append)
-        self.guard = Rekey(self._call, self.key)
+        self.guard = KeyFailover(self._call, self.key)
 
     def store(self, primary: str, previous: str | None) -> None:
         """What the keyring holds from now on."""
