@@ -89,10 +89,23 @@ class Migration(Struct, frozen=True):
 
 
 class _Write(Struct):
-    """A write that waits for its commit."""
+    """A write that waits for its commit: a thread waits for `future`, or a task of `loop`; and
+    how it went."""
 
     work: Work[Any]
-    future: Future[Any]
+    future: Future[Any] | asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop | None = None
+    value: Any = None
+    error: BaseException | None = None
+
+    def tell(self) -> None:
+        """Let who waits have the value or the error."""
+        if self.future.done():  # the task was cancelled
+            return
+        if self.error is None:
+            self.future.set_result(self.value)
+        else:
+            self.future.set_exception(self.error)
 
 
 class Database:
@@ -136,6 +149,8 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._local = threading.local()
         self._waiting: deque[_Write] = deque()
+        self._lock = threading.Lock()
+        self._committing = False
         self._broken: BaseException | None = None
         _make_private(path)
         self._in_use = UseLock.shared(path) if replaceable else None
@@ -152,11 +167,16 @@ class Database:
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo the
         write.
         """
-        return await asyncio.wrap_future(self._submit(work))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._submit(_Write(work, future, loop))
+        return await future
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
-        return self._submit(work).result()
+        future: Future[T] = Future()
+        self._submit(_Write(work, future))
+        return future.result()
 
     def read(self, work: Work[T]) -> T:
         """What `work(connection)` returns, at once, on the calling thread's own reader.
@@ -195,13 +215,13 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, work: Work[T]) -> Future[T]:
+    def _submit(self, write: _Write) -> None:
         self._check_usable()
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
-        self._waiting.append(_Write(work, future))
-        self._thread.submit(self._commit_waiting)
-        return future
+        with self._lock:
+            self._waiting.append(write)
+            if not self._committing:
+                self._committing = True
+                self._thread.submit(self._commit_waiting)
 
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
@@ -210,10 +230,15 @@ class Database:
             raise RuntimeError(f"{self.path} is closed")
 
     def _commit_waiting(self) -> None:
-        """Commit what waits, together; nothing when an earlier turn of the thread has done so."""
-        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-        if group:
+        """Commit what waits, together, until nothing waits."""
+        while True:
+            with self._lock:
+                group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+                self._committing = bool(group)
+            if not group:
+                return
             self._commit(group)
+            _tell(group)
 
     def _commit(self, group: Sequence[_Write]) -> None:
         """One transaction for all; where one of them raises, one for each."""
@@ -228,10 +253,10 @@ class Database:
                     self._commit([write])
             else:
                 for write in group:  # each its own: a traceback grows with every raise
-                    write.future.set_exception(self._known(error, self._connection))
+                    write.error = self._known(error, self._connection)
         else:
             for write, value in zip(group, values, strict=True):
-                write.future.set_result(value)
+                write.value = value
 
     def _transaction(self, group: Sequence[_Write]) -> list[Any]:
         """What the works return, once they are committed; on any error all is undone."""
@@ -302,6 +327,24 @@ class Database:
         if known is not error:
             known.__cause__ = error
         return known
+
+
+def _tell(group: Sequence[_Write]) -> None:
+    """Wake who waits: threads one by one, the tasks of an event loop together."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
+    for write in group:
+        if write.loop is None:
+            write.tell()
+        else:
+            loops.setdefault(write.loop, []).append(write)
+    for loop, writes in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(_tell_all, writes)
+
+
+def _tell_all(writes: Sequence[_Write]) -> None:
+    for write in writes:
+        write.tell()
 
 
 class ReadOnlyFile:
