@@ -18,22 +18,20 @@ def _stopped() -> CallError:
 
 
 class Stop:
-    """`ask`: nothing new is sent, what is in flight may finish. `at_once`: no more waiting."""
+    """`ask`: nothing new is sent, what is in flight may finish. `at_once`: no more waiting.
+    `asked`: whether the run is to end."""
 
     def __init__(self) -> None:
+        self.asked = False
         self._asked = asyncio.Event()
         self._at_once = asyncio.Event()
         self._reason: Callable[[], CallError] = _stopped
-
-    @property
-    def asked(self) -> bool:
-        """Whether the run is to end."""
-        return self._asked.is_set()
 
     def ask(self, reason: Callable[[], CallError] = _stopped) -> None:
         """Send nothing new; `reason` makes the error of a call that is not sent any more."""
         if not self.asked:
             self._reason = reason
+        self.asked = True
         self._asked.set()
 
     def at_once(self) -> None:

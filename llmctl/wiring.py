@@ -173,10 +173,10 @@ async def _open_address(
     """Where the profile's requests go, and the key they carry (None for the local model)."""
     if profile.provider == LOCAL:
         return _local_address(profile, around, stack), None
-    key = await _open_key(profile, around)
+    key, url = await _open_key(profile, around), profile.url
 
     async def address() -> Address:
-        return Address(profile.url, key.value, profile.key_header)
+        return Address(url, key.value, profile.key_header)
 
     return address, key
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from msgspec import Struct
+
 from llmctl.clock import Clock
 from llmctl.config.settings import Limits
 from llmctl.errors import CallError, LlmctlError, Overloaded, RateLimited
@@ -30,8 +32,15 @@ spend the minute in its first second; above one request, so that late timers are
 _TOKEN_BURST_SHARE = 1 / 12
 """The same for tokens, five seconds' worth: single requests are large against a minute."""
 
-_LATE_SHARE = 0.002
-"""Share of a minute's requests that may be sent later than they were taken (120 ms late)."""
+_LOT_SHARE = 0.05 / 60
+"""Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
+the shared file a second, not 500, each of which costs a millisecond of processor."""
+
+_LOT_EXPIRES = 1.0
+"""Seconds after which the rest of a lot is given back."""
+
+_LATE_LOTS = 4
+"""Lots of the past that processes may still use in a minute, without a request too many."""
 
 _DEFAULT_PAUSE = 1.0
 """Seconds of pause after a 429 that names none."""
@@ -79,12 +88,28 @@ class Bucket:
 def request_bucket(rpm: int, full_at: float = float("-inf")) -> Bucket:
     """The bucket of requests."""
     burst = max(1.0, rpm * _BURST_SHARE)
-    return Bucket(rpm, burst, full_at, late=rpm * _LATE_SHARE if burst > 1 else 0.0)
+    lot = request_lot(rpm)
+    return Bucket(rpm, burst, full_at, late=_LATE_LOTS * lot if lot > 1 else 0.0)
+
+
+def request_lot(rpm: int) -> float:
+    """Requests that are taken at a time."""
+    return max(1.0, rpm * _LOT_SHARE // 1)
 
 
 def token_bucket(tpm: int, full_at: float = float("-inf")) -> Bucket:
     """The bucket of tokens."""
     return Bucket(tpm, max(1.0, tpm * _TOKEN_BURST_SHARE), full_at)
+
+
+class Lot(Struct):
+    """Requests and tokens that this process has taken and not used, from `due` until `expires`
+    (seconds of the monotonic clock)."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    due: float = float("-inf")
+    expires: float = float("-inf")
 
 
 class LocalLimits:
@@ -220,6 +245,7 @@ class ProviderLimits:
         self._requests, self._tokens = ProviderQuota(), ProviderQuota()
         self._paused_until = self._waiting_until = float("-inf")
         self._in_flight = self._tokens_in_flight = 0
+        self._lot = Lot()
         self._unused = (0.0, 0.0)
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
@@ -328,38 +354,58 @@ class ProviderLimits:
     async def _take(self, tokens: int) -> float:
         """Seconds until a request of `tokens`, now taken, may go. Negative, and nothing is taken:
         those until the end of a pause."""
-        unused, self._unused = self._unused, (0.0, 0.0)
-        change = partial(self._change, tokens, unused)
+        lot, now = self._lot, self._clock.monotonic()
+        if now >= lot.expires or lot.requests < 1 or lot.tokens < tokens:
+            wait = await self._draw(tokens)
+            if wait < 0:
+                return wait
+            lot, now = self._lot, self._clock.monotonic()
+        lot.requests -= 1
+        lot.tokens -= tokens
+        return max(0.0, lot.due - now)
+
+    async def _draw(self, tokens: int) -> float:
+        """Give back what is unused and take the next lot, with room for `tokens`: the seconds until
+        it is due, or as `_take` says. What is given back meanwhile is written next time."""
+        rpm, tpm = self._limits.rpm, self._limits.tpm
+        back = (self._unused[0] + self._lot.requests, self._unused[1] + self._lot.tokens)
+        self._unused, self._lot = (0.0, 0.0), Lot()
+        taken = (request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
+        change = partial(self._change, taken, back)
         try:
-            return await self._shared.change(self._name, change)
+            wait = await self._shared.change(self._name, change)
         except LlmctlError as error:
             self._warn(f"the rate limits are not shared with other processes: {error.message}")
             self._shared = LocalLimits()
-            return await self._shared.change(self._name, change)
+            wait = await self._shared.change(self._name, change)
         except BaseException:
-            self._give_back(*unused)
+            self._give_back(*back)
             raise
+        if wait >= 0:
+            due = self._clock.monotonic() + wait
+            unlimited = float("inf")
+            requests, many = taken[0] or unlimited, taken[1] or unlimited
+            self._lot = Lot(requests, many, due, due + _LOT_EXPIRES)
+        return wait
 
     def _change(
-        self, tokens: int, unused: tuple[float, float], state: LimitState
+        self, taken: tuple[float, float], back: tuple[float, float], state: LimitState
     ) -> tuple[LimitState, float]:
         now, quiet = self._clock.monotonic(), max(state[2], self._paused_until)
         rpm, tpm = self._limits.rpm, self._limits.tpm
-        requests = request_bucket(rpm, state[0]) if rpm else None
-        held = token_bucket(tpm, state[1]) if tpm else None
-        wait = 0.0
-        for bucket, wanted, back in ((requests, 1, unused[0]), (held, tokens, unused[1])):
-            if bucket is not None:
-                bucket.take(-back, now)
-                wait = max(wait, bucket.wait(wanted, now))
-                if quiet <= now:
-                    bucket.take(wanted, now)
-        after = (
-            requests.full_at if requests else state[0],
-            held.full_at if held else state[1],
-            quiet,
+        buckets = (
+            request_bucket(rpm, state[0]) if rpm else None,
+            token_bucket(tpm, state[1]) if tpm else None,
         )
-        return after, now - quiet if quiet > now else wait
+        wait, after = 0.0, list(state)
+        for number, bucket in enumerate(buckets):
+            if bucket is not None:
+                bucket.take(-back[number], now)
+                wait = max(wait, bucket.wait(taken[number], now))
+                if quiet <= now:
+                    bucket.take(taken[number], now)
+                after[number] = bucket.full_at
+        return (after[0], after[1], quiet), now - quiet if quiet > now else wait
 
 
 class RateLimit:
