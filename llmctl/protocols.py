@@ -1,14 +1,16 @@
-"""Every seam of the program on one page.
+"""The seams of the program: every protocol that more than one room answers or asks.
 
-`Handler` is the one verb: guards, endpoint, engines and commands all meet there. Text that
-arrives early goes to `emit`; a handler that gets `emit=None` is asked for a plain answer.
+`Handler` is the one verb: guards, endpoint, engines and commands all meet there. Everything that
+may be answered by another process or machine (`Budget`, `AnswerCache`, `SharedLimits`) is awaited
+and returns plain values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol
 
 from msgspec import Struct, field
 
@@ -25,68 +27,46 @@ from llmctl.types import (
     Usage,
 )
 
-if TYPE_CHECKING:
-    import httpx2
-
-    from llmctl.behind import Write
-
 Emit = Callable[[str], None]
 """Takes the next piece of a streamed answer."""
 
 
 class Handler(Protocol):
-    """Answers a request, or raises a `CallError`."""
+    """Answers a request, or raises a `CallError`; the only way to get an answer.
+
+        answer = await handler(request, None)
+
+    With `emit` the answer is streamed: its text goes to `emit` piece by piece. With `emit=None`
+    the provider is asked for a plain answer.
+    """
 
     async def __call__(self, request: Request, emit: Emit | None, /) -> Answer:
-        """The answer; pieces of it go to `emit` as they arrive."""
+        """The whole answer, when its last piece has arrived."""
         ...
 
 
 class Observer(Protocol):
-    """Is told of every call once, when it has ended; returning means: dealt with, durably."""
+    """Gets the record of every call once, when the call has ended.
 
-    async def __call__(self, outcome: CallRecord, /) -> None:
-        """Deal with the outcome."""
+    Returning means dealt with, durably. Raises `DiskError` where that is not possible: the run
+    ends then.
+    """
+
+    async def __call__(self, record: CallRecord, /) -> None:
+        """Deal with the record."""
         ...
 
 
-@runtime_checkable
-class ManyObserver(Observer, Protocol):
-    """An observer that deals with many outcomes for less than one by one."""
+class Engine(Protocol):
+    """Puts many requests through one handler."""
 
-    async def many(self, outcomes: Sequence[CallRecord], /) -> None:
-        """Deal with the outcomes, in their order."""
-        ...
+    async def run(self, requests: AsyncIterator[Request], handler: Handler, sink: Observer) -> None:
+        """Return when every request has been dealt with, or the engine was told to stop.
 
-
-class Chain(Handler, Protocol):
-    """All guards in their order. What is kept can be had from it many at a time, too: a file of
-    answered questions is then limited by the disk, not by what a call costs."""
-
-    def take(
-        self, requests: Sequence[Request], /
-    ) -> tuple[Sequence[CallRecord], Sequence[Request]]:
-        """The outcomes of the requests whose answers are kept, and the other requests."""
-        ...
-
-    async def deal(self, outcomes: Sequence[CallRecord], /) -> None:
-        """Return when all observers have dealt with what was taken."""
-        ...
-
-    async def claim(self, requests: Sequence[Request], /) -> None:
-        """These requests, which `take` left over, are made next: no other process need make
-        them, too."""
-        ...
-
-    async def prepare(self, requests: Sequence[Request], /) -> None:
-        """These requests, which were claimed, are made next, and are more than a few: what must
-        be on record before each of them is sent is put there for many of them at once."""
-        ...
-
-    async def finish(self) -> None:
-        """No more requests are made: what was claimed and put on record for those that were not
-        is given back, and what calls have left to be written is. Raises what kept that from being
-        done."""
+        `handler` hands the record of every call to `sink` itself (its outermost guard does);
+        `sink` is the same object, for engines that get records in another way (provider batches).
+        A `CallError` concerns its request only; any other error ends the run and is raised.
+        """
         ...
 
 
@@ -208,49 +188,40 @@ class CachedAnswer(Struct, frozen=True):
     asked: str = ""
 
 
-class CacheStore(Protocol):
-    """Answers by fingerprint, and who is finding out which."""
+class AnswerCache(Protocol):
+    """Answers by fingerprint, and which process is getting which. Raises `DiskError`."""
 
-    def get(self, key: str) -> CachedAnswer | None:
+    async def get(self, key: str, /) -> CachedAnswer | None:
         """The answer, or None."""
         ...
 
-    def get_all(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
-        """The answers to those of the keys that have one."""
+    async def get_many(self, keys: Sequence[str], /) -> Mapping[str, CachedAnswer]:
+        """The answers of those keys that have one: a page of a batch's rows before workers see
+        them, and used nowhere else."""
         ...
 
-    def put(self, key: str, answer: CachedAnswer) -> Write[None]:
-        """Begin to keep the answer, instead of an older one; when that is done it need not be
-        found out any more. Nobody is thought to wait for it, so it may take a moment longer."""
+    async def put(self, key: str, answer: CachedAnswer, /) -> None:
+        """Keep the answer instead of an older one and end the claim on it; on disk on return."""
         ...
 
-    def hurry(self) -> None:
-        """Somebody waits now for what was put."""
+    async def claim(self, key: str, /) -> bool:
+        """True when this process is to get the answer, and says `put` or `release` in the end;
+        False while another living process holds the claim."""
         ...
 
-    async def claim(self, key: str) -> bool:
-        """True when the caller's process is to find out the answer, and says `put` or `release`
-        in the end; False while another process is at it."""
+    async def release(self, key: str, /) -> None:
+        """End this process's claim without an answer."""
         ...
 
-    async def claim_all(self, keys: Sequence[str]) -> set[str]:
-        """Claim many at once: those of which no answer is kept and that no other process is at.
-        The others are claimed one by one, when it is their turn."""
-        ...
-
-    def release(self, key: str) -> None:
-        """The answer was not found out."""
-        ...
-
-    def beat(self) -> None:
-        """The caller's process lives, and still tries to find out what it has claimed."""
+    async def beat(self) -> None:
+        """Renew this process's claims: it is alive, and still at them."""
         ...
 
 
 class Hold(Struct, frozen=True):
-    """A call about to be sent: on record, durably, before its first byte leaves. `cost` is the
-    worst case of one attempt in US dollars, None when it is unknown; `times` how many attempts
-    may have to be paid for."""
+    """A call about to be sent. `cost` is the worst case of one attempt in US dollars, None when
+    it is unknown; `times` how many attempts may have to be paid for; `at` seconds since the
+    epoch."""
 
     call_id: str
     request: Request
@@ -261,10 +232,13 @@ class Hold(Struct, frozen=True):
 
 
 class BudgetWindow(Struct, frozen=True):
-    """At most `limit` US dollars for the calls from `start` to before `end` (milliseconds since
-    the epoch) that have all of `match`: a value by `run`, `profile`, `provider`, `model`, `user`
-    or `tag:NAME`. `key` names the window, in all processes alike and whatever the limit; `name`
-    is for people. `warn_at` are shares of the limit, ascending."""
+    """One period of a budget: at most `limit` US dollars for its calls.
+
+    It counts the calls from `start` to before `end` (milliseconds since the epoch) that have all
+    of `match`: a value by `run`, `profile`, `provider`, `model`, `user` or `tag:NAME`. `key` names
+    the window, in all processes alike and whatever the limit; `name` is for people. `warn_at` are
+    shares of the limit, ascending.
+    """
 
     key: str
     name: str
@@ -276,100 +250,105 @@ class BudgetWindow(Struct, frozen=True):
 
 
 class BudgetUsage(Struct, frozen=True):
-    """What counts against a cap, in US dollars: `spent` is what ended calls cost, or may have
-    cost, `held` what those under way can come to."""
+    """What counts against a window, in US dollars: `spent` is what ended calls cost, or may have
+    cost; `held` the worst case of those under way."""
 
     spent: Decimal
     held: Decimal
 
 
 class BudgetDenied(Struct, frozen=True):
-    """A hold that did not fit under `cap`, which stood so without it. `never`: what is spent
-    alone leaves too little, so waiting for calls under way does not help."""
+    """A hold that does not fit into `window`, of which `usage` counted without it. `never`: what
+    is spent alone leaves too little, so waiting for calls under way does not help."""
 
-    cap: BudgetWindow
-    standing: BudgetUsage
+    window: BudgetWindow
+    usage: BudgetUsage
     never: bool
 
 
 class BudgetWarning(Struct, frozen=True):
-    """`spent` US dollars have reached `share` of the cap's limit."""
+    """`spent` US dollars have reached `share` of the window's limit."""
 
-    cap: BudgetWindow
+    window: BudgetWindow
     share: Decimal
     spent: Decimal
 
 
-class LedgerStore(Protocol):
-    """Every call ever made, and those under way."""
+class Budget(Protocol):
+    """The ledger as calls spend from it: holds, and what ended calls cost. Raises `DiskError`.
 
-    async def hold(self, hold: Hold, caps: Sequence[BudgetWindow] = ()) -> BudgetDenied | None:
-        """Put the call on record, if what is spent and held then stays within all `caps`, which
-        must be those that the call counts towards; durable when this returns None. A refused
-        hold leaves nothing behind. A second hold of one call takes the place of the first."""
+    Which windows a call counts towards is decided once, by `storage.ledger_rows.matches` at the hold,
+    and stored with the hold.
+    """
+
+    async def hold(
+        self, hold: Hold, windows: Sequence[BudgetWindow] = (), /
+    ) -> BudgetDenied | None:
+        """Put the call on record where its worst case fits into all `windows`, which are those
+        that it counts towards; durable when this returns None. A denied hold changes nothing. A
+        second hold of one call takes the place of the first."""
         ...
 
-    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[BudgetWindow]]]) -> bool:
-        """Put many calls on record, each with the caps that it counts towards, as `hold` does;
-        durable when this returns. False, and none is on record, where they do not all fit."""
+    async def settle(self, record: CallRecord, /) -> Sequence[BudgetWarning]:
+        """Write the call's row, end its hold and charge the windows stored with that hold, in one
+        transaction; durable on return. A record without a hold (a kept answer, a refusal) only
+        gets its row. Gives the shares of `warn_at` reached for the first time in any process."""
         ...
 
-    async def give_back(self, call_ids: Sequence[str]) -> None:
-        """End the holds of calls that were not made and are not going to be: nothing of them
-        stays on record."""
-        ...
-
-    def settle(
-        self, outcome: CallRecord, caps: Sequence[BudgetWindow] = (), *, lazily: bool = False
-    ) -> Write[Sequence[BudgetWarning]]:
-        """Begin to write the call's row and to end its hold; durable when that is done. Gives the
-        highest share of each of `caps` to warn at, where it is reached and nobody has been told
-        yet. `lazily`: nobody waits for it, so it may take a moment longer."""
-        ...
-
-    def hurry(self) -> None:
-        """Somebody waits now for what was settled lazily."""
-        ...
-
-    async def settle_kept(self, outcomes: Sequence[CallRecord]) -> None:
-        """Write the rows of answers that took no call, and so have no hold."""
-        ...
-
-    def standing(self, cap: BudgetWindow) -> BudgetUsage | None:
-        """What counts against the cap now; None where no hold has met it yet."""
-        ...
-
-    def check(self) -> None:
-        """Raises what has kept a call from being put on record, where it would every other one;
-        known before any task hears of it."""
+    async def usage(self, window: BudgetWindow, /) -> BudgetUsage:
+        """What counts against the window now."""
         ...
 
 
-LaneState = tuple[float, float, float]
-"""What processes share of a provider's lane, in seconds of the machine's monotonic clock: when
-its bucket of requests is full again, when that of tokens is, and until when the provider wants
-peace."""
+class Permit(Struct, frozen=True):
+    """Leave to send one attempt: `tokens` taken for it; `generation` of the concurrency limit
+    then, so that one crowd of refusals counts once."""
 
-UNUSED_LANE: LaneState = (float("-inf"), float("-inf"), float("-inf"))
-"""The state of a lane nobody knows anything of."""
-
-LaneChange = Callable[[LaneState], tuple[LaneState, float]]
-"""From the state to the next one, and a number of seconds for who makes the change."""
+    tokens: int
+    generation: int
 
 
-class Source(Protocol):
-    """Requests, drawn one by one by many."""
+class RateLimits(Protocol):
+    """What one provider is sent: requests and tokens a minute, calls at a time, pauses."""
 
-    async def draw(self) -> Request | None:
-        """The next request; None when there is none left."""
+    async def acquire(self, tokens: int, /) -> Permit:
+        """Return when a request that uses `tokens` may be sent; first come, first served."""
+        ...
+
+    def release(self, permit: Permit, used: int, /) -> None:
+        """The attempt has ended and used so many tokens."""
+        ...
+
+    def on_success(self, permit: Permit, /) -> None:
+        """The attempt was served."""
+        ...
+
+    def on_throttled(self, permit: Permit, retry_after: float | None, /) -> None:
+        """The provider refused the attempt: peace for `retry_after` seconds, for all."""
+        ...
+
+    def update_from_headers(self, headers: RateHeaders, /) -> None:
+        """What a reply's headers say of the provider's own limits."""
         ...
 
 
-class Engine(Protocol):
-    """Drives many requests through one handler."""
+LimitState = tuple[float, float, float]
+"""What processes share of one provider's limits, in seconds of the machine's monotonic clock:
+when the allowance of requests is whole again, when that of tokens is, until when to pause."""
 
-    async def run(self, requests: Iterable[Request] | Source, handler: Handler) -> None:
-        """Returns when every request has been dealt with, or the engine was told to stop."""
+INITIAL_LIMITS: LimitState = (float("-inf"), float("-inf"), float("-inf"))
+"""Nothing used, no pause."""
+
+LimitChange = Callable[[LimitState], tuple[LimitState, float]]
+"""From the state to the next one, and a number of seconds for the caller."""
+
+
+class SharedLimits(Protocol):
+    """Rate limits that the processes of this machine share (`storage/rate_limits.py`)."""
+
+    async def change(self, name: str, change: LimitChange, /) -> float:
+        """Apply `change` to the limits called `name` while no other process does; the number that
+        it gives. Raises `DiskError`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Settings → live objects: opens everything a call needs, puts the chain together, closes it."""
+"""The runner: opens everything a call needs, puts its guards together, and closes it in order."""
 
 from __future__ import annotations
 
@@ -7,74 +7,64 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from llmctl import pricing
-from llmctl.behind import Behind
+from llmctl import price_data
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
-from llmctl.connecting import estimate
 from llmctl.errors import CallError, NoKeyError, SetupError
-from llmctl.guards.accounting import Accounts, Observe
-from llmctl.guards.breaker import Breaker
-from llmctl.guards.cache import Cache
-from llmctl.guards.context_window import Tokens
-from llmctl.guards.fallback import Alternative, Failed, Fallback
-from llmctl.guards.hold import Advance, Holding
-from llmctl.guards.key_failover import Rekey
-from llmctl.guards.lane import Lane
-from llmctl.guards.limiter import Limiter
-from llmctl.guards.minute import Share
-from llmctl.guards.pipeline import Guards, chain
-from llmctl.guards.purse import Purse
-from llmctl.guards.retry import Retry, Trouble
-from llmctl.guards.schema import Fitting
-from llmctl.guards.sending import Sending
+from llmctl.guards.accounting import Accounting, CostCalculator, Stopwatch
+from llmctl.guards.budget import BudgetGuard, RunBudget
+from llmctl.guards.cache import Cache, kept_answers
+from llmctl.guards.circuit_breaker import CircuitBreaker
+from llmctl.guards.context_window import ContextWindow
+from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
+from llmctl.guards.key_failover import KeyFailover
+from llmctl.guards.pipeline import TargetGuards, pipeline
+from llmctl.guards.rate_limit import RateLimit
+from llmctl.guards.retry import Retry, RetryDetails
+from llmctl.guards.schema import SchemaValidation
 from llmctl.ids import ulid
-from llmctl.inflight import InFlight
 from llmctl.pricing import Prices, terms_of
-from llmctl.protocols import CacheStore, Chain, Handler, LedgerStore, Observer, TokenCount
+from llmctl.protocols import AnswerCache, Handler, Observer, TokenCount
 from llmctl.providers.endpoint import Endpoint
-from llmctl.request import retarget
-from llmctl.routes import Route, open_route
+from llmctl.request import readdress
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
-from llmctl.types import Request, Usage
-
-if TYPE_CHECKING:
-    from llmctl.storage.rate_limits import Minutes
+from llmctl.types import CallRecord, Request, Usage
+from llmctl.wiring import Route, Surroundings, estimate, open_route
 
 
-class Live(Struct, frozen=True):
-    """The open objects of one run of the program. `routes`: the way of the profile in use, then
-    those of its fallbacks. `patient`: calls wait for a provider rather than fail (a batch).
-    `behind`: what calls leave to be written."""
+class Runner(Struct, frozen=True):
+    """The open objects of one run of the program.
+
+    Attributes:
+        routes: the way of the profile in use, then those of its fallbacks.
+        budget: what the run may spend, and the ledger it spends from.
+        cache: kept answers.
+        patient: calls wait for a provider rather than fail (a batch).
+        cache_guards: the cache guards of the handlers made so far.
+
+    """
 
     routes: tuple[Route, ...]
     clock: Clock
     run_id: str
     counter: Counter
     prices: Prices
-    ledger: LedgerStore
-    purse: Purse
-    cache: CacheStore
+    budget: RunBudget
+    cache: AnswerCache
     warn: Callable[[str], None]
     patient: bool = False
     stop: Stop = field(default_factory=Stop)
-    behind: Behind = field(default_factory=Behind)
+    cache_guards: list[Cache] = field(default_factory=list)
 
     @property
     def profile(self) -> Profile:
         """The profile in use."""
         return self.routes[0].profile
-
-    @property
-    def lane(self) -> Lane:
-        """The lane of the profile in use."""
-        return self.routes[0].lane
 
     @property
     def endpoint(self) -> Endpoint:
@@ -91,148 +81,78 @@ class Live(Struct, frozen=True):
 
     def handler(
         self,
-        observers: Sequence[Observer],
+        sink: Observer,
         *,
         exact: bool,
-        told: Callable[[Trouble], None],
-        switched: Callable[[CallError, str], None] = lambda _, __: None,
-        in_flight: InFlight | None = None,
-    ) -> Chain:
-        """The whole chain. Each call's outcome goes to `observers` in their order; `told` hears of
-        attempts that are repeated, `switched` why which profile is asked instead. Rows take a
-        place `in_flight` before they are sent.
+        on_retry: Callable[[RetryDetails], None],
+        on_fallback: Callable[[CallError, str], None] = lambda _, __: None,
+    ) -> Handler:
+        """The whole pipeline. `sink` gets each call's record; `on_retry` hears of attempts that
+        are repeated, `on_fallback` why which profile is asked instead.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
         something depends on it, because loading a vocabulary takes longer than most prompts
         are worth.
         """
-        accounts = Accounts(self.price, partial(estimate, self.counter))
+        costs = self._costs()
 
-        async def handed_over(failed: Failed) -> None:
-            await self.purse.settle(
-                accounts.outcome(
-                    failed.request, failed.error, started=failed.started, elapsed=failed.elapsed
-                )
-            )
-            if in_flight is not None:
-                # It may have to wait for the budget, for what those hold who wait for its place.
-                in_flight.leave()
+        async def settle_failed(failed: FailedAttempt) -> None:
+            await self.budget.settle(costs.record(failed.request, failed.error, failed.watch))
 
         def fallback(first: Handler, others: Sequence[Handler]) -> Fallback:
-            ways = zip(self.routes[1:], others, strict=True)
+            pairs = zip(self.routes[1:], others, strict=True)
             return Fallback(
                 first,
-                [self._alternative(route, handler) for route, handler in ways],
+                [self._fallback_target(route, handler) for route, handler in pairs],
                 self.stop.clock(self.clock),
-                handed_over,
-                switched,
+                settle_failed,
+                on_fallback,
                 overflow=self.profile.on_overflow == "fallback",
                 patient=self.patient,
             )
 
-        targets = [
-            (route.endpoint, self._guards(route, in_flight, exact=exact, told=told))
-            for route in self.routes
-        ]
-        early = Advance(self.purse, self._worst_at_once) if len(self.routes) == 1 else None
-        return chain(
-            targets,
+        return pipeline(
+            [self._guards(route, on_retry, exact=exact) for route in self.routes],
             fallback,
-            lambda inner, kept: Observe(
-                inner,
-                observers,
-                self.clock,
-                accounts,
-                self.behind,
-                kept,
-                lambda _: None,
-                early,
-            ),
+            lambda inner: Accounting(inner, sink, self.clock, costs),
         )
+
+    async def kept_records(self, requests: Sequence[Request]) -> list[CallRecord | None]:
+        """The records of those requests whose answers are in the cache, in the requests' order;
+        None for the others. Raises `DiskError`."""
+        watch, costs = Stopwatch(self.clock), self._costs()
+        ttl = self.profile.cache.ttl
+        found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)
+        pairs = zip(requests, found, strict=True)
+        return [
+            None if answer is None else costs.record(request, answer, watch)
+            for request, answer in pairs
+        ]
 
     def waits(self) -> str | None:
         """What the run is waiting for, such as `rate limit, 12 s`; None when it goes on."""
-        down = [wait for route in self.routes if (wait := route.gate.waits()) is not None]
+        down = [wait for route in self.routes if (wait := route.health.waits()) is not None]
         if down:
             return f"the provider is down, next look in {min(down):.0f} s"
-        if self.purse.waiting:
+        if self.budget.waiting:
             return "what calls under way leave of the budget"
-        wait = min(route.lane.waits() for route in self.routes)
+        wait = min(route.limits.waits() for route in self.routes)
         return f"rate limit, {wait:.0f} s" if wait >= 1 else None
-
-    def _alternative(self, route: Route, handler: Handler) -> Alternative:
-        def readdressed(request: Request) -> Request:
-            return retarget(request, route.profile, self.call_id())
-
-        return Alternative(route.profile.name, readdressed, route.admit, handler)
-
-    def _guards(
-        self,
-        route: Route,
-        in_flight: InFlight | None,
-        *,
-        exact: bool,
-        told: Callable[[Trouble], None],
-    ) -> Guards:
-        profile, key, waiting = route.profile, route.key, self.stop.clock(self.clock)
-        worst = self.worst if exact or route.lane.counts_tokens else self._bound
-        return Guards(
-            cache=lambda inner: Cache(
-                inner,
-                self.cache,
-                self.clock,
-                self.warn,
-                self.behind,
-                profile.cache.ttl,
-                route.longest,
-                waiting,
-            ),
-            fitting=Fitting,
-            tokens=lambda inner: Tokens(inner, partial(route.admit, fits=self.purse.is_early)),
-            hold=lambda inner: Holding(inner, self.purse, worst, self.worst),
-            sending=None if in_flight is None else lambda inner: Sending(inner, in_flight),
-            rekey=None if key is None else lambda inner: Rekey(inner, key),
-            retry=lambda inner: Retry(
-                inner, route.endurance(patient=self.patient), waiting, told, self.purse.again
-            ),
-            breaker=lambda inner: Breaker(inner, route.gate),
-            limiter=lambda inner: Limiter(inner, route.lane, route.tokens),
-        )
-
-    def _profile_of(self, request: Request) -> Profile:
-        name = request.target.profile
-        for route in self.routes:
-            if route.profile.name == name:
-                return route.profile
-        return self.profile
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; the provider's own figure wins."""
-        return reported if reported is not None else self._priced(request, usage)
-
-    def _priced(self, request: Request, usage: Usage) -> Decimal | None:
+        if reported is not None:
+            return reported
         own = self._profile_of(request).price
         return self.prices.price(request.target, own, usage, self.clock.wall(), terms_of(request))
-
-    async def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
-        most, output = self.counter.upper_bound(request), max_output(request)
-        own, cost = self._profile_of(request).price, None
-        if own is not None:  # a published one takes 0.2 s to look up, before anything is sent
-            cost = self.prices.worst_case(request.target, own, most, output, self.clock.wall())
-        return Usage(input=most, output=output or 0, estimated=True), cost
 
     async def worst(
         self, request: Request, counted: TokenCount | None = None
     ) -> tuple[Usage, Decimal | None]:
         """The most the request can use and cost: its input as counted, and all of the output
         that it, or else the model's window, leaves room for."""
-        return self._worst(request, counted or await self.counter.count_async(request))
-
-    def _worst_at_once(self, _: Request) -> tuple[Usage, Decimal | None] | None:
-        return None
-
-    def _worst(self, request: Request, counted: TokenCount) -> tuple[Usage, Decimal | None]:
-        output = self.counter.output_bound(request, counted)
+        counted = counted or await self.counter.count_async(request)
+        output = self.counter.most_output(request, counted)
         cost = self.prices.worst_case(
             request.target,
             self._profile_of(request).price,
@@ -242,6 +162,55 @@ class Live(Struct, frozen=True):
             terms_of(request),
         )
         return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
+
+    async def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
+        """As `worst`, more generous and without a vocabulary."""
+        most, output = self.counter.upper_bound(request), max_output(request)
+        own, cost = self._profile_of(request).price, None
+        if own is not None:  # a published one takes 0.2 s to look up, before anything is sent
+            cost = self.prices.worst_case(request.target, own, most, output, self.clock.wall())
+        return Usage(input=most, output=output or 0, estimated=True), cost
+
+    def _costs(self) -> CostCalculator:
+        return CostCalculator(self.price, partial(estimate, self.counter))
+
+    def _guards(
+        self, route: Route, on_retry: Callable[[RetryDetails], None], *, exact: bool
+    ) -> TargetGuards:
+        profile, key, waiting = route.profile, route.key, self.stop.clock(self.clock)
+        bound = self.worst if exact or route.limits.counts_tokens else self._bound
+        budget = route.retry_budget(patient=self.patient)
+
+        def cache(inner: Handler) -> Cache:
+            ttl, longest = profile.cache.ttl, route.longest
+            guard = Cache(inner, self.cache, self.clock, self.warn, ttl, longest, waiting)
+            self.cache_guards.append(guard)
+            return guard
+
+        return TargetGuards(
+            endpoint=route.endpoint,
+            rate_limit=lambda inner: RateLimit(inner, route.limits, route.tokens),
+            circuit_breaker=lambda inner: CircuitBreaker(inner, route.health),
+            retry=lambda inner: Retry(inner, budget, waiting, on_retry, self.budget.can_afford),
+            key_failover=None if key is None else lambda inner: KeyFailover(inner, key),
+            budget=lambda inner: BudgetGuard(inner, self.budget, bound, self.worst),
+            context_window=lambda inner: ContextWindow(inner, route.admit),
+            schema=SchemaValidation,
+            cache=cache,
+        )
+
+    def _fallback_target(self, route: Route, handler: Handler) -> FallbackTarget:
+        def retarget(request: Request) -> Request:
+            return readdress(request, route.profile, self.call_id())
+
+        return FallbackTarget(route.profile.name, retarget, route.admit, handler)
+
+    def _profile_of(self, request: Request) -> Profile:
+        name = request.target.profile
+        for route in self.routes:
+            if route.profile.name == name:
+                return route.profile
+        return self.profile
 
 
 @asynccontextmanager
@@ -258,42 +227,38 @@ async def open_runner(
     fallbacks: Sequence[Profile] = (),
     patient: bool = False,
     stop: Stop | None = None,
-) -> AsyncIterator[Live]:
+) -> AsyncIterator[Runner]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
-    `cache_size` is what the cache of answers may grow to, in bytes.
-    `ask` gets a hidden answer from a person (the password of an encrypted keyring file), None
-    where nobody can be asked. Nothing that waits is sent once `stop` was asked for. A fallback
-    that cannot be opened is left out, with a warning.
+    `cache_size` is what the cache of answers may grow to, in bytes. `ask` gets a hidden answer from
+    a person (the password of an encrypted keyring file), None where nobody can be asked. `patient`:
+    many calls, which wait for a provider rather than fail. Nothing that waits is sent once `stop`
+    was asked for. A fallback that cannot be opened is left out, with a warning.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
-    from llmctl.storage.inbox import GATHER_HOLDS
+    from llmctl.storage.answer_cache import open_cache
     from llmctl.storage.ledger import open_ledger
-    from llmctl.storage.rate_limits import Minutes
+    from llmctl.storage.rate_limits import RateLimitStore
 
     stop = stop or Stop()
-
+    around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
-        prices = Prices(partial(pricing.load, folders.state, warn))
-        counter = Counter(prices.window)
-        minutes = Minutes(folders.state / "limits.db", clock)
-        stack.callback(minutes.close)
+        prices = Prices(partial(price_data.load, folders.state, warn))
+        counter = Counter(folders.cache, prices.window)
+        shared = RateLimitStore(folders.state / "limits.db", clock)
+        stack.callback(shared.close)
 
         async def route(one: Profile) -> Route:
             return await open_route(
                 one,
-                folders,
-                environ,
-                clock,
+                around,
                 stack,
                 counter,
-                share=_share(minutes, one),
-                patient=patient and not fallbacks,
-                say=say,
-                warn=warn,
-                ask=ask,
+                shared=shared,
                 stop=stop,
+                patient=patient and not fallbacks,
+                many=patient,
             )
 
         routes = [await route(profile)]
@@ -303,68 +268,44 @@ async def open_runner(
             except (NoKeyError, SetupError) as error:
                 warn(f"the fallback {other.name} is left out: {error.message}")
         run_id = ulid(clock)
-        gather = GATHER_HOLDS if patient else 0.0
-        ledger = open_ledger(folders.state / "ledger.db", run_id, user_name(), gather)
+        ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
         stack.callback(ledger.close)
-        purse = Purse(ledger, clock, warn)
-        cache = _cache(profile, folders, clock, stack, warn, cache_size)
-        stack.callback(_tell_cuts, routes, warn)
-        yield Live(
+        cache = open_cache(
+            folders.cache / "cache.db" if profile.cache.enabled else None,
+            clock,
+            warn,
+            size=cache_size,
+        )
+        stack.callback(cache.close)
+        runner = Runner(
             routes=tuple(routes),
             clock=clock,
             run_id=run_id,
             counter=counter,
             prices=prices,
-            ledger=ledger,
-            purse=purse,
+            budget=RunBudget(ledger, clock, warn, run_id, user_name()),
             cache=cache,
-            behind=Behind(ledger.hurry, cache.hurry),
             warn=warn,
             patient=patient,
             stop=stop,
         )
+        stack.callback(_warn_of_cuts, routes, warn)
+        try:
+            yield runner
+        finally:
+            for guard in runner.cache_guards:
+                await guard.close()
 
 
-def _share(minutes: Minutes, profile: Profile) -> Share:
-    """A lane is that of a profile at an address: where it leads is what limits it."""
-    return partial(minutes.change, f"{profile.name} {profile.base_url}")
-
-
-def _tell_cuts(routes: Sequence[Route], warn: Callable[[str], None]) -> None:
-    cuts = sum(route.cuts for route in routes)
+def _warn_of_cuts(routes: Sequence[Route], warn: Callable[[str], None]) -> None:
+    cuts = sum(route.window.cuts for route in routes)
     if cuts:
         what = "prompt was" if cuts == 1 else "prompts were"
         warn(f"{cuts:,} {what} cut to fit the model's window (on_overflow: truncate)")
 
 
-def _cache(
-    profile: Profile,
-    folders: Folders,
-    clock: Clock,
-    stack: AsyncExitStack,
-    warn: Callable[[str], None],
-    size: int | None,
-) -> CacheStore:
-    """The cache, closed (and then made small enough) with the stack."""
-    from llmctl.storage.limit import SizeLimit
-    from llmctl.storage.memory import MemoryCache
-    from llmctl.storage.mending import MendingCache
-
-    if not profile.cache.enabled:
-        return MemoryCache()
-    path = folders.cache / "cache.db"
-    if size is None:
-        cache = MendingCache(path, warn, clock)
-    else:
-        limit = SizeLimit(path, size, warn)
-        stack.callback(limit.close)
-        cache = MendingCache(path, warn, clock, limit.grown)
-    stack.callback(cache.close)
-    return cache
-
-
 def user_name() -> str:
-    """Who runs the program, for the ledger; `unknown` where nobody knows."""
+    """The user who runs the program, for the ledger; `unknown` where nobody knows."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,9 +1,10 @@
-"""How a run is told to end, and how those who wait hear of it."""
+"""Graceful shutdown: how a run is told to end, and how those who wait hear of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled
@@ -17,63 +18,52 @@ def _stopped() -> CallError:
 
 
 class Stop:
-    """`ask` once: nothing new is sent, what is in flight may finish. `at_once`: no more waiting."""
+    """`ask`: nothing new is sent, what is in flight may finish. `at_once`: no more waiting.
+    `asked`: whether the run is to end."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._soon = asyncio.Event()
+        self._asked = asyncio.Event()
         self._at_once = asyncio.Event()
-        self._sleepers: set[asyncio.Future[None]] = set()
-        self._why: Callable[[], CallError] = _stopped
+        self._reason: Callable[[], CallError] = _stopped
 
-    def ask(self, why: Callable[[], CallError] | None = None) -> None:
-        """Send nothing new; `why` makes the error of a call that is not sent any more."""
-        if why is not None and not self.asked:
-            self._why = why
+    def ask(self, reason: Callable[[], CallError] = _stopped) -> None:
+        """Send nothing new; `reason` makes the error of a call that is not sent any more."""
+        if not self.asked:
+            self._reason = reason
         self.asked = True
-        self._soon.set()
-        for sleeper in self._sleepers:
-            sleeper.cancel()
+        self._asked.set()
 
     def at_once(self) -> None:
         """Give up what is in flight, too."""
         self.ask()
         self._at_once.set()
 
+    def error(self) -> CallError:
+        """The error of a row that is not sent any more."""
+        return self._reason()
+
     def check(self) -> None:
         """Raises the error of a call that is not sent any more, once a stop was asked for."""
         if self.asked:
-            raise self._why()
+            raise self.error()
 
     def clock(self, clock: Clock) -> Clock:
-        """The same clock, on which nobody sleeps past a stop: sleeping raises as `check` does."""
-        return _Wakeful(self, clock)
+        """The same clock, on which nothing sleeps past a stop: sleeping raises as `check` does."""
+        return _StoppableClock(self, clock)
 
-    async def give_up(self, clock: Clock) -> None:
+    async def overdue(self, clock: Clock) -> None:
         """Return when what is in flight must be given up."""
-        await self._soon.wait()
-        overdue = asyncio.ensure_future(clock.sleep(DRAIN))
-        told = asyncio.ensure_future(self._at_once.wait())
-        try:
-            await asyncio.wait((overdue, told), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            overdue.cancel()
-            told.cancel()
+        await self._asked.wait()
+        await _first(clock.sleep(DRAIN), self._at_once.wait())
 
     async def _sleep(self, clock: Clock, seconds: float) -> None:
         self.check()
-        sleeper = asyncio.ensure_future(clock.sleep(seconds))
-        self._sleepers.add(sleeper)
-        try:
-            # Not awaited itself: then its being cancelled could not be told from one's own.
-            await asyncio.wait((sleeper,))
-        finally:
-            self._sleepers.discard(sleeper)
-            sleeper.cancel()
+        await _first(clock.sleep(seconds), self._asked.wait())
         self.check()
 
 
-class _Wakeful:
+class _StoppableClock:
     """See `Stop.clock`."""
 
     def __init__(self, stop: Stop, clock: Clock) -> None:
@@ -86,3 +76,13 @@ class _Wakeful:
         """Sleep, unless the run is to end."""
         if seconds > 0:
             await self._stop._sleep(self._clock, seconds)  # noqa: SLF001 - two halves of one thing
+
+
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them has."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

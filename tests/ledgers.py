@@ -1,4 +1,4 @@
-"""A ledger to report on: calls written by statement, as many and as odd as a test wants."""
+"""A ledger to report on: as many calls, and as odd, as a test wants."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llmctl.storage.ledger import open_ledger
-from llmctl.storage.rows import CallRow
+from llmctl.storage.ledger import add_call, open_ledger
+from llmctl.storage.ledger_rows import CallRow
 
 _numbers = count(1)
-_COLUMNS = CallRow.__struct_fields__
 _USUAL: dict[str, Any] = {
     "run_id": "run-1",
     "started_ms": 1_795_000_000_000,
@@ -68,7 +67,7 @@ def lost(**changes: Any) -> dict[str, Any]:
 def a_ledger(path: Path, *calls: dict[str, Any]) -> Path:
     """The ledger at `path`, with these calls added."""
     open_ledger(path, "", "").close()
-    marks = ", ".join(f":{name}" for name in _COLUMNS)
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({marks})", calls)
+        for call in calls:
+            add_call(connection, CallRow(**call))
     return path

@@ -6,21 +6,14 @@ identical rows, the context window, the codec.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
 from msgspec import Struct
 
-from llmctl.batch.answers import scan_only
-from llmctl.batch.check import compare, validate
-from llmctl.batch.index import Index, Rows
-from llmctl.batch.places import check_output, default_output
-from llmctl.batch.prepare import Job, Prepared
-from llmctl.batch.read import Source
-from llmctl.batch.spool import Spool
+from llmctl.batch.job import Batch
 from llmctl.config.settings import Limits, Profile
 from llmctl.errors import CallError, ContextTooLong
 from llmctl.pricing import BATCH, Prices, Terms, terms_of
@@ -32,19 +25,8 @@ ASSUMED_OUTPUT = 500
 """Tokens an answer is taken to have where the ledger knows none like it, or half of what is
 allowed if that is less."""
 
-_BUCKETS = 256
-_ENTRY = "<16sQ"  # half a fingerprint, as in `Index`, and the row
 
-
-class History(Protocol):
-    """What earlier calls were like."""
-
-    def usual(self, profile: str, model: str) -> Usual | None:
-        """Of calls of this kind; None when there were none."""
-        ...
-
-
-class Usual(Struct, frozen=True):
+class AverageCall(Struct, frozen=True):
     """The mean of earlier answers: `output` tokens, `latency` in seconds; `calls` of them."""
 
     output: Decimal
@@ -52,7 +34,15 @@ class Usual(Struct, frozen=True):
     calls: int
 
 
-class Means(Struct, frozen=True):
+class History(Protocol):
+    """Earlier calls."""
+
+    def average(self, profile: str, model: str) -> AverageCall | None:
+        """The average call of this profile and model; None when there was none."""
+        ...
+
+
+class PlanInputs(Struct, frozen=True):
     """What a plan is made with. `cached` tells whether the cache would answer a fingerprint;
     `now` is seconds since the epoch."""
 
@@ -110,35 +100,22 @@ class Plan:
     errors: dict[str, int] = field(default_factory=dict)
 
 
-@contextmanager
-def looked_at(job: Job) -> Iterator[Prepared]:
-    """The job with its input checked and its output read, nothing locked, mended or made.
-
-    Raises as `prepare.prepared` does, but for an output that another process writes to.
-    """
-    with ExitStack() as stack:
-        path = check_output(job.input, job.output or default_output(job.input))
-        source = stack.enter_context(Source.open(job.input))
-        index = stack.enter_context(validate(source, job.reader, job.profile))
-        joined = None
-        if path is not None and path.exists() and not job.restart:
-            with scan_only(path, job.format) as answers:
-                joined = compare(source, job.reader, index, answers, path)
-        yield Prepared(job, source, index, None, joined, 0)
-
-
-def plan(batch: Prepared, means: Means) -> Plan:
+def plan(batch: Batch, inputs: PlanInputs) -> Plan:
     """Count, without sending anything. Raises `SetupError`, `DiskError` and `InputError`."""
     profile = batch.job.profile
     made = Plan(rows=batch.rows, answered=batch.skipped)
-    use = batch.job.cache_mode == "use" and profile.cache.enabled
-    repeats = _repeats(batch) if use else None
-    usual: dict[str, Usual | None] = {}
-    for request in batch.requests(lambda: ""):
-        if use and means.cached(request.fingerprint):
+    use_cache = batch.job.cache_mode == "use" and profile.cache.enabled
+    leaders = batch.index.first_of_question(batch.rows)
+    leader = next(leaders, None)
+    averages: dict[str, AverageCall | None] = {}
+    for request in (request for page in batch.pages(str) for request in page):
+        duplicate = use_cache and request.index != leader
+        if request.index == leader:
+            leader = next(leaders, None)
+        if use_cache and inputs.cached(request.fingerprint):
             made.cached += 1
             continue
-        problem = _problem(request, means)
+        problem = _problem(request, inputs)
         if problem is not None:
             if isinstance(problem, ContextTooLong):
                 made.over_context += 1
@@ -147,22 +124,22 @@ def plan(batch: Prepared, means: Means) -> Plan:
             made.errors.setdefault(problem.message, request.index)
             continue
         model = request.target.model
-        if model not in usual:
-            usual[model] = means.history.usual(profile.name, model)
-        duplicate = repeats is not None and request.index in repeats
-        _add(made, request, means, profile, usual[model], duplicate=duplicate)
-    made.seen = sum(known.calls for known in usual.values() if known is not None)
-    made.seconds, made.bound_by = duration(made, profile.limits, list(usual.values()))
+        if model not in averages:
+            averages[model] = inputs.history.average(profile.name, model)
+        _add(made, request, inputs, profile, averages[model], duplicate=duplicate)
+    known = [average for average in averages.values() if average is not None]
+    made.seen = sum(average.calls for average in known)
+    made.seconds, made.bound_by = duration(made, profile.limits, known)
     return made
 
 
-def _problem(request: Request, means: Means) -> CallError | None:
+def _problem(request: Request, inputs: PlanInputs) -> CallError | None:
     """Why the run would not send the request."""
     try:
-        window = means.counter.window_to_check(request)
+        window = inputs.counter.window_to_check(request)
         if window is not None:
-            means.counter.check_fits(request, means.counter.count(request), window)
-        means.codec.encode(request, stream=False)
+            inputs.counter.check_fits(request, inputs.counter.count(request), window)
+        inputs.codec.encode(request, stream=False)
     except CallError as error:
         return error
     return None
@@ -171,24 +148,24 @@ def _problem(request: Request, means: Means) -> CallError | None:
 def _add(
     made: Plan,
     request: Request,
-    means: Means,
+    inputs: PlanInputs,
     profile: Profile,
-    usual: Usual | None,
+    average: AverageCall | None,
     *,
     duplicate: bool,
 ) -> None:
-    counted = means.counter.count(request)
-    most = means.counter.output_bound(request, counted)
-    expected = _expected(most, usual)
+    counted = inputs.counter.count(request)
+    most = inputs.counter.output_bound(request, counted)
+    expected = _expected(most, average)
 
     def cost(output: int | None, terms: Terms) -> Decimal | None:
-        return means.prices.worst_case(
-            request.target, profile.price, counted.tokens, output, means.now, terms
+        return inputs.prices.worst_case(
+            request.target, profile.price, counted.tokens, output, inputs.now, terms
         )
 
     def likely(terms: Terms) -> Decimal | None:
         usage = Usage(input=counted.tokens, output=expected)
-        return means.prices.price(request.target, profile.price, usage, means.now, terms)
+        return inputs.prices.price(request.target, profile.price, usage, inputs.now, terms)
 
     worst = cost(most, terms_of(request))
     batched = cost(most, BATCH)
@@ -211,17 +188,17 @@ def _add(
     made.batch.add(batched, likely(BATCH))
 
 
-def _expected(most: int | None, usual: Usual | None) -> int:
+def _expected(most: int | None, average: AverageCall | None) -> int:
     """The output tokens of an answer as one may expect it."""
-    if usual is not None:
-        likely = round(usual.output)
+    if average is not None:
+        likely = round(average.output)
     else:
         likely = ASSUMED_OUTPUT if most is None else min(ASSUMED_OUTPUT, (most + 1) // 2)
     return likely if most is None else min(likely, most)
 
 
 def duration(
-    made: Plan, limits: Limits, usual: list[Usual | None]
+    made: Plan, limits: Limits, averages: Sequence[AverageCall]
 ) -> tuple[float | None, str | None]:
     """The seconds that the limits allow the run to take at the least, with the limit that does
     it; None where nothing limits it but an unknown latency."""
@@ -233,40 +210,9 @@ def duration(
     if limits.tpm:
         tokens = made.input_tokens + made.expected_output_tokens
         bounds.append((tokens / limits.tpm * 60, "tpm"))
-    known = [each for each in usual if each is not None]
-    if known:
-        calls = sum(each.calls for each in known)
-        latency = sum(each.latency * each.calls for each in known) / calls
+    if averages:
+        calls = sum(each.calls for each in averages)
+        latency = sum(each.latency * each.calls for each in averages) / calls
         rounds = made.to_send / min(limits.concurrency, made.to_send)
         bounds.append((latency * rounds, "concurrency"))
     return max(bounds) if bounds else (None, None)
-
-
-def _repeats(batch: Prepared) -> Rows:
-    """The rows to be answered that ask what an earlier one of them asks."""
-    found = Rows(batch.index.size)
-    done = batch.answered.answered if batch.answered else ()
-    spool = Spool(_BUCKETS, _ENTRY)
-    try:
-        for print_, row in _prints(batch.index):
-            if row < batch.rows and row not in done:
-                spool.add(print_[0], print_, row)
-        for bucket in range(_BUCKETS):
-            first: dict[bytes, int] = {}
-            for print_, row in spool.read(bucket):
-                # Rows come in the order of their ids' digests, not in their own.
-                leader = first.setdefault(print_, row)
-                if row < leader:
-                    first[print_] = row
-                    found.add(leader)
-                elif row > leader:
-                    found.add(row)
-    finally:
-        spool.close()
-    return found
-
-
-def _prints(index: Index) -> Iterator[tuple[bytes, int]]:
-    for bucket in range(_BUCKETS):
-        for _, print_, row in index.bucket(bucket):
-            yield print_, row

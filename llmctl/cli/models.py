@@ -42,8 +42,8 @@ def run(context: Context) -> int:
     from llmctl.cli.context import select_profile
     from llmctl.cli.output import print_json
     from llmctl.config.overrides import Overrides
-    from llmctl.connecting import open_endpoint
     from llmctl.providers.models_api import list_models
+    from llmctl.wiring import open_endpoint
 
     selection = select_profile(context, Overrides(profile=context.profile))
 

@@ -1,43 +1,46 @@
-"""Answers once given are given again; identical requests in flight become one."""
+"""Answer cache: kept answers are given again, and identical requests in flight become one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import orjson
 from msgspec.structs import replace
 
-from llmctl.behind import Behind
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
-from llmctl.guards.claims import Claims
-from llmctl.protocols import CachedAnswer, CacheStore, Emit, Handler
+from llmctl.protocols import AnswerCache, CachedAnswer, Emit, Handler
 from llmctl.types import Answer, CacheState, Finish, Request
 
 _COMPLETE: frozenset[Finish] = frozenset({"stop", "tool_calls"})
 
-Flight = asyncio.Future[Answer]
-"""An answer on its way, and then until it is kept."""
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 0.25, 1.5
+"""Seconds between two looks for an answer that another process is getting: the first pause, the
+longest, and by what each is longer than the one before."""
+
+_BEAT = 10.0
+"""Seconds between two signs of life to the other processes."""
 
 
 class Cache:
-    """Keyed by the request's fingerprint. Only complete answers are kept.
+    """The guard: answers from the cache, and one call a question, in all processes.
 
-    `ttl`: seconds an answer may be reused, None for ever. `patience`: seconds to wait for an
-    answer that another process is getting, on the clock `waiting`. Answers are kept `behind` the
-    call. A store that fails is told to `warn` once and not written to any more: an answer that
-    was paid for is never lost to it.
+    Keyed by the request's fingerprint. Only complete answers are kept. `ttl`: seconds an answer
+    may be reused, None for ever. `patience`: seconds to wait for an answer that another process is
+    getting, on the clock `waiting`; then the question is asked all the same, because being billed
+    twice is better than never going on. Answers are kept in the background, until `close`: a paid
+    answer waits for no cache. A store that fails is told to `warn` once and used no more.
     """
 
     def __init__(
         self,
         inner: Handler,
-        store: CacheStore,
+        store: AnswerCache,
         clock: Clock,
         warn: Callable[[str], None],
-        behind: Behind,
         ttl: float | None = None,
         patience: float = 600.0,
         waiting: Clock | None = None,
@@ -45,27 +48,24 @@ class Cache:
         self._inner = inner
         self._store = store
         self._clock = clock
-        self._ttl = ttl
         self._warn = warn
-        self._behind = behind
-        self._writes = True
-        self._flights: dict[str, Flight] = {}
-        self._claims = Claims(store, clock, patience, waiting)
+        self._ttl = ttl
+        self._patience = patience
+        self._waiting = waiting or clock
+        self._failed = False
+        self._flights: dict[str, asyncio.Future[Answer]] = {}
+        self._claimed: set[str] = set()
+        self._beating: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The kept answer, the answer of an identical request in flight, or a new one."""
         if request.cache_mode == "bypass":
             return replace(await self._inner(request, emit), cache="bypass")
-        key = request.fingerprint
         while True:
-            flight = self._flights.get(key)
-            if flight is not None and flight.done() and request.cache_mode == "refresh":
-                flight = None
-            elif flight is None and not self._claims.has(key):
-                kept = self._kept(request)
-                if kept is not None:
-                    return _deliver(kept, emit)
-            if flight is None:
+            flight = self._flights.get(request.fingerprint)
+            if flight is None or (flight.done() and request.cache_mode == "refresh"):
                 return await self._lead(request, emit)
             how: CacheState = "hit" if flight.done() else "shared"
             try:
@@ -75,49 +75,31 @@ class Cache:
             except asyncio.CancelledError:
                 if not flight.cancelled():
                     raise
-                continue  # whoever led was cancelled, this request was not: it goes itself
+                continue  # the leader was cancelled, this request was not: it goes itself
+            how = "hit" if shared.cache == "hit" else how
             return _deliver(replace(shared, cache=how, attempts=0, uncertain=0), emit)
 
-    def kept(self, requests: Sequence[Request]) -> list[Answer | None]:
-        """The kept answers of many requests, in their order; None for what must be asked."""
-        asked = [r.fingerprint for r in requests if r.cache_mode == "use"]
-        found = self._store.get_all(asked) if asked else {}
-        now = self._clock.wall()
-        return [
-            self._hit(r, found.get(r.fingerprint), now) if r.cache_mode == "use" else None
-            for r in requests
-        ]
-
-    async def claim(self, requests: Sequence[Request]) -> None:
-        """These requests, for which there is no kept answer, are made next: claim them in one
-        go. What fails here fails again, and is told, when each of them is made."""
-        if self._writes:
-            wanted = [r.fingerprint for r in requests if r.cache_mode == "use"]
-            with contextlib.suppress(LlmctlError):
-                await self._claims.ahead(wanted)
-
-    def to_ask(self, requests: Sequence[Request]) -> list[Request]:
-        """Those of the requests, which were claimed, that a provider will be asked, each only once;
-        as far as that is known: another process may be at some of the others."""
-        first: dict[str, Request] = {}
-        for request in requests:
-            key = request.fingerprint
-            ours = request.cache_mode != "use" or not self._writes or self._claims.has(key)
-            if ours and key not in self._flights:
-                first.setdefault(key, request)
-        return list(first.values())
-
-    def give_back(self) -> None:
-        """What was claimed and not made is anybody's again."""
-        self._claims.give_back()
+    async def close(self) -> None:
+        """Return when every answer is kept. Raises what kept one from being so, if that was not
+        the store's own failure."""
+        while self._background:
+            await asyncio.wait(self._background)
+        if self._beating is not None:
+            self._beating.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     async def _lead(self, request: Request, emit: Emit | None) -> Answer:
-        """Get the answer for all who want it now, in this process and, by a claim, in others."""
+        """Get the answer for all requests of this process that want it now."""
         key = request.fingerprint
-        flight: Flight = asyncio.get_running_loop().create_future()
+        flight: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
-            response = await self._first(request, emit, flight)
+            answer = await self._kept_by_any_process(request)
+            if answer is None:
+                answer = await self._inner(request, emit)
+            else:
+                _deliver(answer, emit)
         except BaseException as error:
             self._land(key, flight)
             if isinstance(error, CallError):
@@ -126,85 +108,145 @@ class Cache:
             else:
                 flight.cancel()
             raise
-        flight.set_result(response)
-        return response
-
-    async def _first(self, request: Request, emit: Emit | None, flight: Flight) -> Answer:
-        """The answer of another process, or a new one."""
-        if request.cache_mode == "use" and self._writes:
-            key = request.fingerprint
-            try:
-                found = await self._claims.begin(key, lambda: self._kept(request))
-            except CallError:  # the run is to end
-                raise
-            except LlmctlError as error:
-                self._give_up(error)
-            else:
-                if found is not None:
-                    self._land(key, flight)
-                    return _deliver(found, emit)
-        response = await self._inner(request, emit)
-        self._keep(request, response, flight)
-        return response
-
-    def _land(self, key: str, flight: Flight, *, kept: bool = False) -> None:
-        """Nobody is getting the answer any more: it is `kept`, or there is none."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        self._claims.end(key, kept=kept)
-
-    def _kept(self, request: Request) -> Answer | None:
-        if request.cache_mode != "use":
-            return None
-        return self._hit(request, self._store.get(request.fingerprint), self._clock.wall())
-
-    def _hit(self, request: Request, kept: CachedAnswer | None, now: float) -> Answer | None:
-        if kept is None or (self._ttl is not None and now - kept.stored > self._ttl):
-            return None
-        return Answer(
-            text=kept.text,
-            usage=kept.usage,
-            target=request.target,
-            finish=kept.finish,
-            model=kept.model,
-            body=kept.body,
-            cache="hit",
-            attempts=0,
-            reported_cost=kept.cost,
-            parsed=orjson.loads(kept.text) if request.schema is not None else None,
-        )
-
-    def _keep(self, request: Request, response: Answer, flight: Flight) -> None:
-        """Keep it if it may be. Nobody waits for that: until it is kept, who asks the same gets
-        the answer of this flight."""
-        key = request.fingerprint
-        if response.finish not in _COMPLETE or not self._writes:
+        flight.set_result(answer)
+        keep = answer.cache == "miss" and answer.finish in _COMPLETE and not self._failed
+        if keep:
+            self._start(self._keep(request, answer, flight))
+        else:
             self._land(key, flight)
-            return
-        answer = CachedAnswer(
-            text=response.text,
-            finish=response.finish,
-            model=response.model,
-            usage=response.usage,
-            cost=response.reported_cost,
-            body=response.body,
+        return answer
+
+    async def _kept_by_any_process(self, request: Request) -> Answer | None:
+        """A kept answer, after waiting for another process that is getting it; None when it is
+        this process's turn to get it, which is then claimed."""
+        if request.cache_mode != "use" or self._failed:
+            return None
+        try:
+            return await self._find(request) or await self._claim(request)
+        except CallError:  # the run is to end
+            raise
+        except LlmctlError as error:
+            self._give_up(error)
+            return None
+
+    async def _claim(self, request: Request) -> Answer | None:
+        key = request.fingerprint
+        end, pause = self._clock.monotonic() + self._patience, _FIRST_PAUSE
+        self._claimed.add(key)  # a claim that is given up half-way may have gone through
+        while not await self._store.claim(key):
+            if self._clock.monotonic() >= end:
+                return None
+            await self._waiting.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+            if found := await self._find(request):
+                self._claimed.discard(key)
+                return replace(found, cache="shared")
+        self._beating = self._beating or asyncio.create_task(self._beat())
+        # The process that had the claim until a moment ago may have kept the answer.
+        found = await self._find(request)
+        return found and (found if pause == _FIRST_PAUSE else replace(found, cache="shared"))
+
+    async def _find(self, request: Request) -> Answer | None:
+        kept = await self._store.get(request.fingerprint)
+        return answer_of(request, kept, self._clock.wall(), self._ttl)
+
+    async def _keep(self, request: Request, answer: Answer, flight: asyncio.Future[Answer]) -> None:
+        """Until it is kept, identical requests get the answer of the flight."""
+        key = request.fingerprint
+        kept = CachedAnswer(
+            text=answer.text,
+            finish=answer.finish,
+            model=answer.model,
+            usage=answer.usage,
+            cost=answer.reported_cost,
+            body=answer.body,
             stored=self._clock.wall(),
             asked=request.target.model,
         )
+        try:
+            await self._store.put(key, kept)
+            self._claimed.discard(key)  # `put` has ended it
+        except LlmctlError as error:
+            self._give_up(error)
+        finally:
+            self._land(key, flight)
 
-        def kept(error: BaseException | None) -> None:
-            self._land(key, flight, kept=error is None)
-            if isinstance(error, LlmctlError):
-                self._give_up(error)
-            elif error is not None:
-                raise error
+    def _land(self, key: str, flight: asyncio.Future[Answer]) -> None:
+        """The flight is over; a claim that `put` did not end is given back."""
+        if self._flights.get(key) is not flight:
+            return
+        del self._flights[key]
+        if key in self._claimed:
+            self._claimed.discard(key)
+            self._start(self._release(key))
 
-        self._behind.add(self._store.put(key, answer), kept)
+    async def _release(self, key: str) -> None:
+        try:
+            await self._store.release(key)
+        except LlmctlError as error:
+            self._give_up(error)
+
+    async def _beat(self) -> None:
+        try:
+            while self._claimed:
+                await self._clock.sleep(_BEAT)
+                if self._claimed:
+                    with contextlib.suppress(LlmctlError):
+                        await self._store.beat()
+        finally:
+            self._beating = None
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work in the background."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
 
     def _give_up(self, error: LlmctlError) -> None:
-        if self._writes:
-            self._writes = False
+        if not self._failed:
+            self._failed = True
             self._warn(f"answers are no longer cached: {error.message}")
+
+
+def answer_of(
+    request: Request, kept: CachedAnswer | None, now: float, ttl: float | None
+) -> Answer | None:
+    """The request's answer as it was kept; None where it is older than `ttl` seconds."""
+    if kept is None or (ttl is not None and now - kept.stored > ttl):
+        return None
+    return Answer(
+        text=kept.text,
+        usage=kept.usage,
+        target=request.target,
+        finish=kept.finish,
+        model=kept.model,
+        body=kept.body,
+        cache="hit",
+        attempts=0,
+        reported_cost=kept.cost,
+        parsed=orjson.loads(kept.text) if request.schema is not None else None,
+    )
+
+
+async def kept_answers(
+    store: AnswerCache, requests: Sequence[Request], now: float, ttl: float | None
+) -> list[Answer | None]:
+    """The kept answers of a page of requests, in their order; None for what must be asked.
+
+    The one place that looks up many at a time: 500 rows cost one query, so a file of kept rows
+    passes at more than 5,000 rows/s.
+    """
+    keys = [r.fingerprint for r in requests if r.cache_mode == "use"]
+    found = await store.get_many(keys) if keys else {}
+    return [
+        answer_of(r, found.get(r.fingerprint), now, ttl) if r.cache_mode == "use" else None
+        for r in requests
+    ]
 
 
 def _deliver(answer: Answer, emit: Emit | None) -> Answer:

@@ -1,4 +1,4 @@
-"""What one provider cannot serve another one is asked for."""
+"""Fallback: what one provider cannot serve another one is asked for."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import CallError, ContextTooLong, Interrupted, ProviderDown
+from llmctl.guards.accounting import Stopwatch
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
 _UNAVAILABLE = 5
 """The exit code of all errors that say: this provider cannot serve anybody now."""
 
-_LEAST = 1.0
+_LEAST_PAUSE = 1.0
 """Seconds between two looks at providers that are all down."""
 
 
-class Alternative(Struct, frozen=True):
+class FallbackTarget(Struct, frozen=True):
     """Another profile: how a request reads there, whether it would be taken (raises a `CallError`
-    when not), and who asks it."""
+    when not), and the handler that asks it."""
 
     name: str
     retarget: Callable[[Request], Request]
@@ -30,14 +31,12 @@ class Alternative(Struct, frozen=True):
     handler: Handler
 
 
-class Failed(Struct, frozen=True):
-    """A call that ended without an answer and whose row will be answered by another one.
-    `started` is seconds since the epoch, `elapsed` seconds since then."""
+class FailedAttempt(Struct, frozen=True):
+    """A call that ended without an answer and whose row another call will answer."""
 
     request: Request
     error: CallError
-    started: float
-    elapsed: float
+    watch: Stopwatch
 
 
 class Fallback:
@@ -45,8 +44,8 @@ class Fallback:
     overloaded after all retries. With `overflow` also when the prompt is longer than its window.
     A bad request, a refusal and an answer that broke off are nobody else's business.
 
-    A call that was made and failed is handed to `handed_over`, which settles it, before another
-    one is made: each has a call id of its own, and each provider its bill. `told` hears why which
+    A call that was made and failed goes to `on_error`, which settles it, before another one is
+    made: each has a call id of its own, and each provider its bill. `on_fallback` hears why which
     profile is asked instead. With `patient`, rows wait while all providers are down; otherwise
     that is an error.
     """
@@ -54,10 +53,10 @@ class Fallback:
     def __init__(
         self,
         inner: Handler,
-        others: Sequence[Alternative],
+        others: Sequence[FallbackTarget],
         clock: Clock,
-        handed_over: Callable[[Failed], Awaitable[None]],
-        told: Callable[[CallError, str], None] = lambda _, __: None,
+        on_error: Callable[[FailedAttempt], Awaitable[None]],
+        on_fallback: Callable[[CallError, str], None] = lambda _, __: None,
         *,
         overflow: bool = False,
         patient: bool = False,
@@ -65,56 +64,56 @@ class Fallback:
         self._inner = inner
         self._others = others
         self._clock = clock
-        self._handed_over = handed_over
-        self._told = told
+        self._on_error = on_error
+        self._on_fallback = on_fallback
         self._overflow = overflow
         self._patient = patient
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The first answer. The response, or the error, names the request that was asked
-        last, where it is not the caller's."""
+        """The first answer. The answer, or the error, names the request that was asked last, where
+        it is not the caller's."""
         while True:
-            started, since = self._clock.wall(), self._clock.monotonic()
+            watch = Stopwatch(self._clock)
             try:
                 return await self._inner(request, emit)
             except CallError as error:
                 if not self._passes_on(error):
                     raise
-                failed = Failed(request, error, started, self._clock.monotonic() - since)
+                failed = FailedAttempt(request, error, watch)
             found = await self._ask_others(failed, emit)
             if isinstance(found, Answer):
                 return found
             if not (self._patient and isinstance(found, ProviderDown) and found.reached):
                 raise found
             # Nobody was asked, so nobody may have been billed.
-            await self._clock.sleep(max(_LEAST, found.retry_after or 0.0))
+            await self._clock.sleep(max(_LEAST_PAUSE, found.retry_after or 0.0))
 
-    async def _ask_others(self, first: Failed, emit: Emit | None) -> Answer | CallError:
+    async def _ask_others(self, first: FailedAttempt, emit: Emit | None) -> Answer | CallError:
         """An answer, or the error that the row ends with."""
-        failed, tries = first, 0
+        failed, attempts = first, 0
         for other in self._others:
             asked = other.retarget(first.request)
             try:
                 await other.admit(asked)
             except CallError as error:
-                _sooner(first.error, error)
+                _wait_for_the_sooner(first.error, error)
                 continue
             if failed.error.held:
-                tries += failed.error.attempts
-                await self._handed_over(failed)
-            self._told(failed.error, other.name)
-            started, since = self._clock.wall(), self._clock.monotonic()
-            # To whom it may concern it is still the answer to the question that was asked.
+                attempts += failed.error.attempts
+                await self._on_error(failed)
+            self._on_fallback(failed.error, other.name)
+            watch = Stopwatch(self._clock)
+            # For observers it is still the answer to the question that was asked.
             named = replace(asked, fingerprint=first.request.fingerprint)
             try:
-                response = await other.handler(asked, emit)
+                answer = await other.handler(asked, emit)
             except CallError as error:
                 error.request = named
-                failed = Failed(named, error, started, self._clock.monotonic() - since)
+                failed = FailedAttempt(named, error, watch)
                 if not self._passes_on(error) and not _is_unusable(error):
                     return error
             else:
-                return replace(response, request=named, attempts=response.attempts + tries)
+                return replace(answer, request=named, attempts=answer.attempts + attempts)
         return _verdict(first.error, failed.error)
 
     def _passes_on(self, error: CallError) -> bool:
@@ -130,7 +129,7 @@ def _is_unusable(error: CallError) -> bool:
     return error.fatal_to_run and error.row_type != "budget"
 
 
-def _sooner(first: CallError, other: CallError) -> None:
+def _wait_for_the_sooner(first: CallError, other: CallError) -> None:
     """While all are down, the one that is looked at first is waited for."""
     if isinstance(first, ProviderDown) and isinstance(other, ProviderDown) and other.reached:
         first.reached = True

@@ -1,4 +1,4 @@
-"""A key that the provider refuses in the middle of a run is replaced, if there is another."""
+"""Key failover: a key that the provider refuses in mid-run is replaced, if there is another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
 
-class Changing(Protocol):
-    """A key that may change while a run goes on."""
+class RotatingKey(Protocol):
+    """A key that may change during a run."""
 
     @property
     def value(self) -> str | None:
@@ -24,15 +24,13 @@ class Changing(Protocol):
         ...
 
 
-class Rekey:
-    """Sends a request once more, with the key that a rotation left beside the refused one.
+class KeyFailover:
+    """Sends a request again with the key that a rotation left beside the refused one.
 
-    It stands outside the retry guard: a 401 is no trouble that waiting mends, and the other key
-    gets the same chances. A 401 is not billed, so nothing is paid twice. Each key of a run is
-    tried once, so this ends.
+    A 401 is not billed, so nothing is paid twice. Each key of a run is tried once, so this ends.
     """
 
-    def __init__(self, inner: Handler, key: Changing) -> None:
+    def __init__(self, inner: Handler, key: RotatingKey) -> None:
         self._inner = inner
         self._key = key
 
@@ -43,7 +41,7 @@ class Rekey:
             # What the call uses is read later, but never an older key than this one.
             using = self._key.value
             try:
-                response = await self._inner(request, emit)
+                answer = await self._inner(request, emit)
             except AuthFailed as error:
                 error.attempts += attempts
                 error.uncertain += uncertain
@@ -51,12 +49,8 @@ class Rekey:
                     raise
                 attempts, uncertain = error.attempts, error.uncertain
             else:
-                return (
-                    response
-                    if not attempts
-                    else replace(
-                        response,
-                        attempts=response.attempts + attempts,
-                        uncertain=response.uncertain + uncertain,
-                    )
+                return replace(
+                    answer,
+                    attempts=answer.attempts + attempts,
+                    uncertain=answer.uncertain + uncertain,
                 )

@@ -1,4 +1,4 @@
-"""The order of the guards, in one function."""
+"""The pipeline: the order of the guards, in one function."""
 
 from __future__ import annotations
 
@@ -6,75 +6,61 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from llmctl.guards.accounting import Observe
-from llmctl.guards.breaker import Breaker
-from llmctl.guards.cache import Cache
-from llmctl.guards.context_window import Tokens
-from llmctl.guards.fallback import Fallback
-from llmctl.guards.hold import Holding
-from llmctl.guards.key_failover import Rekey
-from llmctl.guards.limiter import Limiter
-from llmctl.guards.retry import Retry
-from llmctl.guards.schema import Fitting
-from llmctl.guards.sending import Sending
-from llmctl.protocols import Chain, Handler
+from llmctl.protocols import Handler
+
+Guard = Callable[[Handler], Handler]
+"""Wraps a handler."""
 
 
-class Guards(Struct, frozen=True):
-    """What stands before one target: one constructor a guard, each waiting for the handler it
-    wraps; None leaves a guard out."""
+class TargetGuards(Struct, frozen=True):
+    """The guards of one target, and its endpoint. None leaves a guard out."""
 
-    cache: Callable[[Handler], Cache] | None
-    fitting: Callable[[Handler], Fitting]
-    tokens: Callable[[Handler], Tokens]
-    hold: Callable[[Handler], Holding]
-    sending: Callable[[Handler], Sending] | None
-    rekey: Callable[[Handler], Rekey] | None
-    retry: Callable[[Handler], Retry]
-    breaker: Callable[[Handler], Breaker]
-    limiter: Callable[[Handler], Limiter]
+    endpoint: Handler
+    rate_limit: Guard
+    circuit_breaker: Guard
+    retry: Guard
+    key_failover: Guard | None
+    budget: Guard
+    context_window: Guard
+    schema: Guard
+    cache: Guard
 
 
-def chain(
-    targets: Sequence[tuple[Handler, Guards]],
-    fallback: Callable[[Handler, Sequence[Handler]], Fallback],
-    observe: Callable[[Handler, Cache | None], Observe],
-) -> Chain:
-    """Compose them: observe → fallback → for each target, the first one being the one asked for:
-    cache → fitting → tokens → hold → sending → rekey → retry → breaker → limiter → endpoint.
-
-    - fallback inside observe: a row has one ending, whoever answers it; outside the cache: an
-      answer is kept as that of whoever gave it;
-    - cache before hold: a kept answer is free and holds nothing;
-    - fitting inside the cache: an answer that does not fit its schema is not kept; outside
-      retry: it was billed, and the next one may be no better;
-    - tokens before hold: what is refused unsent was never under way;
-    - sending inside hold: a row gets ready, durably, while others are under way; outside all that
-      is repeated: a row keeps its place until it is dealt with;
-    - rekey inside hold: a call that needs the second key is still one call; outside retry: a
-      refused key is not tried again;
-    - retry around breaker and limiter: every attempt asks both, takes a permit and is counted;
-    - breaker before limiter: what is not to be sent takes no permit.
-    """
-    handlers = [_guarded(endpoint, guards) for endpoint, guards in targets]
+def pipeline(
+    targets: Sequence[TargetGuards],
+    fallback: Callable[[Handler, Sequence[Handler]], Handler],
+    accounting: Guard,
+) -> Handler:
+    """Accounting → fallback → for each target, the first one being the one asked for: cache →
+    schema → context window → budget → key failover → retry → circuit breaker → rate limit →
+    endpoint."""
+    handlers: list[Handler] = []
+    for target in targets:
+        handler = target.endpoint
+        for guard in (  # innermost first
+            # Inside the breaker: what is not to be sent takes no permit.
+            target.rate_limit,
+            # Inside retry, as the rate limit: every attempt asks both and is counted.
+            target.circuit_breaker,
+            # Inside key failover: a refused key is no trouble that waiting mends, and the other
+            # key gets the same chances.
+            target.retry,
+            # Inside budget: a call that needs the second key is still one call.
+            target.key_failover,
+            # Inside context window: what is refused unsent was never under way.
+            target.budget,
+            # Inside schema and cache: a prompt that was cut has the identity of the whole one.
+            target.context_window,
+            # Inside the cache: an answer that does not fit its schema is not kept. Outside retry:
+            # it was billed, and the next one may be no better.
+            target.schema,
+            # Outside the budget: a kept answer is free and holds nothing.
+            target.cache,
+        ):
+            if guard is not None:
+                handler = guard(handler)
+        handlers.append(handler)
     first, *others = handlers
-    cache = first if isinstance(first, Cache) else None
-    return observe(fallback(first, others) if others else first, cache)
-
-
-def _guarded(endpoint: Handler, guards: Guards) -> Handler:
-    handler = endpoint
-    for wrap in (
-        guards.limiter,
-        guards.breaker,
-        guards.retry,
-        guards.rekey,
-        guards.sending,
-        guards.hold,
-        guards.tokens,
-        guards.fitting,
-        guards.cache,
-    ):
-        if wrap is not None:
-            handler = wrap(handler)
-    return handler
+    # Outside the caches: an answer is kept as that of the provider that gave it. Inside
+    # accounting: a row has one ending, whichever provider answers it.
+    return accounting(fallback(first, others) if others else first)

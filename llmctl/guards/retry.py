@@ -1,10 +1,9 @@
-"""Trying again: the only retry layer of the program, on tenacity."""
+"""Retries: the only retry layer of the program, on tenacity."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -19,15 +18,22 @@ from llmctl.types import Answer, Request
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
-    from tenacity.wait import wait_base
 
 FIRST_WAIT = 1.0
 """Seconds: the first pause is drawn from [0, 1), the next from [0, 2), … ("full jitter",
 AWS Architecture Blog, "Exponential Backoff And Jitter")."""
 
 
-class Trouble(Struct, frozen=True):
-    """A failed attempt that will be repeated after `wait` seconds."""
+class RetryDetails(Struct, frozen=True):
+    """A failed attempt that will be repeated.
+
+    Attributes:
+        request: what was asked.
+        error: how the attempt failed.
+        attempt: its number; the first is 1.
+        wait: seconds until the next attempt.
+
+    """
 
     request: Request
     error: CallError
@@ -35,10 +41,16 @@ class Trouble(Struct, frozen=True):
     wait: float
 
 
-class Endurance(Struct, frozen=True):
-    """How long a call is tried. `deadline`: no attempt begins later than so many seconds after
-    the first. `patient`: being told to come back later, and what the whole provider suffers
-    from, is not held against the call: a batch waits where a person would not."""
+class RetryBudget(Struct, frozen=True):
+    """How long a call is tried.
+
+    Attributes:
+        policy: the profile's attempts and waits.
+        deadline: no attempt begins later than so many seconds after the first.
+        patient: rate limits, and failures of the whole provider, do not count as attempts: a
+            batch waits where a person would not.
+
+    """
 
     policy: RetryPolicy
     deadline: float
@@ -49,145 +61,124 @@ class Retry:
     """Repeats what the codec called retryable.
 
     A failure after which the provider may have billed (`ambiguous`) is repeated at most
-    `ambiguous_attempts` times, and only when `afford` allows for another such bill. `told` hears
-    of every repetition. The last error, or the answer, carries `attempts` and `uncertain`.
+    `ambiguous_attempts` times, and only when `can_afford(request, uncertain)` holds money for
+    another such bill. `on_retry` gets the details of every repetition. The last error, or the
+    answer, carries `attempts` and `uncertain`.
     """
 
     def __init__(
         self,
         inner: Handler,
-        endurance: Endurance,
+        budget: RetryBudget,
         clock: Clock,
-        told: Callable[[Trouble], None],
-        afford: Callable[[Request, int], Awaitable[bool]] | None = None,
+        on_retry: Callable[[RetryDetails], None],
+        can_afford: Callable[[Request, int], Awaitable[bool]],
     ) -> None:
         self.inner = inner
-        self.endurance = endurance
+        self.budget = budget
         self.clock = clock
-        self.told = told
-        self.afford = afford
-
-    @cached_property
-    def backoff(self) -> wait_base:
-        """What draws the pauses."""
-        from tenacity import wait_random_exponential
-
-        longest = self.endurance.policy.max_wait
-        return wait_random_exponential(multiplier=FIRST_WAIT, max=longest)
+        self.on_retry = on_retry
+        self.can_afford = can_afford
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The answer of the first attempt that has one."""
-        trial = _Trial(self, request, emit)
-        try:
-            return await trial.attempt()  # nearly all calls end here: retrying has its price
-        except CallError as error:
-            if not _is_worth_it(error):
-                raise
-            trial.first = error
-        from tenacity import AsyncRetrying  # slow to load, and most commands repeat nothing
+        from tenacity import AsyncRetrying, retry_if_exception  # 30 ms, and not every command calls
 
+        attempts = _Attempts(self, request)
         retrying = AsyncRetrying(
-            retry=trial.again,
-            wait=trial.pause,
+            retry=retry_if_exception(_is_retryable),
+            stop=attempts.should_stop,  # type: ignore[arg-type]  # tenacity awaits what it gives
+            wait=attempts.wait,
             sleep=self.clock.sleep,
-            before_sleep=trial.tell,
+            before_sleep=attempts.notify,
             reraise=True,
         )
         try:
-            response: Answer = await retrying(trial.attempt)
+            answer: Answer = await retrying(attempts.make, emit)
         except CallError as error:  # perhaps of the pause: the run is to end
-            trial.sign(error)
+            attempts.annotate(error)
             raise
         except CancelledAfterSending:
             raise
         except asyncio.CancelledError as stop:  # in a pause, or before another attempt was sent
-            if not trial.uncertain:
+            if not attempts.uncertain:
                 raise
             raise CancelledAfterSending(
-                attempts=trial.attempts, uncertain=trial.uncertain
+                attempts=attempts.made, uncertain=attempts.uncertain
             ) from stop
-        return replace(response, attempts=trial.attempts, uncertain=trial.uncertain)
-
-    def excuses(self, error: CallError) -> bool:
-        """Whether the failure is not held against the call."""
-        return self.endurance.patient and (error.excused or isinstance(error, RateLimited))
-
-    def left(self, error: CallError, started: float) -> float:
-        """Seconds until it is too late for another attempt. While the provider is down for all
-        there is no late."""
-        if self.endurance.patient and error.excused:
-            return float("inf")
-        return started + self.endurance.deadline - self.clock.monotonic()
+        return replace(answer, attempts=attempts.made, uncertain=attempts.uncertain)
 
 
-class _Trial:
-    """One call and what its attempts have come to: how many, how many may have been billed, and
-    how many count `against` it. `first` is a first attempt that was made already."""
+class _Attempts:
+    """The attempts of one call: how many were `made`, how many of them may have been billed
+    (`uncertain`), and how many `count` against the policy."""
 
-    def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
+    def __init__(self, guard: Retry, request: Request) -> None:
+        from tenacity import wait_random_exponential
+
         self._guard = guard
         self._request = request
-        self._emit = emit
         self._started = guard.clock.monotonic()
-        self.attempts = self.uncertain = self.against = 0
-        self.first: CallError | None = None
+        self._backoff = wait_random_exponential(FIRST_WAIT, guard.budget.policy.max_wait)
+        self.made = self.uncertain = self.count = 0
 
-    async def attempt(self) -> Answer:
-        """Make one, or raise the first one's error."""
-        if self.first is not None:
-            known, self.first = self.first, None
-            raise known
-        self.attempts += 1
+    async def make(self, emit: Emit | None) -> Answer:
+        """Make one."""
+        self.made += 1
         try:
-            return await self._guard.inner(self._request, self._emit)
+            return await self._guard.inner(self._request, emit)
         except CallError as error:
-            self.attempts -= not error.sent
+            self.made -= not error.sent
             self.uncertain += error.ambiguous
-            self.against += not self._guard.excuses(error)
-            self.sign(error)
+            self.count += not self._is_excused(error)
             raise
         except CancelledAfterSending as stop:
-            stop.attempts, stop.uncertain = self.attempts, self.uncertain + 1
+            stop.attempts, stop.uncertain = self.made, self.uncertain + 1
             raise
 
-    def sign(self, error: CallError) -> None:
+    def annotate(self, error: CallError) -> None:
         """Write on the error what the attempts have come to."""
-        error.attempts, error.uncertain, error.held = self.attempts, self.uncertain, True
+        error.attempts, error.uncertain, error.held = self.made, self.uncertain, True
 
-    async def again(self, state: RetryCallState) -> bool:
-        """Whether there is to be another attempt."""
-        error, policy = _failure(state), self._guard.endurance.policy
-        if error is None or not _is_worth_it(error):
-            return False
+    async def should_stop(self, state: RetryCallState) -> bool:
+        """Whether the failure that just came is the last."""
+        error, policy = _failure(state), self._guard.budget.policy
         if error.ambiguous and self.uncertain > policy.ambiguous_attempts:
-            return False
-        if self.against >= policy.attempts:
-            return False
-        if (error.retry_after or 0.0) > self._guard.left(error, self._started):
-            return False
-        if not error.ambiguous or self._guard.afford is None:
             return True
-        return await self._guard.afford(self._request, self.uncertain)
+        if self.count >= policy.attempts:
+            return True
+        if (error.retry_after or 0.0) > self._left(error):
+            return True
+        if not error.ambiguous:
+            return False
+        return not await self._guard.can_afford(self._request, self.uncertain)
 
-    def pause(self, state: RetryCallState) -> float:
-        """The backoff, but not beyond the deadline, and not less than the provider asked for."""
+    def wait(self, state: RetryCallState) -> float:
+        """Seconds of backoff; not beyond the deadline, and no less than the provider asked for."""
         error = _failure(state)
-        assert error is not None
-        left = self._guard.left(error, self._started)
-        return max(min(self._guard.backoff(state), left), error.retry_after or 0.0)
+        return max(min(self._backoff(state), self._left(error)), error.retry_after or 0.0)
 
-    def tell(self, state: RetryCallState) -> None:
+    def notify(self, state: RetryCallState) -> None:
         """There will be another attempt."""
-        error = _failure(state)
-        if error is not None:
-            self._guard.told(Trouble(self._request, error, self.attempts, state.upcoming_sleep))
+        details = RetryDetails(self._request, _failure(state), self.made, state.upcoming_sleep)
+        self._guard.on_retry(details)
+
+    def _is_excused(self, error: CallError) -> bool:
+        return self._guard.budget.patient and (error.excused or isinstance(error, RateLimited))
+
+    def _left(self, error: CallError) -> float:
+        """Seconds until it is too late for another attempt; without end while the provider is
+        down for all."""
+        if self._guard.budget.patient and error.excused:
+            return float("inf")
+        return self._started + self._guard.budget.deadline - self._guard.clock.monotonic()
 
 
-def _is_worth_it(error: CallError) -> bool:
-    """Whether another attempt may end better."""
-    return error.retryable and not isinstance(error, Cancelled)
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, CallError) and error.retryable and not isinstance(error, Cancelled)
 
 
-def _failure(state: RetryCallState) -> CallError | None:
+def _failure(state: RetryCallState) -> CallError:
     error = state.outcome.exception() if state.outcome else None
-    return error if isinstance(error, CallError) else None
+    assert isinstance(error, CallError)
+    return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -37,11 +37,14 @@ class Pace:
     clock: Clock
     tokens_per_minute: int | None = None
     waits: Callable[[], str | None] = lambda: None
-    budget: Callable[[], tuple[Decimal, Decimal] | None] = lambda: None
+    budget: Callable[[], Awaitable[tuple[Decimal, Decimal] | None]] | None = None
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
+    _spent: tuple[Decimal, Decimal] | None = None
 
-    def mark(self) -> None:
+    async def mark(self) -> None:
         """Remember where the run stands now."""
+        if self.budget is not None:
+            self._spent = await self.budget()
         now = self.clock.monotonic()
         done = self.tally.ok + self.tally.failed
         self._marks.append((now, done, self.tally.input_tokens + self.tally.output_tokens))
@@ -72,9 +75,8 @@ class Pace:
 
     def _dollars(self) -> str:
         """What the run has cost, or what is spent against its budget."""
-        budget = self.budget()
-        if budget is not None:
-            spent, limit = budget
+        if self._spent is not None:
+            spent, limit = self._spent
             return f"${spent:,.2f}/${limit:,.2f}"
         return "$?" if self.tally.unpriced else f"${self.tally.cost:,.2f}"
 
@@ -120,10 +122,10 @@ class PlainLines(Struct, frozen=True):
 
     async def run(self, pace: Pace) -> None:
         """Print until cancelled."""
-        pace.mark()
+        await pace.mark()
         while True:
             await self.clock.sleep(PLAIN_EVERY)
-            pace.mark()
+            await pace.mark()
             done, rows = pace.tally.done, pace.tally.rows
             share = f"{done * 100 // rows}%" if rows else "-"
             words = ", ".join((*pace.parts(), f"{clock_face(pace.left)} left"))
@@ -140,12 +142,12 @@ class Bar(Struct, frozen=True):
     async def run(self, pace: Pace) -> None:
         """Draw until cancelled, and once more at the end."""
         with self._live() as draw:
-            pace.mark()
+            await pace.mark()
             try:
                 while True:
                     draw(self._lines(pace))
                     await self.clock.sleep(BAR_EVERY)
-                    pace.mark()
+                    await pace.mark()
             finally:
                 draw(self._lines(pace))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -37,11 +36,6 @@ class Tally:
     async def __call__(self, outcome: CallRecord) -> None:
         """Count one call."""
         self.add(outcome)
-
-    async def many(self, outcomes: Sequence[CallRecord]) -> None:
-        """Count many calls."""
-        for outcome in outcomes:
-            self.add(outcome)
 
     def add(self, outcome: CallRecord) -> None:
         """Count one call."""

@@ -1,7 +1,7 @@
-"""Files as the program needs them: private, durable, and with errors people can act on.
+"""Private, durable and locked files.
 
 Files are 0600 and folders 0700 under any umask. Every `OSError` of a file becomes one sentence
-in one place (`disk_error`).
+that says what to do, in one place (`disk_error`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
-from llmctl.errors import DiskError
+from llmctl.errors import BusyError, DiskError
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
 
 _ADVICE = {
@@ -157,3 +159,151 @@ def write_private(path: Path, data: bytes) -> None:
     """Replace the file's content by `data`, atomically and durably, as 0600. Raises `DiskError`."""
     with replacing(path) as file:
         file.write(data)
+
+
+def try_lock(fd: int) -> bool:
+    """Lock the open file for this process alone; False when another holds it.
+
+    The lock goes with the descriptor, however the process ends. Raises `OSError`.
+    """
+    try:
+        if sys.platform == "win32":
+            # Far beyond any content: msvcrt locks bytes, and those would become unreadable.
+            os.lseek(fd, 1 << 62, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+class UseLock:
+    """A lock file beside a file: shared by the processes that use the file, so that one that has
+    it alone may put another file in its place.
+
+    Unlike SQLite's own locks (POSIX), which belong to a process, these belong to a descriptor:
+    other users within this process count, and closing one does not end the lock of another.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def shared(cls, path: Path) -> Self:
+        """Use the file; waits while another process replaces it. Raises `DiskError`."""
+        return cls._open(path, exclusive=False)
+
+    @classmethod
+    def exclusive(cls, path: Path) -> Self:
+        """Replace the file. Raises `BusyError` while anybody uses it, and `DiskError`."""
+        return cls._open(path, exclusive=True)
+
+    @classmethod
+    def _open(cls, path: Path, *, exclusive: bool) -> Self:
+        if sys.platform == "win32":
+            return cls(-1)  # there a file that is open cannot be replaced
+        lock = path.with_name(f"{path.name}.lock")
+        with disk("lock", lock):
+            fd, _ = open_private(lock, os.O_RDWR)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+            except BlockingIOError:
+                os.close(fd)
+                raise BusyError(
+                    f"another llmctl still uses {path}: run the same command again when that one "
+                    "has ended"
+                ) from None
+            except BaseException:
+                os.close(fd)
+                raise
+        return cls(fd)
+
+    def close(self) -> None:
+        """Give the lock back; again: nothing to do."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LockedFile:
+    """A file open for reading and appending, held by this process alone."""
+
+    def __init__(self, path: Path, fd: int, *, created: bool) -> None:
+        self.path = path
+        self.fd = fd
+        self.created = created
+
+    @classmethod
+    def open(cls, path: Path, *, advice: str = "wait until it has ended") -> Self:
+        """Open (or create as 0600) and lock.
+
+        Raises `BusyError` naming the file and the `advice` when another process holds it,
+        `DiskError` when it cannot be opened.
+        """
+        while True:
+            with disk("open", path):
+                fd, created = open_private(path, os.O_RDWR | os.O_APPEND)
+                file = cls(path, fd, created=created)
+                try:
+                    held = try_lock(fd)
+                    # Whoever held the lock may have replaced or removed the file meanwhile.
+                    current = _names(path, fd)
+                except BaseException:
+                    file.close()
+                    raise
+            if held and current:
+                return file
+            file.close()
+            if not held:
+                raise BusyError(f"another llmctl holds {path}: {advice}")
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes. Raises `DiskError`."""
+        with disk("read", self.path):
+            return os.fstat(self.fd).st_size
+
+    def reader(self) -> BinaryIO:
+        """The file from its start; closing the reader keeps the lock."""
+        with disk("read", self.path):
+            os.lseek(self.fd, 0, os.SEEK_SET)
+            return os.fdopen(self.fd, "rb", buffering=1 << 17, closefd=False)
+
+    def truncate(self, length: int) -> None:
+        """Cut the file to `length` bytes, durably. Raises `DiskError`."""
+        with disk("cut", self.path):
+            os.ftruncate(self.fd, length)
+            os.fsync(self.fd)
+
+    def leave_no_trace(self) -> None:
+        """Remove the file if opening it created it and nothing was written since."""
+        with disk("remove", self.path):
+            if self.created and os.fstat(self.fd).st_size == 0:
+                self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back; again: nothing to do."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _names(path: Path, fd: int) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from llmctl.storage.database import Database
-from llmctl.storage.migrations import Migration
+from llmctl.storage.database import Database, Migration
 from llmctl.types import Message
 
 KEEP = 30 * 24 * 3600.0

@@ -1,49 +1,56 @@
-"""The ledger: every call that ended, and those under way, in one SQLite file."""
+"""The ledger: calls that ended, calls under way, and budget windows, in one SQLite file.
+
+Which windows a call counts towards is decided by `matches` when the call is held, and stored with
+the hold and with the call. The ledger itself decides: a window that anybody has ever used counts
+the calls of all processes, also of those that know nothing of the budget.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmctl.behind import Write
+from msgspec import Struct
+from msgspec.structs import replace
+
+from llmctl.errors import InputError
 from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWarning, BudgetWindow, Hold
-from llmctl.storage.database import Database
-from llmctl.storage.jobs import One
-from llmctl.storage.ledger_budgets import glance, stands
-from llmctl.storage.ledger_many import NewHold
-from llmctl.storage.ledger_tables import MIGRATIONS, SCHEMA
-from llmctl.storage.ledger_write import (
-    CALL,
-    HELD,
-    OWNED,
-    NewCall,
-    NotAllError,
-    add_calls,
-    call_values,
-    end_holds,
-    held_values,
-    hold_all,
-    settle_all,
+from llmctl.storage.database import Database, corrupt, fits
+from llmctl.storage.ledger_queries import (
+    HOUR,
+    KIND,
+    SUMS,
+    Reading,
+    UnknownCall,
+    held_in,
+    open_holds,
+    spent_in,
+    unknown_calls,
+    usage,
 )
-from llmctl.storage.migrations import fits
-from llmctl.storage.process import Process
-from llmctl.storage.report import Reading
-from llmctl.storage.rows import (
+from llmctl.storage.ledger_rows import (
     CallRow,
     HeldCall,
-    answered_call,
+    Kind,
     call_row,
+    denied,
     held_call,
     lost_call,
+    matches,
+    strictest,
     to_pico,
+    usage_of,
+    warning_due,
 )
-from llmctl.storage.sqlite import corrupt, rows
-from llmctl.storage.unknown import Chosen, UnknownCall, release
+from llmctl.storage.ledger_schema import MIGRATIONS
+from llmctl.storage.process import Process
 from llmctl.types import CallRecord
 
 T = TypeVar("T")
@@ -53,25 +60,76 @@ REMEDY = (
     "(and its -wal and -shm) to another folder, then run the same command again"
 )
 
+_DAY = 24 * 3600 * 1000
 _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few milliseconds
 _UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
+_UNSEEN_RUN = 30 * _DAY  # milliseconds after which a run of such a process has
 _PAGE = 1000
 
-_STARTED, _ESTIMATED = CALL.index("started_ms"), CALL.index("estimated")
-_ADD_LOST = (
-    f"INSERT INTO calls ({', '.join(CALL)}) VALUES {rows(1, len(CALL))} "  # noqa: S608
-    "ON CONFLICT (call_id) DO NOTHING"
-)
-_HOLDS = f"SELECT {', '.join(OWNED)} FROM holds"  # noqa: S608
-_HOLD = f"SELECT {', '.join(HELD)} FROM holds WHERE call_id = ?"  # noqa: S608
-_CALLS = (
-    f"SELECT {', '.join(CALL)} FROM calls "  # noqa: S608
-    "WHERE (started_ms, call_id) > (?, ?) AND started_ms < ? ORDER BY started_ms, call_id LIMIT ?"
-)
+_CALL, _HELD = CallRow.__struct_fields__, HeldCall.__struct_fields__
+_OWNED = (*_HELD, "pid", "birth", "world")
+_call_values: Callable[[CallRow], tuple[Any, ...]] = attrgetter(*_CALL)
+_held_values: Callable[[HeldCall], tuple[Any, ...]] = attrgetter(*_HELD)
 
 
-class SqliteLedger:
-    """The `LedgerStore` on disk. `run_id` and `user` go into every row.
+def _insert(table: str, columns: Sequence[str]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+
+
+_SELECT_CALL = f"SELECT {', '.join(_CALL)} FROM calls"  # noqa: S608 - our own names
+_ADD_CALL = f"INSERT {_insert('calls', _CALL)}"
+_ADD_LOST = f"INSERT OR IGNORE {_insert('calls', _CALL)}"
+_HOLD = f"INSERT OR REPLACE {_insert('holds', _OWNED)}"
+_END_HOLD = f"DELETE FROM holds WHERE call_id = ? RETURNING {', '.join(_HELD)}"  # noqa: S608
+_COUNT = (
+    f"INSERT INTO hours SELECT started_ms / {HOUR}, {', '.join(KIND)}, "  # noqa: S608
+    + ", ".join(f"({expression}) * :sign" for expression in SUMS.values())
+    + " FROM calls WHERE call_id = :call_id ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
+)
+_CHARGE = (
+    "UPDATE windows SET spent_pico = spent_pico + ?, held_pico = held_pico + ? "
+    "WHERE key IN (SELECT value FROM json_each(?))"
+)
+_LIVE = (
+    "SELECT key, match, spent_pico, held_pico, warned FROM windows "
+    "WHERE start_ms <= ?1 AND end_ms > ?1"
+)
+# What was sent is not known either, where it cost nothing; what it may have been stays, flagged
+# as estimated, where it was billed.
+_RELEASE = """
+    UPDATE calls SET
+        status = 'error', cost_pico = ?1, uncertain = 0, uncertain_pico = 0, estimated = 1,
+        input_tokens = iif(?1, input_tokens, 0), output_tokens = iif(?1, output_tokens, 0)
+    WHERE call_id = ?2
+"""
+
+
+class UnknownSelection(Struct, frozen=True):
+    """Which calls of unknown end: those of these ids, else those of a run, else (None) all."""
+
+    ids: Sequence[str] = ()
+    run_id: str | None = None
+
+
+class _Window(Struct):
+    """A row of `windows`: picodollars spent and held, and the highest share of the limit that
+    somebody was warned of."""
+
+    key: str
+    match: str
+    spent: int
+    held: int
+    warned: str
+
+    def counts(self, kind: Kind) -> bool:
+        """Whether calls of the kind count towards it."""
+        return matches(_read_match(self.match), kind)
+
+
+class Ledger:
+    """The `Budget` on disk, and all that reports read. `run_id` and `user` go into every row.
 
     Opening it turns the holds of dead processes into `unknown` rows at their full amount, and
     raises `DamagedError` when the file could not take the next call. Holding and settling
@@ -84,104 +142,96 @@ class SqliteLedger:
         self._run_id = run_id
         self._user = user
         self._me = Process.current()
-        # One and the same, so that holds are seen to be of one kind.
-        self._hold_all = partial(hold_all, me=self._me)
-        self._tight = False
-        self._held: dict[str, NewHold] = {}
+        self._windows: dict[str, BudgetWindow] = {}
         db.read(_probe)
         if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
-            db.write_now(_bury)
+            db.write_now(_expire_dead_holds)
 
-    async def hold(self, hold: Hold, caps: Sequence[BudgetWindow] = ()) -> BudgetDenied | None:
-        """Put the call on record with its worst case, if all `caps` have room for it, and say
-        which has not otherwise; durable when this returns None.
+    async def hold(self, hold: Hold, windows: Sequence[BudgetWindow] = ()) -> BudgetDenied | None:
+        """Put the call on record with its worst case, if those of `windows` that it counts
+        towards have room for it, and say which has not otherwise; durable when this returns None.
 
-        A second hold of one call takes the place of the first, unless it is refused.
+        A denied hold changes nothing. A second hold of one call takes the place of the first.
         """
-        new = self._new(hold, caps)
-        if caps and self._tight and hold.times == 1:
-            # What is refused again and again does not keep others from writing.
-            refused = self._db.read(lambda connection: glance(connection, caps, new.amount))
-            if refused is not None:
-                return refused
-        answer: BudgetDenied | None = await self._db.soon(One(self._hold_all, new))
-        self._tight = answer is not None
-        if answer is None:
-            self._held[hold.call_id] = new
-        return answer
+        held = held_call(hold, self._run_id, self._user)
+        self._windows.update({window.key: window for window in windows})
+        return await self._db.write(lambda c: self._hold(c, held, windows))
 
-    def _new(self, hold: Hold, caps: Sequence[BudgetWindow]) -> NewHold:
-        held, me = held_call(hold, self._run_id, self._user), self._me
-        values = (*held_values(held), me.pid, me.birth, me.world)
-        return NewHold(values, held.amount_pico or 0, caps, held.at_ms)
+    def _hold(
+        self, connection: sqlite3.Connection, held: HeldCall, windows: Sequence[BudgetWindow]
+    ) -> BudgetDenied | None:
+        live = _live(connection, held.at_ms)
+        missing = [window for window in windows if window.key not in live]
+        for window in missing:
+            _begin(connection, window, self._me, held.at_ms)
+        if missing:
+            live = _live(connection, held.at_ms)
+        live = {key: window for key, window in live.items() if window.counts(held)}
+        before, before_keys = _held_before(connection, held.call_id)
+        amount = held.amount_pico or 0
+        denials = []
+        for window in windows:
+            if row := live.get(window.key):
+                others = row.held - (before if row.key in before_keys else 0)
+                denials.append(denied(window, row.spent, others, amount))
+        denial = strictest(denials)
+        if denial is None:
+            keys = json.dumps([*live])
+            values = _held_values(replace(held, windows=keys))
+            connection.execute(_HOLD, (*values, self._me.pid, self._me.birth, self._me.world))
+            _charge(connection, before_keys, held=-before)
+            _charge(connection, live, held=amount)
+        return denial
 
-    async def hold_all(self, holds: Sequence[tuple[Hold, Sequence[BudgetWindow]]]) -> bool:
-        """Put many calls on record in one transaction, or none where they do not all fit;
-        durable when this returns."""
-        new = [self._new(hold, caps) for hold, caps in holds]
-
-        def work(connection: sqlite3.Connection) -> None:
-            if any(hold_all(connection, new, self._me)):
-                raise NotAllError
-
-        try:
-            await self._db.write(work, len(new))
-        except NotAllError:
-            return False
-        self._held.update({hold.call_id: one for (hold, _), one in zip(holds, new, strict=True)})
-        return True
-
-    async def give_back(self, call_ids: Sequence[str]) -> None:
-        """End the holds of calls that were not made."""
-        for call_id in call_ids:
-            self._held.pop(call_id, None)
-        await self._db.write(lambda connection: end_holds(connection, call_ids), len(call_ids))
-
-    def standing(self, cap: BudgetWindow) -> BudgetUsage | None:
-        """What counts against the cap now; None where no hold has met it yet."""
-        return self._db.read(lambda connection: stands(connection, cap))
-
-    def check(self) -> None:
-        """Raises the `DiskError` after which nothing more can be written."""
-        self._db.check()
-
-    def settle(
-        self, outcome: CallRecord, caps: Sequence[BudgetWindow] = (), *, lazily: bool = False
-    ) -> Write[Sequence[BudgetWarning]]:
-        """Write the call's row and end its hold in one transaction; durable when this is done.
+    async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
+        """Write the call's row, end its hold and charge its windows in one transaction; durable
+        on return.
 
         A failure after which the provider may have billed becomes `unknown` with the amount of
-        the hold. A call without a hold (a cached answer) only gets its row. Settling a call
-        twice ends in `sqlite3.IntegrityError`, unless the first row says `unknown`.
-        Gives the shares of `caps` to warn at that are reached now. `lazily`: nobody waits.
+        the hold. Settling a call twice ends in `sqlite3.IntegrityError`, unless the first row
+        says `unknown`. Gives the shares of windows to warn at that were reached now.
         """
-        run_id, user, call_id = self._run_id, self._user, outcome.request.call_id
-        known = self._held.pop(call_id, None)
-        if outcome.ok and not outcome.uncertain:
-            new = NewCall(answered_call(outcome, run_id, user), caps, known)
-            return self._db.begin(One(settle_all, new), lazily=lazily)
+        return await self._db.write(lambda connection: self._settle(connection, record))
 
-        def work(connection: sqlite3.Connection) -> Sequence[BudgetWarning]:
-            row = connection.execute(_HOLD, (call_id,)).fetchone()
-            held = None if row is None else HeldCall(*row)
-            values = call_values(call_row(outcome, held, run_id, user))
-            return settle_all(connection, [NewCall(values, caps)])[0]
+    def _settle(
+        self, connection: sqlite3.Connection, record: CallRecord
+    ) -> Sequence[BudgetWarning]:
+        call_id = record.request.call_id
+        found = connection.execute(_END_HOLD, (call_id,)).fetchall()
+        held = HeldCall(*found[0]) if found else None
+        row = call_row(record, held, self._run_id, self._user)
+        if held is not None:
+            _charge(connection, json.loads(held.windows), held=-(held.amount_pico or 0))
+        elif old := _take_unknown(connection, call_id):
+            row = replace(row, started_ms=old.started_ms, windows=old.windows)
+        if not row.spent_pico and row.windows == "[]":
+            add_call(connection, row)
+            return ()
+        # Those of the hold, and those that match by the name of the model that has answered.
+        live = _live(connection, row.started_ms)
+        stored: list[str] = json.loads(row.windows)
+        keys = dict.fromkeys([*stored, *(key for key, one in live.items() if one.counts(row))])
+        add_call(connection, replace(row, windows=json.dumps([*keys])))
+        _charge(connection, keys, spent=row.spent_pico)
+        charged = [live[key] for key in keys if key in live]
+        return list(self._warnings(connection, charged, row.spent_pico))
 
-        return self._db.begin(work, lazily=lazily)
+    def _warnings(
+        self, connection: sqlite3.Connection, charged: Iterable[_Window], spent: int
+    ) -> Iterator[BudgetWarning]:
+        """The shares to warn at that were reached by so much more, each told once in all
+        processes."""
+        for row in charged:
+            window = self._windows.get(row.key)
+            share = window and warning_due(window, row.spent + spent, Decimal(row.warned))
+            if window and share:
+                told = (str(share), row.key)
+                connection.execute("UPDATE windows SET warned = ? WHERE key = ?", told)
+                yield BudgetWarning(window, share, usage_of(row.spent + spent, 0).spent)
 
-    def hurry(self) -> None:
-        """Somebody waits now for what was settled lazily."""
-        self._db.hurry()
-
-    async def settle_kept(self, outcomes: Sequence[CallRecord]) -> None:
-        """Write the rows of answers that took no call, in one transaction; durable when this
-        returns. They have no holds."""
-        run_id, user = self._run_id, self._user
-
-        def work(connection: sqlite3.Connection) -> None:
-            add_calls(connection, [answered_call(one, run_id, user) for one in outcomes])
-
-        await self._db.write(work, len(outcomes))
+    async def usage(self, window: BudgetWindow) -> BudgetUsage:
+        """What counts against the window now."""
+        return self._db.read(lambda connection: usage(connection, window))
 
     def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
         """Ended calls in the order they were started, from `since` to before `until` (seconds
@@ -191,15 +241,14 @@ class SqliteLedger:
         while True:
             # Page by page, so that a slow reader does not keep the WAL from being folded in.
             page = self._db.read(partial(_page, after=last, end=end))
-            for row in page:
-                yield _call(row)
+            yield from page
             if len(page) < _PAGE:
                 return
-            last = (page[-1][_STARTED], page[-1][0])
+            last = (page[-1].started_ms, page[-1].call_id)
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
-        return self._db.read(_open_holds)
+        return self._db.read(open_holds)
 
     def report(self, work: Callable[[Reading], T]) -> T:
         """What `work` makes of the ledger as it is at one moment; it returns nothing lazy."""
@@ -207,61 +256,211 @@ class SqliteLedger:
         def at_once(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN")
             try:
-                return work(Reading(connection, _open_holds(connection)))
+                return work(Reading(connection))
             finally:
                 connection.execute("ROLLBACK")
 
         return self._db.read(at_once)
 
-    def release(self, chosen: Chosen, billed: Decimal) -> list[UnknownCall]:
-        """Write that the chosen calls, whose end is unknown, cost `billed` US dollars each; gives
-        what was known of them before. Raises `InputError` for those that are none."""
+    def release(self, chosen: UnknownSelection, billed: Decimal) -> list[UnknownCall]:
+        """Write that the chosen calls, whose end is unknown, cost `billed` US dollars each, and
+        correct the windows that they count towards; gives what was known of the calls before.
+
+        Raises `InputError`, and nothing has changed, when an id or the run is not in the ledger,
+        or when it is known how the call of that id ended.
+        """
         pico = to_pico(billed) or 0
-        return self._db.write_now(lambda connection: release(connection, chosen, pico))
+        return self._db.write_now(lambda connection: _release(connection, chosen, pico))
 
     def close(self) -> None:
-        """Write what is queued and close the file."""
+        """Write what waits and close the file."""
         self._db.close()
 
 
-def open_ledger(path: Path, run_id: str, user: str, gather: float = 0.0) -> SqliteLedger:
-    """The ledger at `path`, created when it is missing; `gather` is as in `Inbox`. Raises as
-    `Database` and `SqliteLedger` do."""
-    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY, gather=gather)
+def open_ledger(path: Path, run_id: str, user: str) -> Ledger:
+    """The ledger at `path`, created when it is missing. Raises as `Database` and `Ledger` do."""
+    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY)
     try:
-        return SqliteLedger(db, run_id, user)
+        return Ledger(db, run_id, user)
     except BaseException:
         db.close()
         raise
 
 
-def _open_holds(connection: sqlite3.Connection) -> list[HeldCall]:
-    rows = connection.execute(f"{_HOLDS} ORDER BY at_ms, call_id").fetchall()
-    return [HeldCall(*row[: len(HELD)]) for row in rows]
+@lru_cache(maxsize=256)
+def _read_match(text: str) -> Mapping[str, str]:
+    match: dict[str, str] = json.loads(text)
+    return match
 
 
-def _page(
-    connection: sqlite3.Connection, *, after: tuple[int, str], end: int
-) -> list[tuple[Any, ...]]:
-    return connection.execute(_CALLS, (*after, end, _PAGE)).fetchall()
+def _live(connection: sqlite3.Connection, at_ms: int) -> dict[str, _Window]:
+    """The windows of all budgets that count the calls of this moment."""
+    rows = connection.execute(_LIVE, (at_ms,)).fetchall()
+    return {row[0]: _Window(*row) for row in rows}
 
 
-def _call(row: tuple[Any, ...]) -> CallRow:
-    values = list(row)
-    values[_ESTIMATED] = bool(values[_ESTIMATED])  # SQLite has no truth values
-    return CallRow(*values)
+def _charge(
+    connection: sqlite3.Connection, keys: Iterable[str], *, spent: int = 0, held: int = 0
+) -> None:
+    """Add picodollars to what is spent and held of windows."""
+    if (spent or held) and (keys := [*keys]):
+        connection.execute(_CHARGE, (spent, held, json.dumps(keys)))
 
 
-def _do(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
-    connection.execute(statement, values)
+def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, now: int) -> None:
+    """Give the window its row, if it has none: what its calls cost so far, and those under way.
+    These, and the calls whose end may become known, learn that they count towards it."""
+    if connection.execute("SELECT 1 FROM windows WHERE key = ?", (window.key,)).fetchone():
+        return
+    _drop_old_windows(connection, now)
+    held = held_in(connection, window)
+    connection.execute(
+        "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, '0', ?, ?, ?, ?)",
+        (
+            window.key, window.start, window.end, json.dumps(dict(window.match)),
+            spent_in(connection, window), sum(hold.amount_pico or 0 for hold in held),
+            now, me.pid, me.birth, me.world,
+        ),
+    )  # fmt: skip
+    unknown = connection.execute(
+        f"{_SELECT_CALL} WHERE status = 'unknown' AND started_ms >= ? AND started_ms < ?",
+        (window.start, window.end),
+    ).fetchall()
+    calls = [row for row in map(_read_call, unknown) if matches(window.match, row)]
+    for table, rows in (("holds", held), ("calls", calls)):
+        connection.executemany(
+            f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
+            [(window.key, row.call_id) for row in rows],
+        )
+
+
+def _drop_old_windows(connection: sqlite3.Connection, now: int) -> None:
+    """Drop the windows that nobody uses any more: those that ended a day ago, and those of runs
+    whose process is dead."""
+    connection.execute("DELETE FROM windows WHERE end_ms < ?", (now - _DAY,))
+    rows = connection.execute("SELECT key, match, made_ms, pid, birth, world FROM windows")
+    for key, match, made, *process in rows.fetchall():
+        if "run" in _read_match(match):
+            dead = Process(*process).is_dead()
+            if dead or (dead is None and made < now - _UNSEEN_RUN):
+                connection.execute("DELETE FROM windows WHERE key = ?", (key,))
+
+
+def _held_before(connection: sqlite3.Connection, call_id: str) -> tuple[int, list[str]]:
+    """Picodollars of the hold that the call has already, and the keys of its windows."""
+    asked = f"SELECT {', '.join(_HELD)} FROM holds WHERE call_id = ?"  # noqa: S608
+    row = connection.execute(asked, (call_id,)).fetchone()
+    if row is None:
+        return 0, []
+    before = HeldCall(*row)
+    return before.amount_pico or 0, json.loads(before.windows)
+
+
+def add_call(connection: sqlite3.Connection, row: CallRow) -> None:
+    """Write the row of a call that has ended, and count it in its hour; charges no window. Raises
+    `sqlite3.IntegrityError` when the call has a row."""
+    connection.execute(_ADD_CALL, _call_values(row))
+    _count(connection, row.call_id)
+
+
+def _count(connection: sqlite3.Connection, call_id: str, sign: int = 1) -> None:
+    """Add the call to the sums of its hour, or take it away."""
+    connection.execute(_COUNT, {"call_id": call_id, "sign": sign})
+
+
+def _take_unknown(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
+    """Take the row of a call of unknown end out of the ledger and all its sums, for the row of
+    what is known now. None when the call has no row; raises `sqlite3.IntegrityError` when it has
+    one that is final."""
+    row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call_id,)).fetchone()
+    if row is None:
+        return None
+    old = _read_call(row)
+    if old.status != "unknown":
+        raise sqlite3.IntegrityError(f"the row of call {call_id} is final")
+    _count(connection, call_id, -1)
+    _charge(connection, json.loads(old.windows), spent=-old.spent_pico)
+    connection.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
+    return old
+
+
+def _expire_dead_holds(connection: sqlite3.Connection) -> None:
+    """Make `unknown` rows of the holds whose processes have died."""
+    dead: dict[Process, bool | None] = {}
+    asked = f"SELECT {', '.join(_OWNED)} FROM holds"  # noqa: S608
+    for row in connection.execute(asked).fetchall():
+        held, process = HeldCall(*row[: len(_HELD)]), Process(*row[len(_HELD) :])
+        if process not in dead:
+            dead[process] = process.is_dead()
+        ended = dead[process]
+        if ended is None:
+            ended = time.time() - held.at_ms / 1000 > _UNSEEN
+        if ended:
+            amount, keys = held.amount_pico or 0, json.loads(held.windows)
+            connection.execute("DELETE FROM holds WHERE call_id = ?", (held.call_id,))
+            _charge(connection, keys, held=-amount)
+            if connection.execute(_ADD_LOST, _call_values(lost_call(held))).rowcount:
+                _charge(connection, keys, spent=amount)
+                _count(connection, held.call_id)
+
+
+def _release(
+    connection: sqlite3.Connection, chosen: UnknownSelection, pico: int
+) -> list[UnknownCall]:
+    for call in (found := _select_unknown(connection, chosen)):
+        row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call.call_id,)).fetchone()
+        old = _read_call(row)
+        _count(connection, call.call_id, -1)
+        _charge(connection, json.loads(old.windows), spent=pico - old.spent_pico)
+        connection.execute(_RELEASE, (pico, call.call_id))
+        _count(connection, call.call_id)
+    return found
+
+
+def _select_unknown(connection: sqlite3.Connection, chosen: UnknownSelection) -> list[UnknownCall]:
+    """The chosen calls; raises `InputError` for those that there are not."""
+    if not chosen.ids and chosen.run_id is None:
+        return unknown_calls(connection, "1")
+    if not chosen.ids:
+        asked = "SELECT 1 FROM calls WHERE run_id = ? LIMIT 1"
+        if not connection.execute(asked, (chosen.run_id,)).fetchone():
+            raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
+        return unknown_calls(connection, "run_id = ?", chosen.run_id)
+    found: list[UnknownCall] = []
+    for call_id in dict.fromkeys(chosen.ids):
+        calls = unknown_calls(connection, "call_id = ?", call_id)
+        known = connection.execute(
+            "SELECT status FROM calls WHERE call_id = ?", (call_id,)
+        ).fetchone()
+        if known is None:
+            raise InputError(
+                f"there is no call {call_id!r} in the ledger, or it is still under way; "
+                "`llmctl cost report` lists the calls whose end is unknown"
+            )
+        if not calls:
+            raise InputError(f"how call {call_id} ended is known ({known[0]}): its row is final")
+        found += calls
+    return found
+
+
+def _page(connection: sqlite3.Connection, *, after: tuple[int, str], end: int) -> list[CallRow]:
+    asked = (
+        f"{_SELECT_CALL} WHERE (started_ms, call_id) > (?, ?) AND started_ms < ? "
+        "ORDER BY started_ms, call_id LIMIT ?"
+    )
+    rows = connection.execute(asked, (*after, end, _PAGE)).fetchall()
+    return [_read_call(row) for row in rows]
+
+
+def _read_call(row: Sequence[Any]) -> CallRow:
+    values = dict(zip(_CALL, row, strict=True))
+    return CallRow(**{**values, "estimated": bool(values["estimated"])})  # SQLite has no booleans
 
 
 def _probe(connection: sqlite3.Connection) -> None:
     """Find damage before the first call is paid for, not when its row must be written."""
-    if not fits(connection, MIGRATIONS, SCHEMA):  # a changed trigger would add up something else
+    if not fits(connection, MIGRATIONS):
         raise corrupt("its tables are not those that llmctl made")
-    if connection.execute("SELECT 1 FROM together").fetchone():  # triggers would add up nothing
-        raise corrupt("it says that somebody is writing many calls, which nobody ever sees")
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     if pages * connection.execute("PRAGMA page_size").fetchone()[0] <= _SMALL:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
@@ -272,19 +471,5 @@ def _probe(connection: sqlite3.Connection) -> None:
         connection.execute(
             f"SELECT {column} FROM calls ORDER BY {column} DESC LIMIT 1"  # noqa: S608
         ).fetchone()
-    connection.execute("SELECT slot FROM slots ORDER BY slot DESC LIMIT 1").fetchone()
-
-
-def _bury(connection: sqlite3.Connection) -> None:
-    """Make `unknown` rows of the holds whose processes have died."""
-    graves: dict[Process, bool | None] = {}
-    for row in connection.execute(_HOLDS).fetchall():
-        held, process = HeldCall(*row[: len(HELD)]), Process(*row[len(HELD) :])
-        if process not in graves:
-            graves[process] = process.is_dead()
-        dead = graves[process]
-        if dead is None:
-            dead = time.time() - held.at_ms / 1000 > _UNSEEN
-        if dead:
-            _do(connection, _ADD_LOST, call_values(lost_call(held)))
-            _do(connection, "DELETE FROM holds WHERE call_id = ?", (held.call_id,))
+    connection.execute("SELECT hour FROM hours ORDER BY hour DESC LIMIT 1").fetchone()
+    connection.execute("SELECT json_valid(match), spent_pico FROM windows").fetchall()

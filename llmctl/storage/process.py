@@ -1,21 +1,22 @@
-"""Which process is which, beyond its number: numbers are used again."""
+"""Process identity beyond the process id, which systems use again."""
 
 from __future__ import annotations
 
 import functools
 import os
-import subprocess
+import sys
 from pathlib import Path
 from typing import Self
 
+import psutil
 from msgspec import Struct
 
 _PROC = Path("/proc")
 
 
 class Process(Struct, frozen=True):
-    """A process of this machine. `birth` is when it started, in the system's own words;
-    `world` names the boot and the process namespace in which `pid` means something."""
+    """A process of this machine: its id, when it started, and the boot and process namespace in
+    which the id means something (`world`)."""
 
     pid: int
     birth: str
@@ -24,62 +25,50 @@ class Process(Struct, frozen=True):
     @classmethod
     def current(cls) -> Self:
         """The process that asks."""
-        pid = os.getpid()
-        return cls(pid, birth(pid) or "", world())
+        return cls(os.getpid(), start_time(os.getpid()) or "", world())
 
     def is_dead(self) -> bool | None:
-        """True when it has ended, False while it runs; None when this process cannot see it
-        (it ran in another container)."""
+        """True when the process has ended, False while it runs; None when it runs out of sight,
+        in another container."""
         boot, _, namespace = self.world.partition(" ")
         own_boot, _, own_namespace = world().partition(" ")
-        if boot != own_boot:
+        if sys.platform == "linux" and boot != own_boot:
             return True
         if namespace != own_namespace:
             return None
-        return birth(self.pid) != self.birth
+        return start_time(self.pid) != self.birth
 
 
 @functools.cache
 def world() -> str:
-    """The boot and the process namespace, as far as the system names them."""
-    return f"{_text('sys/kernel/random/boot_id')} {_link('self/ns/pid')}"
+    """The boot id and the process namespace (Linux only), separated by a space."""
+    return f"{boot_id()} {_namespace()}"
 
 
-def birth(pid: int) -> str | None:
-    """When the process started; None when there is none, or only its remains (a zombie)."""
-    if not (_PROC / "self" / "stat").exists():
-        return _birth_from_ps(pid)
+@functools.cache
+def boot_id() -> str:
+    """An id of the machine's current boot: the kernel's own, elsewhere the boot time in seconds."""
     try:
-        # "pid (name) state …": the name may hold spaces and parentheses itself.
-        state, *rest = (_PROC / str(pid) / "stat").read_text("latin-1").rpartition(")")[2].split()
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def start_time(pid: int) -> str | None:
+    """When the process started, in hundredths of a second since the boot; None when there is no
+    such process, or only its remains (a zombie)."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # Both come from the system clock: their difference does not change when that is set.
+        return str(round((process.create_time() - psutil.boot_time()) * 100))
+    except psutil.Error:
         return None
-    # The start time is field 22 (proc_pid_stat(5)), in clock ticks since the boot.
-    return None if state in "ZX" else rest[18]
 
 
-def _birth_from_ps(pid: int) -> str | None:
-    """The same where there is no /proc (macOS), to the second."""
-    done = subprocess.run(  # noqa: S603 - a number is the only argument
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],  # noqa: S607 - POSIX leaves its place open
-        capture_output=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
-        text=True,
-    )
-    state, _, start = done.stdout.strip().partition(" ")
-    return None if not start or state.startswith("Z") else start.strip()
-
-
-def _text(name: str) -> str:
+def _namespace() -> str:
     try:
-        return (_PROC / name).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _link(name: str) -> str:
-    try:
-        return str((_PROC / name).readlink())
+        return str((_PROC / "self/ns/pid").readlink())
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""What the processes of one machine share of a provider's minute: a few numbers a lane."""
+"""Rate-limit state shared by all processes of this machine: one row for each provider's limits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sqlite3
 from pathlib import Path
 
 from llmctl.clock import Clock
-from llmctl.protocols import UNUSED_LANE, LaneChange
-from llmctl.storage.database import Database
-from llmctl.storage.migrations import Migration
-from llmctl.storage.process import world
-from llmctl.storage.sqlite import DamagedError
+from llmctl.errors import BusyError
+from llmctl.protocols import INITIAL_LIMITS, LimitChange, LimitState
+from llmctl.storage.database import DamagedError, Database, Migration, OldFormatError
+from llmctl.storage.files import UseLock, disk
+from llmctl.storage.process import boot_id
 
 MIGRATIONS = (
     Migration(
@@ -38,42 +38,57 @@ _FURTHEST = 600.0
 """Seconds into the future that a moment may lie; more is damage, and would stop everybody."""
 
 
-class Minutes:
-    """The lanes in the file at `path`, made when it is first needed. What is in it matters for a
-    minute, so a damaged file is replaced."""
+class RateLimitStore:
+    """The `SharedLimits` in the file at `path`, made when it is first needed.
+
+    What is in it matters for a minute, so a damaged file is replaced: as soon as no process has it
+    open any more, and every process closes it when it meets the damage. Until then each has
+    limits of its own. Raises `DiskError` and `BusyError`.
+    """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._db: Database | None = None
-        self._boot = world().partition(" ")[0]
+        self._own: dict[str, LimitState] = {}
 
-    async def change(self, name: str, change: LaneChange) -> float:
-        """Make the change to the lane called `name`, while no other process makes one; gives
-        what `change` gives. Raises `DiskError` and `BusyError`."""
+    async def change(self, name: str, change: LimitChange) -> float:
+        """Apply `change` to the limits called `name` while no other process does; the number that
+        it gives. Raises `DiskError` and `BusyError`."""
         try:
             return await self._change(name, change)
-        except DamagedError:
+        except (DamagedError, OldFormatError):
             self.close()
-            for path in self._path.parent.glob(f"{self._path.name}*"):
-                path.unlink(missing_ok=True)
+        try:
+            self._remove()
             return await self._change(name, change)
+        except (DamagedError, OldFormatError, BusyError):
+            self.close()
+            self._own[name], result = change(self._own.get(name, INITIAL_LIMITS))
+            return result
 
-    async def _change(self, name: str, change: LaneChange) -> float:
+    async def _change(self, name: str, change: LimitChange) -> float:
         if self._db is None:
-            self._db = Database(self._path, MIGRATIONS, synchronous="NORMAL", keep_copy=False)
-        key = name, self._boot
+            self._db = Database(
+                self._path, MIGRATIONS, synchronous="NORMAL", keep_copy=False, replaceable=True
+            )
+        key = name, boot_id()
 
         def work(connection: sqlite3.Connection) -> float:
             row = connection.execute(_FIND, key).fetchone()
             latest = self._clock.monotonic() + _FURTHEST
-            state = UNUSED_LANE if row is None else tuple(min(moment, latest) for moment in row)
+            state = INITIAL_LIMITS if row is None else tuple(min(moment, latest) for moment in row)
             after, result = change((state[0], state[1], state[2]))
             if after != state:
                 connection.execute(_KEEP, (*key, *(max(moment, -1e18) for moment in after)))
             return result
 
         return await self._db.write(work)
+
+    def _remove(self) -> None:
+        with UseLock.exclusive(self._path), disk("replace", self._path):
+            for ending in ("-wal", "-shm", ""):
+                self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the file back."""

@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctl.batch.plan import Means, Plan, Usual, duration, looked_at, plan
-from llmctl.batch.prepare import Job
-from llmctl.batch.rows import Reader
+from llmctl.batch.job import Job, open_batch
+from llmctl.batch.plan import AverageCall, Plan, PlanInputs, duration, plan
+from llmctl.batch.rows import RowReader
 from llmctl.config.settings import CachePolicy, Limits, Profile
 from llmctl.pricing import Prices, terms_of
 from llmctl.providers.registry import codec
@@ -31,14 +31,14 @@ OWN = Price(Decimal("0.25"), Decimal(2), Decimal("0.025"), Decimal("0.3"))
 class Seen:
     """A history of one model."""
 
-    def usual(self, profile: str, model: str) -> Usual | None:  # noqa: ARG002
+    def average(self, profile: str, model: str) -> AverageCall | None:  # noqa: ARG002
         """Answers of 30 tokens that take two seconds."""
-        return Usual(Decimal(30), 2.0, 100) if model == "gpt-4o" else None
+        return AverageCall(Decimal(30), 2.0, 100) if model == "gpt-4o" else None
 
 
-def means(cached: set[str] = frozenset()) -> Means:  # type: ignore[assignment]
+def means(cached: set[str] = frozenset()) -> PlanInputs:  # type: ignore[assignment]
     """With a cache that holds these fingerprints."""
-    return Means(COUNTER, PRICES, CODEC, cached.__contains__, Seen(), NOW)
+    return PlanInputs(COUNTER, PRICES, CODEC, cached.__contains__, Seen(), NOW)
 
 
 def profile(model: str = "gpt-4o", price: Price | None = None, *, cache: bool = True) -> Profile:
@@ -57,9 +57,9 @@ def planned(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        reader = Reader()
-        with looked_at(Job(str(path), None, reader, own, cache_mode=mode)) as batch:
-            requests = list(batch.requests(str))
+        reader = RowReader()
+        with open_batch(Job(str(path), None, reader, own, cache_mode=mode), dry_run=True) as batch:
+            requests = [request for page in batch.pages(str) for request in page]
             kept = {request.fingerprint for request in requests[:cached]}
             return plan(batch, means(kept)), requests
 
@@ -171,9 +171,10 @@ def test_rows_that_the_provider_would_not_take_are_refused_rows() -> None:
         path = Path(folder) / "in.jsonl"
         line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
         path.write_text(json.dumps(line) + "\n")
-        with looked_at(Job(str(path), None, Reader(), own)) as batch:
+        with open_batch(Job(str(path), None, RowReader(), own), dry_run=True) as batch:
             found = plan(
-                batch, Means(COUNTER, PRICES, codec("anthropic"), set().__contains__, Seen(), NOW)
+                batch,
+                PlanInputs(COUNTER, PRICES, codec("anthropic"), set().__contains__, Seen(), NOW),
             )
     assert (found.refused, found.to_send) == (1, 0)
     assert found.cost.worst == 0
@@ -183,11 +184,11 @@ def test_rows_that_the_provider_would_not_take_are_refused_rows() -> None:
 def test_the_time_is_that_of_the_tightest_limit() -> None:
     """Requests a minute, tokens a minute, or the latency of earlier calls."""
     made = Plan(to_send=120, input_tokens=9000, expected_output_tokens=3000)
-    usual: list[Usual | None] = [Usual(Decimal(30), 2.0, 10), None]
+    usual = [AverageCall(Decimal(30), 2.0, 10)]
     assert duration(made, Limits(concurrency=4), usual) == (60.0, "concurrency")
     assert duration(made, Limits(rpm=60), usual) == (120.0, "rpm")
     assert duration(made, Limits(rpm=60, tpm=3000), usual) == (240.0, "tpm")
-    assert duration(made, Limits(), [None]) == (None, None)
+    assert duration(made, Limits(), []) == (None, None)
     assert duration(Plan(), Limits(rpm=60), usual) == (0.0, None)
 
 

@@ -10,12 +10,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
-from llmctl.batch.openai_lines import URLS
-from llmctl.batch.questions import RowError
-from llmctl.batch.read import Source
-from llmctl.batch.rows import Reader, Row
+from llmctl.batch.rows import URLS, Row, RowError, RowReader
 from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
@@ -25,13 +21,13 @@ from llmctl.types import Message, RawRequest
 Put = Callable[[str, bytes], str]
 
 
-def parse(fields: Any, reader: Reader | None = None, line: int = 7) -> Row:
+def parse(fields: Any, reader: RowReader | None = None, line: int = 7) -> Row:
     """The row of a record, at index 3."""
     data = fields if isinstance(fields, bytes) else orjson.dumps(fields)
-    return (reader or Reader()).parse(3, (line, data))
+    return (reader or RowReader()).parse(3, (line, data))
 
 
-def why(fields: Any, reader: Reader | None = None) -> str:
+def why(fields: Any, reader: RowReader | None = None) -> str:
     """What is wrong with a record."""
     with pytest.raises(RowError) as caught:
         parse(fields, reader)
@@ -112,7 +108,7 @@ def test_messages() -> None:
 )
 def test_the_default_system_prompt(fields: dict[str, Any], roles: list[str]) -> None:
     """The command's system prompt stands before rows that have none, and never in a raw body."""
-    question = parse(fields, Reader(system="default")).question
+    question = parse(fields, RowReader(system="default")).question
     assert [m.content for m in question.messages] == roles
 
 
@@ -146,22 +142,23 @@ def test_the_default_system_prompt(fields: dict[str, Any], roles: list[str]) -> 
         ({"messages": [{"role": "user", "content": ["x"]}]}, "not an object with a `type`"),
         ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "not an object with a `type`"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "has no `text`"),
-        ({"prompt": "x", "system": 5}, "`system` must be text"),
-        ({"prompt": "x", "model": ""}, "`model` must be text"),
-        ({"prompt": "x", "model": 5}, "`model` must be text"),
-        ({"prompt": "x", "max_tokens": 0}, "`max_tokens` must be a whole number above 0"),
-        ({"prompt": "x", "max_tokens": True}, "`max_tokens` must be"),
-        ({"prompt": "x", "max_tokens": 1.5}, "`max_tokens` must be"),
-        ({"prompt": "x", "temperature": -0.1}, "`temperature` must be"),
-        ({"prompt": "x", "temperature": True}, "`temperature` must be"),
-        ({"prompt": "x", "temperature": "0"}, "`temperature` must be"),
-        ({"prompt": "x", "options": []}, "`options` must be an object"),
+        ({"prompt": "x", "system": 5}, "`system`: expected `str | null`, got `int`"),
+        ({"prompt": "x", "model": ""}, "`model`: expected `str` of length >= 1"),
+        ({"prompt": "x", "model": " "}, "`model` is empty"),
+        ({"prompt": "x", "model": 5}, "`model`: expected `str | null`"),
+        ({"prompt": "x", "max_tokens": 0}, "`max_tokens`: expected `int` >= 1"),
+        ({"prompt": "x", "max_tokens": True}, "`max_tokens`: expected `int | null`"),
+        ({"prompt": "x", "max_tokens": 1.5}, "`max_tokens`: expected `int | null`"),
+        ({"prompt": "x", "temperature": -0.1}, "`temperature`: expected `float` >= 0"),
+        ({"prompt": "x", "temperature": True}, "`temperature`: expected `int | float"),
+        ({"prompt": "x", "temperature": "0"}, "`temperature`: expected `int | float"),
+        ({"prompt": "x", "options": []}, "`options`: expected `object | null`"),
         ({"prompt": "x", "options": {"stream": True}}, "`stream`"),
         ({"prompt": "x", "options": {"model": "m"}}, "`model` belongs on the row"),
-        ({"prompt": "x", "tags": ["x"]}, "`tags` must be an object"),
-        ({"prompt": "x", "tags": {"a": None}}, "the tag 'a' must be text"),
-        ({"prompt": "x", "tags": {"a": []}}, "the tag 'a' must be text"),
-        ({"prompt": "x", "schema": []}, "`schema`: a JSON Schema is an object"),
+        ({"prompt": "x", "tags": ["x"]}, "`tags`: expected `object | null`"),
+        ({"prompt": "x", "tags": {"a": None}}, "`tags[...]`: expected"),
+        ({"prompt": "x", "tags": {"a": []}}, "`tags[...]`: expected"),
+        ({"prompt": "x", "schema": []}, "`schema`: expected `object | null`"),
         ({"prompt": "x", "schema": {"type": "objekt"}}, "`schema`: it is no JSON Schema"),
         ({"prompt": "x", "schema": {"$ref": "https://a/b"}}, "which llmctl does not fetch"),
         ({"prompt": "x", "max_token": 5}, "`max_token`: did you mean `max_tokens`?"),
@@ -204,7 +201,7 @@ def test_ids(fields: dict[str, Any], id: str) -> None:
 
 def test_id_field() -> None:
     """`--id-field` names the field, which every row must have."""
-    reader = Reader(id_field="ticket")
+    reader = RowReader(id_field="ticket")
     assert parse({"prompt": "x", "id": 1, "ticket": 9}, reader).id == "9"
     assert "no field 'ticket' (--id-field)" in why({"prompt": "x", "id": 1}, reader)
 
@@ -277,9 +274,9 @@ def test_bad_openai_lines(change: dict[str, Any], says: str) -> None:
     assert says in why({**line, **change})
 
 
-def cells(record: dict[str, str], reader: Reader | None = None) -> Row:
+def cells(record: dict[str, str], reader: RowReader | None = None) -> Row:
     """The row of a CSV record."""
-    return (reader or Reader()).parse(0, (2, record))
+    return (reader or RowReader()).parse(0, (2, record))
 
 
 def test_csv_cells() -> None:
@@ -311,7 +308,7 @@ def test_csv_cells() -> None:
     ("record", "says"),
     [
         ({"prompt": "x", "max_tokens": "many"}, "column `max_tokens` is not valid JSON"),
-        ({"prompt": "x", "max_tokens": '"5"'}, "`max_tokens` must be"),
+        ({"prompt": "x", "max_tokens": '"5"'}, "`max_tokens`: expected"),
         ({"prompt": "", "id": "1"}, "the prompt is empty"),
         ({"prompt": "x", "id": ""}, "`id` is empty"),
     ],
@@ -330,35 +327,18 @@ def test_csv_without_prompt() -> None:
 
 def test_template_rows() -> None:
     """With a template every record is data: its settings' names mean nothing, its id does."""
-    reader = Reader(template=Template("{{ model }}: {{ row['first name'] }}"), system="s")
+    reader = RowReader(template=Template("{{ model }}: {{ row['first name'] }}"), system="s")
     row = parse({"id": 5, "model": "T", "first name": "Ann", "max_tokens": "x"}, reader)
     assert row.id == "5"
     assert row.question == Question((Message("system", "s"), Message("user", "T: Ann")))
     assert cells({"model": "T", "first name": "B"}, reader).question.messages[1].text == "T: B"
-    assert "empty prompt" in why({"x": " "}, Reader(template=Template("{{ x }}")))
+    assert "empty prompt" in why({"x": " "}, RowReader(template=Template("{{ x }}")))
 
 
 def test_system_that_is_no_text() -> None:
     """A system prompt with half a character in it is refused before any row is read."""
     with pytest.raises(InputError, match="--system"):
-        Reader(system="\udcff")
-
-
-def test_second_reading(put: Put) -> None:
-    """Rows are read again without those that are answered, each with its line and index."""
-    path = put("a.jsonl", b'{"prompt":"a"}\n\n{"prompt":"b"}\r\n{"prompt":"c"}')
-    with Source.open(path) as source:
-        rows = list(Reader().rows(source, {1}))
-    assert [(row.index, row.line, row.id) for row in rows] == [(0, 1, "1"), (2, 4, "4")]
-
-
-def test_second_reading_of_something_else(put: Put) -> None:
-    """A row that is wrong only at the second reading is an input error with its line."""
-    with (
-        Source.open(put("a.jsonl", b'{"prompt":"a"}\n{}\n')) as source,
-        pytest.raises(InputError, match=r"a\.jsonl:2: no prompt"),
-    ):
-        list(Reader().rows(source))
+        RowReader(system="\udcff")
 
 
 JSON = st.recursive(
@@ -400,70 +380,19 @@ def test_any_line(data: bytes) -> None:
             parse(line)
 
 
-SCHEMAS = st.sampled_from([{}, {"type": "object"}, {"enum": ["é", 1]}])
-OPTIONAL = {
-    "schema": st.none() | SCHEMAS,
-    "system": st.text(max_size=3),
-    "model": st.just("other"),
-    "max_tokens": st.integers(1, 99),
-    "temperature": st.floats(0, 2) | st.integers(0, 2),
-    "options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
-}
-TURNS = st.lists(
-    st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "system"]), "content": st.text()},
-        optional={"name": st.text()},
-    ),
-    min_size=1,
-    max_size=3,
-)
-ROWS = st.one_of(
-    st.fixed_dictionaries({"prompt": st.text(min_size=1)}, optional=OPTIONAL),
-    st.fixed_dictionaries({"messages": TURNS}, optional=OPTIONAL),
-    st.fixed_dictionaries(
-        {
-            "url": st.sampled_from(["/v1/chat/completions", "/v1/embeddings"]),
-            "body": st.fixed_dictionaries(
-                {"messages": TURNS, "input": st.text(min_size=1)},
-                optional={"model": st.just("m"), "seed": JSON},
-            ),
-        }
-    ),
-)
+def test_identity(profile: Profile) -> None:
+    """What identifies a row is its id, and the fingerprint of the request that is made of it."""
+    reader = RowReader(system="s", schema={"type": "object"})
+    for fields in ({"prompt": "x"}, {"id": "a", "prompt": "x", "temperature": 0, "model": "m"}):
+        record = 7, orjson.dumps(fields)
+        row = reader.parse(0, record)
+        name, digest = reader.identify(record, profile)
+        assert name == row.id
+        assert digest.hex() == compose(row.question, profile, id="a").fingerprint[:32]
 
 
-@given(ROWS, st.none() | st.text(max_size=3), st.none() | SCHEMAS, st.booleans())
-def test_the_fast_fingerprint_is_the_fingerprint(
-    fields: dict[str, Any],
-    system: str | None,
-    schema: dict[str, Any] | None,
-    bare: bool,  # noqa: FBT001
-) -> None:
-    """What identifies a row when it is validated is what `compose` writes into its request."""
-    profile = Profile(
-        name="p",
-        provider="openai",
-        adapter="openai",
-        base_url="https://Example.com/v1/?x=1",
-        model="mé",
-    )
-    if not bare:
-        profile = replace(profile, max_tokens=5, temperature=0.25, params={"b": 1, "a": [{}]})
-    reader = Reader(system=system, schema=schema)
-    data = orjson.dumps({"id": "a", **fields})
-    try:
-        row = reader.parse(0, (1, data))
-    except RowError:
-        return
-    prints = profile
-    name, fingerprint = reader.identify((1, data), prints)
-    assert name == row.id
-    assert fingerprint.hex() == compose(row.question, profile, id="a").fingerprint
-
-
-def test_too_deep_to_send() -> None:
+def test_too_deep_to_send(profile: Profile) -> None:
     """What can be read but not written again is refused when it is validated."""
     data = b'{"prompt": "x", "options": {"a":' + b"[" * 300 + b"]" * 300 + b"}}"
-    profile = Profile(name="p", provider="o", adapter="o", base_url="http://x/v1", model="m")
     with pytest.raises(RowError, match="nested too deeply"):
-        Reader().identify((1, data), profile)
+        RowReader().identify((1, data), profile)

@@ -117,7 +117,7 @@ def test_two_processes_share_a_budget_of_the_day(
     for path in (ten, other):
         assert run("batch", str(path), env=configured).returncode == 0
     assert sim.billed.requests == 20
-    assert ledger(configured, "SELECT count(*) FROM budget_windows") == [(1,)]
+    assert ledger(configured, "SELECT count(*) FROM windows") == [(1,)]
 
 
 def test_one_that_waits_for_another_process_goes_on_when_that_settles(

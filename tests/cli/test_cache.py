@@ -90,14 +90,14 @@ def test_an_answer_beyond_its_time_is_asked_for_again(
     set_up(home, "    retry:", "    cache: {ttl: 1h}\n    retry:")
     run("ask", "x", env=configured)
     with closing(sqlite3.connect(cache)) as db, db:
-        kept = db.execute("SELECT stored FROM texts").fetchone()[0]
+        kept = db.execute("SELECT stored FROM answers").fetchone()[0]
     assert run("ask", "x", env={**configured}).returncode == 0
     assert len(sim.calls) == 1
     set_up(home, "ttl: 1h", "ttl: 1ms")
     run("ask", "x", env=configured)
     assert len(sim.calls) == 2
     with closing(sqlite3.connect(cache)) as db:
-        ((later,),) = db.execute("SELECT stored FROM texts").fetchall()
+        ((later,),) = db.execute("SELECT stored FROM answers").fetchall()
     assert later > kept
 
 
@@ -169,7 +169,7 @@ def test_prune(
     sim.reply = lambda call: f"canary {call.prompt} " + "x" * 100
     run("batch", str(rows), env=configured)
     with closing(sqlite3.connect(cache)) as db, db:
-        db.execute("UPDATE models SET answered = 'gpt-5-mini-2026-05-01'")
+        db.execute("UPDATE answers SET model = 'gpt-5-mini-2026-05-01'")
     full = cache.stat().st_size
     plan = json.loads(run("cache", "prune", *flags, "--dry-run", "--json", env=configured).stdout)
     assert b"canary" in cache.read_bytes()

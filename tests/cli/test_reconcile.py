@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmctl.providers.registry import LOCAL, PRESETS
-from llmctl.storage.rows import from_pico
+from llmctl.storage.ledger_rows import from_pico
 from tests.conftest import KEY, Run
 from tests.simulator.call import Call
 from tests.simulator.fault import Fault

@@ -1,4 +1,4 @@
-"""What every `LedgerStore` does about caps."""
+"""What every `Budget` does about windows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from llmctl.errors import CallTimeout, RateLimited
-from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, LedgerStore
-from llmctl.types import Request
+from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow
+from llmctl.types import CallRecord, Request
 from tests.conformance.calls import (
     DAY,
     NOW,
@@ -22,20 +22,23 @@ from tests.conformance.calls import (
     an_answer,
     an_outcome,
 )
-from tests.support import done
 
 CENT = Decimal("0.01")
 
 
-def stands(store: LedgerStore, cap: BudgetWindow) -> tuple[object, object]:
+def stands(store: Budget, cap: BudgetWindow) -> tuple[object, object]:
     """Dollars spent and held."""
-    standing = store.standing(cap)
-    assert standing is not None
-    return standing.spent, standing.held
+    usage = asyncio.run(store.usage(cap))
+    return usage.spent, usage.held
+
+
+def settle(store: Budget, record: CallRecord) -> None:
+    """The call has ended."""
+    asyncio.run(store.settle(record))
 
 
 def held(
-    store: LedgerStore,
+    store: Budget,
     caps: Sequence[BudgetWindow],
     cost: Decimal = CENT,
     request: Request | None = None,
@@ -46,18 +49,18 @@ def held(
     return asyncio.run(store.hold(hold, caps))
 
 
-def spent(store: LedgerStore, cost: Decimal, caps: Sequence[BudgetWindow] = ()) -> list[Decimal]:
+def spent(store: Budget, cost: Decimal, caps: Sequence[BudgetWindow] = ()) -> list[Decimal]:
     """Hold and settle a call; the shares that were told of."""
     request = a_request()
-    asyncio.run(store.hold(a_hold(request, cost)))
-    crossed = done(store.settle, an_outcome(request, cost=cost), caps)
-    return [crossing.share for crossing in crossed]
+    asyncio.run(store.hold(a_hold(request, cost), caps))
+    warnings = asyncio.run(store.settle(an_outcome(request, cost=cost)))
+    return [warning.share for warning in warnings]
 
 
-class LedgerBudgetsContract:
+class BudgetContract:
     """Subclasses provide the fixture `store`, of the run `run-1` and the user `ann`."""
 
-    def test_holds_fit_to_the_cent_and_not_beyond(self, store: LedgerStore) -> None:
+    def test_holds_fit_to_the_cent_and_not_beyond(self, store: Budget) -> None:
         """Ten holds of a cent fit under ten cents; the eleventh may wait for one of them, and
         leaves nothing behind."""
         cap = a_cap("0.10")
@@ -66,56 +69,41 @@ class LedgerBudgetsContract:
         assert refused == BudgetDenied(cap, BudgetUsage(Decimal(0), Decimal("0.10")), never=False)
         assert stands(store, cap) == (0, Decimal("0.10"))
 
-    def test_many_holds_fit_all_or_none(self, store: LedgerStore) -> None:
-        """Up to the cent all of them; one too many and nothing is there, of no cap."""
-        wide, narrow = a_cap("1", "wide"), a_cap("0.10", "narrow")
-        holds = [(a_hold(a_request(), CENT), (wide, narrow)) for _ in range(11)]
-        assert not asyncio.run(store.hold_all(holds))
-        assert held(store, [wide, narrow], Decimal("0.001")) is None
-        assert stands(store, wide) == stands(store, narrow) == (0, Decimal("0.001"))
-        assert not asyncio.run(store.hold_all(holds[:10]))
-        assert asyncio.run(store.hold_all(holds[:9]))
-        assert stands(store, narrow) == (0, Decimal("0.091"))
-        assert not asyncio.run(store.hold_all(holds[9:10]))
-        asyncio.run(store.give_back([hold.call_id for hold, _ in holds[:9]]))
-        assert stands(store, wide) == stands(store, narrow) == (0, Decimal("0.001"))
-        assert asyncio.run(store.hold_all(holds[9:10]))
-
-    def test_what_is_settled_at_less_comes_back(self, store: LedgerStore) -> None:
+    def test_what_is_settled_at_less_comes_back(self, store: Budget) -> None:
         """The hold ends with the call, and only its real cost stays."""
         cap, request = a_cap("0.01"), a_request()
         assert held(store, [cap], CENT, request) is None
         assert held(store, [cap], Decimal("0.009")) is not None
-        done(store.settle, an_outcome(request, cost=Decimal("0.001")))
+        settle(store, an_outcome(request, cost=Decimal("0.001")))
         assert stands(store, cap) == (Decimal("0.001"), 0)
         assert held(store, [cap], Decimal("0.009")) is None
 
-    def test_waiting_does_not_help_against_what_is_spent(self, store: LedgerStore) -> None:
+    def test_waiting_does_not_help_against_what_is_spent(self, store: Budget) -> None:
         """Calls under way may come to less than they hold; those that ended will not."""
         cap, request = a_cap("0.01"), a_request()
         assert held(store, [cap], Decimal("0.004"), request) is None
         refused = held(store, [cap], Decimal("0.007"))
         assert refused is not None
         assert not refused.never
-        done(store.settle, an_outcome(request, cost=Decimal("0.004")))
+        settle(store, an_outcome(request, cost=Decimal("0.004")))
         refused = held(store, [cap], Decimal("0.007"))
         assert refused is not None
         assert refused.never
 
-    def test_every_cap_must_have_room(self, store: LedgerStore) -> None:
+    def test_every_cap_must_have_room(self, store: Budget) -> None:
         """The fullest decides; one without hope is named before one that may have room later."""
         wide, narrow = a_cap("1", "wide"), a_cap("0.01", "narrow")
         assert held(store, [wide, narrow]) is None
         refused = held(store, [wide, narrow])
         assert refused is not None
-        assert (refused.cap.name, refused.never) == ("narrow", False)
+        assert (refused.window.name, refused.never) == ("narrow", False)
         spent(store, CENT)
         refused = held(store, [replace(wide, limit=CENT), narrow])
         assert refused is not None
         assert refused.never
         assert stands(store, wide) == (CENT, CENT)
 
-    def test_calls_from_before_the_first_use_count(self, store: LedgerStore) -> None:
+    def test_calls_from_before_the_first_use_count(self, store: Budget) -> None:
         """What was spent and held without the budget is there when it is first asked for."""
         spent(store, CENT)
         assert held(store, []) is None
@@ -123,9 +111,7 @@ class LedgerBudgetsContract:
         assert held(store, [cap]) is None
         assert stands(store, cap) == (CENT, 2 * CENT)
 
-    def test_calls_of_others_count_although_they_know_of_no_budget(
-        self, store: LedgerStore
-    ) -> None:
+    def test_calls_of_others_count_although_they_know_of_no_budget(self, store: Budget) -> None:
         """Whoever holds and settles: the budget sees it."""
         cap = a_cap("0.03")
         assert held(store, [cap], Decimal("0.001")) is None
@@ -133,9 +119,7 @@ class LedgerBudgetsContract:
         held(store, [])
         assert stands(store, cap) == (CENT, CENT + Decimal("0.001"))
 
-    def test_attempts_that_may_have_been_billed_are_held_and_spent(
-        self, store: LedgerStore
-    ) -> None:
+    def test_attempts_that_may_have_been_billed_are_held_and_spent(self, store: Budget) -> None:
         """A hold of three attempts is three times the amount; they settle at the doubt."""
         cap, request = a_cap("0.03"), a_request()
         assert held(store, [cap], CENT, request) is None
@@ -143,33 +127,31 @@ class LedgerBudgetsContract:
         assert stands(store, cap) == (0, 3 * CENT)
         answer = replace(an_answer(request), attempts=3, uncertain=2)
         outcome = an_outcome(request, answer, cost=Decimal("0.001"))
-        done(store.settle, replace(outcome, uncertain=2))
+        settle(store, replace(outcome, uncertain=2))
         assert stands(store, cap) == (Decimal("0.021"), 0)
 
-    def test_a_hold_that_may_not_grow_stays_as_it_was(self, store: LedgerStore) -> None:
+    def test_a_hold_that_may_not_grow_stays_as_it_was(self, store: Budget) -> None:
         """The attempt under way is still held."""
         cap, request = a_cap("0.015"), a_request()
         assert held(store, [cap], CENT, request) is None
         assert held(store, [cap], CENT, request, times=2) is not None
         assert stands(store, cap) == (0, CENT)
 
-    def test_an_unknown_end_is_spent_in_full_and_a_failure_is_not(self, store: LedgerStore) -> None:
+    def test_an_unknown_end_is_spent_in_full_and_a_failure_is_not(self, store: Budget) -> None:
         """A timeout may have been billed, a refusal for too many requests was not."""
         cap = a_cap("1")
         for error in (CallTimeout("late"), RateLimited("slow down")):
             request = a_request()
             assert held(store, [cap], CENT, request) is None
-            done(store.settle, an_outcome(request, error, cost=Decimal(0)))
+            settle(store, an_outcome(request, error, cost=Decimal(0)))
         assert stands(store, cap) == (CENT, 0)
 
-    def test_an_unknown_end_that_becomes_known_counts_as_what_it_is(
-        self, store: LedgerStore
-    ) -> None:
+    def test_an_unknown_end_that_becomes_known_counts_as_what_it_is(self, store: Budget) -> None:
         """The doubt is taken back."""
         cap, request = a_cap("1"), a_request()
         assert held(store, [cap], CENT, request) is None
-        done(store.settle, an_outcome(request, CallTimeout("late"), cost=None))
-        done(store.settle, an_outcome(request, cost=Decimal("0.002")))
+        settle(store, an_outcome(request, CallTimeout("late"), cost=None))
+        settle(store, an_outcome(request, cost=Decimal("0.002")))
         assert stands(store, cap) == (Decimal("0.002"), 0)
 
     @pytest.mark.parametrize(
@@ -189,7 +171,7 @@ class LedgerBudgetsContract:
         ],
     )
     def test_only_calls_that_match_count(
-        self, store: LedgerStore, match: dict[str, str], *, counts: bool
+        self, store: Budget, match: dict[str, str], *, counts: bool
     ) -> None:
         """Whether they came before the budget was first used or after, held or ended."""
         cap = a_cap("9", match=match)
@@ -199,7 +181,7 @@ class LedgerBudgetsContract:
             # To use the budget without a call that counts: a hold that is taken back.
             probe = a_request()
             assert held(store, [cap], Decimal(0), probe) is None
-            done(store.settle, an_outcome(probe, cost=Decimal(0)))
+            settle(store, an_outcome(probe, cost=Decimal(0)))
         assert stands(store, cap) == ((2 * CENT, 2 * CENT) if counts else (0, 0))
 
     @pytest.mark.parametrize(
@@ -216,17 +198,17 @@ class LedgerBudgetsContract:
         ],
     )
     def test_a_model_has_more_than_one_name(
-        self, store: LedgerStore, asked: str, answered: str, wanted: str, *, counts: bool
+        self, store: Budget, asked: str, answered: str, wanted: str, *, counts: bool
     ) -> None:
         """A budget for a model counts its dated versions, and what was asked for by its name."""
         cap = a_cap("9", match={"model": wanted})
         request = replace(a_request(), target=replace(TARGET, model=asked))
         asyncio.run(store.hold(a_hold(request, Decimal(0)), [cap]))
         answer = replace(an_answer(request), model=answered)
-        done(store.settle, an_outcome(request, answer, cost=CENT))
+        settle(store, an_outcome(request, answer, cost=CENT))
         assert stands(store, cap)[0] == (CENT if counts else 0)
 
-    def test_another_day_is_another_budget(self, store: LedgerStore) -> None:
+    def test_another_day_is_another_budget(self, store: Budget) -> None:
         """Calls count in the window they began in."""
         today = a_cap("0.01")
         start = today.end
@@ -237,14 +219,14 @@ class LedgerBudgetsContract:
         assert asyncio.run(store.hold(later, [tomorrow])) is None
         assert stands(store, today) == stands(store, tomorrow) == (0, CENT)
 
-    def test_a_raised_limit_holds_at_once(self, store: LedgerStore) -> None:
+    def test_a_raised_limit_holds_at_once(self, store: Budget) -> None:
         """The limit is the cap's own; what counts against it stays."""
         cap = a_cap("0.01")
         assert held(store, [cap]) is None
         assert held(store, [cap]) is not None
         assert held(store, [replace(cap, limit=Decimal("0.02"))]) is None
 
-    def test_every_share_is_told_once(self, store: LedgerStore) -> None:
+    def test_every_share_is_told_once(self, store: Budget) -> None:
         """When several are reached together, only the highest is worth a word."""
         cap = a_cap("0.10", warn_at=(Decimal("0.5"), Decimal("0.8"), Decimal("0.9")))
         held(store, [cap], Decimal(0))
@@ -252,7 +234,7 @@ class LedgerBudgetsContract:
         assert told == [[], [], [Decimal("0.5")], [Decimal("0.8")], [Decimal("0.9")]]
         assert spent(store, Decimal("0.05"), [cap]) == []
 
-    def test_many_tasks_get_exactly_what_there_is(self, store: LedgerStore) -> None:
+    def test_many_tasks_get_exactly_what_there_is(self, store: Budget) -> None:
         """Of 200 holds at once as many are let through as fit."""
         cap = a_cap("0.77")
 

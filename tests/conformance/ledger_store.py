@@ -1,4 +1,4 @@
-"""What every `LedgerStore` does."""
+"""What every ledger keeps of calls."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from llmctl.errors import (
     Interrupted,
     RateLimited,
 )
-from llmctl.protocols import LedgerStore
-from llmctl.storage import inbox
-from llmctl.storage.rows import CallRow, HeldCall
+from llmctl.protocols import Budget
+from llmctl.storage.ledger_rows import CallRow, HeldCall
 from llmctl.types import CallRecord, Usage
 from tests.conformance.calls import NOW, a_hold, a_request, an_answer, an_outcome
-from tests.support import done
 
 
-class Ledger(LedgerStore, Protocol):
-    """A `LedgerStore` that can be read."""
+class Ledger(Budget, Protocol):
+    """A `Budget` that can be read."""
 
     def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
         """Ended calls, by start."""
@@ -38,7 +36,12 @@ class Ledger(LedgerStore, Protocol):
         ...
 
 
-class LedgerStoreContract:
+def settle(store: Budget, record: CallRecord) -> None:
+    """The call has ended."""
+    asyncio.run(store.settle(record))
+
+
+class LedgerContract:
     """Subclasses provide the fixture `store`, of the run `run-1` and the user `ann`."""
 
     def test_a_call_is_held_until_it_is_settled(self, store: Ledger) -> None:
@@ -52,49 +55,14 @@ class LedgerStoreContract:
         )  # fmt: skip
         assert held.cost == Decimal("0.0123")
         assert not list(store.calls())
-        done(store.settle, an_outcome(request))
+        settle(store, an_outcome(request))
         assert store.open_holds() == []
-        assert [row.call_id for row in store.calls()] == [request.call_id]
-
-    def test_many_calls_are_held_as_one_is(self, store: Ledger) -> None:
-        """Each is on record with what a hold of its own would say."""
-        requests = [a_request() for _ in range(70)]
-        assert asyncio.run(store.hold_all([(a_hold(one), ()) for one in requests]))
-        together = store.open_holds()
-        asyncio.run(store.give_back([one.call_id for one in requests]))
-        for one in requests:
-            asyncio.run(store.hold(a_hold(one)))
-        assert together == store.open_holds()
-        assert len(together) == 70
-
-    def test_of_a_call_that_was_not_made_nothing_stays(self, store: Ledger) -> None:
-        """Neither hold nor row; what has none is nobody's mistake, and others stay."""
-        made, not_made, unknown = a_request(), a_request(), a_request()
-        asyncio.run(store.hold_all([(a_hold(made), ()), (a_hold(not_made), ())]))
-        asyncio.run(store.give_back([not_made.call_id, unknown.call_id]))
-        assert [held.call_id for held in store.open_holds()] == [made.call_id]
-        assert list(store.calls()) == []
-
-    def test_nobody_who_is_in_a_hurry_waits(
-        self, store: Ledger, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """However long what is settled lazily may lie otherwise."""
-        monkeypatch.setattr(inbox, "LAZY", 3600.0)
-        request = a_request()
-
-        async def settle() -> None:
-            settled = store.settle(an_outcome(request), lazily=True)
-            store.hurry()
-            async with asyncio.timeout(20):
-                await settled
-
-        asyncio.run(settle())
         assert [row.call_id for row in store.calls()] == [request.call_id]
 
     def test_a_row_holds_every_figure_of_the_call(self, store: Ledger) -> None:
         """Tokens, money, times and names arrive in the row, each in its unit."""
         request = a_request()
-        done(store.settle, an_outcome(request))
+        settle(store, an_outcome(request))
         (row,) = store.calls()
         assert row == CallRow(
             call_id=request.call_id,
@@ -124,6 +92,7 @@ class LedgerStoreContract:
             cache="miss",
             http_status=200,
             provider_request_id="req_1",
+            asked_model="gpt-5-mini",
         )
         assert row.cost == Decimal("0.00021")
 
@@ -132,7 +101,7 @@ class LedgerStoreContract:
         request = a_request()
         hit = replace(an_answer(request), cache="hit")
         outcome = an_outcome(request, hit, cost=Decimal(0))
-        done(store.settle, replace(outcome, saved=Decimal("0.00021")))
+        settle(store, replace(outcome, saved=Decimal("0.00021")))
         (row,) = store.calls()
         assert (row.cache, row.cost, row.saved) == ("hit", Decimal(0), Decimal("0.00021"))
 
@@ -141,7 +110,7 @@ class LedgerStoreContract:
         request = a_request()
         asyncio.run(store.hold(a_hold(request, cost=Decimal("0.5"))))
         answer = replace(an_answer(request), attempts=3, uncertain=2)
-        done(store.settle, replace(an_outcome(request, answer), uncertain=2))
+        settle(store, replace(an_outcome(request, answer), uncertain=2))
         (row,) = store.calls()
         assert (row.status, row.cost, row.uncertain) == ("ok", Decimal("0.00021"), 2)
         assert row.uncertain_pico == 10**12
@@ -151,7 +120,7 @@ class LedgerStoreContract:
         request = a_request()
         asyncio.run(store.hold(a_hold(request, cost=None)))
         assert store.open_holds()[0].cost is None
-        done(store.settle, an_outcome(request, cost=None))
+        settle(store, an_outcome(request, cost=None))
         assert next(store.calls()).cost is None
 
     @pytest.mark.parametrize(
@@ -207,17 +176,17 @@ class LedgerStoreContract:
     def test_a_row_is_final(self, store: Ledger) -> None:
         """A settled call cannot be settled again."""
         outcome = an_outcome(a_request())
-        done(store.settle, outcome)
+        settle(store, outcome)
         with pytest.raises(Exception, match="final"):
-            done(store.settle, replace(outcome, cost=Decimal(0)))
+            settle(store, replace(outcome, cost=Decimal(0)))
         assert next(store.calls()).cost == Decimal("0.00021")
 
     def test_an_unknown_call_may_become_known(self, store: Ledger) -> None:
         """What is learned later takes the place of `unknown`."""
         request = a_request()
         asyncio.run(store.hold(a_hold(request)))
-        done(store.settle, an_outcome(request, CallTimeout("late"), cost=None))
-        done(store.settle, an_outcome(request))
+        settle(store, an_outcome(request, CallTimeout("late"), cost=None))
+        settle(store, an_outcome(request))
         assert [(row.status, row.cost) for row in store.calls()] == [("ok", Decimal("0.00021"))]
 
     def test_a_second_hold_takes_the_place_of_the_first(self, store: Ledger) -> None:
@@ -230,7 +199,7 @@ class LedgerStoreContract:
     def test_calls_come_in_order_and_within_the_bounds(self, store: Ledger) -> None:
         """`since` belongs to the window, `until` does not; the order is that of the starts."""
         for second in (3, 1, 2, 0):
-            done(store.settle, an_outcome(a_request(), started=NOW + second))
+            settle(store, an_outcome(a_request(), started=NOW + second))
 
         def seconds(since: float | None, until: float | None) -> list[int]:
             return [row.started_ms // 1000 - int(NOW) for row in store.calls(since, until)]
@@ -243,7 +212,7 @@ class LedgerStoreContract:
         """What was said is nowhere in holds and rows."""
         request = a_request()
         asyncio.run(store.hold(a_hold(request)))
-        done(store.settle, an_outcome(a_request()))
+        settle(store, an_outcome(a_request()))
         assert "canary" not in repr([store.open_holds(), list(store.calls())])
 
     def test_many_tasks_may_hold_and_settle_at_once(self, store: Ledger) -> None:
@@ -266,6 +235,6 @@ class LedgerStoreContract:
     ) -> CallRow:
         request = a_request()
         asyncio.run(store.hold(a_hold(request)))
-        done(store.settle, an_outcome(request, error, cost=cost, usage=usage))
+        settle(store, an_outcome(request, error, cost=cost, usage=usage))
         assert store.open_holds() == []
         return next(row for row in store.calls() if row.call_id == request.call_id)

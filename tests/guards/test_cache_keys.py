@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llmctl.batch.rows import Reader
-from llmctl.behind import Behind
+from llmctl.batch.rows import RowReader
 from llmctl.config.settings import Profile
 from llmctl.guards.cache import Cache
 from llmctl.request import compose
-from llmctl.storage.memory import MemoryCache
 from llmctl.types import Message, RawRequest, Request, Target
+from tests.guards.fakes import FakeCache
 from tests.support import FakeClock, Scripted, request, response
 
 PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "gpt-5-mini")
@@ -71,7 +70,7 @@ def answers(*asked: Request) -> list[str]:
     clock = FakeClock()
 
     async def run() -> list[str]:
-        cache = Cache(Scripted(response("{}")), MemoryCache(), clock, pytest.fail, Behind())
+        cache = Cache(Scripted(response("{}")), FakeCache(), clock, pytest.fail)
         return [(await cache(made, None)).cache for made in asked]
 
     return clock.run(run())
@@ -141,39 +140,37 @@ def test_key_order_white_space_and_id_are_no_change(
             shuffled({**row, "id": second or "b"}), indent=3, separators=(" ,", " : ")
         ).encode(),
     )
-    reader, prints = Reader(), PROFILE
+    reader = RowReader()
     rows = [reader.parse(n, (n + 1, line)) for n, line in enumerate(lines)]
     made = [compose(row.question, PROFILE, id=row.id, index=row.index) for row in rows]
     assert answers(*made) == ["miss", "hit"]
-    short = [reader.identify((1, line), prints)[1].hex() for line in lines]
-    assert short == [request.fingerprint for request in made]
+    short = [reader.identify((1, line), PROFILE)[1].hex() for line in lines]
+    assert short == [request.fingerprint[:32] for request in made]
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter", "other"])
 def test_incomplete_answers_never_reach_the_store(finish: str) -> None:
     """Truncated and filtered answers are not stored; nor is an error."""
-    clock, store = FakeClock(), MemoryCache()
+    clock, store = FakeClock(), FakeCache()
 
     async def run() -> None:
-        await Cache(Scripted(response(finish=finish)), store, clock, pytest.fail, Behind())(
-            request(), None
-        )
+        await Cache(Scripted(response(finish=finish)), store, clock, pytest.fail)(request(), None)
 
     clock.run(run())
-    assert store.get(request().fingerprint) is None
+    assert request().fingerprint not in store.answers
 
 
 def test_errors_never_reach_the_store() -> None:
     """After a failure the next request is asked anew."""
     from llmctl.errors import ServerFailed
 
-    clock, store = FakeClock(), MemoryCache()
+    clock, store = FakeClock(), FakeCache()
     inner = Scripted(ServerFailed("x"), response())
 
     async def run() -> str:
-        cache = Cache(inner, store, clock, pytest.fail, Behind())
+        cache = Cache(inner, store, clock, pytest.fail)
         await asyncio.gather(cache(request(), None), return_exceptions=True)
-        assert store.get(request().fingerprint) is None
+        assert request().fingerprint not in store.answers
         return (await cache(request(), None)).cache
 
     assert clock.run(run()) == "miss"

@@ -18,9 +18,9 @@ from llmctl.errors import (
     ProviderDown,
     QuotaExhausted,
 )
-from llmctl.guards.fallback import Alternative, Failed, Fallback
+from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
 from llmctl.protocols import Emit
-from llmctl.request import retarget
+from llmctl.request import readdress
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
@@ -48,11 +48,11 @@ def make(
     clock: FakeClock | None = None,
     overflow: bool = False,
     patient: bool = False,
-) -> tuple[Fallback, list[Failed]]:
+) -> tuple[Fallback, list[FailedAttempt]]:
     """The guard, and what it hands over."""
-    over: list[Failed] = []
+    over: list[FailedAttempt] = []
 
-    async def hand(failed: Failed) -> None:
+    async def hand(failed: FailedAttempt) -> None:
         over.append(failed)
 
     async def admit(asked: Request) -> Request:
@@ -61,7 +61,7 @@ def make(
         return asked
 
     made = [
-        Alternative("claude", lambda asked: retarget(asked, CLAUDE, "call-2"), admit, handler)
+        FallbackTarget("claude", lambda asked: readdress(asked, CLAUDE, "call-2"), admit, handler)
         for handler in others
     ]
     guard = Fallback(first, made, clock or FakeClock(), hand, overflow=overflow, patient=patient)

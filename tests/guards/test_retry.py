@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from llmctl.cancellation import CancelledAfterSending
 from llmctl.config.settings import RetryPolicy
 from llmctl.errors import (
     AuthFailed,
@@ -16,22 +17,32 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.guards.retry import Endurance, Retry, Trouble
-from llmctl.http import CancelledAfterSending
+from llmctl.guards.retry import Retry, RetryBudget, RetryDetails
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 POLICY = RetryPolicy(attempts=4, max_wait=60, ambiguous_attempts=1)
 
 
-def make(inner: Scripted, clock: FakeClock, seen: list[Trouble] | None = None) -> Retry:
+async def afford_all(_: Request, __: int) -> bool:
+    """There is money for every attempt."""
+    return True
+
+
+def make(inner: Scripted, clock: FakeClock, seen: list[RetryDetails] | None = None) -> Retry:
     """A retry guard around `inner`."""
-    return Retry(inner, Endurance(POLICY, 1000), clock, (seen if seen is not None else []).append)
+    return Retry(
+        inner,
+        RetryBudget(POLICY, 1000),
+        clock,
+        (seen if seen is not None else []).append,
+        afford_all,
+    )
 
 
 def test_a_passing_failure_is_survived_and_counted() -> None:
     """Two failures and then an answer: the answer says three attempts, each repetition is told."""
-    clock, seen = FakeClock(), list[Trouble]()
+    clock, seen = FakeClock(), list[RetryDetails]()
     inner = Scripted(ServerFailed("boom"), Overloaded("busy"), response())
     answer = clock.run(make(inner, clock, seen)(request(), None))
     assert answer.attempts == 3
@@ -79,17 +90,21 @@ def test_the_providers_wait_is_the_least() -> None:
 
 def test_pauses_grow_and_are_bounded() -> None:
     """The n-th pause lies in [0, min(2^(n-1), max_wait)): full jitter."""
-    clock, seen = FakeClock(), list[Trouble]()
+    clock, seen = FakeClock(), list[RetryDetails]()
     policy = RetryPolicy(attempts=9, max_wait=8)
     for _ in range(20):
         with pytest.raises(ServerFailed):
             clock.run(
-                Retry(Scripted(ServerFailed("x")), Endurance(policy, 1000), clock, seen.append)(
-                    request(), None
-                )
+                Retry(
+                    Scripted(ServerFailed("x")),
+                    RetryBudget(policy, 1000),
+                    clock,
+                    seen.append,
+                    afford_all,
+                )(request(), None)
             )
-    for trouble in seen:
-        assert 0 <= trouble.wait <= min(2 ** (trouble.attempt - 1), 8)
+    for details in seen:
+        assert 0 <= details.wait <= min(2 ** (details.attempt - 1), 8)
     assert len({round(t.wait, 6) for t in seen}) > len(seen) // 2
 
 
@@ -111,7 +126,9 @@ def test_a_cancelled_call_remembers_what_may_have_been_billed() -> None:
 
 def patient(inner: Scripted, clock: FakeClock, deadline: float = 1000) -> Retry:
     """A retry guard of a batch around `inner`."""
-    return Retry(inner, Endurance(POLICY, deadline, patient=True), clock, lambda _: None)
+    return Retry(
+        inner, RetryBudget(POLICY, deadline, patient=True), clock, lambda _: None, afford_all
+    )
 
 
 def test_in_a_batch_being_told_to_come_back_is_not_held_against_a_row() -> None:
@@ -145,7 +162,9 @@ def test_no_attempt_begins_after_the_deadline() -> None:
             raise ServerFailed("boom")
 
     slow = Slow()
-    guard = Retry(slow, Endurance(RetryPolicy(attempts=50), 250), clock, lambda _: None)
+    guard = Retry(
+        slow, RetryBudget(RetryPolicy(attempts=50), 250), clock, lambda _: None, afford_all
+    )
     with pytest.raises(ServerFailed):
         clock.run(guard(request(), None))
     assert slow.calls == 3
@@ -169,7 +188,7 @@ def test_another_attempt_that_may_be_billed_must_be_affordable() -> None:
         return False
 
     inner = Scripted(CallTimeout("late"), response())
-    guard = Retry(inner, Endurance(POLICY, 1000), clock, lambda _: None, afford)
+    guard = Retry(inner, RetryBudget(POLICY, 1000), clock, lambda _: None, afford)
     with pytest.raises(CallTimeout):
         clock.run(guard(request(), None))
     assert (asked, len(inner.calls)) == ([1], 1)

@@ -7,6 +7,7 @@ import io
 import re
 from contextlib import suppress
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_what_it_waits_for_is_said() -> None:
     """A lane that waits for the rate limit says so, and for how long."""
     clock = FakeClock()
     pace = Pace(Tally(rows=10), clock, waits=lambda: "rate limit, 12 s")
-    pace.mark()
+    asyncio.run(pace.mark())
     assert "waiting: rate limit, 12 s" in pace.parts()
 
 
@@ -65,8 +66,12 @@ def test_dollars_are_shown_against_the_budget() -> None:
     """What is spent of it, by whomever, and its limit; without one what the run has cost."""
     tally = Tally(rows=10, unpriced=1)
     for budget, shown in (((Decimal("0.42"), Decimal(5)), "$0.42/$5.00"), (None, "$?")):
-        pace = Pace(tally, FakeClock(), budget=lambda: budget)  # noqa: B023 - asked at once
-        pace.mark()
+
+        async def spent(said: tuple[Decimal, Decimal] | None = budget) -> Any:
+            return said
+
+        pace = Pace(tally, FakeClock(), budget=spent)
+        asyncio.run(pace.mark())
         assert shown in pace.parts()
 
 
@@ -90,7 +95,7 @@ def test_an_unknown_price_is_not_shown_as_dollars() -> None:
     tally.add(outcome(response(), None))
     tally.add(outcome(response()))
     pace = Pace(tally, FakeClock())
-    pace.mark()
+    asyncio.run(pace.mark())
     assert "$?" in pace.parts()
     assert tally.summary(1.0, 0)["cost_usd"] is None
 

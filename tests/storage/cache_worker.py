@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from llmctl.storage.cache import SqliteCache
-from llmctl.storage.cache_tables import cache_database
+from llmctl.storage.answer_cache import SqliteCache, open_database
 from tests.conformance.calls import a_cached_answer
 
 
@@ -34,7 +33,7 @@ async def work(cache: SqliteCache, ended: asyncio.Event) -> tuple[int, float]:
             mine, start = count, time.perf_counter()
             assert await cache.claim(key(mine))
             await cache.put(key(mine), answer)
-            assert cache.get(key(mine)) == answer
+            assert await cache.get(key(mine)) == answer
             longest = max(longest, time.perf_counter() - start)
             await asyncio.sleep(0.002)  # a provider's answer takes longer
 
@@ -44,7 +43,7 @@ async def work(cache: SqliteCache, ended: asyncio.Event) -> tuple[int, float]:
 
 async def main(path: Path) -> None:
     """Work until stdin ends."""
-    cache = SqliteCache(cache_database(path))
+    cache = SqliteCache(open_database(path))
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
     print("ready", flush=True)

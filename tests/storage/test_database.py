@@ -7,24 +7,18 @@ import os
 import resource
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from llmctl.errors import BusyError, DiskError
-from llmctl.storage import sqlite
-from llmctl.storage.database import Database
-from llmctl.storage.jobs import GROUP, One
-from llmctl.storage.migrations import Migration
-from llmctl.storage.sqlite import DamagedError
+from llmctl.storage import database
+from llmctl.storage.database import DamagedError, Database, Migration
 
-ROOT = Path(__file__).parents[2]
 FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
 
 
@@ -73,34 +67,16 @@ def test_writes_that_wait_share_a_commit(db: Database) -> None:
     db._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
 
     async def many() -> list[int]:
-        db.post(lambda _: queued.wait(60))
+        slow = asyncio.ensure_future(db.write(lambda _: queued.wait(60)))
+        await asyncio.sleep(0)
         writes = [asyncio.ensure_future(db.write(add(str(n)))) for n in range(100)]
         await asyncio.sleep(0)
         queued.set()
+        await slow
         return await asyncio.gather(*writes)
 
     assert asyncio.run(many()) == list(range(1, 101))
     assert len(commits) <= 2
-
-
-def test_large_writes_do_not_wait_for_each_other(db: Database) -> None:
-    """Writes of many rows that queue together are committed, and heard of, one after the other,
-    in their order; small ones go with them as long as there is room."""
-    queued = threading.Event()
-    commits: list[str] = []
-    db._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-
-    async def many() -> list[int]:
-        db.post(lambda _: queued.wait(60))
-        sizes = [1, GROUP, 10, GROUP - 10, GROUP + 1, 1]
-        writes = [asyncio.ensure_future(db.write(add(str(n)), n)) for n in sizes]
-        await asyncio.sleep(0)
-        queued.set()
-        return await asyncio.gather(*writes)
-
-    assert asyncio.run(many()) == [1, 2, 3, 4, 5, 6]
-    # The slow one and the first; the whole group; two that fill one; one too large; the rest.
-    assert len(commits) in (5, 6), "the slow one may be committed by itself"
 
 
 def test_a_write_that_fails_does_not_fail_its_neighbours(db: Database) -> None:
@@ -118,27 +94,6 @@ def test_a_write_that_fails_does_not_fail_its_neighbours(db: Database) -> None:
     assert (a, b) == (1, 2)
     assert isinstance(failed, LookupError)
     assert notes(db) == ["a", "b"]
-
-
-def test_what_cannot_be_done_together_is_done_one_by_one(db: Database) -> None:
-    """One of many alike fails, after it has changed something: its own caller hears of it, its
-    changes are undone, all others are done, and none of them twice."""
-
-    def together(connection: sqlite3.Connection, texts: Sequence[str]) -> list[int]:
-        numbers = [add(text)(connection) for text in texts]
-        if "bad" in texts:
-            raise LookupError(texts)
-        return numbers
-
-    async def all_at_once() -> list[object]:
-        works = [db.soon(One(together, text)) for text in ("a", "bad", "b")]
-        return list(await asyncio.gather(*works, db.write(add("c")), return_exceptions=True))
-
-    a, failed, b, c = asyncio.run(all_at_once())
-    assert (a, b, c) == (1, 2, 3)
-    assert isinstance(failed, LookupError)
-    assert failed.args == (["bad"],), "by itself"
-    assert notes(db) == ["a", "b", "c"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
@@ -192,33 +147,22 @@ def test_readers_cannot_write(db: Database) -> None:
 def test_closing_writes_what_is_queued_and_folds_the_wal_in(path: Path) -> None:
     """Afterwards there is one file with everything in it, and using it is refused."""
     db = Database(path, [FIRST])
-    for n in range(2000):
-        db.post(add(str(n)))
+
+    async def give_up() -> None:
+        tasks = [asyncio.ensure_future(db.write(add(str(n)))) for n in range(2000)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(give_up())
     db.close()
     db.close()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT count(*) FROM notes").fetchone() == (2000,)
-    for use in (lambda: db.post(add("late")), lambda: notes(db)):
+    for use in (lambda: db.write_now(add("late")), lambda: notes(db)):
         with pytest.raises(RuntimeError, match="closed"):
             use()
-
-
-def test_a_program_that_forgets_to_close_loses_nothing(path: Path) -> None:
-    """What is queued when the program ends is written, and it does end."""
-    program = """
-import sys
-from pathlib import Path
-from tests.storage.test_database import *
-db = Database(Path(sys.argv[1]), [FIRST])
-for n in range(500):
-    db.post(add(str(n)))
-"""
-    command = [sys.executable, "-W", "error", "-c", program, str(path)]
-    done = subprocess.run(command, cwd=ROOT, check=True, timeout=60, capture_output=True, text=True)
-    assert done.stderr == ""
-    with Database(path, [FIRST]) as db:
-        assert len(notes(db)) == 500
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -230,7 +174,7 @@ def test_a_forked_process_must_open_its_own(db: Database) -> None:
         child = os.fork()
     if child == 0:
         refused = 0
-        for use in (lambda: db.post(add("child")), lambda: notes(db)):
+        for use in (lambda: db.write_now(add("child")), lambda: notes(db)):
             try:
                 use()
             except RuntimeError:
@@ -278,10 +222,8 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 def test_when_the_disk_refuses_everything_stops(db: Database, path: Path) -> None:
     """The commit fails for all who wait, with exit code 74 and the path, and so does every later
-    write, although there is room again, as `check` says without one; what was written before is
-    still there."""
+    write, although there is room again; what was written before is still there."""
     db.write_now(add("before"))
-    db.check()
 
     async def all_at_once() -> list[object]:
         works = [db.write(add("x" * 100_000)) for _ in range(3)]
@@ -294,8 +236,6 @@ def test_when_the_disk_refuses_everything_stops(db: Database, path: Path) -> Non
         assert isinstance(error, DiskError)
         assert error.exit_code == 74
         assert str(path) in error.message
-    with pytest.raises(DiskError, match=str(path)):
-        db.check()
     with pytest.raises(DiskError):
         db.write_now(add("later"))
     assert notes(db) == ["before"]
@@ -324,7 +264,7 @@ def test_waiting_for_another_process_ends(
     """One that keeps the lock is waited for, then named as the reason; later writes succeed."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
+        monkeypatch.setattr(database, "PATIENCE", 0.05)
         with pytest.raises(BusyError, match="another llmctl"):
             db.write_now(add("x"))
     assert db.write_now(add("y")) == 1
@@ -367,36 +307,3 @@ def test_a_lost_table_is_damage_but_a_wrong_statement_is_not(db: Database, path:
         notes(db)
     with pytest.raises(DamagedError):
         db.write_now(add("x"))
-
-
-def test_many_rows_do_not_wait_for_company(path: Path) -> None:
-    """Where a busy run's writes are gathered for a minute, one of eight rows is made now, and what
-    has come before it goes along."""
-
-    async def run(db: Database) -> list[int]:
-        await asyncio.gather(*(db.soon(add("busy")) for _ in range(4)))
-        few, many = db.soon(add("a")), db.soon(add("b"), rows=8)
-        async with asyncio.timeout(20):
-            return [await few, await many]
-
-    with Database(path, [FIRST], gather=60) as db:
-        assert asyncio.run(run(db)) == [5, 6]
-
-
-def test_who_waits_hears_before_those_that_do_not(db: Database) -> None:
-    """Of one commit: however many writes that nobody waits for came before."""
-    heard: list[str] = []
-
-    async def run() -> None:
-        behind = [db.begin(add(str(number)), lazily=True) for number in range(60)]
-        for write in behind:
-            write.then(lambda _: heard.append("behind"))
-        waited = db.soon(add("waited"))
-        waited.add_done_callback(lambda _: heard.append("waited"))
-        await waited
-        for write in behind:
-            await write
-
-    asyncio.run(run())
-    assert heard.index("waited") <= 20
-    assert sorted(heard) == ["behind"] * 60 + ["waited"]

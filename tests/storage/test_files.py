@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from llmctl.errors import BusyError, DiskError
-from llmctl.storage.files import disk, open_private, private_folder, replacing, write_private
-from llmctl.storage.lock import LockedFile
+from llmctl.storage import files
+from llmctl.storage.files import (
+    LockedFile,
+    UseLock,
+    disk,
+    open_private,
+    private_folder,
+    replacing,
+    write_private,
+)
 
 
 def mode(path: Path) -> int:
@@ -143,7 +151,7 @@ def test_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 HOLD = """
     import sys
     from pathlib import Path
-    from llmctl.storage.lock import LockedFile
+    from llmctl.storage.files import LockedFile
     with LockedFile.open(Path(sys.argv[1])):
         print("held", flush=True)
         sys.stdin.read()
@@ -178,18 +186,16 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def test_a_file_replaced_while_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock on a file that no longer bears the name is worth nothing: the new one is locked."""
-    from llmctl.storage import lock
-
     path = tmp_path / "f"
     path.write_bytes(b"old")
-    real = lock.try_lock
+    real = files.try_lock
 
     def late(fd: int) -> bool:
         if path.exists() and path.read_bytes() == b"old":
             write_private(path, b"new")
         return real(fd)
 
-    monkeypatch.setattr(lock, "try_lock", late)
+    monkeypatch.setattr(files, "try_lock", late)
     with LockedFile.open(path) as file:
         assert file.reader().read() == b"new"
         with pytest.raises(BusyError):
@@ -218,3 +224,16 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         LockedFile.open(tmp_path)
     with pytest.raises(DiskError, match="create the folder first"):
         LockedFile.open(tmp_path / "no" / "f")
+
+
+def test_a_file_in_use_is_not_replaced(tmp_path: Path) -> None:
+    """Any number may use it; who is to replace it must be alone, within a process too, and one
+    user who ends does not end the others' use."""
+    path = tmp_path / "f"
+    one, other = UseLock.shared(path), UseLock.shared(path)
+    one.close()
+    with pytest.raises(BusyError, match=f"still uses {path}"):
+        UseLock.exclusive(path)
+    other.close()
+    UseLock.exclusive(path).close()
+    assert mode(tmp_path / "f.lock") == 0o600

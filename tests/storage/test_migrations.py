@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.storage.database import Database
-from llmctl.storage.migrations import Migration
-from llmctl.storage.sqlite import DamagedError, NewerError
+from llmctl.storage.database import (
+    DamagedError,
+    Database,
+    Migration,
+    NewerError,
+    OldFormatError,
+    fits,
+)
 
 FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
 SECOND = Migration(
@@ -77,3 +82,24 @@ def test_a_file_of_a_newer_program_is_refused(path: Path) -> None:
         Database(path, [FIRST])
     assert info.value.exit_code == 2
     assert rows(path) == [("four", 4)]
+
+
+def test_a_migration_takes_the_place_of_former_ones(path: Path) -> None:
+    """A new file is made by its steps, an older one by its upgrade; both are alike then. Where it
+    has no upgrade the file is refused and stays as it is."""
+    steps = ("CREATE TABLE notes (text TEXT NOT NULL, length INTEGER)",)
+    former = (FIRST.name,)
+    refuses = Migration("test-003-both", steps, replaces=former)
+    with pytest.raises(OldFormatError, match="older llmctl"):
+        Database(path, [refuses])
+    Database(path, [FIRST]).close()
+    both = Migration("test-003-both", steps, replaces=former, upgrade=SECOND.steps)
+    Database(path, [both]).close()
+    assert rows(path) == [("four", 4)]
+    new = path.with_name("new.sqlite3")
+    for file in (path, new):
+        Database(file, [both]).close()
+        with closing(sqlite3.connect(file)) as connection:
+            assert fits(connection, [both])
+            names = connection.execute("SELECT name FROM migrations").fetchall()
+        assert names == [("test-003-both",)]

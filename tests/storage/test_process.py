@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
+import pytest
 from msgspec.structs import replace
 
 from llmctl.storage import process
@@ -39,16 +42,32 @@ def test_a_zombie_is_dead() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
-        born = process.birth(child.pid)
+        born = process.start_time(child.pid)
         assert born is not None
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert process.birth(child.pid) is None
+        assert process.start_time(child.pid) is None
 
 
-def test_where_there_is_no_proc_ps_knows() -> None:
-    """`ps` tells one start from another, and a missing process from a living one."""
-    born = process._birth_from_ps(os.getpid())
-    assert born
-    assert process._birth_from_ps(os.getpid()) == born
-    assert process._birth_from_ps(2**22 + 1) is None
+def test_a_clock_that_was_set_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start and boot both move with the system's clock; what counts is the time between them."""
+    me = Process.current()
+    boot = psutil.boot_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot + 86400)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot + 86400)
+    assert me.is_dead() is False
+
+
+def test_a_boot_has_an_id_where_there_is_no_proc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another one after each start of the machine."""
+    monkeypatch.setattr(process, "_PROC", tmp_path)
+    boots = []
+    for moment in (1.7e9, 1.7e9, 1.8e9):
+        monkeypatch.setattr(psutil, "boot_time", lambda moment=moment: moment)
+        process.boot_id.cache_clear()
+        boots.append(process.boot_id())
+    process.boot_id.cache_clear()
+    assert boots[0] == boots[1] != boots[2]
+    assert all(boots)

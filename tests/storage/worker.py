@@ -14,11 +14,11 @@ from pathlib import Path
 
 from llmctl.clock import SystemClock
 from llmctl.ids import ulid
-from llmctl.storage.ledger import SqliteLedger, open_ledger
+from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_hold, a_request, an_outcome
 
 
-async def call(ledger: SqliteLedger, number: int) -> float:
+async def call(ledger: Ledger, number: int) -> float:
     """Hold and settle; the longest wait for either, in seconds."""
     clock = SystemClock()
     numbers = iter(range(number))
@@ -40,7 +40,7 @@ async def call(ledger: SqliteLedger, number: int) -> float:
     return longest
 
 
-async def hang(ledger: SqliteLedger, number: int) -> None:
+async def hang(ledger: Ledger, number: int) -> None:
     """Hold, say so on stdout, and wait to be killed; one further call is settled before."""
     done = a_request()
     await ledger.hold(a_hold(done))

@@ -69,7 +69,7 @@ async def _run(world: Arena, seconds: int, at_once: int, dice: Random) -> str:
     sound(ledger)
     sound(cache)
     with contextlib.closing(sqlite3.connect(cache)) as database:
-        (claims,) = database.execute("SELECT count(*) FROM leases").fetchone()
+        (claims,) = database.execute("SELECT count(*) FROM claims").fetchone()
     assert claims == 0, f"{claims} claims leaked"
     billed, settled, doubtful = reconcile(ledger, world.sim.calls)
     unexplained(world, asked)

@@ -25,9 +25,9 @@ from typing import Any
 
 import orjson
 
-from llmctl.batch.lines import Problem, lines
-from llmctl.batch.questions import RowError
-from llmctl.batch.rows import Reader as Rows
+from llmctl.batch.input import Problem, lines
+from llmctl.batch.rows import RowError
+from llmctl.batch.rows import RowReader as Rows
 from llmctl.config.load import load
 from llmctl.config.profiles import as_yaml
 from llmctl.config.settings import Profile
@@ -35,7 +35,7 @@ from llmctl.errors import CallError, ConfigError
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
 from llmctl.providers.sse import Event, Reader
-from llmctl.request import fingerprint
+from llmctl.request import compose
 from tests.conformance.codec_dialects import DIALECTS
 from tests.conformance.codec_samples import SAMPLES, streamed, wire_of
 from tests.providers.recordings import RECORDED, recordings
@@ -250,9 +250,8 @@ class _Lines:
             except RowError:
                 continue
             assert row is not None, f"identified, but not parsed: {line!r}"
-            assert (row.id, bytes.fromhex(fingerprint(row.question, _PROFILE))) == (name, mark), (
-                line
-            )
+            sent = compose(row.question, _PROFILE, id=row.id)
+            assert (row.id, sent.fingerprint[:32]) == (name, mark.hex()), line
             assert orjson.dumps(name)
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from llmctl.cli.context import Context, select_profile
 from llmctl.clock import Clock, SystemClock
 from llmctl.config.load import Overrides
-from llmctl.guards.retry import Trouble
-from llmctl.observers.ledger_observer import Settling
-from llmctl.protocols import Chain
+from llmctl.guards.retry import RetryDetails
+from llmctl.observers.ledger_observer import LedgerObserver
+from llmctl.protocols import Handler
 from llmctl.request import Question, compose
-from llmctl.runner import Live, open_runner
+from llmctl.runner import Runner, open_runner
 from llmctl.types import CacheMode, Message, Request
 from tests.torture.judge import Arena
 
@@ -23,8 +23,8 @@ from tests.torture.judge import Arena
 class Inside:
     """An open runner, and the chain that a batch drives its rows through (its output aside)."""
 
-    live: Live
-    handler: Chain
+    live: Runner
+    handler: Handler
 
     def request(self, text: str, cache_mode: CacheMode = "use") -> Request:
         """A row that asks `text`."""
@@ -35,7 +35,9 @@ class Inside:
 
 @asynccontextmanager
 async def inside(
-    world: Arena, clock: Clock | None = None, told: Callable[[Trouble], None] = lambda _: None
+    world: Arena,
+    clock: Clock | None = None,
+    on_retry: Callable[[RetryDetails], None] = lambda _: None,
 ) -> AsyncIterator[Inside]:
     """Open it with the arena's configuration and folders."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
@@ -48,4 +50,6 @@ async def inside(
         say=lambda _: None,
         warn=lambda _: None,
     ) as live:
-        yield Inside(live, live.handler([Settling(live.ledger)], exact=True, told=told))
+        yield Inside(
+            live, live.handler(LedgerObserver(live.budget.settle), exact=True, on_retry=on_retry)
+        )

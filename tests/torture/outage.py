@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import CallError, ServerFailed
-from llmctl.guards.breaker import Breaker, Gate
-from llmctl.guards.circuit import Circuit
-from llmctl.guards.lane import Lane
-from llmctl.guards.limiter import Limiter
-from llmctl.guards.retry import Endurance, Retry
+from llmctl.guards.circuit_breaker import Circuit, CircuitBreaker, ProviderHealth
+from llmctl.guards.rate_limit import ProviderLimits, RateLimit
+from llmctl.guards.retry import Retry, RetryBudget
 from llmctl.protocols import Emit
 from llmctl.shutdown import Stop
-from llmctl.types import Answer, Request
+from llmctl.types import Answer, CallRecord, Request
 from tests.support import FakeClock, request, response
 
 CONCURRENCY = 50
@@ -76,19 +74,34 @@ class Counted:
         return found
 
 
+async def questions(rows: int) -> AsyncIterator[Request]:
+    """So many rows."""
+    for number in range(rows):
+        yield request(f"row {number}")
+
+
+async def nothing(_: CallRecord) -> None:
+    """A sink: rows are counted elsewhere."""
+
+
+async def afford_all(_: Request, __: int) -> bool:
+    """There is money for every attempt."""
+    return True
+
+
 def run(rows: int, begin: float) -> Seen:
     """`rows` rows through the guards; the outage begins `begin` seconds after the start."""
     clock = FakeClock()
 
     async def work() -> Seen:
         provider = Provider(clock, clock.now + begin)
-        gate = Gate(Circuit(BreakerPolicy()), clock, "test", patient=True)
-        lane = Lane(Limits(concurrency=CONCURRENCY), clock)
-        breaker = Breaker(Limiter(provider, lane, lambda _: 0), gate)
-        endurance = Endurance(RetryPolicy(), 1440.0, patient=True)
-        counted = Counted(Retry(breaker, endurance, clock, lambda _: None))
+        health = ProviderHealth(Circuit(BreakerPolicy()), clock, "test", patient=True)
+        limits = ProviderLimits(Limits(concurrency=CONCURRENCY), clock)
+        breaker = CircuitBreaker(RateLimit(provider, limits, lambda _: 0), health)
+        budget = RetryBudget(RetryPolicy(), 1440.0, patient=True)
+        counted = Counted(Retry(breaker, budget, clock, lambda _: None, afford_all))
         engine = LocalEngine(CONCURRENCY, Stop(), clock)
-        await engine.run((request(f"row {n}") for n in range(rows)), counted)
+        await engine.run(questions(rows), counted, nothing)
         end = provider.begin + OUTAGE
         down = sorted(at for at in provider.asked if provider.begin <= at < end)
         most = max(sum(start <= at < start + 60 for at in down) for start in down)

@@ -8,10 +8,9 @@ from random import Random
 import orjson
 import pytest
 
-from llmctl.batch.lines import MAX_LINE, Problem, lines
-from llmctl.batch.questions import RowError
-from llmctl.batch.read import Source
-from llmctl.batch.rows import Reader as Rows
+from llmctl.batch.input import MAX_LINE, InputFile, Problem, lines
+from llmctl.batch.rows import RowError
+from llmctl.batch.rows import RowReader as Rows
 from llmctl.providers.sse import Event, Reader
 from tests.torture.fuzz import Size, all_streams, by_the_rules, cut, fuzz, said
 
@@ -92,7 +91,7 @@ def test_a_line_separator_ends_no_line(tmp_path: Path) -> None:
     """U+2028, and a lone CR, are part of their row."""
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"prompt": "a\u2028b"}\r\n\n{"prompt": "c"}'.encode())
-    with Source.open(str(path)) as source:
+    with InputFile.open(str(path)) as source:
         found = [Rows().parse(index, record) for index, record in enumerate(source.records())]
     assert [(row.id, row.question.messages[-1].content) for row in found] == [
         ("1", "a\u2028b"),

@@ -1,0 +1,290 @@
+"""Input of a batch: records of a JSONL or CSV file or of stdin, read twice in constant memory.
+
+A record that cannot be read is a `Problem` with its line number, not an exception, so that one
+pass reports them all; only what stops every further reading raises.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from llmctl.errors import InputError
+from llmctl.storage.files import disk, write_all
+
+ACCEPTED = ".jsonl, .jsonl.gz, .csv, or - for JSONL on stdin"
+
+MAX_LINE = 64 << 20
+"""Bytes a record may have: far above any prompt, far below the memory of a small machine."""
+
+_BUFFER = 1 << 17
+_COPY = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+class Problem(str):
+    """What is wrong with a record: a sentence without the file's name and line."""
+
+    __slots__ = ()
+
+
+Line = tuple[int, bytes | Problem]
+Record = tuple[int, bytes | dict[str, str] | Problem]
+"""A record's 1-based line, and the line's bytes (JSONL), the cells by column (CSV), or what is
+wrong with it."""
+
+
+class InputFile:
+    """An open INPUT. `name` is what messages call it."""
+
+    def __init__(
+        self, name: str, file: BinaryIO, *, csv: bool = False, zipped: bool = False
+    ) -> None:
+        self.name = name
+        self._file = file
+        self._csv = csv
+        self._zipped = zipped
+        self._state = _state(file.fileno())
+
+    @classmethod
+    def open(cls, name: str, stdin: BinaryIO | None = None) -> Self:
+        """Open INPUT; `-` (and anything else that cannot be read twice) is copied to a temporary
+        file without a name first.
+
+        Raises `InputError` for a file that is missing, unreadable, a folder or of an unknown
+        kind, `DiskError` when the copy does not fit the disk.
+        """
+        if name == "-":
+            stdin = stdin or getattr(sys.stdin, "buffer", None)
+            if stdin is None:
+                raise InputError("stdin is closed: name an input file")
+            return cls("stdin", _copy(stdin, "stdin"))
+        low = Path(name).name.lower()
+        if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises where this says no
+            raise InputError(f"{name} is a folder: name a file ({ACCEPTED})")
+        if not low.endswith((".jsonl", ".jsonl.gz", ".csv")):
+            raise InputError(f"cannot tell what {name} holds: INPUT is {ACCEPTED}")
+        try:
+            file: BinaryIO = Path(name).open("rb", buffering=0)  # noqa: SIM115 - see close
+        except FileNotFoundError:
+            raise InputError(f"there is no file {name}: check the path") from None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot read {name}: {why}") from error
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            with file:
+                copied = _copy(file, name)
+            file = copied
+        return cls(name, file, csv=low.endswith(".csv"), zipped=low.endswith(".gz"))
+
+    def records(self) -> Iterator[Record]:
+        """All records from the start; blank lines are not records. One iteration at a time.
+
+        Raises `InputError` when the file has changed since it was opened: no record is given
+        that was read after the change.
+        """
+        self._check()
+        self._file.seek(0)
+        raw: io.RawIOBase = _Watched(self._file.fileno(), self._check)
+        stream: io.BufferedIOBase = io.BufferedReader(raw, _BUFFER)
+        if self._zipped:
+            stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
+        found = lines(stream)
+        return csv_records(found) if self._csv else (line for line in found if not _blank(line))
+
+    def _check(self) -> None:
+        if _state(self._file.fileno()) != self._state:
+            raise InputError(f"{self.name} was changed while it was being read: run it again")
+
+    def close(self) -> None:
+        """Close the file; a copy of stdin vanishes."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Watched(io.FileIO):
+    """An open file that calls `check` after every read. Closing leaves the descriptor open."""
+
+    def __init__(self, fd: int, check: Callable[[], None]) -> None:
+        super().__init__(fd, closefd=False)
+        self._check = check
+
+    def readinto(self, buffer: bytearray) -> int | None:  # type: ignore[override]
+        """As `FileIO.readinto`. Raises what `check` does."""
+        size = super().readinto(buffer)
+        self._check()
+        return size
+
+
+def _state(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
+
+
+def _blank(line: Line) -> bool:
+    return line[1].isspace()
+
+
+def _copy(source: BinaryIO, name: str) -> BinaryIO:
+    """A copy of `source` in an unlinked 0600 file, which ends with this process."""
+    with disk("copy the input to a temporary file in", tempfile.gettempdir()):
+        copied: BinaryIO = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - InputFile closes it
+    while True:
+        try:
+            piece = source.read(_COPY)
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+        if not piece:
+            return copied
+        with disk("copy the input to a temporary file in", tempfile.gettempdir()):
+            write_all(copied.fileno(), piece)
+
+
+def lines(stream: io.BufferedIOBase, limit: int = MAX_LINE) -> Iterator[Line]:
+    """Lines of a byte stream with their 1-based numbers, split on the line feed only.
+
+    A line keeps its end; a byte order mark before the first is dropped. A longer line than
+    `limit` bytes is a `Problem` (and skipped); so is damage to compressed data or a failing disk,
+    after which nothing can follow.
+    """
+    number = 0
+    readline = stream.readline
+    try:
+        line = readline(limit + 1)
+        if line.startswith(_BOM):
+            line = line[3:] or b"\n"  # a mark alone is an empty file, or an empty first line
+        while line:
+            number += 1
+            if len(line) > limit and not line.endswith(b"\n"):
+                size = len(line)
+                while line and not line.endswith(b"\n"):
+                    line = readline(_BUFFER)
+                    size += len(line)
+                yield number, Problem(f"the line is longer than {limit >> 20} MiB ({size} bytes)")
+            else:
+                yield number, line
+            line = readline(limit + 1)
+    except EOFError:
+        yield number + 1, Problem("the compressed data ends here, too early: the file is cut off")
+    except (gzip.BadGzipFile, zlib.error) as error:
+        yield number + 1, Problem(f"the compressed data is damaged here: {error}")
+    except OSError as error:
+        yield number + 1, Problem(f"cannot read on: {error.strerror or error}")
+
+
+def csv_records(
+    found: Iterator[Line], limit: int = MAX_LINE
+) -> Iterator[tuple[int, dict[str, str] | Problem]]:
+    """CSV records by column name, each with the line it begins on; blank lines are skipped.
+
+    Spreadsheets' CSV: a header, quoted cells with line breaks. A header that cannot serve is one
+    `Problem`, after which nothing follows.
+    """
+    csv.field_size_limit(limit)  # the default, 128 KiB, is less than a long document
+    feed = _CsvLines(found, limit)
+    reader = csv.reader(feed, strict=True)
+    first = _next_cells(reader, feed)
+    if first is None:
+        yield 1, Problem("no header: the first line of a CSV file names its columns")
+        return
+    header = [name.strip() for name in first] if isinstance(first, list) else []
+    problem = first if isinstance(first, Problem) else _header_problem(header)
+    if problem is not None:
+        yield feed.first, problem
+        return
+    width = len(header)
+    while (cells := _next_cells(reader, feed)) is not None:
+        if isinstance(cells, Problem):
+            yield feed.first, cells
+        elif len(cells) == width:
+            yield feed.first, dict(zip(header, cells, strict=True))
+        elif len(cells) > 1 or cells[0].strip():
+            cell = "cell" if len(cells) == 1 else "cells"
+            yield feed.first, Problem(f"{len(cells)} {cell}; the header names {width} columns")
+
+
+def _next_cells(reader: Iterator[list[str]], feed: _CsvLines) -> list[str] | Problem | None:
+    """The cells of the next record that is not blank, what is wrong with it, or None at the end."""
+    while True:
+        feed.begin()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return None
+        except csv.Error as error:
+            return feed.problem or Problem(f"not valid CSV: {error}")
+        if feed.problem or cells:
+            return feed.problem or cells
+
+
+class _CsvLines:
+    """Lines as text for the CSV reader.
+
+    What is wrong with a line is kept in `problem` instead of raised: the reader then still finds
+    the end of the record, and the records after it are read as what they are.
+    """
+
+    def __init__(self, found: Iterator[Line], limit: int) -> None:
+        self._found = found
+        self._limit = limit
+        self._size = 0
+        self.first = 0
+        self.problem: Problem | None = None
+
+    def begin(self) -> None:
+        """The next line begins a record."""
+        self.first = 0
+        self._size = 0
+        self.problem = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._found)
+        self.first = self.first or number
+        if isinstance(line, Problem):
+            self.problem = self.problem or line
+            return "\n"
+        self._size += len(line)
+        if self._size > self._limit:
+            self.problem = Problem(
+                f"the record is longer than {self._limit >> 20} MiB: is a quote not closed?"
+            )
+            raise csv.Error(self.problem)
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            where = f" on line {number}" if number != self.first else ""
+            self.problem = self.problem or Problem(
+                f"not valid UTF-8 (byte {error.start + 1}{where}): convert the file to UTF-8"
+            )
+            return line.decode(errors="replace")
+
+
+def _header_problem(header: list[str]) -> Problem | None:
+    """Why the header cannot name the columns, or None."""
+    for number, name in enumerate(header, 1):
+        if not name:
+            return Problem(f"column {number} of the header has no name")
+        if name in header[: number - 1]:
+            return Problem(f"the header names the column {name!r} twice")
+    if len(header) == 1:
+        for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+            if mark in header[0]:
+                return Problem(f"the columns are separated by {word}: use commas")
+    return None

@@ -1,0 +1,229 @@
+"""Resuming a batch: which rows have an answer, which ids repeat, in a temporary SQLite file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from llmctl.batch.input import InputFile
+from llmctl.batch.output import AnswerLine
+from llmctl.batch.rows import RowError, RowReader
+from llmctl.config.settings import Profile
+from llmctl.errors import DiskError, InputError
+from llmctl.storage.files import disk_error
+
+SHOWN = 20
+"""Problems that a message names one by one; the rest is counted."""
+
+RowLine = tuple[int, int, str, bytes]
+"""A row's index, its line, its id, and the first 16 bytes of its request's fingerprint."""
+
+_SETUP = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA locking_mode = EXCLUSIVE;
+PRAGMA temp_store = FILE;
+PRAGMA cache_size = -2000;
+CREATE TABLE rows (number INTEGER PRIMARY KEY, line INTEGER, id TEXT, digest BLOB);
+CREATE TABLE answers (start INTEGER PRIMARY KEY, id TEXT, digest BLOB);
+CREATE TABLE matched (number INTEGER PRIMARY KEY, same INTEGER, answers INTEGER);
+CREATE VIEW unanswered AS
+  SELECT rows.number AS number, rows.digest AS digest
+  FROM rows LEFT JOIN matched USING (number) WHERE same IS NOT 1;
+"""
+
+
+class RowIndex:
+    """The rows of an input and the answers of an output, compared by id and fingerprint.
+
+    `size` is the number of rows, `unmatched` how many answers belong to no row. The file has no
+    name, ends with the process, and keeps 2 MB in memory. Every method raises `DiskError` when it
+    cannot grow. Threads may take turns.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.unmatched = 0
+        with _temporary_file():
+            self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            self._db.executescript(_SETUP)
+
+    def add_rows(self, rows: Iterable[RowLine]) -> None:
+        """Put in all rows of the input. Raises what `rows` raises."""
+        with _temporary_file():
+            self._insert("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
+            self._db.execute("CREATE INDEX row_id ON rows (id, digest)")
+            (self.size,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
+
+    def duplicates(self) -> tuple[int, list[tuple[int, str, int]]]:
+        """How many rows have the id of an earlier row, and the first of them in input order:
+        line, id, and the line of the earlier row."""
+        with _temporary_file():
+            self._db.execute(
+                "CREATE TEMP TABLE repeated AS SELECT id, min(number) AS first, count(*) AS rows "
+                "FROM rows GROUP BY id HAVING count(*) > 1"
+            )
+            (count,) = self._db.execute(
+                "SELECT coalesce(sum(rows - 1), 0) FROM repeated"
+            ).fetchone()
+            return count, self._db.execute(
+                "SELECT later.line, later.id, earlier.line FROM repeated "
+                "JOIN rows AS later ON later.id = repeated.id AND later.number > first "
+                "JOIN rows AS earlier ON earlier.number = first ORDER BY later.number LIMIT ?",
+                (SHOWN,),
+            ).fetchall()
+
+    def add_answers(self, answers: Iterable[AnswerLine]) -> None:
+        """Put in all answers of the output instead of those before. Raises what `answers` raises.
+
+        An id that has answers to the present and to an older question counts as answered.
+        """
+        with _temporary_file():
+            self._db.executescript("DELETE FROM answers; DELETE FROM matched;")
+            self._insert("INSERT INTO answers (id, digest, start) VALUES (?, ?, ?)", answers)
+            self._db.execute(
+                "INSERT INTO matched SELECT number, max(answers.digest = rows.digest), count(*) "
+                "FROM answers JOIN rows ON rows.id = answers.id GROUP BY number"
+            )
+            (self.unmatched,) = self._db.execute(
+                "SELECT (SELECT count(*) FROM answers) - coalesce(sum(answers), 0) FROM matched"
+            ).fetchone()
+
+    def changed(self) -> tuple[int, list[tuple[int, str]]]:
+        """How many rows only have an answer to another question, and the first: line, id."""
+        with _temporary_file():
+            (count,) = self._db.execute("SELECT count(*) FROM matched WHERE NOT same").fetchone()
+            return count, self._db.execute(
+                "SELECT line, id FROM matched JOIN rows USING (number) WHERE NOT same "
+                "ORDER BY number LIMIT ?",
+                (SHOWN,),
+            ).fetchall()
+
+    def answered(self, limit: int) -> int:
+        """How many of the first `limit` rows have their answer."""
+        with _temporary_file():
+            query = "SELECT count(*) FROM matched WHERE same AND number < ?"
+            (count,) = self._db.execute(query, (limit,)).fetchone()
+            return int(count)
+
+    def unanswered(self, limit: int) -> Iterator[int]:
+        """Those of the first `limit` rows that have no answer, ascending."""
+        return self._numbers("SELECT number FROM unanswered WHERE number < ? ORDER BY 1", limit)
+
+    def first_of_question(self, limit: int) -> Iterator[int]:
+        """Those of the unanswered rows that are the first to ask their question, ascending."""
+        return self._numbers(
+            "SELECT min(number) FROM unanswered WHERE number < ? GROUP BY digest ORDER BY 1", limit
+        )
+
+    def answers_in_order(self) -> Iterator[int]:
+        """Where each answer begins, in input order; those of no row last, in their own order."""
+        return self._numbers(
+            "SELECT start FROM answers LEFT JOIN rows USING (id) "
+            "ORDER BY number IS NULL, number, start"
+        )
+
+    def _insert(self, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
+        self._db.execute("BEGIN")
+        self._db.executemany(statement, values)
+        self._db.execute("COMMIT")
+
+    def _numbers(self, query: str, *parameters: int) -> Iterator[int]:
+        with _temporary_file():
+            for (number,) in self._db.execute(query, parameters):
+                yield number
+
+    def close(self) -> None:
+        """Give the temporary file back."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _temporary_file() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise disk_error(full, "grow", "a temporary file") from error
+        raise DiskError(
+            f"cannot use a temporary file: {error}: set TMPDIR to a folder on a disk with space"
+        ) from error
+
+
+def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> RowIndex:
+    """The index of a whole input, read once.
+
+    Raises `InputError` that lists the first 20 problems, with line numbers, and their count.
+    """
+    problems: list[tuple[int, str]] = []
+    count = 0
+
+    def rows() -> Iterator[RowLine]:
+        nonlocal count
+        for number, record in enumerate(source.records()):
+            try:
+                name, digest = reader.identify(record, profile)
+            except RowError as error:
+                count += 1
+                if count <= SHOWN:
+                    problems.append((record[0], str(error)))
+            else:
+                yield number, record[0], name, digest
+
+    index = RowIndex()
+    try:
+        index.add_rows(rows())
+        repeated, first = index.duplicates()
+        count += repeated
+        problems += [
+            (line, f'the id "{_short(name)}" is that of line {earlier}')
+            for line, name, earlier in first
+        ]
+        what = "problem" if count == 1 else "problems"
+        _refuse(f"{source.name}: {count} {what}, nothing was sent", source, problems, count)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def check_unchanged(index: RowIndex, source: InputFile, output: Path) -> None:
+    """Raise `InputError` that names the rows whose answers in `output` are to another question."""
+    count, first = index.changed()
+    what = "row has" if count == 1 else "rows have"
+    head = (
+        f"{count} {what} an answer in {output}, but to another question (prompt, "
+        "model, parameters or provider were different): nothing was sent; --restart throws "
+        "all answers there away, -o FILE keeps them and starts another file"
+    )
+    problems = [(line, f'the question of id "{_short(name)}" has changed') for line, name in first]
+    _refuse(head, source, problems, count)
+
+
+def _refuse(head: str, source: InputFile, problems: list[tuple[int, str]], count: int) -> None:
+    """Raise, where there are problems, an `InputError` of the head, the first of them as
+    `NAME:LINE: …`, and how many more there are."""
+    shown = sorted(problems)[:SHOWN]
+    text = [head, *(f"{source.name}:{line}: {problem}" for line, problem in shown)]
+    if count > len(shown):
+        text.append(f"… and {count - len(shown)} more")
+    if count:
+        raise InputError("\n".join(text))
+
+
+def _short(id: str) -> str:
+    """The id as a message can show it."""
+    plain = id if id.isprintable() else ascii(id)[1:-1]
+    return plain if len(plain) <= 60 else plain[:59] + "…"

@@ -1,0 +1,288 @@
+"""Budgets: every call is held at its worst case before it is sent, and settled at its cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from llmctl.clock import Clock
+from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
+from llmctl.protocols import (
+    Budget,
+    BudgetDenied,
+    BudgetUsage,
+    BudgetWarning,
+    BudgetWindow,
+    Emit,
+    Handler,
+    Hold,
+)
+from llmctl.storage.ledger_rows import kind_of, matches
+from llmctl.tokens import max_output
+from llmctl.types import Answer, CallRecord, Request, Usage
+
+POLL = 0.1
+"""Seconds between two looks at what other processes have settled meanwhile. One's own settling is
+known at once."""
+
+_MICRO = Decimal("0.000001")
+
+Windows = Callable[[float], Sequence[BudgetWindow]]
+"""The budget windows of a moment, in seconds since the epoch."""
+
+WorstCase = Callable[[Request], Awaitable[tuple[Usage, Decimal | None]]]
+"""The most that a request can use, and cost in US dollars (None: not known)."""
+
+
+class Overshoot(Struct, frozen=True):
+    """What providers billed beyond the held worst case: US dollars, and of how many calls."""
+
+    amount: Decimal = Decimal(0)
+    calls: int = 0
+
+
+class RunBudget:
+    """The ledger as one run spends from it, whichever providers it asks.
+
+    Without windows every hold is simply written. `warn` gets a sentence for each share of a budget
+    that is reached, once in all processes. Raises what the ledger does.
+    """
+
+    def __init__(
+        self, ledger: Budget, clock: Clock, warn: Callable[[str], None], run_id: str, user: str
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._run_id = run_id
+        self._user = user
+        self._warn = warn
+        self._windows_at: Windows | None = None
+        self._windows: tuple[BudgetWindow, ...] = ()
+        self._windows_from, self._windows_to = 0.0, 0.0
+        self._stopped: Callable[[], bool] = lambda: False
+        self._on_wait: Callable[[BudgetDenied], None] = lambda _: None
+        self._open: dict[str, tuple[Hold, tuple[BudgetWindow, ...], bool]] = {}
+        self._used: set[str] = set()
+        self._turn = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._exhausted: BudgetDenied | None = None
+        self._waiting = self._asking = 0
+        self.overshoot = Overshoot()
+
+    def limit(
+        self,
+        windows: Windows,
+        stopped: Callable[[], bool] = lambda: False,
+        on_wait: Callable[[BudgetDenied], None] = lambda _: None,
+    ) -> None:
+        """Hold all further calls to `windows`. Once `stopped` nothing waits any more. `on_wait`
+        is called for a call that has to wait for others."""
+        self._windows_at, self._stopped, self._on_wait = windows, stopped, on_wait
+
+    @property
+    def waiting(self) -> bool:
+        """Whether calls wait until others have settled."""
+        return self._waiting > 0
+
+    def windows_of(self, request: Request) -> tuple[BudgetWindow, ...]:
+        """The windows that the request counts towards now."""
+        windows = self._current(self._clock.wall())
+        if not any(window.match for window in windows):
+            return windows
+        kind = kind_of(request, self._run_id, self._user)
+        return tuple([window for window in windows if matches(window.match, kind)])
+
+    async def usages(self) -> list[tuple[BudgetWindow, BudgetUsage]]:
+        """Every present window that calls of this run count towards, and its usage."""
+        windows = self._current(self._clock.wall())
+        return [(w, await self._ledger.usage(w)) for w in windows if w.key in self._used]
+
+    async def hold(
+        self,
+        request: Request,
+        estimate: Usage,
+        cost: Decimal | None,
+        windows: tuple[BudgetWindow, ...],
+    ) -> None:
+        """Return when the call is on record, durably, at its worst case `cost`. `windows` are
+        `windows_of(request)`.
+
+        Raises `BudgetRefused` for a call that no budget would ever let through, `BudgetExhausted`
+        when there is not enough left of one, and `Cancelled` once the run is stopped.
+        """
+        hold = Hold(request.call_id, request, estimate, cost, self._clock.wall())
+        _refuse(hold, windows)
+        if not windows or (not self._turn.locked() and self._exhausted is None):
+            denied = await self._try(hold, windows, waited=False)
+            if denied is None:
+                return
+            if not denied.never:
+                self._on_wait(denied)
+        self._waiting += 1
+        try:
+            async with self._turn:  # first come, first served
+                await self._wait(hold)
+        finally:
+            self._waiting -= 1
+
+    async def can_afford(self, request: Request, uncertain: int) -> bool:
+        """Hold the call for one attempt more than the `uncertain` ones that may have been billed
+        already. False, and nothing has changed, when a budget has no room for that."""
+        if request.call_id not in self._open:
+            return True
+        held, windows, waited = self._open[request.call_id]
+        return await self._try(replace(held, times=1 + uncertain), windows, waited=waited) is None
+
+    async def settle(self, record: CallRecord) -> None:
+        """Write the call's row and end its hold; durable on return."""
+        call_id = record.request.call_id
+        if call_id in self._open:
+            hold, windows, waited = self._open[call_id]
+            if waited:
+                # It belongs to the day it was let through on, not to that on which it waited.
+                record = replace(record, started=hold.at)
+            if windows and hold.cost is not None and (record.cost or 0) > hold.cost:
+                over = self.overshoot.amount + (record.cost or 0) - hold.cost
+                self.overshoot = Overshoot(over, self.overshoot.calls + 1)
+        try:
+            warnings = await self._ledger.settle(record)
+        finally:
+            self._open.pop(call_id, None)
+            self._settled.set()
+        for warning in warnings:
+            self._warn(_warning(warning))
+
+    async def _try(
+        self, hold: Hold, windows: tuple[BudgetWindow, ...], *, waited: bool
+    ) -> BudgetDenied | None:
+        self._asking += 1
+        try:
+            denied = await self._ledger.hold(hold, windows)
+            if denied is None:
+                self._open[hold.call_id] = (hold, windows, waited)
+                self._used.update(window.key for window in windows)
+        finally:
+            self._asking -= 1
+        return denied
+
+    async def _wait(self, hold: Hold) -> None:
+        while True:
+            self._settled.clear()
+            if self._exhausted is not None:
+                raise _exhausted(hold, self._exhausted)
+            if self._stopped():
+                raise Cancelled("not sent: the run was stopped", sent=False)
+            hold = replace(hold, at=self._clock.wall())
+            windows = self.windows_of(hold.request)
+            _refuse(hold, windows)
+            denied = await self._try(hold, windows, waited=True)
+            if denied is None:
+                return
+            if denied.never and not self._open and not self._asking:
+                self._exhausted = denied
+                raise _exhausted(hold, denied)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Return when a call of this process has settled, or those of others may have."""
+        waits = (
+            asyncio.ensure_future(self._settled.wait()),
+            asyncio.ensure_future(self._clock.sleep(POLL)),
+        )
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _current(self, now: float) -> tuple[BudgetWindow, ...]:
+        if self._windows_at is None:
+            return ()
+        if not self._windows_from <= now < self._windows_to:
+            self._windows = tuple(self._windows_at(now))
+            self._windows_from = max([w.start / 1000 for w in self._windows], default=0.0)
+            self._windows_to = min([w.end / 1000 for w in self._windows], default=float("inf"))
+        return self._windows
+
+
+class BudgetGuard:
+    """The guard: takes a hold at the worst case before the request is handed on.
+
+    `bound` may be generous; where a budget applies to the request `exact` is asked instead. The
+    accounting guard's sink settles the hold. A process that is killed in between leaves the hold
+    behind: that is how the next one knows what may have been billed.
+    """
+
+    def __init__(
+        self, inner: Handler, budget: RunBudget, bound: WorstCase, exact: WorstCase
+    ) -> None:
+        self._inner = inner
+        self._budget = budget
+        self._bound = bound
+        self._exact = exact
+
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
+        """The inner answer; the hold is durable before. Raises as `RunBudget.hold` does."""
+        windows = self._budget.windows_of(request)
+        estimate, cost = await (self._exact if windows else self._bound)(request)
+        await self._budget.hold(request, estimate, cost, windows)
+        return await self._inner(request, emit)
+
+
+def usd(amount: Decimal) -> str:
+    """Dollars, at least cents, to the microdollar: `$0.002`, `$1,200.00`."""
+    shown = amount.quantize(_MICRO).normalize()
+    exponent = shown.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return f"${shown:,.{max(2, -exponent)}f}"
+
+
+def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
+    """Raises `BudgetRefused` for a call that does not fit into a window by itself."""
+    target = hold.request.target
+    for window in windows:
+        if hold.cost is not None and hold.cost <= window.limit:
+            continue
+        budget = f"the budget of {usd(window.limit)} ({window.name})"
+        if hold.cost is None and not hold.estimate.output and max_output(hold.request) is None:
+            raise BudgetRefused(
+                f"nothing limits the answers of {target.model}, so what they may cost cannot be "
+                f"held to {budget}: give max_tokens (`params: {{max_tokens: …}}` in profile "
+                f"{target.profile})",
+                sent=False,
+            )
+        if hold.cost is None:
+            raise BudgetRefused(
+                f"the price of {target.model} is not known, so it cannot be held to {budget}: "
+                f"set `price:` in profile {target.profile}",
+                sent=False,
+            )
+        raise BudgetRefused(
+            f"the call may cost {usd(hold.cost)}, more than all of {budget}: lower max_tokens, "
+            "or raise the budget",
+            sent=False,
+        )
+
+
+def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
+    """The error that ends the run: what is left is less than the call may cost."""
+    window, spent = denied.window, denied.usage.spent
+    return BudgetExhausted(
+        f"the budget of {usd(window.limit)} ({window.name}) is used up: {usd(spent)} is spent, "
+        f"and the next call may cost {usd(hold.cost or Decimal(0))}; raise it and run the same "
+        "command again",
+        sent=False,
+    )
+
+
+def _warning(warning: BudgetWarning) -> str:
+    """The sentence that a share of a budget is reached."""
+    window, percent = warning.window, (warning.share * 100).normalize()
+    return (
+        f"budget {window.name}: {percent:f}% is reached, {usd(warning.spent)} of "
+        f"{usd(window.limit)}"
+    )

@@ -1,0 +1,446 @@
+"""Rate limits of one provider: requests and tokens a minute, calls at a time, pauses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from msgspec import Struct
+
+from llmctl.clock import Clock
+from llmctl.config.settings import Limits
+from llmctl.errors import CallError, LlmctlError, Overloaded, RateLimited
+from llmctl.protocols import (
+    INITIAL_LIMITS,
+    NO_RATE_HEADERS,
+    Emit,
+    Handler,
+    LimitChange,
+    LimitState,
+    Permit,
+    RateHeaders,
+    SharedLimits,
+)
+from llmctl.shutdown import Stop
+from llmctl.types import Answer, Request
+
+_BURST_SHARE = 0.005
+"""Share of a minute's requests that may go out at once. Small, so that the start of a run does not
+spend the minute in its first second; above one request, so that late timers are made up."""
+
+_TOKEN_BURST_SHARE = 1 / 12
+"""The same for tokens, five seconds' worth: single requests are large against a minute."""
+
+_LOT_SHARE = 0.05 / 60
+"""Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
+the shared file a second, not 500, each of which costs a millisecond of processor."""
+
+_LOT_EXPIRES = 1.0
+"""Seconds after which the rest of a lot is given back."""
+
+_LATE_LOTS = 4
+"""Lots of the past that processes may still use in a minute, without a request too many."""
+
+_DEFAULT_PAUSE = 1.0
+"""Seconds of pause after a 429 that names none."""
+
+_MINUTE = 60.0
+_LONGEST_WAIT = 120.0
+"""Seconds that a header may hold requests back: then the provider is asked itself."""
+
+_DECREASE = 0.5
+_JUDGED = 8
+"""Answers after which the share of refusals says something."""
+
+
+class Bucket:
+    """Units a minute as pure arithmetic; `now` is in seconds.
+
+    At most `per_minute` units pass in any 60 seconds, as long as each request is at most as large
+    as `burst`; a larger one waits for a full bucket and leaves a debt. The refill is slowed by what
+    the bucket holds at the start, (n + 1 - burst - late) / 60 units a second: burst and refill
+    together never exceed n in a half-open minute. `late` are units used later than they were taken.
+
+    Its whole state is `full_at`, when it is full again, so that processes can share it (the
+    "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
+    """
+
+    __slots__ = ("burst", "full_at", "rate")
+
+    def __init__(
+        self, per_minute: float, burst: float, full_at: float = float("-inf"), late: float = 0.0
+    ) -> None:
+        self.burst = burst
+        self.rate = (per_minute + 1 - burst - late) / 60
+        self.full_at = full_at
+
+    def wait(self, units: float, now: float) -> float:
+        """Seconds until `units` may go; 0 when they may go now."""
+        wait = self.full_at - now - (self.burst - min(units, self.burst)) / self.rate
+        return wait if wait > 1e-9 else 0.0
+
+    def take(self, units: float, now: float) -> None:
+        """Spend `units`, also below zero; negative ones are given back."""
+        self.full_at = max(self.full_at, now) + units / self.rate
+
+
+def request_bucket(rpm: int, full_at: float = float("-inf")) -> Bucket:
+    """The bucket of requests."""
+    burst = max(1.0, rpm * _BURST_SHARE)
+    lot = request_lot(rpm)
+    return Bucket(rpm, burst, full_at, late=_LATE_LOTS * lot if lot > 1 else 0.0)
+
+
+def request_lot(rpm: int) -> float:
+    """Requests that are taken at a time."""
+    return max(1.0, rpm * _LOT_SHARE // 1)
+
+
+def token_bucket(tpm: int, full_at: float = float("-inf")) -> Bucket:
+    """The bucket of tokens."""
+    return Bucket(tpm, max(1.0, tpm * _TOKEN_BURST_SHARE), full_at)
+
+
+class Lot(Struct):
+    """Requests and tokens that this process has taken and not used, from `due` until `expires`
+    (seconds of the monotonic clock)."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    due: float = float("-inf")
+    expires: float = float("-inf")
+
+
+class LocalLimits:
+    """The `SharedLimits` of this process alone."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, LimitState] = {}
+
+    async def change(self, name: str, change: LimitChange) -> float:
+        """Apply `change`; never fails."""
+        self._states[name], result = change(self._states.get(name, INITIAL_LIMITS))
+        return result
+
+
+class ProviderQuota:
+    """The provider's own allowance as its headers tell it; pure, `now` in seconds.
+
+    It only slows down: the profile's limits stay the most that is sent. A provider that names no
+    reset (Mistral) counts by the minute.
+    """
+
+    __slots__ = ("_at", "_full_at", "_left", "_rate")
+
+    def __init__(self) -> None:
+        self._left: float | None = None
+        self._at = self._rate = self._full_at = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a header has said what is left."""
+        return self._left is not None
+
+    def update_from_headers(
+        self,
+        left: int | None,
+        limit: int | None,
+        reset: float | None,
+        *,
+        in_flight: float,
+        now: float,
+    ) -> None:
+        """Units `left` of `limit`, full again in `reset` seconds. `in_flight` are units of other
+        calls, which the provider may not have counted yet."""
+        if left is None and reset is None:
+            return
+        self._full_at = now + min(_MINUTE if reset is None else reset, _LONGEST_WAIT)
+        if left is None:
+            return
+        self._left, self._at = left - in_flight, now
+        # It fills all the time, so the rate follows from when it is full.
+        seconds = _MINUTE if reset is None else reset
+        self._rate = (limit - left) / seconds if limit is not None and seconds > 0 else 0.0
+
+    def reset_in(self, now: float) -> float | None:
+        """Seconds until the allowance is whole again; None when that is over or not known."""
+        return self._full_at - now if self._full_at > now else None
+
+    def wait(self, units: float, now: float) -> float:
+        """Seconds until `units` may go, as far as the provider said."""
+        if self._left is None or self._left >= units or now >= self._full_at:
+            return 0.0
+        until_full = self._full_at - now
+        if self._rate <= 0:
+            return until_full
+        return max(0.0, min(until_full, self._at + (units - self._left) / self._rate - now))
+
+    def take(self, units: float) -> None:
+        """Spend `units`."""
+        if self._left is not None:
+            self._left -= units
+
+
+class AdaptiveConcurrency:
+    """Calls in flight that the provider bears: additive increase, multiplicative decrease; pure.
+
+    The rule is TCP's (RFC 5681): one more for every round of answers, half after a sign of too
+    many, at most once for all calls that were in flight at that sign. `ceiling`: the most; `size`:
+    what is allowed now, at least one; `generation` counts the decreases.
+    """
+
+    __slots__ = ("_answers", "_refusals", "ceiling", "generation", "size")
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self.size = float(ceiling)
+        self.generation = self._answers = self._refusals = 0
+
+    def on_success(self) -> None:
+        """A call was served."""
+        self._answers += 1
+        if self.size < self.ceiling:
+            self.size = min(float(self.ceiling), self.size + 1 / self.size)
+
+    def on_throttled(self, generation: int, *, told_when: bool) -> None:
+        """A call sent in `generation` was refused. When the provider said when to come back
+        (`told_when`) only a flood of refusals, half of all, means that there are too many."""
+        if generation != self.generation:
+            return  # sent before the last decrease, which answers it
+        self._refusals += 1
+        judged = self._answers + self._refusals
+        if told_when and (judged < _JUDGED or self._refusals * 2 < judged):
+            return
+        self.size = max(1.0, self.size * _DECREASE)
+        self.generation += 1
+        self._answers = self._refusals = 0
+
+
+class ProviderLimits:
+    """The `RateLimits` of one provider: first come, first served.
+
+    `shared` keeps the minute's state under `name` together with other processes; when it fails,
+    which is told to `warn` once, the limits are those of this process alone. Nothing is let
+    through once `stop` was asked for.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Clock,
+        shared: SharedLimits | None = None,
+        name: str = "",
+        warn: Callable[[str], None] = lambda _: None,
+        stop: Stop | None = None,
+    ) -> None:
+        self._limits = limits
+        self._stop = stop or Stop()
+        self._clock = self._stop.clock(clock)
+        self._shared = shared or LocalLimits()
+        self._name = name
+        self._warn = warn
+        self._per_minute = bool(limits.rpm or limits.tpm)
+        self._concurrency = AdaptiveConcurrency(limits.concurrency)
+        self._requests, self._tokens = ProviderQuota(), ProviderQuota()
+        self._paused_until = self._waiting_until = float("-inf")
+        self._in_flight = self._tokens_in_flight = 0
+        self._lot = Lot()
+        self._unused = (0.0, 0.0)
+        self._turn = asyncio.Lock()
+        self._room = asyncio.Event()
+
+    @property
+    def counts_tokens(self) -> bool:
+        """True when attempts must say how many tokens they will use."""
+        return self._limits.tpm is not None or self._tokens.is_known
+
+    async def acquire(self, tokens: int) -> Permit:
+        """Return when a request of `tokens` may be sent; whoever gets a permit releases it.
+
+        Raises the run's own error once it is to end.
+        """
+        async with self._turn:
+            taken = not self._per_minute
+            try:
+                while True:
+                    self._stop.check()
+                    if self._in_flight + 1 > self._concurrency.size:
+                        self._room.clear()
+                        await self._room.wait()
+                        continue
+                    wait = self._wait(tokens)
+                    if not wait and not taken:  # what waits anyway takes nothing from others
+                        wait = await self._take(tokens)
+                        taken, wait = wait >= 0, abs(wait)
+                    if not wait:
+                        return self._permit(tokens)
+                    self._waiting_until = self._clock.monotonic() + wait
+                    await self._clock.sleep(wait)
+            except BaseException:
+                if taken and self._per_minute:
+                    self._give_back(1, tokens)
+                raise
+
+    def release(self, permit: Permit, used: int) -> None:
+        """The attempt has ended and used so many tokens."""
+        self._in_flight -= 1
+        self._tokens_in_flight -= permit.tokens
+        self._room.set()
+        self._give_back(0, permit.tokens - used)
+
+    def on_success(self, permit: Permit) -> None:  # noqa: ARG002 - the seam's
+        """The attempt was served."""
+        self._concurrency.on_success()
+
+    def on_throttled(self, permit: Permit, retry_after: float | None) -> None:
+        """The provider refused the attempt: peace for `retry_after` seconds, for all; where none
+        is named until the reset that its headers told, else one second."""
+        self._concurrency.on_throttled(permit.generation, told_when=retry_after is not None)
+        if retry_after is None:
+            retry_after = self._requests.reset_in(self._clock.monotonic())
+        self.pause(_DEFAULT_PAUSE if retry_after is None else retry_after)
+
+    def on_overloaded(self, permit: Permit) -> None:
+        """The provider has too much to do: fewer calls at a time, no pause."""
+        self._concurrency.on_throttled(permit.generation, told_when=False)
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for so long."""
+        self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
+
+    def update_from_headers(self, headers: RateHeaders) -> None:
+        """What a reply's headers say of the provider's own limits."""
+        if headers is NO_RATE_HEADERS:
+            return
+        now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
+        self._requests.update_from_headers(
+            headers.remaining_requests,
+            headers.limit_requests,
+            headers.reset_requests,
+            in_flight=others,
+            now=now,
+        )
+        each = self._tokens_in_flight / max(1, self._in_flight)
+        self._tokens.update_from_headers(
+            headers.remaining_tokens,
+            headers.limit_tokens,
+            headers.reset_tokens,
+            in_flight=each * others,
+            now=now,
+        )
+
+    def waits(self) -> float:
+        """Seconds that requests will still wait; 0 when they do not."""
+        return max(0.0, self._waiting_until - self._clock.monotonic())
+
+    def _wait(self, tokens: int) -> float:
+        now = self._clock.monotonic()
+        quota = max(self._requests.wait(1, now), self._tokens.wait(tokens, now))
+        return max(0.0, self._paused_until - now, quota)
+
+    def _permit(self, tokens: int) -> Permit:
+        self._requests.take(1)
+        self._tokens.take(tokens)
+        self._in_flight += 1
+        self._tokens_in_flight += tokens
+        return Permit(tokens, self._concurrency.generation)
+
+    def _give_back(self, requests: float, tokens: float) -> None:
+        """Units that were taken and not used (negative: used beyond); written with the next
+        change, whatever is under way."""
+        self._unused = (self._unused[0] + requests, self._unused[1] + tokens)
+
+    async def _take(self, tokens: int) -> float:
+        """Seconds until a request of `tokens`, now taken, may go. Negative, and nothing is taken:
+        those until the end of a pause."""
+        lot, now = self._lot, self._clock.monotonic()
+        if now >= lot.expires or lot.requests < 1 or lot.tokens < tokens:
+            wait = await self._draw(tokens)
+            if wait < 0:
+                return wait
+            lot, now = self._lot, self._clock.monotonic()
+        lot.requests -= 1
+        lot.tokens -= tokens
+        return max(0.0, lot.due - now)
+
+    async def _draw(self, tokens: int) -> float:
+        """Give back what is unused and take the next lot, with room for `tokens`: the seconds until
+        it is due, or as `_take` says. What is given back meanwhile is written next time."""
+        rpm, tpm = self._limits.rpm, self._limits.tpm
+        back = (self._unused[0] + self._lot.requests, self._unused[1] + self._lot.tokens)
+        self._unused, self._lot = (0.0, 0.0), Lot()
+        taken = (request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
+        change = partial(self._change, taken, back)
+        try:
+            wait = await self._shared.change(self._name, change)
+        except LlmctlError as error:
+            self._warn(f"the rate limits are not shared with other processes: {error.message}")
+            self._shared = LocalLimits()
+            wait = await self._shared.change(self._name, change)
+        except BaseException:
+            self._give_back(*back)
+            raise
+        if wait >= 0:
+            due = self._clock.monotonic() + wait
+            unlimited = float("inf")
+            requests, many = taken[0] or unlimited, taken[1] or unlimited
+            self._lot = Lot(requests, many, due, due + _LOT_EXPIRES)
+        return wait
+
+    def _change(
+        self, taken: tuple[float, float], back: tuple[float, float], state: LimitState
+    ) -> tuple[LimitState, float]:
+        now, quiet = self._clock.monotonic(), max(state[2], self._paused_until)
+        rpm, tpm = self._limits.rpm, self._limits.tpm
+        buckets = (
+            request_bucket(rpm, state[0]) if rpm else None,
+            token_bucket(tpm, state[1]) if tpm else None,
+        )
+        wait, after = 0.0, list(state)
+        for number, bucket in enumerate(buckets):
+            if bucket is not None:
+                bucket.take(-back[number], now)
+                wait = max(wait, bucket.wait(taken[number], now))
+                if quiet <= now:
+                    bucket.take(taken[number], now)
+                after[number] = bucket.full_at
+        return (after[0], after[1], quiet), now - quiet if quiet > now else wait
+
+
+class RateLimit:
+    """The guard: every attempt takes a permit. `tokens` estimates what a request uses in all."""
+
+    def __init__(
+        self, inner: Handler, limits: ProviderLimits, tokens: Callable[[Request], int]
+    ) -> None:
+        self._inner = inner
+        self._limits = limits
+        self._tokens = tokens
+
+    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
+        """The inner answer, once the limits let the attempt through."""
+        limits = self._limits
+        permit = await limits.acquire(self._tokens(request) if limits.counts_tokens else 0)
+        used = permit.tokens  # of an attempt that ends without a word of its usage
+        try:
+            answer = await self._inner(request, emit)
+            if permit.tokens:
+                used = answer.usage.input + answer.usage.output
+            limits.on_success(permit)
+        except (RateLimited, Overloaded) as error:
+            used = 0
+            if isinstance(error, Overloaded) and error.retry_after is None:
+                limits.on_overloaded(permit)
+            else:
+                limits.on_throttled(permit, error.retry_after)
+            raise
+        except CallError as error:
+            if not error.sent:
+                used = 0
+            elif error.retry_after is not None and error.retryable:
+                limits.pause(error.retry_after)
+            raise
+        finally:
+            limits.release(permit, used)
+        return answer

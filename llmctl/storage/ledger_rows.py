@@ -1,0 +1,414 @@
+"""Ledger rows, money in picodollars, and which calls count towards a budget; pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from llmctl.errors import Cancelled, Interrupted
+from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, Hold
+from llmctl.types import Answer, CallRecord, Request, Usage
+
+Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
+"""How a call ended. `unknown`: it may have been billed, up to the amount in its row."""
+
+MOST = (1 << 63) - 1
+"""What SQLite can hold, 9.2 million dollars: a call can only cost more by a price misread."""
+
+_PICO = Decimal(10) ** 12
+_EXACT = Context(prec=40)
+_LATEST = "-latest"
+_VERSION = re.compile(r"(-latest|-[0-9]{3,}(-.*)?)?", re.DOTALL)
+"""What providers put behind a model's name to name a version of it: `-2026-05-01`, `-20250929`,
+`-0613`, `-002`. Two digits are another model's name (`-5-mini`)."""
+
+
+@lru_cache(maxsize=1024)
+def to_pico(dollars: Decimal | None) -> int | None:
+    """US dollars in whole picodollars (1e-12 USD); None, the unknown, stays None.
+
+    A millionth of a published price per million tokens has at most 12 decimals, so no price is
+    rounded; anything finer is, half to even.
+    """
+    if not dollars:
+        return None if dollars is None else 0
+    exact = _EXACT.multiply(dollars, _PICO)
+    return min(MOST, int(exact.to_integral_value(rounding=ROUND_HALF_EVEN, context=_EXACT)))
+
+
+def from_pico(pico: int | None) -> Decimal | None:
+    """Picodollars in US dollars, exactly; None stays None."""
+    return None if pico is None else Decimal(pico).scaleb(-12, context=_EXACT)
+
+
+class Labels(Protocol):
+    """What reports group calls by; `tags` is a JSON object."""
+
+    @property
+    def profile(self) -> str:
+        """The profile's name."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """The provider's name."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model that answered, or was asked while nobody knows which one answers."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """Who ran the program."""
+        ...
+
+    @property
+    def tags(self) -> str:
+        """The call's tags."""
+        ...
+
+
+class Kind(Labels, Protocol):
+    """What budgets tell calls apart by."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; empty where runs are not told apart."""
+        ...
+
+    @property
+    def asked_model(self) -> str:
+        """The model that was asked; empty where that is not on record."""
+        ...
+
+
+class CallKind(Struct, frozen=True):
+    """A `Kind` by itself."""
+
+    run_id: str
+    profile: str
+    provider: str
+    asked_model: str
+    model: str
+    user: str
+    tags: str
+
+
+def kind_of(request: Request, run_id: str, user: str) -> CallKind:
+    """The kind of a call that is about to be made."""
+    target = request.target
+    return CallKind(
+        run_id, target.profile, target.provider, target.model, target.model, user,
+        tags_as_json(request.tags),
+    )  # fmt: skip
+
+
+def matches(match: Mapping[str, str], kind: Kind) -> bool:
+    """Whether calls of a kind count towards the budget that matches by `match`: a value each by
+    `run`, `profile`, `provider`, `model`, `user` or `tag:NAME`, of which a call has all.
+
+    A model's dated versions count as the model. A call counts by the name that was asked for, and
+    by the one that the provider answered with.
+    """
+    return all(_has(kind, name, wanted) for name, wanted in match.items())
+
+
+def _has(kind: Kind, name: str, wanted: str) -> bool:
+    if name == "model":
+        return same_model(wanted, kind.model) or same_model(wanted, kind.asked_model)
+    if name.startswith("tag:"):
+        return read_tags(kind.tags).get(name.removeprefix("tag:")) == wanted
+    value: str = getattr(kind, "run_id" if name == "run" else name)
+    return value == wanted
+
+
+@lru_cache(maxsize=1024)
+def same_model(wanted: str, model: str) -> bool:
+    """Whether `model` is the wanted one, or a dated version of it: a provider that is asked for
+    `gpt-5-mini` says that `gpt-5-mini-2026-05-01` has answered."""
+    stem = wanted.removesuffix(_LATEST)
+    return model.startswith(stem) and _VERSION.fullmatch(model, len(stem)) is not None
+
+
+@lru_cache(maxsize=4096)
+def read_tags(text: str) -> Mapping[str, str]:
+    """The tags of a call, out of its row; none where the text is not what the program wrote."""
+    try:
+        tags = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return tags if isinstance(tags, dict) else {}
+
+
+def tags_as_json(tags: Mapping[str, str]) -> str:
+    """The tags as a row has them."""
+    if not tags:
+        return "{}"
+    return json.dumps(dict(tags), sort_keys=True, separators=(",", ":"))
+
+
+def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
+    """Picodollars of a window in dollars."""
+    spent, held = from_pico(spent_pico), from_pico(held_pico)
+    assert spent is not None
+    assert held is not None
+    return BudgetUsage(spent, held)
+
+
+def denied(
+    window: BudgetWindow, spent_pico: int, held_pico: int, amount_pico: int
+) -> BudgetDenied | None:
+    """Why `amount_pico` more does not fit into the window; None when it does."""
+    limit = to_pico(window.limit) or 0
+    if spent_pico + held_pico + amount_pico <= limit:
+        return None
+    return BudgetDenied(window, usage_of(spent_pico, held_pico), spent_pico + amount_pico > limit)
+
+
+def strictest(denials: Iterable[BudgetDenied | None]) -> BudgetDenied | None:
+    """Of several denials one for which waiting does not help, if there is such a one."""
+    found = [each for each in denials if each is not None]
+    return next((each for each in found if each.never), found[0] if found else None)
+
+
+def warning_due(window: BudgetWindow, spent_pico: int, warned: Decimal) -> Decimal | None:
+    """The highest share of `warn_at` that `spent_pico` has reached, where it is above `warned`,
+    the highest one that somebody was told of; else None."""
+    spent = from_pico(spent_pico) or Decimal(0)
+    reached = [share for share in window.warn_at if spent >= share * window.limit]
+    return reached[-1] if reached and reached[-1] > warned else None
+
+
+class HeldCall(Struct, frozen=True):
+    """A call under way, in the order of the columns of `holds`. The tokens and the cost are the
+    worst case of one attempt, of which `times` may have to be paid; `tags` is a JSON object,
+    `windows` a JSON list of the keys of the budget windows that hold the amount."""
+
+    call_id: str
+    run_id: str
+    at_ms: int
+    profile: str
+    provider: str
+    model: str
+    tags: str
+    user: str
+    input_tokens: int
+    output_tokens: int
+    cost_pico: int | None
+    times: int = 1
+    windows: str = "[]"
+
+    @property
+    def asked_model(self) -> str:
+        """The model that was asked; nobody knows yet which one will answer."""
+        return self.model
+
+    @property
+    def cost(self) -> Decimal | None:
+        """The worst case of one attempt in US dollars; None when the price is unknown."""
+        return from_pico(self.cost_pico)
+
+    @property
+    def amount_pico(self) -> int | None:
+        """What is held: the worst case of all attempts."""
+        return None if self.cost_pico is None else min(MOST, self.cost_pico * self.times)
+
+
+class CallRow(Struct, frozen=True):
+    """A call that has ended, in the order of the columns of `calls`.
+
+    Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
+    answered, `elapsed_ms` of the whole call with its waits and retries. Money in picodollars,
+    None when the price is unknown; `saved_pico` is what a cached answer would have cost.
+    `uncertain` counts attempts, besides the one that `cost_pico` may stand for, that may have
+    been billed; `uncertain_pico` is what they cost at the most.
+    `input_tokens` includes cached ones, `output_tokens` reasoning; `estimated` marks tokens the
+    provider did not report. `asked_model` was asked (empty in rows of version 0.1.0), `model`
+    answered; `tags` is a JSON object, `windows` a JSON list of the keys of the budget windows that
+    the call counts towards.
+    """
+
+    call_id: str
+    run_id: str
+    started_ms: int
+    profile: str
+    provider: str
+    model: str
+    tags: str
+    user: str
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    cost_pico: int | None
+    saved_pico: int | None
+    uncertain: int
+    uncertain_pico: int | None
+    latency_ms: int | None
+    elapsed_ms: int | None
+    first_token_ms: int | None
+    attempts: int | None
+    status: Status
+    error_type: str | None
+    cache: str | None
+    http_status: int | None
+    provider_request_id: str | None
+    asked_model: str = ""
+    windows: str = "[]"
+
+    @property
+    def cost(self) -> Decimal | None:
+        """The cost in US dollars; None when the price is unknown."""
+        return from_pico(self.cost_pico)
+
+    @property
+    def saved(self) -> Decimal | None:
+        """What the cache saved, in US dollars; None when nothing, or an unknown amount."""
+        return from_pico(self.saved_pico)
+
+    @property
+    def spent_pico(self) -> int:
+        """What counts against budgets: what was, or may have been, billed at a known price."""
+        return (self.cost_pico or 0) + (self.uncertain_pico or 0)
+
+
+def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
+    """The row of a call about to be sent, towards no window yet."""
+    target = hold.request.target
+    return HeldCall(
+        call_id=hold.call_id,
+        run_id=run_id,
+        at_ms=_ms(hold.at),
+        profile=target.profile,
+        provider=target.provider,
+        model=target.model,
+        tags=tags_as_json(hold.request.tags),
+        user=user,
+        input_tokens=hold.estimate.input,
+        output_tokens=hold.estimate.output,
+        cost_pico=to_pico(hold.cost),
+        times=hold.times,
+    )
+
+
+def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) -> CallRow:
+    """The row of a call that has ended; `held` is its hold, if it had one.
+
+    A call belongs to the moment of its hold: that is when a budget's period was chosen.
+    A failure after which the provider may have done the work is not free: without figures of
+    its own the row takes those of the hold, and where it is not even known how the call ended
+    it always does, with status `unknown`.
+    """
+    result, request = record.result, record.request
+    answer = result if isinstance(result, Answer) else None
+    error = None if isinstance(result, Answer) else result
+    status = _status(record)
+    usage, cost = record.usage, to_pico(record.cost)
+    in_doubt = error is not None and error.ambiguous and error.sent
+    if held is not None and (status == "unknown" or (in_doubt and usage == Usage())):
+        usage = Usage(held.input_tokens, held.output_tokens, estimated=True)
+        cost = held.cost_pico
+    # The row's own amount already stands for one of the attempts that came to nothing.
+    uncertain = record.uncertain - (record.uncertain > 0 and in_doubt)
+    # The answer may come from a fallback, which is then the one to be paid.
+    target = answer.target if answer is not None else request.target
+    return CallRow(
+        call_id=request.call_id,
+        run_id=run_id,
+        started_ms=_ms(record.started) if held is None else held.at_ms,
+        profile=target.profile,
+        provider=target.provider,
+        model=answer.model if answer is not None else target.model,
+        tags=tags_as_json(request.tags),
+        user=user,
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cached_tokens=usage.cached_input,
+        cache_write_tokens=usage.cache_write,
+        reasoning_tokens=usage.reasoning,
+        estimated=usage.estimated,
+        cost_pico=cost,
+        saved_pico=to_pico(record.saved),
+        uncertain=uncertain,
+        uncertain_pico=_times(uncertain, held),
+        latency_ms=_ms(answer.latency) if answer is not None else None,
+        elapsed_ms=_ms(record.elapsed),
+        first_token_ms=None if record.first_token is None else _ms(record.first_token),
+        attempts=result.attempts,
+        status=status,
+        error_type=None if error is None else error.row_type,
+        cache=None if answer is None else answer.cache,
+        http_status=answer.status if answer is not None else error.http_status if error else None,
+        provider_request_id=result.provider_request_id,
+        asked_model=target.model,
+        windows="[]" if held is None else held.windows,
+    )
+
+
+def lost_call(held: HeldCall) -> CallRow:
+    """The row of a call whose process died: nobody knows how it ended, so it counts in full."""
+    return CallRow(
+        call_id=held.call_id,
+        run_id=held.run_id,
+        started_ms=held.at_ms,
+        profile=held.profile,
+        provider=held.provider,
+        model=held.model,
+        tags=held.tags,
+        user=held.user,
+        input_tokens=held.input_tokens,
+        output_tokens=held.output_tokens,
+        cached_tokens=0,
+        cache_write_tokens=0,
+        reasoning_tokens=0,
+        estimated=True,
+        cost_pico=held.amount_pico,
+        saved_pico=None,
+        uncertain=0,
+        uncertain_pico=0,
+        latency_ms=None,
+        elapsed_ms=None,
+        first_token_ms=None,
+        attempts=None,
+        status="unknown",
+        error_type=None,
+        cache=None,
+        http_status=None,
+        provider_request_id=None,
+        asked_model=held.model,
+        windows=held.windows,
+    )
+
+
+def _times(uncertain: int, held: HeldCall | None) -> int | None:
+    """The full amount for every attempt that may have been billed and whose bill nobody saw."""
+    if not uncertain:
+        return 0
+    if held is None or held.cost_pico is None:
+        return None
+    return min(MOST, uncertain * held.cost_pico)
+
+
+def _status(record: CallRecord) -> Status:
+    error = record.result
+    if isinstance(error, Answer):
+        return "ok"
+    if isinstance(error, Interrupted):
+        return "interrupted"
+    if isinstance(error, Cancelled) and not (error.ambiguous and record.first_token is None):
+        return "cancelled"  # of a stream something is known; of any other call nothing
+    return "unknown" if error.ambiguous and error.sent else "error"
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,196 @@
+"""The tables of the ledger, and how a ledger of version 0.1.0 comes to have them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from decimal import Decimal
+
+from llmctl.protocols import BudgetWindow
+from llmctl.storage.database import Migration
+from llmctl.storage.ledger_queries import KIND, SUMS, held_in
+from llmctl.storage.ledger_rows import CallKind, matches
+
+_HOURS = f"""
+    CREATE TABLE hours (
+        hour INTEGER NOT NULL,
+        {", ".join(f"{name} TEXT NOT NULL" for name in KIND)},
+        {", ".join(f"{name} INTEGER NOT NULL" for name in SUMS)},
+        PRIMARY KEY (hour, {", ".join(KIND)})
+    ) WITHOUT ROWID
+"""
+"""Sums of an hour, kept with every call: a report over a million calls reads some ten thousand
+rows."""
+
+_WINDOWS = """
+    CREATE TABLE windows (
+        key TEXT NOT NULL PRIMARY KEY,
+        start_ms INTEGER NOT NULL,
+        end_ms INTEGER NOT NULL,
+        match TEXT NOT NULL,
+        spent_pico INTEGER NOT NULL,
+        held_pico INTEGER NOT NULL,
+        warned TEXT NOT NULL,
+        made_ms INTEGER NOT NULL,
+        pid INTEGER NOT NULL,
+        birth TEXT NOT NULL,
+        world TEXT NOT NULL
+    ) WITHOUT ROWID
+"""
+"""Budgets in their periods. `warned` is the highest share of the limit that somebody was told of;
+the process is the one that made the row, whose run it may be."""
+
+_UNKNOWN = "CREATE INDEX calls_unknown ON calls (started_ms) WHERE status = 'unknown'"
+
+_CREATE = (
+    # Clustered by call id, which begins with the time: new rows go to the end.
+    """
+    CREATE TABLE calls (
+        call_id TEXT NOT NULL PRIMARY KEY,
+        run_id TEXT NOT NULL,
+        started_ms INTEGER NOT NULL,
+        profile TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        user TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        cache_write_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
+        cost_pico INTEGER,
+        saved_pico INTEGER,
+        uncertain INTEGER NOT NULL,
+        uncertain_pico INTEGER,
+        latency_ms INTEGER,
+        elapsed_ms INTEGER,
+        first_token_ms INTEGER,
+        attempts INTEGER,
+        status TEXT NOT NULL
+            CHECK (status IN ('ok', 'error', 'interrupted', 'cancelled', 'unknown')),
+        error_type TEXT,
+        cache TEXT,
+        http_status INTEGER,
+        provider_request_id TEXT,
+        asked_model TEXT NOT NULL DEFAULT '',
+        windows TEXT NOT NULL DEFAULT '[]'
+    ) WITHOUT ROWID
+    """,
+    # What reports add up at the edges of their spans, but tags and the model that was asked.
+    """
+    CREATE INDEX calls_started ON calls (
+        started_ms, call_id, model, profile, provider, user, status, cache, input_tokens,
+        output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
+        cost_pico, saved_pico, uncertain, uncertain_pico, latency_ms
+    )
+    """,
+    "CREATE INDEX calls_run ON calls (run_id)",
+    # Percentiles need every latency: this has them side by side, and all that decides
+    # about them, so that the table is not touched.
+    """
+    CREATE INDEX calls_latency ON calls (
+        profile, provider, model, user, started_ms, latency_ms, status, cache, tags
+    )
+    """,
+    _UNKNOWN,
+    """
+    CREATE TABLE holds (
+        call_id TEXT NOT NULL PRIMARY KEY,
+        run_id TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        profile TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        user TEXT NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cost_pico INTEGER,
+        pid INTEGER NOT NULL,
+        birth TEXT NOT NULL,
+        world TEXT NOT NULL,
+        times INTEGER NOT NULL DEFAULT 1,
+        windows TEXT NOT NULL DEFAULT '[]'
+    ) WITHOUT ROWID
+    """,
+    _HOURS,
+    _WINDOWS,
+)
+
+
+def _drop_triggers(connection: sqlite3.Connection) -> None:
+    asked = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    for (name,) in connection.execute(asked).fetchall():
+        connection.execute(f"DROP TRIGGER {name}")
+
+
+def _convert_windows(connection: sqlite3.Connection) -> None:
+    """Take over the budget windows with what is spent of them, and store with open holds and with
+    calls of unknown end which windows they count towards."""
+    found = connection.execute(
+        "SELECT key, start_ms, end_ms, run_id, profile, provider, model, user, tags, spent_pico, "
+        "warned, made_ms, pid, birth, world FROM budget_windows"
+    ).fetchall()
+    unknown = connection.execute(
+        "SELECT call_id, started_ms, run_id, profile, provider, asked_model, model, user, tags "
+        "FROM calls WHERE status = 'unknown'"
+    ).fetchall()
+    for key, start, end, run, profile, provider, model, user, tags, spent, *rest in found:
+        named = {
+            "run": run, "profile": profile, "provider": provider, "model": model, "user": user,
+            **{f"tag:{name}": value for name, value in json.loads(tags or "{}").items()},
+        }  # fmt: skip
+        match = {name: value for name, value in named.items() if value is not None}
+        held = held_in(connection, BudgetWindow(key, "", Decimal(0), start, end, match))
+        connection.execute(
+            "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key, start, end, json.dumps(match), spent,
+                sum(hold.amount_pico or 0 for hold in held), *rest,
+            ),
+        )  # fmt: skip
+        counted = [
+            call_id
+            for call_id, started, *kind in unknown
+            if start <= started < end and matches(match, CallKind(*kind))
+        ]
+        for table, call_ids in (("holds", [hold.call_id for hold in held]), ("calls", counted)):
+            connection.executemany(
+                f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
+                [(key, call_id) for call_id in call_ids],
+            )
+
+
+_UPGRADE = (
+    _drop_triggers,
+    "ALTER TABLE calls ADD COLUMN asked_model TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE calls ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE holds ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
+    _UNKNOWN,
+    _HOURS,
+    f"""
+    INSERT INTO hours
+    SELECT slot, profile, provider, '', model, user, tags, {", ".join(SUMS)} FROM slots
+    """,  # noqa: S608 - our own names
+    _WINDOWS,
+    _convert_windows,
+    "DROP TABLE slots",
+    "DROP TABLE budget_windows",
+    "DROP TABLE together",
+)
+
+MIGRATIONS = (
+    Migration(
+        "ledger-005-windows",
+        _CREATE,
+        replaces=(
+            "ledger-001-calls-and-holds",
+            "ledger-002-slots",
+            "ledger-003-budgets",
+            "ledger-004-together",
+        ),
+        upgrade=_UPGRADE,
+    ),
+)

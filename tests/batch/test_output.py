@@ -1,0 +1,564 @@
+"""Output of a batch: durable appending, line shapes, repair of a torn end, file names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmctl.batch.output import (
+    BatchOutput,
+    DurableFile,
+    ErrorsFile,
+    Format,
+    LineWriter,
+    OutputScan,
+    check_output,
+    default_output,
+    dollars,
+    errors_path,
+    record,
+    repair,
+    write_stream,
+)
+from llmctl.errors import (
+    BadResponse,
+    ConnectionFailed,
+    DiskError,
+    InputError,
+    RateLimited,
+    ServerFailed,
+)
+from llmctl.storage.files import LockedFile, sync_file
+from llmctl.types import CallRecord, RawRequest
+
+Ended = Callable[..., CallRecord]
+FORMATS: tuple[Format, ...] = ("llmctl", "openai")
+
+
+class Disk:
+    """A disk that keeps a diary, writes what it is told to at most, and fails when told to.
+
+    `synced` is what a power failure would leave of the file.
+    """
+
+    def __init__(self, path: Path, *, most: int = 1 << 20) -> None:
+        self.path = path
+        self.most = most
+        self.diary: list[str] = []
+        self.synced = b""
+        self.fail_write: OSError | None = None
+        self.fail_sync: OSError | None = None
+        self.go = threading.Event()
+        self.go.set()
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Take a piece, at most."""
+        self.go.wait()
+        if self.fail_write:
+            os.write(fd, data[: len(data) // 2])
+            raise self.fail_write
+        self.diary.append("write")
+        return os.write(fd, data[: self.most])
+
+    def sync(self, fd: int) -> None:
+        """Make what was written last."""
+        self.diary.append("sync")
+        if self.fail_sync:
+            raise self.fail_sync
+        sync_file(fd)
+        self.synced = self.path.read_bytes()
+
+    def writer(self, file: LockedFile) -> LineWriter:
+        """A writer to the file on this disk."""
+        return LineWriter(DurableFile(file, write=self.write, sync=self.sync).append)
+
+
+def use(path: Path, work: Callable[[LineWriter, Disk], Awaitable[None]], **options: int) -> Disk:
+    """Run `work` with a writer to the file."""
+    disk = Disk(path, **options)
+
+    async def main() -> None:
+        with LockedFile.open(path) as file:
+            sink = disk.writer(file)
+            await work(sink, disk)
+            await sink.close()
+
+    asyncio.run(main())
+    return disk
+
+
+def test_synced_before_it_returns(tmp_path: Path) -> None:
+    """When `append` returns, the line would survive a power failure."""
+
+    async def work(sink: LineWriter, disk: Disk) -> None:
+        for n in range(5):
+            await sink.append(b"%d\n" % n)
+            assert disk.synced.endswith(b"%d\n" % n)
+
+    assert use(tmp_path / "x", work).diary == ["write", "sync"] * 5
+
+
+def test_lines_are_grouped(tmp_path: Path) -> None:
+    """Lines of many tasks that come while the disk is busy share one write and one sync."""
+
+    async def work(sink: LineWriter, disk: Disk) -> None:
+        disk.go.clear()
+        tasks = [asyncio.ensure_future(sink.append(b"%d\n" % n)) for n in range(500)]
+        await asyncio.sleep(0)
+        disk.go.set()
+        await asyncio.gather(*tasks)
+        assert disk.synced == b"".join(b"%d\n" % n for n in range(500))
+
+    assert use(tmp_path / "x", work).diary.count("sync") <= 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.integers(1, 60))
+def test_small_writes(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], most: int
+) -> None:
+    """However little the system takes at once, every line is written whole and in order."""
+    path = tmp_path_factory.mktemp("small") / "x"
+
+    async def work(sink: LineWriter, _: Disk) -> None:
+        await asyncio.gather(*(sink.append(line) for line in lines))
+
+    use(path, work, most=most)
+    assert path.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("when", ["write", "sync"])
+def test_the_disk_fails(tmp_path: Path, when: str) -> None:
+    """When the disk refuses, all who wait and all who come later hear it; the file ends with
+    what was durable before, and neither write nor sync is tried again."""
+    path = tmp_path / "x"
+
+    async def work(sink: LineWriter, disk: Disk) -> None:
+        await sink.append(b"good\n")
+        setattr(disk, f"fail_{when}", OSError(28, "No space left on device"))
+        done = await asyncio.gather(
+            *(sink.append(b"bad\n") for _ in range(9)), return_exceptions=True
+        )
+        assert all(isinstance(error, DiskError) and error.exit_code == 74 for error in done)
+        assert path.read_bytes() == b"good\n"
+        before = list(disk.diary)
+        disk.fail_write = disk.fail_sync = None
+        with pytest.raises(DiskError, match=f"cannot write to {path}: the disk is full"):
+            await sink.append(b"later\n")
+        assert disk.diary == before
+
+    use(path, work)
+    assert path.read_bytes() == b"good\n"
+
+
+def test_a_task_that_gave_up(tmp_path: Path) -> None:
+    """A cancelled `append` disturbs nobody else."""
+    path = tmp_path / "x"
+
+    async def work(sink: LineWriter, disk: Disk) -> None:
+        disk.go.clear()
+        tasks = [asyncio.ensure_future(sink.append(b"%d\n" % n)) for n in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        disk.go.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], asyncio.CancelledError)
+        assert results[::2] == [None, None]
+
+    use(path, work)
+    assert path.read_bytes() == b"0\n1\n2\n"
+
+
+def test_errors_file(tmp_path: Path) -> None:
+    """The errors of an earlier run are removed at once; the file is made, 0600 under any umask,
+    for the first error."""
+    path = tmp_path / "x.errors.jsonl"
+    path.write_bytes(b"old\n")
+    before = os.umask(0)
+    try:
+        errors = ErrorsFile(path)
+        assert not path.exists()
+        errors.append(b"one\n")
+        errors.append(b"two\nthree\n")
+        errors.close()
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    ErrorsFile(path).close()
+    assert not path.exists()
+
+
+def test_both_files_are_closed(
+    tmp_path: Path, ended: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When closing the answers fails, the errors are written and their file is given back."""
+    path = tmp_path / "out.jsonl"
+
+    async def main() -> None:
+        with LockedFile.open(path) as file:
+            output = BatchOutput(file, "llmctl")
+            await output(ended(error=ServerFailed("x")))
+            closed: list[LineWriter] = []
+
+            async def fail(self: LineWriter) -> None:
+                closed.append(self)
+                raise DiskError("gone")
+
+            monkeypatch.setattr(LineWriter, "close", fail)
+            with pytest.raises(DiskError, match="gone"):
+                await output.close()
+            assert len(closed) == 2
+
+    asyncio.run(main())
+    with LockedFile.open(errors_path(path)) as file:  # nobody holds it any more
+        assert file.size > 0
+
+
+def test_stdout() -> None:
+    """Lines for stdout go out whole and in order, however small the pipe is."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)  # as a terminal's other user may have left it
+    found: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reading, 1000):
+            found.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    lines = [b"%d " % n * 9000 + b"\n" for n in range(20)]
+
+    async def main() -> None:
+        sink = LineWriter(partial(write_stream, writing, "stdout"))
+        await asyncio.gather(*(sink.append(line) for line in lines))
+        await sink.close()
+
+    asyncio.run(main())
+    os.close(writing)
+    reader.join()
+    os.close(reading)
+    assert b"".join(found) == b"".join(lines)
+
+
+def test_a_reader_that_has_gone() -> None:
+    """Once nobody reads stdout any more, every `append` says so."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    async def main() -> None:
+        sink = LineWriter(partial(write_stream, writing, "stdout"))
+        for _ in range(2):
+            with pytest.raises(BrokenPipeError):
+                await sink.append(b"x\n")
+        await sink.close()
+
+    asyncio.run(main())
+    os.close(writing)
+
+
+def test_stdout_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk behind stdout is a disk error."""
+
+    def full(_: int, __: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DiskError, match="cannot write to stdout: the disk is full"):
+        write_stream(99, "stdout", b"x\n")
+
+
+def test_an_answer(ended: Ended) -> None:
+    """An output row has the contract's fields in the contract's order, and ends its line."""
+    call = ended("a", 4)
+    line = record(call, "llmctl")
+    assert line == (
+        b'{"id":"a","index":4,"text":"answer to Hi","parsed":null,"profile":"fast",'
+        b'"provider":"openai","model":"gpt-5-mini-2026-05-01","finish_reason":"stop",'
+        b'"usage":{"input_tokens":312,"output_tokens":48,"cached_input_tokens":5,'
+        b'"cache_write_tokens":6,"reasoning_tokens":7,"estimated":false},"cost_usd":0.00021,'
+        b'"cache":"miss","attempts":1,"latency_ms":912,"call_id":"01J","request_hash":"'
+        + call.request.fingerprint.encode()
+        + b'","tags":{"team":"x"}}\n'
+    )
+
+
+def test_an_error(ended: Ended) -> None:
+    """An error row has the contract's fields in the contract's order."""
+    error = RateLimited("slow down", http_status=429, provider_request_id="req")
+    error.attempts = 3
+    call = ended("a", 4, error=error, cost=None)
+    assert record(call, "llmctl") == (
+        b'{"id":"a","index":4,"error":{"type":"rate_limited","message":"slow down",'
+        b'"http_status":429,"retryable":true,"provider_request_id":"req"},"attempts":3,'
+        b'"call_id":"01J","request_hash":"'
+        + call.request.fingerprint.encode()
+        + b'","cost_usd":null}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        ("0.00021", "0.00021"),
+        ("1E-9", "0.000000001"),
+        ("12.50", "12.5"),
+        ("100", "100"),
+        ("1E+3", "1000"),
+        ("0E-7", "0"),
+        ("-0", "0"),
+        ("0.1234567890123456789012", "0.1234567890123456789012"),
+    ],
+)
+def test_money_is_exact(cost: str, text: str) -> None:
+    """A cost is a JSON number with exactly its digits."""
+    assert orjson.dumps(dollars(Decimal(cost))) == text.encode()
+
+
+PRETTY = (
+    b'{\r\n  "choices": [{"logprob": -0.10, "n": 1e2, "t": "a\\nb\xe2\x80\xa8"}],\n'
+    b' "big": 1e400\n}\n'
+)
+
+
+def test_a_raw_row_keeps_its_body(ended: Ended) -> None:
+    """A row that was passed through carries the provider's body, number for number."""
+    line = record(ended(raw=RawRequest("/chat/completions", {}), body=PRETTY), "llmctl")
+    assert line.count(b"\n") == 1
+    assert line.endswith(
+        b'"body":' + PRETTY.strip().replace(b"\r", b" ").replace(b"\n", b" ") + b"}\n"
+    )
+    assert b'"body"' not in record(ended(body=PRETTY), "llmctl")
+    assert b'"body"' not in record(ended(raw=RawRequest("/chat/completions", {})), "llmctl")
+
+
+def test_openai_answer(ended: Ended) -> None:
+    """An OpenAI result line has the provider's body as it came, and remembers the question."""
+    call = ended("a", body=b'{"id":"x", "v":1.50}', provider_request_id="req")
+    assert record(call, "openai") == (
+        b'{"id":"batch_req_' + call.request.fingerprint.encode() + b'","custom_id":"a",'
+        b'"response":{"status_code":200,"request_id":"req","body":{"id":"x", "v":1.50}},'
+        b'"error":null}\n'
+    )
+
+
+def test_openai_answer_without_body(ended: Ended) -> None:
+    """An answer whose body was not kept (a cached stream) becomes a chat completion."""
+    body = orjson.loads(record(ended("a", finish="other"), "openai"))["response"]["body"]
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": "answer to Hi"}
+    assert body["usage"] == {"prompt_tokens": 312, "completion_tokens": 48, "total_tokens": 360}
+
+
+def test_openai_errors(ended: Ended) -> None:
+    """A failure is OpenAI's error line: with the provider's status where there was one."""
+    refused = orjson.loads(record(ended(error=BadResponse("no", http_status=200)), "openai"))
+    assert refused["response"]["status_code"] == 200
+    assert refused["response"]["body"]["error"]["message"] == "no"
+    assert refused["error"] == {"code": "bad_response", "message": "no"}
+    lost = orjson.loads(record(ended(error=ConnectionFailed("gone")), "openai"))
+    assert lost["response"] is None
+    assert lost["error"] == {"code": "connection", "message": "gone"}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(codec=None), max_size=20))  # halves of surrogate pairs included
+def test_any_text(ended: Ended, text: str) -> None:
+    """Whatever a provider says, the row is one line of valid JSON."""
+    line = record(ended(text=text, parsed={text: [text]}), "llmctl")
+    assert line.count(b"\n") == 1
+    read = orjson.loads(line)["text"]
+    assert read == text or any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def read(path: Path, format: Format = "llmctl") -> tuple[int, int]:
+    """How many answers the file holds, and how many bytes were cut off."""
+    with LockedFile.open(path) as output:
+        with output.reader() as reader:
+            scan = OutputScan(reader, path, format)
+            answers = len(list(scan))
+        repair(output, scan.torn)
+        return answers, scan.torn
+
+
+def three(ended: Ended, format: Format) -> list[bytes]:
+    """Three answers as lines."""
+    return [record(ended(x, prompt="é \u2028", body=b'{"a":1}'), format) for x in "abc"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_torn_anywhere(tmp_path: Path, ended: Ended, format: Format) -> None:
+    """Wherever the last line was torn, the file is mended to whole lines and reads clean again;
+    an answer that is whole but for its line feed is kept."""
+    path = tmp_path / "out.jsonl"
+    *before, last = three(ended, format)
+    whole = b"".join(before)
+    for length in range(len(last) + 1):
+        path.write_bytes(whole + last[:length])
+        kept = length >= len(last) - 1
+        assert read(path, format) == ((3, 0) if kept else (2, length)), length
+        assert path.read_bytes() == (whole + last if kept else whole)
+        assert read(path, format) == (3 if kept else 2, 0)
+
+
+def test_other_torn_ends(tmp_path: Path, ended: Ended) -> None:
+    """Zeros that a crash left at the end are cut off, and so is half a row with a line feed."""
+    path = tmp_path / "out.jsonl"
+    *before, last = three(ended, "llmctl")
+    for tail in (b"\0" * 5000, last[:50] + b"\n", b"\0\n"):
+        path.write_bytes(b"".join(before) + tail)
+        assert read(path) == (2, len(tail))
+        assert path.read_bytes() == b"".join(before)
+
+
+@pytest.mark.parametrize("damage", [b"{\n", b"\0\0\n", b'{"id":"a","text"\n', b"\xff\n", b"[\n"])
+def test_damage_in_the_middle(tmp_path: Path, ended: Ended, damage: bytes) -> None:
+    """Damage before the last line stops the run with its line number, and nothing is changed."""
+    path = tmp_path / "out.jsonl"
+    one, two, last = three(ended, "llmctl")
+    content = one + two + damage + last
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"out\.jsonl:3: damaged .* --restart"):
+        read(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"id":"a","index":0,"error":{"type":"server"}}\n',
+        b"notes",
+        b"notes\n",
+        b"{}",
+        b'{"id":"a"}\n',
+        b"[1]\n",
+        b"5\n",
+        b'{"a": 1',
+        b'{"id":5,"text":"","request_hash":"' + b"0" * 64 + b'"}\n',
+        b'{"id":"a","text":"","request_hash":"xy"}\n',
+    ],
+)
+def test_somebody_elses_file(tmp_path: Path, content: bytes) -> None:
+    """A file that llmctl did not write is never cut or continued."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"out\.jsonl:1: "):
+        read(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(("has", "wants"), [FORMATS, FORMATS[::-1]])
+def test_the_other_format(tmp_path: Path, ended: Ended, has: Format, wants: Format) -> None:
+    """An output of one format is not continued in the other: the message names both ways out."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b"".join(three(ended, has)))
+    with pytest.raises(InputError, match=f"out.jsonl:1: written with --format {has}"):
+        read(path, wants)
+
+
+@given(st.binary(max_size=80), st.booleans())
+def test_any_bytes(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: bytes,
+    start: bool,  # noqa: FBT001
+) -> None:
+    """Whatever a file holds, it is read, mended or refused, and reads the same again."""
+    path = tmp_path_factory.mktemp("any") / "out.jsonl"
+    path.write_bytes(b'{"id":' + data if start else data)
+    try:
+        first = read(path)
+    except InputError:
+        return
+    assert read(path) == (first[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("input", "output"),
+    [
+        ("data.jsonl", "data.out.jsonl"),
+        ("data.jsonl.gz", "data.out.jsonl"),
+        ("in/rows.csv", "in/rows.out.jsonl"),
+        ("/x/ROWS.CSV", "/x/ROWS.out.jsonl"),
+        ("a.b.jsonl", "a.b.out.jsonl"),
+        (".jsonl", ".jsonl.out.jsonl"),
+        ("-", "-"),
+    ],
+)
+def test_default_output(input: str, output: str) -> None:
+    """The answers go beside the input, under its name; those of stdin to stdout."""
+    assert default_output(input) == output
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [
+        ("x.jsonl", "x.errors.jsonl"),
+        ("a.out.jsonl", "a.out.errors.jsonl"),
+        ("answers", "answers.errors.jsonl"),
+        ("x.json", "x.json.errors.jsonl"),
+    ],
+)
+def test_errors_path(output: str, errors: str) -> None:
+    """The errors stand beside the answers."""
+    assert errors_path(Path("d", output)) == Path("d", errors)
+
+
+def test_good_outputs(tmp_path: Path) -> None:
+    """A new file, an old one, and one behind a link are fine; `-` is no file."""
+    old = tmp_path / "old.jsonl"
+    old.write_bytes(b"")
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(old)
+    assert check_output("in.jsonl", str(tmp_path / "new.jsonl")) == tmp_path / "new.jsonl"
+    assert check_output("in.jsonl", str(old)) == old
+    assert check_output("in.jsonl", str(link)) == old
+    assert check_output("-", "-") is None
+    assert check_output("in.jsonl", "-") is None
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("in.jsonl", "would overwrite its input"),
+        ("./link.jsonl", "would overwrite its input"),
+        ("hard.jsonl", "would overwrite its input"),
+        (".", "is a folder"),
+        ("x.jsonl.gz", "plain .jsonl"),
+        ("no/x.jsonl", "create it first"),
+        ("pipe", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        ("nul\0", "cannot write to"),
+    ],
+)
+def test_bad_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, says: str
+) -> None:
+    """An output that cannot serve, or is the input under any name, is refused in one sentence."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.jsonl").write_bytes(b"")
+    Path("link.jsonl").symlink_to("in.jsonl")
+    Path("hard.jsonl").hardlink_to("in.jsonl")
+    os.mkfifo("pipe")
+    with pytest.raises(InputError, match=says) as caught:
+        check_output("in.jsonl", output)
+    assert "\n" not in caught.value.message
+
+
+def test_errors_are_not_written_over_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors of an earlier run may be the input: its output must have another name then."""
+    monkeypatch.chdir(tmp_path)
+    Path("x.errors.jsonl").write_bytes(b"")
+    with pytest.raises(InputError, match=r"as x\.errors\.jsonl: name another"):
+        check_output("x.errors.jsonl", "x.jsonl")

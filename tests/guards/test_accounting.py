@@ -1,0 +1,140 @@
+"""Every call is timed, priced and handed over once, whatever becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from llmctl.cancellation import CancelledAfterSending
+from llmctl.errors import CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
+from llmctl.guards.accounting import Accounting, CostCalculator
+from llmctl.observers.ledger_observer import InOrder, LedgerObserver
+from llmctl.protocols import Handler, Observer
+from llmctl.types import Answer, CallRecord, Request, Usage
+from tests.support import FakeClock, Scripted, request, response
+
+COSTS = CostCalculator(
+    lambda _, usage, reported: reported or Decimal(usage.output),
+    lambda _, text: Usage(output=len(text), estimated=True),
+)
+
+
+def recorded(inner: Handler, records: list[CallRecord], clock: FakeClock | None = None) -> Handler:
+    """The guard, and where its records go."""
+
+    async def note(record: CallRecord) -> None:
+        records.append(record)
+
+    return Accounting(inner, note, clock or FakeClock(), COSTS)
+
+
+def test_an_answer_is_timed_and_priced() -> None:
+    """Seconds since its beginning, to the first token and in all; dollars by usage."""
+    clock, records = FakeClock(), list[CallRecord]()
+
+    async def slow(_: Request, emit: object) -> Answer:
+        assert callable(emit)
+        await clock.sleep(1)
+        emit("h")
+        await clock.sleep(2)
+        emit("i")
+        return response("hi")
+
+    clock.run(recorded(slow, records, clock)(request(), lambda _: None))
+    (record,) = records
+    assert (record.started, record.first_token, record.elapsed) == (1_800_000_000, 1, 3)
+    assert (record.cost, record.saved, record.ok) == (Decimal(2), None, True)
+
+
+def test_a_kept_answer_costs_nothing_and_says_what_it_saved() -> None:
+    """Hits and shared answers alike."""
+    for cache in ("hit", "shared"):
+        records: list[CallRecord] = []
+        asyncio.run(recorded(Scripted(response(cache=cache)), records)(request(), None))
+        assert (records[0].cost, records[0].saved) == (Decimal(0), Decimal(2))
+
+
+def test_failures_cost_what_they_were_billed() -> None:
+    """A refusal its own figures; what was surely not served nothing."""
+    billed = ServerFailed("x")
+    billed.usage, billed.cost = Usage(output=7), None
+    for error, cost in ((billed, 7), (ServerFailed("x"), 0), (CallTimeout("late"), 0)):
+        records: list[CallRecord] = []
+        with pytest.raises(type(error)):
+            asyncio.run(recorded(Scripted(error), records)(request(), None))
+        assert records[0].cost == cost
+
+
+@pytest.mark.parametrize("end", [Interrupted(ServerFailed("x")), CancelledAfterSending()])
+def test_a_stream_that_broke_off_counts_what_was_received(end: BaseException) -> None:
+    """Marked as estimated, whether the connection broke or the user pressed Ctrl-C: of a stream
+    something is known, so it is not held in full as a call whose end nobody knows."""
+    records: list[CallRecord] = []
+
+    async def breaks(_: Request, emit: object) -> Answer:
+        assert callable(emit)
+        emit("hell")
+        raise end
+
+    with pytest.raises(type(end)):
+        asyncio.run(recorded(breaks, records)(request(), lambda _: None))
+    (record,) = records
+    assert (record.usage, record.cost) == (Usage(output=4, estimated=True), Decimal(4))
+    assert record.first_token is not None
+
+
+def test_a_cancelled_call_is_recorded() -> None:
+    """One that was never sent is free; one that was is in doubt, with its attempts."""
+    for end, attempts, ambiguous in (
+        (asyncio.CancelledError(), 0, False),
+        (CancelledAfterSending(attempts=3, uncertain=2), 3, True),
+    ):
+        records: list[CallRecord] = []
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(recorded(Scripted(end), records)(request(), None))
+        error = records[0].result
+        assert isinstance(error, Cancelled)
+        assert (error.attempts, error.ambiguous) == (attempts, ambiguous)
+
+
+def test_a_record_is_handed_over_even_when_the_call_is_cancelled_meanwhile() -> None:
+    """The answer was paid for: it reaches output and ledger, in this order."""
+    clock, seen = FakeClock(), list[str]()
+
+    async def output(_: CallRecord) -> None:
+        await clock.sleep(1)
+        seen.append("output")
+
+    async def settle(_: CallRecord) -> None:
+        await clock.sleep(1)
+        seen.append("ledger")
+
+    async def run() -> None:
+        sink: Observer = InOrder(output, LedgerObserver(settle))
+        guard = Accounting(Scripted(response()), sink, clock, COSTS)
+        call = asyncio.ensure_future(guard(request(), None))
+        await clock.sleep(0.5)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert seen == ["output", "ledger"]
+
+    clock.run(run())
+
+
+def test_what_the_sink_raises_ends_the_call() -> None:
+    """A full disk is not hidden behind an answer, and nothing later is told."""
+    told: list[CallRecord] = []
+
+    async def full(_: CallRecord) -> None:
+        raise DiskError("full")
+
+    async def later(record: CallRecord) -> None:
+        told.append(record)
+
+    guard = Accounting(Scripted(response()), InOrder(full, later), FakeClock(), COSTS)
+    with pytest.raises(DiskError):
+        asyncio.run(guard(request(), None))
+    assert told == []

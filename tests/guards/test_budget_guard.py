@@ -1,0 +1,311 @@
+"""Holds within budgets: who waits, who is refused, and when a run is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
+from llmctl.guards.budget import BudgetGuard, Overshoot, RunBudget, usd
+from llmctl.protocols import BudgetWindow, Emit
+from llmctl.types import Answer, CallRecord, Request, Usage
+from tests.guards.fakes import FakeLedger
+from tests.support import FakeClock, request, response
+
+CENT = Decimal("0.01")
+DAY = 86_400_000
+
+
+def a_window(limit: str, **changes: Any) -> BudgetWindow:
+    """A budget for everything, for ever."""
+    values = {"key": "k", "name": "team", "limit": Decimal(limit), "start": 0, "end": 1 << 62}
+    return BudgetWindow(**{**values, **changes})
+
+
+class Run:
+    """A purse, and calls that take a second and cost what they say."""
+
+    def __init__(
+        self,
+        *caps: BudgetWindow,
+        stopped: Callable[[], bool] = lambda: False,
+        clock: FakeClock | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.ledger = FakeLedger()
+        self.warned: list[str] = []
+        self.sent: list[str] = []
+        self.waited: list[str] = []
+        self.budget = RunBudget(self.ledger, self.clock, self.warned.append, "run-1", "ann")
+        if caps:
+            self.budget.limit(lambda _: caps, stopped, lambda r: self.waited.append(r.window.name))
+        self.worst: Decimal | None = CENT
+        self.cost = CENT
+        self.handler = BudgetGuard(self._answer, self.budget, self._bound, self._exactly)
+        self.asked: list[str] = []
+
+    async def _bound(self, _: Request) -> tuple[Usage, Decimal | None]:
+        self.asked.append("bound")
+        return Usage(9, 9), None
+
+    async def _exactly(self, _: Request) -> tuple[Usage, Decimal | None]:
+        self.asked.append("exactly")
+        return Usage(1, 1 if self.worst is None else 0), self.worst
+
+    async def _answer(self, asked: Request, _: Emit | None) -> Answer:
+        self.sent.append(asked.call_id)
+        await self.clock.sleep(1)
+        return response()
+
+    async def call(self, name: str, cost: Decimal | None = None, **changes: Any) -> str:
+        """Make a call and settle it, whatever comes of it; how it ended."""
+        asked = request(call_id=name, max_tokens=5, **changes)
+        started = self.clock.wall()
+        result: Answer | BudgetRefused | Cancelled
+        try:
+            result = await self.handler(asked, None)
+        except (BudgetRefused, Cancelled) as error:
+            result = error
+        paid = Decimal(0) if not isinstance(result, Answer) else cost or self.cost
+        outcome = CallRecord(asked, result, Usage(), paid, None, started, 1.0, None)
+        await self.budget.settle(outcome)
+        return "ok" if isinstance(result, Answer) else type(result).__name__
+
+    def calls(self, number: int, **changes: Any) -> list[str]:
+        """So many calls at once; how they ended."""
+
+        async def all_of_them() -> list[str]:
+            return await asyncio.gather(*(self.call(f"call {n}", **changes) for n in range(number)))
+
+        return self.clock.run(all_of_them())
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run it on the clock."""
+        return self.clock.run(work)
+
+
+def test_without_budgets_every_call_is_held_at_its_bound() -> None:
+    """Nothing is counted exactly, and nothing waits."""
+    run = Run()
+    assert run.calls(3) == ["ok"] * 3
+    assert run.asked == ["bound"] * 3
+    assert run.clock.now == 1001
+
+
+def test_calls_wait_until_others_have_settled_for_less() -> None:
+    """Two at a time fit; all are sent in the end, in their order."""
+    run = Run(a_window("0.02"))
+    run.cost = Decimal("0.002")
+    assert run.calls(6) == ["ok"] * 6
+    assert run.sent == [f"call {n}" for n in range(6)]
+    assert run.clock.now < 1006
+    assert run.waited
+    assert not run.budget.waiting
+
+
+def test_when_nothing_is_left_the_run_is_over() -> None:
+    """As many as fit are sent; those that wait learn it when the last one under way has ended,
+    and none of them is sent."""
+    run = Run(a_window("0.05"))
+    assert run.calls(8) == ["ok"] * 5 + ["BudgetExhausted"] * 3
+    assert run.clock.now == 1001
+    assert run.do(run.call("later")) == "BudgetExhausted"
+    assert len(run.sent) == 5
+    assert run.ledger.holds == {}
+
+
+def test_the_end_says_what_was_spent() -> None:
+    """And how to go on."""
+    run = Run(a_window("0.01"))
+    run.do(run.call("a"))
+    with pytest.raises(
+        BudgetExhausted, match=r"\$0\.01 \(team\) is used up: \$0\.01 is spent"
+    ) as e:
+        run.do(run.handler(request(call_id="b"), None))
+    assert (e.value.exit_code, e.value.row_type, e.value.sent, e.value.fatal_to_run) == (
+        3, "budget", False, True,
+    )  # fmt: skip
+
+
+def test_a_call_that_no_budget_would_let_through_is_refused_alone() -> None:
+    """Dearer than the whole budget: it does not wait, and others go on."""
+    run = Run(a_window("0.05"))
+    run.worst = Decimal("0.06")
+    with pytest.raises(BudgetRefused, match=r"may cost \$0\.06, more than all of the budget") as e:
+        run.do(run.handler(request(), None))
+    assert (e.value.exit_code, e.value.fatal_to_run, e.value.sent) == (3, False, False)
+    run.worst = CENT
+    assert run.do(run.call("b")) == "ok"
+    assert run.sent == ["b"]
+
+
+def test_an_unknown_price_is_refused_under_a_budget() -> None:
+    """It says what to set: the price, or the limit of the output."""
+    run = Run(a_window("0.05"))
+    run.worst = None
+    with pytest.raises(BudgetRefused, match=r"price of gpt-5-mini is not known.*`price:`"):
+        run.do(run.handler(request(max_tokens=5), None))
+
+    async def no_limit(_: Request) -> tuple[Usage, Decimal | None]:
+        return Usage(1, 0), None
+
+    handler = BudgetGuard(run.handler, run.budget, no_limit, no_limit)
+    with pytest.raises(BudgetRefused, match=r"nothing limits the answers.*max_tokens"):
+        run.do(handler(request(), None))
+    assert run.sent == []
+
+
+@pytest.mark.parametrize(
+    ("match", "held"),
+    [
+        ({}, True),
+        ({"profile": "test", "provider": "openai", "model": "gpt-5-mini"}, True),
+        ({"profile": "other"}, False),
+        ({"model": "gpt-5"}, False),
+        ({"tag:team": "a"}, True),
+        ({"tag:team": "b"}, False),
+        ({"user": "ann", "run": "run-1"}, True),
+        ({"user": "bob"}, False),
+    ],
+)
+def test_only_requests_that_match_are_held_to_a_budget(
+    match: dict[str, str], *, held: bool
+) -> None:
+    """The others are not even counted exactly."""
+    run = Run(a_window("0.001", match=match))
+    assert run.calls(1, tags={"team": "a"}) == (["BudgetRefused"] if held else ["ok"])
+    assert run.asked == (["exactly"] if held else ["bound"])
+
+
+def test_one_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
+    """The next one takes its place."""
+    run = Run(a_window("0.01"))
+    run.cost = Decimal("0.001")
+    run.worst = Decimal("0.009")
+
+    async def work() -> list[str]:
+        tasks = [asyncio.ensure_future(run.call(name)) for name in "abc"]
+        await run.clock.sleep(0.5)
+        tasks[1].cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        return ["cancelled" if isinstance(e, BaseException) else e for e in ended]
+
+    assert run.do(work()) == ["ok", "cancelled", "ok"]
+    assert (run.sent, run.ledger.holds, run.budget.waiting) == (["a", "c"], {}, False)
+
+
+def test_nothing_waits_any_more_once_the_run_is_stopped() -> None:
+    """What has not been sent is not sent."""
+    stopped = False
+    run = Run(a_window("0.01"), stopped=lambda: stopped)
+    run.cost = Decimal("0.001")
+
+    async def work() -> list[str]:
+        nonlocal stopped
+        tasks = [asyncio.ensure_future(run.call(name)) for name in "abc"]
+        await run.clock.sleep(0.5)
+        stopped = True
+        return await asyncio.gather(*tasks)
+
+    assert run.do(work()) == ["ok", "Cancelled", "Cancelled"]
+    assert run.sent == ["a"]
+
+
+def test_what_another_process_settles_is_noticed() -> None:
+    """Within a tenth of a second."""
+    run = Run(a_window("0.01"))
+    other = RunBudget(run.ledger, run.clock, run.warned.append, "run-1", "ann")
+    other.limit(run.budget._current)
+    theirs = request(call_id="theirs")
+
+    async def work() -> str:
+        await other.hold(theirs, Usage(), CENT, other.windows_of(theirs))
+        waits = asyncio.ensure_future(run.call("ours", Decimal("0.001")))
+        await run.clock.sleep(5.02)
+        assert run.sent == []
+        outcome = CallRecord(theirs, response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
+        await other.settle(outcome)
+        await run.clock.sleep(0.1)
+        assert run.sent == ["ours"]
+        return await waits
+
+    assert run.do(work()) == "ok"
+
+
+def test_a_new_day_has_a_new_budget() -> None:
+    """Windows are those of the clock on the wall; what had to wait for one counts there."""
+    midnight = 1_800_057_600.0
+    run = Run(clock=FakeClock(midnight - 2))
+
+    def caps(now: float) -> list[BudgetWindow]:
+        start = int(now * 1000) // DAY * DAY
+        return [a_window("0.01", key=f"day {start}", start=start, end=start + DAY)]
+
+    run.budget.limit(caps)
+    started = run.clock.wall()
+    other = RunBudget(run.ledger, run.clock, run.warned.append, "run-1", "ann")
+    other.limit(run.budget._current)
+
+    async def work() -> str:
+        theirs = request(call_id="theirs")
+        await other.hold(theirs, Usage(), CENT, other.windows_of(theirs))
+        return await run.call("ours")
+
+    assert run.do(work()) == "ok"
+    assert started < midnight <= run.clock.wall() < midnight + 2
+    (record,) = run.ledger.records
+    assert midnight <= record.started < midnight + 1
+
+
+def test_another_attempt_is_held_before_it_is_made() -> None:
+    """After a failure that may have been billed; without room for it there is none."""
+    run = Run(a_window("0.03"))
+    asked = request(call_id="a", max_tokens=5)
+
+    async def work() -> list[bool]:
+        await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
+        return [await run.budget.can_afford(asked, n) for n in (1, 2, 3)]
+
+    assert run.do(work()) == [True, True, False]
+    assert run.ledger.holds["a"][0].times == 3
+
+
+def test_without_budgets_another_attempt_is_on_record_too() -> None:
+    """A crash then leaves both attempts in doubt."""
+    run = Run()
+    asked = request(call_id="a")
+
+    async def work() -> bool:
+        await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
+        return await run.budget.can_afford(asked, 1)
+
+    assert run.do(work()) is True
+    assert run.ledger.holds["a"][0].times == 2
+
+
+def test_a_share_of_a_budget_is_told_once() -> None:
+    """With the figures."""
+    run = Run(a_window("0.10", warn_at=(Decimal("0.5"), Decimal("0.8"))))
+    assert run.calls(9) == ["ok"] * 9
+    assert run.warned == [
+        "budget team: 50% is reached, $0.05 of $0.10",
+        "budget team: 80% is reached, $0.08 of $0.10",
+    ]
+
+
+def test_what_is_billed_beyond_the_hold_is_counted() -> None:
+    """A provider that does not keep to `max_tokens`: the run stops, and knows by how much."""
+    run = Run(a_window("0.05"))
+    run.cost = Decimal("0.0117")
+    assert run.calls(8) == ["ok"] * 5 + ["BudgetExhausted"] * 3
+    assert run.budget.overshoot == Overshoot(Decimal("0.0085"), 5)
+
+
+def test_amounts_are_said_as_they_are() -> None:
+    """At least cents, at most microdollars."""
+    said = [usd(Decimal(a)) for a in ("0", "5", "1200.5", "0.00006", "0.00000004", "2E+3")]
+    assert said == ["$0.00", "$5.00", "$1,200.50", "$0.00006", "$0.00", "$2,000.00"]

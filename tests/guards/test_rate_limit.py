@@ -1,0 +1,349 @@
+"""Rate limits: a minute's requests and tokens, calls at a time, pauses, and providers' headers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmctl.config.settings import Limits
+from llmctl.errors import DiskError, RateLimited
+from llmctl.guards.rate_limit import (
+    AdaptiveConcurrency,
+    LocalLimits,
+    ProviderLimits,
+    ProviderQuota,
+    RateLimit,
+    request_bucket,
+    token_bucket,
+)
+from llmctl.protocols import LimitChange, Permit, RateHeaders
+from llmctl.types import Answer, Request
+from tests.support import FakeClock, Scripted, request, response
+
+
+def tokens(_: Request) -> int:
+    """Every request is taken to use 100 tokens."""
+    return 100
+
+
+# The bucket
+
+
+@given(
+    per_minute=st.integers(1, 30_000),
+    idle=st.floats(0, 600),
+    jitter=st.lists(st.floats(0, 0.05), min_size=1, max_size=20),
+)
+def test_never_more_than_the_limit_in_any_minute(
+    per_minute: int, idle: float, jitter: list[float]
+) -> None:
+    """However late its callers wake up, no half-open 60 seconds see more than the limit."""
+    bucket = request_bucket(per_minute)
+    now = 1000.0 + idle
+    grants: list[float] = []
+    for turn in range(min(per_minute * 2 + 2, 1500)):
+        while wait := bucket.wait(1, now):
+            now += wait + jitter[turn % len(jitter)]
+        bucket.take(1, now)
+        grants.append(now)
+    for first, later in zip(grants, grants[per_minute:], strict=False):
+        assert later - first >= 60 - 1e-6
+
+
+def test_a_minute_of_demand_uses_the_allowance() -> None:
+    """A bucket under constant demand lets at least 99% of its limit through."""
+    bucket = request_bucket(30_000)
+    now, granted = 0.0, 0
+    while now < 60:
+        if wait := bucket.wait(1, now):
+            now += wait
+            continue
+        bucket.take(1, now)
+        granted += 1
+    assert 0.99 * 30_000 <= granted <= 30_000
+
+
+def test_a_request_larger_than_the_bucket_is_served() -> None:
+    """A request above the bucket's size waits for a full bucket, not for ever, and is paid off."""
+    bucket = token_bucket(600)
+    assert bucket.wait(1000, 0.0) == 0
+    bucket.take(1000, 0.0)
+    assert bucket.wait(1, 0.0) > 90
+
+
+# Calls at a time
+
+
+def test_an_overload_halves_the_concurrency_once_for_all_in_flight() -> None:
+    """Fifty calls that were in flight together say one thing together."""
+    allowed = AdaptiveConcurrency(64)
+    generation = allowed.generation
+    for _ in range(50):
+        allowed.on_throttled(generation, told_when=False)
+    assert allowed.size == 32
+
+
+def test_concurrency_grows_by_one_a_round() -> None:
+    """As many answers as are in flight make room for one more, up to the ceiling."""
+    allowed = AdaptiveConcurrency(64)
+    allowed.on_throttled(allowed.generation, told_when=False)
+    for _ in range(33):
+        allowed.on_success()
+    assert 32.9 < allowed.size < 33.1
+    for _ in range(10_000):
+        allowed.on_success()
+    assert allowed.size == 64
+
+
+@pytest.mark.parametrize(("refused_of_ten", "least", "most"), [(3, 50, 50), (6, 1, 25)])
+def test_only_a_flood_of_timed_refusals_means_too_many(
+    refused_of_ten: int, least: int, most: int
+) -> None:
+    """Three in ten refused with a retry-after is a matter of when; six are one of how many."""
+    allowed = AdaptiveConcurrency(50)
+    for turn in range(1000):
+        if turn % 10 < refused_of_ten:
+            allowed.on_throttled(allowed.generation, told_when=True)
+        else:
+            allowed.on_success()
+    assert least <= allowed.size <= most
+
+
+@given(st.integers(1, 1000), st.lists(st.sampled_from(["answer", "wait", "no"]), max_size=300))
+def test_at_least_one_and_at_most_the_ceiling(ceiling: int, events: list[str]) -> None:
+    """Whatever the provider says, something may be in flight, and never too much."""
+    allowed = AdaptiveConcurrency(ceiling)
+    for event in events:
+        if event == "answer":
+            allowed.on_success()
+        else:
+            allowed.on_throttled(allowed.generation, told_when=event == "wait")
+        assert 1 <= allowed.size <= ceiling
+
+
+# Headers
+
+
+def test_the_quota_fills_by_what_the_headers_imply() -> None:
+    """10 left of 70, full in 60 s: one comes back every second."""
+    quota = ProviderQuota()
+    quota.update_from_headers(10, 70, 60.0, in_flight=0, now=100.0)
+    for _ in range(10):
+        assert quota.wait(1, 100.0) == 0
+        quota.take(1)
+    assert quota.wait(1, 100.0) == pytest.approx(1.0)
+    assert quota.wait(1, 101.0) == 0
+
+
+def test_calls_in_flight_may_not_have_been_counted() -> None:
+    """10 left, but 9 on their way: one may go."""
+    quota = ProviderQuota()
+    quota.update_from_headers(10, None, 30.0, in_flight=9, now=0.0)
+    assert quota.wait(1, 0.0) == 0
+    quota.take(1)
+    assert quota.wait(1, 0.0) == 30.0
+
+
+@pytest.mark.parametrize(("reset", "longest"), [(5.0, 5.0), (86_400.0, 120.0), (None, 60.0)])
+def test_nothing_left_waits_for_the_reset(reset: float | None, longest: float) -> None:
+    """At most two minutes; a provider that names no reset (Mistral) counts by the minute. After
+    that the provider is asked itself."""
+    quota = ProviderQuota()
+    quota.update_from_headers(0, None, reset, in_flight=0, now=0.0)
+    assert quota.wait(1, 0.0) == longest
+    assert quota.wait(50, longest) == 0
+
+
+def test_a_reset_alone_is_the_pause_after_a_429() -> None:
+    """Cohere says when, not how much: nothing waits for that, until a 429 names no time."""
+    clock = FakeClock()
+    limits = ProviderLimits(Limits(), clock)
+    limits.update_from_headers(RateHeaders(reset_requests=20.0))
+
+    async def run() -> float:
+        permit = await limits.acquire(0)
+        assert clock.now == 1000
+        limits.on_throttled(permit, None)
+        limits.release(permit, 0)
+        await limits.acquire(0)
+        return clock.now - 1000
+
+    assert clock.run(run()) == 20
+
+
+# One process
+
+
+def test_requests_per_minute_hold() -> None:
+    """120 requests at 60 a minute take two minutes, less the first one's head start."""
+    clock = FakeClock()
+
+    async def run() -> float:
+        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
+        await asyncio.gather(*(guard(request(), None) for _ in range(120)))
+        return clock.now - 1000
+
+    assert clock.run(run()) == pytest.approx(119, abs=0.01)
+
+
+def test_tokens_are_corrected_to_the_real_usage() -> None:
+    """Estimates of 100 tokens that turn out as 5 slow the run down by 5, not by 100."""
+    clock = FakeClock()
+
+    async def run() -> float:
+        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(tpm=1200), clock), tokens)
+        for _ in range(60):
+            await guard(request(), None)
+        return clock.now - 1000
+
+    assert clock.run(run()) < 20  # 300 without the correction, 15 in theory
+
+
+def test_a_429_pauses_all() -> None:
+    """After one row was told to wait, no row is sent until the wait is over."""
+    clock = FakeClock()
+    sent: list[float] = []
+
+    async def endpoint(_: Request, __: object) -> Answer:
+        sent.append(clock.now - 1000)
+        if len(sent) == 1:
+            raise RateLimited("slow down", retry_after=30)
+        return response()
+
+    async def run() -> None:
+        guard = RateLimit(endpoint, ProviderLimits(Limits(), clock), tokens)
+        with pytest.raises(RateLimited):
+            await guard(request(), None)
+        await asyncio.gather(*(guard(request(), None) for _ in range(5)))
+
+    clock.run(run())
+    assert sent[0] == 0
+    assert all(at >= 30 for at in sent[1:])
+
+
+def test_cancelled_waiters_leave_nothing_taken() -> None:
+    """Requests cancelled while they wait do not delay the ones that stay."""
+    clock = FakeClock()
+
+    async def run() -> float:
+        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
+        await guard(request(), None)
+        waiting = [asyncio.ensure_future(guard(request(), None)) for _ in range(50)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await guard(request(), None)
+        return clock.now - 1000
+
+    assert clock.run(run()) == pytest.approx(1.0, abs=0.01)
+
+
+# Several processes
+
+
+async def demand(limits: ProviderLimits, clock: FakeClock, until: float) -> list[float]:
+    """Send as fast as the limits let, and say when."""
+    sent: list[float] = []
+    while clock.now < until:
+        permit = await limits.acquire(0)
+        sent.append(clock.now)
+        limits.on_success(permit)
+        limits.release(permit, 0)
+    return sent
+
+
+@pytest.mark.parametrize("rpm", [60, 2400])
+def test_two_processes_share_one_minute(rpm: int) -> None:
+    """Together they send what one alone may, no 60 seconds see more, and neither starves."""
+    clock, shared = FakeClock(), LocalLimits()
+    both = [ProviderLimits(Limits(rpm=rpm, concurrency=1), clock, shared, "p") for _ in range(2)]
+
+    async def run() -> list[list[float]]:
+        return list(await asyncio.gather(*(demand(limits, clock, 1150.0) for limits in both)))
+
+    sent = clock.run(run())
+    together = sorted(sent[0] + sent[1])
+    for first, later in zip(together, together[rpm:], strict=False):
+        assert later - first >= 60 - 1e-6
+    in_a_minute = [at for at in together if 1060 <= at < 1120]
+    assert 0.985 * rpm <= len(in_a_minute) <= rpm
+    assert min(map(len, sent)) > 0.2 * len(together)
+
+
+def test_tokens_are_shared_and_corrected() -> None:
+    """What was estimated too high comes back, so the run is held to what it really used."""
+    clock = FakeClock()
+    limits = ProviderLimits(Limits(tpm=60_000, concurrency=1), clock)
+
+    async def run() -> float:
+        for _ in range(600):
+            limits.release(await limits.acquire(1000), 100)
+        return clock.now - 1000
+
+    assert clock.run(run()) == pytest.approx(60, rel=0.15)
+
+
+def test_corrections_that_come_during_a_change_are_kept() -> None:
+    """A call ends while another one asks the shared file: its unused tokens are not lost."""
+    clock = FakeClock()
+
+    class Slow(LocalLimits):
+        async def change(self, name: str, change: LimitChange) -> float:
+            result = await super().change(name, change)
+            await clock.sleep(1)
+            return result
+
+    limits = ProviderLimits(Limits(tpm=60_000), clock, Slow(), "p")
+
+    async def run() -> tuple[float, float]:
+        first = await limits.acquire(1000)
+        second = asyncio.ensure_future(limits.acquire(0))
+        await clock.sleep(0.5)
+        limits.release(first, 100)
+        await second
+        return limits._unused
+
+    assert clock.run(run()) == (0.0, 900.0)
+
+
+def test_a_pause_holds_for_the_other_process_too() -> None:
+    """One is told to come back in 30 s: the other one does not send meanwhile either."""
+    clock, shared = FakeClock(), LocalLimits()
+    one, other = (ProviderLimits(Limits(rpm=600), clock, shared, "p") for _ in range(2))
+
+    async def run() -> float:
+        permit = await one.acquire(0)
+        one.on_throttled(permit, 30.0)
+        one.release(permit, 0)
+        waiting = asyncio.ensure_future(one.acquire(0))
+        await clock.sleep(30.05)  # the first has asked the shared limits by then
+        await other.acquire(0)
+        await waiting
+        return clock.now - 1000
+
+    assert clock.run(run()) >= 30
+
+
+def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
+    """A disk that refuses is a warning, once; this process keeps to the limits by itself."""
+    clock, warned = FakeClock(), list[str]()
+
+    class Full:
+        async def change(self, name: str, _: LimitChange) -> float:
+            raise DiskError(f"no room for {name}")
+
+    limits = ProviderLimits(Limits(rpm=60), clock, Full(), "p", warned.append)
+
+    async def run() -> float:
+        for _ in range(5):
+            permit: Permit = await limits.acquire(0)
+            limits.release(permit, 0)
+        return clock.now - 1000
+
+    assert clock.run(run()) == pytest.approx(4, abs=0.1)
+    assert len(warned) == 1

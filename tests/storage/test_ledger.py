@@ -1,0 +1,484 @@
+"""The ledger on disk: both contracts, crashes, damage, many processes, and windows of budgets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from llmctl.errors import CallTimeout, InputError, LlmctlError, RateLimited
+from llmctl.protocols import BudgetUsage, BudgetWindow
+from llmctl.storage.database import DamagedError, Database, Migration, NewerError
+from llmctl.storage.ledger import Ledger, UnknownSelection, open_ledger
+from llmctl.storage.ledger_rows import CallRow, HeldCall
+from llmctl.storage.ledger_schema import MIGRATIONS
+from llmctl.types import Target
+from tests.conformance.calls import (
+    DAY,
+    NOW,
+    TARGET,
+    a_cap,
+    a_hold,
+    a_request,
+    an_answer,
+    an_outcome,
+)
+from tests.conformance.ledger_budgets import BudgetContract, settle, stands
+from tests.conformance.ledger_store import LedgerContract
+from tests.ledgers import a_call, a_ledger, lost
+from tests.storage.damage import damaged_versions
+
+ROOT = Path(__file__).parents[2]
+PICO = 10**12
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the ledger will be."""
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    """An empty ledger."""
+    with closing(open_ledger(path, "run-1", "ann")) as opened:
+        yield opened
+
+
+class TestLedger(LedgerContract, BudgetContract):
+    """The contracts, on disk."""
+
+    @pytest.fixture
+    def store(self, ledger: Ledger) -> Ledger:
+        """An empty one."""
+        return ledger
+
+
+def worker(what: str, path: Path, number: int) -> subprocess.Popen[str]:
+    """A process that uses the ledger."""
+    command = [sys.executable, "-m", "tests.storage.worker", what, str(path), str(number)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+
+def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
+    """What the statement gives, without llmctl."""
+    with closing(sqlite3.connect(path, timeout=10)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+@pytest.mark.usefixtures("ledger")
+def test_the_tables_hold_the_fields_of_the_rows(path: Path) -> None:
+    """Every field has a column, in the order of the fields."""
+    for table, row in (("calls", CallRow), ("holds", HeldCall)):
+        columns = [name for (name,) in sql(path, f"SELECT name FROM pragma_table_info('{table}')")]
+        names = [*row.__struct_fields__]
+        assert [name for name in columns if name in names] == names
+
+
+def test_a_hold_is_on_disk_when_it_returns(ledger: Ledger, path: Path) -> None:
+    """Another process sees it at once; no prompt and no answer is in any byte of the files."""
+    request = a_request()
+    asyncio.run(ledger.hold(a_hold(request)))
+    assert sql(path, "SELECT call_id, pid FROM holds") == [(request.call_id, os.getpid())]
+    settle(ledger, an_outcome(request))
+    assert sql(path, "SELECT call_id FROM calls") == [(request.call_id,)]
+    assert b"canary" not in b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+# --- Crashes
+
+
+def test_calls_whose_process_was_killed_become_unknown(path: Path) -> None:
+    """After `kill -9` the next opening counts every open hold in full; what was settled stays."""
+    child = worker("hang", path, 30)
+    assert child.stdout is not None
+    with child, child.stdout:
+        assert child.stdout.readline() == "held\n"
+        watching = open_ledger(path, "run-2", "ann")
+        assert len(watching.open_holds()) == 30  # its process lives
+        watching.close()
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    with closing(open_ledger(path, "run-3", "ann")) as ledger:
+        rows = list(ledger.calls())
+        assert ledger.open_holds() == []
+    assert sorted(row.status for row in rows) == ["ok"] + ["unknown"] * 30
+    lost = [row for row in rows if row.status == "unknown"]
+    assert {row.cost for row in lost} == {Decimal("0.0123")}
+    assert {(row.input_tokens, row.output_tokens, row.run_id) for row in lost} == {
+        (1000, 500, "run-hang")
+    }
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_crash_moves_what_was_held_to_what_is_spent(path: Path) -> None:
+    """All attempts that a dead process may have made count in full, once; a process with the same
+    number that was born at another time is another one."""
+    cap = a_cap(9)
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(a_request(), Decimal(2), times=2), [cap]))
+        assert stands(ledger, cap) == (0, 4)
+    sql(path, "UPDATE holds SET birth = 'long ago'")
+    with closing(open_ledger(path, "run-2", "ann")) as ledger:
+        assert stands(ledger, cap) == (4, 0)
+        assert [(row.status, row.cost) for row in ledger.calls()] == [("unknown", 4)]
+
+
+def test_holds_of_another_container_are_left_alone_for_a_day(path: Path) -> None:
+    """Where a process cannot be seen, only time tells that its calls have ended."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(a_request())))
+    sql(path, "UPDATE holds SET world = substr(world, 1, instr(world, ' ')) || 'pid:[1]'")
+    for ago, left in ((23, 1), (25, 0)):
+        moment = f"(unixepoch() - {ago} * 3600) * 1000"
+        sql(path, f"UPDATE holds SET at_ms = {moment}")
+        with closing(open_ledger(path, "run-2", "ann")) as ledger:
+            assert len(ledger.open_holds()) == left
+
+
+def test_a_call_expired_too_early_settles_all_the_same(path: Path) -> None:
+    """When the process was not dead after all, what it knows takes the place of `unknown`, in the
+    budget too."""
+    request, cap = a_request(), a_cap(9)
+    with closing(open_ledger(path, "run-1", "ann")) as alive:
+        asyncio.run(alive.hold(a_hold(request, Decimal(2)), [cap]))
+        sql(path, "UPDATE holds SET birth = 'long ago'")
+        with closing(open_ledger(path, "run-2", "ann")) as other:
+            assert [row.status for row in other.calls()] == ["unknown"]
+            assert stands(other, cap) == (2, 0)
+            settle(alive, an_outcome(request, cost=Decimal(1)))
+            assert [row.status for row in other.calls()] == ["ok"]
+            assert stands(other, cap) == (1, 0)
+
+
+def test_four_processes_lose_nothing_and_wait_little(path: Path) -> None:
+    """4 x 500 calls held and settled at once: all rows, no holds, a sound file, fair waits."""
+    children = [worker("call", path, 500) for _ in range(4)]
+    longest = 0.0
+    for child in children:
+        longest = max(longest, float(child.communicate(timeout=120)[0]))
+        assert child.returncode == 0
+    print(f"4 processes x 500 hold/settle: longest wait {longest:.3f} s")
+    assert sql(path, "SELECT count(*), count(DISTINCT call_id) FROM calls") == [(2000, 2000)]
+    assert sql(path, "SELECT count(*) FROM holds") == [(0,)]
+    assert sql(path, "SELECT sum(calls) FROM hours") == [(2000,)]
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+    assert longest < 1.0  # SQLite's own way of waiting takes seconds
+
+
+# --- Damage
+
+
+def test_a_damaged_ledger_refuses_or_works(path: Path) -> None:
+    """Whatever byte is broken: a call is either on record or refused before it is paid for, with
+    the file's name and the way out, and after that way a new ledger opens."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        for _ in range(150):
+            settle(ledger, an_outcome(a_request()))
+    refused = 0
+    for n, (what, broken) in enumerate(damaged_versions(path.read_bytes(), 80)):
+        victim = path.with_name(f"{n}.sqlite3")
+        victim.write_bytes(broken)
+        request = a_request()
+        try:
+            ledger = open_ledger(victim, "run-2", "ann")
+        except LlmctlError as error:
+            refused += 1
+            says_how = re.search(rf"{n}\.sqlite3 (is damaged|was written).*move ", str(error))
+            assert says_how, what
+            victim.rename(path.with_name(f"{n}.aside"))
+            ledger = open_ledger(victim, "run-2", "ann")
+        with closing(ledger):
+            asyncio.run(ledger.hold(a_hold(request)))
+            settle(ledger, an_outcome(request))
+        found = sql(victim, f"SELECT status FROM calls WHERE call_id = '{request.call_id}'")
+        assert found == [("ok",)], what
+    assert refused > 20
+
+
+def test_a_ledger_that_breaks_in_the_middle_refuses_the_next_call(path: Path) -> None:
+    """The hold fails, so nothing is sent."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        sql(path, "DROP TABLE holds")
+        with pytest.raises(DamagedError, match=r"ledger\.sqlite3 is damaged .*move it"):
+            asyncio.run(ledger.hold(a_hold(a_request())))
+
+
+@pytest.mark.parametrize("change", ["DROP INDEX calls_run", "ALTER TABLE hours ADD COLUMN x"])
+def test_tables_that_llmctl_did_not_make_are_damage(path: Path, change: str) -> None:
+    """A ledger that would add up something else is refused."""
+    open_ledger(path, "", "").close()
+    sql(path, change)
+    with pytest.raises(DamagedError, match="tables are not those"):
+        open_ledger(path, "", "")
+
+
+def test_a_newer_ledger_is_refused(path: Path) -> None:
+    """Spending is not recorded in a form that the newer program may misread."""
+    Database(path, (*MIGRATIONS, Migration("ledger-999-more", ("CREATE TABLE more (x)",)))).close()
+    with pytest.raises(NewerError, match="ledger-999-more"):
+        open_ledger(path, "run-1", "ann")
+
+
+# --- Windows of budgets
+
+
+CALLS = st.fixed_dictionaries(
+    {
+        "run": st.sampled_from(["run-1", "run-2"]),
+        "user": st.sampled_from(["ann", "bob"]),
+        "profile": st.sampled_from(["fast", "slow"]),
+        "asked": st.sampled_from(["m", "m-latest", "m-mini", "prod-chat"]),
+        "answered": st.sampled_from(["m", "m-2026-05-01", "m-12", "m-123b", "m-mini-002"]),
+        "tags": st.sampled_from([{}, {"team": "a"}, {"team": "b", "x": "1"}, {"x": "1"}]),
+        "at": st.sampled_from([NOW, NOW - 86400, NOW + 86400, NOW - NOW % 86400]),
+        "late": st.sampled_from([0.0, 0.0, 86400.0]),
+        "cost": st.sampled_from([None, Decimal(0), Decimal("0.000000000001"), Decimal(1)]),
+        "aware": st.booleans(),
+        "end": st.sampled_from(["held", "ok", "ok", "ok", "doubt", "refused", "unknown", "known"]),
+    }
+)
+WANTED = {
+    "profile": "fast", "model": "m", "user": "ann", "run": "run-1", "tag:team": "a", "tag:x": "1",
+}  # fmt: skip
+MATCHES = st.sets(st.sampled_from(sorted(WANTED)), max_size=3).map(
+    lambda chosen: {name: WANTED[name] for name in chosen}
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    calls=st.lists(CALLS, min_size=1, max_size=10),
+    match=MATCHES,
+    begins=st.integers(0, 5),
+    released=st.sampled_from([None, Decimal(0), Decimal("0.5")]),
+    whole=st.booleans(),
+)
+def test_a_window_computed_afresh_is_the_one_that_was_enforced(
+    calls: list[dict[str, object]],
+    match: dict[str, str],
+    begins: int,
+    released: Decimal | None,
+    *,
+    whole: bool,
+) -> None:
+    """Whatever calls are made, by whom, and however they end; whether or not who makes them knows
+    of the budget, whenever it is first used, and what a person says later: `usage` of the window
+    as it was kept is the sum over calls and holds by the matcher."""
+    window = a_cap(10**6, "kept", match=match)
+    if not whole:  # a span that begins and ends inside of an hour
+        window = replace(window, start=window.start + 1, end=window.end - 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        for number, call in enumerate(calls):
+            with closing(open_ledger(path, str(call["run"]), str(call["user"]))) as ledger:
+                if number == begins:
+                    probe(ledger, window)
+                make(ledger, call, [window] if call["aware"] and number >= begins else [])
+        with closing(open_ledger(path, "run-0", "eve")) as ledger:
+            if released is not None:
+                ledger.release(UnknownSelection(run_id=str(calls[0]["run"])), released)
+            probe(ledger, window)
+            kept = stands(ledger, window)
+            afresh = stands(ledger, replace(window, key="afresh"))
+            probe(ledger, replace(window, key="begun last"))
+            last = stands(ledger, replace(window, key="begun last"))
+    assert kept == afresh == last
+
+
+def probe(ledger: Ledger, window: BudgetWindow) -> None:
+    """Use the budget without spending anything: a call that costs nothing has passed."""
+    request = a_request()
+    assert asyncio.run(ledger.hold(a_hold(request, Decimal(0)), [window])) is None
+    settle(ledger, an_outcome(request, cost=Decimal(0)))
+
+
+def make(ledger: Ledger, call: dict[str, object], windows: list[BudgetWindow]) -> None:
+    """Make the call as it is said."""
+    target = replace(TARGET, profile=str(call["profile"]), model=str(call["asked"]))
+    request = replace(a_request(), target=target, tags=call["tags"])
+    cost, at, end = call["cost"], call["at"], call["end"]
+    assert isinstance(at, float)
+    assert cost is None or isinstance(cost, Decimal)
+    late = call["late"]
+    assert isinstance(late, float)
+    if end == "doubt":
+        asyncio.run(ledger.hold(a_hold(request, cost, at=at), windows))
+    times = 2 if end == "doubt" else 1
+    asyncio.run(ledger.hold(a_hold(request, cost, at=at, times=times), windows))
+    answer = replace(an_answer(request), model=str(call["answered"]))
+    outcome = an_outcome(request, answer, cost=cost, started=at + late)
+    if end in {"unknown", "known"}:
+        settle(ledger, an_outcome(request, CallTimeout("late"), cost=None, started=at + late))
+    if end == "refused":
+        settle(ledger, an_outcome(request, RateLimited("slow down"), cost=Decimal(0), started=at))
+    elif end == "doubt":
+        settle(ledger, replace(outcome, uncertain=1))
+    elif end in {"ok", "known"}:
+        settle(ledger, outcome)
+
+
+def test_a_call_answered_by_another_name_is_in_the_budget_of_the_one_asked(path: Path) -> None:
+    """Azure's deployments and aliases: whoever looks, and whenever the budget is first used."""
+    cap = a_cap(5, match={"model": "my-deployment"})
+    request = replace(a_request(), target=replace(TARGET, model="my-deployment"))
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(request, Decimal(1)), [cap]))
+        settle(ledger, an_outcome(request, cost=Decimal("0.5")))
+        for key in (cap.key, "first used now"):
+            window = replace(cap, key=key)
+            assert stands(ledger, window) == (Decimal("0.5"), 0)
+            assert ledger.report(lambda r, w=window: r.usage(w)).spent == Decimal("0.5")
+            probe(ledger, window)
+            assert stands(ledger, window) == (Decimal("0.5"), 0)
+
+
+def test_a_window_is_looked_at_without_being_made(path: Path) -> None:
+    """Who only reads writes nothing."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        assert stands(ledger, a_cap(1)) == (0, 0)
+    assert windows(path) == []
+
+
+def windows(path: Path) -> list[object]:
+    """The keys of the windows that are kept."""
+    return [key for (key,) in sql(path, "SELECT key FROM windows ORDER BY key")]
+
+
+def test_a_window_that_is_over_goes_after_a_day(path: Path) -> None:
+    """When a new one is made."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        for days in range(4):
+            at = NOW + days * 86400
+            start = a_cap(1).start + days * DAY
+            cap = a_cap(1, key=f"day {days}", start=start, end=start + DAY)
+            assert asyncio.run(ledger.hold(a_hold(a_request(), at=at), [cap])) is None
+    assert windows(path) == ["day 2", "day 3"]
+
+
+def test_the_window_of_a_run_goes_with_its_process(path: Path) -> None:
+    """While that lives it stays, whatever the clock says."""
+    run = a_cap(1, key="run:1", start=0, end=1 << 62, match={"run": "run-1"})
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        for at, cap in ((NOW, run), (NOW + 40 * 86400, a_cap(1))):
+            assert asyncio.run(ledger.hold(a_hold(a_request(), at=at), [cap])) is None
+    assert windows(path) == ["run:1", a_cap(1).key]
+    sql(path, "UPDATE windows SET birth = 'long ago'")
+    with closing(open_ledger(path, "run-2", "ann")) as ledger:
+        assert asyncio.run(ledger.hold(a_hold(a_request()), [a_cap(1, key="new")])) is None
+    assert windows(path) == ["new", a_cap(1).key]
+
+
+def test_a_denied_hold_writes_nothing(path: Path) -> None:
+    """Rows that wait ask again and again: that must not wear out the disk."""
+    cap = a_cap("0.01")
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        assert asyncio.run(ledger.hold(a_hold(a_request(), Decimal("0.01")), [cap])) is None
+        assert asyncio.run(ledger.hold(a_hold(a_request()), [cap])) is not None
+        wal = path.with_name(f"{path.name}-wal")
+        before = wal.stat().st_size, wal.read_bytes()[-4096:]
+        for _ in range(100):
+            assert asyncio.run(ledger.hold(a_hold(a_request()), [cap])) is not None
+        assert (wal.stat().st_size, wal.read_bytes()[-4096:]) == before
+
+
+def test_a_call_that_went_elsewhere_counts_there(path: Path) -> None:
+    """When another profile is asked in its place, its hold and its row are that one's."""
+    cap = a_cap(9, match={"profile": "claude"})
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        probe(ledger, cap)
+        request = a_request()
+        other: Target = replace(request.target, profile="claude")
+        asyncio.run(ledger.hold(a_hold(request, Decimal(1)), []))
+        assert stands(ledger, cap) == (0, 0)
+        elsewhere = replace(request, target=other)
+        asyncio.run(ledger.hold(a_hold(elsewhere, Decimal(2)), [cap]))
+        assert stands(ledger, cap) == (0, 2)
+        settle(ledger, an_outcome(elsewhere, an_answer(elsewhere), cost=Decimal(1)))
+        assert stands(ledger, cap) == (1, 0)
+
+
+def test_a_timeout_settles_with_what_its_hold_says_of_one_attempt(path: Path) -> None:
+    """Two attempts in doubt, at the amount of one each: what was held for both."""
+    cap, request = a_cap(9), a_request()
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(request, Decimal(1)), [cap]))
+        asyncio.run(ledger.hold(a_hold(request, Decimal(1), times=2), [cap]))
+        outcome = replace(an_outcome(request, CallTimeout("late"), cost=Decimal(0)), uncertain=2)
+        settle(ledger, outcome)
+        assert asyncio.run(ledger.usage(cap)) == BudgetUsage(Decimal(2), Decimal(0))
+
+
+# --- Calls of unknown end
+
+
+@pytest.mark.parametrize(
+    ("chosen", "released"),
+    [
+        (UnknownSelection(ids=("b", "a", "b")), ["b", "a"]),
+        (UnknownSelection(run_id="run-2"), ["c"]),
+        (UnknownSelection(run_id="run-3"), []),
+        (UnknownSelection(), ["a", "b", "c"]),
+    ],
+)
+def test_a_person_may_say_what_became_of_calls(
+    tmp_path: Path, chosen: UnknownSelection, released: list[str]
+) -> None:
+    """Only those whose end is unknown change; what they cost then is what was billed."""
+    path = a_ledger(
+        tmp_path / "l.db",
+        lost(call_id="a", cost_pico=PICO, uncertain=1, uncertain_pico=PICO),
+        lost(call_id="b", cost_pico=None),
+        lost(call_id="c", run_id="run-2"),
+        a_call(call_id="d"),
+        a_call(call_id="e", run_id="run-3"),
+    )
+    with closing(open_ledger(path, "", "")) as ledger:
+        found = ledger.release(chosen, Decimal("0.25"))
+        rows = {row.call_id: row for row in ledger.calls()}
+    assert [call.call_id for call in found] == released
+    for call_id, row in rows.items():
+        if call_id in released:
+            assert (row.status, row.cost, row.uncertain_pico) == ("error", Decimal("0.25"), 0)
+        else:
+            assert row.status == ("unknown" if call_id in "abc" else "ok")
+    known = {call.call_id: call.cost for call in found}
+    assert known == {call_id: {"a": 2, "b": None, "c": 1}[call_id] for call_id in released}
+
+
+def test_what_is_known_cannot_be_released(tmp_path: Path) -> None:
+    """Nor what is not there; then nothing is, not even the others that were named."""
+    path = a_ledger(tmp_path / "l.db", lost(call_id="a"), a_call(call_id="b"))
+    with closing(open_ledger(path, "", "")) as ledger:
+        for chosen, words in (
+            (UnknownSelection(ids=("a", "b")), "is known"),
+            (UnknownSelection(ids=("a", "z")), "no call 'z'"),
+            (UnknownSelection(run_id="z"), "no call of a run 'z'"),
+        ):
+            with pytest.raises(InputError, match=words):
+                ledger.release(chosen, Decimal(0))
+        assert [row.status for row in ledger.calls()] == ["unknown", "ok"]
+
+
+def test_what_cost_nothing_used_no_tokens(tmp_path: Path) -> None:
+    """The worst case was never sent, as far as anybody can tell."""
+    path = a_ledger(tmp_path / "l.db", lost(call_id="a"))
+    with closing(open_ledger(path, "", "")) as ledger:
+        ledger.release(UnknownSelection(), Decimal(0))
+        (row,) = ledger.calls()
+    assert (row.input_tokens, row.output_tokens, row.cost_pico) == (0, 0, 0)

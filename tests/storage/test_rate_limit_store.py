@@ -1,0 +1,101 @@
+"""Rate limits that processes share: one state each, another boot, and damage."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llmctl.protocols import INITIAL_LIMITS, LimitState
+from llmctl.storage import rate_limits
+from llmctl.storage.rate_limits import RateLimitStore
+from tests.storage.clocks import StoppedClock
+
+NOW = 5000.0
+USED: LimitState = (NOW + 1, NOW + 2, NOW + 3)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the limits will be."""
+    return tmp_path / "state" / "limits.db"
+
+
+@pytest.fixture
+def stores(path: Path) -> Iterator[list[RateLimitStore]]:
+    """Those of two processes."""
+    two = [RateLimitStore(path, StoppedClock(NOW)) for _ in range(2)]
+    yield two
+    for store in two:
+        store.close()
+
+
+def swap(store: RateLimitStore, state: LimitState, name: str = "fast") -> LimitState:
+    """Put the state there; what was there."""
+    found: list[LimitState] = []
+
+    def change(before: LimitState) -> tuple[LimitState, float]:
+        found.append(before)
+        return state, 7.0
+
+    assert asyncio.run(store.change(name, change)) == 7.0
+    return found[-1]
+
+
+def test_processes_share_what_is_used(stores: list[RateLimitStore]) -> None:
+    """By name; what nobody used is unused."""
+    one, other = stores
+    assert swap(one, USED) == INITIAL_LIMITS
+    assert swap(other, USED) == USED
+    assert swap(other, USED, "slow") == INITIAL_LIMITS
+
+
+def test_moments_of_another_boot_mean_nothing(
+    stores: list[RateLimitStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock they go by starts anew with the machine; nobody waits for it to catch up."""
+    one, other = stores
+    swap(one, USED)
+    monkeypatch.setattr(rate_limits, "boot_id", lambda: "another")
+    assert swap(other, INITIAL_LIMITS) == INITIAL_LIMITS
+
+
+def test_no_moment_is_further_away_than_ten_minutes(stores: list[RateLimitStore]) -> None:
+    """More is damage, and would stop everybody."""
+    one, other = stores
+    swap(one, (1e12, NOW, NOW))
+    assert swap(other, USED) == (NOW + 600, NOW, NOW)
+
+
+def test_a_damaged_file_is_replaced(path: Path) -> None:
+    """What is in it matters for a minute."""
+    path.parent.mkdir()
+    path.write_bytes(b"rubbish" * 1000)
+    with closing(RateLimitStore(path, StoppedClock(NOW))) as store:
+        assert swap(store, USED) == INITIAL_LIMITS
+        assert swap(store, USED) == USED
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM lanes").fetchone() == (1,)
+
+
+def test_after_damage_all_share_the_same_file_again(
+    stores: list[RateLimitStore], path: Path
+) -> None:
+    """A file that another process has open is not taken from it: until that one has seen the
+    damage, too, each goes by limits of its own, and then by the same ones again."""
+    one, other = stores
+    swap(one, USED)
+    swap(other, USED)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE lanes")
+    inode = path.stat().st_ino
+    assert swap(one, USED) == INITIAL_LIMITS
+    assert swap(one, (NOW, NOW, NOW)) == USED, "its own"
+    assert path.stat().st_ino == inode
+    assert swap(other, USED) == INITIAL_LIMITS
+    assert swap(one, (NOW, NOW, NOW)) == USED
+    assert swap(other, USED) == (NOW, NOW, NOW)
