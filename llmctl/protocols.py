@@ -8,9 +8,8 @@ and returns plain values.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
 
@@ -26,6 +25,9 @@ from llmctl.types import (
     StreamChunk,
     Usage,
 )
+
+if TYPE_CHECKING:
+    import httpx2
 
 Emit = Callable[[str], None]
 """Takes the next piece of a streamed answer."""
@@ -277,8 +279,8 @@ class BudgetWarning(Struct, frozen=True):
 class Budget(Protocol):
     """The ledger as calls spend from it: holds, and what ended calls cost. Raises `DiskError`.
 
-    Which windows a call counts towards is decided once, by `storage.ledger_rows.matches` at the hold,
-    and stored with the hold.
+    Which windows a call counts towards is decided once, at the hold, by
+    `storage.ledger_rows.matches`, and stored with the hold.
     """
 
     async def hold(

@@ -19,14 +19,6 @@ _LONG_ENOUGH = 12
 _KNOWN: set[str] = set()
 """Every key this process has held, for texts of which nobody knows which key they may repeat."""
 
-_CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI sequences (ECMA-48)
-    r"|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # OSC, DCS, SOS, PM, APC strings
-    r"|\x1b[ -/]*[0-~]?"  # two-character sequences
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 but tab and newline, and C1
-    r"|[\u202a-\u202e\u2066-\u2069]"  # characters that turn the reading direction
-)
-
 _TOKEN = re.compile(r"(?=[\w+=-]*[0-9])(?=[\w+=-]*[A-Za-z])[\w+=-]{12,}")
 
 CONTROL_SEQUENCES = re.compile(
@@ -74,12 +66,6 @@ def redact_possible_keys(text: str) -> str:
     whose keys are not known.
     """
     return _TOKEN.sub(MARK, redact_known_keys(text))
-
-
-def printable(text: str) -> str:
-    """`text` without what a terminal would obey: control characters but newline and tab, escape
-    sequences, and characters that turn the reading direction."""
-    return _CONTROL.sub("", text)
 
 
 def redact(text: str, key: str | None) -> str:

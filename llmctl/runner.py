@@ -11,8 +11,8 @@ from functools import partial
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from llmctl import price_data
-from llmctl.clock import Clock
+from llmctl import pricing
+from llmctl.clock import Clock, ulid
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import Accounting, CostCalculator, Stopwatch
@@ -26,11 +26,10 @@ from llmctl.guards.pipeline import TargetGuards, pipeline
 from llmctl.guards.rate_limit import RateLimit
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.guards.schema import SchemaValidation
-from llmctl.ids import ulid
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import AnswerCache, Handler, Observer, TokenCount
 from llmctl.providers.endpoint import Endpoint
-from llmctl.request import readdress
+from llmctl.request import retarget
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.types import CallRecord, Request, Usage
@@ -152,7 +151,7 @@ class Runner(Struct, frozen=True):
         """The most the request can use and cost: its input as counted, and all of the output
         that it, or else the model's window, leaves room for."""
         counted = counted or await self.counter.count_async(request)
-        output = self.counter.most_output(request, counted)
+        output = self.counter.output_bound(request, counted)
         cost = self.prices.worst_case(
             request.target,
             self._profile_of(request).price,
@@ -200,10 +199,10 @@ class Runner(Struct, frozen=True):
         )
 
     def _fallback_target(self, route: Route, handler: Handler) -> FallbackTarget:
-        def retarget(request: Request) -> Request:
-            return readdress(request, route.profile, self.call_id())
+        def retargeted(request: Request) -> Request:
+            return retarget(request, route.profile, self.call_id())
 
-        return FallbackTarget(route.profile.name, retarget, route.admit, handler)
+        return FallbackTarget(route.profile.name, retargeted, route.admit, handler)
 
     def _profile_of(self, request: Request) -> Profile:
         name = request.target.profile
@@ -244,8 +243,8 @@ async def open_runner(
     stop = stop or Stop()
     around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
-        prices = Prices(partial(price_data.load, folders.state, warn))
-        counter = Counter(folders.cache, prices.window)
+        prices = Prices(partial(pricing.load, folders.state, warn))
+        counter = Counter(prices.window)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
 

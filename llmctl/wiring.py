@@ -17,15 +17,14 @@ from llmctl.guards.circuit_breaker import Circuit, ProviderHealth
 from llmctl.guards.context_window import WindowCheck
 from llmctl.guards.rate_limit import ProviderLimits
 from llmctl.guards.retry import RetryBudget
-from llmctl.keys.key import Slot
-from llmctl.keys.live import LiveKey
-from llmctl.keys.resolver import Finder
-from llmctl.protocols import RateHeaders, SharedLimits
-from llmctl.providers.endpoint import Address, Endpoint
+from llmctl.http import HttpClient
+from llmctl.keys.keyring_store import stored_slots
+from llmctl.keys.resolver import KeyResolver, RotatingKey
+from llmctl.protocols import Auth, RateHeaders, SharedLimits
+from llmctl.providers.endpoint import Endpoint, KeyAuth
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
-from llmctl.transport import HttpTransport
 from llmctl.types import Request, Usage
 
 
@@ -59,8 +58,8 @@ class Route(Struct, frozen=True):
     health: ProviderHealth
     window: WindowCheck
     endpoint: Endpoint
-    address: Callable[[], Awaitable[Address]]
-    key: LiveKey | None
+    base_url: Callable[[], Awaitable[str]]
+    key: RotatingKey | None
     counter: Counter
 
     @property
@@ -82,7 +81,7 @@ class Route(Struct, frozen=True):
         """
         self.health.check()
         request = await self.window.fit(request)
-        await self.address()
+        await self.base_url()
         return request
 
     def tokens(self, request: Request) -> int:
@@ -108,7 +107,7 @@ async def open_route(
     time. Raises `NoKeyError` and `SetupError`.
     """
     clock = around.clock
-    address, key = await _open_address(profile, around, stack)
+    base_url, auth, key = await _open_address(profile, around, stack)
     # The limits are those of the place that the profile leads to.
     name = f"{profile.name} {profile.base_url}"
     limits = ProviderLimits(profile.limits, clock, shared, name, around.warn, stop)
@@ -119,9 +118,9 @@ async def open_route(
         health=ProviderHealth(circuit, stop.clock(clock), profile.name, patient=patient),
         window=WindowCheck(counter, truncate=profile.on_overflow == "truncate"),
         endpoint=_endpoint(
-            profile, address, counter, clock, stack, limits.update_from_headers, many=many
+            profile, base_url, auth, counter, clock, stack, limits.update_from_headers, many=many
         ),
-        address=address,
+        base_url=base_url,
         key=key,
         counter=counter,
     )
@@ -144,9 +143,10 @@ async def open_endpoint(
     """
     around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
-        address, _ = await _open_address(profile, around, stack)
-        counter = Counter(around.folders.cache)
-        yield _endpoint(profile, address, counter, around.clock, stack, lambda _: None, many=False)
+        base_url, auth, _ = await _open_address(profile, around, stack)
+        yield _endpoint(
+            profile, base_url, auth, Counter(), clock, stack, lambda _: None, many=False
+        )
 
 
 def estimate(counter: Counter, request: Request, text: str) -> Usage:
@@ -169,41 +169,42 @@ def located(profile: Profile, folders: Folders) -> Profile:
 
 async def _open_address(
     profile: Profile, around: Surroundings, stack: AsyncExitStack
-) -> tuple[Callable[[], Awaitable[Address]], LiveKey | None]:
-    """Where the profile's requests go, and the key they carry (None for the local model)."""
+) -> tuple[Callable[[], Awaitable[str]], Auth, RotatingKey | None]:
+    """The profile's base URL, how its requests are signed, and its key (None: a local model)."""
+    headers = codec(profile.adapter, profile.api).auth
     if profile.provider == LOCAL:
-        return _local_address(profile, around, stack), None
-    key, url = await _open_key(profile, around), profile.url
+        base_url, token = _local_server(profile, around, stack)
+        return base_url, KeyAuth(headers, token), None
+    rotating, url = await _open_key(profile, around), profile.url
 
-    async def address() -> Address:
-        return Address(url, key.value, profile.key_header)
+    async def fixed_url() -> str:
+        return url
 
-    return address, key
+    async def key() -> str | None:
+        return rotating.value
+
+    return fixed_url, KeyAuth(headers, key, profile.key_header), rotating
 
 
 def _endpoint(
     profile: Profile,
-    address: Callable[[], Awaitable[Address]],
+    base_url: Callable[[], Awaitable[str]],
+    auth: Auth,
     counter: Counter,
     clock: Clock,
     stack: AsyncExitStack,
     on_headers: Callable[[RateHeaders], None],
     *,
-    many: bool,  # noqa: ARG001 - one transport serves both today
+    many: bool,
 ) -> Endpoint:
     """The endpoint that speaks to the profile's provider; `stack` closes its connections."""
-    transports: dict[str, HttpTransport] = {}
-
-    def transport(base_url: str) -> HttpTransport:
-        if base_url not in transports:
-            transports[base_url] = HttpTransport(base_url)
-            stack.push_async_callback(transports[base_url].close)
-        return transports[base_url]
-
+    client = HttpClient(many=many and profile.http != "standard")
+    stack.push_async_callback(client.close)
     return Endpoint(
         codec=codec(profile.adapter, profile.api),
-        transport=transport,
-        address=address,
+        http=client,
+        base_url=base_url,
+        auth=auth,
         timeouts=profile.timeout,
         clock=clock,
         estimate=partial(estimate, counter),
@@ -211,35 +212,33 @@ def _endpoint(
     )
 
 
-async def _open_key(profile: Profile, around: Surroundings) -> LiveKey:
+async def _open_key(profile: Profile, around: Surroundings) -> RotatingKey:
     """The profile's key, found now. Raises `NoKeyError`."""
-    from llmctl.storage import keyindex
-
-    stored = frozenset(Slot(*pair) for pair in keyindex.read(around.folders.state))
-    finder = Finder(around.environ, stored=stored, ask=around.ask)
-    found = await asyncio.to_thread(finder.require, profile)
-    if not found and (elsewhere := finder.elsewhere(profile)):
+    stored = stored_slots(around.folders.state)
+    resolver = KeyResolver(around.environ, stored=stored, ask=around.ask)
+    found = await resolver.require(profile)
+    if not found and (elsewhere := resolver.elsewhere(profile)):
         around.warn(
             f"the profile {profile.name} is called without a key: the stored key "
             f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
         )
-    return LiveKey(finder, profile, found[0] if found else None, around.warn)
+    return RotatingKey(resolver, profile, found, around.warn)
 
 
 def _local_model(profile: Profile, folders: Folders) -> Path:
-    from llmctl.providers.embedded_model import resolve
+    from llmctl.providers.local_model_files import model_file
 
-    return resolve(profile, folders)
+    return model_file(profile, folders)
 
 
-def _local_address(
+def _local_server(
     profile: Profile, around: Surroundings, stack: AsyncExitStack
-) -> Callable[[], Awaitable[Address]]:
-    """Where the requests of a local model go. It is looked for now and started when the first
-    request needs it: a kept answer needs no server."""
-    from llmctl.providers.embedded import Embedded
+) -> tuple[Callable[[], Awaitable[str]], Callable[[], Awaitable[str | None]]]:
+    """Base URL and token of a local model. Its file is looked for now, its server is started by
+    the first request: a kept answer needs none."""
+    from llmctl.providers.local_model import LocalModelServer
 
-    server = Embedded(
+    server = LocalModelServer(
         _local_model(profile, around.folders),
         context=profile.context or 2048,
         parallel=profile.parallel,
@@ -250,9 +249,12 @@ def _local_address(
     stack.push_async_callback(server.close)
     starting = asyncio.Lock()
 
-    async def address() -> Address:
+    async def base_url() -> str:
         async with starting:
             await server.start()
-        return Address(server.base_url, server.token)
+        return server.base_url
 
-    return address
+    async def token() -> str | None:
+        return server.token
+
+    return base_url, token

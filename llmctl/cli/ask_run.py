@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llmctl import attachments
-from llmctl.batch.records import dollars, record
+from llmctl.batch.output import dollars, record
 from llmctl.cli.ask import AskOptions
 from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, usage_line, write_stdout
-from llmctl.config.overrides import Overrides
+from llmctl.clock import ulid
+from llmctl.config.load import Overrides
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
-from llmctl.guards.retry import Trouble
-from llmctl.ids import ulid
-from llmctl.observers.ledger_observer import Settling
-from llmctl.protocols import BudgetDenied, Observer, TokenCount
+from llmctl.guards.retry import RetryDetails
+from llmctl.observers.ledger_observer import InOrder, LedgerObserver
+from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
 from llmctl.redact import printable
 from llmctl.request import Question, compose
-from llmctl.runner import Live, open_runner, user_name
+from llmctl.runner import Runner, open_runner, user_name
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import Answer, CallRecord, Message, Request
 
@@ -92,7 +92,7 @@ async def _run(
     before: Conversation | None,
 ) -> int:
     def waiting(denied: BudgetDenied) -> None:
-        name = denied.cap.name
+        name = denied.window.name
         context.info(f"waiting: other calls under way may come to all of budget {name}")
 
     async with open_runner(
@@ -109,7 +109,7 @@ async def _run(
         if options.dry_run:
             return await _plan(request, live, options, context)
         windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
-        live.purse.limit(windows, waits=waiting)
+        live.budget.limit(windows, on_wait=waiting)
         code, answer = await _ask(live.stamp(request), live, options, context)
     if answer is not None and options.history and selection.profile.history:
         await _remember(request, answer, context, before)
@@ -117,7 +117,7 @@ async def _run(
 
 
 async def _ask(
-    request: Request, live: Live, options: AskOptions, context: Context
+    request: Request, live: Runner, options: AskOptions, context: Context
 ) -> tuple[int, Answer | None]:
     """Ask and print; the exit code, and the answer if there is one."""
     records: list[CallRecord] = []
@@ -128,14 +128,14 @@ async def _ask(
     async def remember(outcome: CallRecord) -> None:
         records.append(outcome)
 
-    def on_retry(retry: Trouble) -> None:
+    def on_retry(retry: RetryDetails) -> None:
         context.info(f"{retry.error.message}; trying again in {retry.wait:.1f} s")
 
     def on_fallback(error: CallError, name: str) -> None:
         context.info(f"{error.message}; asking {name} instead")
 
-    observers: list[Observer] = [Settling(live.purse), remember]
-    handler = live.handler(observers, exact=False, told=on_retry, switched=on_fallback)
+    sink = InOrder(LedgerObserver(live.budget.settle), remember)
+    handler = live.handler(sink, exact=False, on_retry=on_retry, on_fallback=on_fallback)
     signals: list[int] = []
     answer = None
     try:
@@ -153,7 +153,6 @@ async def _ask(
     printer.end()
     if records and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
         print(usage_line(records[0]), file=sys.stderr)
-    await handler.finish()
     return (128 + signals[0] if signals else 0), answer
 
 
@@ -174,7 +173,7 @@ async def _until_signal(work: Awaitable[Answer], signals: list[int]) -> Answer |
             return None
 
 
-async def _plan(request: Request, live: Live, options: AskOptions, context: Context) -> int:
+async def _plan(request: Request, live: Runner, options: AskOptions, context: Context) -> int:
     """Print what the call would take (`--dry-run`); 3 when that may be above the budget.
 
     Raises `InvalidRequest` for what would not be sent to the provider.
@@ -185,7 +184,7 @@ async def _plan(request: Request, live: Live, options: AskOptions, context: Cont
     counted = exact or live.counter.count(request)
     _, worst = await live.worst(request, counted)
     window = live.counter.context_window(request.target)
-    kept = live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
+    kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     fits = budget is None or kept is not None or (worst is not None and worst <= budget)
     code = 0 if fits else 3
     target = request.target
@@ -222,7 +221,7 @@ def _enough(*, fits: bool) -> str:
     return "enough" if fits else "NOT ENOUGH"
 
 
-async def _provider_count(request: Request, live: Live) -> TokenCount:
+async def _provider_count(request: Request, live: Runner) -> TokenCount:
     """The provider's own count of tokens. Raises `InvalidRequest` where it offers none."""
     tokens = await count_tokens(live.endpoint, request)
     provider = request.target.provider

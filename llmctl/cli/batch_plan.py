@@ -9,17 +9,17 @@ from typing import Any
 from msgspec import Struct
 
 from llmctl import pricing
-from llmctl.batch.places import default_output
-from llmctl.batch.plan import Cost, Means, Plan, Usual, looked_at, plan
-from llmctl.batch.prepare import Job
-from llmctl.batch.records import dollars
+from llmctl.batch.job import Job, open_batch
+from llmctl.batch.output import default_output, dollars
+from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
 from llmctl.cli.context import Context
 from llmctl.cli.output import duration, money, print_json, write_stdout
 from llmctl.config.settings import Folders
 from llmctl.pricing import Prices
 from llmctl.providers.registry import codec
 from llmctl.redact import printable
-from llmctl.storage.peek import CachePeek, LedgerPeek
+from llmctl.storage.answer_cache import CachePeek
+from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
 
 
@@ -28,14 +28,14 @@ class LedgerHistory(Struct, frozen=True):
 
     ledger: LedgerPeek
 
-    def usual(self, profile: str, model: str) -> Usual | None:
+    def average(self, profile: str, model: str) -> AverageCall | None:
         """The mean of the last answers of this kind."""
         found = self.ledger.recent(profile, model)
         if not found:
             return None
         output = Decimal(sum(tokens for tokens, _ in found)) / len(found)
         latency = sum(milliseconds for _, milliseconds in found) / len(found) / 1000
-        return Usual(output, latency, len(found))
+        return AverageCall(output, latency, len(found))
 
 
 def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context) -> int:
@@ -43,8 +43,9 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
-    with looked_at(job) as batch, cache, LedgerPeek(folders.state / "ledger.db") as ledger:
-        means = Means(
+    ledger = LedgerPeek(folders.state / "ledger.db")
+    with open_batch(job, dry_run=True) as batch, cache, ledger:
+        inputs = PlanInputs(
             counter=Counter(prices.window),
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
@@ -52,7 +53,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
             history=LedgerHistory(ledger),
             now=now,
         )
-        made = plan(batch, means)
+        made = plan(batch, inputs)
     fits = budget is None or (made.cost.worst is not None and made.cost.worst <= budget)
     code = 0 if fits else 3
     if context.json:

@@ -12,24 +12,23 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.batch.places import default_output, errors_path
-from llmctl.batch.prepare import Job, Prepared, prepared
-from llmctl.batch.records import dollars
-from llmctl.batch.rows import Reader
-from llmctl.batch.run import drive, nothing_to_send
-from llmctl.batch.template import Template
+from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
+from llmctl.batch.job import run as run_batch
+from llmctl.batch.output import default_output, dollars, errors_path
+from llmctl.batch.rows import RowReader
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
 from llmctl.cli.options import budget_lines, budget_windows, tightest_budget
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides
+from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError
-from llmctl.guards.retry import Trouble
-from llmctl.observers.ledger_observer import SettlingBehind
+from llmctl.guards.retry import RetryDetails
+from llmctl.observers.ledger_observer import LedgerObserver
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.run_stats import Tally
-from llmctl.request import target_of
-from llmctl.runner import Live, open_runner, user_name
+from llmctl.request import target_for
+from llmctl.runner import Runner, open_runner, user_name
 from llmctl.shutdown import Stop
 
 
@@ -64,11 +63,16 @@ def run(options: BatchOptions, context: Context) -> int:
     )
     selection = select_profile(context, flags)
     profile = replace(selection.profile, tags={**selection.profile.tags, **options.tags})
+    template = None
+    if options.template is not None:
+        from llmctl.batch.template import Template
+
+        template = Template(options.template)
     job = Job(
         input=options.input,
         output=options.output,
-        reader=Reader(
-            template=Template(options.template) if options.template is not None else None,
+        reader=RowReader(
+            template=template,
             id_field=options.id_field,
             system=options.system,
             schema=options.schema,
@@ -85,25 +89,23 @@ def run(options: BatchOptions, context: Context) -> int:
 
         return dry_run(job, options.budget, selection.folders, context)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
-    with prepared(job) as batch:
+    with open_batch(job) as batch:
         _note_output(batch, context)
         return asyncio.run(_run(batch, options, context, replace(selection, profile=profile)))
 
 
-def _note_output(batch: Prepared, context: Context) -> None:
+def _note_output(batch: Batch, context: Context) -> None:
     """Warn of what was found in an output that exists."""
     if batch.torn:
         context.warn(
             f"the last line of {batch.output.path if batch.output else 'the output'} was "
             "half written; it was removed, and its row will be sent again"
         )
-    if batch.strange and batch.job.limit is None:
-        context.warn(f"{batch.strange:,} answers in the output belong to no row of the input")
+    if batch.unmatched and batch.job.limit is None:
+        context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
 
 
-async def _run(
-    batch: Prepared, options: BatchOptions, context: Context, selection: Selection
-) -> int:
+async def _run(batch: Batch, options: BatchOptions, context: Context, selection: Selection) -> int:
     tally = Tally(rows=batch.rows, skipped=batch.skipped)
     started = context.clock.monotonic()
     stop, signals = Stop(), list[int]()
@@ -145,7 +147,7 @@ async def _run(
                     because = await _drive(batch, live, tally, stop, options, context, selection)
                 except BrokenPipeError:
                     pipe_closed = True
-                budgets = budget_lines(live.purse)
+                budgets = await budget_lines(live.budget)
     # As the user named it: the path in use has its links followed.
     shown = Path(options.output or default_output(options.input)) if batch.output else None
     ended = Ended(
@@ -163,8 +165,8 @@ async def _run(
 
 
 async def _drive(
-    batch: Prepared,
-    live: Live,
+    batch: Batch,
+    live: Runner,
     tally: Tally,
     stop: Stop,
     options: BatchOptions,
@@ -173,31 +175,31 @@ async def _drive(
 ) -> CallError | None:
     """Send what is left; the error that stopped the run early, if one did."""
 
-    def on_retry(retry: Trouble) -> None:
+    def on_retry(retry: RetryDetails) -> None:
         if context.verbose:
             what = f"row {retry.request.id}: {retry.error.message}"
             context.info(f"{what}; trying again in {retry.wait:.1f} s")
 
     windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
-    live.purse.limit(windows, lambda: stop.asked)
-    return await drive(
+    live.budget.limit(windows, lambda: stop.asked)
+    return await run_batch(
         batch,
-        lambda observers, in_flight: live.handler(
-            observers, exact=True, told=on_retry, in_flight=in_flight
-        ),
-        live.call_id,
-        SettlingBehind(live.purse, live.behind),
-        tally,
-        stop,
-        context.clock,
+        LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
+        lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
+        settle=LedgerObserver(live.budget.settle),
+        stats=tally,
+        stop=stop,
+        clock=context.clock,
+        call_id=live.call_id,
+        cached=live.kept_records,
         allowed_errors=options.max_errors.allowed(tally.rows) if options.max_errors else None,
         # Loading a vocabulary holds everything up: better before any row is in flight.
-        prepare=lambda: live.counter.load(target_of(selection.profile)),
+        prepare=lambda: live.counter.load(target_for(selection.profile)),
     )
 
 
 @asynccontextmanager
-async def _progress(tally: Tally, live: Live, context: Context) -> AsyncIterator[None]:
+async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterator[None]:
     """Show progress on stderr while the context is open, unless `--quiet`."""
     if context.quiet:
         yield
@@ -208,7 +210,7 @@ async def _progress(tally: Tally, live: Live, context: Context) -> AsyncIterator
     else:
         display = PlainLines(sys.stderr, context.clock)
     tpm = live.profile.limits.tpm
-    pace = Pace(tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.purse))
+    pace = Pace(tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.budget))
     showing = asyncio.ensure_future(display.run(pace))
     try:
         yield

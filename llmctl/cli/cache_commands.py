@@ -13,7 +13,7 @@ from llmctl.cli.output import file_size, money, percent, plural, print_json, pri
 from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmctl.storage.cache_stats import Figures
+    from llmctl.storage.answer_cache import CacheFigures as Figures
 
 app = command_group("Show what is kept of answers and what it saved; remove it.")
 
@@ -85,7 +85,7 @@ def prune_command(
     context = Context(json=json, quiet=quiet, verbose=verbose)
 
     def work() -> int:
-        from llmctl.config.values import parse_duration, parse_size
+        from llmctl.config.settings import parse_duration, parse_size
 
         given = (older_than, max_size, model)
         if not everything and all(word is None for word in given):
@@ -130,29 +130,34 @@ def stats_command(
 
 def run_prune(options: PruneOptions, context: Context) -> int:
     """Remove, or say what would go; print entries and bytes."""
-    from llmctl.storage.choose import What
-    from llmctl.storage.mending import set_aside
-    from llmctl.storage.prune import Pruned, asides, prune, remove_all
-    from llmctl.storage.sqlite import DamagedError
+    from llmctl.storage.answer_cache import (
+        Pruned,
+        PruneFilter,
+        prune,
+        remove_files,
+        set_aside,
+        set_aside_files,
+    )
+    from llmctl.storage.database import DamagedError, OldFormatError
 
     path = context.folders.cache / "cache.db"
     now = context.clock.wall()
     before = None if options.older_than is None else now - options.older_than
-    what = What(before, options.max_size, options.model)
+    what = PruneFilter(before, options.max_size, options.model)
     try:
         done = prune(path, what, dry_run=options.dry_run)
-    except DamagedError:
+    except (DamagedError, OldFormatError):
         if not options.everything:
             raise
         if not options.dry_run:
             set_aside(path, now)
         done = Pruned(bytes=path.stat().st_size if options.dry_run else 0)
     size = done.bytes
-    files = asides(path, before) if options.everything or before is not None else []
+    files = set_aside_files(path, before) if options.everything or before is not None else []
     if options.dry_run:
         size += sum(file.stat().st_size for file in files)
     else:
-        size += remove_all(files)
+        size += remove_files(files)
     if done.lingers:
         context.warn(
             "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
@@ -164,7 +169,7 @@ def run_prune(options: PruneOptions, context: Context) -> int:
             "wal_emptied": not done.lingers,
         })  # fmt: skip
         return 0
-    left = [] if files else asides(path)
+    left = [] if files else set_aside_files(path)
     if left:
         context.info(f"{len(left)} damaged files that were set aside stay; --all removes them")
     answers = plural(done.entries, "answer")
@@ -177,7 +182,7 @@ def run_prune(options: PruneOptions, context: Context) -> int:
 
 def run_stats(context: Context) -> int:
     """Print the figures of the cache and of the ledger."""
-    from llmctl.storage.cache_stats import cache_stats
+    from llmctl.storage.answer_cache import cache_stats
 
     folders = context.folders
     path = folders.cache / "cache.db"
@@ -209,7 +214,7 @@ def _cells(figures: Figures) -> tuple[str, ...]:
 
 
 def _fields(figures: Figures) -> dict[str, Any]:
-    from llmctl.batch.records import dollars
+    from llmctl.batch.output import dollars
 
     return {
         "entries": figures.entries,

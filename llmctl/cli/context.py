@@ -17,10 +17,10 @@ from msgspec import Struct, field
 from llmctl.cli.output import is_tty
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import ConfigError, InputError, LlmctlError, SetupError
-from llmctl.redact import known, printable
+from llmctl.redact import printable, redact_known_keys
 
 if TYPE_CHECKING:
-    from llmctl.config.overrides import Overrides
+    from llmctl.config.load import Overrides
     from llmctl.config.settings import Budget, Folders, Profile, Settings
     from llmctl.config.trust import Untrusted
 
@@ -95,7 +95,7 @@ def _explain(message: str, context: Context) -> None:
 
 def _clean(text: str) -> str:
     """Text that may quote a provider, a file or a key, as a terminal may get it."""
-    return printable(known(text))
+    return printable(redact_known_keys(text))
 
 
 class Selection(Struct, frozen=True):
@@ -116,13 +116,13 @@ class Selection(Struct, frozen=True):
 
 def select_profile(context: Context, overrides: Overrides) -> Selection:
     """Read the configuration and choose. Raises `ConfigError`, `NoKeyError`, `SetupError`."""
-    from llmctl.config.choosing import choose
-    from llmctl.connecting import located
-    from llmctl.providers.embedded_model import installed
+    from llmctl.config.profiles import choose
+    from llmctl.providers.local_model_files import is_installed
+    from llmctl.wiring import located
 
     settings = load_settings(context, overrides)
     folders = settings.folders
-    profile = choose(settings, overrides.profile, context.environ, lambda: installed(folders))
+    profile = choose(settings, overrides.profile, context.environ, lambda: is_installed(folders))
     if context.verbose:
         context.info(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
     fallbacks: list[Profile] = []
@@ -141,16 +141,15 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
 
     A project's file that needs the user's trust is an error where nobody can be asked.
     """
-    from llmctl.config import load
-    from llmctl.config import overrides as flags
+    from llmctl.config.load import Overrides, load
     from llmctl.config.trust import Untrusted, record
 
     def read() -> Settings:
-        return load.load(
+        return load(
             environ=context.environ,
             cwd=context.cwd(),
             config=context.config,
-            overrides=overrides or flags.Overrides(),
+            overrides=overrides or Overrides(),
         )
 
     try:

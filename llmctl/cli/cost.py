@@ -229,7 +229,7 @@ def check_command(
 
     def work() -> int:
         from llmctl.cli.cost_report import run_check
-        from llmctl.config.budgets import share_of
+        from llmctl.config.settings import parse_share
         from llmctl.reports.report import parse_by
 
         return run_check(
@@ -238,7 +238,7 @@ def check_command(
                 period=period,
                 by=parse_by(by) if by else (),
                 each=each,
-                warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, share_of),
+                warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share),
                 strict=strict,
                 timezone=timezone,
             ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from llmctl.batch.records import dollars
+from llmctl.batch.output import dollars
 from llmctl.cli.cost_release import total_of, unknown_json
 from llmctl.cli.output import json_text, money, percent
 from llmctl.reports.periods import iso

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC
 
-from llmctl import prices_update
 from llmctl.cli.context import Context
 from llmctl.cli.output import age, print_json, write_stdout
-from llmctl.price_data import choose
+from llmctl.pricing import catalogue
 from llmctl.redact import printable
 from llmctl.reports.periods import iso
+from llmctl.storage import price_list
 
 
 def run_prices(context: Context, *, update: bool) -> int:
-    """Print which prices are in use. Raises what `prices_update.update` does."""
+    """Print which prices are in use. Raises what `price_list.update` does."""
     state = context.folders.state
-    used = choose(state, context.warn)
+    used = catalogue(state, context.warn)
     if update:
-        source = context.environ.get("LLMCTL_PRICES_URL") or prices_update.default_source()
+        source = context.environ.get("LLMCTL_PRICES_URL") or price_list.default_source()
         before = used.models
-        used = asyncio.run(prices_update.update(state, source, used, context.clock))
+        used = asyncio.run(price_list.update(state, source, used, context.clock))
         context.info(f"prices updated: {used.models:,} models, {used.models - before:+,}")
     at, now = used.origin.fetched, context.clock.wall()
     fetched = None if at is None else iso(round(at) * 1000, UTC)

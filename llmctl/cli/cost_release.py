@@ -7,15 +7,15 @@ from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Any
 
-from llmctl.batch.records import dollars
+from llmctl.batch.output import dollars
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.cost import ReleaseOptions
 from llmctl.cli.output import money, plural, print_json, write_stdout
 from llmctl.errors import InputError, UsageError
 from llmctl.redact import printable
 from llmctl.reports.periods import iso
-from llmctl.storage.ledger import open_ledger
-from llmctl.storage.unknown import Chosen, UnknownCall
+from llmctl.storage.ledger import UnknownSelection, open_ledger
+from llmctl.storage.ledger_queries import UnknownCall
 
 MAX_NAMED = 20
 """Most calls that a report names one by one."""
@@ -93,6 +93,6 @@ def _release(options: ReleaseOptions, context: Context) -> Sequence[UnknownCall]
         raise InputError("there is no ledger yet, and so no call to release")
     ledger = open_ledger(path, "", "")
     try:
-        return ledger.release(Chosen(options.ids, options.run_id), options.billed)
+        return ledger.release(UnknownSelection(options.ids, options.run_id), options.billed)
     finally:
         ledger.close()

@@ -27,7 +27,7 @@ from llmctl.redact import printable
 from llmctl.reports.periods import Span, between, period_at, since, zone_named
 from llmctl.reports.report import BudgetCheck, BudgetState, Group, Ledger, Query, State, check, make
 from llmctl.storage.ledger import open_ledger
-from llmctl.storage.report import Nothing
+from llmctl.storage.ledger_queries import EmptyReading
 
 T = TypeVar("T")
 
@@ -223,7 +223,7 @@ def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
     """What `work` makes of the ledger; where there is none yet, of an empty one."""
     path = settings.folders.state / "ledger.db"
     if not path.exists():
-        return work(Nothing())
+        return work(EmptyReading())
     ledger = open_ledger(path, "", "")
     try:
         return ledger.report(work)

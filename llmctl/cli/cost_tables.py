@@ -19,7 +19,7 @@ from llmctl.cli.output import drawn, money, percent, plural
 from llmctl.redact import printable
 from llmctl.reports.periods import local
 from llmctl.reports.report import BudgetState, Figures, Group, Report, percentiles
-from llmctl.storage.unknown import UnknownCall
+from llmctl.storage.ledger_queries import UnknownCall
 
 _ONE_TABLE = 112
 """Columns from which a group's figures fit into one line."""

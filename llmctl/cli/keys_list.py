@@ -13,21 +13,18 @@ from msgspec import Struct
 from llmctl.cli.context import Context, load_settings, secret_prompt
 from llmctl.cli.options import parsed
 from llmctl.cli.output import age, print_json, print_table, write_stdout
-from llmctl.config.overrides import Overrides
-from llmctl.config.settings import Profile, Settings
-from llmctl.config.tree import nearest, quoted
-from llmctl.config.values import parse_duration
+from llmctl.config.load import Overrides
+from llmctl.config.settings import Profile, Settings, parse_duration
+from llmctl.config.yaml_nodes import nearest, quoted
 from llmctl.errors import CallError, NoKeyError, UsageError
-from llmctl.keys.bounds import NoVaultError
-from llmctl.keys.key import Key, Slot, ending, slot
-from llmctl.keys.resolver import Finder
-from llmctl.keys.rotation import Pair
-from llmctl.providers.probe import probe
+from llmctl.keys.key import Key, KeySlot, slot_of
+from llmctl.keys.keyring_store import KeyringUnavailable, stored_slots
+from llmctl.keys.resolver import KeyResolver
+from llmctl.keys.rotation import KeyPair
+from llmctl.providers.models_api import probe
 from llmctl.providers.registry import LOCAL
-from llmctl.redact import suspicious
-from llmctl.storage import keyindex
-from llmctl.storage.files import private_folder
-from llmctl.storage.lock import LockedFile
+from llmctl.redact import last_chars, redact_possible_keys
+from llmctl.storage.files import LockedFile, private_folder
 
 _LONGEST_AGE = 36500 * 86400.0
 
@@ -35,19 +32,19 @@ _LONGEST_AGE = 36500 * 86400.0
 class KeyPlace(Struct, frozen=True):
     """A slot of the keyring, and a profile that uses it."""
 
-    slot: Slot
+    slot: KeySlot
     profile: Profile
 
 
 class KeyPlaces:
-    """The profiles, the slots they use, and the finder that looks there."""
+    """The profiles, the slots they use, and the resolver that looks there."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings: Settings = load_settings(context, Overrides(profile=context.profile))
         self.state = self.settings.folders.state
-        self.stored = frozenset(Slot(*pair) for pair in keyindex.read(self.state))
-        self.finder = Finder(context.environ, stored=self.stored, ask=secret_prompt())
+        self.stored = stored_slots(self.state)
+        self.resolver = KeyResolver(context.environ, stored=self.stored, ask=secret_prompt())
 
     @property
     def profiles(self) -> list[Profile]:
@@ -59,16 +56,16 @@ class KeyPlaces:
                 raise UsageError(f"there is no profile {quoted(self.context.profile)} with a key")
         return found
 
-    def users(self, place: Slot) -> list[str]:
+    def users(self, place: KeySlot) -> list[str]:
         """The profiles that use the slot."""
-        return [p.name for p in self.profiles if in_keyring(p) and slot(p) == place]
+        return [p.name for p in self.profiles if in_keyring(p) and slot_of(p) == place]
 
     def place(self, name: str) -> KeyPlace:
         """The slot that `name` means: a stored key's name, or else a profile's.
 
         Raises `UsageError` when it means none, or several.
         """
-        mine = {slot(p): p for p in reversed(self.profiles) if in_keyring(p)}
+        mine = {slot_of(p): p for p in reversed(self.profiles) if in_keyring(p)}
         found = [place for place in mine if place.name == name]
         if len(found) > 1:
             where = " and ".join(sorted(place.where for place in found))
@@ -83,13 +80,13 @@ class KeyPlaces:
                 f"the profile {name} takes its key from {source_words(profile)}, as its `key` "
                 f"says; a stored one is used with key: {{keyring: {name}}}"
             )
-        return KeyPlace(slot(profile), profile)
+        return KeyPlace(slot_of(profile), profile)
 
-    def removable(self, name: str, origin: str | None) -> Slot:
+    def removable(self, name: str, origin: str | None) -> KeySlot:
         """The slot to delete: also one that no profile uses any more. Raises `UsageError`."""
         noted = sorted(s for s in self.stored if s.name == name)
         if self.context.profile is not None:
-            noted = [s for s in noted if s in {slot(p) for p in self.profiles}]
+            noted = [s for s in noted if s in {slot_of(p) for p in self.profiles}]
         if origin is not None:
             noted = [s for s in noted if origin in {s.origin, s.where}]
             if not noted:
@@ -105,17 +102,17 @@ class KeyPlaces:
             if profile.name == name:
                 return profile
         for profile in self.profiles:
-            if in_keyring(profile) and slot(profile).name == name:
+            if in_keyring(profile) and slot_of(profile).name == name:
                 return profile
         if name in self.settings.profiles:
             raise UsageError(f"the profile {name} needs no key")
         names = sorted({p.name for p in self.profiles} | {s.name for s in self.stored})
         raise UsageError(
-            f"no profile and no stored key has the name {quoted(suspicious(name))}; "
+            f"no profile and no stored key has the name {quoted(redact_possible_keys(name))}; "
             f"{nearest(name, names)}"
         )
 
-    def orphans(self, used: Iterable[Slot]) -> list[Slot]:
+    def orphans(self, used: Iterable[KeySlot]) -> list[KeySlot]:
         """Stored keys that no profile uses (any more)."""
         return sorted(self.stored - set(used)) if self.context.profile is None else []
 
@@ -167,7 +164,7 @@ class KeyRow:
     def as_json(self, now: float) -> dict[str, Any]:
         """The row for a script; never the key."""
         return {
-            "name": self.name, "origin": self.origin, "last4": ending(self.key)[1:] or None,
+            "name": self.name, "origin": self.origin, "last4": last_chars(self.key)[1:] or None,
             "source": self.source, "env": self.env, "command": self.command, "role": self.role,
             "created": self.created,
             "age_s": None if self.created is None else round(max(0.0, now - self.created)),
@@ -185,7 +182,7 @@ def run_list(max_age: str | None, context: Context) -> int:
         print_json([row.as_json(now) for row in rows])
     else:
         table = [
-            (row.name, Slot(row.name, row.origin).where, ending(row.key) if row.key else "-",
+            (row.name, KeySlot(row.name, row.origin).where, last_chars(row.key) if row.key else "-",
              row.where, _age(row.created, now), row.role, " ".join(row.profiles) or "-")
             for row in rows
         ]  # fmt: skip
@@ -218,16 +215,16 @@ def _too_old(rows: Sequence[KeyRow], oldest: float | None, now: float, context: 
     return 1 if old else 0
 
 
-def _rows(places: KeyPlaces) -> tuple[list[KeyRow], NoVaultError | None]:
+def _rows(places: KeyPlaces) -> tuple[list[KeyRow], KeyringUnavailable | None]:
     """Every key, and why the keyring could not be read, if it could not."""
     rows: dict[tuple[str, ...], KeyRow] = {}
-    unusable: NoVaultError | None = None
-    pairs: dict[Slot, Pair] = {}
-    wanted = {slot(p) for p in places.profiles if in_keyring(p)}
+    unusable: KeyringUnavailable | None = None
+    pairs: dict[KeySlot, KeyPair] = {}
+    wanted = {slot_of(p) for p in places.profiles if in_keyring(p)}
     for place in sorted(wanted | set(places.orphans(wanted))):
         try:
-            pairs[place] = places.finder.vault.read(place)
-        except NoVaultError as error:
+            pairs[place] = places.resolver.keyring.read(place)
+        except KeyringUnavailable as error:
             unusable = error
             break
     for profile in places.profiles:
@@ -240,13 +237,14 @@ def _rows(places: KeyPlaces) -> tuple[list[KeyRow], NoVaultError | None]:
     return sorted(rows.values(), key=lambda r: (r.name, r.origin, r.hidden_by or "")), unusable
 
 
-def _of_profile(profile: Profile, pairs: dict[Slot, Pair], places: KeyPlaces) -> list[KeyRow]:
-    place, source = slot(profile), profile.key
+def _of_profile(profile: Profile, pairs: dict[KeySlot, KeyPair], places: KeyPlaces) -> list[KeyRow]:
+    place, source = slot_of(profile), profile.key
     name = place.name
     if source and source.command:
         row = KeyRow(name, place.origin, "command", "primary", command=source.command[0])
         try:
-            row.key = places.finder.keys(profile)[0].value
+            key = asyncio.run(places.resolver.require(profile))
+            row.key = key.value if key else ""
         except NoKeyError as error:
             row.role, row.problem = "missing", error.message
         return [row]
@@ -255,7 +253,7 @@ def _of_profile(profile: Profile, pairs: dict[Slot, Pair], places: KeyPlaces) ->
     if source and source.env:
         row = KeyRow(name, place.origin, "environment", "primary", env=source.env)
         try:
-            key = places.finder.environment(profile)
+            key = places.resolver.environment(profile)
         except NoKeyError as error:
             key, row.role, row.problem = None, "missing", error.message
         if key:
@@ -272,8 +270,8 @@ def _of_profile(profile: Profile, pairs: dict[Slot, Pair], places: KeyPlaces) ->
     return found
 
 
-def _stored(place: Slot, pairs: dict[Slot, Pair], hidden_by: str | None) -> list[KeyRow]:
-    pair = pairs.get(place, Pair())
+def _stored(place: KeySlot, pairs: dict[KeySlot, KeyPair], hidden_by: str | None) -> list[KeyRow]:
+    pair = pairs.get(place, KeyPair())
     roles = (("primary", pair.primary), ("previous", pair.previous), ("new", pair.candidate))
     return [
         KeyRow(place.name, place.origin, "keyring", role, entry.key,
@@ -305,7 +303,7 @@ def run_check(names: Sequence[str], context: Context) -> int:
         print_json([_check_json(p, key, error) for p, key, _, error in checked])
     else:
         lines = (
-            f"{p.name}  {slot(p).where}  {_words(key)}  {'FAILED' if error else 'ok'}\n"
+            f"{p.name}  {slot_of(p).where}  {_words(key)}  {'FAILED' if error else 'ok'}\n"
             for p, key, _, error in checked
         )
         write_stdout("".join(lines))
@@ -322,18 +320,18 @@ def _check_json(
     profile: Profile, key: Key | None, error: CallError | NoKeyError | None
 ) -> dict[str, Any]:
     return {
-        "name": slot(profile).name,
+        "name": slot_of(profile).name,
         "profile": profile.name,
-        "origin": slot(profile).origin,
+        "origin": slot_of(profile).origin,
         "source": key.source if key else None,
-        "last4": ending(key.value)[1:] if key else None,
+        "last4": last_chars(key.value)[1:] if key else None,
         "ok": error is None,
         "error": error.message if error else None,
     }
 
 
 def _words(key: Key | None) -> str:
-    return f"{ending(key.value)} ({key.source})" if key else "no key"
+    return f"{last_chars(key.value)} ({key.source})" if key else "no key"
 
 
 def _to_check(
@@ -345,13 +343,12 @@ def _to_check(
     found: list[tuple[Profile, Key | None, NoKeyError | None]] = []
     for profile in profiles:
         try:
-            keys = places.finder.require(profile)
+            key = asyncio.run(places.resolver.require(profile))
         except NoKeyError as error:
             found.append((profile, None, error if profile.source != "built in" else None))
             continue
-        key = keys[0] if keys else None
-        if key and (key.value, slot(profile).origin) not in seen:
-            seen.add((key.value, slot(profile).origin))
+        if key and (key.value, slot_of(profile).origin) not in seen:
+            seen.add((key.value, slot_of(profile).origin))
             found.append((profile, key, None))
     return found
 

@@ -13,11 +13,11 @@ from llmctl.cli.keys_list import KeyPlace, KeyPlaces
 from llmctl.cli.output import is_tty
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, UsageError
-from llmctl.keys.change import Changes, Check, fresh
-from llmctl.keys.key import Slot, ending
-from llmctl.keys.rotation import Pair, Phase
-from llmctl.providers.probe import page, probe
-from llmctl.storage import keyindex
+from llmctl.keys.key import KeySlot
+from llmctl.keys.keyring_store import mark_stored
+from llmctl.keys.rotation import Check, KeyPair, KeyStore, RotationState, new_key
+from llmctl.providers.models_api import key_page, probe
+from llmctl.redact import last_chars
 
 
 class RotateOptions(Struct, frozen=True):
@@ -35,13 +35,14 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     _refuse_words(extra)
     places = KeyPlaces(context)
     place = places.place(name)
-    vault = places.finder.vault  # what is missing shows before a key is typed
-    key = fresh(read_secret(f"Key for {place.slot.name} ({place.slot.where}): "))
+    vault = places.resolver.keyring  # what is missing shows before a key is typed
+    key = new_key(read_secret(f"Key for {place.slot.name} ({place.slot.where}): "))
     with places.held():
-        keyindex.note(places.state, *place.slot)
-        Changes(vault, place.slot).store(key, context.clock.wall())
+        mark_stored(places.state, place.slot, stored=True)
+        KeyStore(vault, place.slot).store(key, context.clock.wall())
     print(
-        f"stored the key {ending(key)} as {place.slot.name} for {place.slot.where} in {vault.where}"
+        f"stored the key {last_chars(key)} as {place.slot.name} for {place.slot.where} "
+        f"in {vault.where}"
     )
     _notes(places, place, context)
     return 0
@@ -54,7 +55,7 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
         raise UsageError("--finish and --rollback exclude each other; give one of them")
     places = KeyPlaces(context)
     place = places.place(options.name)
-    changes = Changes(places.finder.vault, place.slot)
+    changes = KeyStore(places.resolver.keyring, place.slot)
     check = _check(place.profile, context)
     with places.held():
         if options.finish:
@@ -75,11 +76,11 @@ def run_rotate(options: RotateOptions, context: Context) -> int:
             raise error from None
     assert pair.primary is not None
     print(
-        f"{place.slot.name} for {place.slot.where}: the primary is {ending(pair.primary.key)}, "
-        f"the previous key {ending(pair.previous.key) if pair.previous else 'none'} is kept"
+        f"{place.slot.name} for {place.slot.where}: the primary is {last_chars(pair.primary.key)}, "
+        f"the previous key {last_chars(pair.previous.key) if pair.previous else 'none'} is kept"
     )
     context.info(
-        f"revoke the previous key at {page(place.profile)}, then `llmctl keys rotate "
+        f"revoke the previous key at {key_page(place.profile)}, then `llmctl keys rotate "
         f"{options.name} --finish`; --rollback swaps them back"
     )
     _notes(places, place, context)
@@ -92,13 +93,13 @@ def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Con
     places = KeyPlaces(context)
     target = places.removable(name, origin)
     with places.held():
-        count = Changes(places.finder.vault, target).remove()
-        keyindex.strike(places.state, *target)
+        count = KeyStore(places.resolver.keyring, target).remove()
+        mark_stored(places.state, target, stored=False)
     if not count:
         raise UsageError(f"no key {target.name} is stored for {target.where}")
     print(
         f"removed {'both keys' if count > 1 else 'the key'} {target.name} for {target.where} "
-        f"from {places.finder.vault.where}"
+        f"from {places.resolver.keyring.where}"
     )
     return 0
 
@@ -113,17 +114,17 @@ def _refuse_words(words: Sequence[str]) -> None:
         )
 
 
-def _offered(changes: Changes, place: KeyPlace) -> str | None:
+def _offered(changes: KeyStore, place: KeyPlace) -> str | None:
     """The new key. At a terminal nobody is asked for one that is stored already; what is piped
     in is always read, and nothing at all means: go on."""
-    phase = changes.read().phase
-    if phase is Phase.EMPTY:
+    phase = changes.read().state
+    if phase is RotationState.EMPTY:
         return None
-    begins = phase is Phase.SETTLED
+    begins = phase is RotationState.SETTLED
     if is_tty(sys.stdin) and not begins:
         return None
     text = read_secret(f"New key for {place.slot.name} ({place.slot.where}): ")
-    return fresh(text) if begins or text.strip() else None
+    return new_key(text) if begins or text.strip() else None
 
 
 def _check(profile: Profile, context: Context) -> Check:
@@ -133,7 +134,7 @@ def _check(profile: Profile, context: Context) -> Check:
     return check
 
 
-def _finish(changes: Changes, check: Check, context: Context) -> int:
+def _finish(changes: KeyStore, check: Check, context: Context) -> int:
     before = changes.read()
     after = changes.finish(check)
     name = changes.slot.name
@@ -142,19 +143,19 @@ def _finish(changes: Changes, check: Check, context: Context) -> int:
         return 0
     assert after.primary is not None
     print(
-        f"{name} for {changes.slot.where}: the key is {ending(after.primary.key)}; the previous "
-        f"one, {ending(before.previous.key)}, is deleted"
+        f"{name} for {changes.slot.where}: the key is {last_chars(after.primary.key)}; "
+        f"the previous one, {last_chars(before.previous.key)}, is deleted"
     )
     return 0
 
 
-def _rolled_back(before: Pair, after: Pair, slot: Slot) -> int:
+def _rolled_back(before: KeyPair, after: KeyPair, slot: KeySlot) -> int:
     assert after.primary is not None or before.candidate is not None
-    now = ending(after.primary.key) if after.primary else "none"
+    now = last_chars(after.primary.key) if after.primary else "none"
     if before.candidate:
         print(f"{slot.name} for {slot.where}: the new key is forgotten; the key is {now}")
     else:
-        kept = ending(after.previous.key) if after.previous else "none"
+        kept = last_chars(after.previous.key) if after.previous else "none"
         print(f"{slot.name} for {slot.where}: the primary is {now} again; {kept} is kept")
     return 0
 
@@ -165,5 +166,5 @@ def _notes(places: KeyPlaces, place: KeyPlace, context: Context) -> None:
     if others:
         context.info(f"profiles that use it: {', '.join(sorted({*others, place.profile.name}))}")
     source = place.profile.key
-    if source and source.env and places.finder.environment(place.profile):
+    if source and source.env and places.resolver.environment(place.profile):
         context.warn(f"${source.env} is set and hides the stored key: calls use that one")

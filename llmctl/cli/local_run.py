@@ -11,15 +11,16 @@ from typing import Any, NoReturn, Self
 
 from llmctl.cli.context import Context
 from llmctl.cli.output import has_colour, is_tty, print_json
-from llmctl.providers.embedded_install import install, remove
-from llmctl.providers.embedded_model import (
+from llmctl.providers.local_model_files import (
     GET_EXTRA,
     GET_MODEL,
     SMOLLM2,
     default_model,
     extra_version,
     has_extra,
-    verified,
+    install,
+    is_verified,
+    remove,
 )
 
 _NEWS = 10.0
@@ -133,7 +134,7 @@ def _terminated() -> Iterator[None]:
 def _look_at(path: Path) -> tuple[int | None, str]:
     """The file's size in bytes, and its state."""
     try:
-        return path.stat().st_size, "verified" if verified(path) else "damaged"
+        return path.stat().st_size, "verified" if is_verified(path) else "damaged"
     except FileNotFoundError:
         return None, "missing"
     except OSError as error:

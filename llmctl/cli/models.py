@@ -41,7 +41,7 @@ def run(context: Context) -> int:
 
     from llmctl.cli.context import select_profile
     from llmctl.cli.output import print_json
-    from llmctl.config.overrides import Overrides
+    from llmctl.config.load import Overrides
     from llmctl.providers.models_api import list_models
     from llmctl.wiring import open_endpoint
 

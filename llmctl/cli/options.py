@@ -16,7 +16,7 @@ from llmctl.types import JSON, CacheMode
 
 if TYPE_CHECKING:
     from llmctl.config.settings import Budget
-    from llmctl.guards.purse import Purse
+    from llmctl.guards.budget import RunBudget
     from llmctl.protocols import BudgetWindow
 
 T = TypeVar("T")
@@ -27,7 +27,6 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<10}{what}" for code, what in
 BUDGET_FLAG = "--budget"
 """Name of a run's own budget in messages."""
 
-_FOR_EVER = 1 << 62
 _USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
 _RESERVED = {"model", "messages", "stream", "stream_options"}
 
@@ -170,47 +169,39 @@ def budget_windows(
     They are `own` US dollars for the run, and the configured budgets that calls of this user
     count towards, in their present UTC day, week or month.
     """
-    from llmctl.protocols import BudgetWindow
-
-    run: list[BudgetWindow] = []
-    if own is not None:
-        run = [BudgetWindow(f"run:{run_id}", BUDGET_FLAG, own, 0, _FOR_EVER, {"run": run_id})]
-    mine = [budget for budget in budgets if budget.match.get("user", user) == user]
-    return lambda now: [*run, *(_window(budget, round(now * 1000)) for budget in mine)]
-
-
-def _window(budget: Budget, now: int) -> BudgetWindow:
-    import json
     from datetime import UTC
 
-    from llmctl.protocols import BudgetWindow
+    from llmctl.config.settings import Budget
     from llmctl.reports.periods import period_at
+    from llmctl.reports.report import budget_window
 
-    span = period_at(budget.period, now, UTC)
-    # Its limit may be raised in the middle of it; all else would be another budget.
-    key = json.dumps([budget.name, sorted(budget.match.items()), span.start, span.end])
-    return BudgetWindow(
-        key, budget.name, budget.limit, span.start, span.end, dict(budget.match), budget.warn_at
-    )
+    run = [] if own is None else [budget_window(Budget(BUDGET_FLAG, own, "month"), run_id)]
+    mine = [budget for budget in budgets if budget.match.get("user", user) == user]
+
+    def windows(now: float) -> list[BudgetWindow]:
+        at = round(now * 1000)
+        return [*run, *(budget_window(one, period_at(one.period, at, UTC)) for one in mine)]
+
+    return windows
 
 
-def tightest_budget(purse: Purse) -> tuple[Decimal, Decimal] | None:
+async def tightest_budget(run: RunBudget) -> tuple[Decimal, Decimal] | None:
     """Dollars spent and limit of the budget with the smallest share left; None without any."""
-    found = [(usage.spent, window.limit) for window, usage in purse.standing()]
+    found = [(usage.spent, window.limit) for window, usage in await run.usages()]
     return max(found, key=lambda each: each[0] / each[1] if each[1] else Decimal(1), default=None)
 
 
-def budget_lines(purse: Purse) -> list[str]:
+async def budget_lines(run: RunBudget) -> list[str]:
     """Usage of each budget, `budget: $0.99 of $1.00 spent`, and what was billed beyond holds."""
     found: list[str] = []
-    for window, usage in purse.standing():
+    for window, usage in await run.usages():
         name = "budget" if window.name == BUDGET_FLAG else f"budget {window.name}"
         over = usage.spent - window.limit
         beyond = f", {money(over, exact=True)} above it" if over > 0 else ""
         held = f", {money(usage.held, exact=True)} held for calls under way" if usage.held else ""
         spent, limit = money(usage.spent, exact=True), money(window.limit, exact=True)
         found.append(f"{name}: {spent} of {limit} spent{beyond}{held}")
-    shot = purse.overshoot
+    shot = run.overshoot
     if found and shot.calls:
         found.append(
             f"the provider billed {money(shot.amount, exact=True)} more than the worst case of "

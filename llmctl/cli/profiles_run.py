@@ -8,20 +8,17 @@ from urllib.parse import urlsplit
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.output import print_json, print_table, write_stdout
 from llmctl.config import trust
-from llmctl.config.choosing import choose
-from llmctl.config.load import project
-from llmctl.config.overrides import Overrides
+from llmctl.config.load import Overrides, project
 from llmctl.config.paths import CONFIG_FILE
+from llmctl.config.profiles import as_json, as_yaml, choose, write_starter
 from llmctl.config.settings import Folders, Profile, Settings
-from llmctl.config.showing import as_json, as_yaml
-from llmctl.config.starter import write_starter
 from llmctl.errors import NoKeyError, UsageError
-from llmctl.keys.key import slot
-from llmctl.keys.resolver import Finder
-from llmctl.providers.embedded_model import installed
+from llmctl.keys.key import slot_of
+from llmctl.keys.keyring_store import stored_slots
+from llmctl.keys.resolver import KeyResolver
+from llmctl.providers.local_model_files import is_installed
 from llmctl.providers.registry import LOCAL
 from llmctl.redact import printable
-from llmctl.storage import keyindex
 
 
 def run_list(context: Context) -> int:
@@ -96,7 +93,7 @@ def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
     if named is not None:
         return named, f"{named}, for LLMCTL_PROFILE names it"
     try:
-        profile = choose(settings, None, context.environ, lambda: installed(settings.folders))
+        profile = choose(settings, None, context.environ, lambda: is_installed(settings.folders))
     except NoKeyError:
         return None, "none, for no key is set and no local model is installed"
     return profile.name, f"{profile.name}, for {profile.chosen}"
@@ -124,7 +121,7 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
     """
     source = profile.key
     said: dict[str, str | None] = {"env": source.env if source else None}
-    stored = slot(profile) in keyindex.read(folders.state)
+    stored = slot_of(profile) in stored_slots(folders.state)
     if source is None:
         if stored:
             return {**said, "keyring": profile.name, "state": "stored"}
@@ -134,7 +131,7 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
     if source.keyring:
         said["keyring"] = source.keyring
     try:
-        found = Finder(context.environ).environment(profile)
+        found = KeyResolver(context.environ).environment(profile)
     except NoKeyError:
         return {**said, "state": "unusable"}
     return {**said, "state": "found" if found else "stored" if stored else "missing"}

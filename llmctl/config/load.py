@@ -42,8 +42,8 @@ from llmctl.config.settings import (
 from llmctl.config.trust import Untrusted, is_trusted
 from llmctl.config.yaml_nodes import Node, json_value, nearest, parse_yaml, quoted
 from llmctl.errors import ConfigError
-from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.keys.keyring_store import stored_slots
+from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.types import Price, Target
 
 PROJECT_KEYS = frozenset(

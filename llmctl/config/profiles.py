@@ -16,8 +16,8 @@ from llmctl.config.settings import KeySource, Profile, Settings
 from llmctl.config.yaml_nodes import Node, json_value, nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError, UsageError
 from llmctl.keys.key import slot_of
-from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.keys.keyring_store import stored_slots
+from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.storage.files import private_folder, write_private
 
 if TYPE_CHECKING:

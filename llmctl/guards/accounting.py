@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 
-from llmctl.cancellation import CancelledAfterSending
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled, Interrupted
+from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler, Observer
 from llmctl.types import Answer, CallRecord, Request, Usage
 

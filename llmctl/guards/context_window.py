@@ -23,7 +23,7 @@ class WindowCheck:
 
     async def fit(self, request: Request) -> Request:
         """The request as it fits. Raises `ContextTooLong`."""
-        window = self._counter.window_in_question(request)
+        window = self._counter.window_to_check(request)
         if window is None:
             return request
         counted = await self._counter.count_async(request)

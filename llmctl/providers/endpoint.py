@@ -30,7 +30,7 @@ from llmctl.protocols import (
 )
 from llmctl.providers.replies import request_id
 from llmctl.providers.sse import Reader
-from llmctl.redact import known, remember
+from llmctl.redact import redact_known_keys, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Endpoint(Struct, frozen=True):
                 body=body,
                 latency=self.clock.monotonic() - started,
                 status=reply.status,
-                provider_request_id=known(said) if said else None,
+                provider_request_id=redact_known_keys(said) if said else None,
                 reported_cost=answer.cost,
             )
 
@@ -215,11 +215,11 @@ def _both(before: StreamChunk, piece: StreamChunk) -> StreamChunk:
 
 def _clean(error: CallError) -> None:
     """Take keys out of what the error says: a provider may have echoed one."""
-    cleaned = known(str(error))
+    cleaned = redact_known_keys(str(error))
     if cleaned != str(error):
         error.args = (cleaned,)
     if error.provider_request_id:  # a header, and stored in the ledger
-        error.provider_request_id = known(error.provider_request_id)
+        error.provider_request_id = redact_known_keys(error.provider_request_id)
 
 
 async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncGenerator[StreamChunk]:

@@ -26,8 +26,7 @@ from msgspec import Struct
 
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
-from llmctl.storage.files import disk, open_private, private_folder, sync_folder
-from llmctl.storage.lock import LockedFile
+from llmctl.storage.files import LockedFile, disk, open_private, private_folder, sync_folder
 
 GET_EXTRA = "pip install 'llmctl[local]'"
 """The command that installs the server."""

@@ -13,19 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, tzinfo
 from decimal import Decimal
-from functools import lru_cache
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
-from llmctl.protocols import BudgetUsage
+from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.reports.periods import Span, days, period_at
-from llmctl.storage.caps import Kind, same_model
-from llmctl.storage.report import Cell, Latencies
-from llmctl.storage.rows import HeldCall, from_pico
-from llmctl.storage.unknown import UnknownCall
+from llmctl.storage.ledger_queries import Cell, Latencies, UnknownCall
+from llmctl.storage.ledger_rows import HeldCall, Labels, from_pico, matches, read_tags
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
 """What a report can be grouped by, besides `tag:NAME`."""
@@ -35,6 +32,7 @@ Key = tuple[str | None, ...]
 
 _DAY = 24 * 3600 * 1000
 _MICRO = Decimal("0.000001")
+_FOR_EVER = 1 << 62
 _MAX_EMPTY_DAYS = 92
 """Longest span, in days, whose days before the first call are listed too."""
 
@@ -47,7 +45,7 @@ class Ledger(Protocol):
         ...
 
     def cells(self, edges: Sequence[int], *, tags: bool) -> Iterable[Cell]:
-        """Sums by kind of call between neighbouring `edges`; see `storage.report.cells`."""
+        """Sums by kind of call between neighbouring `edges`; see `storage.ledger_queries.cells`."""
         ...
 
     def run_cells(self, run_id: str, *, tags: bool) -> Iterable[Cell]:
@@ -55,7 +53,11 @@ class Ledger(Protocol):
         ...
 
     def latencies(self, edges: Sequence[int], *, tags: bool) -> Iterable[Latencies]:
-        """Latencies by kind of call; see `storage.report.latencies`."""
+        """Latencies by kind of call; see `storage.ledger_queries.latencies`."""
+        ...
+
+    def usage(self, window: BudgetWindow) -> BudgetUsage:
+        """Spent and held of a budget window, as the budget guard enforces it."""
         ...
 
     def last_run(self) -> str | None:
@@ -350,18 +352,32 @@ def check(
         cells = ledger.cells([*edges, span.end], tags=tags)
     sums = _Sums(by, calendar)
     for cell in cells:
-        if _counts(budget, cell):
+        if matches(budget.match, cell):
             sums.add(cell, edges[cell.span])
-    held = [hold for hold in _holds(ledger, span) if _counts(budget, hold)]
+    held = [hold for hold in _holds(ledger, span) if matches(budget.match, hold)]
     state = BudgetState(
         budget,
         None if isinstance(span, str) else span,
-        _usage(sums.total, held),
+        ledger.usage(budget_window(budget, span)),
         sums.total,
         in_flight=len(held),
         held_unpriced=sum(hold.cost_pico is None for hold in held),
     )
     return BudgetCheck(state, sums.ordered(), sums.named())
+
+
+def budget_window(budget: Budget, span: Span | str) -> BudgetWindow:
+    """The window of a budget in a span, or in the run of that id.
+
+    Its key names it in all processes alike, whatever the limit: that may be raised meanwhile.
+    """
+    if isinstance(span, str):
+        match = {**budget.match, "run": span}
+        start, end = 0, _FOR_EVER
+    else:
+        match, start, end = dict(budget.match), span.start, span.end
+    key = json.dumps([budget.name, sorted(match.items()), start, end])
+    return BudgetWindow(key, budget.name, budget.limit, start, end, match, budget.warn_at)
 
 
 def project(cost: Decimal | None, month: Span, now: int) -> Decimal | None:
@@ -390,23 +406,6 @@ def _nearest_rank(counts: list[tuple[int, int]], total: int, share: int) -> int 
         if passed * 100 >= share * total:
             return value
     return None
-
-
-def _usage(figures: Figures, held: Sequence[HeldCall]) -> BudgetUsage:
-    """Usage of a budget, from the sums of the calls that match it.
-
-    The seam to the ledger's own budget windows: for a configured budget `ledger.usage(window)`
-    can stand here.
-    """
-    return BudgetUsage(figures.conservative, _dollars(sum(hold.amount_pico or 0 for hold in held)))
-
-
-def _counts(budget: Budget, kind: Kind) -> bool:
-    """Whether calls of this kind count towards the budget; dated versions of its model do."""
-    return all(
-        same_model(wanted, kind.model) if name == "model" else _value(kind, name) == wanted
-        for name, wanted in budget.match.items()
-    )
 
 
 def _holds(ledger: Ledger, span: Span | str) -> Iterator[HeldCall]:
@@ -441,29 +440,20 @@ def _day_finder(calendar: list[tuple[date, int]]) -> Callable[[int], date]:
     return lambda at: calendar[max(0, bisect_right(calendar, at, key=lambda d: d[1]) - 1)][0]
 
 
-def _key(kind: Kind, by: tuple[str, ...], day: str) -> Key:
+def _key(kind: Labels, by: tuple[str, ...], day: str) -> Key:
     return tuple(day if name == "day" else _value(kind, name) for name in by)
 
 
-def _value(kind: Kind, name: str) -> str | None:
+def _value(kind: Labels, name: str) -> str | None:
     """A call's value of a dimension other than `day`; None for a tag it lacks."""
     if name.startswith("tag:"):
-        return _tags(kind.tags).get(name.removeprefix("tag:"))
+        return read_tags(kind.tags).get(name.removeprefix("tag:"))
     value: str = getattr(kind, name)
     return value
 
 
 def _has_tag(names: Iterable[str]) -> bool:
     return any(name.startswith("tag:") for name in names)
-
-
-@lru_cache(maxsize=4096)
-def _tags(text: str) -> dict[str, str]:
-    try:
-        said = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _dollars(pico: int) -> Decimal:

@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from llmctl.clock import SystemClock
-from llmctl.ids import ulid
+from llmctl.clock import ulid
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
