@@ -118,7 +118,7 @@ class Runner(Struct, frozen=True):
 
     async def kept_records(self, requests: Sequence[Request]) -> list[CallRecord | None]:
         """The records of those requests whose answers are in the cache, in the requests' order;
-        None for the others. Raises `DiskError`."""
+        None for the others."""
         watch, costs = Stopwatch(self.clock), self._costs()
         ttl = self.profile.cache.ttl
         found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)

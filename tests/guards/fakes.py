@@ -82,6 +82,7 @@ class FakeCache:
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
         """As the seam says."""
+        self._check()
         return {key: self.answers[key] for key in keys if key in self.answers}
 
     async def put(self, key: str, answer: CachedAnswer) -> None:

@@ -327,3 +327,10 @@ def test_a_page_of_kept_answers() -> None:
 
     found = clock.run(run())
     assert [r.cache if r else None for r in found] == ["hit", None, None, None, None, "hit"]
+
+
+def test_a_page_from_a_failing_store_is_asked() -> None:
+    """A cache that cannot be read ends no run: the rows go to the provider."""
+    store = FakeCache()
+    store.broken = True
+    assert asyncio.run(kept_answers(store, [request()], 0.0, None)) == [None]

@@ -54,7 +54,7 @@ def test_a_clock_that_was_set_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> N
     me = Process.current()
     boot = psutil.boot_time()
     monkeypatch.setattr(psutil, "boot_time", lambda: boot + 86400)
-    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot + 86400)
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: boot + 86400)
     assert me.is_dead() is False
 
 

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_pruning_that_was_killed_leaves_a_sound_cache(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(answer_cache.time, "sleep", killed)
+        patch.setattr(time, "sleep", killed)
         with pytest.raises(KeyboardInterrupt):
             prune(path, PruneFilter(model="even"))
     stays = remaining(path)
