@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from msgspec import Struct, field
 
 from llmctl.cli.context import Context, exit_with
 from llmctl.cli.options import (
@@ -30,29 +28,6 @@ from llmctl.cli.options import (
     read_schema,
 )
 from llmctl.errors import UsageError
-from llmctl.types import JSON, CacheMode
-
-
-class AskOptions(Struct, frozen=True):
-    """Options of `ask`. None: the profile decides; `stream` None: on a terminal."""
-
-    prompt: str | None = None
-    system: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    attach: tuple[str, ...] = ()
-    schema: JSON | None = None
-    stream: bool | None = None
-    markdown: bool = False
-    resume: bool = False
-    history: bool = True
-    tags: dict[str, str] = field(default_factory=dict)
-    cache_mode: CacheMode = "use"
-    dry_run: bool = False
-    exact: bool = False
-    usage: bool = False
-    budget: Decimal | None = None
 
 
 def command(
@@ -137,7 +112,7 @@ def command(
     context = Context(profile, model, config, json, quiet, verbose)
 
     def work() -> int:
-        from llmctl.cli.ask_run import run
+        from llmctl.cli.ask_run import AskOptions, run
 
         if exact and not dry_run:
             raise UsageError("--exact belongs to --dry-run; a call reports its tokens itself (-u)")

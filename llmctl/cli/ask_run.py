@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
+from msgspec import Struct, field
+
 from llmctl import attachments
 from llmctl.batch.output import dollars, record
-from llmctl.cli.ask import AskOptions
 from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, usage_line, write_stdout
@@ -25,7 +27,29 @@ from llmctl.redact import printable
 from llmctl.request import Question, compose
 from llmctl.runner import Runner, open_runner, user_name
 from llmctl.storage.history import Conversation, open_history
-from llmctl.types import Answer, CallRecord, Message, Request
+from llmctl.types import JSON, Answer, CacheMode, CallRecord, Message, Request
+
+
+class AskOptions(Struct, frozen=True):
+    """Options of `ask`. None: the profile decides; `stream` None: on a terminal."""
+
+    prompt: str | None = None
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    attach: tuple[str, ...] = ()
+    schema: JSON | None = None
+    stream: bool | None = None
+    markdown: bool = False
+    resume: bool = False
+    history: bool = True
+    tags: dict[str, str] = field(default_factory=dict)
+    cache_mode: CacheMode = "use"
+    dry_run: bool = False
+    exact: bool = False
+    usage: bool = False
+    budget: Decimal | None = None
 
 
 def run(options: AskOptions, context: Context) -> int:

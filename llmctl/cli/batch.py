@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from msgspec import Struct, field
 
 from llmctl.cli.context import Context, exit_with
 from llmctl.cli.options import (
@@ -29,8 +26,6 @@ from llmctl.cli.options import (
     parse_dollars,
     read_schema,
 )
-from llmctl.errors import UsageError
-from llmctl.types import JSON, CacheMode
 
 
 class EngineName(StrEnum):
@@ -44,43 +39,6 @@ class LineFormat(StrEnum):
 
     LLMCTL = "llmctl"
     OPENAI = "openai"
-
-
-class MaxErrors(Struct, frozen=True):
-    """Stop once more rows than this have failed: `count` rows, or `share` of all rows."""
-
-    count: int | None = None
-    share: float | None = None
-
-    def allowed(self, rows: int) -> int:
-        """Number of `rows` that may fail."""
-        if self.count is not None:
-            return self.count
-        return int(rows * (self.share or 0))
-
-
-class BatchOptions(Struct, frozen=True):
-    """Options of `batch`. None: the profile or the default decides."""
-
-    input: str
-    engine: EngineName = EngineName.LOCAL
-    output: str | None = None
-    system: str | None = None
-    template: str | None = None
-    schema: JSON | None = None
-    id_field: str | None = None
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    limit: int | None = None
-    max_errors: MaxErrors | None = None
-    format: LineFormat = LineFormat.LLMCTL
-    ordered: bool = False
-    restart: bool = False
-    cache_mode: CacheMode = "use"
-    tags: dict[str, str] = field(default_factory=dict)
-    dry_run: bool = False
-    budget: Decimal | None = None
 
 
 def command(
@@ -204,11 +162,10 @@ def command(
     context = Context(profile, model, config, json, quiet, verbose)
 
     def work() -> int:
-        from llmctl.cli.batch_run import run
+        from llmctl.cli.batch_run import BatchOptions, parse_max_errors, run
 
         options = BatchOptions(
             input=input,
-            engine=engine,
             output=output,
             system=system,
             template=template,
@@ -219,7 +176,8 @@ def command(
             tpm=tpm,
             limit=limit,
             max_errors=parse_max_errors(max_errors),
-            format=format,
+            format="openai" if format is LineFormat.OPENAI else "llmctl",
+            engine=engine.value,
             ordered=ordered,
             restart=restart,
             cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
@@ -230,13 +188,3 @@ def command(
         return run(options, context)
 
     exit_with(work, context)
-
-
-def parse_max_errors(text: str | None) -> MaxErrors | None:
-    """`10` or `5%`. Raises `UsageError` for anything else."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
-    if not match or (match[2] and float(match[2]) > 100):
-        raise UsageError(f"--max-errors wants a number of rows or a share such as 5%, not {text!r}")
-    return MaxErrors(int(match[1])) if match[1] else MaxErrors(share=float(match[2]) / 100)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
 from llmctl.batch.output import default_output, dollars, errors_path
 from llmctl.batch.rows import RowReader
-from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
 from llmctl.cli.options import budget_lines, budget_windows, tightest_budget
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
 from llmctl.config.load import Overrides
 from llmctl.engines.local import LocalEngine
-from llmctl.errors import BudgetRefused, CallError
+from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.ledger_observer import LedgerObserver
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
@@ -30,6 +32,44 @@ from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
 from llmctl.runner import Runner, open_runner, user_name
 from llmctl.shutdown import Stop
+from llmctl.types import JSON, CacheMode
+
+
+class MaxErrors(Struct, frozen=True):
+    """Stop once more rows than this have failed: `count` rows, or `share` of all rows."""
+
+    count: int | None = None
+    share: float | None = None
+
+    def allowed(self, rows: int) -> int:
+        """Number of `rows` that may fail."""
+        if self.count is not None:
+            return self.count
+        return int(rows * (self.share or 0))
+
+
+class BatchOptions(Struct, frozen=True):
+    """Options of `batch`. None: the profile or the default decides."""
+
+    input: str
+    output: str | None = None
+    system: str | None = None
+    template: str | None = None
+    schema: JSON | None = None
+    id_field: str | None = None
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    limit: int | None = None
+    max_errors: MaxErrors | None = None
+    format: Literal["llmctl", "openai"] = "llmctl"
+    engine: str = "local"
+    ordered: bool = False
+    restart: bool = False
+    cache_mode: CacheMode = "use"
+    tags: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+    budget: Decimal | None = None
 
 
 class Ended(Struct, frozen=True):
@@ -78,7 +118,7 @@ def run(options: BatchOptions, context: Context) -> int:
             schema=options.schema,
         ),
         profile=profile,
-        format=options.format.value,
+        format=options.format,
         limit=options.limit,
         ordered=options.ordered,
         restart=options.restart,
@@ -313,3 +353,13 @@ def _work(ended: Ended) -> str:
     if ended.elapsed > 0:
         words.append(f"{(tally.ok + tally.failed) / ended.elapsed:,.1f} rows/s")
     return " · ".join(words)
+
+
+def parse_max_errors(text: str | None) -> MaxErrors | None:
+    """`10` or `5%`. Raises `UsageError` for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
+    if not match or (match[2] and float(match[2]) > 100):
+        raise UsageError(f"--max-errors wants a number of rows or a share such as 5%, not {text!r}")
+    return MaxErrors(int(match[1])) if match[1] else MaxErrors(share=float(match[2]) / 100)

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from msgspec import Struct
 
 from llmctl.cli.context import Context, exit_with
 from llmctl.cli.options import (
@@ -31,38 +30,6 @@ class ReportFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
     MARKDOWN = "markdown"
-
-
-class ReportOptions(Struct, frozen=True):
-    """Options of `cost report`. None: the default."""
-
-    since: str | None = None
-    first: str | None = None
-    last: str | None = None
-    by: tuple[str, ...] = ("model",)
-    format: ReportFormat = ReportFormat.TABLE
-    timezone: str = "UTC"
-
-
-class CheckOptions(Struct, frozen=True):
-    """Options of `cost check`; `budget` None: the configured budgets."""
-
-    budget: Decimal | None = None
-    period: str | None = None
-    by: tuple[str, ...] = ()
-    each: bool = False
-    warn_at: Decimal | None = None
-    strict: bool = False
-    timezone: str = "UTC"
-
-
-class ReleaseOptions(Struct, frozen=True):
-    """Options of `cost release`: call ids, or a run, or all; `billed` US dollars each."""
-
-    ids: tuple[str, ...] = ()
-    run_id: str | None = None
-    all: bool = False
-    billed: Decimal = Decimal(0)
 
 
 TimezoneOption = Annotated[
@@ -148,7 +115,7 @@ def report_command(
     context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
 
     def work() -> int:
-        from llmctl.cli.cost_report import run_report
+        from llmctl.cli.cost_report import ReportOptions, run_report
         from llmctl.reports.report import parse_by
 
         return run_report(
@@ -157,7 +124,7 @@ def report_command(
                 first=first,
                 last=last,
                 by=parse_by(by) if by else ("model",),
-                format=ReportFormat.JSON if json else format,
+                format="json" if json else format.value,
                 timezone=timezone,
             ),
             context,
@@ -228,7 +195,7 @@ def check_command(
     context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
 
     def work() -> int:
-        from llmctl.cli.cost_report import run_check
+        from llmctl.cli.cost_report import CheckOptions, run_check
         from llmctl.config.settings import parse_share
         from llmctl.reports.report import parse_by
 
@@ -291,7 +258,7 @@ def release_command(
     context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
 
     def work() -> int:
-        from llmctl.cli.cost_release import run_release
+        from llmctl.cli.cost_release import ReleaseOptions, run_release
 
         options = ReleaseOptions(
             ids=tuple(ids or ()),

@@ -7,9 +7,10 @@ from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Any
 
+from msgspec import Struct
+
 from llmctl.batch.output import dollars
 from llmctl.cli.context import Context, load_settings
-from llmctl.cli.cost import ReleaseOptions
 from llmctl.cli.output import money, plural, print_json, write_stdout
 from llmctl.errors import InputError, UsageError
 from llmctl.redact import printable
@@ -19,6 +20,15 @@ from llmctl.storage.ledger_queries import UnknownCall
 
 MAX_NAMED = 20
 """Most calls that a report names one by one."""
+
+
+class ReleaseOptions(Struct, frozen=True):
+    """Options of `cost release`: call ids, or a run, or all; `billed` US dollars each."""
+
+    ids: tuple[str, ...] = ()
+    run_id: str | None = None
+    all: bool = False
+    billed: Decimal = Decimal(0)
 
 
 def total_of(calls: Sequence[UnknownCall]) -> tuple[Decimal, int]:

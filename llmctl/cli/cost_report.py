@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.cli.context import Context, load_settings
-from llmctl.cli.cost import CheckOptions, ReportFormat, ReportOptions
 from llmctl.cli.cost_formats import (
     as_csv,
     as_json,
@@ -35,6 +35,29 @@ _MAX_GROUPS = 30
 """Most groups that a terminal shows one by one; a pipe gets them all."""
 
 
+class ReportOptions(Struct, frozen=True):
+    """Options of `cost report`. None: the default."""
+
+    since: str | None = None
+    first: str | None = None
+    last: str | None = None
+    by: tuple[str, ...] = ("model",)
+    format: str = "table"
+    timezone: str = "UTC"
+
+
+class CheckOptions(Struct, frozen=True):
+    """Options of `cost check`; `budget` None: the configured budgets."""
+
+    budget: Decimal | None = None
+    period: str | None = None
+    by: tuple[str, ...] = ()
+    each: bool = False
+    warn_at: Decimal | None = None
+    strict: bool = False
+    timezone: str = "UTC"
+
+
 def run_report(options: ReportOptions, context: Context) -> int:
     """Print the report."""
     zone, now = zone_named(options.timezone), _now(context)
@@ -47,11 +70,11 @@ def run_report(options: ReportOptions, context: Context) -> int:
     settings = load_settings(context)
     query = Query(span, options.by, zone, now)
     report = _read(settings, lambda ledger: make(ledger, query, settings.budgets))
-    if options.format is ReportFormat.JSON:
+    if options.format == "json":
         text = as_json(report)
-    elif options.format is ReportFormat.CSV:
+    elif options.format == "csv":
         text = as_csv(report)
-    elif options.format is ReportFormat.MARKDOWN:
+    elif options.format == "markdown":
         text = as_markdown(report)
     else:
         from llmctl.cli.cost_tables import draw

@@ -60,21 +60,6 @@ def test_every_row_has_an_answer(
     assert sim.billed.requests == 10
 
 
-def test_the_end_of_a_run_waits_for_no_timer(
-    configured: dict[str, str], ten: Path, tmp_path: Path
-) -> None:
-    """Signs of life are not waited for."""
-    code = (
-        "from llmctl.cli.app import main\nfrom llmctl.guards import cache\n"
-        "cache._BEAT = 3600.0\nmain()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "batch", str(ten)], env=configured, cwd=tmp_path,
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert "10 rows: 10 answered, 0 failed" in done.stderr
-
-
 def test_the_summary_object(run: Run, configured: dict[str, str], ten: Path) -> None:
     """With `--json` stdout holds the summary with the fields that scripts rely on."""
     done = run("batch", str(ten), "--json", "-q", env=configured)

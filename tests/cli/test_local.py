@@ -11,8 +11,8 @@ import pytest
 
 from llmctl.cli.context import Context
 from llmctl.cli.local_run import run_install, run_status
-from llmctl.providers import embedded_model
-from llmctl.providers.embedded_model import SMOLLM2
+from llmctl.providers import local_model_files
+from llmctl.providers.local_model_files import SMOLLM2
 
 pytest_plugins = ["tests.local_model"]
 
@@ -88,7 +88,7 @@ def test_missing_server_is_told(
     model_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the extra, install does its part and warns; status tells the same; both exit 0."""
-    monkeypatch.setattr(embedded_model, "find_spec", lambda _: None)
+    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
     context = Context(environ={"LLMCTL_DATA_DIR": str(model_data)}, quiet=True)
     assert run_install(None, context) == 0
     assert "run `pip install 'llmctl[local]'`" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from llmctl.cli.app import program
 from llmctl.cli.context import Context
 from llmctl.cli.profiles_run import run_init, run_list, run_show
-from llmctl.config.choosing import choose
 from llmctl.config.load import load
+from llmctl.config.profiles import choose
 from llmctl.errors import ConfigError, DiskError, UsageError
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal

@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
-from llmctl.cancellation import CancelledAfterSending
 from llmctl.errors import CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
 from llmctl.guards.accounting import Accounting, CostCalculator
+from llmctl.http import CancelledAfterSending
 from llmctl.observers.ledger_observer import InOrder, LedgerObserver
 from llmctl.protocols import Handler, Observer
 from llmctl.types import Answer, CallRecord, Request, Usage

@@ -20,7 +20,7 @@ from llmctl.errors import (
 )
 from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
 from llmctl.protocols import Emit
-from llmctl.request import readdress
+from llmctl.request import retarget
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
@@ -61,7 +61,7 @@ def make(
         return asked
 
     made = [
-        FallbackTarget("claude", lambda asked: readdress(asked, CLAUDE, "call-2"), admit, handler)
+        FallbackTarget("claude", lambda asked: retarget(asked, CLAUDE, "call-2"), admit, handler)
         for handler in others
     ]
     guard = Fallback(first, made, clock or FakeClock(), hand, overflow=overflow, patient=patient)

@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from llmctl.cancellation import CancelledAfterSending
 from llmctl.config.settings import RetryPolicy
 from llmctl.errors import (
     AuthFailed,
@@ -18,6 +17,7 @@ from llmctl.errors import (
     ServerFailed,
 )
 from llmctl.guards.retry import Retry, RetryBudget, RetryDetails
+from llmctl.http import CancelledAfterSending
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 

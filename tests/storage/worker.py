@@ -12,8 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from llmctl.clock import SystemClock
-from llmctl.clock import ulid
+from llmctl.clock import SystemClock, ulid
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_hold, a_request, an_outcome
 

@@ -16,8 +16,7 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
-from llmctl.clock import SystemClock
-from llmctl.clock import ulid
+from llmctl.clock import SystemClock, ulid
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
