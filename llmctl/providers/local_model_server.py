@@ -12,6 +12,8 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
+from http.client import HTTPConnection
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -29,72 +31,69 @@ def main() -> NoReturn:
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     linux = _die_with_parent()
-    _no_core_file()
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        # A native crash must not leave prompts and the token in a file.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Native code prints to descriptor 1 as well: only the report may reach the parent there.
     report = os.dup(1)
     os.dup2(2, 1)
     line = sys.stdin.buffer.readline()
-    if not line.endswith(b"\n"):
-        os._exit(0)
-    settings: dict[str, Any] = json.loads(line)
-    if linux and os.getppid() != settings["parent"]:
+    settings: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {"parent": None}
+    if settings["parent"] is None or (linux and os.getppid() != settings["parent"]):
         os._exit(0)  # the parent was gone before it could be watched
-    server, answer = _start(settings)
-    if server is not None:
-        _silence()
-    os.write(report, json.dumps(answer).encode() + b"\n")
-    if server is None:
+    try:
+        server = _start(settings)
+        address = server.listening_address
+        _warm_up(address.removeprefix("http://"), settings["token"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
+        said, unloaded = f"{type(error).__name__}: {error}", "xllamacpp" not in sys.modules
+        failure = {"error": said, "import": unloaded}
+        os.write(report, json.dumps(failure).encode() + b"\n")
         os._exit(1)
+    # stdout and stderr go nowhere: a pipe that nobody reads would stop the server.
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.write(report, json.dumps({"url": address}).encode() + b"\n")
     os.close(report)
     while os.read(0, 4096):
         pass
     os._exit(0)  # not through native destructors: nothing of theirs is worth a crash
 
 
-def _start(settings: dict[str, Any]) -> tuple[object, dict[str, Any]]:
-    try:
-        import xllamacpp
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
-        return None, {"error": f"{type(error).__name__}: {error}", "import": True}
-    try:
-        params = xllamacpp.CommonParams()
-        params.model.path = settings["path"]
-        params.model_alias = {settings["alias"]}
-        params.hostnames = ["127.0.0.1"]
-        params.port = 0
-        params.api_keys = [settings["token"]]
-        params.n_parallel = settings["parallel"]
-        params.n_ctx = settings["context"] * settings["parallel"]  # llama.cpp counts all slots
-        params.cpuparams.n_threads = settings["threads"]
-        params.cpuparams_batch.n_threads = settings["threads"]
-        params.n_threads_http = max(_HTTP_THREADS, 2 * settings["parallel"])
-        params.cache_ram_mib = 0  # by default it keeps up to 8 GiB of old prompts
-        params.offline = True
-        params.ui = False
-        params.endpoint_slots = False
-        params.verbosity = 1  # errors only: they tell why a model does not load
-        server = xllamacpp.Server(params)
-        _warm_up(server.listening_address, settings)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
-        return None, {"error": str(error) or type(error).__name__, "import": False}
-    return server, {"url": server.listening_address}
+def _start(settings: dict[str, Any]) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["path"]
+    params.model_alias = {settings["alias"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [settings["token"]]
+    params.n_parallel = settings["parallel"]
+    params.n_ctx = settings["context"] * settings["parallel"]  # llama.cpp counts all slots
+    params.cpuparams.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["threads"]
+    params.n_threads_http = max(_HTTP_THREADS, 2 * settings["parallel"])
+    params.cache_ram_mib = 0  # by default it keeps up to 8 GiB of old prompts
+    params.offline = True
+    params.ui = False
+    params.endpoint_slots = False
+    params.verbosity = 1  # errors only: they tell why a model does not load
+    return xllamacpp.Server(params)
 
 
-def _warm_up(address: str, settings: dict[str, Any]) -> None:
+def _warm_up(address: str, token: str) -> None:
     """Send one request, so that the user's first is not the slow one.
 
     Its answer is ignored: when a model cannot chat, the server tells every request so.
     """
-    from http.client import HTTPConnection
-
-    connection = HTTPConnection(address.removeprefix("http://"))
-    message = {"role": "user", "content": "Hi"}
-    connection.request(
-        "POST",
-        "/v1/chat/completions",
-        json.dumps({"messages": [message], "max_tokens": 1}),
-        {"Authorization": f"Bearer {settings['token']}", "Content-Type": "application/json"},
-    )
+    connection = HTTPConnection(address)
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", body, headers)
     connection.getresponse().read()
     connection.close()
 
@@ -113,23 +112,6 @@ def _die_with_parent() -> bool:
     except (OSError, AttributeError):  # a libc without it; the end of stdin remains
         return False
     return bool(prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0)
-
-
-def _no_core_file() -> None:
-    """A native crash must not leave prompts and the token in a file."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _silence() -> None:
-    """Send stdout and stderr to nowhere: a pipe that nobody reads would stop the server."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(nothing, descriptor)
-    os.close(nothing)
 
 
 if __name__ == "__main__":

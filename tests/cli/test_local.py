@@ -91,6 +91,6 @@ def test_missing_server_is_told(
     monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
     context = Context(environ={"LLMCTL_DATA_DIR": str(model_data)}, quiet=True)
     assert run_install(None, context) == 0
-    assert "run `pip install 'llmctl[local]'`" in capsys.readouterr().err
+    assert "run `pip install 'xllamacpp==" in capsys.readouterr().err
     assert run_status(context) == 0
-    assert "server   missing: run `pip install 'llmctl[local]'`" in capsys.readouterr().out
+    assert "server   missing: run `pip install 'xllamacpp==" in capsys.readouterr().out

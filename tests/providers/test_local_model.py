@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ import pytest
 
 from llmctl.clock import SystemClock
 from llmctl.errors import SetupError
-from llmctl.providers import local_model_files
+from llmctl.providers import local_model, local_model_files
 from llmctl.providers.local_model import LocalModelServer
 
 pytest_plugins = ["tests.local_model"]
@@ -34,8 +34,12 @@ def serve(path: Path, use: Callable[[LocalModelServer], Awaitable[None]], **chan
     """Run `use` on a server that has started."""
 
     async def run() -> None:
-        async with server(path, **changes) as running:
+        running = server(path, **changes)
+        await running.start()
+        try:
             await use(running)
+        finally:
+            await running.close()
 
     asyncio.run(run())
 
@@ -60,12 +64,6 @@ def alive(pid: int | None) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def open_files(pid: int | None) -> dict[int, str]:
-    """What the process has open, by descriptor."""
-    folder = Path(f"/proc/{pid}/fd")
-    return {int(path.name): str(path.readlink()) for path in folder.iterdir()}
-
-
 async def spawned(running: LocalModelServer) -> int:
     """The child's process id, as soon as there is one."""
     while running.pid is None:  # noqa: ASYNC110 - nothing announces it
@@ -74,47 +72,31 @@ async def spawned(running: LocalModelServer) -> int:
 
 
 def test_answers_those_who_know_the_token(model: Path) -> None:
-    """A chat completion needs the token; the answer names the alias and counts tokens."""
+    """A chat completion needs the token; the answer names the alias and counts tokens. A prompt
+    over `context` is refused, one below it is not, whatever `parallel` is. More connections than
+    the server works on at once are all answered."""
     said: list[str] = []
 
     async def use(running: LocalModelServer) -> None:
         status, body = await asyncio.to_thread(post, running)
-        assert status == 200
-        assert body["model"] == "tiny"
+        assert (status, body["model"], body["usage"]["completion_tokens"]) == (200, "tiny", 4)
         assert body["choices"][0]["message"]["content"]
-        assert body["usage"]["completion_tokens"] == 4
         assert (await asyncio.to_thread(post, running, token="wrong"))[0] == 401
-
-    serve(model, use, say=said.append)
-    assert said[0] == "starting tiny …"
-    assert said[-1].startswith("tiny ready in ")
-
-
-def test_context_is_each_answers_own(model: Path) -> None:
-    """A prompt over `context` is refused, one below it is not, whatever `parallel` is."""
-
-    async def use(running: LocalModelServer) -> None:
         assert (await asyncio.to_thread(post, running, "word " * 150))[0] == 200
         status, body = await asyncio.to_thread(post, running, "word " * 300)
-        assert status == 400
-        assert body["error"]["type"] == "exceed_context_size_error"
-
-    serve(model, use, context=256, parallel=2)
-
-
-def test_many_at_once(model: Path) -> None:
-    """More connections than the server works on at once are all answered."""
-
-    async def use(running: LocalModelServer) -> None:
+        assert (status, body["error"]["type"]) == (400, "exceed_context_size_error")
         with ThreadPoolExecutor(24) as pool:
             replies = list(pool.map(lambda n: post(running, f"{n}", max_tokens=1), range(24)))
         assert [status for status, _ in replies] == [200] * 24
 
-    serve(model, use)
+    serve(model, use, say=said.append, context=256, parallel=2)
+    assert said[0] == "starting tiny …"
+    assert said[-1].startswith("tiny ready in ")
 
 
 def test_secrets_stay_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The token is in no command line, environment or repr, and the child sees no key."""
+    """The token is in no command line, environment or repr. The child sees no key, inherits no
+    open file of its parent's, and prints nowhere."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
 
     async def use(running: LocalModelServer) -> None:
@@ -122,40 +104,37 @@ def test_secrets_stay_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
         arguments, environ = (proc / "cmdline").read_bytes(), (proc / "environ").read_bytes()
         assert b"local_model_server" in arguments
         assert b"HOME=" in environ
-        for place in (arguments, environ):
+        for place in (arguments, environ, repr(running).encode()):
             assert running.token.encode() not in place
             assert b"sk-canary" not in place
-        assert running.token not in repr(running)
-
-    serve(model, use)
-
-
-def test_holds_nothing_of_the_parents(model: Path) -> None:
-    """The child inherits no open file of its parent's, and prints nowhere."""
-
-    async def use(running: LocalModelServer) -> None:
-        found = open_files(running.pid)
+        found = {int(path.name): str(path.readlink()) for path in (proc / "fd").iterdir()}
         assert found[1] == found[2] == os.devnull
-        assert str(inherited) not in found.values()
+        assert __file__ not in found.values()
 
-    inherited = Path(__file__)
-    with inherited.open("rb"):
+    with Path(__file__).open("rb"):
         serve(model, use)
 
 
 def test_close_is_prompt_and_leaves_nothing(model: Path) -> None:
-    """Closing takes less than a second and reaps the child; closing again does nothing."""
+    """Closing takes less than a second and reaps the child; closing again does nothing. A start
+    that is cancelled half way ends its child, too."""
 
     async def run() -> None:
         running = server(model)
         await running.start()
         await running.start()
-        pid = running.pid
-        began = time.monotonic()
+        pid, began = running.pid, time.monotonic()
         await running.close()
         assert time.monotonic() - began < 1
         assert not alive(pid)
         await running.close()
+        running = server(model)
+        starting = asyncio.create_task(running.start())
+        pid = await spawned(running)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not alive(pid)
 
     asyncio.run(run())
 
@@ -189,26 +168,12 @@ def test_a_crash_fails_calls_and_hangs_nothing(model: Path) -> None:
     assert said[-1] == "warning: the server for tiny was killed by SIGABRT; its calls fail"
 
 
-def test_cancelled_start_leaves_nothing(model: Path) -> None:
-    """A start that is cancelled half way ends its child."""
+def test_patience_ends(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not ready in time is given up, every time it is asked for."""
+    monkeypatch.setattr(local_model, "START_LIMIT", -model.stat().st_size / 20e6)
 
     async def run() -> None:
         running = server(model)
-        starting = asyncio.create_task(running.start())
-        pid = await spawned(running)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-        assert not alive(pid)
-
-    asyncio.run(run())
-
-
-def test_patience_ends(model: Path) -> None:
-    """A server that is not ready in time is given up, every time it is asked for."""
-
-    async def run() -> None:
-        running = server(model, start_limit=0.001)
         for _ in range(2):
             with pytest.raises(SetupError, match=r"was not ready after .* smaller model"):
                 await running.start()
@@ -240,18 +205,16 @@ def test_killed_while_loading_is_told(model: Path) -> None:
     asyncio.run(run())
 
 
-def test_wrong_file_is_refused_unstarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is no model is refused before any process starts."""
-    monkeypatch.setattr(local_model_files, "has_extra", lambda: True)
-    running = server(tmp_path / "none.gguf")
-    with pytest.raises(SetupError, match="there is no model at"):
-        asyncio.run(running.start())
-    assert running.pid is None
+def test_a_server_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose library does not load names the command that mends it."""
+    (tmp_path / "xllamacpp.py").write_text("raise OSError('libggml.so: wrong ELF class')")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SetupError, match=r"wrong ELF class.*--force-reinstall 'xllamacpp==\d"):
+        asyncio.run(server(tmp_path / "m.gguf").start())
 
 
 def test_presence_is_checked_without_importing() -> None:
-    """Looking for the extra does not load it."""
-    import sys
-
-    assert local_model_files.has_extra() == (importlib.util.find_spec("xllamacpp") is not None)
+    """Looking for the server does not load it."""
+    local_model_files.has_server()
     assert "xllamacpp" not in sys.modules

