@@ -17,10 +17,9 @@ from llmctl.config.load import Overrides
 from llmctl.config.settings import Profile, Settings, parse_duration
 from llmctl.config.yaml_nodes import nearest, quoted
 from llmctl.errors import CallError, NoKeyError, UsageError
-from llmctl.keys.key import Key, KeySlot, slot_of
+from llmctl.keys.key import Key, KeyPair, KeySlot, slot_of
 from llmctl.keys.keyring_store import KeyringUnavailable, stored_slots
 from llmctl.keys.resolver import KeyResolver
-from llmctl.keys.rotation import KeyPair
 from llmctl.providers.models_api import probe
 from llmctl.providers.registry import LOCAL
 from llmctl.redact import last_chars, redact_possible_keys

@@ -13,9 +13,9 @@ from llmctl.cli.keys_list import KeyPlace, KeyPlaces
 from llmctl.cli.output import is_tty
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, UsageError
-from llmctl.keys.key import KeySlot
+from llmctl.keys.key import KeyPair, KeySlot
 from llmctl.keys.keyring_store import mark_stored
-from llmctl.keys.rotation import Check, KeyPair, KeyStore, RotationState, new_key
+from llmctl.keys.rotation import Check, KeyStore, new_key
 from llmctl.providers.models_api import key_page, probe
 from llmctl.redact import last_chars
 
@@ -117,10 +117,10 @@ def _refuse_words(words: Sequence[str]) -> None:
 def _offered(changes: KeyStore, place: KeyPlace) -> str | None:
     """The new key. At a terminal nobody is asked for one that is stored already; what is piped
     in is always read, and nothing at all means: go on."""
-    phase = changes.read().state
-    if phase is RotationState.EMPTY:
+    empty = changes.read().sides.count(None)
+    if empty == 2:
         return None
-    begins = phase is RotationState.SETTLED
+    begins = empty == 1
     if is_tty(sys.stdin) and not begins:
         return None
     text = read_secret(f"New key for {place.slot.name} ({place.slot.where}): ")

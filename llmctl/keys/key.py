@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from llmctl.config.settings import Profile
+from llmctl.errors import LlmctlError, NoKeyError
+from llmctl.redact import remember
 from llmctl.types import Target
+
+_PROBLEMS = {
+    r"\A\Z": "is empty",
+    r"\A\s|\s\Z": "begins or ends with white space",
+    r"[\x00-\x1f\x7f-\x9f]": "holds a line break or another control character",
+    r"[^\x00-\xff]": "holds a character that no HTTP header can carry",
+    r"""\A(["'])(.*\1)?\Z""": "is in quotation marks",
+}
+
+
+def usable(value: str, what: str, mend: str, error: type[LlmctlError] = NoKeyError) -> str:
+    """The value, which `redact_known_keys` cuts from now on.
+
+    Raises `error` when it cannot be a key: "WHAT is empty; MEND", without the value.
+    """
+    for pattern, problem in _PROBLEMS.items():
+        if re.search(pattern, value):
+            raise error(f"{what} {problem}; {mend}")
+    remember(value)
+    return value
 
 
 class Key(Struct, frozen=True):
     """An API key and where it was found (`$NAME`, `keyring`, `command`).
 
-    `role` is `primary` or `previous` for a stored key, `created` Unix seconds (None when
-    unknown), `previous` the key to use when the provider refuses this one. The repr shows only
-    where the key was found.
+    `previous` is the key to use when the provider refuses this one. The repr shows only where
+    the key was found.
     """
 
     value: str
     source: str
-    role: str = "primary"
-    created: float | None = None
     previous: Key | None = None
 
     def __repr__(self) -> str:
@@ -40,10 +61,7 @@ class KeySlot(NamedTuple):
     @property
     def where(self) -> str:
         """The origin as people write it, without a default port."""
-        for scheme, port in (("https", ":443"), ("http", ":80")):
-            if self.origin.startswith(f"{scheme}://") and self.origin.endswith(port):
-                return self.origin.removesuffix(port)
-        return self.origin
+        return re.sub(r"^(https://.*):443$|^(http://.*):80$", r"\1\2", self.origin)
 
 
 class KeySource(Protocol):
@@ -63,16 +81,68 @@ def slot_of(profile: Profile) -> KeySlot:
     return KeySlot(name, Target("", "", "", profile.base_url, "").origin)
 
 
-def key_problem(value: str) -> str | None:
-    """Why a text cannot be a key, as the end of a sentence; None when it can."""
-    if not value:
-        return "is empty"
-    if value != value.strip():
-        return "begins or ends with white space"
-    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in value):  # C0, DEL, C1
-        return "holds a line break or another control character"
-    if any(ord(c) > 0xFF for c in value):  # an HTTP header is Latin-1
-        return "holds a character that no HTTP header can carry"
-    if value[0] in "\"'" and value[-1] == value[0]:
-        return "is in quotation marks"
-    return None
+class StoredKey(Struct, frozen=True, tag_field="llmctl", tag=1):
+    """One side of a slot. `created`: Unix seconds; `rank`: None for a candidate."""
+
+    key: str
+    created: float | None = None
+    rank: int | None = 0
+
+    def __repr__(self) -> str:
+        return f"StoredKey([key], created={self.created}, rank={self.rank})"
+
+    def to_text(self) -> str:
+        """The JSON text that the keyring stores."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> StoredKey:
+        """The stored key of a text; text that llmctl did not write is a key as it stands."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, UnicodeError):
+            return cls(text)
+
+
+class Change(Struct, frozen=True):
+    """One durable step: the key that a side (0 or 1) gets; None deletes it."""
+
+    side: int
+    key: StoredKey | None
+
+
+class KeyPair(Struct, frozen=True):
+    """Both sides of a slot."""
+
+    sides: tuple[StoredKey | None, StoredKey | None] = (None, None)
+
+    @property
+    def _ranked(self) -> list[StoredKey | None]:
+        """The keys that have a rank, the highest first, and None."""
+        found = [side for side in self.sides if side and side.rank is not None]
+        return [*sorted(found, key=lambda side: -(side.rank or 0)), None, None]
+
+    @property
+    def primary(self) -> StoredKey | None:
+        """The key that calls use."""
+        return self._ranked[0]
+
+    @property
+    def previous(self) -> StoredKey | None:
+        """The key that calls use when the primary is refused."""
+        return self._ranked[1]
+
+    @property
+    def candidate(self) -> StoredKey | None:
+        """The key that may become the primary."""
+        return next((side for side in self.sides if side and side.rank is None), None)
+
+    @property
+    def free_side(self) -> int:
+        """The side without a rank: empty, or a candidate's."""
+        return next(n for n, side in enumerate(self.sides) if side is None or side.rank is None)
+
+    def after(self, change: Change) -> KeyPair:
+        """The pair once the change has been made."""
+        first, second = self.sides
+        return KeyPair((change.key, second) if change.side == 0 else (first, change.key))

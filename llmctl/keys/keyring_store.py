@@ -1,27 +1,23 @@
 """The system's keyring: its backend, bounded calls to it, and the index of keys.
 
-Calls are bounded in time, a backend's errors become sentences, and an encrypted file is replaced
-whole or not at all. `keyring` takes 0.1 to 0.2 s to import: only opening a keyring does.
+`keyring` takes 0.1 to 0.2 s to import: only opening a keyring does.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from llmctl.errors import NoKeyError
-from llmctl.keys.key import KeySlot
-from llmctl.keys.rotation import Change, KeyPair, StoredKey
-from llmctl.redact import redact
+from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey
+from llmctl.redact import redact, remember
 from llmctl.storage.files import disk, private_folder, write_private
 
 if TYPE_CHECKING:
@@ -40,36 +36,28 @@ from its password (Argon2: 0.8 s of processor time, more on a small or busy mach
 PASSWORD = "LLMCTL_KEYRING_PASSWORD"  # noqa: S105 - the name of a variable
 """The variable that opens an encrypted file where nobody can be asked."""
 
-WINDOWS_LIMIT = 1280
-"""Characters of one secret: CRED_MAX_CREDENTIAL_BLOB_SIZE is 2,560 bytes, kept as UTF-16."""
-
-_FILE_BACKED = ("keyrings.cryptfile.", "keyrings.alt.")
-_CRYPTFILE = "keyrings.cryptfile.cryptfile.CryptFileKeyring"
-_OF_OTHERS = (
-    "keyring.backends.SecretService.Keyring",
-    "keyring.backends.kwallet.DBusKeyring",
-    "keyring.backends.libsecret.Keyring",
-    _CRYPTFILE,
+_BACKENDS = (  # the best first: `sys.platform`, or "" for all others, and "*" for every one
+    ("darwin", "keyring.backends.macOS.Keyring", "the macOS Keychain"),
+    ("win32", "keyring.backends.Windows.WinVaultKeyring", "the Windows Credential Manager"),
+    ("", "keyring.backends.SecretService.Keyring", "the Secret Service"),
+    ("", "keyring.backends.kwallet.DBusKeyring", "KWallet"),
+    ("", "keyring.backends.libsecret.Keyring", "the Secret Service"),
+    ("*", "keyrings.cryptfile.cryptfile.CryptFileKeyring", "an encrypted file"),
 )
-_OF_SYSTEM = {
-    "darwin": ("keyring.backends.macOS.Keyring", _CRYPTFILE),
-    "win32": ("keyring.backends.Windows.WinVaultKeyring", _CRYPTFILE),
-}
-"""The backends of a system, the best first; others are used when the user names them in
-PYTHON_KEYRING_BACKEND or in keyring's own configuration file."""
-
-_NAMES = {
-    "keyring.backends.SecretService": "the Secret Service",
-    "keyring.backends.libsecret": "the Secret Service",
-    "keyring.backends.kwallet": "KWallet",
-    "keyring.backends.macOS": "the macOS Keychain",
-    "keyring.backends.Windows": "the Windows Credential Manager",
-}
+_FILE_BACKED = ("keyrings.cryptfile.", "keyrings.alt.")
 _REFUSED = {
     "keyring.backends.fail": "there is none on this machine",
     "keyring.backends.null": "the null backend keeps nothing",
     "keyring.backends.chainer": "a chain of backends may write to a plain file; name one of them "
     "alone",
+}
+_REASONS = {  # how the errors of backends begin
+    "NoKeyringError": "there is none on this machine",
+    "KeyringLocked": "it is locked; unlock it first",
+    # CredWrite: CRED_MAX_CREDENTIAL_BLOB_SIZE is 2,560 bytes, kept as UTF-16
+    "error: (1783,": "the key is longer than the 1,200 characters that it keeps",
+    "ValueError: MAC check": "the password of the encrypted file is not right",
+    "ValueError: Incorrect Password": "the password of the encrypted file is not right",
 }
 
 _SUFFIXES = ("", " (2)")
@@ -78,7 +66,7 @@ _SUFFIXES = ("", " (2)")
 _WAYS_ON = f"""Three ways on:
   1. the environment:   export OPENAI_API_KEY=… (or the variable of your provider)
   2. another program:   key: {{command: "op read op://…"}} in the profile
-  3. an encrypted file: pip install 'llmctl[cryptfile]', and its password in {PASSWORD}"""
+  3. an encrypted file: pip install keyrings.cryptfile, and its password in {PASSWORD}"""
 
 
 class KeyringUnavailable(NoKeyError):
@@ -90,7 +78,10 @@ class KeyringUnavailable(NoKeyError):
 
 
 class Keyring:
-    """Key pairs in the system's keyring, each under its name and origin."""
+    """Key pairs in the system's keyring, each under its name and origin.
+
+    Every call is bounded in time, and raises `KeyringUnavailable` for whatever a backend raises.
+    """
 
     def __init__(self, backend: KeyringBackend) -> None:
         self._backend = backend
@@ -107,7 +98,7 @@ class Keyring:
             raise KeyringUnavailable(why)
         opened = cls(backend)
         if hasattr(type(backend), "keyring_key"):  # the property itself would ask
-            password = environ.get(PASSWORD) or (_ask_password(ask, opened._file) if ask else None)
+            password = environ.get(PASSWORD) or (opened._ask_password(ask) if ask else None)
             if not password:
                 raise KeyringUnavailable(f"{opened.where} needs its password in {PASSWORD}")
             opened._change(lambda copied: setattr(copied, "keyring_key", password), password)
@@ -116,52 +107,53 @@ class Keyring:
     @property
     def where(self) -> str:
         """The backend as a person knows it."""
-        kind = type(self._backend)
-        if kind.__module__ in _NAMES:
-            return _NAMES[kind.__module__]
-        return f"the encrypted file {self._file}" if self._file else _qualified(self._backend)
+        if self._file:
+            return f"the encrypted file {self._file}"
+        module = type(self._backend).__module__
+        known = (name for _, place, name in _BACKENDS if place.startswith(f"{module}."))
+        return next(known, _qualified(self._backend))
 
     def read(self, slot: KeySlot) -> KeyPair:
-        """Both sides of the slot. Raises `KeyringUnavailable`."""
+        """Both sides of the slot."""
         return KeyPair((self._get(slot, 0), self._get(slot, 1)))
 
     def write(self, slot: KeySlot, pair: KeyPair, change: Change) -> KeyPair:
-        """Write or delete one side, and read it back.
+        """Write or delete one side, read it back, and return the pair after that.
 
-        The null backend accepts and keeps nothing. Raises `NoKeyError`; a key too long for the
-        backend is not written.
+        The null backend accepts and keeps nothing.
         """
-        service, user = _names(slot, change.side)
+        name = _names(slot, change.side)
         if change.key is None:
-            self._change(lambda backend: backend.delete_password(service, user))
+            self._change(lambda backend: backend.delete_password(*name))
         else:
-            text, secret = change.key.to_text(), change.key.key
-            windows = type(self._backend).__module__ == "keyring.backends.Windows"
-            if windows and len(text) > WINDOWS_LIMIT:
-                raise NoKeyError(
-                    f"the key has {len(secret):,} characters; {self.where} keeps at most "
-                    f"{WINDOWS_LIMIT - (len(text) - len(secret)):,}: use an environment variable "
-                    "or `key: {command: …}` for this one"
-                )
-            self._change(lambda backend: backend.set_password(service, user, text), secret)
+            text = change.key.to_text()
+            self._change(lambda backend: backend.set_password(*name, text), change.key.key)
         if self._get(slot, change.side) != change.key:
             raise KeyringUnavailable(f"{self.where} did not keep what was written")
         return pair.after(change)
 
     def _get(self, slot: KeySlot, side: int) -> StoredKey | None:
-        service, user = _names(slot, side)
-        text = self._call(lambda: self._backend.get_password(service, user))
-        return StoredKey.from_text(text) if text else None
+        text = self._call(lambda: self._backend.get_password(*_names(slot, side)))
+        if not text:
+            return None
+        stored = StoredKey.from_text(text)
+        remember(stored.key)
+        return stored
 
     @property
     def _file(self) -> Path | None:
-        """The file that the backend keeps secrets in, if it is one of those."""
+        """The one file that the backend rewrites, if it is of those that do."""
         path: Any = getattr(self._backend, "file_path", None)
-        return Path(path) if isinstance(path, str) else None
+        backed = type(self._backend).__module__.startswith(_FILE_BACKED)
+        return Path(path) if backed and isinstance(path, str) else None
 
-    @property
-    def _rewrites_a_file(self) -> bool:
-        return type(self._backend).__module__.startswith(_FILE_BACKED) and self._file is not None
+    def _ask_password(self, ask: Callable[[str], str]) -> str:
+        """The password of the encrypted file; typed twice for a file that is made now."""
+        file = self._file
+        password = ask(f"Password of {self.where}: ")
+        if file and not file.exists() and ask("The same again, for the file is new: ") != password:
+            raise KeyringUnavailable("the two passwords are not the same")
+        return password
 
     def _change(self, work: Callable[[KeyringBackend], object], secret: str | None = None) -> None:
         """A bounded change of what the backend keeps.
@@ -171,28 +163,29 @@ class Keyring:
         which takes the file's place only after the work has ended in time: a thread that was
         abandoned holds the copies, and nobody else ever uses them.
         """
-        if not self._rewrites_a_file:
+        path, backend = self._file, copy.copy(self._backend)
+        if path is None:
             self._call(lambda: work(self._backend), secret)
             return
-        path = self._file
-        assert path is not None
         private_folder(path.parent)
-        with disk("write", path), _scratch_folder(path.parent) as folder:
-            copied = folder / path.name
-            if path.exists():  # the backend asks whether there is one
-                shutil.copyfile(path, copied)
-            before = copied.read_bytes() if copied.exists() else None
-            backend: Any = copy.copy(self._backend)
-            backend.file_path = str(copied)
+        scratch = tempfile.TemporaryDirectory(
+            prefix=".llmctl-keyring-", dir=path.parent, ignore_cleanup_errors=True
+        )
+        with disk("write", path), scratch as folder:
+            copied = Path(folder) / path.name
+            before = path.read_bytes() if path.exists() else b""
+            if before:  # the backend asks whether there is a file
+                copied.write_bytes(before)
+            backend.file_path = str(copied)  # type: ignore[attr-defined]
             self._call(lambda: work(backend), secret)
-            after = copied.read_bytes() if copied.exists() else None
-            if after is not None and after != before:
+            after = copied.read_bytes() if copied.exists() else b""
+            if after and after != before:
                 write_private(path, after)
-            backend.file_path = str(path)
+            backend.file_path = str(path)  # type: ignore[attr-defined]
             self._backend = backend
 
     def _call(self, work: Callable[[], T], secret: str | None = None) -> T:
-        return _bounded(work, FILE_LIMIT if self._rewrites_a_file else LIMIT, secret)
+        return _bounded(work, FILE_LIMIT if self._file else LIMIT, secret)
 
 
 def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None = None) -> T:
@@ -219,18 +212,10 @@ def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None =
     try:
         return future.result()
     except Exception as error:  # noqa: BLE001 - a backend may raise anything
+        said = f"{type(error).__name__}: {error}".strip(" .:")
+        why = next((why for start, why in _REASONS.items() if said.startswith(start)), said)
         # without its cause: a foreign message may repeat what it was given
-        raise KeyringUnavailable(redact(_reason(error), secret)) from None
-
-
-@contextmanager
-def _scratch_folder(parent: Path) -> Iterator[Path]:
-    """A private folder that goes away; an abandoned thread may still write into it."""
-    folder = Path(tempfile.mkdtemp(prefix=".llmctl-keyring-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise KeyringUnavailable(redact(why, secret)) from None
 
 
 def refusal(backend: KeyringBackend) -> str | None:
@@ -254,34 +239,14 @@ def _find_backend() -> KeyringBackend:
 
     if configured := core.load_env() or core.load_config():
         return configured
-    for place in _OF_SYSTEM.get(sys.platform, _OF_OTHERS):
-        try:
-            return core.load_keyring(place)
-        except Exception:  # noqa: BLE001, S112 - not installed, not running, not for here
-            continue
+    here = sys.platform if sys.platform in {"darwin", "win32"} else ""
+    for system, place, _ in _BACKENDS:
+        if system in {here, "*"}:
+            try:
+                return core.load_keyring(place)
+            except Exception:  # noqa: BLE001, S112 - not installed, not running, not for here
+                continue
     return core.load_keyring("keyring.backends.fail.Keyring")
-
-
-def _ask_password(ask: Callable[[str], str], file: Path | None) -> str:
-    """The password of the encrypted file; typed twice for a file that is made now."""
-    password = ask(f"Password of the encrypted file {file}: ")
-    if file and not file.exists() and ask("The same again, for the file is new: ") != password:
-        raise KeyringUnavailable("the two passwords are not the same")
-    return password
-
-
-def _reason(error: Exception) -> str:
-    """A backend's error in words."""
-    kind = type(error).__name__
-    said = str(error).strip().rstrip(".") or kind
-    known = {
-        "NoKeyringError": "there is none on this machine",
-        "KeyringLocked": "it is locked; unlock it first",
-        "InitError": f"it cannot be opened ({said})",
-    }
-    if kind == "ValueError" and any(word in said for word in ("MAC check", "Incorrect Password")):
-        return "the password of the encrypted file is not right"
-    return known.get(kind, f"{kind}: {said}" if said != kind else kind)
 
 
 def _qualified(backend: KeyringBackend) -> str:
@@ -311,12 +276,9 @@ def stored_slots(state: Path) -> frozenset[KeySlot]:
 
 
 def mark_stored(state: Path, slot: KeySlot, *, stored: bool) -> None:
-    """Add a slot to the index, or remove it.
-
-    Called before a key is stored, and after the last one has been deleted. Raises `DiskError`.
-    """
+    """Add a slot to the index, or remove it. Raises `DiskError`."""
     slots = stored_slots(state)
     if (slot in slots) is not stored:
-        rows = [{"name": one.name, "origin": one.origin} for one in sorted(slots ^ {slot})]
+        rows = [one._asdict() for one in sorted(slots ^ {slot})]
         text = json.dumps({"version": 1, "keys": rows}, indent=2)
         write_private(private_folder(state) / _INDEX, text.encode())

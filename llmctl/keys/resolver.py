@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 
 from msgspec import Struct
 
 from llmctl.config.settings import Profile
 from llmctl.errors import NoKeyError
-from llmctl.keys.command import key_from
-from llmctl.keys.key import Key, KeySlot, KeySource, key_problem, slot_of
+from llmctl.keys.command import CommandSource
+from llmctl.keys.key import Key, KeySlot, KeySource, slot_of, usable
 from llmctl.keys.keyring_store import PASSWORD, Keyring, KeyringUnavailable
-from llmctl.keys.rotation import PairStorage, StoredKey
-from llmctl.redact import last_chars, remember
+from llmctl.redact import last_chars
 
 
 class EnvironmentSource(Struct, frozen=True):
@@ -28,66 +28,33 @@ class EnvironmentSource(Struct, frozen=True):
     variable: str
 
     def read(self) -> Key | None:
-        """The variable's key, None when it is unset or empty.
-
-        Raises `NoKeyError`, without showing the value, when it cannot be a key.
-        """
+        """The variable's key, None when it is unset or empty. Raises `NoKeyError`."""
         # `export KEY="$(cat file)"` is clean, but a secret mounted as a file often ends its line
         value = self.environ.get(self.variable, "").rstrip("\r\n")
         if not value:
             return None
-        if why := key_problem(value):
-            raise NoKeyError(
-                f"the key in ${self.variable} {why}; set {self.variable} again to the key alone"
-            )
-        remember(value)
-        return Key(value, f"${self.variable}")
+        mend = f"set {self.variable} again to the key alone"
+        return Key(usable(value, f"the key in ${self.variable}", mend), f"${self.variable}")
 
-    async def find(self, slot: KeySlot) -> Key | None:
+    async def find(self, _: KeySlot) -> Key | None:
         """As `read`, whatever the slot is."""
-        del slot
         return self.read()
-
-
-class CommandSource(Struct, frozen=True):
-    """A key that a program prints. It does not see the variables in `hidden`."""
-
-    command: tuple[str, ...]
-    environ: Mapping[str, str]
-    hidden: Collection[str] = ()
-
-    async def find(self, slot: KeySlot) -> Key | None:
-        """The printed key, whatever the slot is. Raises `NoKeyError` when there is none."""
-        del slot
-        value = await key_from(self.command, self.environ, (*self.hidden, PASSWORD))
-        if why := key_problem(value):
-            raise NoKeyError(
-                f"what the key's command {self.command[0]} printed {why}; "
-                "it must print the key alone"
-            )
-        remember(value)
-        return Key(value, "command")
 
 
 class KeyringSource(Struct, frozen=True):
     """The stored keys; `open_keyring` is called when the first one is looked for."""
 
-    open_keyring: Callable[[], PairStorage]
+    open_keyring: Callable[[], Keyring]
 
     async def find(self, slot: KeySlot) -> Key | None:
         """The slot's primary key, with the previous one. Raises `NoKeyError`."""
         pair = await asyncio.to_thread(lambda: self.open_keyring().read(slot))
-        previous = _stored(pair.previous, "previous", None)
-        return _stored(pair.primary, "primary", previous)
-
-
-def _stored(stored: StoredKey | None, role: str, previous: Key | None) -> Key | None:
-    if stored is None:
-        return None
-    if why := key_problem(stored.key):
-        raise NoKeyError(f"the stored key {why}; store it again with `llmctl keys set`")
-    remember(stored.key)
-    return Key(stored.key, "keyring", role, stored.created, previous)
+        mend = "store it again with `llmctl keys set`"
+        key = None
+        for stored in (pair.previous, pair.primary):
+            if stored:
+                key = Key(usable(stored.key, "the stored key", mend), "keyring", key)
+        return key
 
 
 class KeyResolver:
@@ -104,28 +71,20 @@ class KeyResolver:
         *,
         stored: Collection[KeySlot] = (),
         ask: Callable[[str], str] | None = None,
-        open_keyring: Callable[
-            [Mapping[str, str], Callable[[str], str] | None], PairStorage
-        ] = Keyring.open,
     ) -> None:
         self._environ = environ
         self._ask = ask
-        self._open = open_keyring
-        self._keyring: PairStorage | None = None
         self.stored = stored
 
-    @property
-    def keyring(self) -> PairStorage:
+    @cached_property
+    def keyring(self) -> Keyring:
         """The keyring, opened now if it was not. Raises `KeyringUnavailable`."""
-        if self._keyring is None:
-            self._keyring = self._open(self._environ, self._ask)
-        return self._keyring
+        return Keyring.open(self._environ, self._ask)
 
     def environment(self, profile: Profile) -> Key | None:
-        """The key in the profile's variable, read as by `EnvironmentSource`."""
-        if profile.key is None or profile.key.env is None:
-            return None
-        return EnvironmentSource(self._environ, profile.key.env).read()
+        """The key in the profile's variable. Raises `NoKeyError` when it cannot be one."""
+        variable = profile.key and profile.key.env
+        return EnvironmentSource(self._environ, variable).read() if variable else None
 
     def sources(self, profile: Profile) -> list[KeySource]:
         """The places of the profile's key, in the order in which they are asked."""
@@ -133,13 +92,9 @@ class KeyResolver:
         if source is None:  # a server that may want no key: the hint saves opening the keyring
             return [keyring] if slot_of(profile) in self.stored else []
         if source.command:
-            return [CommandSource(source.command, self._environ, source.hidden)]
-        found: list[KeySource] = []
-        if source.env:
-            found.append(EnvironmentSource(self._environ, source.env))
-        if source.keyring:
-            found.append(keyring)
-        return found
+            return [CommandSource(source.command, self._environ, (*source.hidden, PASSWORD))]
+        variable = [EnvironmentSource(self._environ, source.env)] if source.env else []
+        return [*variable, *([keyring] if source.keyring else [])]
 
     async def find(self, profile: Profile) -> Key | None:
         """The key that calls use, None when there is none.
@@ -156,46 +111,36 @@ class KeyResolver:
 
         Raises `NoKeyError` naming the places where a key should be, and how to put one there.
         """
+        missing = f"no key for the profile {profile.name}: "
+        source, mine = profile.key, slot_of(profile)
+        why, ways = [], []
+        if source and source.env:
+            state = "empty" if source.env in self._environ else "not set"
+            why.append(f"${source.env} is {state}")
+            ways.append(f"set it with `export {source.env}=…`")
         try:
             key = await self.find(profile)
         except KeyringUnavailable as error:
-            if profile.key is None or profile.key.env is None:
+            if not why:
                 raise
-            state = self._state(profile.key.env)
-            raise NoKeyError(
-                f"no key for the profile {profile.name}: {state}, and {error.message}"
-            ) from error
-        if key is None and profile.key is not None:
-            raise NoKeyError(self._missing(profile))
-        return key
-
-    def elsewhere(self, profile: Profile) -> list[KeySlot]:
-        """The slots of other origins that store a key of the profile's key name."""
-        mine = slot_of(profile)
-        return sorted(s for s in self.stored if s.name == mine.name and s != mine)
-
-    def _missing(self, profile: Profile) -> str:
-        source, mine = profile.key, slot_of(profile)
-        assert source is not None
-        why, ways = [], []
-        if source.env:
-            why.append(self._state(source.env))
-            ways.append(f"set it with `export {source.env}=…`")
+            raise NoKeyError(f"{missing}{why[0]}, and {error.message}") from error
+        if key or source is None:
+            return key
         if source.keyring:
-            others = " and ".join(s.where for s in self.elsewhere(profile))
+            others = " and ".join(slot.where for slot in self.elsewhere(profile))
             why.append(
                 f"the stored key {mine.name} belongs to {others} and is not sent to {mine.where}"
                 if others
                 else f"no key {mine.name} is stored for {mine.where}"
             )
             ways.append(f"store one with `llmctl keys set {mine.name}`")
-        return (
-            f"no key for the profile {profile.name}: {', and '.join(why)}; {', '.join(ways)}, "
-            "or choose another profile with -p"
-        )
+        ways.append("or choose another profile with -p")
+        raise NoKeyError(f"{missing}{', and '.join(why)}; {', '.join(ways)}")
 
-    def _state(self, name: str) -> str:
-        return f"${name} is {'empty' if name in self._environ else 'not set'}"
+    def elsewhere(self, profile: Profile) -> list[KeySlot]:
+        """The slots of other origins that store a key of the profile's key name."""
+        mine = slot_of(profile)
+        return sorted(s for s in self.stored if s.name == mine.name and s != mine)
 
 
 class RotatingKey:
@@ -232,28 +177,25 @@ class RotatingKey:
         async with self._asking:
             if self.value != value:
                 return True
-            if value is None or value in self._refused:
+            if self._current is None or self._current.value in self._refused:
                 return False
-            self._refused.add(value)
-            key = await self._look_again()
+            self._refused.add(self._current.value)
+            if self._current.source.startswith("$"):
+                return False  # a process cannot see its environment change
+            try:
+                key = primary = await self._resolver.find(self._profile)
+            except NoKeyError as error:
+                self._say(f"no other key: {error.message}")
+                return False
             while key is not None and key.value in self._refused:
                 key = key.previous
             if key is None:
                 return False
-            what = "the previous one" if key.role == "previous" else "the one it was replaced by"
+            what = "the one it was replaced by" if key is primary else "the previous one"
             self._say(
-                f"profile {self._profile.name}: the provider refused the key {last_chars(value)}; "
-                f"going on with {what}, {last_chars(key.value)} ({key.source})"
+                f"profile {self._profile.name}: the provider refused the key "
+                f"{last_chars(self._current.value)}; going on with {what}, "
+                f"{last_chars(key.value)} ({key.source})"
             )
             self._current = key
             return True
-
-    async def _look_again(self) -> Key | None:
-        """The key that the source has now; None when the source fails now."""
-        if self._current is None or self._current.source.startswith("$"):
-            return None  # a process cannot see its environment change
-        try:
-            return await self._resolver.find(self._profile)
-        except NoKeyError as error:
-            self._say(f"no other key: {error.message}")
-            return None

@@ -1,99 +1,66 @@
-"""Keyring backends of the tests: in memory, forgetful, slow, failing."""
+"""Keyring backends of the tests: in memory, and those that go wrong in one way."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 
 from keyring.backend import KeyringBackend
 from keyring.errors import PasswordDeleteError
 
-from llmctl.keys.key import KeySlot
-from llmctl.keys.rotation import Change, KeyPair
+from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey
+from llmctl.keys.keyring_store import Keyring
 
 
 class Memory(KeyringBackend):
-    """Keeps what it is given, as long as it lives."""
+    """Keeps what it is given, as long as it lives; counts how often it is read.
+
+    `fault` is called before every call.
+    """
 
     priority = 1
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Callable[[], object] = lambda: None) -> None:
         self.kept: dict[tuple[str, str], str] = {}
+        self.reads = 0
+        self.fault = fault
 
     def get_password(self, service: str, username: str) -> str | None:
         """What is kept."""
+        self.fault()
+        self.reads += 1
         return self.kept.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Keep it."""
+        self.fault()
         self.kept[service, username] = password
 
     def delete_password(self, service: str, username: str) -> None:
         """Keep it no more."""
+        self.fault()
         if self.kept.pop((service, username), None) is None:
             raise PasswordDeleteError("not found")
 
 
-class Forgetful(Memory):
-    """Accepts and keeps nothing."""
+def failing(error: Exception) -> Memory:
+    """A backend that raises the same error whatever is asked."""
 
-    priority = 1
+    def fail() -> None:
+        raise error
 
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Do nothing."""
-        del service, username, password
-
-
-class Failing(Memory):
-    """Raises the same error whatever is asked."""
-
-    priority = 1
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Fail."""
-        del service, username
-        raise self.error
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Fail."""
-        del service, username, password
-        raise self.error
+    return Memory(fail)
 
 
-class Silent(Memory):
-    """Answers only once it is told to."""
-
-    priority = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.released = threading.Event()
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Wait."""
-        del service, username
-        self.released.wait()
-        return None
+def put(keyring: Keyring, slot: KeySlot, *keys: str) -> None:
+    """Store a primary, and a previous key, in place of what was there."""
+    pair = keyring.read(slot)
+    for side, key in enumerate(keys):
+        pair = keyring.write(slot, pair, Change(side, StoredKey(key, 5.0, -side)))
 
 
-class MemoryPairs:
-    """Key pairs in memory, without a keyring; counts how often they are read."""
-
-    where = "memory"
-
-    def __init__(self) -> None:
-        self.pairs: dict[KeySlot, KeyPair] = {}
-        self.reads = 0
-
-    def read(self, slot: KeySlot) -> KeyPair:
-        """What is kept there."""
-        self.reads += 1
-        return self.pairs.get(slot, KeyPair())
-
-    def write(self, slot: KeySlot, pair: KeyPair, change: Change) -> KeyPair:
-        """Make one change."""
-        self.pairs[slot] = pair.after(change)
-        return self.pairs[slot]
+def holding(slot: KeySlot, *keys: str) -> Keyring:
+    """A keyring in memory with a primary, and a previous key."""
+    keyring = Keyring(Memory())
+    put(keyring, slot, *keys)
+    assert keyring.read(slot) != KeyPair()
+    return keyring
