@@ -7,6 +7,7 @@ never fetched. The parts are those of `types.Message`.
 from __future__ import annotations
 
 import base64
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -19,24 +20,22 @@ MOST = 20 * 1024 * 1024
 """Bytes of all attachments of one call: in base64 they stay below the smallest limit of a
 request that a provider has (Anthropic: 32 MB)."""
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".webp"}
-_STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-    (b"ID3", "audio/mp3"),
-    (b"\xff\xfb", "audio/mp3"),
-    (b"\xff\xf3", "audio/mp3"),
-    (b"\xff\xf2", "audio/mp3"),
-    (b"OggS", "audio/ogg"),
-    (b"fLaC", "audio/flac"),
-    (b"\xff\xf1", "audio/aac"),
-    (b"\xff\xf9", "audio/aac"),
-)
+_TYPES = {
+    rb"\x89PNG\r\n\x1a\n": "image/png",
+    rb"\xff\xd8\xff": "image/jpeg",
+    rb"GIF8[79]a": "image/gif",
+    rb"RIFF....WEBP": "image/webp",
+    rb"%PDF-": "application/pdf",
+    rb"RIFF....WAVE": "audio/wav",
+    rb"ID3|\xff[\xfb\xf3\xf2]": "audio/mp3",
+    rb"OggS": "audio/ogg",
+    rb"fLaC": "audio/flac",
+    rb"\xff[\xf1\xf9]": "audio/aac",
+    rb"....ftypM4A": "audio/m4a",
+}
 """How files begin (en.wikipedia.org/wiki/List_of_file_signatures)."""
 
+_IMAGES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
 _KNOWN = "text, PNG, JPEG, GIF, WebP, PDF, WAV, MP3, FLAC, Ogg, M4A or AAC"
 
 
@@ -83,39 +82,23 @@ def _read(source: str, room: int) -> bytes:
 
 def _part(source: str, data: bytes) -> JSON:
     name = Path(source).name
-    kind = _kind(data)
-    if kind is None:
-        return {"type": "text", "text": f'<file name="{name}">\n{_text(source, data)}\n</file>'}
+    kind = next((k for start, k in _TYPES.items() if re.match(start, data, re.DOTALL)), "")
     encoded = base64.b64encode(data).decode()
+    url = f"data:{kind};base64,{encoded}"
     if kind.startswith("image/"):
-        return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
+        return {"type": "image_url", "image_url": {"url": url}}
     if kind.startswith("audio/"):
         form = kind.removeprefix("audio/")
         return {"type": "input_audio", "input_audio": {"data": encoded, "format": form}}
-    file = {"filename": name, "file_data": f"data:{kind};base64,{encoded}"}
-    return {"type": "file", "file": file}
-
-
-def _text(source: str, data: bytes) -> str:
+    if kind:
+        return {"type": "file", "file": {"filename": name, "file_data": url}}
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
         raise InputError(f"{source} is of a type that cannot be attached: it must be {_KNOWN}")
-    return text.rstrip("\r\n")
-
-
-def _kind(data: bytes) -> str | None:
-    """The media type; None for what may be text."""
-    for start, kind in _STARTS:
-        if data.startswith(start):
-            return kind
-    if data[:4] == b"RIFF":
-        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(data[8:12])
-    if data[4:11] == b"ftypM4A":
-        return "audio/m4a"
-    return None
+    return {"type": "text", "text": f'<file name="{name}">\n{text}\n</file>'}
 
 
 def _address(url: str) -> JSON:
@@ -131,6 +114,6 @@ def _address(url: str) -> JSON:
     if end == ".pdf":
         return {"type": "file", "file": {"filename": path.name, "file_url": url}}
     raise InputError(
-        f"{url} cannot be attached: an address must end in {', '.join(sorted(_IMAGES))} or .pdf; "
+        f"{url} cannot be attached: an address must end in {', '.join(_IMAGES)} or .pdf; "
         "download anything else and attach the file"
     )

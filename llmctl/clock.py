@@ -1,4 +1,4 @@
-"""Clocks, which tests replace by their own, and time-sorted ids."""
+"""Clocks, which tests replace by their own, and time-sorted ids (ULIDs)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,10 @@ def fit(text: str, schema: JSON) -> Any:
     from jsonschema.exceptions import best_match
     from referencing.exceptions import Unresolvable
 
-    value = value_of(text)
+    try:
+        value = orjson.loads(text)
+    except (orjson.JSONDecodeError, UnicodeEncodeError) as error:
+        raise ValueError(f"it is no JSON ({error})" if text.strip() else "it is empty") from error
     try:
         wrong = best_match(_validator(_key(schema)).iter_errors(value))
     except Unresolvable as error:
@@ -48,16 +51,6 @@ def fit(text: str, schema: JSON) -> Any:
         where = f"at {wrong.json_path}: " if wrong.path else ""
         raise ValueError(where + said)
     return value
-
-
-def value_of(text: str) -> Any:
-    """The JSON value of an answer. Raises `ValueError`."""
-    try:
-        return orjson.loads(text)
-    except (orjson.JSONDecodeError, UnicodeEncodeError) as error:
-        if not text.strip():
-            raise ValueError("it is empty") from error
-        raise ValueError(f"it is no JSON ({error})") from error
 
 
 def _key(schema: JSON) -> bytes:
@@ -122,13 +115,8 @@ def _check_references(schema: JSON, kind: type[Validator]) -> None:
                 found = resolver.lookup(reference)
                 kind.check_schema(found.contents)
             except Unresolvable as error:
-                raise ValueError(_unresolved(reference)) from error
+                why = "it does not hold" if reference.startswith("#") else "llmctl does not fetch"
+                raise ValueError(f"it refers to {reference!r}, which {why}") from error
             except (SchemaError, ValueError, TypeError) as error:
                 raise ValueError(f"it refers to {reference!r}, which is no schema") from error
             waiting.append((dialect.create_resource(found.contents), found.resolver))
-
-
-def _unresolved(reference: str) -> str:
-    if reference.startswith("#"):
-        return f"it refers to {reference!r}, which it does not hold"
-    return f"it refers to {reference!r}, which llmctl does not fetch"

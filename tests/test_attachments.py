@@ -46,38 +46,31 @@ def test_texts_are_inlined_with_their_names(tmp_path: Path) -> None:
         (PNG, "image/png"),
         (b"\xff\xd8\xff\xe0xx", "image/jpeg"),
         (b"GIF89axx", "image/gif"),
-        (b"RIFF\0\0\0\0WEBPxx", "image/webp"),
-    ],
-)
-def test_images_are_known_by_their_bytes(tmp_path: Path, data: bytes, kind: str) -> None:
-    """The name does not matter: a JPEG called .png is a JPEG."""
-    image, prompt = parts(put(tmp_path, "a.png", data))
-    encoded = base64.b64encode(data).decode()
-    assert image == {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
-    assert prompt == {"type": "text", "text": "look"}
-
-
-@pytest.mark.parametrize(
-    ("data", "form"),
-    [
+        (b"RIFF\0\0\0\nWEBPxx", "image/webp"),
         (b"RIFF\0\0\0\0WAVEfmt ", "wav"),
         (b"ID3\4xx", "mp3"),
         (b"\xff\xfbxx", "mp3"),
+        (b"\xff\xf1xx", "aac"),
         (b"fLaCxx", "flac"),
         (b"OggSxx", "ogg"),
         (b"\0\0\0\x20ftypM4A ", "m4a"),
+        (b"%PDF-1.7\n", "application/pdf"),
     ],
 )
-def test_audio(tmp_path: Path, data: bytes, form: str) -> None:
-    """Audio says which kind it is."""
-    assert parts(put(tmp_path, "a", data))[0]["input_audio"]["format"] == form
-
-
-def test_a_pdf_keeps_its_name(tmp_path: Path) -> None:
-    """A document goes along with its name."""
-    file = parts(put(tmp_path, "a.pdf", b"%PDF-1.7\n"))[0]["file"]
-    assert file["filename"] == "a.pdf"
-    assert file["file_data"].startswith("data:application/pdf;base64,")
+def test_files_are_known_by_their_bytes(tmp_path: Path, data: bytes, kind: str) -> None:
+    """The name does not matter: a JPEG called .png is a JPEG. Audio says which kind it is, and a
+    document goes along with its name."""
+    part, prompt = parts(put(tmp_path, "a.png", data))
+    assert prompt == {"type": "text", "text": "look"}
+    encoded = base64.b64encode(data).decode()
+    url = f"data:{kind};base64,{encoded}"
+    assert part in (
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "input_audio", "input_audio": {"data": encoded, "format": kind}},
+        {"type": "file", "file": {"filename": "a.png", "file_data": url}},
+    )
+    of = {"image_url": "image", "file": "application"}.get(part["type"], kind)
+    assert kind.startswith(of)
 
 
 def test_addresses_are_passed_on() -> None:
@@ -95,33 +88,21 @@ def test_addresses_are_passed_on() -> None:
         ("https://[h/a.png", "not a URL"),
         ("nowhere.png", "no file"),
         ("/dev/zero", "not a file"),
+        ("{folder}", "not a file"),
+        ("{folder}/pipe", "not a file"),  # without a writer it would hang the program
+        ("{folder}/a.zip", "of a type"),
+        ("{folder}/b.txt", "of a type"),
+        ("{folder}/c", "empty"),
         ("a\0b", "cannot read"),
     ],
 )
-def test_what_cannot_be_attached(source: str, says: str) -> None:
-    """One sentence says why."""
-    with pytest.raises(InputError, match=says):
-        parts(source)
-
-
-def test_what_is_in_a_file_that_cannot_be_attached(tmp_path: Path) -> None:
-    """Unknown types, nothing at all, and pipes that never end are refused."""
-    for name, data, says in (
-        ("a.zip", b"PK\3\4\0\xff", "of a type"),
-        ("b.txt", b"text\0", "of a type"),
-        ("c", b"", "empty"),
-    ):
-        with pytest.raises(InputError, match=says):
-            parts(put(tmp_path, name, data))
-    with pytest.raises(InputError, match=r"directory|not a file"):
-        parts(str(tmp_path))
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    """A named pipe without a writer would hang the program."""
+def test_what_cannot_be_attached(tmp_path: Path, source: str, says: str) -> None:
+    """Unknown types, nothing at all, and what never ends are refused; one sentence says why."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="not a file"):
-        parts(str(tmp_path / "pipe"))
+    for name, data in (("a.zip", b"PK\3\4\0\xff"), ("b.txt", b"text\0"), ("c", b"")):
+        put(tmp_path, name, data)
+    with pytest.raises(InputError, match=says):
+        parts(source.format(folder=tmp_path))
 
 
 def test_all_together_are_bounded(tmp_path: Path) -> None:

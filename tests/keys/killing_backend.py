@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from typing import Any
 
 from keyring.backends.SecretService import Keyring as SecretService
 
 _changes = 0
 
 
-def _at(moment: str) -> None:
-    if os.environ.get("KILL_AT") == f"{moment}:{_changes}":
-        os.kill(os.getpid(), signal.SIGKILL)
+def _deadly(change: Callable[[], None]) -> None:
+    global _changes  # noqa: PLW0603 - one process, one life
+    _changes += 1
+    for moment, work in (("before", change), ("after", lambda: None)):
+        if os.environ.get("KILL_AT") == f"{moment}:{_changes}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        work()
 
 
 class Killing(SecretService):
@@ -27,16 +33,10 @@ class Killing(SecretService):
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Write, or die before or after it."""
-        global _changes  # noqa: PLW0603 - one process, one life
-        _changes += 1
-        _at("before")
-        super().set_password(service, username, password)  # type: ignore[no-untyped-call]
-        _at("after")
+        write: Any = super().set_password
+        _deadly(lambda: write(service, username, password))
 
     def delete_password(self, service: str, username: str) -> None:
         """Delete, or die before or after it."""
-        global _changes  # noqa: PLW0603
-        _changes += 1
-        _at("before")
-        super().delete_password(service, username)  # type: ignore[no-untyped-call]
-        _at("after")
+        delete: Any = super().delete_password
+        _deadly(lambda: delete(service, username))

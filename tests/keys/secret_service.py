@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 PROGRAMS = ("dbus-daemon", "dbus-send", "gnome-keyring-daemon")
-_NAME = "org.freedesktop.secrets"
 _PATIENCE = 20.0
+_BUS = """<busconfig><type>session</type><listen>unix:dir={folder}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+<allow own="*"/></policy></busconfig>"""  # it starts nothing by itself
 
 
 def missing() -> list[str]:
@@ -37,63 +38,39 @@ class SecretService:
         self.environ: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        runtime = self._home / "run"
-        runtime.mkdir(parents=True, mode=0o700)
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self._home)}
-        environ["XDG_RUNTIME_DIR"] = str(runtime)
         try:
-            bus = self._start(
-                ["dbus-daemon", f"--config-file={self._bus_file()}", "--print-address=1",
-                 "--nofork", "--nopidfile"],
-                environ,
-            )  # fmt: skip
-            assert bus.stdout is not None
-            address = bus.stdout.readline().decode().strip()
-            assert address, "the session bus did not start"
-            self.environ = {"DBUS_SESSION_BUS_ADDRESS": address}
-            environ |= self.environ
-            command = ["gnome-keyring-daemon", "--foreground", "--components=secrets"]
-            if self._unlocked:
-                command.append("--unlock")
-            keyring = self._start(command, environ)
-            assert keyring.stdin is not None
-            if self._unlocked:
-                keyring.stdin.write(b"a password of the tests")
-            keyring.stdin.close()
-            self._await_name(environ, keyring)
+            self._serve()
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _bus_file(self) -> Path:
-        """A bus that starts nothing by itself: what is not started here is not there."""
-        path = self._home / "bus.conf"
-        path.write_text(
-            "<busconfig><type>session</type>"
-            f"<listen>unix:dir={self._home / 'run'}</listen><auth>EXTERNAL</auth>"
-            '<policy context="default"><allow send_destination="*" eavesdrop="true"/>'
-            '<allow eavesdrop="true"/><allow own="*"/></policy></busconfig>',
-            encoding="utf-8",
-        )
-        return path
-
-    def _start(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            command,
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self._processes.append(process)
-        return process
-
-    def _await_name(self, environ: dict[str, str], keyring: subprocess.Popen[bytes]) -> None:
-        """Return when the service can be called."""
+    def _serve(self) -> None:
+        runtime = self._home / "run"
+        runtime.mkdir(parents=True, mode=0o700)
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self._home)}
+        environ["XDG_RUNTIME_DIR"] = str(runtime)
+        configuration = self._home / "bus.conf"
+        configuration.write_text(_BUS.format(folder=runtime), encoding="utf-8")
+        bus = self._start(
+            environ, "dbus-daemon", f"--config-file={configuration}", "--print-address=1",
+            "--nofork", "--nopidfile",
+        )  # fmt: skip
+        assert bus.stdout is not None
+        address = bus.stdout.readline().decode().strip()
+        assert address, "the session bus did not start"
+        self.environ = {"DBUS_SESSION_BUS_ADDRESS": address}
+        environ |= self.environ
+        command = ["gnome-keyring-daemon", "--foreground", "--components=secrets"]
+        keyring = self._start(environ, *command, *(["--unlock"] if self._unlocked else []))
+        assert keyring.stdin is not None
+        if self._unlocked:
+            keyring.stdin.write(b"a password of the tests")
+        keyring.stdin.close()
         ask = [
             *("dbus-send", "--session", "--print-reply", "--dest=org.freedesktop.DBus"),
-            *("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", f"string:{_NAME}"),
+            *("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner"),
+            "string:org.freedesktop.secrets",
         ]
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until:
@@ -103,6 +80,12 @@ class SecretService:
                 return
             time.sleep(0.02)
         raise TimeoutError("gnome-keyring-daemon did not appear on the bus")
+
+    def _start(self, environ: dict[str, str], *command: str) -> subprocess.Popen[bytes]:
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        process = subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, stderr=null)
+        self._processes.append(process)
+        return process
 
     def pause(self) -> None:
         """Let the daemon hang: it keeps its name and answers nothing."""
@@ -117,7 +100,5 @@ class SecretService:
                 if pipe is not None:
                     pipe.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

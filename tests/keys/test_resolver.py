@@ -92,8 +92,9 @@ ELSEWHERE = replace(PROFILE, base_url="https://proxy.example/v1", key=KeyPlaces(
             PROFILE,
             {},
             (
-                "$OPENAI_API_KEY is not set, and no key openai is stored for https://api.openai.com; "
-                "set it with `export OPENAI_API_KEY=…`, store one with `llmctl keys set openai`"
+                "$OPENAI_API_KEY is not set, and no key openai is stored for "
+                "https://api.openai.com; set it with `export OPENAI_API_KEY=…`, store one with "
+                "`llmctl keys set openai`"
             ),
         ),
         (

@@ -38,7 +38,8 @@ def after(pair: KeyPair, *steps: Step) -> KeyPair:
 
 def roles(pair: KeyPair) -> tuple[str | None, ...]:
     """The first letters of the primary, the previous key and the candidate."""
-    return tuple(key and key.key[0] for key in (pair.primary, pair.previous, pair.candidate))
+    keys = (pair.primary, pair.previous, pair.candidate)
+    return tuple(key.key[0] if key else None for key in keys)
 
 
 STORED, ROTATED = after(SETTLED, OFFER), after(SETTLED, OFFER, PASSED)
