@@ -7,11 +7,13 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import quote, quote_plus
+
+import psutil
 
 _SHORTEST = 8
 
@@ -45,17 +47,10 @@ class Scan:
 
     def folder(self, top: Path) -> int:
         """Look into every file below, names included; how many there were."""
-        count = 0
-        for path in _files(top):
-            count += 1
+        files = [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
+        for path in files:
             self.text(str(path), os.fsencode(path) + b"\n" + path.read_bytes())
-        return count
-
-
-def _files(top: Path) -> Iterator[Path]:
-    for path in sorted(top.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            yield path
+        return len(files)
 
 
 class Watch:
@@ -64,19 +59,17 @@ class Watch:
 
     def __init__(self, scan: Scan, program: str) -> None:
         self._scan = scan
-        self._program = program.encode()
+        self._program = program
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.rounds = 0
-        self.children: set[bytes] = set()
+        self.children: set[str] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -86,24 +79,12 @@ class Watch:
             self.rounds += 1
 
     def _look(self) -> None:
-        parents: dict[int, int] = {}
-        lines: dict[int, bytes] = {}
-        for entry in (path.name for path in Path("/proc").iterdir()):
-            if not entry.isdigit():
-                continue
-            try:
-                line = Path("/proc", entry, "cmdline").read_bytes()
-                state = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            self._scan.text(f"/proc/{entry}/cmdline", line)
-            lines[int(entry)], parents[int(entry)] = line, int(state[1])
+        found = {each.pid: each.info for each in psutil.process_iter(["cmdline", "ppid"])}
+        lines = {pid: " ".join(info["cmdline"] or ()) for pid, info in found.items()}
         for pid, line in lines.items():
-            above = parents.get(pid)
-            if above in lines and self._program in lines[above] and self._program not in line:
-                try:
-                    environ = Path(f"/proc/{pid}/environ").read_bytes()
-                except OSError:
-                    continue
-                self.children.add(line)
-                self._scan.text(f"/proc/{pid}/environ of {line!r}", environ)
+            self._scan.text(f"cmdline of {pid}", os.fsencode(line))
+            if self._program in lines.get(found[pid]["ppid"], "") and self._program not in line:
+                with suppress(psutil.Error):  # it has ended
+                    environ = "\n".join(psutil.Process(pid).environ().values())
+                    self.children.add(line)
+                    self._scan.text(f"environ of {line}", os.fsencode(environ))
