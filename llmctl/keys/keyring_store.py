@@ -163,10 +163,11 @@ class Keyring:
         which takes the file's place only after the work has ended in time: a thread that was
         abandoned holds the copies, and nobody else ever uses them.
         """
-        path, backend = self._file, copy.copy(self._backend)
+        path = self._file
         if path is None:
             self._call(lambda: work(self._backend), secret)
             return
+        backend: Any = copy.copy(self._backend)
         private_folder(path.parent)
         scratch = tempfile.TemporaryDirectory(
             prefix=".llmctl-keyring-", dir=path.parent, ignore_cleanup_errors=True
@@ -176,12 +177,12 @@ class Keyring:
             before = path.read_bytes() if path.exists() else b""
             if before:  # the backend asks whether there is a file
                 copied.write_bytes(before)
-            backend.file_path = str(copied)  # type: ignore[attr-defined]
+            backend.file_path = str(copied)
             self._call(lambda: work(backend), secret)
             after = copied.read_bytes() if copied.exists() else b""
             if after and after != before:
                 write_private(path, after)
-            backend.file_path = str(path)  # type: ignore[attr-defined]
+            backend.file_path = str(path)
             self._backend = backend
 
     def _call(self, work: Callable[[], T], secret: str | None = None) -> T:

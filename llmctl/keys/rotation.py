@@ -58,7 +58,7 @@ def transition(pair: KeyPair, event: Event, new: StoredKey | None = None) -> Cha
     if deleted:
         return Change(pair.sides.index(deleted), None)
     if event is Event.PASSED and candidate:
-        return Change(pair.free_side, replace(candidate, rank=_next_rank(pair)))
+        return Change(pair.sides.index(candidate), replace(candidate, rank=_next_rank(pair)))
     if event is Event.ROLLBACK and primary and previous:
         # The primary is given up, so its side is the one that may be written.
         lower = replace(primary, rank=(previous.rank or 0) - 1)

@@ -81,6 +81,8 @@ def test_only_a_passed_check_promotes() -> None:
     for step in ((Event.REFUSED, None), FINISH, REMOVE, OFFER):
         assert {roles(pair)[0] for pair in [STORED, *taken(STORED, step)]} <= {"o", None}
     assert transition(SETTLED, Event.PASSED) is None
+    alone = KeyPair((None, StoredKey("n", rank=None)))  # somebody deleted the other one by hand
+    assert after(alone, PASSED).sides == (None, StoredKey("n"))
 
 
 def test_the_same_command_again() -> None:
