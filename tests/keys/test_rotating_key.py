@@ -8,60 +8,90 @@ import pytest
 
 from llmctl.config.settings import KeySource as KeyPlaces
 from llmctl.config.settings import Profile
-from llmctl.errors import NoKeyError
+from llmctl.errors import AuthFailed, NoKeyError
+from llmctl.guards.key_failover import KeyFailover
 from llmctl.keys.key import Key, slot_of
 from llmctl.keys.resolver import KeyResolver, RotatingKey
+from llmctl.protocols import Emit
+from llmctl.types import Answer, Request
 from tests.keys.fakes import holding, put
+from tests.support import request, response
 
 OLD, NEW = "old-key-number-0001", "new-key-number-0002"
 PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "m", KeyPlaces(keyring="k"))
 
 
 class World:
-    """A keyring, and a run that has found its key there."""
+    """A keyring, a provider that accepts some keys, and a run in between."""
 
-    def __init__(self, *stored: str) -> None:
+    def __init__(self, *stored: str, accepted: set[str]) -> None:
+        self.accepted = accepted
         self.said: list[str] = []
-        self.resolver = KeyResolver({})
-        self.resolver.keyring = holding(slot_of(PROFILE), *stored)
-        first = asyncio.run(self.resolver.require(PROFILE))
-        self.key = RotatingKey(self.resolver, PROFILE, first, self.said.append)
+        self.used: list[str | None] = []
+        resolver = KeyResolver({})
+        self.keyring = resolver.keyring = holding(slot_of(PROFILE), *stored)
+        first = asyncio.run(resolver.require(PROFILE))
+        self.key = RotatingKey(resolver, PROFILE, first, self.said.append)
+        self.guard = KeyFailover(self._call, self.key)
 
-    def refused(self, value: str | None, calls: int = 1) -> set[bool]:
-        """What so many calls at once are told whose key was refused."""
+    async def _call(self, _: Request, __: Emit | None) -> Answer:
+        key = self.key.value
+        self.used.append(key)
+        await asyncio.sleep(0)
+        if key not in self.accepted:
+            error = AuthFailed("refused")
+            error.attempts = 1
+            raise error
+        return response(attempts=1)
 
-        async def report() -> list[bool]:
-            return await asyncio.gather(*(self.key.refused(value) for _ in range(calls)))
+    def run(self, calls: int = 1) -> list[Answer]:
+        """So many calls at once."""
 
-        return set(asyncio.run(report()))
+        async def all_() -> list[Answer]:
+            return await asyncio.gather(*(self.guard(request(), None) for _ in range(calls)))
+
+        return asyncio.run(all_())
 
 
 def test_the_previous_key_helps_out() -> None:
-    """However many calls report the primary at once, one looks, one sentence is said, and all go
-    on with the previous key; when that is refused, too, there is no other."""
-    world = World(NEW, OLD)
-    assert world.key.value == NEW
-    assert world.said == []
-    assert world.refused(NEW, 50) == {True}
-    assert world.key.value == OLD
+    """However many calls are refused at once, one looks, one sentence is said, and all go on with
+    the previous key; the attempts of the refused one count."""
+    world = World(NEW, OLD, accepted={OLD})
+    assert {answer.attempts for answer in world.run(50)} == {2}
+    assert world.used == [NEW] * 50 + [OLD] * 50
     assert world.said == [
         (
             "profile p: the provider refused the key …0002; going on with the previous one, …0001 "
             "(keyring)"
         )
     ]
-    assert world.refused(NEW) == {True}
-    assert world.refused(OLD) == {False}
-    assert len(world.said) == 1
 
 
 def test_a_run_that_began_before_the_rotation() -> None:
-    """A run that holds the old key finds the new primary when the old one is revoked."""
-    world = World(OLD)
-    put(world.resolver.keyring, slot_of(PROFILE), NEW, OLD)
-    assert world.refused(OLD) == {True}
+    """A run that holds the old key finds the new primary when the old one is revoked; until then
+    nothing is looked for."""
+    world = World(OLD, accepted={OLD, NEW})
+    world.run(2)
+    put(world.keyring, slot_of(PROFILE), NEW, OLD)
+    world.run(2)
+    assert (world.key.value, world.said) == (OLD, [])
+    world.accepted = {NEW}
+    world.run(2)
     assert world.key.value == NEW
     assert "the one it was replaced by, …0002" in world.said[0]
+
+
+@pytest.mark.parametrize("keys", [(NEW,), (NEW, OLD)])
+def test_no_key_is_accepted(keys: tuple[str, ...]) -> None:
+    """When the provider refuses every key, each was tried once, and the refusal is the error."""
+    world = World(*keys, accepted=set())
+    with pytest.raises(AuthFailed) as caught:
+        world.run()
+    assert world.used == [*keys]
+    assert caught.value.attempts == len(keys)
+    with pytest.raises(AuthFailed):
+        world.run()
+    assert world.used[-1] == keys[-1]
 
 
 @pytest.mark.parametrize(
