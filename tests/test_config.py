@@ -10,7 +10,7 @@ import pytest
 
 from llmctl.config.load import Overrides
 from llmctl.config.paths import find_folders, home
-from llmctl.config.settings import CachePolicy, KeySource, Limits, RetryPolicy, Timeouts
+from llmctl.config.settings import CachePolicy, KeyPlaces, Limits, RetryPolicy, Timeouts
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import PRESETS
 from llmctl.types import Price
@@ -47,7 +47,7 @@ def test_presets_work_without_any_file(world: World) -> None:
     """Every built-in profile is complete when nothing is configured."""
     settings = world.load()
     openai, local = settings.profiles["openai"], settings.profiles["local"]
-    assert openai.key == KeySource("OPENAI_API_KEY", keyring="openai")
+    assert openai.key == KeyPlaces("OPENAI_API_KEY", keyring="openai")
     assert openai.base_url == "https://api.openai.com/v1"
     assert openai.source == "built in"
     assert (settings.default, settings.files) == (None, ())
@@ -91,7 +91,7 @@ def test_every_key_arrives(world: World) -> None:
     assert settings.files == (path,)
     assert (fast.provider, fast.adapter, fast.model) == ("openai", "openai", "gpt-5-mini")
     assert fast.base_url == "http://gpu.internal:8000/v1"
-    assert fast.key == KeySource("CORP_KEY")
+    assert fast.key == KeyPlaces("CORP_KEY")
     assert (fast.temperature, fast.max_tokens) == (0.5, 512)
     assert fast.params == {"top_p": 0.9, "stop": ["a", "1"], "deep": {"on": "yes"}}
     assert fast.limits == Limits(64, 500, 200_000)
@@ -270,8 +270,8 @@ def test_key_belongs_to_an_origin(world: World) -> None:
         "other": None,
         "port": None,
         "plain": None,
-        "named": KeySource("K"),
-        "same": KeySource("OPENAI_API_KEY", keyring="openai"),
+        "named": KeyPlaces("K"),
+        "same": KeyPlaces("OPENAI_API_KEY", keyring="openai"),
     }
 
 
@@ -414,6 +414,7 @@ class TestFolders:
         def unknown(_: int) -> None:
             raise KeyError
 
+        monkeypatch.delenv("HOME")
         monkeypatch.setattr(pwd, "getpwuid", unknown)
         with pytest.raises(ConfigError, match="LLMCTL_STATE_DIR"):
             find_folders({}, Path("/w"))

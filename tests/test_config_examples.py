@@ -29,7 +29,7 @@ def test_example_loads(path: Path, tmp_path: Path) -> None:
     """Every example loads, names a default, and that default can be chosen."""
     settings = own(path, tmp_path)
     assert settings.default is not None
-    assert choose(settings, None, {}, lambda: False).name == settings.default
+    assert choose(settings, lambda: False).name == settings.default
 
 
 def test_project_example(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import pytest
 from msgspec.structs import replace
 
-from llmctl.config.settings import KeySource, Profile
+from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.errors import NoKeyError
 from llmctl.keys.key import Key, KeySlot, slot_of
 from llmctl.keys.keyring_store import KeyringUnavailable
@@ -23,13 +23,13 @@ PROFILE = Profile(
     adapter="openai",
     base_url="https://api.openai.com/v1",
     model="m",
-    key=KeySource("MY_KEY"),
+    key=KeyPlaces("MY_KEY"),
 )
 KEYLESS = replace(PROFILE, key=None)
 
 
 HOME = "https://api.openai.com:443"
-DEFAULT = replace(PROFILE, name="openai", key=KeySource("OPENAI_API_KEY", keyring="openai"))
+DEFAULT = replace(PROFILE, name="openai", key=KeyPlaces("OPENAI_API_KEY", keyring="openai"))
 
 
 def no_vault(*_: object) -> MemoryPairs:
@@ -89,18 +89,18 @@ def test_environment_before_keyring() -> None:
 def test_what_the_profile_names_is_the_only_place() -> None:
     """A profile's `key` is where the key is looked for, and nowhere else."""
     environ = {"OPENAI_API_KEY": "sk-1"}
-    stored = replace(PROFILE, key=KeySource(keyring="team"))
+    stored = replace(PROFILE, key=KeyPlaces(keyring="team"))
     assert Lookup(environ, holding("sk-9", name="team")).require(stored).value == "sk-9"
     with pytest.raises(NoKeyError, match="no key team is stored"):
         Lookup(environ, MemoryPairs()).require(stored)
-    printed = replace(PROFILE, key=KeySource(command=("printf", "sk-7")))
+    printed = replace(PROFILE, key=KeyPlaces(command=("printf", "sk-7")))
     assert Lookup(environ).require(printed) == Key("sk-7", "command")
 
 
 def test_a_stored_key_belongs_to_its_origin() -> None:
     """A profile that points elsewhere finds none, and is told where the key belongs."""
     elsewhere = replace(
-        DEFAULT, base_url="https://proxy.example/v1", key=KeySource(keyring="openai")
+        DEFAULT, base_url="https://proxy.example/v1", key=KeyPlaces(keyring="openai")
     )
     stored = {KeySlot("openai", HOME)}
     with pytest.raises(NoKeyError) as caught:
@@ -152,7 +152,7 @@ def test_missing_and_no_keyring() -> None:
     said = caught.value.message
     assert "$OPENAI_API_KEY is not set, and no keyring can be used: there is none" in said
     assert "Three ways on" in said
-    only_stored = replace(DEFAULT, key=KeySource(keyring="openai"))
+    only_stored = replace(DEFAULT, key=KeyPlaces(keyring="openai"))
     with pytest.raises(KeyringUnavailable):
         asyncio.run(KeyResolver({}, open_keyring=broken).require(only_stored))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llmctl.config.settings import KeySource, Profile
+from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.errors import AuthFailed, NoKeyError
 from llmctl.guards.key_failover import KeyFailover
 from llmctl.keys.key import Key, slot_of
@@ -19,7 +19,7 @@ from tests.keys.fakes import MemoryPairs
 from tests.support import request, response
 
 OLD, NEW = "old-key-number-0001", "new-key-number-0002"
-PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "m", KeySource(keyring="k"))
+PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "m", KeyPlaces(keyring="k"))
 
 
 class World:
