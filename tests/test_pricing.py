@@ -7,25 +7,24 @@ import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from itertools import pairwise
 
 import pytest
 from genai_prices import Usage as Used
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelPrice, Provider, TieredPrices
+from genai_prices.types import Provider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llmctl import pricing
 from llmctl.pricing import BATCH, Prices, terms_of
 from llmctl.types import Price, RawRequest, Request, Target, Usage
 
 PRICES = Prices()
 price, worst_case = PRICES.price, PRICES.worst_case
 
-NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+TODAY = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+NOW = TODAY.timestamp()
 ADDRESSES = {
     "openai": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
@@ -75,7 +74,7 @@ def usages(draw: st.DrawFn) -> Usage:
     )
 
 
-times = st.timedeltas(timedelta(days=-1400), timedelta(days=400)).map(lambda ago: NOW + ago)
+times = st.timedeltas(timedelta(days=-1400), timedelta(days=400)).map(lambda ago: TODAY + ago)
 
 
 @given(data=st.data(), usage=usages(), at=times)
@@ -92,7 +91,7 @@ def test_prices_equal_the_published_ones(data: st.DataObject, usage: Usage, at: 
         output_reasoning_tokens=usage.reasoning,
     )
     there = target(model, base_url=ADDRESSES[provider])
-    ours = price(there, None, usage, at)
+    ours = price(there, None, usage, at.timestamp())
     try:
         theirs = calc_price(used, model, provider_id=provider, genai_request_timestamp=at)
     except LookupError:
@@ -105,33 +104,17 @@ def test_prices_equal_the_published_ones(data: st.DataObject, usage: Usage, at: 
         )
         return
     assert ours == theirs.total_price
-    assert price(there, None, usage, at.timestamp()) == ours
-    worst = worst_case(there, None, usage.input, usage.output, at)
+    worst = worst_case(there, None, usage.input, usage.output, at.timestamp())
     assert worst is not None
     assert worst >= ours
 
 
-def test_every_published_price_can_be_made_into_rates() -> None:
-    """No tier is too narrow to be probed, and no combination of prices refuses it."""
-    for provider in get_snapshot().providers:
-        for model in provider.models:
-            listed = model.prices
-            dated = [] if isinstance(listed, ModelPrice) else [dated.prices for dated in listed]
-            for prices in [listed] if isinstance(listed, ModelPrice) else dated:
-                tiered = [v for v in vars(prices).values() if isinstance(v, TieredPrices)]
-                starts = [0, *sorted({tier.start for v in tiered for tier in v.tiers})]
-                gaps = [high - low for low, high in pairwise(starts)]
-                assert all(gap > pricing._PROBE for gap in gaps), (provider.id, model.id)
-                pricing._table(prices)
-
-
 def test_a_dated_price_changes_on_its_day() -> None:
     """o3 became cheaper on 10 June 2025 (UTC)."""
-    before = datetime(2025, 6, 9, 23, 59, 59, tzinfo=UTC)
+    before = datetime(2025, 6, 9, 23, 59, 59, tzinfo=UTC).timestamp()
     usage = Usage(input=1_000_000)
     assert price(target("o3"), None, usage, before) == 10
-    assert price(target("o3"), None, usage, before.timestamp()) == 10
-    assert price(target("o3"), None, usage, before + timedelta(seconds=1)) == 2
+    assert price(target("o3"), None, usage, before + 1) == 2
 
 
 def test_cached_tokens_are_part_of_the_input() -> None:
@@ -229,7 +212,6 @@ def test_batches_cost_what_is_published_for_them() -> None:
     usual = price(target("gpt-5-mini"), None, usage, NOW)
     assert usual is not None
     assert price(target("gpt-5-mini"), None, usage, NOW, BATCH) == usual / 2
-    assert price(target("gpt-5-mini"), None, usage, NOW.timestamp(), BATCH) == usual / 2
     there = target("command-a-03-2025", base_url=ADDRESSES["cohere"])
     assert price(there, None, usage, NOW)
     assert price(there, None, usage, NOW, BATCH) is None
@@ -255,7 +237,9 @@ def test_tiers_and_batches_equal_the_published_ones(
         cache_write_1h_tokens=usage.cache_write_1h,
         output_reasoning_tokens=usage.reasoning,
     )
-    ours = price(target(model, base_url=ADDRESSES[provider]), None, usage, at, ((name, value),))
+    ours = price(
+        target(model, base_url=ADDRESSES[provider]), None, usage, at.timestamp(), ((name, value),)
+    )
     if ours is None:
         return
     theirs = calc_price(

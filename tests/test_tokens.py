@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmctl import vocabulary
 from llmctl.errors import ContextTooLong
 from llmctl.pricing import Prices
 from llmctl.protocols import TokenCount
@@ -53,7 +54,7 @@ def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:
         Message("user", "This late pivot means we don't have time to boil the ocean."),
     )
     request = Request(id="a", target=target("gpt-4"), messages=messages)
-    encode = counter._vocabularies.encoding("cl100k_base").encode
+    encode = vocabulary.encoding("cl100k_base").encode
     expected = 3
     for message in messages:
         expected += 3
@@ -285,17 +286,20 @@ def test_a_long_prompt_leaves_the_event_loop_free(counter: Counter) -> None:
     assert time.perf_counter() - start < 0.01
 
 
-def test_loading_a_vocabulary_leaves_the_event_loops_thread() -> None:
+def test_loading_a_vocabulary_leaves_the_event_loops_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The first count of a short prompt loads its vocabulary in another thread."""
-    counter, threads = Counter(), list[int]()
-    load = counter._vocabularies.encoding
+    threads: list[int] = []
+    load = vocabulary.encoding
 
     def spy(name: str) -> Any:
         threads.append(threading.get_ident())
         return load(name)
 
-    counter._vocabularies.encoding = spy  # type: ignore[method-assign]
-    asyncio.run(counter.count_async(ask("hi")))
+    monkeypatch.setattr(vocabulary, "_loaded", {})
+    monkeypatch.setattr(vocabulary, "encoding", spy)
+    asyncio.run(Counter().count_async(ask("hi")))
     assert threads
     assert threading.get_ident() not in threads
 
