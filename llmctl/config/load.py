@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from llmctl.config.paths import CONFIG_FILE, find_folders, home, project_file, read_text
 from llmctl.config.profiles import pick
@@ -126,7 +126,13 @@ def load(
     for name, entry in entries.items():
         _check_fallback(profiles[name], entry, profiles)
     used, why = pick(profiles, default, overrides.profile, environ, stored)
-    for knobs in (_environment(environ), _flags(overrides)):
+    variables = {name: f"LLMCTL_{name.upper()}" for name in VARIABLES}
+    flags = {name: (f"--{name.replace('_', '-')}", getattr(overrides, name)) for name in VARIABLES}
+    for given in (
+        {n: (where, environ.get(where, "").strip() or None) for n, where in variables.items()},
+        flags,
+    ):
+        knobs = _knobs({name: each for name, each in given.items() if each[1] is not None})
         read(knobs, Profile, whole=False)  # wrong ones are refused whatever profile is used
         if knobs.value and used in profiles:
             entries[used] = merge(entries[used], knobs)
@@ -249,18 +255,6 @@ def _knobs(given: Mapping[str, tuple[str, Any]]) -> Node:
     return node_of(tree, ", ".join(where for where, _ in given.values()))
 
 
-def _environment(environ: Mapping[str, str]) -> Node:
-    """What `LLMCTL_…` variables set; an empty one sets nothing."""
-    named = {name: f"LLMCTL_{name.upper()}" for name in VARIABLES}
-    said = {name: (variable, environ.get(variable, "").strip()) for name, variable in named.items()}
-    return _knobs({name: each for name, each in said.items() if each[1]})
-
-
-def _flags(overrides: Overrides) -> Node:
-    said = {n: ("--" + n.replace("_", "-"), v) for n, v in asdict(overrides).items()}
-    return _knobs({n: each for n, each in said.items() if each[1] is not None and n != "profile"})
-
-
 # Entries become complete profiles.
 
 
@@ -287,7 +281,8 @@ def _complete(
     if written := said.get("model_path"):
         said["model_path"] = _model_path(written, entries["model_path"], environ, cwd)
         if "model" not in entries:
-            said["model"] = said["model_path"].stem  # two files must not meet in the cache
+            # answers of two files must not meet in the cache
+            said["model"] = said["model_path"].stem.strip() or "model"
     params = said.get("params", {})
     if local:
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
