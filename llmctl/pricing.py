@@ -226,12 +226,11 @@ class PriceCatalogue(Struct, frozen=True):
     """Price data with its origin."""
 
     data: DataSnapshot
-    origin: Origin
+    origin: Origin = Origin("", "")
 
     @property
     def newest(self) -> date:
-        """The latest day on which one of the prices begins to hold: the data's own word for how
-        new it is."""
+        """The latest day on which one of the prices begins to hold: how new the data is."""
         dated = (
             each
             for provider in self.data.providers
@@ -363,7 +362,7 @@ def check_fit(data: DataSnapshot, used: DataSnapshot) -> None:
     there, here = ({(p.id, m.id) for p in d.providers for m in p.models} for d in (data, used))
     if len(there & here) < _KEPT * len(here):
         raise UnfitError(f"it has only {len(there & here):,} of the {len(here):,} models known now")
-    new, old = (PriceCatalogue(each, Origin("", "")).newest for each in (data, used))
+    new, old = (PriceCatalogue(each).newest for each in (data, used))
     if new < old:
         raise UnfitError(
             f"it is older than the data in use: its latest price is of {new}, here of {old}"

@@ -42,6 +42,9 @@ def in_profile(world: World, lines: str) -> str:
     ("lines", "message"),
     [
         ("modle: x", ':4: profiles.p has an unknown key "modle"; did you mean "model"?'),
+        ("http: fast", ':4: profiles.p.http must be standard, not "fast"'),
+        ("model_path: /x.gguf", ":4: profiles.p.model_path is only for `provider: local`"),
+        ("parallel: 2", ":4: profiles.p.parallel is only for"),
         (
             "limits:\n  rmp: 4",
             ':5: profiles.p.limits has an unknown key "rmp"; did you mean "rpm"?',
@@ -58,7 +61,7 @@ def in_profile(world: World, lines: str) -> str:
         ("on_overflow: fallback", ":4: profiles.p.on_overflow needs `fallback:`"),
         ("fallback: [opnai]", 'fallback names no profile: "opnai"; did you mean "openai"?'),
         ("fallback: p", ':4: profiles.p.fallback names "p", its own profile'),
-        ("fallback: [openai, openai]", 'names "openai", its own profile, or one that it names twice'),
+        ("fallback: [openai, openai]", 'names "openai", its own profile, or one that it names'),
         ("proxy: x", 'unknown key "proxy"; it is not supported by this version'),
         ("key: {command: ''}", ":4: profiles.p.key.command must be a program"),
         ('key: {command: "op \'x"}', "key.command must be a program and its arguments"),
@@ -124,6 +127,9 @@ def test_profile_errors(world: World, lines: str, message: str) -> None:
     ("text", "message"),
     [
         ("defualt: x", ':1: there is an unknown key "defualt"; did you mean "default"?'),
+        ("profiles: {local: {key: {env: K}}}", ":1: profiles.local.key is not for `provider:"),
+        ("profiles: {local: {base_url: 'http://x'}}", "profiles.local.base_url is not for"),
+        ("profiles:\n  fast:\n    model: x", ':2: the profile "fast" needs a `provider:`'),
         ("model: x", 'unknown key "model"; it belongs into a profile'),
         ("budgets: 3", ":1: budgets must be a mapping"),
         ("cache: {max_size: lots}", ":1: cache.max_size must be a size such as 500MB"),
@@ -131,7 +137,7 @@ def test_profile_errors(world: World, lines: str, message: str) -> None:
         ("- a", ":1: a configuration file holds"),
         ("just text", ":1: a configuration file holds"),
         ("profiles: [a]", ":1: profiles must be a mapping"),
-        ("profiles:\n  a b: {provider: openai}", ':2: profiles cannot have the name "a b", only a name of letters'),
+        ("profiles:\n  a b: {provider: openai}", ':2: profiles cannot have the name "a b"'),
         ('profiles: {"\\e[2J": {}}', 'cannot have the name "\\x1b[2J"'),
         ("profiles: {p: 5}", ":1: profiles.p must be a mapping"),
         ("default: [a]", ":1: default must be text"),
