@@ -65,6 +65,7 @@ def in_profile(world: World, lines: str) -> str:
         ("proxy: x", 'unknown key "proxy"; it is not supported by this version'),
         ("key: {command: ''}", ":4: profiles.p.key.command must be a program"),
         ('key: {command: "op \'x"}', "key.command must be a program and its arguments"),
+        ('key: {command: "op\\nx"}', "key.command must be a program"),
         ("key: {command: []}", "key.command must be a program"),
         ("key: {keyring: sk a}", ":4: profiles.p.key.keyring must be a name of letters"),
         ("key: {keyring: a, env: B}", ":4: profiles.p.key must be one of {env: NAME}"),
@@ -112,7 +113,7 @@ def in_profile(world: World, lines: str) -> str:
                 "ftp://x/v1", "localhost:8000/v1", "https:///v1", "https://h:99999/v1",
                 "https://h:0/v1", "https://[::1/v1", "https://h/v1?x=1", "'https://h/v1#x'",
                 "https://h\\@evil/v1", "https://a:b@h/v1", "https://h/v1/chat/completions",
-                "https://h/v1/models/",
+                "https://h/v1/models/", '"https://h/v1\\e[2J"',
             )
         ),
         ("provider: openai", ':4: "provider" is written twice, first at'),

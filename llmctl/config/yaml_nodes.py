@@ -153,7 +153,8 @@ def read(node: Node, hint: Any, *, whole: bool = True) -> Any:
         if kind is hint:
             return value
     elif parse:
-        value = parse(node.value) if isinstance(node.value, str) else None
+        text = node.value if isinstance(node.value, str) and node.value.isprintable() else ""
+        value = parse(text)
     else:
         value = _scalar(node, kind)
     if not _fits(value, hint):
