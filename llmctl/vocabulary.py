@@ -25,13 +25,10 @@ from llmctl.errors import SetupError
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-_BUILT_FROM = {
-    "cl100k_base": "cl100k_base",
-    "o200k_base": "o200k_base",
-    # The same ranks and pattern; it differs in special tokens, which text never becomes.
-    "o200k_harmony": "o200k_base",
-}
-"""The vocabularies that can be served, and the definition each is built from."""
+_SERVED = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
+
+_BUILT_FROM = {"o200k_harmony": "o200k_base"}
+"""The same ranks and pattern; it differs in special tokens, which text never becomes."""
 
 ESTIMATE_BASE = "cl100k_base"
 """What estimates start from: the smaller, faster to load of the two."""
@@ -64,11 +61,17 @@ def encoding_name(model: str) -> str | None:
     for name in (bare, bare.replace(":", "-")):
         with contextlib.suppress(KeyError):
             found = encoding_name_for_model(name)
-            return found if found in _BUILT_FROM else None
+            return found if found in _SERVED else None
     return None
 
 
 _lock = threading.Lock()
+_loaded: dict[str, Encoding] = {}
+
+
+def is_loaded(name: str) -> bool:
+    """Whether `encoding` returns at once."""
+    return _BUILT_FROM.get(name, name) in _loaded
 
 
 def encoding(name: str) -> Encoding:
@@ -78,30 +81,19 @@ def encoding(name: str) -> Encoding:
     copy of its module whose loader is ours: neither the environment nor the tiktoken that others
     import is changed, and nothing is written.
     """
-    with _lock:
-        return _load(_BUILT_FROM[name])
-
-
-def is_loaded(name: str) -> bool:
-    """Whether `encoding` returns at once."""
-    return _BUILT_FROM[name] in _loaded
-
-
-_loaded: dict[str, Encoding] = {}
-
-
-def _load(name: str) -> Encoding:
     from tiktoken import Encoding
 
-    if name not in _loaded:
-        spec = importlib.util.find_spec("tiktoken_ext.openai_public")
-        assert spec is not None
-        assert spec.loader is not None
-        definitions = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(definitions)
-        vars(definitions)["load_tiktoken_bpe"] = _ranks
-        _loaded[name] = Encoding(**getattr(definitions, name)())
-    return _loaded[name]
+    name = _BUILT_FROM.get(name, name)
+    with _lock:
+        if name not in _loaded:
+            spec = importlib.util.find_spec("tiktoken_ext.openai_public")
+            assert spec is not None
+            assert spec.loader is not None
+            definitions = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(definitions)
+            vars(definitions)["load_tiktoken_bpe"] = _ranks
+            _loaded[name] = Encoding(**getattr(definitions, name)())
+        return _loaded[name]
 
 
 def _ranks(url: str, expected_hash: str) -> dict[bytes, int]:
@@ -166,15 +158,14 @@ def estimate(encoding: Encoding, text: str, factor: float = 1.0) -> int:
     for most languages, code and data. `factor` scales it for vocabularies known to be leaner or
     richer. Byte-level vocabularies make at most one token of a byte, the others one more a text.
     """
-    return sum(_estimate(encoding, piece, factor) for piece, _ in chunks(text))
-
-
-def _estimate(encoding: Encoding, text: str, factor: float) -> int:
-    data = text.encode("utf-8", "surrogatepass")
-    tokens = 1.3 * len(encoding.encode_ordinary(text)) + 2 * data.count(b"\n\n")
-    tokens += sum(share * (len(data) - len(data.translate(None, c))) for share, c in _WEIGHTS)
-    tokens += sum(map(data.count, _RUNS))
-    return min(math.ceil(factor * tokens), len(data) + 1)
+    total = 0
+    for piece, _ in chunks(text):
+        data = piece.encode("utf-8", "surrogatepass")
+        tokens = 1.3 * len(encoding.encode_ordinary(piece)) + 2 * data.count(b"\n\n")
+        tokens += sum(share * (len(data) - len(data.translate(None, c))) for share, c in _WEIGHTS)
+        tokens += sum(map(data.count, _RUNS))
+        total += min(math.ceil(factor * tokens), len(data) + 1)
+    return total
 
 
 def most(text: str) -> int:
