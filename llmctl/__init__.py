@@ -1,3 +1,3 @@
 """llmctl: ad-hoc and batch calls to language models from the command line."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -141,18 +141,18 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("choice", ["auto", "standard"])
+@pytest.mark.parametrize("choice", ["", "    http: standard\n"])
 def test_a_batch_goes_over_aiohttp(
     choice: str, run: Run, home: Path, environ: dict[str, str], sim: Simulator, tmp_path: Path
 ) -> None:
     """Many calls at a time go over aiohttp, unless the profile says `http: standard`; one call
     never does."""
-    configure(home, sim.base_url, "{env: SIM_KEY}", f"    http: {choice}\n")
+    configure(home, sim.base_url, "{env: SIM_KEY}", choice)
     environ = {**environ, "SIM_KEY": KEY, "PYTHONPROFILEIMPORTTIME": "1"}
     (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     batch, ask = run("batch", "in.jsonl", env=environ), run("ask", "three", env=environ)
     assert (batch.returncode, ask.returncode, len(sim.calls)) == (0, 0, 3)
-    assert ("aiohttp" in batch.stderr) is (choice == "auto")
+    assert ("aiohttp" in batch.stderr) is (not choice)
     assert "httpx2" in ask.stderr
     assert "aiohttp" not in ask.stderr
 

@@ -58,7 +58,8 @@ async def _drive(ask: Ask, tasks: int, prompts: list[str]) -> float:
     async def worker() -> None:
         nonlocal answered
         for prompt in left:
-            answered += bool(await ask(prompt))
+            text = await ask(prompt)
+            answered += bool(text)
 
     start = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(tasks)))
