@@ -9,30 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from llmctl.types import Price, Request, Target, Usage
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
-    from genai_prices.types import ModelInfo, ModelPrice
+    from genai_prices.types import ModelInfo, ModelPrice, PriceVariant
 
 FILE = "prices.json"
 """In the state folder: a line about the data, then the data as it came."""
 
 _MILLION = Decimal(1_000_000)
 _ZERO = Decimal(0)
-
-_PROBE = 16
-"""Tokens that the rates of a price are probed with; no published tier is narrower."""
 
 _NAMED_BY_THE_USER = frozenset({"azure"})
 """Providers whose model names say nothing: a deployment may be called anything."""
@@ -61,69 +58,58 @@ def terms_of(request: Request) -> Terms:
 
 
 class Rates(Struct, frozen=True):
-    """Dollars a token. `cached`, `write` and `reasoning` come on top of the input or output
-    token they are (a discount is negative), `hour` on top of a `write` that is kept for an hour;
-    `call` is for the call itself. None: not priced."""
+    """Dollars a token; None: not priced. Cached, written and reasoning tokens cost their own rate
+    instead of that of the input or output they are part of; `call` is for the call itself."""
 
     input: Decimal | None
     output: Decimal | None
-    cached: Decimal = _ZERO
-    write: Decimal = _ZERO
-    reasoning: Decimal = _ZERO
+    cached: Decimal
+    written: Decimal
+    written_1h: Decimal
+    reasoning: Decimal
     call: Decimal = _ZERO
-    hour: Decimal = _ZERO
 
     def cost(self, usage: Usage) -> Decimal | None:
         """A provider's figures that contradict themselves are read as the larger."""
         read = max(usage.input, usage.cached_input + usage.cache_write)
         wrote = max(usage.output, usage.reasoning)
-        base = self._base(read, wrote)
-        if base is None:
+        if (read and self.input is None) or (wrote and self.output is None):
             return None
+        write_1h = min(usage.cache_write_1h, usage.cache_write)
         return (
-            base
+            self.call
+            + (self.input or _ZERO) * (read - usage.cached_input - usage.cache_write)
+            + (self.output or _ZERO) * (wrote - usage.reasoning)
             + self.cached * usage.cached_input
-            + self.write * usage.cache_write
-            + self.hour * usage.cache_write_1h
+            + self.written * (usage.cache_write - write_1h)
+            + self.written_1h * write_1h
             + self.reasoning * usage.reasoning
         )
 
     def worst_case(self, read: int, wrote: int) -> Decimal | None:
         """The most that so many tokens can cost, however they are cached or thought."""
-        base = self._base(read, wrote)
-        if base is None:
-            return None
-        dearer = max(_ZERO, self.cached, self.write, self.write + self.hour)
-        return base + dearer * read + max(_ZERO, self.reasoning) * wrote
-
-    def _base(self, read: int, wrote: int) -> Decimal | None:
         if (read and self.input is None) or (wrote and self.output is None):
             return None
-        return self.call + (self.input or _ZERO) * read + (self.output or _ZERO) * wrote
+        dearest = max(self.input or _ZERO, self.cached, self.written, self.written_1h)
+        return self.call + dearest * read + max(self.output or _ZERO, self.reasoning) * wrote
 
 
 class Prices:
-    """The published prices; `load` gives them when the first one is asked for."""
+    """The published prices; `load` gives them when the first one is asked for.
+
+    A profile's own price wins; else that of the provider whose address the target has counts. A
+    server elsewhere that serves a model of the same name has no known price, nor has an Azure
+    deployment. Times are seconds since the epoch.
+    """
 
     def __init__(self, load: Callable[[], DataSnapshot] | None = None) -> None:
-        self._load = load or bundled
-        self._data: DataSnapshot | None = None
+        self._data = cache(load or bundled)  # the bundled ones take 0.2 s to import
         self._model = lru_cache(maxsize=1024)(self._find)
 
     def price(
-        self,
-        target: Target,
-        own: Price | None,
-        usage: Usage,
-        at: datetime | float,
-        terms: Terms = (),
+        self, target: Target, own: Price | None, usage: Usage, at: float, terms: Terms = ()
     ) -> Decimal | None:
-        """What the usage costs at the time `at` (seconds since the epoch, or a datetime).
-
-        The profile's own price wins; else the published one of the provider whose address the
-        target has. A server elsewhere that serves a model of the same name has no known price,
-        nor has an Azure deployment. `usage.input` includes cached and cache-written tokens.
-        """
+        """What the usage costs; its input includes cached and cache-written tokens."""
         rates = self._rates(target, own, usage.input, at, terms)
         return None if rates is None else rates.cost(usage)
 
@@ -133,49 +119,51 @@ class Prices:
         own: Price | None,
         input_tokens: int,
         max_output: int | None,
-        at: datetime | float,
+        at: float,
         terms: Terms = (),
     ) -> Decimal | None:
         """The most a call can cost, writing to the provider's cache included; None when the
         price is unknown or nothing limits the output."""
-        if max_output is None:
-            return None
         rates = self._rates(target, own, input_tokens, at, terms)
-        return None if rates is None else rates.worst_case(input_tokens, max_output)
+        if rates is None or max_output is None:
+            return None
+        return rates.worst_case(input_tokens, max_output)
 
     def window(self, base_url: str, model: str) -> int | None:
         """The context window published for a model at that address, in tokens."""
         found = self._model(base_url.lower(), model)
-        return None if found is None else found.window
+        return None if found is None else found[0].context_window
 
     def _rates(
-        self,
-        target: Target,
-        own: Price | None,
-        input_tokens: int,
-        at: datetime | float,
-        terms: Terms,
+        self, target: Target, own: Price | None, input_tokens: int, at: float, terms: Terms
     ) -> Rates | None:
         if own is not None:
             # What a batch costs at a negotiated price nobody has said.
             return None if terms == BATCH else _own_rates(own)
-        model = self._model(target.base_url.lower(), target.model)
-        if model is None:
+        found = self._model(target.base_url.lower(), target.model)
+        if found is None:
             return None
-        moment = at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
-        return model.rates(input_tokens, moment, terms)
+        (model, variants), moment, said = found, datetime.fromtimestamp(at, UTC), dict(terms)
+        varied = any(
+            each.when.items() <= said.items()
+            and (each.constraint is None or each.constraint.active(moment))
+            for each in variants
+        )
+        if terms == BATCH and not varied:  # any other tier without own rates costs the usual
+            return None
+        return _rates_of(model.get_prices(moment, said if varied else None), input_tokens)
 
-    def _find(self, base_url: str, model: str) -> PricedModel | None:
-        if self._data is None:
-            self._data = self._load()  # the bundled ones take 0.2 s to import
+    def _find(self, base_url: str, model: str) -> tuple[ModelInfo, Sequence[PriceVariant]] | None:
+        """The model and its variants. Another provider's model has that one's prices, but not its
+        batches and tiers."""
         try:
-            provider, info = self._data.find_provider_model(model, None, None, base_url)
+            provider, info = self._data().find_provider_model(model, None, None, base_url)
         except LookupError:
             return None
         if provider.id in _NAMED_BY_THE_USER:
             return None
-        # Another provider's model has that one's prices, but not its batches and tiers.
-        return PricedModel(info, varied=any(info is each for each in provider.models))
+        own = any(info is each for each in provider.models)
+        return info, (info.price_variants or ()) if own else ()
 
 
 def bundled() -> DataSnapshot:
@@ -185,86 +173,36 @@ def bundled() -> DataSnapshot:
     return get_snapshot()
 
 
-@lru_cache(maxsize=64)
 def _own_rates(own: Price) -> Rates:
     read, wrote = own.input / _MILLION, own.output / _MILLION
     cached = read if own.cached_input is None else own.cached_input / _MILLION
     write = read if own.cache_write is None else own.cache_write / _MILLION
-    return Rates(read, wrote, cached=cached - read, write=write - read)
+    return Rates(read, wrote, cached, write, write, wrote)
 
 
-class PricedModel:
-    """A published model: its prices, made into rates once for each of its dates and tiers."""
+def _rates_of(prices: ModelPrice, input_tokens: int) -> Rates:
+    """The rates of a call with so much input: a tier holds for all tokens of a call with more
+    than its start. What has no price of its own costs what it is a kind of."""
 
-    def __init__(self, info: ModelInfo, *, varied: bool) -> None:
-        self._info = info
-        self._variants = (info.price_variants or []) if varied else []
-        self._tables: dict[tuple[int, ...], tuple[list[int], list[Rates]]] = {}
-        self.window = info.context_window
+    def rate(name: str, otherwise: Decimal | None = None) -> Decimal | None:
+        value = getattr(prices, name, None)
+        for tier in getattr(value, "tiers", ()):
+            if input_tokens <= tier.start:
+                break
+            value = tier.price
+        value = getattr(value, "base", value)
+        return otherwise if value is None else value / _MILLION
 
-    def rates(self, input_tokens: int, at: datetime, terms: Terms) -> Rates | None:
-        """The rates of a call of that size at that time; None for a batch where no batch rate
-        is published (a tier without rates of its own costs what all calls do)."""
-        context = dict(terms)
-        active = self._active(at, context)
-        if terms == BATCH and not active:
-            return None
-        key = (id(self._info.get_prices(at)), *active)  # the prices live as long as `_info`
-        if key not in self._tables:
-            self._tables[key] = _table(self._info.get_prices(at, context if active else None))
-        starts, rates = self._tables[key]
-        return rates[bisect_left(starts, input_tokens)]
-
-    def _active(self, at: datetime, terms: Mapping[str, str]) -> tuple[int, ...]:
-        """The numbers of the variants that hold for these terms at that time."""
-        if not terms:
-            return ()
-        return tuple(
-            number
-            for number, variant in enumerate(self._variants)
-            if (variant.constraint is None or variant.constraint.active(at))
-            and all(terms.get(key) == value for key, value in variant.when.items())
-        )
-
-
-def _table(prices: ModelPrice) -> tuple[list[int], list[Rates]]:
-    """The tiers' starts, and the rates below, between and above them (a tier holds for all
-    tokens of a call with more input than its start)."""
-    from genai_prices.types import TieredPrices
-
-    tiered = [value for value in vars(prices).values() if isinstance(value, TieredPrices)]
-    starts = sorted({tier.start for value in tiered for tier in value.tiers})
-    return starts, [_probe(prices, low) for low in (0, *starts)]
-
-
-def _probe(prices: ModelPrice, above: int) -> Rates:
-    """The rates of calls with slightly more than `above` tokens of input.
-
-    Between two tiers a price is linear in each count, so the differences that one more token
-    makes in the library's own result are its rates, exactly; asking the library for every call
-    would take 50 µs each time.
-    """
-    from genai_prices.types import Usage as Used
-
-    read = above + _PROBE
-
-    def total(**counts: int) -> Decimal:
-        used = Used(**{"input_tokens": read, **counts})
-        return prices.calc_price(used)["total_price"]
-
-    base = total()
-    each_read = base - total(input_tokens=read - 1)
-    output = total(output_tokens=1)
-    written = total(cache_write_tokens=1)
-    reasoned = total(output_tokens=1, output_reasoning_tokens=1)
+    read, wrote = rate("input_mtok"), rate("output_mtok")
+    written = rate("cache_write_mtok", read)
     return Rates(
-        input=each_read if prices.input_mtok is not None else None,
-        output=output - base if prices.output_mtok is not None else None,
-        cached=total(cache_read_tokens=1) - base,
-        write=written - base,
-        hour=total(cache_write_tokens=1, cache_write_1h_tokens=1) - written,
-        reasoning=reasoned - output,
-        call=base - each_read * read,
+        read,
+        wrote,
+        rate("cache_read_mtok", read) or _ZERO,
+        written or _ZERO,
+        rate("cache_write_1h_mtok", written) or _ZERO,
+        rate("output_reasoning_mtok", wrote) or _ZERO,
+        (rate("requests_kcount") or _ZERO) * 1000,
     )
 
 
@@ -288,13 +226,19 @@ class PriceCatalogue(Struct, frozen=True):
     """Price data with its origin."""
 
     data: DataSnapshot
-    origin: Origin
+    origin: Origin = Origin("", "")
 
     @property
     def newest(self) -> date:
-        """The latest day on which one of the prices begins to hold: the data's own word for how
-        new it is."""
-        return newest(self.data)
+        """The latest day on which one of the prices begins to hold: how new the data is."""
+        dated = (
+            each
+            for provider in self.data.providers
+            for model in provider.models
+            for listed in (model.prices, model.price_variants)
+            for each in (listed if isinstance(listed, list) else ())
+        )
+        return max((getattr(d.constraint, "start_date", date.min) for d in dated), default=date.min)
 
     @property
     def models(self) -> int:
@@ -303,8 +247,7 @@ class PriceCatalogue(Struct, frozen=True):
 
 
 def load(state: Path, warn: Callable[[str], None]) -> DataSnapshot:
-    """The data to use, as `catalogue` chooses it, without what is said about it. A stored file
-    that is damaged is named to `warn` once and passed over."""
+    """The data that `catalogue` chooses. A stored file that is damaged is named to `warn`."""
     return catalogue(state, warn).data if (state / FILE).exists() else bundled()
 
 
@@ -323,11 +266,10 @@ def catalogue(state: Path, warn: Callable[[str], None]) -> PriceCatalogue:
             f"{own.origin.library} are; `llmctl cost prices --update` fetches them again"
         )
         return own
-    if stored is None or stored.newest < own.newest:
+    if stored is None:
         return own
-    if stored.newest == own.newest and stored.origin.library != own.origin.library:
-        return own
-    return stored
+    same = stored.origin.library == own.origin.library
+    return stored if (stored.newest, same) >= (own.newest, True) else own
 
 
 def library_catalogue() -> PriceCatalogue:
@@ -338,33 +280,31 @@ def library_catalogue() -> PriceCatalogue:
     return PriceCatalogue(bundled(), Origin(f"genai-prices {release}", release))
 
 
+class _Head(Origin, frozen=True, kw_only=True):
+    """The first line of a stored file: SHA-256 of the rest in hex."""
+
+    sha256: str
+
+
 def read_stored(state: Path) -> PriceCatalogue | None:
     """The stored data; None when there is none. Raises `UnfitError` and `OSError`."""
     try:
-        raw = (state / FILE).read_bytes()
+        head, _, payload = (state / FILE).read_bytes().partition(b"\n")
+        origin = msgspec.json.decode(head, type=_Head)
     except FileNotFoundError:
         return None
-    head, _, payload = raw.partition(b"\n")
-    try:
-        said = json.loads(head)
-        origin = Origin(str(said["source"]), str(said["library"]), float(said["fetched"]))
-        whole = said["sha256"] == hashlib.sha256(payload).hexdigest()
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
+    except msgspec.DecodeError:
+        raise UnfitError("the file is damaged") from None
+    if origin.sha256 != hashlib.sha256(payload).hexdigest():
         raise UnfitError("the file is damaged")
     return PriceCatalogue(parse(payload), origin)
 
 
 def encode_stored(payload: bytes, origin: Origin) -> bytes:
     """The content of a file of such data."""
-    head = {
-        "source": origin.source,
-        "library": origin.library,
-        "fetched": origin.fetched,
-        "sha256": hashlib.sha256(payload).hexdigest(),
-    }
-    return json.dumps(head).encode() + b"\n" + payload
+    digest = hashlib.sha256(payload).hexdigest()
+    head = _Head(origin.source, origin.library, origin.fetched, sha256=digest)
+    return msgspec.json.encode(head) + b"\n" + payload
 
 
 def parse(payload: bytes) -> DataSnapshot:
@@ -422,37 +362,16 @@ def check_fit(data: DataSnapshot, used: DataSnapshot) -> None:
     there, here = ({(p.id, m.id) for p in d.providers for m in p.models} for d in (data, used))
     if len(there & here) < _KEPT * len(here):
         raise UnfitError(f"it has only {len(there & here):,} of the {len(here):,} models known now")
-    if newest(data) < newest(used):
+    new, old = (PriceCatalogue(each).newest for each in (data, used))
+    if new < old:
         raise UnfitError(
-            f"it is older than the data in use: its latest price is of {newest(data)}, "
-            f"here of {newest(used)}"
+            f"it is older than the data in use: its latest price is of {new}, here of {old}"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for provider in data.providers:
-            for model in provider.models:
-                if not _makes_sense(model):
-                    raise UnfitError(f"the price of {provider.id}/{model.id} makes no sense")
-
-
-def _makes_sense(model: ModelInfo) -> bool:
-    """Whether rates, none of them negative, can be made of all prices of a model."""
-    listed = model.prices
-    dated = [each.prices for each in listed] if isinstance(listed, list) else [listed]
-    try:
-        rates = [rates for prices in dated for rates in _table(prices)[1]]
-    except (ValueError, ArithmeticError, TypeError, AttributeError):
-        return False
-    amounts = [amount for each in rates for amount in (each.input, each.output, each.call)]
-    return all(amount is None or (amount.is_finite() and amount >= 0) for amount in amounts)
-
-
-def newest(data: DataSnapshot) -> date:
-    """The latest day on which one of the prices begins to hold."""
-    found = date.min
-    for model in (model for provider in data.providers for model in provider.models):
-        dated = model.prices if isinstance(model.prices, list) else []
-        for each in (*dated, *(model.price_variants or ())):
-            start = getattr(each.constraint, "start_date", date.min)
-            found = max(found, start)
-    return found
+    for provider, model in ((p, m) for p in data.providers for m in p.models):
+        listed = model.prices
+        for prices in [d.prices for d in listed] if isinstance(listed, list) else [listed]:
+            values = [v for v in vars(prices).values() if v is not None]
+            plain = [getattr(value, "base", value) for value in values]
+            plain += [tier.price for value in values for tier in getattr(value, "tiers", ())]
+            if not all(amount.is_finite() and amount >= 0 for amount in plain):
+                raise UnfitError(f"the price of {provider.id}/{model.id} makes no sense")

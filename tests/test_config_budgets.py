@@ -49,19 +49,21 @@ budgets:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("budgets: {name: a}", "must be a list"),
+        ("budgets: 3", "budgets must be a mapping"),
         ("budgets: [x]", "must be a mapping"),
         ("budgets: [{name: a, limit_usd: 1}]", "needs period"),
         ("budgets: [{name: a, period: day}]", "needs limit_usd"),
         ("budgets: [{limit_usd: 1, period: day}]", "needs name"),
         ("budgets: [{name: a, limit: 1, period: day}]", 'did you mean "limit_usd"'),
         ("budgets: [{name: a, limit_usd: -1, period: day}]", "amount in USD"),
-        ("budgets: [{name: a, limit_usd: 1e3, period: day}]", "amount in USD"),
         ("budgets: [{name: a, limit_usd: '1', period: day}]", "amount in USD"),
         ("budgets: [{name: a, limit_usd: 1, period: year}]", "day or week or month"),
         ("budgets: [{name: a, limit_usd: 1, period: day, warn_at: 1.1}]", "share of the limit"),
         ("budgets: [{name: a, limit_usd: 1, period: day, warn_at: 0}]", "share of the limit"),
-        ("budgets: [{name: a, limit_usd: 1, period: day, match: {team: x}}]", "not by"),
+        (
+            "budgets: [{name: a, limit_usd: 1, period: day, match: {team: x}}]",
+            "match has an unknown key",
+        ),
         (OWN + "  - {name: team, limit_usd: 2, period: day}", "name of another budget"),
     ],
 )

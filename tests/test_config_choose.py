@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,7 @@ def world(tmp_path: Path) -> World:
 
 def chosen(world: World, name: str | None = None, *, installed: bool = False) -> Profile:
     """The profile that a command would use."""
-    settings = world.load(Overrides(profile=name))
-    return choose(settings, name, world.environ, lambda: installed)
+    return choose(world.load(Overrides(profile=name)), lambda: installed)
 
 
 def test_order(world: World) -> None:
@@ -44,8 +44,8 @@ def test_asks_for_the_local_model_only_when_needed(world: World) -> None:
         raise AssertionError
 
     world.environ["OPENAI_API_KEY"] = "k"
-    assert choose(world.load(), None, world.environ, never).name == "openai"
-    assert choose(world.load(), "local", world.environ, never).name == "local"
+    assert choose(world.load(), never).name == "openai"
+    assert choose(world.load(Overrides(profile="local")), never).name == "local"
 
 
 def test_a_model_file_of_ones_own(world: World) -> None:
@@ -62,6 +62,14 @@ def test_the_variable_of_the_file_counts(world: World) -> None:
         chosen(world)
     world.environ["CORP_KEY"] = "k"
     assert chosen(world).chosen == "CORP_KEY is set"
+
+
+def test_a_stored_key_counts(world: World) -> None:
+    """A stored key of a built-in profile at its own address is taken before the local model."""
+    settings = world.load(stored={("groq", "https://api.groq.com:443")})
+    found = choose(settings, lambda: True)
+    assert (found.name, found.chosen) == ("groq", "its key is stored")
+    assert choose(world.load(stored={("groq", "https://x:443")}), lambda: True).name == "local"
 
 
 def test_default_without_a_key_is_still_the_default(world: World) -> None:
@@ -96,8 +104,8 @@ def test_nothing_to_use(world: World) -> None:
     assert "export OPENAI_API_KEY=…" in message
     assert "llmctl profiles init" in message
     assert "base_url" in message
-    assert "pip install 'llmctl[local]' && llmctl local install" in message
-    assert max(map(len, message.splitlines()[4:])) <= 80
+    assert re.search("pip install 'xllamacpp==[0-9.]+' && llmctl local install", message)
+    assert max(map(len, message.splitlines()[4:])) <= 88
 
 
 def test_nothing_to_use_but_profiles(world: World) -> None:

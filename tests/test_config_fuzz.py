@@ -12,21 +12,23 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctl.config.load import KEYS, load
+from llmctl.config.load import load
 from llmctl.config.profiles import as_yaml
 from llmctl.config.settings import (
     BreakerPolicy,
     CachePolicy,
-    KeySource,
+    KeyPlaces,
     Limits,
+    Profile,
     RetryPolicy,
     Settings,
     Timeouts,
 )
+from llmctl.config.yaml_nodes import keys_of
 from llmctl.errors import ConfigError
 from llmctl.types import Price
 
-_STRUCTS = (Limits, Timeouts, RetryPolicy, BreakerPolicy, CachePolicy, KeySource, Price)
+_STRUCTS = (Limits, Timeouts, RetryPolicy, BreakerPolicy, CachePolicy, KeyPlaces, Price)
 _SECTIONS = dict(
     zip(
         ("limits", "timeout", "retry", "breaker", "cache", "key", "price"),
@@ -49,7 +51,7 @@ _PROFILES = st.fixed_dictionaries(
     optional={
         name: st.fixed_dictionaries({}, optional=dict.fromkeys(_SECTIONS.get(name, ()), _SCALARS))
         | _VALUES
-        for name in KEYS
+        for name in keys_of(Profile)
     },
 )
 _FILES = st.fixed_dictionaries(

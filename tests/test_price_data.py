@@ -75,12 +75,7 @@ def test_a_later_library_brings_its_own_prices(tmp_path: Path) -> None:
 
 def test_older_stored_data_gives_way(tmp_path: Path) -> None:
     """What is older than the library's own is passed over without a word."""
-    listed = published()
-    for provider in listed:
-        for model in provider["models"]:
-            if isinstance(model["prices"], list):
-                model["prices"] = model["prices"][0]["prices"]
-    put(tmp_path, listed)
+    put(tmp_path, dateless(published()))
     assert catalogue(tmp_path, never).origin.fetched is None
 
 
@@ -114,44 +109,34 @@ def test_what_is_no_price_list_is_refused(payload: bytes, why: str) -> None:
         parse(payload)
 
 
-def without(listed: list[dict[str, Any]], provider: str) -> list[dict[str, Any]]:
-    """The list without a provider."""
-    return [each for each in listed if each["id"] != provider]
+def dateless(listed: Any) -> Any:
+    """The list as it was before any dated price."""
+    text = json.dumps(listed)
+    return json.loads(text, object_hook=lambda d: {k: v for k, v in d.items() if k != "constraint"})
 
 
-def thinned(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The list with half of each provider's models."""
-    return [{**each, "models": each["models"][::2]} for each in listed]
-
-
-def negative(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def negative(listed: Any) -> Any:
     """The list with a price that pays the user."""
     listed[0]["models"][0]["prices"] = {"input_mtok": -1, "output_mtok": 2}
     return listed
 
 
-def undated(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The list as it was before any dated price."""
-    return json.loads(  # type: ignore[no-any-return]
-        json.dumps(listed), object_hook=lambda d: {k: v for k, v in d.items() if k != "constraint"}
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda listed: without(listed, "anthropic"), "no prices of anthropic"),
-        (thinned, r"only 1,\d+ of the 2,\d+ models"),
-        (undated, "older than the data in use"),
+        (lambda listed: [p for p in listed if p["id"] != "anthropic"], "no prices of anthropic"),
+        (
+            lambda listed: [{**p, "models": p["models"][::2]} for p in listed],
+            r"only 1,\d+ of the 2,\d+ models",
+        ),
+        (dateless, "older than the data in use"),
         (negative, "makes no sense|not in the format"),
     ],
 )
 def test_poorer_data_is_refused(change: Any, why: str) -> None:
-    """Fewer providers or models, older prices or senseless ones do not replace what is used."""
+    """Fewer providers or models, older prices or senseless ones do not replace what is used; the
+    list of today is as good as that of today."""
+    used = library_catalogue().data
+    check_fit(parse(encoded(published())), used)
     with pytest.raises(UnfitError, match=why):
-        check_fit(parse(encoded(change(published()))), library_catalogue().data)
-
-
-def test_equal_data_is_taken() -> None:
-    """The list of today is as good as that of today."""
-    check_fit(parse(encoded(published())), library_catalogue().data)
+        check_fit(parse(encoded(change(published()))), used)

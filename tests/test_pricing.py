@@ -7,25 +7,24 @@ import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from itertools import pairwise
 
 import pytest
 from genai_prices import Usage as Used
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelPrice, Provider, TieredPrices
+from genai_prices.types import Provider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llmctl import pricing
-from llmctl.pricing import BATCH, Prices, terms_of
+from llmctl.pricing import BATCH, Prices, Terms, terms_of
 from llmctl.types import Price, RawRequest, Request, Target, Usage
 
 PRICES = Prices()
 price, worst_case = PRICES.price, PRICES.worst_case
 
-NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+TODAY = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+NOW = TODAY.timestamp()
 ADDRESSES = {
     "openai": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
@@ -75,13 +74,23 @@ def usages(draw: st.DrawFn) -> Usage:
     )
 
 
-times = st.timedeltas(timedelta(days=-1400), timedelta(days=400)).map(lambda ago: NOW + ago)
+times = st.timedeltas(timedelta(days=-1400), timedelta(days=400)).map(lambda ago: TODAY + ago)
 
 
-@given(data=st.data(), usage=usages(), at=times)
-@settings(max_examples=1000, deadline=None)
-def test_prices_equal_the_published_ones(data: st.DataObject, usage: Usage, at: datetime) -> None:
-    """Any model, date, tier and usage costs exactly what genai-prices calculates."""
+@given(
+    data=st.data(),
+    usage=usages(),
+    at=times,
+    terms=st.sampled_from(
+        [(), (), BATCH, (("service_tier", "flex"),), (("service_tier", "priority"),)]
+    ),
+)
+@settings(max_examples=1300, deadline=None)
+def test_prices_equal_the_published_ones(
+    data: st.DataObject, usage: Usage, at: datetime, terms: Terms
+) -> None:
+    """Any model, date, tier, way of processing and usage costs exactly what genai-prices
+    calculates; but what has no price a token, or no batch rate, has no price here."""
     provider, model = data.draw(st.sampled_from(model_names()))
     used = Used(
         input_tokens=usage.input,
@@ -92,46 +101,37 @@ def test_prices_equal_the_published_ones(data: st.DataObject, usage: Usage, at: 
         output_reasoning_tokens=usage.reasoning,
     )
     there = target(model, base_url=ADDRESSES[provider])
-    ours = price(there, None, usage, at)
+    ours = price(there, None, usage, at.timestamp(), terms)
     try:
-        theirs = calc_price(used, model, provider_id=provider, genai_request_timestamp=at)
+        theirs = calc_price(
+            used,
+            model,
+            provider_id=provider,
+            genai_request_timestamp=at,
+            price_context=dict(terms) or None,
+        )
     except LookupError:
         assert ours is None
         return
     if ours is None:  # what was used has no price a token, which they count as 0
         priced = theirs.model_price
-        assert (usage.input and priced.input_mtok is None) or (
-            usage.output and priced.output_mtok is None
+        assert terms == BATCH or (
+            (usage.input and priced.input_mtok is None)
+            or (usage.output and priced.output_mtok is None)
         )
         return
     assert ours == theirs.total_price
-    assert price(there, None, usage, at.timestamp()) == ours
-    worst = worst_case(there, None, usage.input, usage.output, at)
+    worst = worst_case(there, None, usage.input, usage.output, at.timestamp(), terms)
     assert worst is not None
     assert worst >= ours
 
 
-def test_every_published_price_can_be_made_into_rates() -> None:
-    """No tier is too narrow to be probed, and no combination of prices refuses it."""
-    for provider in get_snapshot().providers:
-        for model in provider.models:
-            listed = model.prices
-            dated = [] if isinstance(listed, ModelPrice) else [dated.prices for dated in listed]
-            for prices in [listed] if isinstance(listed, ModelPrice) else dated:
-                tiered = [v for v in vars(prices).values() if isinstance(v, TieredPrices)]
-                starts = [0, *sorted({tier.start for v in tiered for tier in v.tiers})]
-                gaps = [high - low for low, high in pairwise(starts)]
-                assert all(gap > pricing._PROBE for gap in gaps), (provider.id, model.id)
-                pricing._table(prices)
-
-
 def test_a_dated_price_changes_on_its_day() -> None:
     """o3 became cheaper on 10 June 2025 (UTC)."""
-    before = datetime(2025, 6, 9, 23, 59, 59, tzinfo=UTC)
+    before = datetime(2025, 6, 9, 23, 59, 59, tzinfo=UTC).timestamp()
     usage = Usage(input=1_000_000)
     assert price(target("o3"), None, usage, before) == 10
-    assert price(target("o3"), None, usage, before.timestamp()) == 10
-    assert price(target("o3"), None, usage, before + timedelta(seconds=1)) == 2
+    assert price(target("o3"), None, usage, before + 1) == 2
 
 
 def test_cached_tokens_are_part_of_the_input() -> None:
@@ -229,43 +229,10 @@ def test_batches_cost_what_is_published_for_them() -> None:
     usual = price(target("gpt-5-mini"), None, usage, NOW)
     assert usual is not None
     assert price(target("gpt-5-mini"), None, usage, NOW, BATCH) == usual / 2
-    assert price(target("gpt-5-mini"), None, usage, NOW.timestamp(), BATCH) == usual / 2
     there = target("command-a-03-2025", base_url=ADDRESSES["cohere"])
     assert price(there, None, usage, NOW)
     assert price(there, None, usage, NOW, BATCH) is None
     assert price(target("gpt-5-mini"), OWN, usage, NOW, BATCH) is None
-
-
-@given(
-    data=st.data(), usage=usages(), at=times, name=st.sampled_from(["processing", "service_tier"])
-)
-@settings(max_examples=300, deadline=None)
-def test_tiers_and_batches_equal_the_published_ones(
-    data: st.DataObject, usage: Usage, at: datetime, name: str
-) -> None:
-    """Any model, date and way of processing costs what genai-prices calculates; but for a batch
-    of a model without batch rates, which has no price here."""
-    provider, model = data.draw(st.sampled_from(model_names()))
-    value = "batch" if name == "processing" else data.draw(st.sampled_from(["flex", "priority"]))
-    used = Used(
-        input_tokens=usage.input,
-        output_tokens=usage.output,
-        cache_read_tokens=usage.cached_input,
-        cache_write_tokens=usage.cache_write,
-        cache_write_1h_tokens=usage.cache_write_1h,
-        output_reasoning_tokens=usage.reasoning,
-    )
-    ours = price(target(model, base_url=ADDRESSES[provider]), None, usage, at, ((name, value),))
-    if ours is None:
-        return
-    theirs = calc_price(
-        used,
-        model,
-        provider_id=provider,
-        genai_request_timestamp=at,
-        price_context={name: value},
-    )
-    assert ours == theirs.total_price
 
 
 def test_what_a_request_says_of_its_processing() -> None:

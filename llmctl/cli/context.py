@@ -122,7 +122,7 @@ def select_profile(context: Context, overrides: Overrides) -> Selection:
 
     settings = load_settings(context, overrides)
     folders = settings.folders
-    profile = choose(settings, overrides.profile, context.environ, lambda: is_installed(folders))
+    profile = choose(settings, lambda: is_installed(folders))
     if context.verbose:
         context.info(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
     fallbacks: list[Profile] = []
@@ -143,6 +143,7 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
     """
     from llmctl.config.load import Overrides, load
     from llmctl.config.trust import Untrusted, record
+    from llmctl.keys.keyring_store import stored_slots
 
     def read() -> Settings:
         return load(
@@ -150,6 +151,7 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
             cwd=context.cwd(),
             config=context.config,
             overrides=overrides or Overrides(),
+            stored=stored_slots(context.folders.state),
         )
 
     try:

@@ -44,7 +44,7 @@ def run_list(context: Context) -> int:
 def run_show(name: str, context: Context) -> int:
     """Print one profile, complete, as YAML or with `context.json` as JSON; never its key."""
     settings = load_settings(context, Overrides(profile=name))
-    profile = choose(settings, name, context.environ, lambda: True)
+    profile = choose(settings, lambda: True)
     key = _key(profile, context, settings.folders)
     if context.json:
         said = as_json(profile)
@@ -77,9 +77,9 @@ def run_trust(context: Context, *, revoke: bool = False) -> int:
         print(f"{path}: {'no longer trusted' if known else 'was not trusted'}")
         return 0
     digest = trust.record(folders, found.path, found.raw)
-    for line in found.asks:
+    for line in trust.places(found.needs):
         context.info(f"trusted: {line}")
-    if not found.asks:
+    if not found.needs:
         context.info("it sets nothing that needs trust")
     print(f"{path}: trusted until it changes (SHA-256 {digest})")
     return 0
@@ -93,7 +93,7 @@ def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
     if named is not None:
         return named, f"{named}, for LLMCTL_PROFILE names it"
     try:
-        profile = choose(settings, None, context.environ, lambda: is_installed(settings.folders))
+        profile = choose(settings, lambda: is_installed(settings.folders))
     except NoKeyError:
         return None, "none, for no key is set and no local model is installed"
     return profile.name, f"{profile.name}, for {profile.chosen}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from llmctl.config.settings import Folders
@@ -21,24 +21,16 @@ MAX_BYTES = 1_000_000
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """The user's home folder: `HOME`, or what the system says.
-
-    Raises `ConfigError` when neither knows.
-    """
-    named = environ.get("HOME", "")
-    if Path(named).is_absolute():
-        return Path(named)
-    try:
-        if sys.platform == "win32":
-            return Path.home()
-        import pwd
-
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except (RuntimeError, KeyError):
-        raise ConfigError(
-            "no home folder is known: set HOME, or LLMCTL_CONFIG_DIR, "
-            "LLMCTL_STATE_DIR, LLMCTL_CACHE_DIR and LLMCTL_DATA_DIR"
-        ) from None
+    """The user's home folder: `HOME`, or what the system says. Raises `ConfigError`."""
+    named = Path(environ.get("HOME", ""))
+    with suppress(RuntimeError):
+        named = named if named.is_absolute() else Path.home()
+    if named.is_absolute():
+        return named
+    raise ConfigError(
+        "no home folder is known: set HOME, or LLMCTL_CONFIG_DIR, "
+        "LLMCTL_STATE_DIR, LLMCTL_CACHE_DIR and LLMCTL_DATA_DIR"
+    )
 
 
 def find_folders(environ: Mapping[str, str], cwd: Path) -> Folders:
@@ -80,29 +72,25 @@ def project_file(cwd: Path) -> Path | None:
     return next((path for path in found if _exists(path)), None)
 
 
-def read_bytes(path: Path, *, must_exist: bool = True) -> bytes | None:
-    """What the file holds; None when it is missing and need not exist. Raises `ConfigError`."""
+def read_text(path: Path, *, must_exist: bool = True) -> tuple[bytes, str]:
+    """What the file holds, as bytes and as text; nothing when it is missing and need not exist.
+
+    Raises `ConfigError`.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         if not must_exist:
-            return None
+            return b"", ""
         raise ConfigError(f"{path}: there is no such configuration file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "the name is not valid"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(
-            f"{path}: is larger than {MAX_BYTES} bytes, too large to be a configuration"
-        )
-    return raw
-
-
-def decoded(raw: bytes, path: Path) -> str:
-    """The file's text. Raises `ConfigError` naming the line that is none."""
+        raise ConfigError(f"{path}: is too large for a configuration (over {MAX_BYTES} bytes)")
     try:
-        return raw.decode("utf-8-sig")
+        return raw, raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: this is not UTF-8 text") from None

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import asdict, replace
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from llmctl.config.paths import CONFIG_FILE
-from llmctl.config.settings import KeySource, Profile, Settings
-from llmctl.config.yaml_nodes import Node, json_value, nearest, quoted
+from llmctl.config.settings import Profile, Settings
+from llmctl.config.yaml_nodes import Node, json_value, keys_of, nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError, UsageError
-from llmctl.keys.key import slot_of
-from llmctl.keys.keyring_store import stored_slots
 from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.storage.files import private_folder, write_private
 
 if TYPE_CHECKING:
     import yaml
+
+_NOTHING = "no key is set"
 
 
 def pick(
@@ -40,40 +42,32 @@ def pick(
         return name, "asked for"
     if default is not None:
         return default, "the default of the configuration"
-    for preset in PRESETS:
-        key = profiles[preset].key
+    keys = [(preset, profiles[preset].key) for preset in PRESETS]
+    for preset, key in keys:
         if key is not None and key.env and environ.get(key.env, "").strip():
             return preset, f"{key.env} is set"
     for preset in PRESETS:
-        if preset != LOCAL and slot_of(profiles[preset]) in stored:
+        if preset != LOCAL and profiles[preset].slot in stored:
             return preset, "its key is stored"
-    return LOCAL, "no key is set"
+    return LOCAL, _NOTHING
 
 
-def choose(
-    settings: Settings, name: str | None, environ: Mapping[str, str], installed: Callable[[], bool]
-) -> Profile:
-    """The profile to use; its `chosen` says why.
+def choose(settings: Settings, installed: Callable[[], bool]) -> Profile:
+    """The profile to use, `settings.used`; its `chosen` says why.
 
-    `name` is what `--profile` or `LLMCTL_PROFILE` say (and what `load` was told);
     `installed` tells whether the local model can run, and is asked only when nothing else is
     left. Raises `ConfigError` for an unknown name, `NoKeyError` when there is nothing to use.
     """
-    stored = stored_slots(settings.folders.state)
-    chosen, why = pick(settings.profiles, settings.default, name, environ, stored)
-    if chosen not in settings.profiles:
+    profile = settings.profiles.get(settings.used)
+    if profile is None:
         names = ", ".join(settings.profiles)
-        hint = nearest(chosen, settings.profiles)
-        raise ConfigError(
-            f"there is no profile {quoted(chosen)}; {hint}"
-            + ("" if hint.endswith(names) else f" (there are: {names})")
-        )
-    profile = settings.profiles[chosen]
-    last_resort = name is None and settings.default is None and chosen == LOCAL
+        hint = nearest(settings.used, settings.profiles)
+        every = "" if hint.endswith(names) else f" (there are: {names})"
+        raise ConfigError(f"there is no profile {quoted(settings.used)}; {hint}{every}")
     # a model file of the user's own does not need the one that is installed
-    if last_resort and profile.model_path is None and not installed():
+    if settings.why == _NOTHING and profile.model_path is None and not installed():
         raise NoKeyError(_nothing_to_use(settings))
-    return replace(profile, chosen=why)
+    return replace(profile, chosen=settings.why)
 
 
 def _nothing_to_use(settings: Settings) -> str:
@@ -92,8 +86,19 @@ def _nothing_to_use(settings: Settings) -> str:
         "Three ways on:\n"
         "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)\n"
         "  2. point at a server: llmctl profiles init   (then set its base_url)\n"
-        "  3. run a local model: {GET_SERVER} && llmctl local install"
+        f"  3. run a local model: pip install '{_local_server()}' && llmctl local install"
     )
+
+
+def _local_server() -> str:
+    """What pip installs the local model's server by, as the package's own metadata says."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    with suppress(PackageNotFoundError):
+        for requirement in requires("llmctl-cli") or ():
+            if requirement.startswith("xllamacpp"):
+                return requirement.partition(";")[0].strip()
+    return "xllamacpp"
 
 
 def as_json(profile: Profile) -> dict[str, Any]:
@@ -101,43 +106,17 @@ def as_json(profile: Profile) -> dict[str, Any]:
 
     Durations are seconds; prices are `Decimal`, USD per million tokens.
     """
-    local = profile.provider == LOCAL
-    own = {"temperature": profile.temperature, "max_tokens": profile.max_tokens}
-    price = asdict(profile.price) if profile.price else {}
-    said = {
-        "provider": profile.provider,
-        "model": profile.model,
-        "base_url": None if local else profile.base_url,
-        "api": profile.api if profile.api != "chat" else None,
-        "query": dict(profile.query),
-        "key_header": profile.key_header,
-        "key": _key_source(profile.key),
-        "params": {**{k: v for k, v in own.items() if v is not None}, **profile.params},
-        "limits": asdict(profile.limits),
-        "timeout": asdict(profile.timeout),
-        "retry": asdict(profile.retry),
-        "breaker": asdict(profile.breaker),
-        "cache": asdict(profile.cache),
-        "history": profile.history,
-        "on_overflow": profile.on_overflow,
-        "fallback": list(profile.fallback) or None,
-        "price": {k: v for k, v in price.items() if v is not None},
-        "tags": dict(profile.tags),
-        "context": profile.context,
-        "model_path": str(profile.model_path) if profile.model_path else None,
-        "parallel": profile.parallel if local else None,
-        "http": profile.http,
-    }
-    return {key: value for key, value in said.items() if value is not None and value != {}}
-
-
-def _key_source(source: KeySource | None) -> dict[str, Any] | None:
-    """What a file says of the key; nothing when it is what the provider brings along."""
-    if source is None or (source.env and source.keyring):
-        return None
-    if source.command:
-        return {"command": list(source.command)}
-    return {"env": source.env} if source.env else {"keyring": source.keyring}
+    said = to_builtins(profile, builtin_types=(Decimal,), enc_hook=str)
+    own = {name: said[name] for name in ("temperature", "max_tokens") if said[name] is not None}
+    said["params"] = {**own, **profile.params}
+    said["price"] = {k: v for k, v in (said["price"] or {}).items() if v is not None}
+    said["api"] = said["api"] if said["api"] != "chat" else None
+    said["base_url" if profile.provider == LOCAL else "parallel"] = None
+    key = profile.key
+    # a key in both places is what the provider brings along
+    brought = key is None or (key.env and key.keyring)
+    said["key"] = {} if brought else {k: v for k, v in said["key"].items() if v and k != "hidden"}
+    return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, [])}
 
 
 def as_yaml(profile: Profile) -> str:
@@ -145,25 +124,12 @@ def as_yaml(profile: Profile) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Writes numbers as people do, and text so that `load` takes it as text."""
+        """Writes text so that `load` takes it as text, and prices as numbers."""
 
-        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-            return True
-
-    Dumper.add_representer(float, _write_number)
-    Dumper.add_representer(Decimal, _write_number)
     Dumper.add_representer(str, _write_text)
+    Dumper.add_representer(Decimal, lambda dumper, value: dumper.represent_float(float(value)))
     document = {"profiles": {profile.name: as_json(profile)}}
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _write_number(dumper: yaml.SafeDumper, value: float | Decimal) -> yaml.ScalarNode:
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
-    written = f"{exact:f}" if -20 <= exact.adjusted() <= 20 else repr(float(value))
-    if "." in written and "e" not in written:
-        written = written.rstrip("0").rstrip(".")
-    kind = "int" if written.lstrip("-").isdigit() else "float"
-    return dumper.represent_scalar(f"tag:yaml.org,2002:{kind}", written)
 
 
 def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -171,8 +137,7 @@ def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         misread = json_value(Node("", "", value)) != value
     except ConfigError:
         misread = True
-    style = "'" if misread else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'" if misread else None)
 
 
 def starter() -> str:

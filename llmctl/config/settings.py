@@ -1,33 +1,30 @@
-"""Every knob of the program: frozen structs with units and bounds, the schema of the files.
+"""Every knob of the program: frozen structs with units, bounds and hints, the schema of the files.
 
-A field of `Profile` and its sections is a key of the configuration file; `load` reads a file by
-these types: `Meta` holds the bounds, `description` completes the error "must be …", and
-`extra` says `unit: seconds` (written as a duration) or `secret` (never shown in an error).
+`ConfigFile` is a file; the fields of `Profile` and its sections are the keys in it, but for those
+named `derived`. `yaml_nodes.read` reads by these types: `Meta` holds the bounds, `description`
+completes the error "must be …", `extra` may hold `parse` (text to value, None: not such a text).
+`hints` are the ends of errors about keys that people try.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlencode
+from typing import Annotated, Any, ClassVar, Literal, get_args
+from urllib.parse import urlencode, urlsplit
 
 from msgspec import Meta, Struct, field
 
-from llmctl.types import Price
+from llmctl.types import Price, Target
 
-_DAY = 86400.0
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,9})?) ?(ms|s|m|h|d|w)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{0,6})?) ?(?:([kmgt])(i?)b?|b)?")
 _SHARE = re.compile(r"(0?\.[0-9]{1,6}|1(\.0+)?)|([0-9]{1,2}(\.[0-9]{1,4})?|100)%")
-
-Seconds = Annotated[float, Meta(gt=0, le=_DAY, extra={"unit": "seconds"})]
-Attempts = Annotated[int, Meta(ge=1, le=100)]
-PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-Name = Annotated[str, Meta(min_length=1)]
+_HOST = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(%[\w.-]+)?")
 
 
 def parse_duration(text: str) -> float | None:
@@ -50,6 +47,95 @@ def parse_share(text: str) -> Decimal | None:
     if not _SHARE.fullmatch(text):
         return None
     return Decimal(text.rstrip("%")) / (100 if text.endswith("%") else 1) or None
+
+
+def _parse_base_url(text: str) -> str | None:
+    """The address without its trailing slash; None where it is none (see `BaseUrl`)."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # its message may repeat a password
+        return None
+    wrong = re.search(r'[\s\\<>"?#]|/(chat/completions|responses|messages|models)/*\Z', text)
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or "@" in parts.netloc:
+        return None
+    return None if wrong or port == 0 else text.rstrip("/")
+
+
+def _parse_command(text: str) -> tuple[str, ...] | None:
+    """The words of one line, split as a shell would split it, without being run by one."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        return None
+
+
+def _text(description: str, pattern: str = "") -> Meta:
+    return Meta(pattern=pattern, description=description)
+
+
+def _written(description: str, parse: Callable[[str], Any]) -> Meta:
+    return Meta(description=description, extra={"parse": parse})
+
+
+_DURATION_WORDS = _written("a duration such as 10, 10s or 5m, at most 24h", parse_duration)
+
+Label = Annotated[str, _text("text on one line, without control characters")]
+Text = Annotated[str, _text("text on one line, printable, not empty", r"\S")]
+LabelName = Annotated[str, _text("printable names", ".")]
+TagName = Annotated[str, _text("printable names without =", r"\A[^=]+\Z")]
+StoredName = Annotated[
+    str, _text("a name of letters, digits, dots, dashes and _", r"\A\w[\w.-]{0,63}\Z")
+]
+ParameterName = Annotated[
+    str,
+    _text(
+        "names of parameters that llmctl does not set itself",
+        r"\A(?!(model|messages|stream|stream_options)\Z)",
+    ),
+]
+Variable = Annotated[
+    str,
+    _text(
+        "the name of an environment variable; a key itself never belongs in a file",
+        r"\A[A-Za-z_][A-Za-z0-9_]{0,99}\Z",
+    ),
+]
+Header = Annotated[
+    str,
+    Meta(pattern=r"\A[A-Za-z][A-Za-z0-9-]{0,63}\Z"),
+    _written("the name of a header, such as api-key", str.lower),
+]
+Command = Annotated[
+    tuple[Text, ...],
+    Meta(min_length=1),
+    _written("a program and its arguments, such as op read op://…", _parse_command),
+]
+BaseUrl = Annotated[
+    str,
+    _written(
+        "http:// or https:// and a host, such as https://host:8000/v1, without user, password, "
+        "query (?), fragment (#), spaces or quotes (a key is named by key: {env: NAME}), and must "
+        "end before the endpoint's own name, such as /chat/completions",
+        _parse_base_url,
+    ),
+]
+Seconds = Annotated[float, Meta(gt=0, le=86400), _DURATION_WORDS]
+Pause = Annotated[float, Meta(ge=0, le=86400), _DURATION_WORDS]
+Age = Annotated[
+    float, Meta(gt=0, le=36500 * 86400), _written("a duration such as 24h or 7d", parse_duration)
+]
+Attempts = Annotated[int, Meta(ge=1, le=100)]
+PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+MaxTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+Temperature = Annotated[float, Meta(ge=0, le=100)]
+Parameters = Annotated[
+    Mapping[ParameterName, Any],
+    Meta(extra={"typed": {"max_tokens": MaxTokens | None, "temperature": Temperature | None}}),
+]
+Size = Annotated[int, Meta(ge=1), _written("a size such as 500MB, 1GB or 2GiB", parse_size)]
+Share = Annotated[Decimal, _written("a share of the limit such as 0.8 or 80%", parse_share)]
+Dollars = Annotated[Decimal, Meta(description="an amount in USD such as 25 or 2_000.50")]
 
 
 class Limits(Struct, frozen=True):
@@ -75,7 +161,7 @@ class RetryPolicy(Struct, frozen=True):
     may have billed (timeout, broken connection after sending)."""
 
     attempts: Attempts = 4
-    max_wait: Annotated[float, Meta(ge=0, le=_DAY, extra={"unit": "seconds"})] = 60.0
+    max_wait: Pause = 60.0
     ambiguous_attempts: Annotated[int, Meta(ge=0, le=100)] = 1
 
 
@@ -94,41 +180,26 @@ class CachePolicy(Struct, frozen=True):
     """`ttl`: seconds an answer may be reused, None for ever."""
 
     enabled: bool = True
-    ttl: Annotated[float, Meta(gt=0, le=36500 * _DAY, extra={"unit": "seconds"})] | None = None
+    ttl: Age | None = None
 
 
-class KeySource(Struct, frozen=True):
+class KeyPlaces(Struct, frozen=True):
     """Where a profile's key comes from: the environment variable `env`, the keyring's entry
     `keyring` (both: in this order), or what `command` prints (program and arguments). `hidden`
     are variables that hold other keys: the command does not get to see them."""
 
-    env: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,99}\Z",
-                description="the name of an environment variable, such as OPENAI_API_KEY "
-                "(a key itself never belongs in a file)",
-                extra={"secret": True},
-            ),
-        ]
-        | None
-    ) = None
-    keyring: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"\A\w[\w.-]{0,63}\Z",
-                description="the name of a stored key, such as openai: letters, digits, dots, "
-                "dashes and underscores (see `llmctl keys list`)",
-                extra={"secret": True},
-            ),
-        ]
-        | None
-    ) = None
-    command: tuple[str, ...] | None = None
+    derived: ClassVar[tuple[str, ...]] = ("hidden",)
+
+    env: Variable | None = None
+    keyring: StoredName | None = None
+    command: Command | None = None
     hidden: tuple[str, ...] = ()
 
+
+KeyPlace = Annotated[
+    KeyPlaces,
+    Meta(description="one of {env: NAME}, {keyring: NAME} and {command: …}, never a key itself"),
+]
 
 Api = Literal["chat", "responses"]
 
@@ -143,34 +214,39 @@ class Profile(Struct, frozen=True):
     call, and `key_header` is the header that carries the key where it is not the provider's usual
     one (Azure's `api-version` and `api-key`). `context` is the model's window in tokens where it
     is known; `model_path`, `parallel` (answers at once) belong to `local`. `params` are sampling
-    parameters passed through. `fallback` are the profiles that are asked, in this order, when
-    this one cannot serve. `http`: `standard` sends a batch over the standard HTTP client too.
-    `source` says where the profile was defined, for `profiles show`; `chosen` why it is the one
-    in use (set by `choose`).
+    parameters passed through; `max_tokens` and `temperature` stand among them in a file.
+    `fallback` are the profiles that are asked, in this order, when this one cannot serve. `http`:
+    `standard` sends a batch over the standard HTTP client too. `source` says where the profile
+    was defined, for `profiles show`; `chosen` why it is the one in use (set by `choose`).
     """
 
+    derived: ClassVar[tuple[str, ...]] = (
+        "name", "adapter", "max_tokens", "temperature", "source", "chosen",
+    )  # fmt: skip
+    hints: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("api_key", "token", "key_env"),
+            "write key: {env: NAME}, where NAME is the environment variable that holds the key",
+        ),
+        **dict.fromkeys(("url", "endpoint", "api_base"), "write base_url"),
+        **dict.fromkeys(("temperature", "max_tokens"), "it belongs under params"),
+        **dict.fromkeys(("concurrency", "rpm", "tpm"), "it belongs under limits"),
+        **dict.fromkeys(("headers", "proxy"), "it is not supported by this version of llmctl"),
+        "ttl": "it belongs under cache",
+    }
+
     name: str
-    provider: str
+    provider: Text
     adapter: str
-    base_url: str
-    model: str
-    key: KeySource | None = None
+    base_url: BaseUrl
+    model: Text
+    key: KeyPlace | None = None
     api: Api = "chat"
-    query: Mapping[str, str] = field(default_factory=dict)
-    key_header: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"\A[A-Za-z][A-Za-z0-9-]{0,63}\Z",
-                description="the name of a header, such as api-key",
-                extra={"secret": True},
-            ),
-        ]
-        | None
-    ) = None
-    max_tokens: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    query: Mapping[LabelName, Label] = field(default_factory=dict)
+    key_header: Header | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    params: Parameters = field(default_factory=dict)
     limits: Limits = Limits()
     timeout: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
@@ -178,9 +254,9 @@ class Profile(Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
     history: bool = True
     on_overflow: Overflow = "reject"
-    fallback: tuple[str, ...] = ()
+    fallback: tuple[Text, ...] = ()
     price: Price | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[TagName, Label] = field(default_factory=dict)
     context: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
     model_path: Path | None = None
     parallel: Annotated[int, Meta(ge=1, le=256)] = 4
@@ -193,10 +269,12 @@ class Profile(Struct, frozen=True):
         """The base URL with its query."""
         return f"{self.base_url}?{urlencode(self.query)}" if self.query else self.base_url
 
+    @property
+    def slot(self) -> tuple[str, str]:
+        """Where its key is stored: the key's name, or its own, and the origin it belongs to."""
+        name = self.key.keyring if self.key and self.key.keyring else self.name
+        return name, Target("", "", "", self.base_url, "").origin
 
-NOT_IN_FILES = ("name", "adapter", "max_tokens", "temperature", "source", "chosen")
-"""Fields of `Profile` that are no keys of their own: the first two and the last two are found
-out, `max_tokens` and `temperature` stand under `params`."""
 
 Period = Literal["day", "week", "month"]
 """How long a budget lasts: a calendar day, week (from Monday) or month."""
@@ -204,16 +282,47 @@ Period = Literal["day", "week", "month"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 
 
+class BudgetMatch(Struct, frozen=True):
+    """What a budget matches by, as a file says it."""
+
+    profile: Text | None = None
+    provider: Text | None = None
+    model: Text | None = None
+    user: Text | None = None
+    tags: Mapping[LabelName, Label] = field(default_factory=dict)
+
+
 class Budget(Struct, frozen=True):
     """At most `limit` US dollars a period, for the calls that have all of `match`: a value by
     `profile`, `provider`, `model`, `user` or `tag:NAME`. `warn_at` are shares of the limit,
     ascending."""
 
-    name: str
-    limit: Decimal
+    name: Text
+    limit: Dollars = field(name="limit_usd")
     period: Period
-    warn_at: tuple[Decimal, ...] = ()
-    match: Mapping[str, str] = field(default_factory=dict)
+    warn_at: tuple[Share, ...] = ()
+    match: Annotated[Mapping[str, str], Meta(extra={"shape": BudgetMatch})] = field(
+        default_factory=dict
+    )
+
+
+class CacheSize(Struct, frozen=True):
+    """What the cache of answers may grow to, in bytes."""
+
+    max_size: Size | None = None
+
+
+class ConfigFile(Struct, frozen=True):
+    """A configuration file, the user's or a project's."""
+
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        Profile.__struct_encode_fields__, "it belongs into a profile"
+    )
+
+    default: Text | None = None
+    profiles: Mapping[StoredName, Profile] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
+    cache: CacheSize = CacheSize()
 
 
 class Folders(Struct, frozen=True):
@@ -229,7 +338,8 @@ class Folders(Struct, frozen=True):
 class Settings(Struct, frozen=True):
     """The outcome of configuration: all profiles by name, which is the default, the files that
     were read, weakest first, the budgets; `cache_size` is what the cache of answers may grow to,
-    in bytes (None: no limit)."""
+    in bytes (None: no limit). `used` names the profile to use, `why` the reason; `choose` says
+    whether there is one of that name."""
 
     profiles: Mapping[str, Profile]
     default: str | None
@@ -237,3 +347,5 @@ class Settings(Struct, frozen=True):
     files: tuple[Path, ...] = ()
     budgets: tuple[Budget, ...] = ()
     cache_size: int | None = None
+    used: str = ""
+    why: str = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from llmctl.config.settings import Folders
@@ -21,63 +20,54 @@ _FILE = "trust.json"
 
 
 class Untrusted(ConfigError):
-    """A project's file says what needs the user's trust. `path` and `raw` are the file, `sha256`
-    the hash of its bytes in hex, `asks` what it sets, one `file:line: key` each."""
+    """A project's file says what `needs` the user's trust. `path` and `raw` are the file,
+    `asks` what it sets, one `file:line: key` each; `own` is the user's own file."""
 
     def __init__(self, needs: tuple[Node, ...], path: Path, raw: bytes, own: Path) -> None:
-        super().__init__(
-            str(
-                needs[0].error(
-                    "needs your trust in a project's configuration; read the file, then run "
-                    f"`llmctl profiles trust`, or put it into your own file, {own}"
-                )
-            )
-        )
+        what = "needs your trust in a project's configuration; read the file, then run "
+        more = f"`llmctl profiles trust`, or put it into your own file, {own}"
+        super().__init__(str(needs[0].error(what + more)))
         self.path = path
         self.raw = raw
-        self.sha256 = _hash(raw)
-        self.asks = tuple(f"{node.where}: {node.path}" for node in needs)
+        self.asks = places(needs)
+
+
+def places(needs: tuple[Node, ...]) -> tuple[str, ...]:
+    """What needs trust, one `file:line: key` each."""
+    return tuple(f"{node.where}: {node.path}" for node in needs)
 
 
 def is_trusted(folders: Folders, path: Path, raw: bytes) -> bool:
     """Whether the user trusts this file with exactly these bytes."""
-    return _read(folders).get(_name(path)) == _hash(raw)
+    return _read(folders).get(os.path.realpath(path)) == hashlib.sha256(raw).hexdigest()
 
 
 def record(folders: Folders, path: Path, raw: bytes) -> str:
     """Trust the file as it is; its SHA-256 in hex. Raises `DiskError`."""
-    _write(folders, {**_read(folders), _name(path): _hash(raw)})
-    return _hash(raw)
+    digest = hashlib.sha256(raw).hexdigest()
+    _write(folders, {**_read(folders), os.path.realpath(path): digest})
+    return digest
 
 
 def forget(folders: Folders, path: Path) -> bool:
     """Trust the file no more; whether it was trusted. Raises `DiskError`."""
-    known = dict(_read(folders))
-    if known.pop(_name(path), None) is None:
+    known = _read(folders)
+    if known.pop(os.path.realpath(path), None) is None:
         return False
     _write(folders, known)
     return True
 
 
-def _name(path: Path) -> str:
-    return os.path.realpath(path)
-
-
-def _hash(raw: bytes) -> str:
-    return hashlib.sha256(raw).hexdigest()
-
-
-def _read(folders: Folders) -> Mapping[str, str]:
+def _read(folders: Folders) -> dict[str, str]:
     """The record. One that is missing or damaged trusts nothing."""
     try:
         said = json.loads((folders.state / _FILE).read_bytes())
-    except (OSError, ValueError):
+        return dict(said["files"])
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
-    files = said.get("files") if isinstance(said, dict) else None
-    return files if isinstance(files, dict) else {}
 
 
-def _write(folders: Folders, files: Mapping[str, str]) -> None:
+def _write(folders: Folders, files: dict[str, str]) -> None:
     private_folder(folders.state)
     text = json.dumps({"version": 1, "files": files}, indent=2)
     write_private(folders.state / _FILE, text.encode())

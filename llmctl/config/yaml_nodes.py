@@ -1,19 +1,26 @@
-"""YAML text as a small tree of nodes, each with its file and line.
+"""YAML text as a tree of nodes, each with its file and line, and the values that nodes mean.
 
-PyYAML only finds the structure. `load` reads the meaning from the text, so that a price stays
-exact and YAML 1.1's surprises (`010` is eight, `1:30` is ninety) cannot happen.
+PyYAML only finds the structure. `read` takes the meaning from the text, by the types of
+`settings`, so that a price stays exact and YAML 1.1's surprises (`010` is eight, `1:30` is
+ninety) cannot happen.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from msgspec import Struct
-from msgspec.structs import replace
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo, fields, replace
 
+from llmctl.config.settings import Text
 from llmctl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,11 +33,11 @@ otherwise unfold into billions."""
 MAX_DEPTH = 40
 """Levels of nesting; orjson, which writes `params` to the wire, stops at 254."""
 
-
-_JSON_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
-_JSON_FLOAT = re.compile(
-    r"[+-]?([0-9]+\.[0-9]*([eE][+-]?[0-9]+)?|\.[0-9]+([eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+)"
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?"  # a group: no integer
 )
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_NO_META = Meta()
 
 
 class Node(Struct, frozen=True):
@@ -47,21 +54,18 @@ class Node(Struct, frozen=True):
 
     def error(self, message: str) -> ConfigError:
         """The error that names this value; `message` begins with a verb."""
-        return ConfigError(" ".join(filter(None, (self._prefix, self.path, message))))
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self.where}:" if self.path else self.where
-
-    @property
-    def null(self) -> bool:
-        """Whether nothing is written, or `null`."""
-        return self.bare in {"", "~", "null", "Null", "NULL"}
+        place = f"{self.where}: {self.path}" if self.path else self.where
+        return ConfigError(f"{place} {message}")
 
     @property
     def bare(self) -> str | None:
         """The text of a scalar that is not quoted; None for all other values."""
         return self.value if self.plain and isinstance(self.value, str) else None
+
+    @property
+    def null(self) -> bool:
+        """Whether nothing is written, or `null`."""
+        return self.bare in {"", "~", "null", "Null", "NULL"}
 
     def mapping(self) -> Mapping[str, Node]:
         """The entries; none when nothing is written. Raises `ConfigError` for another kind."""
@@ -77,9 +81,26 @@ class Node(Struct, frozen=True):
             return ()
         return self.value if isinstance(self.value, tuple) else (self,)
 
-    def shown(self) -> str:
-        """The value for a message: short, without control characters."""
-        return quoted(self.value) if isinstance(self.value, str) else "a list or mapping"
+
+def node_of(value: str | Node | Mapping[str, Any], where: str) -> Node:
+    """A tree that no file says: text, nodes, and mappings of them."""
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, str):
+        return Node(where, "", value)
+    return Node(where, "", {name: node_of(child, where) for name, child in value.items()})
+
+
+def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
+    """Two mappings, key by key; `over` wins. Sections are merged too, one level deep."""
+    if not isinstance(over.value, Mapping) or not isinstance(under.value, Mapping):
+        return under if over.null and isinstance(under.value, Mapping) else over
+    merged = dict(under.value)
+    for name, child in over.value.items():
+        # a key comes from one place: naming another one does not add to the first
+        both = sections and name in merged and name != "key"
+        merged[name] = merge(merged[name], child, sections=False) if both else child
+    return replace(over, value=merged)
 
 
 def quoted(text: str) -> str:
@@ -98,30 +119,118 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"there are: {', '.join(names)}"
 
 
-def parse_yaml(text: str, file: str) -> Node | None:
-    """The tree of a YAML document, None when it is empty; `file` is its name in messages.
+# Nodes become values, by type.
 
-    Raises `ConfigError` for anything that is not one plain YAML document.
+
+@lru_cache
+def keys_of(struct: type[Struct]) -> Mapping[str, FieldInfo]:
+    """The keys of a section, with the fields of its struct they are read into."""
+    derived = getattr(struct, "derived", ())
+    return {each.encode_name: each for each in fields(struct) if each.name not in derived}
+
+
+def read(node: Node, hint: Any, *, whole: bool = True) -> Any:
+    """The value of a node by the type of its field; a section is a dict of what it says.
+
+    `whole`: a section says all that its struct requires. Raises `ConfigError`.
     """
-    import yaml
+    if hint is Any:
+        return json_value(node)
+    if NoneType in get_args(hint):
+        if node.null:
+            return None
+        hint = next(option for option in get_args(hint) if option is not NoneType)
+    hint = Text if hint is Path else hint
+    kind, *_, meta = get_args(hint) if get_origin(hint) is Annotated else (hint, _NO_META)
+    extra = meta.extra or {}
+    kind, parse = extra.get("shape", kind), extra.get("parse")
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _section(node, kind, meta.description, whole=whole)
+    if get_origin(kind) is Mapping:
+        return _mapping(node, get_args(kind), extra.get("typed", {}), whole=whole)
+    if get_origin(kind) is tuple and not (parse and isinstance(node.value, str)):
+        value: Any = tuple(read(item, get_args(kind)[0]) for item in node.items())
+        if kind is hint:
+            return value
+    elif parse:
+        text = node.value if isinstance(node.value, str) and node.value.isprintable() else ""
+        value = parse(text)
+    else:
+        value = _scalar(node, kind)
+    if not _fits(value, hint):
+        secret = kind is str or get_origin(kind) is tuple
+        shown = quoted(node.value) if isinstance(node.value, str) else "a list or mapping"
+        raise node.error(f"must be {_expected(kind, meta)}{'' if secret else f', not {shown}'}")
+    return value
 
-    # Events, not `yaml.compose`: libyaml's composer is recursive and crashes the interpreter on
-    # a file of 100,000 brackets.
-    loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+def _mapping(node: Node, hints: Any, typed: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
+    """Values by names that are the user's; `typed` are the types of some."""
+    (names, values), found = hints, {}
+    for name, child in node.mapping().items():
+        if not name.isprintable() or not _fits(name, names):
+            words = get_args(names)[1].description
+            raise ConfigError(
+                f"{child.where}: {node.path} cannot have the name {quoted(name)}, only {words}"
+            )
+        found[name] = read(child, typed.get(name, values), whole=whole)
+    return found
+
+
+def _section(node: Node, struct: type[Struct], choice: str | None, *, whole: bool) -> Any:
+    """What a section says; with `choice`, its description, exactly one of its keys."""
+    keys = keys_of(struct)
+    if choice:  # nothing of what is written is shown: it may be a key
+        said = node.value if isinstance(node.value, Mapping) else {}
+        if len(said) != 1 or not said.keys() <= keys.keys() or any(c.null for c in said.values()):
+            raise node.error(f"must be {choice}")
+    entries = node.mapping()
+    for name, child in entries.items():
+        if name not in keys:
+            hint = getattr(struct, "hints", {}).get(name) or nearest(name, keys)
+            place = f"{node.path} has" if node.path else "there is"
+            raise ConfigError(f"{child.where}: {place} an unknown key {quoted(name)}; {hint}")
+    for name, each in keys.items():
+        if whole and each.required and name not in entries:
+            raise node.error(f"needs {name}")
+    return {name: read(child, keys[name].type, whole=whole) for name, child in entries.items()}
+
+
+def _scalar(node: Node, kind: Any) -> Any:
+    """What is written, as the type it should have; None where it is no such thing."""
+    if kind is str or get_origin(kind) is Literal:
+        text = isinstance(node.value, str) and not node.null and node.value.isprintable()
+        return node.value if text else None
+    bare = node.bare or ""
+    if kind is bool:
+        return _BOOLEANS.get(bare.lower())
+    bare = bare.replace("_", "")
     try:
-        return _TreeBuilder(yaml.parse(text, Loader=loader), file).document()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = min(mark.line if mark else 0, text.count("\n")) + 1  # not after the last one
-        what = ", ".join(str(part) for part in (error.context, error.problem) if part)
-        raise ConfigError(f"{file}:{line}: this is not YAML: {what}") from None
-    except yaml.YAMLError as error:
-        # a character that YAML forbids; the first line of the message names it
-        what = str(error).partition("\n")[0]
-        raise ConfigError(f"{file}: this is not YAML: {what}") from None
-    except (ValueError, OverflowError):
-        # PyYAML's own scanner lets these pass for numbers out of range in `\U` and `%YAML`
-        raise ConfigError(f"{file}: this is not YAML: a number is out of range") from None
+        value = kind(bare) if _NUMBER.fullmatch(bare) else None
+    except (ValueError, ArithmeticError):
+        return None
+    return None if kind is Decimal and value and not 0 <= value <= 10**12 else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _expected(kind: Any, meta: Meta) -> str:
+    """What a value must be, for an error."""
+    if meta.description:
+        return meta.description
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if kind is bool:
+        return "true or false"
+    if kind is Decimal:
+        return "a price in USD per million tokens"
+    return f"a {'whole ' if kind is int else ''}number from {meta.ge} to {meta.le}"
 
 
 def json_value(node: Node, depth: int = 0) -> Any:
@@ -129,128 +238,99 @@ def json_value(node: Node, depth: int = 0) -> Any:
     text. Raises `ConfigError` for what JSON cannot carry."""
     if depth > MAX_DEPTH:  # aliases in aliases go deeper than the text does
         raise node.error(f"is nested more than {MAX_DEPTH} levels deep")
-    if isinstance(node.value, Mapping):
-        return {
-            _json_text(node, name): json_value(child, depth + 1)
-            for name, child in node.value.items()
-        }
-    if isinstance(node.value, tuple):
-        return [json_value(item, depth + 1) for item in node.value]
-    return _json_scalar(node, node.value) if node.plain else _json_text(node, node.value)
+    value = node.value
+    if isinstance(value, tuple):
+        return [json_value(item, depth + 1) for item in value]
+    texts = list(value) if isinstance(value, Mapping) else [value]
+    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+        raise node.error("holds half a character (\\ud800 to \\udfff); write the character itself")
+    if isinstance(value, Mapping):
+        return {name: json_value(child, depth + 1) for name, child in value.items()}
+    return _json_scalar(node, value) if node.plain else value
 
 
 def _json_scalar(node: Node, text: str) -> Any:
     """What an unquoted scalar means."""
-    if node.null:
-        return None
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if _JSON_INTEGER.fullmatch(text):
-        if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
-            raise node.error("is a number with more than 64 bits; quote it to send it as text")
-        return int(text)
-    if _JSON_FLOAT.fullmatch(text):
-        if not math.isfinite(float(text)):
-            raise node.error("is too large a number; quote it to send it as text")
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        words = {"true": True, "false": False}
+        return None if node.null else words.get(text.lower(), text)
+    if not any(number.groups()):
+        if len(text) <= 20 and -(2**63) <= int(text) < 2**64:
+            return int(text)
+    elif math.isfinite(float(text)):
         return float(text)
-    return _json_text(node, text)
+    raise node.error("is a number of more than 64 bits; quote it to send it as text")
 
 
-def _json_text(node: Node, value: str) -> str:
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise node.error("holds half a character (\\ud800 to \\udfff); write the character itself")
-    return value
+# Text becomes nodes.
 
 
-class _TreeBuilder:
-    """Turns PyYAML's events into nodes, within `MAX_NODES` and `MAX_DEPTH`."""
+def parse_yaml(text: str, file: str) -> Node | None:
+    """The tree of a YAML document, None when it is empty; `file` is its name in messages.
 
-    def __init__(self, events: Iterator[yaml.Event], file: str) -> None:
-        self._events = events
-        self._file = file
-        self._nodes = 0
-        self._anchors: dict[str, tuple[Node, int]] = {}
+    Raises `ConfigError` for anything that is not one plain YAML document.
+    """
+    import yaml
 
-    def document(self) -> Node | None:
-        """The one document of the stream."""
-        import yaml
+    loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        # first its events: libyaml's composer is recursive and crashes on 100,000 brackets
+        depth = 0
+        for event in yaml.parse(text, Loader=loader):
+            where = f"{file}:{event.start_mark.line + 1 if event.start_mark else 1}"
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            _bound(0, depth, where)
+            if tag := getattr(event, "tag", None):
+                raise ConfigError(f"{where}: the tag {quoted(tag)} is not supported; leave it out")
+        root = yaml.compose(text, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = min(mark.line if mark else 0, text.count("\n")) + 1  # not after the last one
+        what = ", ".join(str(part) for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{file}:{line}: this is not YAML: {what}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # a character that YAML forbids, or a number out of range in `\U` and `%YAML`
+        what = str(error).partition("\n")[0]
+        raise ConfigError(f"{file}: this is not YAML: {what}") from None
+    return None if root is None else _unfold(root, f"{file}:", "", "", [0], 0)
 
-        next(self._events)  # the stream begins
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            return None
-        root = self._node(next(self._events), "", None, 0)
-        next(self._events)  # the document ends
-        after = next(self._events)
-        if not isinstance(after, yaml.StreamEndEvent):
-            raise ConfigError(
-                f"{self._at(after)}: a second document begins here; a configuration is one"
-            )
-        return root
 
-    def _at(self, event: yaml.Event) -> str:
-        mark = event.start_mark
-        return f"{self._file}:{mark.line + 1 if mark else 1}"
+def _unfold(
+    found: yaml.Node, file: str, where: str, path: str, count: list[int], depth: int
+) -> Node:
+    """PyYAML's node and those below, aliases repeated; a key's value stands where the key does."""
+    import yaml
 
-    def _node(self, event: yaml.Event, path: str, where: str | None, depth: int) -> Node:
-        """The node that begins with `event`; the value of a key stands where the key does."""
-        import yaml
+    where = where or f"{file}{found.start_mark.line + 1}"
+    count[0] += 1
+    _bound(count[0], depth, where)
+    if isinstance(found, yaml.ScalarNode):
+        return Node(where, path, str(found.value), plain=found.style in (None, ""))
+    if isinstance(found, yaml.SequenceNode):
+        items = enumerate(found.value)
+        return Node(
+            where,
+            path,
+            tuple(_unfold(item, file, "", f"{path}[{n}]", count, depth + 1) for n, item in items),
+        )
+    entries: dict[str, Node] = {}
+    for key, value in found.value:
+        at, name = f"{file}{key.start_mark.line + 1}", key.value
+        if not isinstance(name, str) or name == "<<":
+            raise ConfigError(f"{at}: a key must be plain text, and none is merged (<<)")
+        if name in entries:
+            first = entries[name].where
+            raise ConfigError(f"{at}: {quoted(name)} is written twice, first at {first}")
+        below = ".".join(filter(None, (path, quoted(name)[1:-1])))  # a path is for messages
+        entries[name] = _unfold(value, file, at, below, count, depth + 1)
+    return Node(where, path, entries)
 
-        where = where or self._at(event)
-        before = self._nodes
-        self._count(1, depth, where)
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._anchors:
-                raise ConfigError(f"{where}: this alias has no anchor before it")
-            node, size = self._anchors[event.anchor]
-            self._count(size, depth, where)
-            return replace(node, where=where, path=path)
-        assert isinstance(event, yaml.NodeEvent)
-        if (tag := getattr(event, "tag", None)) is not None:
-            raise ConfigError(f"{where}: the tag {quoted(tag)} is not supported; leave it out")
-        if isinstance(event, yaml.ScalarEvent):
-            node = Node(where, path, event.value, plain=event.style in (None, ""))
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = Node(where, path, self._list(path, depth))
-        else:
-            node = Node(where, path, self._mapping(path, depth))
-        if event.anchor is not None:
-            self._anchors[event.anchor] = (node, self._nodes - before)
-        return node
 
-    def _list(self, path: str, depth: int) -> tuple[Node, ...]:
-        import yaml
-
-        items: list[Node] = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            items.append(self._node(event, f"{path}[{len(items)}]", None, depth + 1))
-        return tuple(items)
-
-    def _mapping(self, path: str, depth: int) -> dict[str, Node]:
-        import yaml
-
-        entries: dict[str, Node] = {}
-        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
-            where = self._at(key)
-            if not isinstance(key, yaml.ScalarEvent):
-                raise ConfigError(f"{where}: a key must be plain text")
-            name = str(key.value)
-            if name == "<<":
-                raise ConfigError(
-                    f"{where}: merge keys (<<) are not supported; write the entries out"
-                )
-            if name in entries:
-                raise ConfigError(
-                    f"{where}: {quoted(name)} is written twice, first at {entries[name].where}"
-                )
-            shown = quoted(name)[1:-1]  # a path is for messages
-            below = f"{path}.{shown}" if path else shown
-            entries[name] = self._node(next(self._events), below, where, depth + 1)
-        return entries
-
-    def _count(self, nodes: int, depth: int, where: str) -> None:
-        self._nodes += nodes
-        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise ConfigError(
-                f"{where}: this holds too much; at most {MAX_NODES} values, "
-                f"{MAX_DEPTH} levels deep, are read, counting what aliases repeat"
-            )
+def _bound(nodes: int, depth: int, where: str) -> None:
+    if nodes > MAX_NODES or depth > MAX_DEPTH:
+        raise ConfigError(
+            f"{where}: this holds too much; at most {MAX_NODES} values, "
+            f"{MAX_DEPTH} levels deep, are read, counting what aliases repeat"
+        )

@@ -17,7 +17,6 @@ from llmctl.cli.app import program
 from llmctl.cli.context import Context
 from llmctl.cli.profiles_run import run_init, run_list, run_show
 from llmctl.config.load import load
-from llmctl.config.profiles import choose
 from llmctl.errors import ConfigError, DiskError, UsageError
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
@@ -182,7 +181,7 @@ def test_init(world: World) -> None:
     assert [path.name for path in world.own.parent.iterdir()] == ["config.yaml"]
     settings = world.load()
     assert settings.files == (world.own,)
-    assert choose(settings, "openai", {}, lambda: False).source == "built in"
+    assert settings.profiles["openai"].source == "built in"
 
 
 def test_init_does_not_overwrite(world: World) -> None:

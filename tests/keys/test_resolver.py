@@ -8,8 +8,7 @@ from collections.abc import Collection
 import pytest
 from msgspec.structs import replace
 
-from llmctl.config.settings import KeySource as KeyPlaces
-from llmctl.config.settings import Profile
+from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.errors import NoKeyError
 from llmctl.keys.key import Key, KeySlot, slot_of
 from llmctl.keys.keyring_store import Keyring, KeyringUnavailable

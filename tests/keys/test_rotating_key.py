@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from llmctl.config.settings import KeySource as KeyPlaces
-from llmctl.config.settings import Profile
+from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.errors import AuthFailed, NoKeyError
 from llmctl.guards.key_failover import KeyFailover
 from llmctl.keys.key import Key, slot_of
