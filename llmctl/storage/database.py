@@ -546,7 +546,7 @@ def _missing(
     if unknown:
         raise NewerError(
             f"{path} was written by a newer llmctl (it has {', '.join(unknown)}); "
-            "upgrade this one (pip install --upgrade llmctl), or move the file aside"
+            "use a newer llmctl (pull its checkout, install it again), or move the file aside"
         )
     for migration in missing:
         found = applied & set(migration.replaces)

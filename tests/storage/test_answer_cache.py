@@ -400,7 +400,7 @@ def test_a_newer_cache_is_left_alone(path: Path) -> None:
     Database(path, newer).close()
     said: list[str] = []
     SelfHealingCache(path, said.append).close()
-    assert "pip install --upgrade llmctl" in said[0]
+    assert "use a newer llmctl" in said[0]
     Database(path, newer).close()
 
 

@@ -78,7 +78,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
 def test_a_file_of_a_newer_program_is_refused(path: Path) -> None:
     """The error names the migration and says how to upgrade; the file stays as it is."""
     Database(path, [FIRST, SECOND]).close()
-    with pytest.raises(NewerError, match=r"test-002-length.*pip install --upgrade llmctl") as info:
+    with pytest.raises(NewerError, match=r"test-002-length.*use a newer llmctl") as info:
         Database(path, [FIRST])
     assert info.value.exit_code == 2
     assert rows(path) == [("four", 4)]
