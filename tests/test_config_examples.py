@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.config.load import load
-from llmctl.config.profiles import choose, starter
+from llmctl.config.profiles import as_yaml, choose, starter
 from llmctl.config.settings import Settings
 from llmctl.providers.registry import PRESETS
 
@@ -65,3 +66,19 @@ def test_starter_with_all_comments_taken_away(tmp_path: Path) -> None:
     settings = own(path, tmp_path)
     assert settings.default == "fast"
     assert list(settings.profiles) == [*PRESETS, "fast", "server", "mine"]
+
+
+def test_a_profile_is_shown_as_it_is_written(tmp_path: Path) -> None:
+    """What `profiles show` prints means the same again: numbers large and small, words that YAML
+    takes for something else, and nothing of the key that the provider brings along."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "profiles: {a: {provider: openai, fallback: groq, timeout: {total: 0.00001}, "
+        "price: {input: 0.0000001, output: 2.50}, params: {a: 1e300, b: '1e3', c: [yes, '~']}}}"
+    )
+    first = own(path, tmp_path).profiles["a"]
+    text = as_yaml(first)
+    assert "key:" not in text
+    assert "total: 0.00001\n" in text
+    path.write_text(text)
+    assert replace(own(path, tmp_path).profiles["a"], source=first.source) == first

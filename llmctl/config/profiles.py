@@ -116,7 +116,7 @@ def as_json(profile: Profile) -> dict[str, Any]:
     # a key in both places is what the provider brings along
     brought = key is None or (key.env and key.keyring)
     said["key"] = {} if brought else {k: v for k, v in said["key"].items() if v and k != "hidden"}
-    return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, [])}
+    return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, ())}
 
 
 def as_yaml(profile: Profile) -> str:
@@ -127,9 +127,20 @@ def as_yaml(profile: Profile) -> str:
         """Writes text so that `load` takes it as text, and prices as numbers."""
 
     Dumper.add_representer(str, _write_text)
-    Dumper.add_representer(Decimal, lambda dumper, value: dumper.represent_float(float(value)))
+    Dumper.add_representer(float, _write_number)
+    Dumper.add_representer(Decimal, _write_number)
     document = {"profiles": {profile.name: as_json(profile)}}
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _write_number(dumper: yaml.SafeDumper, value: float | Decimal) -> yaml.ScalarNode:
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
+    if not -20 <= exact.adjusted() <= 15:
+        return dumper.represent_float(float(value))
+    written = f"{exact:f}"
+    written = written.rstrip("0").rstrip(".") if "." in written else written
+    kind = "float" if "." in written else "int"
+    return dumper.represent_scalar(f"tag:yaml.org,2002:{kind}", written)
 
 
 def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
