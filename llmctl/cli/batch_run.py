@@ -26,7 +26,6 @@ from llmctl.config.load import Overrides
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
-from llmctl.observers.ledger_observer import LedgerObserver
 from llmctl.observers.progress import Bar, Display, Pace, PlainLines
 from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
@@ -226,7 +225,7 @@ async def _drive(
         batch,
         LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
         lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
-        settle=LedgerObserver(live.budget.settle),
+        settle=live.budget.settle,
         stats=tally,
         stop=stop,
         clock=context.clock,

@@ -216,13 +216,12 @@ class RotatingKey:
         self._profile = profile
         self._say = say
         self._current = first
+        self.value = first.value if first else None
+        """The key, or None for a server that is called without one."""
+        self.may_change = first is not None and not first.source.startswith("$")
+        """Whether there may be another key; a process cannot see its environment change."""
         self._refused: set[str] = set()
         self._asking = asyncio.Lock()
-
-    @property
-    def value(self) -> str | None:
-        """The key, or None for a server that is called without one."""
-        return self._current.value if self._current else None
 
     async def refused(self, value: str | None) -> bool:
         """The provider refused this key: whether there is another one to use now.
@@ -245,13 +244,13 @@ class RotatingKey:
                 f"profile {self._profile.name}: the provider refused the key {last_chars(value)}; "
                 f"going on with {what}, {last_chars(key.value)} ({key.source})"
             )
-            self._current = key
+            self._current, self.value = key, key.value
             return True
 
     async def _look_again(self) -> Key | None:
         """The key that the source has now; None when the source fails now."""
-        if self._current is None or self._current.source.startswith("$"):
-            return None  # a process cannot see its environment change
+        if not self.may_change:
+            return None
         try:
             return await self._resolver.find(self._profile)
         except NoKeyError as error:

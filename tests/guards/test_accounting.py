@@ -8,17 +8,12 @@ from decimal import Decimal
 import pytest
 
 from llmctl.errors import CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
-from llmctl.guards.accounting import Accounting, CostCalculator
+from llmctl.guards.accounting import accounting
 from llmctl.http import CancelledAfterSending
-from llmctl.observers.ledger_observer import InOrder, LedgerObserver
-from llmctl.protocols import Handler, Observer
+from llmctl.protocols import Handler
 from llmctl.types import Answer, CallRecord, Request, Usage
+from tests.guards.fakes import FakeCosts
 from tests.support import FakeClock, Scripted, request, response
-
-COSTS = CostCalculator(
-    lambda _, usage, reported: reported or Decimal(usage.output),
-    lambda _, text: Usage(output=len(text), estimated=True),
-)
 
 
 def recorded(inner: Handler, records: list[CallRecord], clock: FakeClock | None = None) -> Handler:
@@ -27,7 +22,8 @@ def recorded(inner: Handler, records: list[CallRecord], clock: FakeClock | None 
     async def note(record: CallRecord) -> None:
         records.append(record)
 
-    return Accounting(inner, note, clock or FakeClock(), COSTS)
+    clock = clock or FakeClock()
+    return accounting(inner, note, clock, FakeCosts(clock))
 
 
 def test_an_answer_is_timed_and_priced() -> None:
@@ -100,41 +96,31 @@ def test_a_cancelled_call_is_recorded() -> None:
 
 
 def test_a_record_is_handed_over_even_when_the_call_is_cancelled_meanwhile() -> None:
-    """The answer was paid for: it reaches output and ledger, in this order."""
+    """The answer was paid for: its record is dealt with."""
     clock, seen = FakeClock(), list[str]()
 
-    async def output(_: CallRecord) -> None:
+    async def sink(_: CallRecord) -> None:
         await clock.sleep(1)
-        seen.append("output")
-
-    async def settle(_: CallRecord) -> None:
-        await clock.sleep(1)
-        seen.append("ledger")
+        seen.append("recorded")
 
     async def run() -> None:
-        sink: Observer = InOrder(output, LedgerObserver(settle))
-        guard = Accounting(Scripted(response()), sink, clock, COSTS)
+        guard = accounting(Scripted(response()), sink, clock, FakeCosts(clock))
         call = asyncio.ensure_future(guard(request(), None))
         await clock.sleep(0.5)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert seen == ["output", "ledger"]
+        assert seen == ["recorded"]
 
     clock.run(run())
 
 
 def test_what_the_sink_raises_ends_the_call() -> None:
-    """A full disk is not hidden behind an answer, and nothing later is told."""
-    told: list[CallRecord] = []
+    """A full disk is not hidden behind an answer."""
 
     async def full(_: CallRecord) -> None:
         raise DiskError("full")
 
-    async def later(record: CallRecord) -> None:
-        told.append(record)
-
-    guard = Accounting(Scripted(response()), InOrder(full, later), FakeClock(), COSTS)
+    guard = accounting(Scripted(response()), full, FakeClock(), FakeCosts(FakeClock()))
     with pytest.raises(DiskError):
         asyncio.run(guard(request(), None))
-    assert told == []

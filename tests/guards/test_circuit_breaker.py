@@ -18,7 +18,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.guards.circuit_breaker import CallPermit, Circuit, CircuitBreaker, ProviderHealth
+from llmctl.guards.circuit_breaker import CallPermit, Circuit, ProviderHealth, circuit_breaker
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
@@ -28,14 +28,13 @@ DOWN = ServerFailed("boom", http_status=500)
 
 def make(
     inner: Handler, clock: FakeClock, *, patient: bool = False
-) -> tuple[CircuitBreaker, ProviderHealth]:
+) -> tuple[Handler, ProviderHealth]:
     """A breaker that opens after two failures, and its health."""
-    circuit = Circuit(BreakerPolicy(failures=2, open_for=60))
-    health = ProviderHealth(circuit, clock, "test", patient=patient)
-    return CircuitBreaker(inner, health), health
+    health = ProviderHealth(BreakerPolicy(failures=2, open_for=60), clock, "test", patient=patient)
+    return circuit_breaker(inner, health), health
 
 
-async def outcomes(breaker: CircuitBreaker, number: int) -> list[str]:
+async def outcomes(breaker: Handler, number: int) -> list[str]:
     """What `number` calls after each other end in."""
     found = []
     for _ in range(number):
@@ -189,7 +188,7 @@ def opened(now: float = 0.0) -> Circuit:
     """A circuit that opened at `now`."""
     circuit = Circuit(POLICY)
     for _ in range(5):
-        circuit.failed(acquire(circuit, now), now)
+        circuit.end(acquire(circuit, now), now, ok=False)
     assert circuit.state == "open"
     return circuit
 
@@ -198,12 +197,12 @@ def test_five_failures_in_a_row_open_it() -> None:
     """Four do not, and a success in between starts the count anew."""
     circuit = Circuit(POLICY)
     for _ in range(4):
-        circuit.failed(acquire(circuit, 0), 0)
-    circuit.succeeded(acquire(circuit, 0), 0)
+        circuit.end(acquire(circuit, 0), 0, ok=False)
+    circuit.end(acquire(circuit, 0), 0, ok=True)
     for _ in range(4):
-        circuit.failed(acquire(circuit, 0), 0)
+        circuit.end(acquire(circuit, 0), 0, ok=False)
     assert circuit.acquire(0) is not None
-    circuit.failed(acquire(circuit, 0), 0)
+    circuit.end(acquire(circuit, 0), 0, ok=False)
     assert circuit.state == "open"
     assert circuit.acquire(59) is None
     assert circuit.wait(20) == 40
@@ -214,14 +213,14 @@ def test_half_of_a_minutes_calls_open_it() -> None:
     not."""
     circuit = Circuit(POLICY)
     for _ in range(5):
-        circuit.succeeded(acquire(circuit, 0), 0)
-        circuit.failed(acquire(circuit, 0), 0)
+        circuit.end(acquire(circuit, 0), 0, ok=True)
+        circuit.end(acquire(circuit, 0), 0, ok=False)
     assert circuit.state == "open"
     third = Circuit(POLICY)
     for _ in range(100):
-        third.succeeded(acquire(third, 0), 0)
-        third.succeeded(acquire(third, 0), 0)
-        third.failed(acquire(third, 0), 0)
+        third.end(acquire(third, 0), 0, ok=True)
+        third.end(acquire(third, 0), 0, ok=True)
+        third.end(acquire(third, 0), 0, ok=False)
     assert third.state == "closed"
 
 
@@ -229,12 +228,12 @@ def test_what_is_older_than_the_window_is_forgotten() -> None:
     """Failures of a minute ago do not count with those of now."""
     circuit = Circuit(POLICY)
     for second in range(4):
-        circuit.failed(acquire(circuit, second), second)
-        circuit.succeeded(acquire(circuit, second), second)
+        circuit.end(acquire(circuit, second), second, ok=False)
+        circuit.end(acquire(circuit, second), second, ok=True)
     for _ in range(4):
-        circuit.succeeded(acquire(circuit, 70), 70)
-        circuit.succeeded(acquire(circuit, 70), 70)
-        circuit.failed(acquire(circuit, 70), 70)
+        circuit.end(acquire(circuit, 70), 70, ok=True)
+        circuit.end(acquire(circuit, 70), 70, ok=True)
+        circuit.end(acquire(circuit, 70), 70, ok=False)
     assert circuit.state == "closed"
 
 
@@ -244,10 +243,10 @@ def test_one_call_finds_out() -> None:
     probe = acquire(circuit, 60)
     assert probe.probe
     assert circuit.acquire(61) is None
-    circuit.failed(probe, 62)
+    circuit.end(probe, 62, ok=False)
     assert circuit.acquire(121) is None
     again = acquire(circuit, 122)
-    circuit.succeeded(again, 123)
+    circuit.end(again, 123, ok=True)
     assert circuit.state == "closed"
     assert acquire(circuit, 123).probe is False
 
@@ -255,7 +254,7 @@ def test_one_call_finds_out() -> None:
 def test_a_call_given_up_leaves_the_question_open() -> None:
     """When the one that finds out is cancelled, the next one may."""
     circuit = opened()
-    circuit.cancelled(acquire(circuit, 60))
+    circuit.end(acquire(circuit, 60), 60, ok=None)
     assert acquire(circuit, 60).probe
 
 
@@ -264,10 +263,10 @@ def test_news_from_before_it_opened_is_no_news() -> None:
     circuit = Circuit(POLICY)
     early = acquire(circuit, 0)
     for _ in range(5):
-        circuit.failed(acquire(circuit, 0), 0)
-    circuit.succeeded(early, 10)
+        circuit.end(acquire(circuit, 0), 0, ok=False)
+    circuit.end(early, 10, ok=True)
     assert circuit.state == "open"
-    circuit.failed(early, 50)
+    circuit.end(early, 50, ok=False)
     assert circuit.wait(50) == 10
 
 
@@ -279,5 +278,5 @@ def test_it_always_comes_back(events: list[tuple[bool, float]]) -> None:
         now += pause
         permit = circuit.acquire(now)
         if permit is not None:
-            (circuit.succeeded if ok else circuit.failed)(permit, now)
+            circuit.end(permit, now, ok=ok)
     assert circuit.acquire(now + POLICY.open_for) is not None

@@ -64,7 +64,14 @@ def make(
         FallbackTarget("claude", lambda asked: retarget(asked, CLAUDE, "call-2"), admit, handler)
         for handler in others
     ]
-    guard = Fallback(first, made, clock or FakeClock(), hand, overflow=overflow, patient=patient)
+    guard = Fallback(
+        inner=first,
+        others=made,
+        clock=clock or FakeClock(),
+        on_error=hand,
+        overflow=overflow,
+        patient=patient,
+    )
     return guard, over
 
 

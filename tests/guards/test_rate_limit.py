@@ -15,11 +15,11 @@ from llmctl.guards.rate_limit import (
     LocalLimits,
     ProviderLimits,
     ProviderQuota,
-    RateLimit,
+    rate_limit,
     request_bucket,
     token_bucket,
 )
-from llmctl.protocols import LimitChange, Permit, RateHeaders
+from llmctl.protocols import LimitChange, RateHeaders
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
@@ -182,7 +182,7 @@ def test_requests_per_minute_hold() -> None:
     clock = FakeClock()
 
     async def run() -> float:
-        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
+        guard = rate_limit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
         await asyncio.gather(*(guard(request(), None) for _ in range(120)))
         return clock.now - 1000
 
@@ -194,7 +194,7 @@ def test_tokens_are_corrected_to_the_real_usage() -> None:
     clock = FakeClock()
 
     async def run() -> float:
-        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(tpm=1200), clock), tokens)
+        guard = rate_limit(Scripted(response()), ProviderLimits(Limits(tpm=1200), clock), tokens)
         for _ in range(60):
             await guard(request(), None)
         return clock.now - 1000
@@ -214,7 +214,7 @@ def test_a_429_pauses_all() -> None:
         return response()
 
     async def run() -> None:
-        guard = RateLimit(endpoint, ProviderLimits(Limits(), clock), tokens)
+        guard = rate_limit(endpoint, ProviderLimits(Limits(), clock), tokens)
         with pytest.raises(RateLimited):
             await guard(request(), None)
         await asyncio.gather(*(guard(request(), None) for _ in range(5)))
@@ -229,7 +229,7 @@ def test_cancelled_waiters_leave_nothing_taken() -> None:
     clock = FakeClock()
 
     async def run() -> float:
-        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
+        guard = rate_limit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
         await guard(request(), None)
         waiting = [asyncio.ensure_future(guard(request(), None)) for _ in range(50)]
         for _ in range(5):
@@ -252,7 +252,7 @@ async def demand(limits: ProviderLimits, clock: FakeClock, until: float) -> list
     while clock.now < until:
         permit = await limits.acquire(0)
         sent.append(clock.now)
-        limits.on_success(permit)
+        limits.on_success()
         limits.release(permit, 0)
     return sent
 
@@ -341,7 +341,7 @@ def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
 
     async def run() -> float:
         for _ in range(5):
-            permit: Permit = await limits.acquire(0)
+            permit = await limits.acquire(0)
             limits.release(permit, 0)
         return clock.now - 1000
 

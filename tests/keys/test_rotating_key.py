@@ -9,7 +9,7 @@ import pytest
 
 from llmctl.config.settings import KeySource, Profile
 from llmctl.errors import AuthFailed, NoKeyError
-from llmctl.guards.key_failover import KeyFailover
+from llmctl.guards.key_failover import key_failover
 from llmctl.keys.key import Key, slot_of
 from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.keys.rotation import KeyPair, StoredKey
@@ -34,7 +34,7 @@ class World:
         resolver = KeyResolver({}, open_keyring=lambda *_: self.vault)
         first = asyncio.run(resolver.require(PROFILE))
         self.key = RotatingKey(resolver, PROFILE, first, self.said.append)
-        self.guard = KeyFailover(self._call, self.key)
+        self.guard = key_failover(self._call, self.key)
 
     def store(self, primary: str, previous: str | None) -> None:
         """What the keyring holds from now on."""
