@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
 
-from llmctl.errors import CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
+from llmctl.errors import CallError, CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
 from llmctl.guards.accounting import accounting
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Handler
@@ -44,23 +45,27 @@ def test_an_answer_is_timed_and_priced() -> None:
     assert (record.cost, record.saved, record.ok) == (Decimal(2), None, True)
 
 
-def test_a_kept_answer_costs_nothing_and_says_what_it_saved() -> None:
-    """Hits and shared answers alike."""
-    for cache in ("hit", "shared"):
-        records: list[CallRecord] = []
-        asyncio.run(recorded(Scripted(response(cache=cache)), records)(request(), None))
-        assert (records[0].cost, records[0].saved) == (Decimal(0), Decimal(2))
+BILLED = ServerFailed("x")
+BILLED.usage = Usage(output=7)
 
 
-def test_failures_cost_what_they_were_billed() -> None:
-    """A refusal its own figures; what was surely not served nothing."""
-    billed = ServerFailed("x")
-    billed.usage, billed.cost = Usage(output=7), None
-    for error, cost in ((billed, 7), (ServerFailed("x"), 0), (CallTimeout("late"), 0)):
-        records: list[CallRecord] = []
-        with pytest.raises(type(error)):
-            asyncio.run(recorded(Scripted(error), records)(request(), None))
-        assert records[0].cost == cost
+@pytest.mark.parametrize(
+    ("result", "cost", "saved"),
+    [
+        (response(cache="hit"), 0, 2),  # what kept answers would have cost
+        (response(cache="shared"), 0, 2),
+        (BILLED, 7, None),  # a refusal
+        (ServerFailed("x"), 0, None),  # surely not served
+        (CallTimeout("late"), 0, None),
+    ],
+)
+def test_what_was_billed(result: Answer | CallError, cost: int, saved: int | None) -> None:
+    """Only what the provider may have charged for this call is its cost."""
+    records: list[CallRecord] = []
+    with suppress(CallError):
+        asyncio.run(recorded(Scripted(result), records)(request(), None))
+    assert records[0].cost == cost
+    assert records[0].saved == saved
 
 
 @pytest.mark.parametrize("end", [Interrupted(ServerFailed("x")), CancelledAfterSending()])
@@ -81,18 +86,23 @@ def test_a_stream_that_broke_off_counts_what_was_received(end: BaseException) ->
     assert record.first_token is not None
 
 
-def test_a_cancelled_call_is_recorded() -> None:
-    """One that was never sent is free; one that was is in doubt, with its attempts."""
-    for end, attempts, ambiguous in (
+@pytest.mark.parametrize(
+    ("end", "attempts", "ambiguous"),
+    [
         (asyncio.CancelledError(), 0, False),
         (CancelledAfterSending(attempts=3, uncertain=2), 3, True),
-    ):
-        records: list[CallRecord] = []
-        with pytest.raises(asyncio.CancelledError):
-            asyncio.run(recorded(Scripted(end), records)(request(), None))
-        error = records[0].result
-        assert isinstance(error, Cancelled)
-        assert (error.attempts, error.ambiguous) == (attempts, ambiguous)
+    ],
+)
+def test_a_cancelled_call_is_recorded(
+    end: BaseException, attempts: int, *, ambiguous: bool
+) -> None:
+    """One that was never sent is free; one that was is in doubt, with its attempts."""
+    records: list[CallRecord] = []
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(recorded(Scripted(end), records)(request(), None))
+    error = records[0].result
+    assert isinstance(error, Cancelled)
+    assert (error.attempts, error.ambiguous) == (attempts, ambiguous)
 
 
 def test_a_record_is_handed_over_even_when_the_call_is_cancelled_meanwhile() -> None:
