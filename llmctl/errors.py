@@ -34,27 +34,9 @@ The exit code and the row type belong to the error; nothing else in the program 
 
 from __future__ import annotations
 
+import copy
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
-
-ErrorType = Literal[
-    "invalid_request",
-    "auth",
-    "permission",
-    "not_found",
-    "context_length",
-    "quota",
-    "rate_limited",
-    "overloaded",
-    "server",
-    "timeout",
-    "connection",
-    "bad_response",
-    "content_filter",
-    "schema",
-    "budget",
-    "cancelled",
-]
+from typing import Any, ClassVar
 
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "done: every row has an answer; within budget"),
@@ -126,19 +108,24 @@ class BusyError(LlmctlError):
 class CallError(LlmctlError):
     """One call to a provider failed.
 
-    `retryable` says that the same call may succeed later; `ambiguous` that the provider
-    may have done (and billed) the work although no answer arrived; `fatal_to_run` that
-    every other call with the same key would fail alike; `sent` is False when the program
-    refused the call itself (exit code 2 instead of 1). `retry_after` is in seconds. `attempts`
-    and `uncertain` (attempts that may have been billed without an answer) are filled in by the
-    retry guard, `held` too: the call is on record and must be settled. `excused` says that the
-    provider was down for all: the row is not to blame. `request` is the one that failed, where a
-    fallback was asked another one than the caller's. `usage` (a `types.Usage`, which lies above
-    this page) and `cost` (the provider's own figure) are what a refusal or an unusable answer was
-    billed.
+    Attributes:
+        type: the `error.type` of a row, but for errors with a `cause`: see `row_type`.
+        retryable: the same call may succeed later.
+        ambiguous: the provider may have done (and billed) the work although no answer arrived.
+        fatal_to_run: every other call with the same key would fail alike.
+        sent: False when the program refused the call itself (exit code 2 instead of 1).
+        retry_after: seconds.
+        attempts, uncertain: attempts made, and those that may have been billed without an answer.
+        held: the call is on record and must be settled; the retry guard fills these three in.
+        excused: the provider was down for all: the row is not to blame.
+        cause: what broke the stream, or was last heard of a provider that is down.
+        request: the one that failed, where a fallback was asked another one than the caller's.
+        usage, cost: a `types.Usage` (which lies above this page) and the provider's own figure:
+            what a refusal or an unusable answer was billed.
+
     """
 
-    type: ClassVar[ErrorType] = "invalid_request"
+    type: ClassVar[str] = "invalid_request"
     retryable: bool = False
     ambiguous: bool = False
     fatal_to_run: ClassVar[bool] = False
@@ -153,43 +140,41 @@ class CallError(LlmctlError):
         retryable: bool | None = None,
         ambiguous: bool | None = None,
         sent: bool = True,
+        cause: CallError | None = None,
     ) -> None:
         super().__init__(message)
         self.http_status = http_status
         self.provider_request_id = provider_request_id
         self.retry_after = retry_after
+        self.retryable = type(self).retryable if retryable is None else retryable
+        self.ambiguous = type(self).ambiguous if ambiguous is None else ambiguous
         self.sent = sent
-        self.attempts = 0
-        self.uncertain = 0
-        self.held = False
-        self.excused = False
+        self.cause = cause
+        self.attempts = self.uncertain = 0
+        self.held = self.excused = False
         self.request: Any = None
         self.usage: Any = None
         self.cost: Decimal | None = None
         if not sent and self.exit_code == 1:
             self.exit_code = 2  # nothing was sent: what was asked for cannot be right
-        if retryable is not None:
-            self.retryable = retryable
-        if ambiguous is not None:
-            self.ambiguous = ambiguous
 
     @property
-    def row_type(self) -> ErrorType:
+    def row_type(self) -> str:
         """The `error.type` of an error row."""
-        return self.type
+        return self.type if self.cause is None else self.cause.row_type
 
     def unbilled(self) -> CallError:
         """The error as another call meets it that waited for this one, and was not billed."""
         if self.usage is None:
             return self
-        other = type(self)(
-            str(self),
-            http_status=self.http_status,
-            provider_request_id=self.provider_request_id,
-            retryable=self.retryable,
-            sent=self.sent,
-        )
-        other.attempts = self.attempts
+        other = copy.copy(self)
+        other.usage = other.cost = None
+        other.uncertain, other.held = 0, False
+        return other
+
+    def __copy__(self) -> CallError:
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__)
         return other
 
 
@@ -252,9 +237,12 @@ class ProviderDown(CallError):
     """Nothing is sent while the provider counts as down. `retry_after`: seconds until the next
     look at it; `reached`: it has replied before, so that it may come back."""
 
+    type = "overloaded"
     exit_code = 5
 
-    def __init__(self, where: str, cause: CallError | None, retry_after: float) -> None:
+    def __init__(
+        self, where: str, cause: CallError | None, retry_after: float, *, reached: bool = False
+    ) -> None:
         said = f" ({cause.message})" if cause is not None else ""
         super().__init__(
             f"{where} is down{said}: not sent; try again in {max(retry_after, 1):.0f} s, or name "
@@ -262,14 +250,9 @@ class ProviderDown(CallError):
             http_status=None if cause is None else cause.http_status,
             retry_after=retry_after,
             sent=False,
+            cause=cause,
         )
-        self.cause = cause
-        self.reached = False
-
-    @property
-    def row_type(self) -> ErrorType:
-        """The type of what was last heard of the provider."""
-        return "overloaded" if self.cause is None else self.cause.row_type
+        self.reached = reached
 
 
 class ServerFailed(CallError):
@@ -349,12 +332,5 @@ class Interrupted(CallError):
             f"the answer broke off: {cause.message}",
             http_status=cause.http_status,
             provider_request_id=cause.provider_request_id,
-            retryable=False,
-            ambiguous=True,
+            cause=cause,
         )
-        self.cause = cause
-
-    @property
-    def row_type(self) -> ErrorType:
-        """The type of what broke the stream."""
-        return self.cause.row_type

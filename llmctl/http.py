@@ -228,6 +228,8 @@ class HttpClient:
 
     def __init__(self, *, many: bool = False) -> None:
         self._many = many
+        if many:  # a second of a minute's requests would wait for this import
+            import llmctl.http_aiohttp  # noqa: F401
         self._routes: dict[tuple[bytes, bytes], _Route] = {}
 
     @asynccontextmanager

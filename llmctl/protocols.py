@@ -44,7 +44,6 @@ class Handler(Protocol):
 
     async def __call__(self, request: Request, emit: Emit | None, /) -> Answer:
         """The whole answer, when its last piece has arrived."""
-        ...
 
 
 class Observer(Protocol):
@@ -56,7 +55,6 @@ class Observer(Protocol):
 
     async def __call__(self, record: CallRecord, /) -> None:
         """Deal with the record."""
-        ...
 
 
 class Engine(Protocol):
@@ -69,7 +67,6 @@ class Engine(Protocol):
         `sink` is the same object, for engines that get records in another way (provider batches).
         A `CallError` concerns its request only; any other error ends the run and is raised.
         """
-        ...
 
 
 class WireRequest(Struct, frozen=True):
@@ -87,7 +84,6 @@ class Auth(Protocol):
 
     async def sign(self, request: httpx2.Request, /) -> httpx2.Request:
         """The request with what proves who sends it. It may need the address and the body."""
-        ...
 
 
 class StreamReader(Protocol):
@@ -95,69 +91,55 @@ class StreamReader(Protocol):
 
     def piece(self, event: str, data: str) -> StreamChunk:
         """One server-sent event; raises the mapped `CallError` when it carries an error."""
-        ...
 
     def end(self) -> StreamChunk:
         """What the end of the stream itself says: `done` where the provider has no end mark
         and everything needed has come."""
-        ...
 
 
 class Codec(Protocol):
-    """One provider's wire format; pure."""
+    """One provider's wire format; pure. What is decoded raises the mapped `CallError`, for nonsense
+    `BadResponse`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """The request as the provider wants it. Raises `InvalidRequest` (with `sent=False`) for
         what this provider cannot take. Of a `raw` request the body goes out as it is where the
         provider speaks OpenAI's language; elsewhere `message_parts.from_chat` makes it a plain one.
         """
-        ...
 
     def auth(self, key: str) -> Mapping[str, str]:
         """The headers that carry the key."""
-        ...
 
     def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderReply:
-        """A complete answer; raises the mapped `CallError` for anything else. An error that was
-        billed (a refusal) carries its `usage` and `cost`."""
-        ...
+        """A complete answer. An error that was billed carries its `usage` and `cost`."""
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The mapped error of any reply whose status is no success."""
-        ...
 
     def reader(self) -> StreamReader:
         """A reader for one streamed answer."""
-        ...
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What the headers say of the provider's rate limits."""
-        ...
 
     def probe(self) -> WireRequest:
         """The cheapest free request that only a good key answers."""
-        ...
 
     def decode_probe(self, body: bytes) -> None:
         """Raises `AuthFailed` where a successful reply says that the key is not good."""
-        ...
 
     def models(self, after: str | None) -> WireRequest:
         """One page of the models this key may use; `after` is the token of that page."""
-        ...
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
-        """The page, and the token of the next one. Raises `BadResponse`."""
-        ...
+        """The page, and the token of the next one."""
 
     def count(self, request: Request) -> WireRequest | None:
         """Asks for the provider's own count of the request's tokens; None where it counts none.
         Raises as `encode` does."""
-        ...
 
     def decode_count(self, body: bytes) -> int:
-        """The tokens of input. Raises `BadResponse`."""
-        ...
+        """The tokens of input."""
 
 
 class RateHeaders(Struct, frozen=True):
@@ -195,29 +177,23 @@ class AnswerCache(Protocol):
 
     async def get(self, key: str, /) -> CachedAnswer | None:
         """The answer, or None."""
-        ...
 
     async def get_many(self, keys: Sequence[str], /) -> Mapping[str, CachedAnswer]:
         """The answers of those keys that have one: a page of a batch's rows before workers see
         them, and used nowhere else."""
-        ...
 
     async def put(self, key: str, answer: CachedAnswer, /) -> None:
         """Keep the answer instead of an older one and end the claim on it; on disk on return."""
-        ...
 
     async def claim(self, key: str, /) -> bool:
         """True when this process is to get the answer, and says `put` or `release` in the end;
         False while another living process holds the claim."""
-        ...
 
     async def release(self, key: str, /) -> None:
         """End this process's claim without an answer."""
-        ...
 
     async def beat(self) -> None:
         """Renew this process's claims: it is alive, and still at them."""
-        ...
 
 
 class Hold(Struct, frozen=True):
@@ -289,49 +265,14 @@ class Budget(Protocol):
         """Put the call on record where its worst case fits into all `windows`, which are those
         that it counts towards; durable when this returns None. A denied hold changes nothing. A
         second hold of one call takes the place of the first."""
-        ...
 
     async def settle(self, record: CallRecord, /) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge the windows stored with that hold, in one
         transaction; durable on return. A record without a hold (a kept answer, a refusal) only
         gets its row. Gives the shares of `warn_at` reached for the first time in any process."""
-        ...
 
     async def usage(self, window: BudgetWindow, /) -> BudgetUsage:
         """What counts against the window now."""
-        ...
-
-
-class Permit(Struct, frozen=True):
-    """Leave to send one attempt: `tokens` taken for it; `generation` of the concurrency limit
-    then, so that one crowd of refusals counts once."""
-
-    tokens: int
-    generation: int
-
-
-class RateLimits(Protocol):
-    """What one provider is sent: requests and tokens a minute, calls at a time, pauses."""
-
-    async def acquire(self, tokens: int, /) -> Permit:
-        """Return when a request that uses `tokens` may be sent; first come, first served."""
-        ...
-
-    def release(self, permit: Permit, used: int, /) -> None:
-        """The attempt has ended and used so many tokens."""
-        ...
-
-    def on_success(self, permit: Permit, /) -> None:
-        """The attempt was served."""
-        ...
-
-    def on_throttled(self, permit: Permit, retry_after: float | None, /) -> None:
-        """The provider refused the attempt: peace for `retry_after` seconds, for all."""
-        ...
-
-    def update_from_headers(self, headers: RateHeaders, /) -> None:
-        """What a reply's headers say of the provider's own limits."""
-        ...
 
 
 LimitState = tuple[float, float, float]
@@ -351,7 +292,6 @@ class SharedLimits(Protocol):
     async def change(self, name: str, change: LimitChange, /) -> float:
         """Apply `change` to the limits called `name` while no other process does; the number that
         it gives. Raises `DiskError`."""
-        ...
 
 
 class TokenCount(Struct, frozen=True):

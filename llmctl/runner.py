@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from decimal import Decimal
 from functools import partial
 
 from msgspec import Struct, field
@@ -15,25 +14,18 @@ from llmctl import pricing
 from llmctl.clock import Clock, ulid
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
-from llmctl.guards.accounting import Accounting, CostCalculator, Stopwatch
-from llmctl.guards.budget import BudgetGuard, RunBudget
+from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
+from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
-from llmctl.guards.circuit_breaker import CircuitBreaker
-from llmctl.guards.context_window import ContextWindow
 from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
-from llmctl.guards.key_failover import KeyFailover
-from llmctl.guards.pipeline import TargetGuards, pipeline
-from llmctl.guards.rate_limit import RateLimit
-from llmctl.guards.retry import Retry, RetryDetails
-from llmctl.guards.schema import SchemaValidation
-from llmctl.pricing import Prices, terms_of
-from llmctl.protocols import AnswerCache, Handler, Observer, TokenCount
-from llmctl.providers.endpoint import Endpoint
+from llmctl.guards.pipeline import Route, target_handler
+from llmctl.guards.retry import Retry, RetryBudget, RetryDetails
+from llmctl.protocols import AnswerCache, Handler, Observer
 from llmctl.request import retarget
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
-from llmctl.types import CallRecord, Request, Usage
-from llmctl.wiring import Route, Surroundings, estimate, open_route
+from llmctl.types import CallRecord, Request
+from llmctl.wiring import Surroundings, open_route
 
 
 class Runner(Struct, frozen=True):
@@ -41,8 +33,10 @@ class Runner(Struct, frozen=True):
 
     Attributes:
         routes: the way of the profile in use, then those of its fallbacks.
+        costs: what calls cost, or may cost.
         budget: what the run may spend, and the ledger it spends from.
         cache: kept answers.
+        call_id: a new call's id.
         patient: calls wait for a provider rather than fail (a batch).
         cache_guards: the cache guards of the handlers made so far.
 
@@ -52,10 +46,11 @@ class Runner(Struct, frozen=True):
     clock: Clock
     run_id: str
     counter: Counter
-    prices: Prices
+    costs: CostCalculator
     budget: RunBudget
     cache: AnswerCache
     warn: Callable[[str], None]
+    call_id: Callable[[], str]
     patient: bool = False
     stop: Stop = field(default_factory=Stop)
     cache_guards: list[Cache] = field(default_factory=list)
@@ -65,18 +60,9 @@ class Runner(Struct, frozen=True):
         """The profile in use."""
         return self.routes[0].profile
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint of the profile in use."""
-        return self.routes[0].endpoint
-
-    def call_id(self) -> str:
-        """A new call's id."""
-        return ulid(self.clock)
-
     def stamp(self, request: Request) -> Request:
         """The request with a call id of its own."""
-        return replace(request, call_id=ulid(self.clock))
+        return replace(request, call_id=self.call_id())
 
     def handler(
         self,
@@ -93,39 +79,34 @@ class Runner(Struct, frozen=True):
         something depends on it, because loading a vocabulary takes longer than most prompts
         are worth.
         """
-        costs = self._costs()
+        handler, *others = [self._target(route, on_retry, exact=exact) for route in self.routes]
+        if others:
 
-        async def settle_failed(failed: FailedAttempt) -> None:
-            await self.budget.settle(costs.record(failed.request, failed.error, failed.watch))
+            async def settle_failed(failed: FailedAttempt) -> None:
+                record = self.costs.record(failed.request, failed.error, failed.watch)
+                await self.budget.settle(record)
 
-        def fallback(first: Handler, others: Sequence[Handler]) -> Fallback:
             pairs = zip(self.routes[1:], others, strict=True)
-            return Fallback(
-                first,
-                [self._fallback_target(route, handler) for route, handler in pairs],
-                self.stop.clock(self.clock),
-                settle_failed,
-                on_fallback,
+            handler = Fallback(
+                inner=handler,
+                others=[self._fallback_target(route, other) for route, other in pairs],
+                clock=self.stop.clock(self.clock),
+                on_error=settle_failed,
+                on_fallback=on_fallback,
                 overflow=self.profile.on_overflow == "fallback",
                 patient=self.patient,
             )
-
-        return pipeline(
-            [self._guards(route, on_retry, exact=exact) for route in self.routes],
-            fallback,
-            lambda inner: Accounting(inner, sink, self.clock, costs),
-        )
+        return accounting(handler, sink, self.clock, self.costs)
 
     async def kept_records(self, requests: Sequence[Request]) -> list[CallRecord | None]:
         """The records of those requests whose answers are in the cache, in the requests' order;
         None for the others."""
-        watch, costs = Stopwatch(self.clock), self._costs()
-        ttl = self.profile.cache.ttl
+        watch, ttl = Stopwatch(self.clock), self.profile.cache.ttl
         found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)
         pairs = zip(requests, found, strict=True)
         return [
-            None if answer is None else costs.record(request, answer, watch)
-            for request, answer in pairs
+            None if answer is None else self.costs.record(asked, answer, watch)
+            for asked, answer in pairs
         ]
 
     def waits(self) -> str | None:
@@ -138,63 +119,32 @@ class Runner(Struct, frozen=True):
         wait = min(route.limits.waits() for route in self.routes)
         return f"rate limit, {wait:.0f} s" if wait >= 1 else None
 
-    def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
-        """What the usage costs now; the provider's own figure wins."""
-        if reported is not None:
-            return reported
-        own = self._profile_of(request).price
-        return self.prices.price(request.target, own, usage, self.clock.wall(), terms_of(request))
-
-    async def worst(
-        self, request: Request, counted: TokenCount | None = None
-    ) -> tuple[Usage, Decimal | None]:
-        """The most the request can use and cost: its input as counted, and all of the output
-        that it, or else the model's window, leaves room for."""
-        counted = counted or await self.counter.count_async(request)
-        output = self.counter.output_bound(request, counted)
-        cost = self.prices.worst_case(
-            request.target,
-            self._profile_of(request).price,
-            counted.tokens,
-            output,
-            self.clock.wall(),
-            terms_of(request),
-        )
-        return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
-
-    async def _bound(self, request: Request) -> tuple[Usage, Decimal | None]:
-        """As `worst`, more generous and without a vocabulary."""
-        most, output = self.counter.upper_bound(request), max_output(request)
-        own, cost = self._profile_of(request).price, None
-        if own is not None:  # a published one takes 0.2 s to look up, before anything is sent
-            cost = self.prices.worst_case(request.target, own, most, output, self.clock.wall())
-        return Usage(input=most, output=output or 0, estimated=True), cost
-
-    def _costs(self) -> CostCalculator:
-        return CostCalculator(self.price, partial(estimate, self.counter))
-
-    def _guards(
+    def _target(
         self, route: Route, on_retry: Callable[[RetryDetails], None], *, exact: bool
-    ) -> TargetGuards:
-        profile, key, waiting = route.profile, route.key, self.stop.clock(self.clock)
-        bound = self.worst if exact or route.limits.counts_tokens else self._bound
-        budget = route.retry_budget(patient=self.patient)
+    ) -> Handler:
+        policy, ttl, waiting = (
+            route.profile.retry,
+            route.profile.cache.ttl,
+            self.stop.clock(self.clock),
+        )
+        # The longest that a call takes, in seconds, rate limits of our own aside.
+        longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
+        tries = RetryBudget(policy, longest, patient=self.patient)
+        bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
+
+        def tokens(request: Request) -> int:
+            return self.counter.count(request).tokens + (max_output(request) or 0)
 
         def cache(inner: Handler) -> Cache:
-            ttl, longest = profile.cache.ttl, route.longest
             guard = Cache(inner, self.cache, self.clock, self.warn, ttl, longest, waiting)
             self.cache_guards.append(guard)
             return guard
 
-        return TargetGuards(
-            endpoint=route.endpoint,
-            rate_limit=lambda inner: RateLimit(inner, route.limits, route.tokens),
-            circuit_breaker=lambda inner: CircuitBreaker(inner, route.health),
-            retry=lambda inner: Retry(inner, budget, waiting, on_retry, self.budget.can_afford),
-            key_failover=None if key is None else lambda inner: KeyFailover(inner, key),
-            budget=lambda inner: BudgetGuard(inner, self.budget, bound, self.worst),
-            context_window=lambda inner: ContextWindow(inner, route.admit),
-            schema=SchemaValidation,
+        return target_handler(
+            route,
+            tokens,
+            retry=lambda inner: Retry(inner, tries, waiting, on_retry, self.budget.can_afford),
+            budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.worst),
             cache=cache,
         )
 
@@ -202,14 +152,7 @@ class Runner(Struct, frozen=True):
         def retargeted(request: Request) -> Request:
             return retarget(request, route.profile, self.call_id())
 
-        return FallbackTarget(route.profile.name, retargeted, route.admit, handler)
-
-    def _profile_of(self, request: Request) -> Profile:
-        name = request.target.profile
-        for route in self.routes:
-            if route.profile.name == name:
-                return route.profile
-        return self.profile
+        return FallbackTarget(route.profile.name, retargeted, route.admission.admit, handler)
 
 
 @asynccontextmanager
@@ -240,67 +183,53 @@ async def open_runner(
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
-    stop = stop or Stop()
+    stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
     around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
-        prices = Prices(partial(pricing.load, folders.state, warn))
+        prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
-
-        async def route(one: Profile) -> Route:
-            return await open_route(
-                one,
-                around,
-                stack,
-                counter,
-                shared=shared,
-                stop=stop,
-                patient=patient and not fallbacks,
-                many=patient,
-            )
-
-        routes = [await route(profile)]
-        for other in fallbacks:
+        routes: list[Route] = []
+        for one in (profile, *fallbacks):
+            waits = patient and not fallbacks
             try:
-                routes.append(await route(other))
+                routes.append(
+                    await open_route(
+                        one, around, stack, counter, shared, stop, patient=waits, many=patient
+                    )
+                )
             except (NoKeyError, SetupError) as error:
-                warn(f"the fallback {other.name} is left out: {error.message}")
-        run_id = ulid(clock)
-        ledger = open_ledger(folders.state / "ledger.db", run_id, user_name())
+                if not routes:
+                    raise
+                warn(f"the fallback {one.name} is left out: {error.message}")
+        ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
-        cache = open_cache(
-            folders.cache / "cache.db" if profile.cache.enabled else None,
-            clock,
-            warn,
-            size=cache_size,
-        )
+        file = folders.cache / "cache.db" if profile.cache.enabled else None
+        cache = open_cache(file, clock, warn, size=cache_size)
         stack.callback(cache.close)
+        own = {route.profile.name: route.profile.price for route in routes}
         runner = Runner(
             routes=tuple(routes),
             clock=clock,
             run_id=run_id,
             counter=counter,
-            prices=prices,
-            budget=RunBudget(ledger, clock, warn, run_id, user_name()),
+            costs=CostCalculator(counter, prices, own, clock),
+            budget=RunBudget(ledger, clock, warn, run_id, user),
             cache=cache,
             warn=warn,
+            call_id=partial(ulid, clock),
             patient=patient,
             stop=stop,
         )
-        stack.callback(_warn_of_cuts, routes, warn)
         try:
             yield runner
         finally:
             for guard in runner.cache_guards:
                 await guard.close()
-
-
-def _warn_of_cuts(routes: Sequence[Route], warn: Callable[[str], None]) -> None:
-    cuts = sum(route.window.cuts for route in routes)
-    if cuts:
-        what = "prompt was" if cuts == 1 else "prompts were"
-        warn(f"{cuts:,} {what} cut to fit the model's window (on_overflow: truncate)")
+            if cuts := sum(route.admission.cuts for route in routes):
+                what = "prompt was" if cuts == 1 else "prompts were"
+                warn(f"{cuts:,} {what} cut to fit the model's window (on_overflow: truncate)")
 
 
 def user_name() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -118,29 +117,19 @@ def fingerprint(request: Request) -> str:
     origin and path of the provider, model, messages, all parameters and the schema. Ids, tags,
     call ids and how the answer is delivered are not part of it.
     """
-    raw = request.raw
+    target, raw = request.target, request.raw
+    base = urlsplit(target.base_url)
+    what: list[Any] = [
+        2, target.adapter, target.api, target.origin, base.path.rstrip("/"), base.query,
+    ]  # fmt: skip
     if raw is not None:
-        what: list[Any] = [raw.path, raw.body]
+        what += [raw.path, raw.body]
     else:
-        what = [
-            request.target.model,
-            [m.as_json() for m in request.messages],
-            request.max_tokens,
-            request.temperature,
-            request.options,
-        ]
+        what += [target.model, [message.as_json() for message in request.messages]]
+        what += [request.max_tokens, request.temperature, request.options]
         if request.schema is not None:
             what.append(request.schema)
-    rest = orjson.dumps(what, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(fingerprint_head(request.target) + rest[1:]).hexdigest()
-
-
-@lru_cache(maxsize=64)
-def fingerprint_head(target: Target) -> bytes:
-    """The start of the JSON that `fingerprint` hashes: alike for all requests to one place."""
-    base = urlsplit(target.base_url)
-    where = [2, target.adapter, target.api, target.origin, base.path.rstrip("/"), base.query]
-    return orjson.dumps(where)[:-1] + b","
+    return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Usage(Struct, frozen=True):

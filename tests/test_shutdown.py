@@ -8,8 +8,8 @@ import pytest
 
 from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.errors import CallTimeout, Cancelled, QuotaExhausted, RateLimited
-from llmctl.guards.circuit_breaker import Circuit, CircuitBreaker, ProviderHealth
-from llmctl.guards.rate_limit import ProviderLimits, RateLimit
+from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
+from llmctl.guards.rate_limit import ProviderLimits, rate_limit
 from llmctl.guards.retry import Retry, RetryBudget
 from llmctl.protocols import Handler
 from llmctl.shutdown import Stop
@@ -25,9 +25,9 @@ async def afford_all(_: Request, __: int) -> bool:
 def guarded(inner: Handler, clock: FakeClock, stop: Stop, limits: Limits) -> Retry:
     """Retry, breaker and limiter of a batch that `stop` ends."""
     waiting = stop.clock(clock)
-    health = ProviderHealth(Circuit(BreakerPolicy(failures=1)), waiting, "test", patient=True)
+    health = ProviderHealth(BreakerPolicy(failures=1), waiting, "test", patient=True)
     provider = ProviderLimits(limits, clock, stop=stop)
-    breaker = CircuitBreaker(RateLimit(inner, provider, lambda _: 0), health)
+    breaker = circuit_breaker(rate_limit(inner, provider, lambda _: 0), health)
     policy = RetryPolicy(attempts=9, ambiguous_attempts=9)
     budget = RetryBudget(policy, 9e9, patient=True)
     return Retry(breaker, budget, waiting, lambda _: None, afford_all)

@@ -20,7 +20,6 @@ from llmctl.clock import ulid
 from llmctl.config.load import Overrides
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
 from llmctl.guards.retry import RetryDetails
-from llmctl.observers.ledger_observer import InOrder, LedgerObserver
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
 from llmctl.redact import printable
@@ -149,8 +148,9 @@ async def _ask(
     streams = options.stream if options.stream is not None else is_tty(sys.stdout)
     emit = printer if streams and not context.json else None
 
-    async def remember(outcome: CallRecord) -> None:
-        records.append(outcome)
+    async def sink(call: CallRecord) -> None:
+        await live.budget.settle(call)
+        records.append(call)
 
     def on_retry(retry: RetryDetails) -> None:
         context.info(f"{retry.error.message}; trying again in {retry.wait:.1f} s")
@@ -158,7 +158,6 @@ async def _ask(
     def on_fallback(error: CallError, name: str) -> None:
         context.info(f"{error.message}; asking {name} instead")
 
-    sink = InOrder(LedgerObserver(live.budget.settle), remember)
     handler = live.handler(sink, exact=False, on_retry=on_retry, on_fallback=on_fallback)
     signals: list[int] = []
     answer = None
@@ -204,9 +203,9 @@ async def _plan(request: Request, live: Runner, options: AskOptions, context: Co
     """
     budget = options.budget
     exact = await _provider_count(request, live) if options.exact else None
-    live.endpoint.codec.encode(request, stream=False)
+    live.routes[0].endpoint.codec.encode(request, stream=False)
     counted = exact or live.counter.count(request)
-    _, worst = await live.worst(request, counted)
+    _, worst = await live.costs.worst(request, counted)
     window = live.counter.context_window(request.target)
     kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     fits = budget is None or kept is not None or (worst is not None and worst <= budget)
@@ -247,7 +246,7 @@ def _enough(*, fits: bool) -> str:
 
 async def _provider_count(request: Request, live: Runner) -> TokenCount:
     """The provider's own count of tokens. Raises `InvalidRequest` where it offers none."""
-    tokens = await count_tokens(live.endpoint, request)
+    tokens = await count_tokens(live.routes[0].endpoint, request)
     provider = request.target.provider
     if tokens is None:
         raise InvalidRequest(

@@ -26,8 +26,7 @@ from llmctl.config.load import Overrides
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
-from llmctl.observers.ledger_observer import LedgerObserver
-from llmctl.observers.progress import Bar, Display, Pace, PlainLines
+from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
 from llmctl.runner import Runner, open_runner, user_name
@@ -226,7 +225,7 @@ async def _drive(
         batch,
         LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
         lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
-        settle=LedgerObserver(live.budget.settle),
+        settle=live.budget.settle,
         stats=tally,
         stop=stop,
         clock=context.clock,
@@ -244,14 +243,13 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
     if context.quiet:
         yield
         return
-    display: Display
-    if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
-        display = Bar(sys.stderr, context.clock, has_colour(sys.stderr))
-    else:
-        display = PlainLines(sys.stderr, context.clock)
     tpm = live.profile.limits.tpm
     pace = Pace(tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.budget))
-    showing = asyncio.ensure_future(display.run(pace))
+    if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
+        display = bar(sys.stderr, pace, colour=has_colour(sys.stderr))
+    else:
+        display = plain_lines(sys.stderr, pace)
+    showing = asyncio.ensure_future(display)
     try:
         yield
     finally:

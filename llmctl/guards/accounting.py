@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping
 from decimal import Decimal
 
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled, Interrupted
 from llmctl.http import CancelledAfterSending
-from llmctl.protocols import Emit, Handler, Observer
-from llmctl.types import Answer, CallRecord, Request, Usage
-
-Price = Callable[[Request, Usage, Decimal | None], Decimal | None]
-"""What a usage costs: request, usage, the provider's own figure → US dollars or None."""
-
-Estimate = Callable[[Request, str], Usage]
-"""The usage of a call that nobody reported: request, and the text that came back."""
+from llmctl.pricing import Prices, terms_of
+from llmctl.protocols import Emit, Handler, Observer, TokenCount
+from llmctl.tokens import Counter, max_output
+from llmctl.types import Answer, CallRecord, Price, Request, Usage
 
 _NO_USAGE = Usage()
 _NO_COST = Decimal(0)
@@ -38,44 +34,86 @@ class Stopwatch:
     def __call__(self, text: str) -> None:
         """Note the piece and hand it on."""
         if self.first is None:
-            self.first = self.elapsed
+            self.first = self._clock.monotonic() - self.start
         self.text.append(text)
         if self._emit is not None:
             self._emit(text)
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the beginning."""
-        return self._clock.monotonic() - self.start
+
+def estimated_usage(counter: Counter, request: Request, text: str) -> Usage:
+    """What a call used that nobody reported: the prompt, and the text that came back."""
+    read, wrote = counter.count(request).tokens, counter.count_text(request.target, text)
+    return Usage(read, wrote, estimated=True)
 
 
 class CostCalculator:
-    """What calls come to. A stream that broke off after its first token, or was interrupted by
-    the user, counts what was received, marked as estimated; where nothing at all is known of a
-    call's end the ledger takes the whole hold (status `unknown`)."""
+    """What calls cost, or may cost, in US dollars; None: not known. `own` are the prices that
+    profiles set themselves, by the profile's name."""
 
-    def __init__(self, price: Price, estimate: Estimate) -> None:
-        self._price = price
-        self._estimate = estimate
+    def __init__(
+        self, counter: Counter, prices: Prices, own: Mapping[str, Price | None], clock: Clock
+    ) -> None:
+        self._counter = counter
+        self._prices = prices
+        self._own = own
+        self._clock = clock
+
+    def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
+        """What the usage costs now; the provider's own figure wins."""
+        if reported is not None:
+            return reported
+        own, terms = self._own.get(request.target.profile), terms_of(request)
+        return self._prices.price(request.target, own, usage, self._clock.wall(), terms)
+
+    def estimate(self, request: Request, text: str) -> Usage:
+        """See `estimated_usage`."""
+        return estimated_usage(self._counter, request, text)
+
+    async def worst(
+        self, request: Request, counted: TokenCount | None = None
+    ) -> tuple[Usage, Decimal | None]:
+        """The most the request can use and cost: its input as counted, and all of the output
+        that it, or else the model's window, leaves room for."""
+        counted = counted or await self._counter.count_async(request)
+        output = self._counter.output_bound(request, counted)
+        own, terms = self._own.get(request.target.profile), terms_of(request)
+        cost = self._prices.worst_case(
+            request.target, own, counted.tokens, output, self._clock.wall(), terms
+        )
+        return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
+
+    async def bound(self, request: Request) -> tuple[Usage, Decimal | None]:
+        """As `worst`, more generous and without a vocabulary. A published price takes 0.2 s to
+        look up, so only the profile's own is used."""
+        most, output = self._counter.upper_bound(request), max_output(request)
+        own, cost = self._own.get(request.target.profile), None
+        if own is not None:
+            now = self._clock.wall()
+            cost = self._prices.worst_case(request.target, own, most, output, now)
+        return Usage(most, output or 0, estimated=True), cost
 
     def record(self, request: Request, result: Answer | CallError, watch: Stopwatch) -> CallRecord:
-        """The record of a call that has ended."""
+        """The record of a call that has ended.
+
+        A stream that broke off after its first token, or was interrupted by the user, counts what
+        was received, marked as estimated; where nothing at all is known of a call's end the ledger
+        takes the whole hold (status `unknown`).
+        """
         request = result.request or request
-        usage, saved = _NO_USAGE, None
-        cost: Decimal | None = _NO_COST
+        usage, cost, saved = _NO_USAGE, None, None
         if isinstance(result, Answer):
             usage = result.usage
-            price = self._price(request, usage, result.reported_cost)
+            cost = self.price(request, usage, result.reported_cost)
             if result.cache in {"hit", "shared"}:
-                saved = price
-            else:
-                cost = price
+                cost, saved = _NO_COST, cost
         elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
             usage = result.usage
-            cost = self._price(request, usage, result.cost)
+            cost = self.price(request, usage, result.cost)
         elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
-            usage = self._estimate(request, "".join(watch.text))
-            cost = self._price(request, usage, None)
+            usage = self.estimate(request, "".join(watch.text))
+            cost = self.price(request, usage, None)
+        else:
+            cost = _NO_COST
         return CallRecord(
             request=request,
             result=result,
@@ -83,52 +121,44 @@ class CostCalculator:
             cost=cost,
             saved=saved,
             started=watch.wall,
-            elapsed=watch.elapsed,
+            elapsed=self._clock.monotonic() - watch.start,
             first_token=watch.first,
             uncertain=result.uncertain,
         )
 
 
-class Accounting:
+def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> Handler:
     """The outermost guard: an answer is returned when `sink` has dealt with the call's record.
 
     Every ending is recorded, a cancelled call's too. What `sink` raises (a full disk) replaces the
     answer.
     """
 
-    def __init__(self, inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> None:
-        self._inner = inner
-        self._sink = sink
-        self._clock = clock
-        self._costs = costs
-
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer."""
-        watch = Stopwatch(self._clock, emit)
+    async def account(request: Request, emit: Emit | None) -> Answer:
+        watch = Stopwatch(clock, emit)
         result: Answer | CallError
+        cancelled = None
         try:
-            result = await self._inner(request, None if emit is None else watch)
+            result = await inner(request, None if emit is None else watch)
         except CallError as error:
             result = error
         except asyncio.CancelledError as stop:
-            result = Cancelled("the call was interrupted")
+            cancelled, result = stop, Cancelled("the call was interrupted")
             if isinstance(stop, CancelledAfterSending):
                 result.attempts, result.uncertain = stop.attempts, stop.uncertain
                 result.ambiguous = True
-            await self._hand_over(self._costs.record(request, result, watch))
-            raise
-        await self._hand_over(self._costs.record(request, result, watch))
-        if isinstance(result, CallError):
-            raise result
-        return result
-
-    async def _hand_over(self, record: CallRecord) -> None:
-        """Return when the sink has dealt with the record, even if the call is cancelled meanwhile:
-        it may have been paid for."""
-        work = asyncio.ensure_future(self._sink(record))
+        # It may have been paid for, so it is recorded even if the call is cancelled meanwhile.
+        work = asyncio.ensure_future(sink(costs.record(request, result, watch)))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait((work,))
             work.result()
             raise
+        if cancelled is not None:
+            raise cancelled
+        if isinstance(result, CallError):
+            raise result
+        return result
+
+    return account

@@ -11,16 +11,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
-from llmctl.protocols import (
-    Budget,
-    BudgetDenied,
-    BudgetUsage,
-    BudgetWarning,
-    BudgetWindow,
-    Emit,
-    Handler,
-    Hold,
-)
+from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.storage.ledger_rows import kind_of, matches
 from llmctl.tokens import max_output
 from llmctl.types import Answer, CallRecord, Request, Usage
@@ -29,7 +20,7 @@ POLL = 0.1
 """Seconds between two looks at what other processes have settled meanwhile. One's own settling is
 known at once."""
 
-_MICRO = Decimal("0.000001")
+_ZERO = Decimal(0)
 
 Windows = Callable[[float], Sequence[BudgetWindow]]
 """The budget windows of a moment, in seconds since the epoch."""
@@ -38,10 +29,10 @@ WorstCase = Callable[[Request], Awaitable[tuple[Usage, Decimal | None]]]
 """The most that a request can use, and cost in US dollars (None: not known)."""
 
 
-class Overshoot(Struct, frozen=True):
+class Overshoot(Struct):
     """What providers billed beyond the held worst case: US dollars, and of how many calls."""
 
-    amount: Decimal = Decimal(0)
+    amount: Decimal = _ZERO
     calls: int = 0
 
 
@@ -57,12 +48,11 @@ class RunBudget:
     ) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._run_id = run_id
-        self._user = user
+        self._run_id, self._user = run_id, user
         self._warn = warn
-        self._windows_at: Windows | None = None
+        self._windows_at: Windows = lambda _: ()
         self._windows: tuple[BudgetWindow, ...] = ()
-        self._windows_from, self._windows_to = 0.0, 0.0
+        self._period = (0.0, 0.0)
         self._stopped: Callable[[], bool] = lambda: False
         self._on_wait: Callable[[BudgetDenied], None] = lambda _: None
         self._open: dict[str, tuple[Hold, tuple[BudgetWindow, ...], bool]] = {}
@@ -70,7 +60,9 @@ class RunBudget:
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
         self._exhausted: BudgetDenied | None = None
-        self._waiting = self._asking = 0
+        self._asking = 0
+        self.waiting = 0
+        """Calls that wait until others have settled."""
         self.overshoot = Overshoot()
 
     def limit(
@@ -82,11 +74,7 @@ class RunBudget:
         """Hold all further calls to `windows`. Once `stopped` nothing waits any more. `on_wait`
         is called for a call that has to wait for others."""
         self._windows_at, self._stopped, self._on_wait = windows, stopped, on_wait
-
-    @property
-    def waiting(self) -> bool:
-        """Whether calls wait until others have settled."""
-        return self._waiting > 0
+        self._period = (0.0, 0.0)
 
     def windows_of(self, request: Request) -> tuple[BudgetWindow, ...]:
         """The windows that the request counts towards now."""
@@ -122,12 +110,12 @@ class RunBudget:
                 return
             if not denied.never:
                 self._on_wait(denied)
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with self._turn:  # first come, first served
                 await self._wait(hold)
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     async def can_afford(self, request: Request, uncertain: int) -> bool:
         """Hold the call for one attempt more than the `uncertain` ones that may have been billed
@@ -139,22 +127,24 @@ class RunBudget:
 
     async def settle(self, record: CallRecord) -> None:
         """Write the call's row and end its hold; durable on return."""
-        call_id = record.request.call_id
+        call_id, cost = record.request.call_id, record.cost or _ZERO
         if call_id in self._open:
             hold, windows, waited = self._open[call_id]
             if waited:
                 # It belongs to the day it was let through on, not to that on which it waited.
                 record = replace(record, started=hold.at)
-            if windows and hold.cost is not None and (record.cost or 0) > hold.cost:
-                over = self.overshoot.amount + (record.cost or 0) - hold.cost
-                self.overshoot = Overshoot(over, self.overshoot.calls + 1)
+            if windows and hold.cost is not None and cost > hold.cost:
+                self.overshoot.amount += cost - hold.cost
+                self.overshoot.calls += 1
         try:
             warnings = await self._ledger.settle(record)
         finally:
             self._open.pop(call_id, None)
             self._settled.set()
         for warning in warnings:
-            self._warn(_warning(warning))
+            window, percent = warning.window, (warning.share * 100).normalize()
+            spent, limit = usd(warning.spent), usd(window.limit)
+            self._warn(f"budget {window.name}: {percent:f}% is reached, {spent} of {limit}")
 
     async def _try(
         self, hold: Hold, windows: tuple[BudgetWindow, ...], *, waited: bool
@@ -164,7 +154,7 @@ class RunBudget:
             denied = await self._ledger.hold(hold, windows)
             if denied is None:
                 self._open[hold.call_id] = (hold, windows, waited)
-                self._used.update(window.key for window in windows)
+                self._used.update([window.key for window in windows])
         finally:
             self._asking -= 1
         return denied
@@ -185,60 +175,44 @@ class RunBudget:
             if denied.never and not self._open and not self._asking:
                 self._exhausted = denied
                 raise _exhausted(hold, denied)
-            await self._pause()
-
-    async def _pause(self) -> None:
-        """Return when a call of this process has settled, or those of others may have."""
-        waits = (
-            asyncio.ensure_future(self._settled.wait()),
-            asyncio.ensure_future(self._clock.sleep(POLL)),
-        )
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+            # Until a call of this process has settled, or those of others may have.
+            waits = [asyncio.ensure_future(self._settled.wait())]
+            waits.append(asyncio.ensure_future(self._clock.sleep(POLL)))  # type: ignore[arg-type]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
 
     def _current(self, now: float) -> tuple[BudgetWindow, ...]:
-        if self._windows_at is None:
-            return ()
-        if not self._windows_from <= now < self._windows_to:
+        if not self._period[0] <= now < self._period[1]:
             self._windows = tuple(self._windows_at(now))
-            self._windows_from = max([w.start / 1000 for w in self._windows], default=0.0)
-            self._windows_to = min([w.end / 1000 for w in self._windows], default=float("inf"))
+            start = max([w.start / 1000 for w in self._windows], default=0.0)
+            self._period = start, min([w.end / 1000 for w in self._windows], default=float("inf"))
         return self._windows
 
 
-class BudgetGuard:
-    """The guard: takes a hold at the worst case before the request is handed on.
+def budget_guard(inner: Handler, budget: RunBudget, bound: WorstCase, exact: WorstCase) -> Handler:
+    """The guard: takes a hold at the worst case, durably, before the request is handed on.
 
     `bound` may be generous; where a budget applies to the request `exact` is asked instead. The
     accounting guard's sink settles the hold. A process that is killed in between leaves the hold
-    behind: that is how the next one knows what may have been billed.
+    behind: that is how the next one knows what may have been billed. Raises as `RunBudget.hold`.
     """
 
-    def __init__(
-        self, inner: Handler, budget: RunBudget, bound: WorstCase, exact: WorstCase
-    ) -> None:
-        self._inner = inner
-        self._budget = budget
-        self._bound = bound
-        self._exact = exact
+    async def handle(request: Request, emit: Emit | None) -> Answer:
+        windows = budget.windows_of(request)
+        estimate, cost = await (exact if windows else bound)(request)
+        await budget.hold(request, estimate, cost, windows)
+        return await inner(request, emit)
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer; the hold is durable before. Raises as `RunBudget.hold` does."""
-        windows = self._budget.windows_of(request)
-        estimate, cost = await (self._exact if windows else self._bound)(request)
-        await self._budget.hold(request, estimate, cost, windows)
-        return await self._inner(request, emit)
+    return handle
 
 
 def usd(amount: Decimal) -> str:
     """Dollars, at least cents, to the microdollar: `$0.002`, `$1,200.00`."""
-    shown = amount.quantize(_MICRO).normalize()
-    exponent = shown.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return f"${shown:,.{max(2, -exponent)}f}"
+    whole, _, rest = f"{amount:,.6f}".partition(".")
+    return f"${whole}.{rest.rstrip('0').ljust(2, '0')}"
 
 
 def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
@@ -248,24 +222,23 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
         if hold.cost is not None and hold.cost <= window.limit:
             continue
         budget = f"the budget of {usd(window.limit)} ({window.name})"
-        if hold.cost is None and not hold.estimate.output and max_output(hold.request) is None:
-            raise BudgetRefused(
+        if hold.cost is not None:
+            why = (
+                f"the call may cost {usd(hold.cost)}, more than all of {budget}: lower max_tokens, "
+                "or raise the budget"
+            )
+        elif hold.estimate.output or max_output(hold.request) is not None:
+            why = (
+                f"the price of {target.model} is not known, so it cannot be held to {budget}: set "
+                f"`price:` in profile {target.profile}"
+            )
+        else:
+            why = (
                 f"nothing limits the answers of {target.model}, so what they may cost cannot be "
                 f"held to {budget}: give max_tokens (`params: {{max_tokens: …}}` in profile "
-                f"{target.profile})",
-                sent=False,
+                f"{target.profile})"
             )
-        if hold.cost is None:
-            raise BudgetRefused(
-                f"the price of {target.model} is not known, so it cannot be held to {budget}: "
-                f"set `price:` in profile {target.profile}",
-                sent=False,
-            )
-        raise BudgetRefused(
-            f"the call may cost {usd(hold.cost)}, more than all of {budget}: lower max_tokens, "
-            "or raise the budget",
-            sent=False,
-        )
+        raise BudgetRefused(why, sent=False)
 
 
 def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
@@ -273,16 +246,7 @@ def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
     window, spent = denied.window, denied.usage.spent
     return BudgetExhausted(
         f"the budget of {usd(window.limit)} ({window.name}) is used up: {usd(spent)} is spent, "
-        f"and the next call may cost {usd(hold.cost or Decimal(0))}; raise it and run the same "
+        f"and the next call may cost {usd(hold.cost or _ZERO)}; raise it and run the same "
         "command again",
         sent=False,
-    )
-
-
-def _warning(warning: BudgetWarning) -> str:
-    """The sentence that a share of a budget is reached."""
-    window, percent = warning.window, (warning.share * 100).normalize()
-    return (
-        f"budget {window.name}: {percent:f}% is reached, {usd(warning.spent)} of "
-        f"{usd(window.limit)}"
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -13,9 +13,7 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
 from llmctl.protocols import AnswerCache, CachedAnswer, Emit, Handler
-from llmctl.types import Answer, CacheState, Finish, Request
-
-_COMPLETE: frozenset[Finish] = frozenset({"stop", "tool_calls"})
+from llmctl.types import Answer, CacheState, Request
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 0.25, 1.5
 """Seconds between two looks for an answer that another process is getting: the first pause, the
@@ -95,11 +93,11 @@ class Cache:
         flight: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
-            answer = await self._kept_by_any_process(request)
-            if answer is None:
-                answer = await self._inner(request, emit)
-            else:
-                _deliver(answer, emit)
+            kept = None
+            if request.cache_mode == "use" and not self._failed:
+                with self._giving_up():
+                    kept = await self._find(request) or await self._claim(request)
+            answer = await self._inner(request, emit) if kept is None else _deliver(kept, emit)
         except BaseException as error:
             self._land(key, flight)
             if isinstance(error, CallError):
@@ -109,27 +107,16 @@ class Cache:
                 flight.cancel()
             raise
         flight.set_result(answer)
-        keep = answer.cache == "miss" and answer.finish in _COMPLETE and not self._failed
-        if keep:
+        complete = answer.finish in {"stop", "tool_calls"}
+        if answer.cache == "miss" and complete and not self._failed:
             self._start(self._keep(request, answer, flight))
         else:
             self._land(key, flight)
         return answer
 
-    async def _kept_by_any_process(self, request: Request) -> Answer | None:
-        """A kept answer, after waiting for another process that is getting it; None when it is
-        this process's turn to get it, which is then claimed."""
-        if request.cache_mode != "use" or self._failed:
-            return None
-        try:
-            return await self._find(request) or await self._claim(request)
-        except CallError:  # the run is to end
-            raise
-        except LlmctlError as error:
-            self._give_up(error)
-            return None
-
     async def _claim(self, request: Request) -> Answer | None:
+        """The answer of another process, once that has it; None when it is this process's turn to
+        get it, which is then claimed."""
         key = request.fingerprint
         end, pause = self._clock.monotonic() + self._patience, _FIRST_PAUSE
         self._claimed.add(key)  # a claim that is given up half-way may have gone through
@@ -164,37 +151,31 @@ class Cache:
             asked=request.target.model,
         )
         try:
-            await self._store.put(key, kept)
-            self._claimed.discard(key)  # `put` has ended it
-        except LlmctlError as error:
-            self._give_up(error)
+            with self._giving_up():
+                await self._store.put(key, kept)
+                self._claimed.discard(key)  # `put` has ended it
         finally:
             self._land(key, flight)
 
     def _land(self, key: str, flight: asyncio.Future[Answer]) -> None:
         """The flight is over; a claim that `put` did not end is given back."""
-        if self._flights.get(key) is not flight:
-            return
-        del self._flights[key]
-        if key in self._claimed:
-            self._claimed.discard(key)
-            self._start(self._release(key))
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+            if key in self._claimed:
+                self._claimed.discard(key)
+                self._start(self._release(key))
 
     async def _release(self, key: str) -> None:
-        try:
+        with self._giving_up():
             await self._store.release(key)
-        except LlmctlError as error:
-            self._give_up(error)
 
     async def _beat(self) -> None:
-        try:
-            while self._claimed:
-                await self._clock.sleep(_BEAT)
-                if self._claimed:
-                    with contextlib.suppress(LlmctlError):
-                        await self._store.beat()
-        finally:
-            self._beating = None
+        while self._claimed:
+            await self._clock.sleep(_BEAT)
+            if self._claimed:
+                with suppress(LlmctlError):
+                    await self._store.beat()
+        self._beating = None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work in the background."""
@@ -207,10 +188,17 @@ class Cache:
         if not task.cancelled():
             self._failure = self._failure or task.exception()
 
-    def _give_up(self, error: LlmctlError) -> None:
-        if not self._failed:
-            self._failed = True
-            self._warn(f"answers are no longer cached: {error.message}")
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Use the store no more when it fails."""
+        try:
+            yield
+        except CallError:  # the run is to end
+            raise
+        except LlmctlError as error:
+            if not self._failed:
+                self._failed = True
+                self._warn(f"answers are no longer cached: {error.message}")
 
 
 def answer_of(
@@ -247,7 +235,7 @@ async def kept_answers(
     except LlmctlError:  # the guard meets it too, and warns
         found = {}
     return [
-        answer_of(r, found.get(r.fingerprint), now, ttl) if r.cache_mode == "use" else None
+        answer_of(r, found.get(r.fingerprint) if r.cache_mode == "use" else None, now, ttl)
         for r in requests
     ]
 

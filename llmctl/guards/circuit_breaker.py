@@ -32,7 +32,7 @@ from llmctl.types import Answer, Request
 State = Literal["closed", "open", "half-open"]
 
 _SLOTS = 20
-"""Parts of the window by which calls are counted: it moves on by a twentieth at a time."""
+"""Parts of the window, by which calls are counted."""
 
 _ENOUGH = 2
 """Times `failures`: so many calls a window must hold before their share says anything."""
@@ -56,8 +56,6 @@ class CallPermit(Struct, frozen=True):
 
 class Circuit:
     """The states as pure arithmetic; `now` is in seconds."""
-
-    __slots__ = ("_generation", "_in_a_row", "_open_until", "_probing", "_slots", "policy", "state")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
@@ -83,55 +81,45 @@ class Circuit:
         now."""
         return max(0.0, self._open_until - now) if self.state == "open" else 0.0
 
-    def succeeded(self, permit: CallPermit, now: float) -> None:
-        """The provider answered."""
+    def end(self, permit: CallPermit, now: float, *, ok: bool | None) -> None:
+        """The provider answered, is in trouble, or (None) the call said nothing about it."""
         if permit.generation != self._generation:
             return
-        self._in_a_row = 0
-        if permit.probe:
-            self.state, self._probing = "closed", False
+        if ok is None:
+            self._probing = self._probing and not permit.probe
+        elif permit.probe and ok:
+            self.state, self._probing, self._in_a_row = "closed", False, 0
             self._slots.clear()
             self._generation += 1
-            return
-        self._count(now, failed=False)
-
-    def failed(self, permit: CallPermit, now: float) -> None:
-        """The provider is in trouble."""
-        if permit.generation != self._generation:
-            return
-        if permit.probe:
-            self._open(now)
-            return
-        self._in_a_row += 1
-        self._count(now, failed=True)
-        calls, failures = (sum(slot[each] for slot in self._slots) for each in (1, 2))
-        least = _ENOUGH * self.policy.failures
-        too_many = calls >= least and failures >= self.policy.error_rate * calls
-        if self._in_a_row >= self.policy.failures or too_many:
-            self._open(now)
+        elif permit.probe:
+            self.open(now)
+        else:
+            self._in_a_row = 0 if ok else self._in_a_row + 1
+            if self._count(now, failed=not ok) or self._in_a_row >= self.policy.failures:
+                self.open(now)
 
     def open(self, now: float) -> None:
-        """Open at once: the provider said that it will serve nobody."""
-        if self.state != "open":
-            self._open(now)
-
-    def cancelled(self, permit: CallPermit) -> None:
-        """The call said nothing about the provider; another one may find out."""
-        if permit.probe and permit.generation == self._generation:
-            self._probing = False
-
-    def _open(self, now: float) -> None:
+        """Send nothing for the policy's time; one that is open stays open no longer for it."""
+        if self.state == "open":
+            return
         self.state, self._probing = "open", False
         self._open_until = now + self.policy.open_for
         self._generation += 1
 
-    def _count(self, now: float, *, failed: bool) -> None:
+    def _count(self, now: float, *, failed: bool) -> bool:
+        """Whether too large a share of the window's calls failed, this one included."""
         if not self._slots or now - self._slots[-1][0] >= self.policy.window / _SLOTS:
             while self._slots and now - self._slots[0][0] >= self.policy.window:
                 self._slots.popleft()
             self._slots.append([now, 0, 0])
         self._slots[-1][1] += 1
         self._slots[-1][2] += failed
+        if not failed:
+            return False
+        calls, failures = (sum(slot[each] for slot in self._slots) for each in (1, 2))
+        return calls >= _ENOUGH * self.policy.failures and (
+            failures >= self.policy.error_rate * calls
+        )
 
 
 class ProviderHealth:
@@ -141,8 +129,8 @@ class ProviderHealth:
     has not replied once in this run is not waited for: its address may be wrong.
     """
 
-    def __init__(self, circuit: Circuit, clock: Clock, name: str, *, patient: bool) -> None:
-        self._circuit = circuit
+    def __init__(self, policy: BreakerPolicy, clock: Clock, name: str, *, patient: bool) -> None:
+        self._circuit = Circuit(policy)
         self._clock = clock
         self._name = name
         self._patient = patient
@@ -153,9 +141,10 @@ class ProviderHealth:
 
     def check(self) -> None:
         """Raises `ProviderDown` when a call would be refused now."""
-        circuit, now = self._circuit, self._clock.monotonic()
-        if circuit.state == "open" and circuit.wait(now) > 0 and not self._waits():
-            raise self._down(circuit.wait(now))
+        if self._circuit.state == "open" and not (self._patient and self._reached):
+            wait = self._circuit.wait(self._clock.monotonic())
+            if wait > 0:
+                raise ProviderDown(self._name, self._last, wait, reached=self._reached)
 
     async def acquire(self) -> CallPermit:
         """Leave to call. Raises `ProviderDown`."""
@@ -165,14 +154,11 @@ class ProviderHealth:
             if permit is not None:
                 return permit
             wait = self._circuit.wait(now)
-            if not self._waits():
-                raise self._down(wait)
+            if not (self._patient and self._reached):
+                raise ProviderDown(self._name, self._last, wait, reached=self._reached)
             self._waiting += 1
             try:
-                if wait > 0:
-                    await self._clock.sleep(wait)
-                else:
-                    await self._changed.wait()
+                await (self._clock.sleep(wait) if wait > 0 else self._changed.wait())
             finally:
                 self._waiting -= 1
 
@@ -184,61 +170,48 @@ class ProviderHealth:
         """How the call went; None for an answer. Marks failures that are not the row's fault."""
         now, circuit, before = self._clock.monotonic(), self._circuit, self._circuit.state
         cause = error.cause if isinstance(error, Interrupted) else error
+        failed = isinstance(cause, _FAILURES)
         if isinstance(cause, QuotaExhausted):
             self._last = cause
             circuit.open(now)
-        elif isinstance(cause, _FAILURES):
+        elif failed:
             self._last = cause
-            circuit.failed(permit, now)
-        elif isinstance(cause, _NEUTRAL) and not permit.probe:
-            circuit.cancelled(permit)
+            circuit.end(permit, now, ok=False)
         else:
-            circuit.succeeded(permit, now)
+            neutral = isinstance(cause, _NEUTRAL) and not permit.probe
+            circuit.end(permit, now, ok=None if neutral else True)
         self._reached = self._reached or not isinstance(cause, _UNREACHED)
-        if error is not None and isinstance(cause, _FAILURES):
-            error.excused = circuit.state != "closed" and self._waits()
+        if error is not None and failed:
+            error.excused = circuit.state != "closed" and self._patient and self._reached
         if circuit.state != before or permit.probe:
             self._wake()
 
     def cancelled(self, permit: CallPermit) -> None:
         """The call was given up before the provider said anything."""
-        self._circuit.cancelled(permit)
+        self._circuit.end(permit, self._clock.monotonic(), ok=None)
         if permit.probe:
             self._wake()
-
-    def _down(self, wait: float) -> ProviderDown:
-        error = ProviderDown(self._name, self._last, wait)
-        error.reached = self._reached
-        return error
-
-    def _waits(self) -> bool:
-        return self._patient and self._reached
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
 
-class CircuitBreaker:
-    """The guard: asks the provider's health before every attempt, and tells it the outcome."""
+def circuit_breaker(inner: Handler, health: ProviderHealth) -> Handler:
+    """The guard: asks the provider's health before every attempt, and tells it the outcome. Its
+    handler raises `ProviderDown` for what is not sent."""
 
-    def __init__(self, inner: Handler, health: ProviderHealth) -> None:
-        self._inner = inner
-        self._health = health
-
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer. Raises `ProviderDown` for what is not sent."""
-        permit = await self._health.acquire()
+    async def handle(request: Request, emit: Emit | None) -> Answer:
+        permit = await health.acquire()
         try:
-            answer = await self._inner(request, emit)
-        except CallError as error:
-            if error.sent:
-                self._health.ended(permit, error)
+            answer = await inner(request, emit)
+        except BaseException as error:
+            if isinstance(error, CallError) and error.sent:
+                health.ended(permit, error)
             else:
-                self._health.cancelled(permit)
+                health.cancelled(permit)
             raise
-        except BaseException:
-            self._health.cancelled(permit)
-            raise
-        self._health.ended(permit, None)
+        health.ended(permit, None)
         return answer
+
+    return handle

@@ -6,40 +6,54 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from llmctl.errors import ContextTooLong
+from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.protocols import Emit, Handler
 from llmctl.tokens import Counter, max_output
 from llmctl.truncate import cut
 from llmctl.types import Answer, Request
 
 
-class WindowCheck:
-    """Whether requests fit their model's window; with `truncate` they are cut to. `cuts` counts
-    the prompts that were cut."""
+class Admission:
+    """Whether requests may be sent to a target. `start` starts its server, where that is ours;
+    with `truncate` prompts are cut to their model's window, and `cuts` counts those."""
 
-    def __init__(self, counter: Counter, *, truncate: bool) -> None:
+    def __init__(
+        self,
+        counter: Counter,
+        health: ProviderHealth,
+        start: Callable[[], Awaitable[object]] | None,
+        *,
+        truncate: bool,
+    ) -> None:
         self._counter = counter
+        self._health = health
+        self._start = start
         self._truncate = truncate
         self.cuts = 0
 
-    async def fit(self, request: Request) -> Request:
-        """The request as it fits. Raises `ContextTooLong`."""
+    async def admit(self, request: Request) -> Request:
+        """The request as it may be sent. Raises `ContextTooLong`, `ProviderDown` and, of a server
+        that does not start, `SetupError`."""
+        self._health.check()
         window = self._counter.window_to_check(request)
-        if window is None:
-            return request
-        counted = await self._counter.count_async(request)
-        try:
-            self._counter.check_fits(request, counted, window)
-        except ContextTooLong:
-            if not self._truncate:
-                raise
-            return await self._cut(request, window)
+        if window is not None:
+            counted = await self._counter.count_async(request)
+            try:
+                self._counter.check_fits(request, counted, window)
+            except ContextTooLong:
+                if not self._truncate:
+                    raise
+                request = await self._cut(request, window)
+        if self._start is not None:
+            await self._start()
         return request
 
     async def _cut(self, request: Request, window: int) -> Request:
+        def tokens(shorter: Request) -> int:
+            return self._counter.count(shorter).tokens
+
         room = window - (max_output(request) or 0)
-        shorter = await asyncio.to_thread(
-            cut, request, room, lambda one: self._counter.count(one).tokens
-        )
+        shorter = await asyncio.to_thread(cut, request, room, tokens)
         if shorter is None:
             raise ContextTooLong(
                 f"the prompt cannot be cut to fit the {window} tokens of {request.target.model} "
@@ -51,14 +65,10 @@ class WindowCheck:
         return shorter
 
 
-class ContextWindow:
-    """The guard: asks `admit` for the request as it may be sent. That raises `ContextTooLong` for
-    one that cannot fit the window, and `ProviderDown` while nothing is sent at all."""
+def context_window(inner: Handler, admission: Admission) -> Handler:
+    """The guard: hands requests on as they may be sent; raises what `Admission.admit` does."""
 
-    def __init__(self, inner: Handler, admit: Callable[[Request], Awaitable[Request]]) -> None:
-        self._inner = inner
-        self._admit = admit
+    async def handle(request: Request, emit: Emit | None) -> Answer:
+        return await inner(await admission.admit(request), emit)
 
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer, when the request fits."""
-        return await self._inner(await self._admit(request), emit)
+    return handle

@@ -39,43 +39,36 @@ class FailedAttempt(Struct, frozen=True):
     watch: Stopwatch
 
 
-class Fallback:
-    """Asks `others` in their order when the inner handler is unavailable: down, out of quota,
-    overloaded after all retries. With `overflow` also when the prompt is longer than its window.
-    A bad request, a refusal and an answer that broke off are nobody else's business.
+class Fallback(Struct, frozen=True, kw_only=True):
+    """The guard: asks `others` in their order when the inner handler is unavailable: down, out of
+    quota, overloaded after all retries. A bad request, a refusal and an answer that broke off are
+    nobody else's business.
 
     A call that was made and failed goes to `on_error`, which settles it, before another one is
-    made: each has a call id of its own, and each provider its bill. `on_fallback` hears why which
-    profile is asked instead. With `patient`, rows wait while all providers are down; otherwise
-    that is an error.
+    made: each has a call id of its own, and each provider its bill.
+
+    Attributes:
+        on_fallback: hears why which profile is asked instead.
+        overflow: others are asked, too, when the prompt is longer than the window.
+        patient: rows wait while all providers are down; otherwise that is an error.
+
     """
 
-    def __init__(
-        self,
-        inner: Handler,
-        others: Sequence[FallbackTarget],
-        clock: Clock,
-        on_error: Callable[[FailedAttempt], Awaitable[None]],
-        on_fallback: Callable[[CallError, str], None] = lambda _, __: None,
-        *,
-        overflow: bool = False,
-        patient: bool = False,
-    ) -> None:
-        self._inner = inner
-        self._others = others
-        self._clock = clock
-        self._on_error = on_error
-        self._on_fallback = on_fallback
-        self._overflow = overflow
-        self._patient = patient
+    inner: Handler
+    others: Sequence[FallbackTarget]
+    clock: Clock
+    on_error: Callable[[FailedAttempt], Awaitable[None]]
+    on_fallback: Callable[[CallError, str], None] = lambda _, __: None
+    overflow: bool = False
+    patient: bool = False
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The first answer. The answer, or the error, names the request that was asked last, where
         it is not the caller's."""
         while True:
-            watch = Stopwatch(self._clock)
+            watch = Stopwatch(self.clock)
             try:
-                return await self._inner(request, emit)
+                return await self.inner(request, emit)
             except CallError as error:
                 if not self._passes_on(error):
                     raise
@@ -83,15 +76,15 @@ class Fallback:
             found = await self._ask_others(failed, emit)
             if isinstance(found, Answer):
                 return found
-            if not (self._patient and isinstance(found, ProviderDown) and found.reached):
+            if not (self.patient and isinstance(found, ProviderDown) and found.reached):
                 raise found
             # Nobody was asked, so nobody may have been billed.
-            await self._clock.sleep(max(_LEAST_PAUSE, found.retry_after or 0.0))
+            await self.clock.sleep(max(_LEAST_PAUSE, found.retry_after or 0.0))
 
     async def _ask_others(self, first: FailedAttempt, emit: Emit | None) -> Answer | CallError:
         """An answer, or the error that the row ends with."""
         failed, attempts = first, 0
-        for other in self._others:
+        for other in self.others:
             asked = other.retarget(first.request)
             try:
                 await other.admit(asked)
@@ -100,9 +93,9 @@ class Fallback:
                 continue
             if failed.error.held:
                 attempts += failed.error.attempts
-                await self._on_error(failed)
-            self._on_fallback(failed.error, other.name)
-            watch = Stopwatch(self._clock)
+                await self.on_error(failed)
+            self.on_fallback(failed.error, other.name)
+            watch = Stopwatch(self.clock)
             # For observers it is still the answer to the question that was asked.
             named = replace(asked, fingerprint=first.request.fingerprint)
             try:
@@ -117,11 +110,9 @@ class Fallback:
         return _verdict(first.error, failed.error)
 
     def _passes_on(self, error: CallError) -> bool:
-        if isinstance(error, Interrupted):
-            return False
         if isinstance(error, ContextTooLong):
-            return self._overflow
-        return error.exit_code == _UNAVAILABLE
+            return self.overflow
+        return error.exit_code == _UNAVAILABLE and not isinstance(error, Interrupted)
 
 
 def _is_unusable(error: CallError) -> bool:
@@ -143,7 +134,6 @@ def _verdict(first: CallError, last: CallError) -> CallError:
         return last
     verdict = copy.copy(first)
     verdict.args = (f"{first.message} (and the fallback failed: {last.message})",)
-    verdict.request, verdict.held = last.request, last.held
-    verdict.attempts, verdict.uncertain = last.attempts, last.uncertain
-    verdict.usage, verdict.cost, verdict.ambiguous = last.usage, last.cost, last.ambiguous
+    for name in ("request", "held", "attempts", "uncertain", "usage", "cost", "ambiguous"):
+        setattr(verdict, name, getattr(last, name))
     return verdict

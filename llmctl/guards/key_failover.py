@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from msgspec.structs import replace
 
 from llmctl.errors import AuthFailed
+from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
 
-class RotatingKey(Protocol):
-    """A key that may change during a run."""
-
-    @property
-    def value(self) -> str | None:
-        """The key that calls use now."""
-        ...
-
-    async def refused(self, value: str | None, /) -> bool:
-        """The provider refused this key: whether there is another one to use now."""
-        ...
-
-
-class KeyFailover:
-    """Sends a request again with the key that a rotation left beside the refused one.
+def key_failover(inner: Handler, key: RotatingKey) -> Handler:
+    """The guard: sends a request again with the key that a rotation left beside the refused one.
 
     A 401 is not billed, so nothing is paid twice. Each key of a run is tried once, so this ends.
+    The attempts of a refused key are counted with the answer's.
     """
 
-    def __init__(self, inner: Handler, key: RotatingKey) -> None:
-        self._inner = inner
-        self._key = key
-
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer; the attempts of a refused key are counted with it."""
+    async def handle(request: Request, emit: Emit | None) -> Answer:
         attempts = uncertain = 0
         while True:
-            # What the call uses is read later, but never an older key than this one.
-            using = self._key.value
+            using = key.value  # the call itself reads it later, but never an older one
             try:
-                answer = await self._inner(request, emit)
+                answer = await inner(request, emit)
             except AuthFailed as error:
                 error.attempts += attempts
                 error.uncertain += uncertain
-                if not await self._key.refused(using):
+                if not await key.refused(using):
                     raise
                 attempts, uncertain = error.attempts, error.uncertain
             else:
-                return replace(
-                    answer,
-                    attempts=answer.attempts + attempts,
-                    uncertain=answer.uncertain + uncertain,
-                )
+                attempts, uncertain = attempts + answer.attempts, uncertain + answer.uncertain
+                return replace(answer, attempts=attempts, uncertain=uncertain)
+
+    return handle

@@ -1,66 +1,63 @@
-"""The pipeline: the order of the guards, in one function."""
+"""The pipeline: the order of the guards, in one function.
+
+accounting → fallback → for each target: cache → schema → context window → budget → key failover →
+retry → circuit breaker → rate limit → endpoint
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from msgspec import Struct
 
+from llmctl.config.settings import Profile
+from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
+from llmctl.guards.context_window import Admission, context_window
+from llmctl.guards.key_failover import key_failover
+from llmctl.guards.rate_limit import ProviderLimits, rate_limit
+from llmctl.guards.schema import schema_validation
+from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Handler
+from llmctl.providers.endpoint import Endpoint
+from llmctl.types import Request
 
 Guard = Callable[[Handler], Handler]
 """Wraps a handler."""
 
 
-class TargetGuards(Struct, frozen=True):
-    """The guards of one target, and its endpoint. None leaves a guard out."""
+class Route(Struct, frozen=True):
+    """One profile's way to its provider, open."""
 
-    endpoint: Handler
-    rate_limit: Guard
-    circuit_breaker: Guard
-    retry: Guard
-    key_failover: Guard | None
-    budget: Guard
-    context_window: Guard
-    schema: Guard
-    cache: Guard
+    profile: Profile
+    endpoint: Endpoint
+    limits: ProviderLimits
+    health: ProviderHealth
+    admission: Admission
+    key: RotatingKey | None
 
 
-def pipeline(
-    targets: Sequence[TargetGuards],
-    fallback: Callable[[Handler, Sequence[Handler]], Handler],
-    accounting: Guard,
+def target_handler(
+    route: Route, tokens: Callable[[Request], int], retry: Guard, budget: Guard, cache: Guard
 ) -> Handler:
-    """Accounting → fallback → for each target, the first one being the one asked for: cache →
-    schema → context window → budget → key failover → retry → circuit breaker → rate limit →
-    endpoint."""
-    handlers: list[Handler] = []
-    for target in targets:
-        handler = target.endpoint
-        for guard in (  # innermost first
-            # Inside the breaker: what is not to be sent takes no permit.
-            target.rate_limit,
-            # Inside retry, as the rate limit: every attempt asks both and is counted.
-            target.circuit_breaker,
-            # Inside key failover: a refused key is no trouble that waiting mends, and the other
-            # key gets the same chances.
-            target.retry,
-            # Inside budget: a call that needs the second key is still one call.
-            target.key_failover,
-            # Inside context window: what is refused unsent was never under way.
-            target.budget,
-            # Inside schema and cache: a prompt that was cut has the identity of the whole one.
-            target.context_window,
-            # Inside the cache: an answer that does not fit its schema is not kept. Outside retry:
-            # it was billed, and the next one may be no better.
-            target.schema,
-            # Outside the budget: a kept answer is free and holds nothing.
-            target.cache,
-        ):
-            if guard is not None:
-                handler = guard(handler)
-        handlers.append(handler)
-    first, *others = handlers
-    # Outside the caches: an answer is kept as that of the provider that gave it. Inside
-    # accounting: a row has one ending, whichever provider answers it.
-    return accounting(fallback(first, others) if others else first)
+    """The guards of one target around its endpoint, innermost first. `Runner.handler` puts
+    `Fallback` around targets: outside the caches, because an answer is kept as that of the provider
+    that gave it; and inside accounting, because a row has one ending, whichever answers it."""
+    # Inside the breaker: what is not to be sent takes no permit.
+    handler = rate_limit(route.endpoint, route.limits, tokens)
+    # Inside retry, as the rate limit: every attempt asks both and is counted.
+    handler = circuit_breaker(handler, route.health)
+    # Inside key failover: a refused key is no trouble that waiting mends, and the other key gets
+    # the same chances.
+    handler = retry(handler)
+    # Inside budget: a call that needs the second key is still one call.
+    if route.key is not None and route.key.may_change:
+        handler = key_failover(handler, route.key)
+    # Inside context window: what is refused unsent was never under way.
+    handler = budget(handler)
+    # Inside schema and cache: a prompt that was cut has the identity of the whole one.
+    handler = context_window(handler, route.admission)
+    # Inside the cache: an answer that does not fit its schema is not kept. Outside retry: it was
+    # billed, and the next one may be no better.
+    handler = schema_validation(handler)
+    # Outside the budget: a kept answer is free and holds nothing.
+    return cache(handler)

@@ -18,13 +18,13 @@ from llmctl.protocols import (
     Handler,
     LimitChange,
     LimitState,
-    Permit,
     RateHeaders,
     SharedLimits,
 )
 from llmctl.shutdown import Stop
 from llmctl.types import Answer, Request
 
+_NEVER = float("-inf")
 _BURST_SHARE = 0.005
 """Share of a minute's requests that may go out at once. Small, so that the start of a run does not
 spend the minute in its first second; above one request, so that late timers are made up."""
@@ -49,7 +49,6 @@ _MINUTE = 60.0
 _LONGEST_WAIT = 120.0
 """Seconds that a header may hold requests back: then the provider is asked itself."""
 
-_DECREASE = 0.5
 _JUDGED = 8
 """Answers after which the share of refusals says something."""
 
@@ -66,10 +65,8 @@ class Bucket:
     "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
     """
 
-    __slots__ = ("burst", "full_at", "rate")
-
     def __init__(
-        self, per_minute: float, burst: float, full_at: float = float("-inf"), late: float = 0.0
+        self, per_minute: float, burst: float, full_at: float = _NEVER, late: float = 0.0
     ) -> None:
         self.burst = burst
         self.rate = (per_minute + 1 - burst - late) / 60
@@ -85,11 +82,11 @@ class Bucket:
         self.full_at = max(self.full_at, now) + units / self.rate
 
 
-def request_bucket(rpm: int, full_at: float = float("-inf")) -> Bucket:
+def request_bucket(rpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of requests."""
-    burst = max(1.0, rpm * _BURST_SHARE)
     lot = request_lot(rpm)
-    return Bucket(rpm, burst, full_at, late=_LATE_LOTS * lot if lot > 1 else 0.0)
+    late = _LATE_LOTS * lot if lot > 1 else 0.0
+    return Bucket(rpm, max(1.0, rpm * _BURST_SHARE), full_at, late)
 
 
 def request_lot(rpm: int) -> float:
@@ -97,19 +94,9 @@ def request_lot(rpm: int) -> float:
     return max(1.0, rpm * _LOT_SHARE // 1)
 
 
-def token_bucket(tpm: int, full_at: float = float("-inf")) -> Bucket:
+def token_bucket(tpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of tokens."""
     return Bucket(tpm, max(1.0, tpm * _TOKEN_BURST_SHARE), full_at)
-
-
-class Lot(Struct):
-    """Requests and tokens that this process has taken and not used, from `due` until `expires`
-    (seconds of the monotonic clock)."""
-
-    requests: float = 0.0
-    tokens: float = 0.0
-    due: float = float("-inf")
-    expires: float = float("-inf")
 
 
 class LocalLimits:
@@ -127,20 +114,13 @@ class LocalLimits:
 class ProviderQuota:
     """The provider's own allowance as its headers tell it; pure, `now` in seconds.
 
-    It only slows down: the profile's limits stay the most that is sent. A provider that names no
-    reset (Mistral) counts by the minute.
+    It only slows down: the profile's limits stay the most that is sent. `left` is None until a
+    header says what is left. A provider that names no reset (Mistral) counts by the minute.
     """
 
-    __slots__ = ("_at", "_full_at", "_left", "_rate")
-
     def __init__(self) -> None:
-        self._left: float | None = None
+        self.left: float | None = None
         self._at = self._rate = self._full_at = 0.0
-
-    @property
-    def is_known(self) -> bool:
-        """Whether a header has said what is left."""
-        return self._left is not None
 
     def update_from_headers(
         self,
@@ -155,13 +135,12 @@ class ProviderQuota:
         calls, which the provider may not have counted yet."""
         if left is None and reset is None:
             return
-        self._full_at = now + min(_MINUTE if reset is None else reset, _LONGEST_WAIT)
-        if left is None:
-            return
-        self._left, self._at = left - in_flight, now
-        # It fills all the time, so the rate follows from when it is full.
         seconds = _MINUTE if reset is None else reset
-        self._rate = (limit - left) / seconds if limit is not None and seconds > 0 else 0.0
+        self._full_at = now + min(seconds, _LONGEST_WAIT)
+        if left is not None:
+            self.left, self._at = left - in_flight, now
+            # It fills all the time, so the rate follows from when it is full.
+            self._rate = (limit - left) / seconds if limit is not None and seconds > 0 else 0.0
 
     def reset_in(self, now: float) -> float | None:
         """Seconds until the allowance is whole again; None when that is over or not known."""
@@ -169,17 +148,15 @@ class ProviderQuota:
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go, as far as the provider said."""
-        if self._left is None or self._left >= units or now >= self._full_at:
+        if self.left is None or self.left >= units or now >= self._full_at:
             return 0.0
-        until_full = self._full_at - now
-        if self._rate <= 0:
-            return until_full
-        return max(0.0, min(until_full, self._at + (units - self._left) / self._rate - now))
+        due = self._at + (units - self.left) / self._rate if self._rate > 0 else self._full_at
+        return max(0.0, min(self._full_at, due) - now)
 
     def take(self, units: float) -> None:
         """Spend `units`."""
-        if self._left is not None:
-            self._left -= units
+        if self.left is not None:
+            self.left -= units
 
 
 class AdaptiveConcurrency:
@@ -189,8 +166,6 @@ class AdaptiveConcurrency:
     many, at most once for all calls that were in flight at that sign. `ceiling`: the most; `size`:
     what is allowed now, at least one; `generation` counts the decreases.
     """
-
-    __slots__ = ("_answers", "_refusals", "ceiling", "generation", "size")
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
@@ -212,13 +187,31 @@ class AdaptiveConcurrency:
         judged = self._answers + self._refusals
         if told_when and (judged < _JUDGED or self._refusals * 2 < judged):
             return
-        self.size = max(1.0, self.size * _DECREASE)
+        self.size = max(1.0, self.size / 2)
         self.generation += 1
         self._answers = self._refusals = 0
 
 
+class Permit(Struct, frozen=True):
+    """Leave to send one attempt: `tokens` taken for it; `generation` of the concurrency limit
+    then, so that one crowd of refusals counts once."""
+
+    tokens: int
+    generation: int
+
+
+class Lot(Struct):
+    """Requests and tokens that this process has taken and not used, from `due` until `expires`
+    (seconds of the monotonic clock)."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    due: float = _NEVER
+    expires: float = _NEVER
+
+
 class ProviderLimits:
-    """The `RateLimits` of one provider: first come, first served.
+    """What one provider is sent; first come, first served.
 
     `shared` keeps the minute's state under `name` together with other processes; when it fails,
     which is told to `warn` once, the limits are those of this process alone. Nothing is let
@@ -243,7 +236,7 @@ class ProviderLimits:
         self._per_minute = bool(limits.rpm or limits.tpm)
         self._concurrency = AdaptiveConcurrency(limits.concurrency)
         self._requests, self._tokens = ProviderQuota(), ProviderQuota()
-        self._paused_until = self._waiting_until = float("-inf")
+        self._paused_until = self._waiting_until = _NEVER
         self._in_flight = self._tokens_in_flight = 0
         self._lot = Lot()
         self._unused = (0.0, 0.0)
@@ -253,7 +246,7 @@ class ProviderLimits:
     @property
     def counts_tokens(self) -> bool:
         """True when attempts must say how many tokens they will use."""
-        return self._limits.tpm is not None or self._tokens.is_known
+        return self._limits.tpm is not None or self._tokens.left is not None
 
     async def acquire(self, tokens: int) -> Permit:
         """Return when a request of `tokens` may be sent; whoever gets a permit releases it.
@@ -264,33 +257,42 @@ class ProviderLimits:
             taken = not self._per_minute
             try:
                 while True:
-                    self._stop.check()
+                    if self._stop.asked:
+                        self._stop.check()
                     if self._in_flight + 1 > self._concurrency.size:
                         self._room.clear()
                         await self._room.wait()
                         continue
-                    wait = self._wait(tokens)
+                    now = self._clock.monotonic()
+                    quota = max(self._requests.wait(1, now), self._tokens.wait(tokens, now))
+                    wait = max(0.0, self._paused_until - now, quota)
                     if not wait and not taken:  # what waits anyway takes nothing from others
                         wait = await self._take(tokens)
                         taken, wait = wait >= 0, abs(wait)
                     if not wait:
-                        return self._permit(tokens)
+                        break
                     self._waiting_until = self._clock.monotonic() + wait
                     await self._clock.sleep(wait)
             except BaseException:
                 if taken and self._per_minute:
                     self._give_back(1, tokens)
                 raise
+            self._requests.take(1)
+            self._tokens.take(tokens)
+            self._in_flight += 1
+            self._tokens_in_flight += tokens
+            return Permit(tokens, self._concurrency.generation)
 
     def release(self, permit: Permit, used: int) -> None:
         """The attempt has ended and used so many tokens."""
         self._in_flight -= 1
         self._tokens_in_flight -= permit.tokens
         self._room.set()
-        self._give_back(0, permit.tokens - used)
+        if permit.tokens != used:
+            self._give_back(0, permit.tokens - used)
 
-    def on_success(self, permit: Permit) -> None:  # noqa: ARG002 - the seam's
-        """The attempt was served."""
+    def on_success(self) -> None:
+        """An attempt was served."""
         self._concurrency.on_success()
 
     def on_throttled(self, permit: Permit, retry_after: float | None) -> None:
@@ -313,38 +315,20 @@ class ProviderLimits:
         """What a reply's headers say of the provider's own limits."""
         if headers is NO_RATE_HEADERS:
             return
-        now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
+        now, others, told = self._clock.monotonic(), max(0, self._in_flight - 1), headers
         self._requests.update_from_headers(
-            headers.remaining_requests,
-            headers.limit_requests,
-            headers.reset_requests,
-            in_flight=others,
-            now=now,
-        )
+            told.remaining_requests, told.limit_requests, told.reset_requests,
+            in_flight=others, now=now,
+        )  # fmt: skip
         each = self._tokens_in_flight / max(1, self._in_flight)
         self._tokens.update_from_headers(
-            headers.remaining_tokens,
-            headers.limit_tokens,
-            headers.reset_tokens,
-            in_flight=each * others,
-            now=now,
-        )
+            told.remaining_tokens, told.limit_tokens, told.reset_tokens,
+            in_flight=each * others, now=now,
+        )  # fmt: skip
 
     def waits(self) -> float:
         """Seconds that requests will still wait; 0 when they do not."""
         return max(0.0, self._waiting_until - self._clock.monotonic())
-
-    def _wait(self, tokens: int) -> float:
-        now = self._clock.monotonic()
-        quota = max(self._requests.wait(1, now), self._tokens.wait(tokens, now))
-        return max(0.0, self._paused_until - now, quota)
-
-    def _permit(self, tokens: int) -> Permit:
-        self._requests.take(1)
-        self._tokens.take(tokens)
-        self._in_flight += 1
-        self._tokens_in_flight += tokens
-        return Permit(tokens, self._concurrency.generation)
 
     def _give_back(self, requests: float, tokens: float) -> None:
         """Units that were taken and not used (negative: used beyond); written with the next
@@ -382,8 +366,7 @@ class ProviderLimits:
             self._give_back(*back)
             raise
         if wait >= 0:
-            due = self._clock.monotonic() + wait
-            unlimited = float("inf")
+            due, unlimited = self._clock.monotonic() + wait, float("inf")
             requests, many = taken[0] or unlimited, taken[1] or unlimited
             self._lot = Lot(requests, many, due, due + _LOT_EXPIRES)
         return wait
@@ -391,56 +374,44 @@ class ProviderLimits:
     def _change(
         self, taken: tuple[float, float], back: tuple[float, float], state: LimitState
     ) -> tuple[LimitState, float]:
-        now, quiet = self._clock.monotonic(), max(state[2], self._paused_until)
-        rpm, tpm = self._limits.rpm, self._limits.tpm
-        buckets = (
-            request_bucket(rpm, state[0]) if rpm else None,
-            token_bucket(tpm, state[1]) if tpm else None,
-        )
-        wait, after = 0.0, list(state)
-        for number, bucket in enumerate(buckets):
-            if bucket is not None:
-                bucket.take(-back[number], now)
-                wait = max(wait, bucket.wait(taken[number], now))
+        now, quiet, wait = self._clock.monotonic(), max(state[2], self._paused_until), 0.0
+        full = list(state[:2])
+        for n, (limit, bucket_of) in enumerate(
+            ((self._limits.rpm, request_bucket), (self._limits.tpm, token_bucket))
+        ):
+            if limit:
+                bucket = bucket_of(limit, full[n])
+                bucket.take(-back[n], now)
+                wait = max(wait, bucket.wait(taken[n], now))
                 if quiet <= now:
-                    bucket.take(taken[number], now)
-                after[number] = bucket.full_at
-        return (after[0], after[1], quiet), now - quiet if quiet > now else wait
+                    bucket.take(taken[n], now)
+                full[n] = bucket.full_at
+        return (full[0], full[1], quiet), now - quiet if quiet > now else wait
 
 
-class RateLimit:
+def rate_limit(inner: Handler, limits: ProviderLimits, tokens: Callable[[Request], int]) -> Handler:
     """The guard: every attempt takes a permit. `tokens` estimates what a request uses in all."""
 
-    def __init__(
-        self, inner: Handler, limits: ProviderLimits, tokens: Callable[[Request], int]
-    ) -> None:
-        self._inner = inner
-        self._limits = limits
-        self._tokens = tokens
-
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer, once the limits let the attempt through."""
-        limits = self._limits
-        permit = await limits.acquire(self._tokens(request) if limits.counts_tokens else 0)
+    async def handle(request: Request, emit: Emit | None) -> Answer:
+        permit = await limits.acquire(tokens(request) if limits.counts_tokens else 0)
         used = permit.tokens  # of an attempt that ends without a word of its usage
         try:
-            answer = await self._inner(request, emit)
+            answer = await inner(request, emit)
             if permit.tokens:
                 used = answer.usage.input + answer.usage.output
-            limits.on_success(permit)
-        except (RateLimited, Overloaded) as error:
-            used = 0
+            limits.on_success()
+        except CallError as error:
+            if isinstance(error, RateLimited | Overloaded) or not error.sent:
+                used = 0
             if isinstance(error, Overloaded) and error.retry_after is None:
                 limits.on_overloaded(permit)
-            else:
+            elif isinstance(error, RateLimited | Overloaded):
                 limits.on_throttled(permit, error.retry_after)
-            raise
-        except CallError as error:
-            if not error.sent:
-                used = 0
-            elif error.retry_after is not None and error.retryable:
+            elif error.sent and error.retryable and error.retry_after is not None:
                 limits.pause(error.retry_after)
             raise
         finally:
             limits.release(permit, used)
         return answer
+
+    return handle

@@ -57,8 +57,8 @@ class RetryBudget(Struct, frozen=True):
     patient: bool = False
 
 
-class Retry:
-    """Repeats what the codec called retryable.
+class Retry(Struct, frozen=True):
+    """The guard: repeats what the codec called retryable.
 
     A failure after which the provider may have billed (`ambiguous`) is repeated at most
     `ambiguous_attempts` times, and only when `can_afford(request, uncertain)` holds money for
@@ -66,112 +66,93 @@ class Retry:
     answer, carries `attempts` and `uncertain`.
     """
 
-    def __init__(
-        self,
-        inner: Handler,
-        budget: RetryBudget,
-        clock: Clock,
-        on_retry: Callable[[RetryDetails], None],
-        can_afford: Callable[[Request, int], Awaitable[bool]],
-    ) -> None:
-        self.inner = inner
-        self.budget = budget
-        self.clock = clock
-        self.on_retry = on_retry
-        self.can_afford = can_afford
+    inner: Handler
+    budget: RetryBudget
+    clock: Clock
+    on_retry: Callable[[RetryDetails], None]
+    can_afford: Callable[[Request, int], Awaitable[bool]]
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The answer of the first attempt that has one."""
         from tenacity import AsyncRetrying, retry_if_exception  # 30 ms, and not every command calls
 
-        attempts = _Attempts(self, request)
+        call = _Call(self, request, emit)
         retrying = AsyncRetrying(
             retry=retry_if_exception(_is_retryable),
-            stop=attempts.should_stop,  # type: ignore[arg-type]  # tenacity awaits what it gives
-            wait=attempts.wait,
+            stop=call.is_last,  # type: ignore[arg-type]  # tenacity awaits what it gives
+            wait=call.wait,
             sleep=self.clock.sleep,
-            before_sleep=attempts.notify,
+            before_sleep=call.tell,
             reraise=True,
         )
         try:
-            answer: Answer = await retrying(attempts.make, emit)
+            answer: Answer = await retrying(call.attempt)
         except CallError as error:  # perhaps of the pause: the run is to end
-            attempts.annotate(error)
+            error.attempts, error.uncertain, error.held = call.made, call.uncertain, True
             raise
         except CancelledAfterSending:
             raise
         except asyncio.CancelledError as stop:  # in a pause, or before another attempt was sent
-            if not attempts.uncertain:
+            if not call.uncertain:
                 raise
-            raise CancelledAfterSending(
-                attempts=attempts.made, uncertain=attempts.uncertain
-            ) from stop
-        return replace(answer, attempts=attempts.made, uncertain=attempts.uncertain)
+            raise CancelledAfterSending(attempts=call.made, uncertain=call.uncertain) from stop
+        return replace(answer, attempts=call.made, uncertain=call.uncertain)
 
 
-class _Attempts:
+class _Call:
     """The attempts of one call: how many were `made`, how many of them may have been billed
     (`uncertain`), and how many `count` against the policy."""
 
-    def __init__(self, guard: Retry, request: Request) -> None:
+    def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
         from tenacity import wait_random_exponential
 
-        self._guard = guard
-        self._request = request
+        self._guard, self._budget = guard, guard.budget
+        self._request, self._emit = request, emit
         self._started = guard.clock.monotonic()
         self._backoff = wait_random_exponential(FIRST_WAIT, guard.budget.policy.max_wait)
         self.made = self.uncertain = self.count = 0
 
-    async def make(self, emit: Emit | None) -> Answer:
+    async def attempt(self) -> Answer:
         """Make one."""
         self.made += 1
         try:
-            return await self._guard.inner(self._request, emit)
+            return await self._guard.inner(self._request, self._emit)
         except CallError as error:
+            excused = error.excused or isinstance(error, RateLimited)
             self.made -= not error.sent
             self.uncertain += error.ambiguous
-            self.count += not self._is_excused(error)
+            self.count += not (self._budget.patient and excused)
             raise
         except CancelledAfterSending as stop:
             stop.attempts, stop.uncertain = self.made, self.uncertain + 1
             raise
 
-    def annotate(self, error: CallError) -> None:
-        """Write on the error what the attempts have come to."""
-        error.attempts, error.uncertain, error.held = self.made, self.uncertain, True
-
-    async def should_stop(self, state: RetryCallState) -> bool:
-        """Whether the failure that just came is the last."""
-        error, policy = _failure(state), self._guard.budget.policy
-        if error.ambiguous and self.uncertain > policy.ambiguous_attempts:
-            return True
-        if self.count >= policy.attempts:
-            return True
-        if (error.retry_after or 0.0) > self._left(error):
+    async def is_last(self, state: RetryCallState) -> bool:
+        """Whether there is no attempt after the failure that just came."""
+        error, policy = _failure(state), self._budget.policy
+        if self.count >= policy.attempts or (error.retry_after or 0.0) > self._left(error):
             return True
         if not error.ambiguous:
             return False
-        return not await self._guard.can_afford(self._request, self.uncertain)
+        may_not = self.uncertain > policy.ambiguous_attempts
+        return may_not or not await self._guard.can_afford(self._request, self.uncertain)
 
     def wait(self, state: RetryCallState) -> float:
         """Seconds of backoff; not beyond the deadline, and no less than the provider asked for."""
         error = _failure(state)
         return max(min(self._backoff(state), self._left(error)), error.retry_after or 0.0)
 
-    def notify(self, state: RetryCallState) -> None:
+    def tell(self, state: RetryCallState) -> None:
         """There will be another attempt."""
         details = RetryDetails(self._request, _failure(state), self.made, state.upcoming_sleep)
         self._guard.on_retry(details)
 
-    def _is_excused(self, error: CallError) -> bool:
-        return self._guard.budget.patient and (error.excused or isinstance(error, RateLimited))
-
     def _left(self, error: CallError) -> float:
         """Seconds until it is too late for another attempt; without end while the provider is
         down for all."""
-        if self._guard.budget.patient and error.excused:
+        if self._budget.patient and error.excused:
             return float("inf")
-        return self._started + self._guard.budget.deadline - self._guard.clock.monotonic()
+        return self._started + self._budget.deadline - self._guard.clock.monotonic()
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from llmctl import schemas
-from llmctl.errors import ContentFiltered, SchemaMismatch
+from llmctl.errors import CallError, ContentFiltered, SchemaMismatch
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
 
-class SchemaValidation:
-    """The guard: holds every answer to its request's schema, and parses it."""
+def schema_validation(inner: Handler) -> Handler:
+    """The guard: holds every answer to its request's schema, and sets `parsed`. Its handler raises
+    `SchemaMismatch`, with what was billed."""
 
-    def __init__(self, inner: Handler) -> None:
-        self._inner = inner
-
-    async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The inner answer, with `parsed`. Raises `SchemaMismatch`, with what was billed."""
-        answer = await self._inner(request, emit)
+    async def validate(request: Request, emit: Emit | None) -> Answer:
+        answer = await inner(request, emit)
         if request.schema is None:
             return answer
         try:
@@ -26,14 +23,18 @@ class SchemaValidation:
         except ValueError as error:
             raise _failure(answer, str(error)) from error
 
+    return validate
 
-def _failure(answer: Answer, why: str) -> SchemaMismatch | ContentFiltered:
-    hint = "; it was cut off at the output limit, so raise max_tokens"
-    kind: type[SchemaMismatch | ContentFiltered] = SchemaMismatch
-    message = f"the answer does not fit the schema: {why}{hint * (answer.finish == 'length')}"
+
+def _failure(answer: Answer, why: str) -> CallError:
+    error: CallError
     if answer.finish == "content_filter":
-        kind, message = ContentFiltered, "the provider's content filter cut the answer off"
-    error = kind(message, http_status=answer.status, provider_request_id=answer.provider_request_id)
+        error = ContentFiltered("the provider's content filter cut the answer off")
+    else:
+        hint = "; it was cut off at the output limit, so raise max_tokens"
+        shown = hint if answer.finish == "length" else ""
+        error = SchemaMismatch(f"the answer does not fit the schema: {why}{shown}")
+    error.http_status, error.provider_request_id = answer.status, answer.provider_request_id
     error.usage, error.cost = answer.usage, answer.reported_cost
     error.attempts, error.uncertain = answer.attempts, answer.uncertain
     return error

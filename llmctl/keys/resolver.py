@@ -161,13 +161,12 @@ class RotatingKey:
         self._profile = profile
         self._say = say
         self._current = first
+        self.value = first.value if first else None
+        """The key, or None for a server that is called without one."""
+        self.may_change = first is not None and not first.source.startswith("$")
+        """Whether there may be another key; a process cannot see its environment change."""
         self._refused: set[str] = set()
         self._asking = asyncio.Lock()
-
-    @property
-    def value(self) -> str | None:
-        """The key, or None for a server that is called without one."""
-        return self._current.value if self._current else None
 
     async def refused(self, value: str | None) -> bool:
         """The provider refused this key: whether there is another one to use now.
@@ -180,8 +179,8 @@ class RotatingKey:
             if self._current is None or self._current.value in self._refused:
                 return False
             self._refused.add(self._current.value)
-            if self._current.source.startswith("$"):
-                return False  # a process cannot see its environment change
+            if not self.may_change:
+                return False
             try:
                 key = primary = await self._resolver.find(self._profile)
             except NoKeyError as error:
@@ -197,5 +196,5 @@ class RotatingKey:
                 f"{last_chars(self._current.value)}; going on with {what}, "
                 f"{last_chars(key.value)} ({key.source})"
             )
-            self._current = key
+            self._current, self.value = key, key.value
             return True

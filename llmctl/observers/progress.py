@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol, TextIO
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, TextIO
 
 from llmctl.clock import Clock
 from llmctl.observers.run_stats import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import RenderableType
 
 PLAIN_EVERY = 30.0
@@ -45,54 +40,38 @@ class Pace:
         """Remember where the run stands now."""
         if self.budget is not None:
             self._spent = await self.budget()
-        now = self.clock.monotonic()
-        done = self.tally.ok + self.tally.failed
-        self._marks.append((now, done, self.tally.input_tokens + self.tally.output_tokens))
+        now, tally = self.clock.monotonic(), self.tally
+        tokens = tally.input_tokens + tally.output_tokens
+        self._marks.append((now, tally.ok + tally.failed, tokens))
         while now - self._marks[0][0] > _WINDOW and len(self._marks) > 2:
             self._marks.popleft()
 
-    def _over(self) -> tuple[float, int, int]:
+    def _per_second(self, which: int) -> float:
         first, last = self._marks[0], self._marks[-1]
-        return last[0] - first[0], last[1] - first[1], last[2] - first[2]
+        seconds = last[0] - first[0]
+        return (last[which] - first[which]) / seconds if seconds > 0 else 0.0
 
-    @property
-    def rows_per_second(self) -> float:
-        """Rows dealt with a second."""
-        seconds, rows, _ = self._over()
-        return rows / seconds if seconds > 0 else 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens a minute."""
-        seconds, _, tokens = self._over()
-        return round(tokens / seconds * 60) if seconds > 0 else 0
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until the last row, at this pace; None when nothing moves."""
-        pace = self.rows_per_second
-        return (self.tally.rows - self.tally.done) / pace if pace > 0 else None
-
-    def _dollars(self) -> str:
-        """What the run has cost, or what is spent against its budget."""
-        if self._spent is not None:
-            spent, limit = self._spent
-            return f"${spent:,.2f}/${limit:,.2f}"
-        return "$?" if self.tally.unpriced else f"${self.tally.cost:,.2f}"
+    def figures(self) -> tuple[str, str, str]:
+        """`12/40`, `30%`, and the time until the last row at this pace: `1:23 left`."""
+        done, rows, pace = self.tally.done, self.tally.rows, self._per_second(1)
+        left = clock_face((rows - done) / pace if pace > 0 else None)
+        return f"{done:,}/{rows:,}", f"{done * 100 // max(rows, 1)}%", f"{left} left"
 
     def parts(self) -> list[str]:
-        """The figures as words, the most important first."""
+        """The rest as words, the most important first."""
         tally, words = self.tally, [f"{self.tally.ok:,} ok", f"{self.tally.failed:,} failed"]
         if tally.skipped:
             words.append(f"{tally.skipped:,} from before")
-        if tally.cached + tally.deduplicated:
-            words.append(f"{tally.cached + tally.deduplicated:,} cached")
-        words.append(f"{self.rows_per_second:.1f} rows/s")
+        if cached := tally.cached + tally.deduplicated:
+            words.append(f"{cached:,} cached")
         limit = f"/{self.tokens_per_minute:,}" if self.tokens_per_minute else ""
-        words.append(f"{self.tokens:,}{limit} tokens/min")
-        words.append(self._dollars())
-        wait = self.waits()
-        if wait is not None:  # first, where a narrow terminal does not cut it off
+        words.append(f"{self._per_second(1):.1f} rows/s")
+        words.append(f"{self._per_second(2) * 60:,.0f}{limit} tokens/min")
+        if self._spent is not None:
+            words.append("${:,.2f}/${:,.2f}".format(*self._spent))
+        else:
+            words.append("$?" if tally.unpriced else f"${tally.cost:,.2f}")
+        if wait := self.waits():  # first, where a narrow terminal does not cut it off
             words.insert(0, f"waiting: {wait}")
         return words
 
@@ -101,83 +80,44 @@ def clock_face(seconds: float | None) -> str:
     """`0:05`, `12:30`, `1:02:03`; `-:--` for unknown."""
     if seconds is None:
         return "-:--"
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Display(Protocol):
-    """Shows a pace, again and again, until it is cancelled."""
-
-    async def run(self, pace: Pace) -> None:
-        """Show, sleep, show."""
-        ...
-
-
-class PlainLines(Struct, frozen=True):
-    """A line on `stream` every 30 s: for logs."""
-
-    stream: TextIO
-    clock: Clock
-
-    async def run(self, pace: Pace) -> None:
-        """Print until cancelled."""
+async def plain_lines(stream: TextIO, pace: Pace) -> None:
+    """Print a line every 30 s, until cancelled: for logs."""
+    await pace.mark()
+    while True:
+        await pace.clock.sleep(PLAIN_EVERY)
         await pace.mark()
+        rows, share, left = pace.figures()
+        words = ", ".join((*pace.parts(), left))
+        print(f"{rows} rows ({share}), {words}", file=stream, flush=True)
+
+
+async def bar(stream: TextIO, pace: Pace, *, colour: bool) -> None:
+    """Draw a bar and a line of words at the foot of a terminal, until cancelled."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
+
+    class Lines(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            words = " · ".join(pace.parts())
+            yield Text(words, style="dim", overflow="ellipsis", no_wrap=True)
+
+    # Without colours the bar's empty part must be blank, which rich does only when it knows of no
+    # colours at all.
+    system = "auto" if colour else None
+    console = Console(file=stream, color_system=system, force_terminal=True, highlight=False)
+    await pace.mark()
+    columns = BarColumn(bar_width=None), TextColumn("{task.description}")
+    with Lines(*columns, console=console, auto_refresh=False, transient=True, expand=True) as lines:
+        task = lines.add_task("", total=max(pace.tally.rows, 1))
         while True:
-            await self.clock.sleep(PLAIN_EVERY)
+            figures = "  ".join(pace.figures())
+            lines.update(task, completed=pace.tally.done, description=figures, refresh=True)
+            await pace.clock.sleep(BAR_EVERY)
             await pace.mark()
-            done, rows = pace.tally.done, pace.tally.rows
-            share = f"{done * 100 // rows}%" if rows else "-"
-            words = ", ".join((*pace.parts(), f"{clock_face(pace.left)} left"))
-            print(f"{done:,}/{rows:,} rows ({share}), {words}", file=self.stream, flush=True)
-
-
-class Bar(Struct, frozen=True):
-    """Two lines at the foot of a terminal, drawn with rich."""
-
-    stream: TextIO
-    clock: Clock
-    colour: bool
-
-    async def run(self, pace: Pace) -> None:
-        """Draw until cancelled, and once more at the end."""
-        with self._live() as draw:
-            await pace.mark()
-            try:
-                while True:
-                    draw(self._lines(pace))
-                    await self.clock.sleep(BAR_EVERY)
-                    await pace.mark()
-            finally:
-                draw(self._lines(pace))
-
-    @contextmanager
-    def _live(self) -> Iterator[Callable[[RenderableType], None]]:
-        from rich.console import Console
-        from rich.live import Live
-
-        # Without colours the bar's empty part must be blank, which rich does only when it
-        # knows of no colours at all.
-        console = Console(
-            file=self.stream,
-            color_system="auto" if self.colour else None,
-            force_terminal=True,
-            highlight=False,
-        )
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield lambda lines: live.update(lines, refresh=True)
-
-    def _lines(self, pace: Pace) -> RenderableType:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        done, rows = pace.tally.done, pace.tally.rows
-        top = Table.grid(padding=(0, 1), expand=True)
-        top.add_column(ratio=1)
-        top.add_column(no_wrap=True, justify="right")
-        figures = f"{done:,}/{rows:,}  {done * 100 // max(rows, 1)}%  {clock_face(pace.left)} left"
-        top.add_row(ProgressBar(total=max(rows, 1), completed=done), figures)
-        words = " · ".join(pace.parts())
-        return Group(top, Text(words, style="dim", overflow="ellipsis", no_wrap=True))

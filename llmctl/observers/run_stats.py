@@ -12,7 +12,7 @@ from llmctl.types import CallRecord
 
 @dataclass(slots=True)
 class Tally:
-    """An observer that counts. `rows` is what the run has before it, `skipped` what was answered
+    """Counts of calls. `rows` is what the run has before it, `skipped` what was answered
     by an earlier one; tokens and dollars are those of calls made, not of kept answers."""
 
     rows: int = 0
@@ -32,10 +32,6 @@ class Tally:
     uncertain: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     last_error: CallError | None = None
-
-    async def __call__(self, outcome: CallRecord) -> None:
-        """Count one call."""
-        self.add(outcome)
 
     def add(self, outcome: CallRecord) -> None:
         """Count one call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 from msgspec import Struct
@@ -39,30 +39,46 @@ if TYPE_CHECKING:
 _JSON = {"content-type": "application/json"}
 
 
-class KeyAuth(Struct, frozen=True):
-    """`Auth` by an API key in a header.
+class KeyHolder(Protocol):
+    """Where the key of an attempt is, which may change during a run."""
 
-    Attributes:
-        headers: the codec's headers for a key.
-        key: looks the key up; None: the request goes without one.
-        header: carries the key where it is not the codec's own (Azure's `api-key`).
+    @property
+    def value(self) -> str | None:
+        """The key now; None: requests go without."""
 
-    """
 
-    headers: Callable[[str], Mapping[str, str]]
-    key: Callable[[], Awaitable[str | None]]
-    header: str | None = None
+class FixedKey(Struct, frozen=True):
+    """A key that does not change."""
+
+    value: str | None
+
+
+class KeyAuth:
+    """`Auth` by the key of `holder`, in the codec's `headers` for a key or in the one `header`
+    (Azure's `api-key`)."""
+
+    def __init__(
+        self,
+        headers: Callable[[str], Mapping[str, str]],
+        holder: KeyHolder,
+        header: str | None = None,
+    ) -> None:
+        self._headers, self._holder, self._header = headers, holder, header
+        self._key: str | None = None
+        self._signed: Mapping[str, str] = {}
 
     async def sign(self, request: httpx2.Request) -> httpx2.Request:
         """The request with the key, which is cut out of all foreign text from now on. Raises
         `InvalidRequest` for a key that HTTP cannot carry."""
-        key = await self.key()
-        if key:
+        key = self._holder.value
+        if key and key != self._key:
             if not key.isascii():
                 raise InvalidRequest("the key has a character that is not ASCII", sent=False)
             remember(key)
-            for name, value in ({self.header: key} if self.header else self.headers(key)).items():
-                request.headers[name] = value
+            self._key = key
+            self._signed = {self._header: key} if self._header else self._headers(key)
+        for name, value in self._signed.items() if key else ():
+            request.headers[name] = value
         return request
 
 
@@ -70,7 +86,7 @@ class Endpoint(Struct, frozen=True):
     """A `Handler` that makes one attempt.
 
     Attributes:
-        base_url: asked before every attempt; it may have to start a server.
+        base_url: a function is asked before every attempt; it may have to start a server.
         auth: signs every attempt.
         timeouts: of one attempt.
         estimate: counts tokens when the provider does not.
@@ -80,7 +96,7 @@ class Endpoint(Struct, frozen=True):
 
     codec: Codec
     http: HttpClient
-    base_url: Callable[[], Awaitable[str]]
+    base_url: str | Callable[[], Awaitable[str]]
     auth: Auth
     timeouts: Timeouts
     clock: Clock
@@ -120,7 +136,8 @@ class Endpoint(Struct, frozen=True):
             raise
 
     async def _signed(self, wire: WireRequest) -> httpx2.Request:
-        url = join(await self.base_url(), wire.path)
+        base = self.base_url
+        url = join(base if isinstance(base, str) else await base(), wire.path)
         body = b"" if wire.body is None else orjson.dumps(wire.body)
         return await self.auth.sign(build(wire.method, url, {**_JSON, **wire.headers}, body))
 

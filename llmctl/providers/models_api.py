@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
 from llmctl.errors import BadResponse, CallError
-from llmctl.providers.endpoint import Endpoint, KeyAuth
+from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth
 from llmctl.providers.registry import PRESETS, codec
 from llmctl.redact import redact
 from llmctl.types import ModelInfo, Request, Usage
@@ -70,17 +70,11 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
     wire_format = codec(profile.adapter, profile.api)
     client = HttpClient()
 
-    async def base_url() -> str:
-        return profile.url
-
-    async def checked() -> str | None:
-        return key
-
     endpoint = Endpoint(
         codec=wire_format,
         http=client,
-        base_url=base_url,
-        auth=KeyAuth(wire_format.auth, checked, profile.key_header),
+        base_url=profile.url,
+        auth=KeyAuth(wire_format.auth, FixedKey(key), profile.key_header),
         timeouts=replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE)),
         clock=clock,
         estimate=lambda _request, _text: Usage(),

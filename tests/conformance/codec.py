@@ -40,7 +40,7 @@ from llmctl.errors import (
 )
 from llmctl.http import HttpClient
 from llmctl.protocols import Codec, RateHeaders, WireRequest
-from llmctl.providers.endpoint import Endpoint, KeyAuth
+from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth
 from llmctl.providers.registry import codec
 from llmctl.providers.sse import Reader
 from llmctl.types import Answer, Message, RawRequest, Request, Target, Usage
@@ -158,17 +158,11 @@ class Wired:
         return self.loop.runner.run(work(self._endpoint()))
 
     def _endpoint(self) -> Endpoint:
-        async def base_url() -> str:
-            return self.base_url
-
-        async def key() -> str:
-            return self.key
-
         return Endpoint(
             codec=self.codec,
             http=self.loop.http,
-            base_url=base_url,
-            auth=KeyAuth(self.codec.auth, key),
+            base_url=self.base_url,
+            auth=KeyAuth(self.codec.auth, FixedKey(self.key)),
             timeouts=Timeouts(connect=5, first_byte=5, total=10),
             clock=SystemClock(),
             estimate=lambda _, text: Usage(output=len(text), estimated=True),

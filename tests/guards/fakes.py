@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
+from llmctl.clock import Clock
 from llmctl.errors import DiskError
+from llmctl.guards.accounting import CostCalculator
+from llmctl.pricing import Prices
 from llmctl.protocols import (
     BudgetDenied,
     BudgetUsage,
@@ -14,7 +17,23 @@ from llmctl.protocols import (
     CachedAnswer,
     Hold,
 )
-from llmctl.types import CallRecord
+from llmctl.tokens import Counter
+from llmctl.types import CallRecord, Request, Usage
+
+
+class FakeCosts(CostCalculator):
+    """A dollar for a token of output; a character is a token."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(Counter(), Prices(), {}, clock)
+
+    def price(self, _: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
+        """The provider's own figure wins."""
+        return reported or Decimal(usage.output)
+
+    def estimate(self, _: Request, text: str) -> Usage:
+        """The text."""
+        return Usage(output=len(text), estimated=True)
 
 
 class FakeLedger:

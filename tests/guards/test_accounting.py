@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
 
-from llmctl.errors import CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
-from llmctl.guards.accounting import Accounting, CostCalculator
+from llmctl.errors import CallError, CallTimeout, Cancelled, DiskError, Interrupted, ServerFailed
+from llmctl.guards.accounting import accounting
 from llmctl.http import CancelledAfterSending
-from llmctl.observers.ledger_observer import InOrder, LedgerObserver
-from llmctl.protocols import Handler, Observer
+from llmctl.protocols import Handler
 from llmctl.types import Answer, CallRecord, Request, Usage
+from tests.guards.fakes import FakeCosts
 from tests.support import FakeClock, Scripted, request, response
-
-COSTS = CostCalculator(
-    lambda _, usage, reported: reported or Decimal(usage.output),
-    lambda _, text: Usage(output=len(text), estimated=True),
-)
 
 
 def recorded(inner: Handler, records: list[CallRecord], clock: FakeClock | None = None) -> Handler:
@@ -27,7 +23,8 @@ def recorded(inner: Handler, records: list[CallRecord], clock: FakeClock | None 
     async def note(record: CallRecord) -> None:
         records.append(record)
 
-    return Accounting(inner, note, clock or FakeClock(), COSTS)
+    clock = clock or FakeClock()
+    return accounting(inner, note, clock, FakeCosts(clock))
 
 
 def test_an_answer_is_timed_and_priced() -> None:
@@ -48,23 +45,27 @@ def test_an_answer_is_timed_and_priced() -> None:
     assert (record.cost, record.saved, record.ok) == (Decimal(2), None, True)
 
 
-def test_a_kept_answer_costs_nothing_and_says_what_it_saved() -> None:
-    """Hits and shared answers alike."""
-    for cache in ("hit", "shared"):
-        records: list[CallRecord] = []
-        asyncio.run(recorded(Scripted(response(cache=cache)), records)(request(), None))
-        assert (records[0].cost, records[0].saved) == (Decimal(0), Decimal(2))
+BILLED = ServerFailed("x")
+BILLED.usage = Usage(output=7)
 
 
-def test_failures_cost_what_they_were_billed() -> None:
-    """A refusal its own figures; what was surely not served nothing."""
-    billed = ServerFailed("x")
-    billed.usage, billed.cost = Usage(output=7), None
-    for error, cost in ((billed, 7), (ServerFailed("x"), 0), (CallTimeout("late"), 0)):
-        records: list[CallRecord] = []
-        with pytest.raises(type(error)):
-            asyncio.run(recorded(Scripted(error), records)(request(), None))
-        assert records[0].cost == cost
+@pytest.mark.parametrize(
+    ("result", "cost", "saved"),
+    [
+        (response(cache="hit"), 0, 2),  # what kept answers would have cost
+        (response(cache="shared"), 0, 2),
+        (BILLED, 7, None),  # a refusal
+        (ServerFailed("x"), 0, None),  # surely not served
+        (CallTimeout("late"), 0, None),
+    ],
+)
+def test_what_was_billed(result: Answer | CallError, cost: int, saved: int | None) -> None:
+    """Only what the provider may have charged for this call is its cost."""
+    records: list[CallRecord] = []
+    with suppress(CallError):
+        asyncio.run(recorded(Scripted(result), records)(request(), None))
+    assert records[0].cost == cost
+    assert records[0].saved == saved
 
 
 @pytest.mark.parametrize("end", [Interrupted(ServerFailed("x")), CancelledAfterSending()])
@@ -85,56 +86,51 @@ def test_a_stream_that_broke_off_counts_what_was_received(end: BaseException) ->
     assert record.first_token is not None
 
 
-def test_a_cancelled_call_is_recorded() -> None:
-    """One that was never sent is free; one that was is in doubt, with its attempts."""
-    for end, attempts, ambiguous in (
+@pytest.mark.parametrize(
+    ("end", "attempts", "ambiguous"),
+    [
         (asyncio.CancelledError(), 0, False),
         (CancelledAfterSending(attempts=3, uncertain=2), 3, True),
-    ):
-        records: list[CallRecord] = []
-        with pytest.raises(asyncio.CancelledError):
-            asyncio.run(recorded(Scripted(end), records)(request(), None))
-        error = records[0].result
-        assert isinstance(error, Cancelled)
-        assert (error.attempts, error.ambiguous) == (attempts, ambiguous)
+    ],
+)
+def test_a_cancelled_call_is_recorded(
+    end: BaseException, attempts: int, *, ambiguous: bool
+) -> None:
+    """One that was never sent is free; one that was is in doubt, with its attempts."""
+    records: list[CallRecord] = []
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(recorded(Scripted(end), records)(request(), None))
+    error = records[0].result
+    assert isinstance(error, Cancelled)
+    assert (error.attempts, error.ambiguous) == (attempts, ambiguous)
 
 
 def test_a_record_is_handed_over_even_when_the_call_is_cancelled_meanwhile() -> None:
-    """The answer was paid for: it reaches output and ledger, in this order."""
+    """The answer was paid for: its record is dealt with."""
     clock, seen = FakeClock(), list[str]()
 
-    async def output(_: CallRecord) -> None:
+    async def sink(_: CallRecord) -> None:
         await clock.sleep(1)
-        seen.append("output")
-
-    async def settle(_: CallRecord) -> None:
-        await clock.sleep(1)
-        seen.append("ledger")
+        seen.append("recorded")
 
     async def run() -> None:
-        sink: Observer = InOrder(output, LedgerObserver(settle))
-        guard = Accounting(Scripted(response()), sink, clock, COSTS)
+        guard = accounting(Scripted(response()), sink, clock, FakeCosts(clock))
         call = asyncio.ensure_future(guard(request(), None))
         await clock.sleep(0.5)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert seen == ["output", "ledger"]
+        assert seen == ["recorded"]
 
     clock.run(run())
 
 
 def test_what_the_sink_raises_ends_the_call() -> None:
-    """A full disk is not hidden behind an answer, and nothing later is told."""
-    told: list[CallRecord] = []
+    """A full disk is not hidden behind an answer."""
 
     async def full(_: CallRecord) -> None:
         raise DiskError("full")
 
-    async def later(record: CallRecord) -> None:
-        told.append(record)
-
-    guard = Accounting(Scripted(response()), InOrder(full, later), FakeClock(), COSTS)
+    guard = accounting(Scripted(response()), full, FakeClock(), FakeCosts(FakeClock()))
     with pytest.raises(DiskError):
         asyncio.run(guard(request(), None))
-    assert told == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
-from llmctl.guards.budget import BudgetGuard, Overshoot, RunBudget, usd
+from llmctl.guards.budget import Overshoot, RunBudget, budget_guard, usd
 from llmctl.protocols import BudgetWindow, Emit
 from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.guards.fakes import FakeLedger
@@ -45,7 +45,7 @@ class Run:
             self.budget.limit(lambda _: caps, stopped, lambda r: self.waited.append(r.window.name))
         self.worst: Decimal | None = CENT
         self.cost = CENT
-        self.handler = BudgetGuard(self._answer, self.budget, self._bound, self._exactly)
+        self.handler = budget_guard(self._answer, self.budget, self._bound, self._exactly)
         self.asked: list[str] = []
 
     async def _bound(self, _: Request) -> tuple[Usage, Decimal | None]:
@@ -153,7 +153,7 @@ def test_an_unknown_price_is_refused_under_a_budget() -> None:
     async def no_limit(_: Request) -> tuple[Usage, Decimal | None]:
         return Usage(1, 0), None
 
-    handler = BudgetGuard(run.handler, run.budget, no_limit, no_limit)
+    handler = budget_guard(run.handler, run.budget, no_limit, no_limit)
     with pytest.raises(BudgetRefused, match=r"nothing limits the answers.*max_tokens"):
         run.do(handler(request(), None))
     assert run.sent == []

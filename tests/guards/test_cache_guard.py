@@ -3,89 +3,90 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 
 from llmctl.errors import ServerFailed
 from llmctl.guards.cache import Cache, kept_answers
-from llmctl.protocols import CachedAnswer
+from llmctl.protocols import CachedAnswer, Handler
 from llmctl.types import Answer, Request
 from tests.guards.fakes import FakeCache
 from tests.support import FakeClock, Scripted, request, response
 
+T = TypeVar("T")
 
-def make(inner: Scripted, clock: FakeClock, ttl: float | None = None) -> Cache:
-    """A cache guard with a store of its own."""
-    return Cache(inner, FakeCache(), clock, pytest.fail, ttl)
+
+class Taking:
+    """A handler that takes `seconds`, and then gives its result."""
+
+    def __init__(
+        self, clock: FakeClock, seconds: float, result: Answer | BaseException | None = None
+    ) -> None:
+        self._clock, self._seconds, self._result = clock, seconds, result or response()
+        self.calls = 0
+
+    async def __call__(self, _: Request, __: object) -> Answer:
+        """Take the time."""
+        self.calls += 1
+        await self._clock.sleep(self._seconds)
+        if isinstance(self._result, BaseException):
+            raise self._result
+        return self._result
+
+
+def cached(
+    inner: Handler,
+    do: Callable[[Cache], Awaitable[T]],
+    clock: FakeClock | None = None,
+    store: FakeCache | None = None,
+    ttl: float | None = None,
+) -> T:
+    """What comes of doing this with a cache guard."""
+    clock = clock or FakeClock()
+
+    async def run() -> T:
+        return await do(Cache(inner, store or FakeCache(), clock, pytest.fail, ttl))
+
+    return clock.run(run())
 
 
 def test_the_second_time_is_a_hit_that_replays() -> None:
     """A kept answer is given without a call, and its text goes to `emit`."""
-    clock, inner, shown = FakeClock(), Scripted(response("hi")), list[str]()
+    inner, shown = Scripted(response("hi")), list[str]()
 
-    async def run() -> tuple[Answer, Answer]:
-        cache = make(inner, clock)
+    async def twice(cache: Cache) -> tuple[Answer, Answer]:
         return await cache(request(), None), await cache(request(), shown.append)
 
-    first, second = clock.run(run())
-    assert (first.cache, second.cache) == ("miss", "hit")
-    assert (second.text, shown) == ("hi", ["hi"])
+    first, second = cached(inner, twice)
+    assert (first.cache, second.cache, second.text, shown) == ("miss", "hit", "hi", ["hi"])
     assert len(inner.calls) == 1
 
 
-def test_identical_requests_in_flight_become_one() -> None:
-    """Ten identical requests at once make one call; nine answers say `shared`."""
-    clock, calls = FakeClock(), 0
+@pytest.mark.parametrize("fails", [False, True])
+def test_identical_requests_in_flight_become_one(*, fails: bool) -> None:
+    """Ten identical requests at once make one call; nine answers say `shared`. When that call
+    fails, all fail alike, and none hangs."""
+    clock = FakeClock()
+    slow = Taking(clock, 1, ServerFailed("x") if fails else None)
 
-    async def slow(_: Request, __: object) -> Answer:
-        nonlocal calls
-        calls += 1
-        await clock.sleep(1)
-        return response()
+    async def ten(cache: Cache) -> list[Answer | BaseException]:
+        calls = (cache(request(), None) for _ in range(10))
+        return await asyncio.gather(*calls, return_exceptions=True)
 
-    async def run() -> list[Answer]:
-        cache = Cache(slow, FakeCache(), clock, pytest.fail)
-        return await asyncio.gather(*(cache(request(), None) for _ in range(10)))
-
-    answers = clock.run(run())
-    assert calls == 1
-    assert sorted(a.cache for a in answers) == ["miss"] + ["shared"] * 9
-
-
-def test_a_shared_failure_is_everyones() -> None:
-    """When the one call fails, every request that waited for it fails alike, and none hangs."""
-    clock, calls = FakeClock(), 0
-
-    async def failing(_: Request, __: object) -> Answer:
-        nonlocal calls
-        calls += 1
-        await clock.sleep(1)
-        raise ServerFailed("x")
-
-    async def run() -> list[object]:
-        cache = Cache(failing, FakeCache(), clock, pytest.fail)
-        return await asyncio.gather(
-            *(cache(request(), None) for _ in range(3)), return_exceptions=True
-        )
-
-    assert all(isinstance(r, ServerFailed) for r in clock.run(run()))
-    assert calls == 1
+    found = cached(slow, ten, clock)
+    states = sorted(r.cache if isinstance(r, Answer) else type(r).__name__ for r in found)
+    assert states == (["ServerFailed"] * 10 if fails else ["miss"] + ["shared"] * 9)
+    assert slow.calls == 1
 
 
 def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
     """When the request that went first is cancelled, one that waited goes in its place."""
     clock = FakeClock()
-    started = 0
+    slow = Taking(clock, 5)
 
-    class Slow:
-        async def __call__(self, _: Request, __: object) -> Answer:
-            nonlocal started
-            started += 1
-            await clock.sleep(5)
-            return response()
-
-    async def run() -> Answer:
-        cache = Cache(Slow(), FakeCache(), clock, pytest.fail)
+    async def run(cache: Cache) -> Answer:
         leader = asyncio.ensure_future(cache(request(), None))
         await asyncio.sleep(0)
         follower = asyncio.ensure_future(cache(request(), None))
@@ -93,53 +94,56 @@ def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
         leader.cancel()
         return await follower
 
-    assert clock.run(run()).cache == "miss"
-    assert started == 2
+    assert cached(slow, run, clock).cache == "miss"
+    assert slow.calls == 2
 
 
-@pytest.mark.parametrize("finish", ["length", "content_filter", "other"])
-def test_incomplete_answers_are_not_kept(finish: str) -> None:
-    """Truncated and filtered answers are asked for anew."""
-    clock, inner = FakeClock(), Scripted(response(finish=finish))
+@pytest.mark.parametrize(
+    "first",
+    [*(response(finish=how) for how in ("length", "content_filter", "other")), ServerFailed("x")],
+)
+def test_only_complete_answers_are_kept(first: Answer | ServerFailed) -> None:
+    """Truncated and filtered answers, and failures, never reach the store: they are asked for
+    anew."""
+    inner, store = Scripted(first, response()), FakeCache()
 
-    async def run() -> None:
-        cache = make(inner, clock)
-        await cache(request(), None)
-        await cache(request(), None)
+    async def twice(cache: Cache) -> str:
+        await asyncio.gather(cache(request(), None), return_exceptions=True)
+        await cache.close()
+        assert not store.answers
+        return (await cache(request(), None)).cache
 
-    clock.run(run())
+    assert cached(inner, twice, store=store) == "miss"
     assert len(inner.calls) == 2
 
 
 def test_bypass_and_refresh() -> None:
     """`bypass` neither reads nor writes; `refresh` calls and overwrites."""
-    clock = FakeClock()
+
+    async def turns(cache: Cache) -> list[str]:
+        modes = ("bypass", "use", "refresh", "use")
+        return [(await cache(request(cache_mode=mode), None)).text for mode in modes]
+
     inner = Scripted(response("1"), response("2"), response("3"))
-
-    async def run() -> list[str]:
-        cache = make(inner, clock)
-        turns = ("bypass", "use", "refresh", "use")
-        return [(await cache(request(cache_mode=mode), None)).text for mode in turns]
-
-    assert clock.run(run()) == ["1", "2", "3", "3"]
+    assert cached(inner, turns) == ["1", "2", "3", "3"]
 
 
 def test_an_old_answer_is_asked_for_again() -> None:
     """Beyond its time to live an answer counts no more."""
     clock, inner = FakeClock(), Scripted(response())
 
-    async def run() -> None:
-        cache = make(inner, clock, ttl=60)
+    async def run(cache: Cache) -> None:
         await cache(request(), None)
         await clock.sleep(61)
         await cache(request(), None)
 
-    clock.run(run())
+    cached(inner, run, clock, ttl=60)
     assert len(inner.calls) == 2
 
 
 def test_a_failing_store_loses_no_answer() -> None:
-    """When the cache cannot be written the answers still arrive, and the user is told once."""
+    """When the cache cannot be written the answers still arrive, and the user is told once. A page
+    of rows is asked, too."""
     clock, told, store = FakeClock(), list[str](), FakeCache()
     store.broken = True
 
@@ -147,6 +151,7 @@ def test_a_failing_store_loses_no_answer() -> None:
         cache = Cache(Scripted(response()), store, clock, told.append)
         answers = await asyncio.gather(*(cache(request(str(n)), None) for n in range(3)))
         await cache.close()
+        assert await kept_answers(store, [request()], 0.0, None) == [None]
         return [*answers, await cache(request("2"), None)]
 
     assert [r.cache for r in clock.run(run())] == ["miss"] * 4
@@ -169,100 +174,63 @@ class Late(FakeCache):
 def test_an_answer_on_its_way_into_the_store_is_an_answer() -> None:
     """A call does not wait until its answer is kept; an identical one before that gets it
     without another call, and a refreshing one makes one, which is the one that stays."""
-    clock, inner = FakeClock(), Scripted(response("1"), response("2"))
+    inner, store = Scripted(response("1"), response("2")), Late()
 
-    async def run() -> list[tuple[str, str]]:
-        store = Late()
-        cache = Cache(inner, store, clock, pytest.fail)
+    async def run(cache: Cache) -> list[tuple[str, str]]:
         turns = ("use", "use", "refresh", "use")
         before = [await cache(request(cache_mode=mode), None) for mode in turns]
         store.room.set()
         await cache.close()
         return [(r.cache, r.text) for r in (*before, await cache(request(), None))]
 
-    answers = clock.run(run())
+    answers = cached(inner, run, store=store)
     assert answers == [("miss", "1"), ("hit", "1"), ("miss", "2"), ("hit", "2"), ("hit", "2")]
     assert len(inner.calls) == 2
 
 
-def test_an_answer_that_was_paid_for_waits_for_no_cache() -> None:
-    """A call whose run is given up right after its answer came still has the answer."""
-
-    async def run() -> str:
-        cache = Cache(Scripted(response("paid")), Late(), FakeClock(), pytest.fail)
-        return (await asyncio.wait_for(cache(request(), None), 1)).text
-
-    assert asyncio.run(run()) == "paid"
-
-
-class Taking:
-    """A handler that takes `seconds`, and then gives its result."""
-
-    def __init__(
-        self, clock: FakeClock, seconds: float, result: Answer | BaseException | None = None
-    ) -> None:
-        self._clock, self._seconds, self._result = clock, seconds, result or response()
-        self.calls = 0
-
-    async def __call__(self, _: Request, __: object) -> Answer:
-        """Take the time."""
-        self.calls += 1
-        await self._clock.sleep(self._seconds)
-        if isinstance(self._result, BaseException):
-            raise self._result
-        return self._result
-
-
 def across(
-    clock: FakeClock, first: Taking, second: Taking, patience: float = 600.0
-) -> tuple[tuple[Answer | BaseException, Answer | BaseException], list[str]]:
-    """What two processes get that ask the same at the same time, and what the second streams."""
-    shown: list[str] = []
+    first: float, result: Answer | BaseException | None = None, patience: float = 600.0
+) -> tuple[Answer, int, list[str], float]:
+    """Two processes ask the same at the same time: the answer of the second, the calls it made,
+    what it streams, and the seconds that took. `first` and `result` are those of the first."""
+    clock, shown, store = FakeClock(), list[str](), FakeCache()
+    second = Taking(clock, 1)
 
-    async def run() -> tuple[Answer | BaseException, Answer | BaseException]:
-        store = FakeCache()
-        stores = store, FakeCache(store)
+    async def run() -> Answer:
         one, other = (
-            Cache(inner, store, clock, pytest.fail, None, patience)
-            for inner, store in zip((first, second), stores, strict=True)
+            Cache(inner, at, clock, pytest.fail, None, patience)
+            for inner, at in ((Taking(clock, first, result), store), (second, FakeCache(store)))
         )
         leader = asyncio.ensure_future(one(request(), None))
         await asyncio.sleep(0)
-        return await asyncio.gather(leader, other(request(), shown.append), return_exceptions=True)
+        found = await other(request(), shown.append)
+        await asyncio.gather(leader, return_exceptions=True)
+        return found
 
-    return clock.run(run()), shown
+    return clock.run(run()), second.calls, shown, clock.now - 1000
 
 
 def test_two_processes_pay_once() -> None:
     """The second waits for the first's answer, streams it, and calls it shared."""
-    clock = FakeClock()
-    second = Taking(clock, 1)
-    (one, other), shown = across(clock, Taking(clock, 30), second)
-    assert isinstance(one, Answer)
-    assert isinstance(other, Answer)
-    assert (one.cache, other.cache, other.attempts) == ("miss", "shared", 0)
-    assert shown == [other.text]
-    assert second.calls == 0
-    assert clock.monotonic() - 1000.0 < 30.3
+    other, calls, shown, seconds = across(30)
+    assert (other.cache, other.attempts, calls, shown) == ("shared", 0, 0, [other.text])
+    assert seconds < 30.3
 
 
-def test_the_second_goes_itself_when_the_first_fails() -> None:
-    """A failure, or an answer that is not kept, is not waited for twice."""
-    for result in (ServerFailed("x"), response(finish="length")):
-        clock = FakeClock()
-        second = Taking(clock, 1)
-        (_, other), _ = across(clock, Taking(clock, 5, result), second)
-        assert isinstance(other, Answer)
-        assert (other.cache, second.calls) == ("miss", 1)
-
-
-def test_waiting_for_another_process_ends() -> None:
-    """Beyond its patience a process asks itself, however alive the other one is."""
-    clock = FakeClock()
-    second = Taking(clock, 1)
-    (_, other), _ = across(clock, Taking(clock, 900), second, patience=60)
-    assert isinstance(other, Answer)
-    assert second.calls == 1
+@pytest.mark.parametrize(
+    ("first", "result", "patience"),
+    [
+        (5, ServerFailed("x"), 600),  # a failure, or an answer that is not kept, is not waited for
+        (5, response(finish="length"), 600),
+        (900, None, 60),  # beyond its patience, however alive the other one is
+    ],
+)
+def test_the_second_goes_itself(
+    first: float, result: Answer | ServerFailed | None, patience: float
+) -> None:
+    """When the other process has nothing for it, a process asks."""
+    other, calls, _, _ = across(first, result, patience)
+    assert (other.cache, calls) == ("miss", 1)
 
 
 def test_waiting_is_no_storm() -> None:
@@ -278,8 +246,7 @@ def test_a_cancelled_call_gives_its_claim_back() -> None:
     clock, first = FakeClock(), FakeCache()
     second = FakeCache(first)
 
-    async def run() -> bool:
-        cache = Cache(Taking(clock, 5), first, clock, pytest.fail)
+    async def run(cache: Cache) -> bool:
         call = asyncio.ensure_future(cache(request(), None))
         await clock.sleep(1)
         assert not await second.claim(request().fingerprint)
@@ -288,19 +255,18 @@ def test_a_cancelled_call_gives_its_claim_back() -> None:
         await cache.close()
         return await second.claim(request().fingerprint)
 
-    assert clock.run(run())
+    assert cached(Taking(clock, 5), run, clock, first)
 
 
 def test_signs_of_life_while_a_call_takes_long() -> None:
     """As long as an answer is awaited the store hears of it every ten seconds, and then not."""
     clock, store = FakeClock(), FakeCache()
 
-    async def run() -> None:
-        cache = Cache(Taking(clock, 35), store, clock, pytest.fail)
+    async def run(cache: Cache) -> None:
         await cache(request(), None)
         await clock.sleep(100)
 
-    clock.run(run())
+    cached(Taking(clock, 35), run, clock, store)
     assert store.beats == 3
 
 
@@ -309,28 +275,14 @@ def test_a_page_of_kept_answers() -> None:
     bypassed, too old or unknown."""
     clock, store = FakeClock(), FakeCache()
 
-    async def run() -> list[Answer | None]:
-        cache = Cache(Scripted(response("hi")), store, clock, pytest.fail)
+    async def run(cache: Cache) -> list[Answer | None]:
         await cache(request("old"), None)
         await clock.sleep(61)
         await cache(request("new"), None)
         await cache.close()
-        page = [
-            request("new"),
-            request("old"),
-            request("unknown"),
-            request("new", cache_mode="refresh"),
-            request("new", cache_mode="bypass"),
-            request("new", id="b"),
-        ]
+        page = [request("new"), request("old"), request("unknown"), request("new", id="b")]
+        page += [request("new", cache_mode="refresh"), request("new", cache_mode="bypass")]
         return await kept_answers(store, page, clock.wall(), 60)
 
-    found = clock.run(run())
-    assert [r.cache if r else None for r in found] == ["hit", None, None, None, None, "hit"]
-
-
-def test_a_page_from_a_failing_store_is_asked() -> None:
-    """A cache that cannot be read ends no run: the rows go to the provider."""
-    store = FakeCache()
-    store.broken = True
-    assert asyncio.run(kept_answers(store, [request()], 0.0, None)) == [None]
+    found = cached(Scripted(response("hi")), run, clock, store)
+    assert [r.cache if r else None for r in found] == ["hit", None, None, "hit", None, None]

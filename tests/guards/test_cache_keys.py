@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -15,9 +14,9 @@ from llmctl.batch.rows import RowReader
 from llmctl.config.settings import Profile
 from llmctl.guards.cache import Cache
 from llmctl.request import compose
-from llmctl.types import Message, RawRequest, Request, Target
+from llmctl.types import Message, RawRequest, Request, Target, fingerprint
 from tests.guards.fakes import FakeCache
-from tests.support import FakeClock, Scripted, request, response
+from tests.support import FakeClock, Scripted, response
 
 PROFILE = Profile("p", "openai", "openai", "https://api.openai.com/v1", "gpt-5-mini")
 
@@ -78,8 +77,6 @@ def answers(*asked: Request) -> list[str]:
 
 def printed(made: Request) -> Request:
     """With its fingerprint."""
-    from llmctl.types import fingerprint
-
     return replace(made, fingerprint=fingerprint(made))
 
 
@@ -145,32 +142,4 @@ def test_key_order_white_space_and_id_are_no_change(
     made = [compose(row.question, PROFILE, id=row.id, index=row.index) for row in rows]
     assert answers(*made) == ["miss", "hit"]
     short = [reader.identify((1, line), PROFILE)[1].hex() for line in lines]
-    assert short == [request.fingerprint[:32] for request in made]
-
-
-@pytest.mark.parametrize("finish", ["length", "content_filter", "other"])
-def test_incomplete_answers_never_reach_the_store(finish: str) -> None:
-    """Truncated and filtered answers are not stored; nor is an error."""
-    clock, store = FakeClock(), FakeCache()
-
-    async def run() -> None:
-        await Cache(Scripted(response(finish=finish)), store, clock, pytest.fail)(request(), None)
-
-    clock.run(run())
-    assert request().fingerprint not in store.answers
-
-
-def test_errors_never_reach_the_store() -> None:
-    """After a failure the next request is asked anew."""
-    from llmctl.errors import ServerFailed
-
-    clock, store = FakeClock(), FakeCache()
-    inner = Scripted(ServerFailed("x"), response())
-
-    async def run() -> str:
-        cache = Cache(inner, store, clock, pytest.fail)
-        await asyncio.gather(cache(request(), None), return_exceptions=True)
-        assert request().fingerprint not in store.answers
-        return (await cache(request(), None)).cache
-
-    assert clock.run(run()) == "miss"
+    assert short == [one.fingerprint[:32] for one in made]

@@ -18,72 +18,71 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.guards.circuit_breaker import CallPermit, Circuit, CircuitBreaker, ProviderHealth
+from llmctl.guards.circuit_breaker import CallPermit, Circuit, ProviderHealth, circuit_breaker
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
-DOWN = ServerFailed("boom", http_status=500)
-
 
 def make(
     inner: Handler, clock: FakeClock, *, patient: bool = False
-) -> tuple[CircuitBreaker, ProviderHealth]:
+) -> tuple[Handler, ProviderHealth]:
     """A breaker that opens after two failures, and its health."""
-    circuit = Circuit(BreakerPolicy(failures=2, open_for=60))
-    health = ProviderHealth(circuit, clock, "test", patient=patient)
-    return CircuitBreaker(inner, health), health
+    policy = BreakerPolicy(failures=2, open_for=60)
+    health = ProviderHealth(policy, clock, "test", patient=patient)
+    return circuit_breaker(inner, health), health
 
 
-async def outcomes(breaker: CircuitBreaker, number: int) -> list[str]:
-    """What `number` calls after each other end in."""
-    found = []
-    for _ in range(number):
-        try:
-            await breaker(request(), None)
-            found.append("ok")
-        except CallError as error:
-            found.append(type(error).__name__)
+def errors_of(inner: Handler, number: int, *, patient: bool = False) -> list[CallError]:
+    """The errors of so many calls after each other."""
+    clock, found = FakeClock(), list[CallError]()
+
+    async def run() -> None:
+        breaker, _ = make(inner, clock, patient=patient)
+        for _ in range(number):
+            with pytest.raises(CallError) as caught:
+                await breaker(request(), None)
+            found.append(caught.value)
+
+    clock.run(run())
     return found
 
 
 def test_when_it_is_open_calls_are_refused_unsent() -> None:
     """After two failures nothing reaches the provider; the refusal says why, with its type and
     exit code."""
-    clock = FakeClock()
-    inner = Scripted(DOWN)
-    breaker, _ = make(inner, clock)
-
-    async def run() -> ProviderDown:
-        assert await outcomes(breaker, 4) == ["ServerFailed"] * 2 + ["ProviderDown"] * 2
-        with pytest.raises(ProviderDown) as caught:
-            await breaker(request(), None)
-        return caught.value
-
-    error = clock.run(run())
+    inner = Scripted(ServerFailed("boom", http_status=500))
+    errors = errors_of(inner, 4)
+    assert [type(error) for error in errors] == [ServerFailed] * 2 + [ProviderDown] * 2
     assert len(inner.calls) == 2
-    assert (error.exit_code, error.row_type, error.sent, error.retry_after) == (
-        5,
-        "server",
-        False,
-        60,
-    )
-    assert "boom" in error.message
+    last = errors[-1]
+    assert (last.exit_code, last.row_type, last.sent) == (5, "server", False)
+    assert (last.retry_after, last.http_status) == (60, 500)
+    assert "boom" in last.message
 
 
 @pytest.mark.parametrize("error", [AuthFailed("no"), RateLimited("slow")])
 def test_refusals_are_no_outage(error: CallError) -> None:
     """A refused key, or too many requests, say that the provider is there."""
-    clock = FakeClock()
-    breaker, _ = make(Scripted(error), clock)
-    assert "ProviderDown" not in clock.run(outcomes(breaker, 20))
+    assert errors_of(Scripted(error), 20) == [error] * 20
 
 
 def test_a_quota_that_is_used_up_opens_it_at_once() -> None:
     """Nobody will be served: the fallback is asked without another try."""
-    clock = FakeClock()
-    breaker, _ = make(Scripted(QuotaExhausted("no credit")), clock)
-    assert clock.run(outcomes(breaker, 2)) == ["QuotaExhausted", "ProviderDown"]
+    errors = errors_of(Scripted(QuotaExhausted("no credit")), 2)
+    assert [type(error) for error in errors] == [QuotaExhausted, ProviderDown]
+
+
+def test_failures_of_an_outage_are_excused_in_a_batch() -> None:
+    """What fails while the circuit is open, or opens it, is the provider's own affair."""
+    errors = errors_of(Scripted(*[ServerFailed("x") for _ in range(9)]), 4, patient=True)
+    assert [error.excused for error in errors] == [False, True, True, True]
+
+
+def test_an_address_where_nobody_ever_replied_is_not_waited_for() -> None:
+    """A batch with a wrong port ends; it does not wait for a server that never was."""
+    errors = errors_of(Scripted(ConnectionFailed("refused")), 5, patient=True)
+    assert [type(error) for error in errors] == [ConnectionFailed] * 2 + [ProviderDown] * 3
 
 
 class Outage:
@@ -117,39 +116,15 @@ def test_a_batch_waits_and_one_call_a_minute_looks() -> None:
                 continue
             return
 
-    clock.run(_all(row, 50))
+    async def rows() -> None:
+        await asyncio.gather(*(row() for _ in range(50)))
+
+    clock.run(rows())
     looks = [at for at in outage.calls if 1001 < at < 1300]
     assert len([at for at in outage.calls if at <= 1001]) <= 52
     assert len(looks) <= 5
     assert clock.now - 1300 <= 61
     assert health.waits() is None
-
-
-async def _all(row: object, number: int) -> None:
-    await asyncio.gather(*(row() for _ in range(number)))  # type: ignore[operator]
-
-
-def test_failures_of_an_outage_are_excused_in_a_batch() -> None:
-    """What fails while the circuit is open, or opens it, is the provider's own affair."""
-    clock, errors = FakeClock(), list[ServerFailed]()
-
-    async def run() -> None:
-        breaker, _ = make(Scripted(*[ServerFailed("x") for _ in range(9)]), clock, patient=True)
-        for _ in range(4):
-            with pytest.raises(ServerFailed) as caught:
-                await breaker(request(), None)
-            errors.append(caught.value)
-
-    clock.run(run())
-    assert [error.excused for error in errors] == [False, True, True, True]
-
-
-def test_an_address_where_nobody_ever_replied_is_not_waited_for() -> None:
-    """A batch with a wrong port ends; it does not wait for a server that never was."""
-    clock = FakeClock()
-    breaker, _ = make(Scripted(ConnectionFailed("refused")), clock, patient=True)
-    found = clock.run(outcomes(breaker, 5))
-    assert found == ["ConnectionFailed"] * 2 + ["ProviderDown"] * 3
 
 
 def test_a_cancelled_look_lets_the_next_one_look() -> None:
@@ -160,8 +135,7 @@ def test_a_cancelled_look_lets_the_next_one_look() -> None:
 
     async def run() -> None:
         for _ in range(2):
-            permit = await health.acquire()
-            health.ended(permit, ServerFailed("x"))
+            health.ended(await health.acquire(), ServerFailed("x"))
         await clock.sleep(60)
         first = asyncio.ensure_future(breaker(request(), None))
         await asyncio.sleep(0)
@@ -185,89 +159,61 @@ def acquire(circuit: Circuit, now: float) -> CallPermit:
     return permit
 
 
-def opened(now: float = 0.0) -> Circuit:
-    """A circuit that opened at `now`."""
-    circuit = Circuit(POLICY)
-    for _ in range(5):
-        circuit.failed(acquire(circuit, now), now)
-    assert circuit.state == "open"
+def after(calls: str, circuit: Circuit | None = None, now: float = 0.0) -> Circuit:
+    """A circuit that has seen these calls: `x` a failure, anything else a success."""
+    circuit = circuit or Circuit(POLICY)
+    for call in calls:
+        circuit.end(acquire(circuit, now), now, ok=call != "x")
     return circuit
 
 
-def test_five_failures_in_a_row_open_it() -> None:
-    """Four do not, and a success in between starts the count anew."""
-    circuit = Circuit(POLICY)
-    for _ in range(4):
-        circuit.failed(acquire(circuit, 0), 0)
-    circuit.succeeded(acquire(circuit, 0), 0)
-    for _ in range(4):
-        circuit.failed(acquire(circuit, 0), 0)
-    assert circuit.acquire(0) is not None
-    circuit.failed(acquire(circuit, 0), 0)
-    assert circuit.state == "open"
-    assert circuit.acquire(59) is None
-    assert circuit.wait(20) == 40
-
-
-def test_half_of_a_minutes_calls_open_it() -> None:
-    """Every other call failing opens it once there were enough to judge by; every third does
-    not."""
-    circuit = Circuit(POLICY)
-    for _ in range(5):
-        circuit.succeeded(acquire(circuit, 0), 0)
-        circuit.failed(acquire(circuit, 0), 0)
-    assert circuit.state == "open"
-    third = Circuit(POLICY)
-    for _ in range(100):
-        third.succeeded(acquire(third, 0), 0)
-        third.succeeded(acquire(third, 0), 0)
-        third.failed(acquire(third, 0), 0)
-    assert third.state == "closed"
+@pytest.mark.parametrize(
+    ("calls", "state"),
+    [
+        ("xxxx", "closed"),
+        ("xxxx.xxxx", "closed"),  # a success in between starts the count anew
+        ("xxxxx", "open"),
+        (".x.x.x.x.x", "open"),  # half of a minute's calls, once there are enough to judge by
+        ("..x" * 100, "closed"),
+    ],
+)
+def test_when_it_opens(calls: str, state: str) -> None:
+    """After five failures in a row, or when half of the calls fail."""
+    assert after(calls).state == state
 
 
 def test_what_is_older_than_the_window_is_forgotten() -> None:
     """Failures of a minute ago do not count with those of now."""
     circuit = Circuit(POLICY)
     for second in range(4):
-        circuit.failed(acquire(circuit, second), second)
-        circuit.succeeded(acquire(circuit, second), second)
-    for _ in range(4):
-        circuit.succeeded(acquire(circuit, 70), 70)
-        circuit.succeeded(acquire(circuit, 70), 70)
-        circuit.failed(acquire(circuit, 70), 70)
-    assert circuit.state == "closed"
+        after("x.", circuit, second)
+    assert after("..x" * 4, circuit, 70).state == "closed"
 
 
 def test_one_call_finds_out() -> None:
-    """After its time the circuit lets one call through, and no second until that one is back."""
-    circuit = opened()
+    """After its time the circuit lets one call through, and no second until that one is back; when
+    that one is cancelled, the next one may."""
+    circuit = after("xxxxx")
+    assert (circuit.acquire(59), circuit.wait(20)) == (None, 40)
+    circuit.end(acquire(circuit, 60), 60, ok=None)
     probe = acquire(circuit, 60)
     assert probe.probe
     assert circuit.acquire(61) is None
-    circuit.failed(probe, 62)
+    circuit.end(probe, 62, ok=False)
     assert circuit.acquire(121) is None
-    again = acquire(circuit, 122)
-    circuit.succeeded(again, 123)
+    circuit.end(acquire(circuit, 122), 123, ok=True)
     assert circuit.state == "closed"
     assert acquire(circuit, 123).probe is False
-
-
-def test_a_call_given_up_leaves_the_question_open() -> None:
-    """When the one that finds out is cancelled, the next one may."""
-    circuit = opened()
-    circuit.cancelled(acquire(circuit, 60))
-    assert acquire(circuit, 60).probe
 
 
 def test_news_from_before_it_opened_is_no_news() -> None:
     """A slow call that was sent before neither closes the circuit nor lengthens its time."""
     circuit = Circuit(POLICY)
     early = acquire(circuit, 0)
-    for _ in range(5):
-        circuit.failed(acquire(circuit, 0), 0)
-    circuit.succeeded(early, 10)
+    after("xxxxx", circuit)
+    circuit.end(early, 10, ok=True)
     assert circuit.state == "open"
-    circuit.failed(early, 50)
+    circuit.end(early, 50, ok=False)
     assert circuit.wait(50) == 10
 
 
@@ -279,5 +225,5 @@ def test_it_always_comes_back(events: list[tuple[bool, float]]) -> None:
         now += pause
         permit = circuit.acquire(now)
         if permit is not None:
-            (circuit.succeeded if ok else circuit.failed)(permit, now)
+            circuit.end(permit, now, ok=ok)
     assert circuit.acquire(now + POLICY.open_for) is not None

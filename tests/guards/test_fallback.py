@@ -19,20 +19,14 @@ from llmctl.errors import (
     QuotaExhausted,
 )
 from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
-from llmctl.protocols import Emit
 from llmctl.request import retarget
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
 CLAUDE = Profile(
-    "claude",
-    "anthropic",
-    "anthropic",
-    "https://api.anthropic.com/v1",
-    "claude-x",
-    max_tokens=500,
-    params={"top_k": 5},
-)
+    "claude", "anthropic", "anthropic", "https://api.anthropic.com/v1", "claude-x",
+    max_tokens=500, params={"top_k": 5},
+)  # fmt: skip
 
 
 def sent(error: CallError, *, attempts: int = 4) -> CallError:
@@ -41,36 +35,51 @@ def sent(error: CallError, *, attempts: int = 4) -> CallError:
     return error
 
 
-def make(
-    first: Scripted,
-    *others: Scripted,
-    refuses: CallError | None = None,
-    clock: FakeClock | None = None,
-    overflow: bool = False,
-    patient: bool = False,
-) -> tuple[Fallback, list[FailedAttempt]]:
-    """The guard, and what it hands over."""
-    over: list[FailedAttempt] = []
+class Asked:
+    """A profile whose fallback `other` is `claude`, which `refuses` to be asked."""
 
-    async def hand(failed: FailedAttempt) -> None:
-        over.append(failed)
+    def __init__(
+        self,
+        first: CallError | Scripted,
+        other: CallError | Answer | None = None,
+        refuses: CallError | None = None,
+        *,
+        overflow: bool = False,
+        patient: bool = False,
+    ) -> None:
+        self.clock = FakeClock()
+        self.over: list[FailedAttempt] = []
+        self.other = Scripted(other or response("from claude"))
 
-    async def admit(asked: Request) -> Request:
-        if refuses is not None:
-            raise refuses
-        return asked
+        async def hand(failed: FailedAttempt) -> None:
+            self.over.append(failed)
 
-    made = [
-        FallbackTarget("claude", lambda asked: retarget(asked, CLAUDE, "call-2"), admit, handler)
-        for handler in others
-    ]
-    guard = Fallback(first, made, clock or FakeClock(), hand, overflow=overflow, patient=patient)
-    return guard, over
+        async def admit(asked: Request) -> Request:
+            if refuses is not None:
+                raise refuses
+            return asked
 
+        def retargeted(asked: Request) -> Request:
+            return retarget(asked, CLAUDE, "call-2")
 
-def answer(guard: Fallback, asked: Request | None = None) -> Answer:
-    """What the guard answers."""
-    return FakeClock().run(guard(asked or request(), None))
+        self.guard = Fallback(
+            inner=Scripted(first) if isinstance(first, CallError) else first,
+            others=[FallbackTarget("claude", retargeted, admit, self.other)],
+            clock=self.clock,
+            on_error=hand,
+            overflow=overflow,
+            patient=patient,
+        )
+
+    def answer(self, asked: Request | None = None) -> Answer:
+        """What the guard answers."""
+        return self.clock.run(self.guard(asked or request(), None))
+
+    def error(self) -> CallError:
+        """What it raises."""
+        with pytest.raises(CallError) as caught:
+            self.answer()
+        return caught.value
 
 
 @pytest.mark.parametrize(
@@ -79,12 +88,11 @@ def answer(guard: Fallback, asked: Request | None = None) -> Answer:
 def test_what_is_unavailable_is_asked_for_elsewhere(error: CallError) -> None:
     """The fallback answers; the failed call is handed over first, and the answer names the
     request that was asked, with a call id of its own and the identity of the first one."""
-    other = Scripted(response("from claude"))
-    guard, over = make(Scripted(sent(error)), other)
-    found = answer(guard)
+    asked = Asked(sent(error))
+    found = asked.answer()
     assert (found.text, found.attempts) == ("from claude", 5)
-    assert [failed.request.call_id for failed in over] == ["call-1"]
-    assert other.calls[0].target.profile == "claude"
+    assert [failed.request.call_id for failed in asked.over] == ["call-1"]
+    assert asked.other.calls[0].target.profile == "claude"
     assert found.request is not None
     assert (found.request.call_id, found.request.fingerprint) == ("call-2", request().fingerprint)
 
@@ -101,100 +109,74 @@ def test_what_is_unavailable_is_asked_for_elsewhere(error: CallError) -> None:
 )
 def test_what_is_the_requests_own_fault_is_not(error: CallError) -> None:
     """A bad request, a refusal, a refused key and an answer that broke off stay errors."""
-    other = Scripted(response())
-    guard, over = make(Scripted(sent(error)), other)
-    with pytest.raises(type(error)):
-        answer(guard)
-    assert (other.calls, over) == ([], [])
+    asked = Asked(sent(error))
+    assert asked.error() is error
+    assert (asked.other.calls, asked.over) == ([], [])
 
 
 def test_a_prompt_that_is_too_long_goes_on_where_the_profile_wants_that() -> None:
     """With `on_overflow: fallback` the next profile gets it; nothing was sent, so nothing is
     handed over."""
-    other = Scripted(response())
-    guard, over = make(Scripted(ContextTooLong("long", sent=False)), other, overflow=True)
-    assert answer(guard).text == "hi"
-    assert over == []
+    asked = Asked(ContextTooLong("long", sent=False), overflow=True)
+    assert asked.answer().text == "from claude"
+    assert asked.over == []
 
 
 def test_the_next_one_takes_its_own_parameters() -> None:
     """Model and parameters are the fallback profile's, but for what the question said itself."""
-    other = Scripted(response())
-    guard, _ = make(Scripted(sent(Overloaded("busy"))), other)
-    asked = replace(
-        request(),
-        max_tokens=7,
-        temperature=0.5,
-        options={"seed": 1, "logprobs": True},
-        own=frozenset({"max_tokens", "seed"}),
-    )
-    answer(guard, asked)
-    got = other.calls[0]
+    asked = Asked(sent(Overloaded("busy")))
+    options, own = {"seed": 1, "logprobs": True}, frozenset({"max_tokens", "seed"})
+    asked.answer(replace(request(), max_tokens=7, temperature=0.5, options=options, own=own))
+    got = asked.other.calls[0]
     assert (got.target.model, got.max_tokens, got.temperature) == ("claude-x", 7, None)
     assert got.options == {"top_k": 5, "seed": 1}
 
 
 def test_a_fallback_that_would_not_take_it_is_passed_over() -> None:
     """When the other one is down too, the row ends with the first one's error, settled once."""
-    other = Scripted(response())
     first = sent(Overloaded("busy"))
-    guard, over = make(Scripted(first), other, refuses=ProviderDown("claude", None, 5))
-    with pytest.raises(Overloaded) as caught:
-        answer(guard)
-    assert caught.value is first
-    assert (other.calls, over) == ([], [])
+    asked = Asked(first, refuses=ProviderDown("claude", None, 5))
+    assert asked.error() is first
+    assert (asked.other.calls, asked.over) == ([], [])
 
 
 def test_when_all_fail_the_last_error_is_the_rows() -> None:
     """Each failed call has its own ending: the first is handed over, the last is the row's."""
-    guard, over = make(
-        Scripted(sent(Overloaded("busy"))), Scripted(sent(ConnectionFailed("gone"), attempts=2))
-    )
-    with pytest.raises(ConnectionFailed) as caught:
-        answer(guard)
-    assert len(over) == 1
-    assert caught.value.request.call_id == "call-2"
+    asked = Asked(sent(Overloaded("busy")), sent(ConnectionFailed("gone"), attempts=2))
+    error = asked.error()
+    assert isinstance(error, ConnectionFailed)
+    assert (len(asked.over), error.request.call_id) == (1, "call-2")
 
 
-def test_a_fallback_whose_key_is_refused_does_not_end_the_run() -> None:
+@pytest.mark.parametrize("first", [Overloaded("busy"), ProviderDown("busy", None, 5)])
+def test_a_fallback_whose_key_is_refused_does_not_end_the_run(first: CallError) -> None:
     """The row fails as the first provider failed, and says what the fallback said."""
-    guard, over = make(
-        Scripted(sent(Overloaded("busy"))), Scripted(sent(AuthFailed("bad key"), attempts=1))
-    )
-    with pytest.raises(Overloaded, match=r"busy .*bad key") as caught:
-        answer(guard)
-    assert not caught.value.fatal_to_run
-    assert (caught.value.request.call_id, caught.value.attempts) == ("call-2", 1)
-    assert len(over) == 1
+    asked = Asked(sent(first), sent(AuthFailed("bad key"), attempts=1))
+    error = asked.error()
+    assert type(error) is type(first)
+    assert "busy" in error.message
+    assert "bad key" in error.message
+    assert not error.fatal_to_run
+    assert (error.request.call_id, error.attempts, len(asked.over)) == ("call-2", 1, 1)
 
 
 def test_a_batch_waits_while_all_are_down() -> None:
     """Both breakers are open: the row waits for whichever is looked at first, and is answered."""
-    clock = FakeClock()
-    down = ProviderDown("fast", None, 60)
-    down.reached = True
-    also = ProviderDown("claude", None, 20)
-    also.reached = True
-    first = Scripted(down, response("back again"))
-    guard, _ = make(first, Scripted(response()), refuses=also, clock=clock, patient=True)
-    assert clock.run(guard(request(), None)).text == "back again"
-    assert clock.now - 1000 == 20
+    first = Scripted(ProviderDown("fast", None, 60, reached=True), response("back again"))
+    asked = Asked(first, refuses=ProviderDown("claude", None, 20, reached=True), patient=True)
+    assert asked.answer().text == "back again"
+    assert asked.clock.now - 1000 == 20
 
 
-def test_nobody_waits_for_what_never_was() -> None:
+@pytest.mark.parametrize(("reached", "patient"), [(False, True), (True, False)])
+def test_nobody_waits_for_what_never_was(*, reached: bool, patient: bool) -> None:
     """Providers that never replied in this run are not waited for, and a person is not kept."""
-    for reached, patient in ((False, True), (True, False)):
-        down = ProviderDown("fast", None, 60)
-        down.reached = reached
-        guard, _ = make(Scripted(down), Scripted(response()), refuses=down, patient=patient)
-        with pytest.raises(ProviderDown):
-            answer(guard)
+    down = ProviderDown("fast", None, 60, reached=reached)
+    assert Asked(down, refuses=down, patient=patient).error() is down
 
 
 def test_pieces_of_the_fallbacks_answer_are_shown() -> None:
     """A stream that never began at the first provider comes from the second."""
-    shown: list[str] = []
-    emit: Emit = shown.append
-    guard, _ = make(Scripted(sent(Overloaded("busy"))), Scripted(response("piece")))
-    FakeClock().run(guard(request(), emit))
-    assert shown == ["piece"]
+    asked, shown = Asked(sent(Overloaded("busy"))), list[str]()
+    asked.clock.run(asked.guard(request(), shown.append))
+    assert shown == ["from claude"]

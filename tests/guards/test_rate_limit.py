@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,19 +17,13 @@ from llmctl.guards.rate_limit import (
     LocalLimits,
     ProviderLimits,
     ProviderQuota,
-    RateLimit,
+    rate_limit,
     request_bucket,
     token_bucket,
 )
-from llmctl.protocols import LimitChange, Permit, RateHeaders
+from llmctl.protocols import Handler, LimitChange, RateHeaders
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
-
-
-def tokens(_: Request) -> int:
-    """Every request is taken to use 100 tokens."""
-    return 100
-
 
 # The bucket
 
@@ -159,88 +155,92 @@ def test_nothing_left_waits_for_the_reset(reset: float | None, longest: float) -
 
 def test_a_reset_alone_is_the_pause_after_a_429() -> None:
     """Cohere says when, not how much: nothing waits for that, until a 429 names no time."""
-    clock = FakeClock()
-    limits = ProviderLimits(Limits(), clock)
-    limits.update_from_headers(RateHeaders(reset_requests=20.0))
+    run = Run()
+    run.limits.update_from_headers(RateHeaders(reset_requests=20.0))
 
-    async def run() -> float:
-        permit = await limits.acquire(0)
-        assert clock.now == 1000
-        limits.on_throttled(permit, None)
-        limits.release(permit, 0)
-        await limits.acquire(0)
-        return clock.now - 1000
+    async def work() -> None:
+        permit = await run.limits.acquire(0)
+        assert run.clock.now == 1000
+        run.limits.on_throttled(permit, None)
+        run.limits.release(permit, 0)
+        await run.limits.acquire(0)
 
-    assert clock.run(run()) == 20
+    assert run.seconds(work()) == 20
 
 
 # One process
 
 
+class Run:
+    """The guard of one provider, whose requests are taken to use 100 tokens."""
+
+    def __init__(self, inner: Handler | None = None, **limits: int) -> None:
+        self.clock = FakeClock()
+        self.limits = ProviderLimits(Limits(**limits), self.clock)
+        self.guard = rate_limit(inner or Scripted(response()), self.limits, lambda _: 100)
+
+    async def calls(self, number: int) -> list[Answer]:
+        """So many at once."""
+        return await asyncio.gather(*(self.guard(request(), None) for _ in range(number)))
+
+    def seconds(self, work: Coroutine[Any, Any, object]) -> float:
+        """How long that takes."""
+        self.clock.run(work)
+        return self.clock.now - 1000
+
+
 def test_requests_per_minute_hold() -> None:
     """120 requests at 60 a minute take two minutes, less the first one's head start."""
-    clock = FakeClock()
-
-    async def run() -> float:
-        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
-        await asyncio.gather(*(guard(request(), None) for _ in range(120)))
-        return clock.now - 1000
-
-    assert clock.run(run()) == pytest.approx(119, abs=0.01)
+    run = Run(rpm=60)
+    assert run.seconds(run.calls(120)) == pytest.approx(119, abs=0.01)
 
 
 def test_tokens_are_corrected_to_the_real_usage() -> None:
     """Estimates of 100 tokens that turn out as 5 slow the run down by 5, not by 100."""
-    clock = FakeClock()
+    run = Run(tpm=1200)
 
-    async def run() -> float:
-        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(tpm=1200), clock), tokens)
+    async def one_by_one() -> None:
         for _ in range(60):
-            await guard(request(), None)
-        return clock.now - 1000
+            await run.calls(1)
 
-    assert clock.run(run()) < 20  # 300 without the correction, 15 in theory
+    assert run.seconds(one_by_one()) < 20  # 300 without the correction, 15 in theory
 
 
 def test_a_429_pauses_all() -> None:
     """After one row was told to wait, no row is sent until the wait is over."""
-    clock = FakeClock()
     sent: list[float] = []
 
     async def endpoint(_: Request, __: object) -> Answer:
-        sent.append(clock.now - 1000)
+        sent.append(run.clock.now - 1000)
         if len(sent) == 1:
             raise RateLimited("slow down", retry_after=30)
         return response()
 
-    async def run() -> None:
-        guard = RateLimit(endpoint, ProviderLimits(Limits(), clock), tokens)
+    async def work() -> None:
         with pytest.raises(RateLimited):
-            await guard(request(), None)
-        await asyncio.gather(*(guard(request(), None) for _ in range(5)))
+            await run.calls(1)
+        await run.calls(5)
 
-    clock.run(run())
+    run = Run(endpoint)
+    run.clock.run(work())
     assert sent[0] == 0
     assert all(at >= 30 for at in sent[1:])
 
 
 def test_cancelled_waiters_leave_nothing_taken() -> None:
     """Requests cancelled while they wait do not delay the ones that stay."""
-    clock = FakeClock()
+    run = Run(rpm=60)
 
-    async def run() -> float:
-        guard = RateLimit(Scripted(response()), ProviderLimits(Limits(rpm=60), clock), tokens)
-        await guard(request(), None)
-        waiting = [asyncio.ensure_future(guard(request(), None)) for _ in range(50)]
+    async def work() -> None:
+        await run.calls(1)
+        waiting = asyncio.ensure_future(run.calls(50))
         for _ in range(5):
             await asyncio.sleep(0)
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        await guard(request(), None)
-        return clock.now - 1000
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await run.calls(1)
 
-    assert clock.run(run()) == pytest.approx(1.0, abs=0.01)
+    assert run.seconds(work()) == pytest.approx(1.0, abs=0.01)
 
 
 # Several processes
@@ -252,7 +252,7 @@ async def demand(limits: ProviderLimits, clock: FakeClock, until: float) -> list
     while clock.now < until:
         permit = await limits.acquire(0)
         sent.append(clock.now)
-        limits.on_success(permit)
+        limits.on_success()
         limits.release(permit, 0)
     return sent
 
@@ -341,7 +341,7 @@ def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
 
     async def run() -> float:
         for _ in range(5):
-            permit: Permit = await limits.acquire(0)
+            permit = await limits.acquire(0)
             limits.release(permit, 0)
         return clock.now - 1000
 

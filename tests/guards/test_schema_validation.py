@@ -9,12 +9,12 @@ import pytest
 
 from llmctl.clock import SystemClock
 from llmctl.errors import ContentFiltered, SchemaMismatch
-from llmctl.guards.accounting import Accounting, CostCalculator
+from llmctl.guards.accounting import accounting
 from llmctl.guards.cache import Cache
-from llmctl.guards.schema import SchemaValidation
+from llmctl.guards.schema import schema_validation
 from llmctl.protocols import Emit
 from llmctl.types import Answer, CallRecord, Request, Usage
-from tests.guards.fakes import FakeCache
+from tests.guards.fakes import FakeCache, FakeCosts
 from tests.support import Scripted, request, response
 
 SCHEMA = {"type": "object", "required": ["city"]}
@@ -25,15 +25,15 @@ USAGE = Usage(input=30, output=20)
 def test_an_answer_that_fits_is_parsed() -> None:
     """The value stands beside the text; without a schema nothing is parsed."""
     inner = Scripted(response('{"city": 1}'))
-    assert asyncio.run(SchemaValidation(inner)(ASKED, None)).parsed == {"city": 1}
-    assert asyncio.run(SchemaValidation(inner)(request(), None)).parsed is None
+    assert asyncio.run(schema_validation(inner)(ASKED, None)).parsed == {"city": 1}
+    assert asyncio.run(schema_validation(inner)(request(), None)).parsed is None
 
 
 def test_an_answer_that_does_not_fit_was_billed() -> None:
     """The error carries what the answer cost, and how often was tried; it is not retryable."""
     answer = response("{}", usage=USAGE, reported_cost=Decimal(1), attempts=2, uncertain=1)
     with pytest.raises(SchemaMismatch, match="city") as caught:
-        asyncio.run(SchemaValidation(Scripted(answer))(ASKED, None))
+        asyncio.run(schema_validation(Scripted(answer))(ASKED, None))
     error = caught.value
     assert (error.row_type, error.exit_code, error.retryable) == ("schema", 1, False)
     assert (error.usage, error.cost) == (USAGE, Decimal(1))
@@ -43,17 +43,17 @@ def test_an_answer_that_does_not_fit_was_billed() -> None:
 def test_a_cut_off_answer_says_so() -> None:
     """The way out of a torn answer is a higher limit, that of a filtered one another prompt."""
     with pytest.raises(SchemaMismatch, match="max_tokens"):
-        asyncio.run(SchemaValidation(Scripted(response('{"ci', finish="length")))(ASKED, None))
+        asyncio.run(schema_validation(Scripted(response('{"ci', finish="length")))(ASKED, None))
     with pytest.raises(ContentFiltered):
         asyncio.run(
-            SchemaValidation(Scripted(response('{"ci', finish="content_filter")))(ASKED, None)
+            schema_validation(Scripted(response('{"ci', finish="content_filter")))(ASKED, None)
         )
 
 
 def test_only_answers_that_fit_are_kept() -> None:
     """A wrong answer is asked for again, a right one is given again with its value."""
     inner = Scripted(response("{}"), response('{"city": 1}'))
-    cache = Cache(SchemaValidation(inner), FakeCache(), SystemClock(), lambda _: None)
+    cache = Cache(schema_validation(inner), FakeCache(), SystemClock(), lambda _: None)
 
     async def three_times() -> None:
         with pytest.raises(SchemaMismatch):
@@ -80,14 +80,13 @@ def test_the_bill_is_paid_once() -> None:
 
     clock = SystemClock()
     cache = Cache(
-        SchemaValidation(Slow(response("{}", usage=USAGE))), FakeCache(), clock, lambda _: None
+        schema_validation(Slow(response("{}", usage=USAGE))), FakeCache(), clock, lambda _: None
     )
-    costs = CostCalculator(lambda *_: Decimal(5), lambda *_: Usage(estimated=True))
-    observe = Accounting(cache, note, clock, costs)
+    observe = accounting(cache, note, clock, FakeCosts(clock))
 
     async def both() -> None:
         await asyncio.gather(observe(ASKED, None), observe(ASKED, None), return_exceptions=True)
 
     asyncio.run(both())
-    assert sorted(outcome.cost or 0 for outcome in outcomes) == [0, 5]
+    assert sorted(outcome.cost or 0 for outcome in outcomes) == [0, 20]
     assert sorted(outcome.usage.input for outcome in outcomes) == [0, 30]

@@ -8,7 +8,7 @@ import pytest
 
 from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.errors import AuthFailed, NoKeyError
-from llmctl.guards.key_failover import KeyFailover
+from llmctl.guards.key_failover import key_failover
 from llmctl.keys.key import Key, slot_of
 from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.protocols import Emit
@@ -31,7 +31,7 @@ class World:
         self.keyring = resolver.keyring = holding(slot_of(PROFILE), *stored)
         first = asyncio.run(resolver.require(PROFILE))
         self.key = RotatingKey(resolver, PROFILE, first, self.said.append)
-        self.guard = KeyFailover(self._call, self.key)
+        self.guard = key_failover(self._call, self.key)
 
     async def _call(self, _: Request, __: Emit | None) -> Answer:
         key = self.key.value

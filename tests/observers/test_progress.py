@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+from collections.abc import Coroutine
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmctl.errors import ServerFailed
-from llmctl.observers.progress import Bar, Display, Pace, PlainLines, clock_face
+from llmctl.observers.progress import Pace, bar, clock_face, plain_lines
 from llmctl.observers.run_stats import Tally
 from llmctl.types import Answer, CallRecord, Usage
 from tests.support import FakeClock, request, response
@@ -24,11 +25,13 @@ def outcome(result: Answer | ServerFailed, cost: Decimal | None = Decimal("0.01"
     return CallRecord(request(), result, usage, cost, None, 0.0, 1.0, None)
 
 
-def watch(display: Display, clock: FakeClock, pace: Pace, seconds: int, rows_a_second: int) -> None:
+def watch(display: Coroutine[Any, Any, None], pace: Pace, seconds: int, rows_a_second: int) -> None:
     """Let a run go on for so long under the eyes of a display."""
+    clock = pace.clock
+    assert isinstance(clock, FakeClock)
 
     async def run() -> None:
-        showing = asyncio.ensure_future(display.run(pace))
+        showing = asyncio.ensure_future(display)
         for _ in range(seconds):
             await clock.sleep(1)
             for _ in range(rows_a_second):
@@ -45,7 +48,7 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
     """65 seconds of a run leave two lines, with counts, pace, tokens, dollars and time left."""
     clock, stream = FakeClock(), io.StringIO()
     pace = Pace(Tally(rows=1000), clock, tokens_per_minute=50_000)
-    watch(PlainLines(stream, clock), clock, pace, 65, 2)
+    watch(plain_lines(stream, pace), pace, 65, 2)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert "58/1,000 rows (5%), 58 ok, 0 failed, 1.9 rows/s" in lines[0]
@@ -81,7 +84,7 @@ def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str
     monkeypatch.setenv("COLUMNS", columns)
     clock, stream = FakeClock(), io.StringIO()
     pace = Pace(Tally(rows=1_000_000), clock, 200_000, lambda: "rate limit, 100 s")
-    watch(Bar(stream, clock, colour=False), clock, pace, 3, 5)
+    watch(bar(stream, pace, colour=False), pace, 3, 5)
     text = stream.getvalue()
     assert "15/1,000,000" in text
     assert "\x1b[3" not in text

@@ -23,27 +23,31 @@ CHUNK = b'data: {"model":"m","choices":[{"delta":{"content":"hi"},"finish_reason
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 
 
+class Asked:
+    """A key that a function gives."""
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self._ask = ask
+
+    @property
+    def value(self) -> str:
+        """The key now."""
+        return self._ask()
+
+
 @asynccontextmanager
 async def opened(
     speak: Speak, key: Callable[[], str] = lambda: "sk-4711"
 ) -> AsyncIterator[tuple[Endpoint, Peer]]:
     """An endpoint and its provider."""
-
-    async def found() -> str:
-        return key()
-
     async with Peer(speak) as peer:
-
-        async def base_url() -> str:
-            return peer.url
-
         client, speaks = HttpClient(), codec("openai", "chat")
         yield (
             Endpoint(
                 codec=speaks,
                 http=client,
-                base_url=base_url,
-                auth=KeyAuth(speaks.auth, found),
+                base_url=peer.url,
+                auth=KeyAuth(speaks.auth, Asked(key)),
                 timeouts=Timeouts(),
                 clock=SystemClock(),
                 estimate=lambda _, text: Usage(output=len(text), estimated=True),

@@ -11,7 +11,6 @@ from llmctl.cli.context import Context, select_profile
 from llmctl.clock import Clock, SystemClock
 from llmctl.config.load import Overrides
 from llmctl.guards.retry import RetryDetails
-from llmctl.observers.ledger_observer import LedgerObserver
 from llmctl.protocols import Handler
 from llmctl.request import Question, compose
 from llmctl.runner import Runner, open_runner
@@ -50,6 +49,4 @@ async def inside(
         say=lambda _: None,
         warn=lambda _: None,
     ) as live:
-        yield Inside(
-            live, live.handler(LedgerObserver(live.budget.settle), exact=True, on_retry=on_retry)
-        )
+        yield Inside(live, live.handler(live.budget.settle, exact=True, on_retry=on_retry))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import CallError, ServerFailed
-from llmctl.guards.circuit_breaker import Circuit, CircuitBreaker, ProviderHealth
-from llmctl.guards.rate_limit import ProviderLimits, RateLimit
+from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
+from llmctl.guards.rate_limit import ProviderLimits, rate_limit
 from llmctl.guards.retry import Retry, RetryBudget
 from llmctl.protocols import Emit
 from llmctl.shutdown import Stop
@@ -95,9 +95,9 @@ def run(rows: int, begin: float) -> Seen:
 
     async def work() -> Seen:
         provider = Provider(clock, clock.now + begin)
-        health = ProviderHealth(Circuit(BreakerPolicy()), clock, "test", patient=True)
+        health = ProviderHealth(BreakerPolicy(), clock, "test", patient=True)
         limits = ProviderLimits(Limits(concurrency=CONCURRENCY), clock)
-        breaker = CircuitBreaker(RateLimit(provider, limits, lambda _: 0), health)
+        breaker = circuit_breaker(rate_limit(provider, limits, lambda _: 0), health)
         budget = RetryBudget(RetryPolicy(), 1440.0, patient=True)
         counted = Counted(Retry(breaker, budget, clock, lambda _: None, afford_all))
         engine = LocalEngine(CONCURRENCY, Stop(), clock)
