@@ -279,7 +279,7 @@ class Ledger:
 
 def open_ledger(path: Path, run_id: str, user: str) -> Ledger:
     """The ledger at `path`, created when it is missing. Raises as `Database` and `Ledger` do."""
-    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY)
+    db = Database(path, MIGRATIONS, remedy=REMEDY)
     try:
         return Ledger(db, run_id, user)
     except BaseException:

@@ -53,7 +53,7 @@ def test_an_older_file_is_migrated_and_a_copy_kept(path: Path) -> None:
 
 def test_a_copy_is_kept_only_where_it_may_be(path: Path) -> None:
     """Text that a user can have removed is not kept in a second place."""
-    Database(path, [FIRST, SECOND], keep_copy=False).close()
+    Database(path, [FIRST, SECOND], erasable=True).close()
     assert rows(path) == [("four", 4)]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
