@@ -404,7 +404,7 @@ def _migrate(
         missing = _missing(connection, path, migrations)
         if missing and keep_copy and not _is_new(connection):
             _copy(path, path.with_name(f"{path.name}.before-{missing[0].name}"))
-        _apply(connection, missing)
+        create(connection, missing)
 
 
 def fits(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> bool:
@@ -414,7 +414,7 @@ def fits(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> boo
     except FOREIGN:
         return False
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as ideal:
-        _apply(ideal, migrations)
+        create(ideal, migrations)
         return found == _schema(ideal)
 
 
@@ -426,8 +426,9 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
     ).fetchall()
 
 
-def _apply(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Take the steps and put their names on record; the caller holds the transaction."""
+def create(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    """Make what the migrations make, and put their names on record, in one transaction of the
+    caller's."""
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     connection.execute(_APPLIED)
     applied = _applied(connection)

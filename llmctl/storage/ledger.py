@@ -11,6 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import lru_cache, partial
 from operator import attrgetter
@@ -22,23 +23,12 @@ from msgspec.structs import replace
 
 from llmctl.errors import InputError
 from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWarning, BudgetWindow, Hold
-from llmctl.storage.database import Database, corrupt, fits
-from llmctl.storage.ledger_queries import (
-    HOUR,
-    KIND,
-    SUMS,
-    Reading,
-    UnknownCall,
-    held_in,
-    open_holds,
-    spent_in,
-    unknown_calls,
-    usage,
-)
+from llmctl.storage.database import Database, corrupt, create, fits
+from llmctl.storage.ledger_queries import HOUR, KIND, SUMS, Reading, UnknownCall
 from llmctl.storage.ledger_rows import (
     CallRow,
     HeldCall,
-    Kind,
+    Labels,
     call_row,
     denied,
     held_call,
@@ -49,7 +39,7 @@ from llmctl.storage.ledger_rows import (
     usage_of,
     warning_due,
 )
-from llmctl.storage.ledger_schema import MIGRATIONS
+from llmctl.storage.ledger_schema import MIGRATIONS, add_window
 from llmctl.storage.process import Process
 from llmctl.types import CallRecord
 
@@ -123,7 +113,7 @@ class _Window(Struct):
     held: int
     warned: str
 
-    def counts(self, kind: Kind) -> bool:
+    def counts(self, kind: Labels) -> bool:
         """Whether calls of the kind count towards it."""
         return matches(_read_match(self.match), kind)
 
@@ -231,7 +221,7 @@ class Ledger:
 
     async def usage(self, window: BudgetWindow) -> BudgetUsage:
         """What counts against the window now."""
-        return self._db.read(lambda connection: usage(connection, window))
+        return self._db.read(lambda connection: Reading(connection).usage(window))
 
     def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
         """Ended calls in the order they were started, from `since` to before `until` (seconds
@@ -248,7 +238,7 @@ class Ledger:
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
-        return self._db.read(open_holds)
+        return self._db.read(lambda connection: Reading(connection).open_holds())
 
     def report(self, work: Callable[[Reading], T]) -> T:
         """What `work` makes of the ledger as it is at one moment; it returns nothing lazy."""
@@ -275,6 +265,14 @@ class Ledger:
     def close(self) -> None:
         """Write what waits and close the file."""
         self._db.close()
+
+
+@contextmanager
+def empty_reading() -> Iterator[Reading]:
+    """A ledger that is not there yet, for reports."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create(connection, MIGRATIONS)
+        yield Reading(connection)
 
 
 def open_ledger(path: Path, run_id: str, user: str) -> Ledger:
@@ -308,30 +306,12 @@ def _charge(
 
 
 def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, now: int) -> None:
-    """Give the window its row, if it has none: what its calls cost so far, and those under way.
-    These, and the calls whose end may become known, learn that they count towards it."""
+    """Give the window its row, if it has none: what its calls cost so far, and those under way."""
     if connection.execute("SELECT 1 FROM windows WHERE key = ?", (window.key,)).fetchone():
         return
     _drop_old_windows(connection, now)
-    held = held_in(connection, window)
-    connection.execute(
-        "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, '0', ?, ?, ?, ?)",
-        (
-            window.key, window.start, window.end, json.dumps(dict(window.match)),
-            spent_in(connection, window), sum(hold.amount_pico or 0 for hold in held),
-            now, me.pid, me.birth, me.world,
-        ),
-    )  # fmt: skip
-    unknown = connection.execute(
-        f"{_SELECT_CALL} WHERE status = 'unknown' AND started_ms >= ? AND started_ms < ?",
-        (window.start, window.end),
-    ).fetchall()
-    calls = [row for row in map(_read_call, unknown) if matches(window.match, row)]
-    for table, rows in (("holds", held), ("calls", calls)):
-        connection.executemany(
-            f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
-            [(window.key, row.call_id) for row in rows],
-        )
+    spent = Reading(connection).spent_in(window)
+    add_window(connection, window, spent, "0", now, me.pid, me.birth, me.world)
 
 
 def _drop_old_windows(connection: sqlite3.Connection, now: int) -> None:
@@ -419,16 +399,16 @@ def _release(
 
 def _select_unknown(connection: sqlite3.Connection, chosen: UnknownSelection) -> list[UnknownCall]:
     """The chosen calls; raises `InputError` for those that there are not."""
+    reading = Reading(connection)
     if not chosen.ids and chosen.run_id is None:
-        return unknown_calls(connection, "1")
+        return reading.unknown_where("1")
     if not chosen.ids:
-        asked = "SELECT 1 FROM calls WHERE run_id = ? LIMIT 1"
-        if not connection.execute(asked, (chosen.run_id,)).fetchone():
+        if not reading.has_run(chosen.run_id):
             raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
-        return unknown_calls(connection, "run_id = ?", chosen.run_id)
+        return reading.unknown_where("run_id = ?", chosen.run_id)
     found: list[UnknownCall] = []
     for call_id in dict.fromkeys(chosen.ids):
-        calls = unknown_calls(connection, "call_id = ?", call_id)
+        calls = reading.unknown_where("call_id = ?", call_id)
         known = connection.execute(
             "SELECT status FROM calls WHERE call_id = ?", (call_id,)
         ).fetchone()
