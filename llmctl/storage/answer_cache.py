@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -580,7 +581,7 @@ def _steps(connection: sqlite3.Connection, table: str, statement: str) -> None:
     while stretch := connection.execute(ids, (done, last)).fetchall():
         (first,), (done,) = stretch[0], stretch[-1]
         values = {"first": first, "last": done}
-        retry_busy(lambda values=values: connection.execute(statement, values))
+        retry_busy(partial(connection.execute, statement, values))
         time.sleep(_REST)
 
 

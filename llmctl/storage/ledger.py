@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,6 @@ _DAY = 24 * 3600 * 1000
 _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few milliseconds
 _UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
 _UNSEEN_RUN = 30 * _DAY  # milliseconds after which a run of such a process has
-_PAGE = 1000
 
 _CALL, _HELD = CallRow.__struct_fields__, HeldCall.__struct_fields__
 _OWNED = (*_HELD, "pid", "birth", "world")
@@ -223,18 +222,10 @@ class Ledger:
         """What counts against the window now."""
         return self._db.read(lambda connection: Reading(connection).usage(window))
 
-    def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
-        """Ended calls in the order they were started, from `since` to before `until` (seconds
-        since the epoch; None: no bound)."""
-        last: tuple[int, str] = (-(1 << 62) if since is None else round(since * 1000), "")
-        end = 1 << 62 if until is None else round(until * 1000)
-        while True:
-            # Page by page, so that a slow reader does not keep the WAL from being folded in.
-            page = self._db.read(partial(_page, after=last, end=end))
-            yield from page
-            if len(page) < _PAGE:
-                return
-            last = (page[-1].started_ms, page[-1].call_id)
+    def calls(self) -> Iterator[CallRow]:
+        """Ended calls in the order they were started."""
+        asked = f"{_SELECT_CALL} ORDER BY started_ms, call_id"
+        return map(_read_call, self._db.read(lambda c: c.execute(asked).fetchall()))
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
@@ -352,10 +343,9 @@ def _take_unknown(connection: sqlite3.Connection, call_id: str) -> CallRow | Non
     """Take the row of a call of unknown end out of the ledger and all its sums, for the row of
     what is known now. None when the call has no row; raises `sqlite3.IntegrityError` when it has
     one that is final."""
-    row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call_id,)).fetchone()
-    if row is None:
+    old = _find_call(connection, call_id)
+    if old is None:
         return None
-    old = _read_call(row)
     if old.status != "unknown":
         raise sqlite3.IntegrityError(f"the row of call {call_id} is final")
     _count(connection, call_id, -1)
@@ -387,49 +377,45 @@ def _expire_dead_holds(connection: sqlite3.Connection) -> None:
 def _release(
     connection: sqlite3.Connection, chosen: UnknownSelection, pico: int
 ) -> list[UnknownCall]:
-    for call in (found := _select_unknown(connection, chosen)):
-        row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call.call_id,)).fetchone()
-        old = _read_call(row)
-        _count(connection, call.call_id, -1)
+    found = _select_unknown(connection, chosen)
+    for call_id in [call.call_id for call in found]:
+        old = _find_call(connection, call_id)
+        assert old is not None
+        _count(connection, call_id, -1)
         _charge(connection, json.loads(old.windows), spent=pico - old.spent_pico)
-        connection.execute(_RELEASE, (pico, call.call_id))
-        _count(connection, call.call_id)
+        connection.execute(_RELEASE, (pico, call_id))
+        _count(connection, call_id)
     return found
 
 
 def _select_unknown(connection: sqlite3.Connection, chosen: UnknownSelection) -> list[UnknownCall]:
     """The chosen calls; raises `InputError` for those that there are not."""
     reading = Reading(connection)
-    if not chosen.ids and chosen.run_id is None:
+    if chosen.ids:
+        return [_unknown_call(connection, call_id) for call_id in dict.fromkeys(chosen.ids)]
+    if chosen.run_id is None:
         return reading.unknown_where("1")
-    if not chosen.ids:
-        if not reading.has_run(chosen.run_id):
-            raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
-        return reading.unknown_where("run_id = ?", chosen.run_id)
-    found: list[UnknownCall] = []
-    for call_id in dict.fromkeys(chosen.ids):
-        calls = reading.unknown_where("call_id = ?", call_id)
-        known = connection.execute(
-            "SELECT status FROM calls WHERE call_id = ?", (call_id,)
-        ).fetchone()
-        if known is None:
-            raise InputError(
-                f"there is no call {call_id!r} in the ledger, or it is still under way; "
-                "`llmctl cost report` lists the calls whose end is unknown"
-            )
-        if not calls:
-            raise InputError(f"how call {call_id} ended is known ({known[0]}): its row is final")
-        found += calls
-    return found
+    if not reading.has_run(chosen.run_id):
+        raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
+    return reading.unknown_where("run_id = ?", chosen.run_id)
 
 
-def _page(connection: sqlite3.Connection, *, after: tuple[int, str], end: int) -> list[CallRow]:
-    asked = (
-        f"{_SELECT_CALL} WHERE (started_ms, call_id) > (?, ?) AND started_ms < ? "
-        "ORDER BY started_ms, call_id LIMIT ?"
-    )
-    rows = connection.execute(asked, (*after, end, _PAGE)).fetchall()
-    return [_read_call(row) for row in rows]
+def _unknown_call(connection: sqlite3.Connection, call_id: str) -> UnknownCall:
+    calls = Reading(connection).unknown_where("call_id = ?", call_id)
+    if calls:
+        return calls[0]
+    known = _find_call(connection, call_id)
+    if known is None:
+        raise InputError(
+            f"there is no call {call_id!r} in the ledger, or it is still under way; "
+            "`llmctl cost report` lists the calls whose end is unknown"
+        )
+    raise InputError(f"how call {call_id} ended is known ({known.status}): its row is final")
+
+
+def _find_call(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
+    row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call_id,)).fetchone()
+    return None if row is None else _read_call(row)
 
 
 def _read_call(row: Sequence[Any]) -> CallRow:
