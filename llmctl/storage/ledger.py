@@ -53,7 +53,7 @@ REMEDY = (
 _DAY = 24 * 3600 * 1000
 _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few milliseconds
 _UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
-_UNSEEN_RUN = 30 * _DAY  # milliseconds after which a run of such a process has
+_RUN = 30 * _DAY  # milliseconds after which the window of a run goes: it can be made again
 
 _CALL, _HELD = CallRow.__struct_fields__, HeldCall.__struct_fields__
 _OWNED = (*_HELD, "pid", "birth", "world")
@@ -80,6 +80,10 @@ _COUNT = (
 _CHARGE = (
     "UPDATE windows SET spent_pico = spent_pico + ?, held_pico = held_pico + ? "
     "WHERE key IN (SELECT value FROM json_each(?))"
+)
+_DROP_WINDOWS = (
+    "DELETE FROM windows WHERE end_ms < ? "
+    "OR (json_extract(match, '$.run') IS NOT NULL AND made_ms < ?)"
 )
 _LIVE = (
     "SELECT key, match, spent_pico, held_pico, warned FROM windows "
@@ -152,7 +156,7 @@ class Ledger:
         live = _live(connection, held.at_ms)
         missing = [window for window in windows if window.key not in live]
         for window in missing:
-            _begin(connection, window, self._me, held.at_ms)
+            _begin(connection, window, held.at_ms)
         if missing:
             live = _live(connection, held.at_ms)
         live = {key: window for key, window in live.items() if window.counts(held)}
@@ -296,25 +300,13 @@ def _charge(
         connection.execute(_CHARGE, (spent, held, json.dumps(keys)))
 
 
-def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, now: int) -> None:
+def _begin(connection: sqlite3.Connection, window: BudgetWindow, now: int) -> None:
     """Give the window its row, if it has none: what its calls cost so far, and those under way."""
     if connection.execute("SELECT 1 FROM windows WHERE key = ?", (window.key,)).fetchone():
         return
-    _drop_old_windows(connection, now)
+    connection.execute(_DROP_WINDOWS, (now - _DAY, now - _RUN))
     spent = Reading(connection).spent_in(window)
-    add_window(connection, window, spent, "0", now, me.pid, me.birth, me.world)
-
-
-def _drop_old_windows(connection: sqlite3.Connection, now: int) -> None:
-    """Drop the windows that nobody uses any more: those that ended a day ago, and those of runs
-    whose process is dead."""
-    connection.execute("DELETE FROM windows WHERE end_ms < ?", (now - _DAY,))
-    rows = connection.execute("SELECT key, match, made_ms, pid, birth, world FROM windows")
-    for key, match, made, *process in rows.fetchall():
-        if "run" in _read_match(match):
-            dead = Process(*process).is_dead()
-            if dead or (dead is None and made < now - _UNSEEN_RUN):
-                connection.execute("DELETE FROM windows WHERE key = ?", (key,))
+    add_window(connection, window, spent, "0", now)
 
 
 def _held_before(connection: sqlite3.Connection, call_id: str) -> tuple[int, list[str]]:

@@ -31,14 +31,11 @@ _WINDOWS = """
         spent_pico INTEGER NOT NULL,
         held_pico INTEGER NOT NULL,
         warned TEXT NOT NULL,
-        made_ms INTEGER NOT NULL,
-        pid INTEGER NOT NULL,
-        birth TEXT NOT NULL,
-        world TEXT NOT NULL
+        made_ms INTEGER NOT NULL
     ) WITHOUT ROWID
 """
-"""Budgets in their periods. `warned` is the highest share of the limit that somebody was told of;
-the process is the one that made the row, whose run it may be."""
+"""Budgets in their periods. `warned` is the highest share of the limit that somebody was told
+of."""
 
 _UNKNOWN = "CREATE INDEX calls_unknown ON calls (started_ms) WHERE status = 'unknown'"
 
@@ -127,10 +124,10 @@ def _drop_triggers(connection: sqlite3.Connection) -> None:
 
 
 def add_window(
-    connection: sqlite3.Connection, window: BudgetWindow, spent: int, *rest: object
+    connection: sqlite3.Connection, window: BudgetWindow, spent: int, warned: str, made_ms: int
 ) -> None:
     """Give the window its row. The calls under way, and those whose end may become known, learn
-    that they count towards it. `rest`: the columns from `warned` on."""
+    that they count towards it."""
     held = Reading(connection).held_in(window)
     kind = ", ".join(CallKind.__struct_fields__)
     unknown = connection.execute(
@@ -139,10 +136,10 @@ def add_window(
         (window.start, window.end),
     ).fetchall()
     connection.execute(
-        "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             window.key, window.start, window.end, json.dumps(dict(window.match)), spent,
-            sum(hold.amount_pico or 0 for hold in held), *rest,
+            sum(hold.amount_pico or 0 for hold in held), warned, made_ms,
         ),
     )  # fmt: skip
     matching = [call_id for call_id, *of in unknown if matches(window.match, CallKind(*of))]
@@ -157,7 +154,7 @@ def _convert_windows(connection: sqlite3.Connection) -> None:
     """Take over the budget windows with what is spent of them."""
     found = connection.execute(
         "SELECT key, start_ms, end_ms, run_id, profile, provider, model, user, tags, spent_pico, "
-        "warned, made_ms, pid, birth, world FROM budget_windows"
+        "warned, made_ms FROM budget_windows"
     ).fetchall()
     for key, start, end, run, profile, provider, model, user, tags, spent, *rest in found:
         named = {

@@ -117,14 +117,6 @@ def change(path: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_answers_outlive_the_process(cache: SqliteCache, path: Path) -> None:
-    """A second opening finds what the first one stored."""
-    put(cache, KEY, a_cached_answer())
-    cache.close()
-    with closing(SqliteCache(path)) as again:
-        assert get(again, KEY) == a_cached_answer()
-
-
 def test_a_hit_notes_its_time_of_use_without_a_write_of_its_own(
     cache: SqliteCache, path: Path
 ) -> None:

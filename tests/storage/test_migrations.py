@@ -58,13 +58,6 @@ def test_a_copy_is_kept_only_where_it_may_be(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_new_file_and_a_current_one_need_no_copy(path: Path) -> None:
-    """Only a migration of something makes a copy."""
-    Database(path, [FIRST]).close()
-    Database(path.with_name("new"), [FIRST, SECOND]).close()
-    assert sorted(file.name for file in path.parent.iterdir()) == ["new", path.name]
-
-
 def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
     """All of it happens or none; the file still opens with the older program."""
     with pytest.raises(DamagedError):
