@@ -30,14 +30,11 @@ from llmctl.storage.ledger_rows import (
     HeldCall,
     Labels,
     call_row,
-    denied,
     held_call,
     lost_call,
     matches,
-    strictest,
     to_pico,
     usage_of,
-    warning_due,
 )
 from llmctl.storage.ledger_schema import MIGRATIONS, add_window
 from llmctl.storage.process import Process
@@ -162,19 +159,21 @@ class Ledger:
         live = {key: window for key, window in live.items() if window.counts(held)}
         before, before_keys = _held_before(connection, held.call_id)
         amount = held.amount_pico or 0
-        denials = []
+        denials: list[BudgetDenied] = []
         for window in windows:
             if row := live.get(window.key):
                 others = row.held - (before if row.key in before_keys else 0)
-                denials.append(denied(window, row.spent, others, amount))
-        denial = strictest(denials)
-        if denial is None:
-            keys = json.dumps([*live])
-            values = _held_values(replace(held, windows=keys))
-            connection.execute(_HOLD, (*values, self._me.pid, self._me.birth, self._me.world))
-            _charge(connection, before_keys, held=-before)
-            _charge(connection, live, held=amount)
-        return denial
+                limit = to_pico(window.limit) or 0
+                if row.spent + others + amount > limit:
+                    never = row.spent + amount > limit
+                    denials.append(BudgetDenied(window, usage_of(row.spent, others), never))
+        if denials:  # one for which waiting does not help, if there is such a one
+            return max(denials, key=lambda denial: denial.never)
+        values = _held_values(replace(held, windows=json.dumps([*live])))
+        connection.execute(_HOLD, (*values, self._me.pid, self._me.birth, self._me.world))
+        _charge(connection, before_keys, held=-before)
+        _charge(connection, live, held=amount)
+        return None
 
     async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge its windows in one transaction; durable
@@ -216,11 +215,12 @@ class Ledger:
         processes."""
         for row in charged:
             window = self._windows.get(row.key)
-            share = window and warning_due(window, row.spent + spent, Decimal(row.warned))
-            if window and share:
-                told = (str(share), row.key)
+            amount = usage_of(row.spent + spent, 0).spent
+            reached = [s for s in window.warn_at if amount >= s * window.limit] if window else []
+            if window and reached and reached[-1] > Decimal(row.warned):
+                told = (str(reached[-1]), row.key)
                 connection.execute("UPDATE windows SET warned = ? WHERE key = ?", told)
-                yield BudgetWarning(window, share, usage_of(row.spent + spent, 0).spent)
+                yield BudgetWarning(window, reached[-1], amount)
 
     async def usage(self, window: BudgetWindow) -> BudgetUsage:
         """What counts against the window now."""

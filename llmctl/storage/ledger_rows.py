@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from llmctl.errors import Cancelled, Interrupted
-from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, Hold
+from llmctl.protocols import BudgetUsage, Hold
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
@@ -117,30 +117,6 @@ def tags_as_json(tags: Mapping[str, str]) -> str:
 def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
     """Picodollars of a window in dollars."""
     return BudgetUsage(_dollars(spent_pico), _dollars(held_pico))
-
-
-def denied(
-    window: BudgetWindow, spent_pico: int, held_pico: int, amount_pico: int
-) -> BudgetDenied | None:
-    """Why `amount_pico` more does not fit into the window; None when it does."""
-    limit = to_pico(window.limit) or 0
-    if spent_pico + held_pico + amount_pico <= limit:
-        return None
-    return BudgetDenied(window, usage_of(spent_pico, held_pico), spent_pico + amount_pico > limit)
-
-
-def strictest(denials: Iterable[BudgetDenied | None]) -> BudgetDenied | None:
-    """Of several denials one for which waiting does not help, if there is such a one."""
-    found = [each for each in denials if each is not None]
-    return next((each for each in found if each.never), found[0] if found else None)
-
-
-def warning_due(window: BudgetWindow, spent_pico: int, warned: Decimal) -> Decimal | None:
-    """The highest share of `warn_at` that `spent_pico` has reached, where it is above `warned`,
-    the highest one that somebody was told of; else None."""
-    spent = _dollars(spent_pico)
-    reached = [share for share in window.warn_at if spent >= share * window.limit]
-    return reached[-1] if reached and reached[-1] > warned else None
 
 
 class HeldCall(Struct, frozen=True):

@@ -29,7 +29,7 @@ from llmctl.storage.process import Process
 from tests.conformance.cache_store import CacheContract, get, put
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.storage.clocks import StoppedClock
-from tests.storage.damage import damaged_versions
+from tests.storage.damage import damaged_versions, sql
 
 ROOT = Path(__file__).parents[2]
 KEY = "0f" * 32
@@ -105,16 +105,9 @@ def text(n: int) -> str:
     return f"answer {n} " * (n % 40)
 
 
-def column(path: Path, name: str) -> list[object]:
-    """One column of the file, without llmctl."""
-    with closing(sqlite3.connect(path)) as connection:
-        return [v for (v,) in connection.execute(f"SELECT {name} FROM answers ORDER BY id")]
-
-
-def change(path: Path, statement: str) -> None:
-    """Change the file behind llmctl's back."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(statement)
+def used(path: Path) -> list[int]:
+    """Which answers were used after the year 2065."""
+    return [late for (late,) in sql(path, "SELECT used > 3000000000 FROM answers ORDER BY id")]
 
 
 def test_a_hit_notes_its_time_of_use_without_a_write_of_its_own(
@@ -126,8 +119,8 @@ def test_a_hit_notes_its_time_of_use_without_a_write_of_its_own(
     with closing(SqliteCache(path, StoppedClock(NOW * 2))) as later:
         for _ in range(3):
             get(later, key(1))
-        assert column(path, "used > 3000000000") == [0, 0, 0]
-    assert column(path, "used > 3000000000") == [0, 1, 0]
+        assert used(path) == [0, 0, 0]
+    assert used(path) == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +129,7 @@ def test_a_hit_notes_its_time_of_use_without_a_write_of_its_own(
 def test_an_answer_that_was_changed_is_damage(cache: SqliteCache, path: Path, said: str) -> None:
     """A wrong answer is worse than none: what is not as it was stored is not given out."""
     put(cache, KEY, a_cached_answer())
-    change(path, f"UPDATE answers SET {said}")
+    sql(path, f"UPDATE answers SET {said}")
     with pytest.raises(DamagedError, match=r"answers\.sqlite3 is damaged"):
         get(cache, KEY)
 
@@ -186,16 +179,13 @@ def claim(cache: SqliteCache) -> bool:
 
 def claims(path: Path) -> int:
     """How many there are."""
-    with closing(sqlite3.connect(path)) as connection:
-        count: int = connection.execute("SELECT count(*) FROM claims").fetchone()[0]
-    return count
+    return len(sql(path, "SELECT * FROM claims"))
 
 
 def owned_by(path: Path, owner: Process, *, at: float = NOW) -> None:
     """Give the claim to another process."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        values = (bytes.fromhex(KEY), *astuple(owner), at)
-        connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?)", values)
+    values = (bytes.fromhex(KEY), *astuple(owner), at)
+    sql(path, "INSERT INTO claims VALUES (?, ?, ?, ?, ?)", *values)
 
 
 def test_a_living_process_keeps_its_claim_and_a_dead_one_does_not(
@@ -239,7 +229,7 @@ def test_claims_of_the_dead_are_dropped_when_the_cache_is_opened(path: Path) -> 
         (elsewhere, SILENCE - 1, 1),
         (elsewhere, SILENCE, 0),
     ):
-        change(path, "DELETE FROM claims")
+        sql(path, "DELETE FROM claims")
         owned_by(path, owner)
         SqliteCache(path, StoppedClock(NOW + later)).close()
         assert claims(path) == left
@@ -255,15 +245,14 @@ def test_a_process_out_of_sight_counts_by_its_signs_of_life(
     assert not claim(cache)
     clock.now += SILENCE - 1
     assert not claim(cache)
-    change(path, f"UPDATE claims SET at = {clock.now}")
+    sql(path, f"UPDATE claims SET at = {clock.now}")
     clock.now += 2
     assert not claim(cache)
     clock.now += SILENCE
     assert claim(cache)
     clock.now += 5
     asyncio.run(cache.beat())
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT at FROM claims").fetchall() == [(clock.now,)]
+    assert sql(path, "SELECT at FROM claims") == [(clock.now,)]
 
 
 # --- Damage
@@ -317,7 +306,7 @@ def test_writes_that_meet_damage_together_are_all_done_again(path: Path) -> None
     that is broken is a miss."""
     said: list[str] = []
     with closing(SelfHealingCache(path, said.append)) as cache:
-        change(path, "DROP TABLE answers")
+        sql(path, "DROP TABLE answers")
 
         async def put_all() -> None:
             await asyncio.gather(*(cache.put(key(n), a_cached_answer(text(n))) for n in range(100)))
@@ -325,7 +314,7 @@ def test_writes_that_meet_damage_together_are_all_done_again(path: Path) -> None
         asyncio.run(put_all())
         assert all(get(cache, key(n)) == a_cached_answer(text(n)) for n in range(100))
         assert len(said) == 1
-        change(path, "UPDATE answers SET body = x'00' WHERE id = 8")
+        sql(path, "UPDATE answers SET body = x'00' WHERE id = 8")
         assert get(cache, key(7)) is None
         assert asyncio.run(cache.claim(key(7)))
         put(cache, key(7), a_cached_answer("mended"))
@@ -350,7 +339,7 @@ def test_a_file_that_somebody_uses_is_not_taken_from_them(path: Path) -> None:
     ) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        change(path, "UPDATE answers SET body = x'00'")
+        sql(path, "UPDATE answers SET body = x'00'")
         with closing(SelfHealingCache(path, said.append)) as cache:
             assert get(cache, key(2)) is None
             put(cache, key(2), a_cached_answer())

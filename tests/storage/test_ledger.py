@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,7 @@ from tests.conformance.calls import (
 from tests.conformance.ledger_budgets import BudgetContract, settle, stands
 from tests.conformance.ledger_store import LedgerContract
 from tests.ledgers import a_call, a_ledger, lost
-from tests.storage.damage import damaged_versions
+from tests.storage.damage import damaged_versions, sql
 
 ROOT = Path(__file__).parents[2]
 PICO = 10**12
@@ -66,12 +65,6 @@ class TestLedger(LedgerContract, BudgetContract):
     def store(self, ledger: Ledger) -> Ledger:
         """An empty one."""
         return ledger
-
-
-def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
-    """What the statement gives, without llmctl."""
-    with closing(sqlite3.connect(path, timeout=10)) as connection, connection:
-        return connection.execute(statement).fetchall()
 
 
 @pytest.mark.usefixtures("ledger")

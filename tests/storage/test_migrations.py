@@ -17,6 +17,7 @@ from llmctl.storage.database import (
     OldFormatError,
     fits,
 )
+from tests.storage.damage import sql
 
 FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
 SECOND = Migration(
@@ -37,8 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 def rows(path: Path) -> list[tuple[object, ...]]:
     """What is in the file, without llmctl."""
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT * FROM notes").fetchall()
+    return sql(path, "SELECT * FROM notes")
 
 
 def test_an_older_file_is_migrated_and_a_copy_kept(path: Path) -> None:
