@@ -26,8 +26,7 @@ from llmctl.errors import UsageError
 from llmctl.redact import printable
 from llmctl.reports.periods import Span, between, period_at, since, zone_named
 from llmctl.reports.report import BudgetCheck, BudgetState, Group, Ledger, Query, State, check, make
-from llmctl.storage.ledger import open_ledger
-from llmctl.storage.ledger_queries import EmptyReading
+from llmctl.storage.ledger import empty_reading, open_ledger
 
 T = TypeVar("T")
 
@@ -246,7 +245,8 @@ def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
     """What `work` makes of the ledger; where there is none yet, of an empty one."""
     path = settings.folders.state / "ledger.db"
     if not path.exists():
-        return work(EmptyReading())
+        with empty_reading() as reading:
+            return work(reading)
     ledger = open_ledger(path, "", "")
     try:
         return ledger.report(work)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import struct
-import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -40,16 +38,12 @@ from llmctl.storage.files import UseLock, disk
 from llmctl.storage.ledger import REMEDY as LEDGER_REMEDY
 from llmctl.storage.ledger_rows import from_pico
 from llmctl.storage.process import Process
-from llmctl.types import Usage
 
 T = TypeVar("T")
 
-BEAT = 10.0
-"""Seconds between two signs of life of a process that holds claims."""
-
-SILENCE = 3 * BEAT
-"""Seconds after which a process that cannot be seen (it runs in another container) and gives no
-sign of life counts as dead. Any other is asked after by its number."""
+SILENCE = 30.0
+"""Seconds without a `beat` after which a process that cannot be seen (it runs in another
+container) counts as dead. Any other is asked after by its number."""
 
 REMEDY = (
     "the next call sets it aside and starts an empty one; or remove it: nothing but cached "
@@ -69,22 +63,19 @@ MIGRATIONS = (
                 stored REAL NOT NULL,
                 used INTEGER NOT NULL,
                 bytes INTEGER NOT NULL,
-                compressed INTEGER NOT NULL,
-                checksum INTEGER NOT NULL,
                 body BLOB NOT NULL
             )
             """,
             # What statistics and pruning look at, without the answers themselves.
             "CREATE INDEX answers_facts ON answers (model, asked, stored, used, bytes)",
-            # Which process is getting which answer: `beat` is moved while the owner lives.
+            # Which process is getting which answer; `at` is its last sign of life.
             """
             CREATE TABLE claims (
                 key BLOB NOT NULL PRIMARY KEY,
                 pid INTEGER NOT NULL,
                 birth TEXT NOT NULL,
                 world TEXT NOT NULL,
-                at REAL NOT NULL,
-                beat INTEGER NOT NULL
+                at REAL NOT NULL
             ) WITHOUT ROWID
             """,
         ),
@@ -92,98 +83,86 @@ MIGRATIONS = (
     ),
 )
 
-_FIND = "SELECT id, key, body, compressed, checksum, stored FROM answers WHERE key"
-_FIND_MANY = f"{_FIND} IN ({', '.join('?' * 500)})"
+_FIND = "SELECT id, key, stored, body FROM answers WHERE key"
+_PAGE = 500
+_FIND_MANY = f"{_FIND} IN ({', '.join('?' * _PAGE)})"
 _PUT = (
-    "INSERT OR REPLACE INTO answers (key, asked, model, stored, used, bytes, compressed, checksum, "
-    "body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO answers (key, asked, model, stored, used, bytes, body) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-_OWNER = "SELECT pid, birth, world, beat FROM claims WHERE key = ?"
-_TAKE = "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, 0)"
 _MINE = "pid = ? AND birth = ? AND world = ?"
 _END = f"DELETE FROM claims WHERE key = ? AND {_MINE}"  # noqa: S608 - our own words
-_BEAT = f"UPDATE claims SET beat = beat + 1 WHERE {_MINE}"  # noqa: S608
-
-_USES = 1000  # hits whose time of use is written together
-_RECENT = 3600  # seconds for which a noted use stands: pruning does not ask for minutes
-_UNSEEN = 24 * 3600.0  # seconds after which a claim of a process we cannot see is given up
+_BATCH = 1000
+"""Hits whose time of use is written together; answers stored between two looks at the size."""
 
 
 def open_database(path: Path) -> Database:
     """The database of a cache. Raises as `Database` does."""
-    return Database(
-        path,
-        MIGRATIONS,
-        synchronous="NORMAL",
-        pragmas=(
-            # Deleted and replaced answers are overwritten with zeros, not only unlinked: after
-            # pruning (and a truncating checkpoint, for the WAL) their text is in no byte.
-            "secure_delete=ON",
-            "cache_size=-16384",  # the inner pages of a million answers' keys
-            # Keys are scattered over many pages: folding the WAL in at 64 MB instead of 4 writes
-            # a page once for several keys.
-            "wal_autocheckpoint=16000",
-        ),
-        # Settled when the file is made: free pages can be given back a few at a time, so pruning
-        # shrinks the file without locking it for long.
-        auto_vacuum="INCREMENTAL",
-        remedy=REMEDY,
-        keep_copy=False,  # pruning could not reach the text in it
-        replaceable=True,
-    )
+    return Database(path, MIGRATIONS, remedy=REMEDY, erasable=True, replaceable=True)
 
 
 class SqliteCache:
     """The `AnswerCache` in one file. Keys are fingerprints: hexadecimal digits.
 
-    All verbs raise what `Database` does; an answer that is not what was stored is a
-    `DamagedError` too. `grown` gets the file's size in bytes after every 1,000 answers stored.
+    With `size` the file is kept below so many bytes: the answers used least recently go, when it
+    has grown and when it is closed. All verbs raise what `Database` does; an answer that is not
+    what was stored is a `DamagedError` too.
     """
 
-    def __init__(
-        self,
-        db: Database,
-        clock: Clock | None = None,
-        grown: Callable[[int], None] | None = None,
-    ) -> None:
-        self._db = db
+    def __init__(self, path: Path, clock: Clock | None = None, size: int | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._grown = grown
+        self._size = size
         self._puts = 0
         self._used: dict[int, int] = {}
         me = Process.current()
         self._me = (me.pid, me.birth, me.world)
-        self._watched: dict[bytes, tuple[int, float]] = {}
-        if db.read(lambda connection: connection.execute("SELECT 1 FROM claims").fetchone()):
-            db.write_now(partial(_drop_dead_claims, now=self._clock.wall()))
+        self._db = open_database(path)
+        try:
+            if self._db.read(lambda c: c.execute("SELECT 1 FROM claims").fetchone()):
+                self._db.write_now(self._drop_dead_claims)
+        except BaseException:
+            self._db.close()
+            raise
 
     async def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
-        asked = (bytes.fromhex(key),)
-        row = self._db.read(lambda c: c.execute(f"{_FIND} = ?", asked).fetchone())
-        return None if row is None else self._read(row)
+        return (await self.get_many([key])).get(key)
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
         """The answers, however old, of those keys that have one."""
         found: dict[str, CachedAnswer] = {}
         asked = [bytes.fromhex(key) for key in dict.fromkeys(keys)]
-        for start in range(0, len(asked), 500):
-            part = asked[start : start + 500]
-            values = part + [part[-1]] * (500 - len(part))  # one statement stays prepared
-            for row in self._db.read(partial(_find_many, values=values)):
-                found[row[1].hex()] = self._read(row)
+        for start in range(0, len(asked), _PAGE):
+            for number, key, stored, body in self._db.read(self._find(asked[start:][:_PAGE])):
+                found[bytes(key).hex()] = self._unpack(key, stored, body)
+                # Written later, many together: a look-up must not cost a write.
+                self._used[number] = int(self._clock.wall())
+        if len(self._used) >= _BATCH:
+            await self._db.write(self._note_use())
         return found
+
+    def _find(self, keys: list[bytes]) -> Callable[[sqlite3.Connection], list[Any]]:
+        if len(keys) == 1:
+            return lambda connection: connection.execute(f"{_FIND} = ?", keys).fetchall()
+        values = keys + keys[-1:] * (_PAGE - len(keys))  # one statement stays prepared
+        return lambda connection: connection.execute(_FIND_MANY, values).fetchall()
+
+    def _unpack(self, key: bytes, stored: float, body: bytes) -> CachedAnswer:
+        try:
+            answer = unpack(key, stored, body)
+        except Exception as error:
+            # Flipped bits may change the type of any column: whatever fails here is damage.
+            raise damaged(self._db.path, REMEDY, f"an answer is not as stored: {error}") from error
+        return answer
 
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer instead of an older one, and end this process's claim on it. On return
         it outlives the process; a power cut may undo it."""
         binary = bytes.fromhex(key)
-        body, compressed = pack(answer)
-        check = checksum(binary, body, answer.stored)
-        models = (answer.asked or answer.model, answer.model)
+        body = pack(binary, answer)
+        now = int(self._clock.wall())
         row = (
-            binary, *models, answer.stored, int(self._clock.wall()), len(body), compressed, check,
-            body,
+            binary, answer.asked or answer.model, answer.model, answer.stored, now, len(body), body,
         )  # fmt: skip
 
         def work(connection: sqlite3.Connection) -> None:
@@ -192,28 +171,27 @@ class SqliteCache:
 
         await self._db.write(work)
         self._puts += 1
-        if self._grown and self._puts % _USES == 0:
-            self._grown(self._db.read(_file_bytes))
-        if len(self._used) >= _USES:
-            await self._db.write(self._note_use())
+        if self._size is not None and self._puts % _BATCH == 0:
+            await self._db.write(self._shrink)
 
     async def claim(self, key: str) -> bool:
         """True when this process is to get the answer; False while another one is at it."""
         binary = bytes.fromhex(key)
-        if binary in self._watched and not self._db.read(lambda c: self._is_free(c, binary)):
-            return False  # asked again and again, while it waits: without the lock for writing
-        now = self._clock.wall()
+
+        def is_free(connection: sqlite3.Connection) -> bool:
+            asked = "SELECT pid, birth, world, at FROM claims WHERE key = ?"
+            row = connection.execute(asked, (binary,)).fetchone()
+            return row is None or row[:3] == self._me or self._is_dead(*row)
 
         def work(connection: sqlite3.Connection) -> bool:
-            free = self._is_free(connection, binary)
+            free = is_free(connection)
             if free:
-                connection.execute(_TAKE, (binary, *self._me, now))
+                values = (binary, *self._me, self._clock.wall())
+                connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", values)
             return free
 
-        taken = await self._db.write(work)
-        if taken:
-            self._watched.pop(binary, None)
-        return taken
+        # Asked again and again by who waits: without the lock for writing, while it is not free.
+        return self._db.read(is_free) and await self._db.write(work)
 
     async def release(self, key: str) -> None:
         """End this process's claim without an answer; a claim of another process stays."""
@@ -222,65 +200,67 @@ class SqliteCache:
 
     async def beat(self) -> None:
         """Renew this process's claims: it is alive."""
-        await self._db.write(lambda connection: connection.execute(_BEAT, self._me).rowcount)
+        values = (self._clock.wall(), *self._me)
+        statement = f"UPDATE claims SET at = ? WHERE {_MINE}"  # noqa: S608 - our own words
+        await self._db.write(lambda connection: connection.execute(statement, values).rowcount)
 
     def close(self) -> None:
-        """Write what waits and close the file."""
-        if self._used:
-            with contextlib.suppress(DiskError, BusyError, RuntimeError):  # only times of use
+        """Write what waits, make the file small enough, and close it."""
+        with contextlib.suppress(DiskError, BusyError, RuntimeError):  # neither loses an answer
+            if self._used:
                 self._db.write_now(self._note_use())
+            if self._size is not None:
+                self._db.write_now(self._shrink)
         self._db.close()
-
-    def _read(self, row: Sequence[Any]) -> CachedAnswer:
-        number, key, body, compressed, check, stored = row
-        try:
-            sound = checksum(key, body, stored) == check
-            answer = unpack(body, compressed=bool(compressed), stored=stored) if sound else None
-            # Written later, many together: a look-up must not cost a write.
-            self._used[int(number)] = int(self._clock.wall())
-        except Exception as error:
-            # Flipped bits may change the type of any column: whatever fails here is damage.
-            raise damaged(self._db.path, REMEDY, str(error)) from error
-        if answer is None:
-            raise damaged(self._db.path, REMEDY, "an answer is not what was stored")
-        return answer
 
     def _note_use(self) -> Callable[[sqlite3.Connection], None]:
         used, self._used = self._used, {}
-        values = [(at, number, at - _RECENT) for number, at in used.items()]
 
         def work(connection: sqlite3.Connection) -> None:
-            statement = "UPDATE answers SET used = ? WHERE id = ? AND used <= ?"
-            connection.executemany(statement, values)
+            values = [(at, number) for number, at in used.items()]
+            connection.executemany("UPDATE answers SET used = ? WHERE id = ?", values)
 
         return work
 
-    def _is_free(self, connection: sqlite3.Connection, key: bytes) -> bool:
-        row = connection.execute(_OWNER, (key,)).fetchone()
-        if row is None or row[:3] == self._me:
-            return True
-        dead = Process(*row[:3]).is_dead()
-        now, beat = self._clock.monotonic(), int(row[3])
-        seen, since = self._watched.get(key, (beat, now))
-        if seen != beat:
-            since = now
-        self._watched[key] = beat, since
-        # Its clock may differ: what counts is how long nothing moved by ours.
-        return now - since >= SILENCE if dead is None else dead
+    def _shrink(self, connection: sqlite3.Connection) -> None:
+        """Make a tenth of the size free where it is used up, or this would soon begin again."""
+        if self._size is None or _used_bytes(connection) <= self._size:
+            return
+        goal = PruneFilter(max_bytes=round(self._size * 0.9))
+        while _choose(connection, goal)[0]:
+            connection.execute("DELETE FROM answers WHERE id IN (SELECT id FROM chosen)")
+
+    def _is_dead(self, pid: int, birth: str, world: str, at: float) -> bool:
+        dead = Process(pid, birth, world).is_dead()
+        return self._clock.wall() - at >= SILENCE if dead is None else dead
+
+    def _drop_dead_claims(self, connection: sqlite3.Connection) -> None:
+        asked = "SELECT pid, birth, world, max(at) FROM claims GROUP BY pid, birth, world"
+        for owner in connection.execute(asked).fetchall():
+            if self._is_dead(*owner):
+                connection.execute(f"DELETE FROM claims WHERE {_MINE}", owner[:3])  # noqa: S608
 
 
-def _find_many(connection: sqlite3.Connection, *, values: Sequence[bytes]) -> list[Any]:
-    return connection.execute(_FIND_MANY, values).fetchall()
+_WORTH_SQUEEZING = 2048  # bytes; below, unpacking takes more time than a disk block is worth
+
+_decoder = msgspec.msgpack.Decoder(tuple[bytes, bytes, CachedAnswer])
 
 
-def _drop_dead_claims(connection: sqlite3.Connection, *, now: float) -> None:
-    """Drop the claims whose owners have died, or are out of sight and a day old."""
-    owners = connection.execute("SELECT DISTINCT pid, birth, world FROM claims").fetchall()
-    for owner in owners:
-        dead = Process(*owner).is_dead()
-        if dead is not False:
-            end = f"DELETE FROM claims WHERE {_MINE} AND (? OR at < ?)"  # noqa: S608
-            connection.execute(end, (*owner, bool(dead), now - _UNSEEN))
+def pack(key: bytes, answer: CachedAnswer) -> bytes:
+    """The answer and its key as gzip, whose checksum tells a flipped bit: SQLite does not notice
+    one in a value, and a wrong answer is worse than none."""
+    # JSON may carry half of a surrogate pair, which is no UTF-8 by itself.
+    text = answer.text.encode("utf-8", "surrogatepass")
+    plain = msgspec.msgpack.encode((key, text, replace(answer, text="", asked="")))
+    return zlib.compress(plain, 1 if len(plain) >= _WORTH_SQUEEZING else 0, wbits=31)
+
+
+def unpack(key: bytes, stored: float, body: bytes) -> CachedAnswer:
+    """The answer that was packed. Raises `ValueError` or `zlib.error` for anything else."""
+    was, text, answer = _decoder.decode(zlib.decompress(body, wbits=31))
+    if (was, answer.stored) != (key, stored):
+        raise ValueError("it is another one")
+    return replace(answer, text=text.decode("utf-8", "surrogatepass"))
 
 
 class MemoryCache:
@@ -288,8 +268,7 @@ class MemoryCache:
     `max_bytes` of them."""
 
     def __init__(self, max_bytes: int = 64 << 20) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
+        self._room = max_bytes
         self._answers: OrderedDict[str, CachedAnswer] = OrderedDict()
 
     async def get(self, key: str) -> CachedAnswer | None:
@@ -305,14 +284,12 @@ class MemoryCache:
 
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer instead of an older one."""
-        answer = replace(answer, asked="")
         if old := self._answers.pop(key, None):
-            self._bytes -= _memory_of(old)
-        self._answers[key] = answer
-        self._bytes += _memory_of(answer)
-        while self._bytes > self._max_bytes:
-            _, oldest = self._answers.popitem(last=False)
-            self._bytes -= _memory_of(oldest)
+            self._room += _memory_of(old)
+        self._answers[key] = answer = replace(answer, asked="")
+        self._room -= _memory_of(answer)
+        while self._room < 0:
+            self._room += _memory_of(self._answers.popitem(last=False)[1])
 
     async def claim(self, key: str) -> bool:  # noqa: ARG002 - nobody else can be at it
         """True: no other process sees this memory."""
@@ -325,9 +302,7 @@ class MemoryCache:
         """Nobody listens."""
 
     def close(self) -> None:
-        """Forget everything."""
-        self._answers.clear()
-        self._bytes = 0
+        """Nothing to close."""
 
 
 def _memory_of(answer: CachedAnswer) -> int:
@@ -336,16 +311,13 @@ def _memory_of(answer: CachedAnswer) -> int:
 
 
 class SelfHealingCache:
-    """The `AnswerCache` at `path`. Opening it never fails.
+    """The `AnswerCache` at `path`, kept below `size` bytes. Opening it never fails.
 
     A file that is damaged, found at once or later, or of version 0.1.0 is set aside under another
     name and a new one takes its place. Where there can be no file (its folder cannot be written,
     it belongs to a newer llmctl, it is damaged and another process still uses it) answers are kept
     in memory. `warn` gets a sentence each time. All verbs raise `DiskError` and `BusyError`: a
     disk that refuses in the middle of a run is not the cache's to excuse.
-
-    With `size` the file is kept below so many bytes: it is looked at as it grows and when it is
-    closed, and pruned in a thread of its own, so it may be larger for as long as that takes.
     """
 
     def __init__(
@@ -357,8 +329,8 @@ class SelfHealingCache:
     ) -> None:
         self._path = path
         self._warn = warn
-        self._limit = None if size is None else SizeLimit(path, size, warn)
         self._clock = clock or SystemClock()
+        self._size = size
         self._inode: int | None = None
         self._store: SqliteCache | MemoryCache
         try:
@@ -370,73 +342,47 @@ class SelfHealingCache:
 
     async def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
-        store = self._store
-        try:
-            return await store.get(key)
-        except DamagedError as error:
-            self._replace(store, error)
-            return None
+        return await self._ask(lambda store: store.get(key))
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
         """The answers, however old, of those keys that have one."""
-        store = self._store
-        try:
-            return await store.get_many(keys)
-        except DamagedError as error:
-            self._replace(store, error)
-            return {}
+        return await self._ask(lambda store: store.get_many(keys))
 
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer instead of an older one, and end this process's claim on it."""
-        store = self._store
-        try:
-            await store.put(key, answer)
-        except DamagedError as error:
-            self._replace(store, error)
-            await self._store.put(key, answer)
+        await self._ask(lambda store: store.put(key, answer))
 
     async def claim(self, key: str) -> bool:
         """True when this process is to get the answer; False while another one is at it."""
-        store = self._store
-        try:
-            return await store.claim(key)
-        except DamagedError as error:
-            self._replace(store, error)
-            return await self._store.claim(key)
+        return await self._ask(lambda store: store.claim(key))
 
     async def release(self, key: str) -> None:
         """End this process's claim without an answer."""
-        with contextlib.suppress(DamagedError):  # a file that is replaced has no claims
-            await self._store.release(key)
+        await self._ask(lambda store: store.release(key))
 
     async def beat(self) -> None:
         """Renew this process's claims."""
-        with contextlib.suppress(DamagedError):
-            await self._store.beat()
+        await self._ask(lambda store: store.beat())
 
     def close(self) -> None:
-        """Write what waits, close the file, and make it small enough."""
+        """Write what waits, make the file small enough, and close it."""
         self._store.close()
-        if self._limit is not None:
-            self._limit.close()
+
+    async def _ask(self, work: Callable[[SqliteCache | MemoryCache], Awaitable[T]]) -> T:
+        store = self._store
+        try:
+            return await work(store)
+        except DamagedError as error:
+            if self._store is store:  # unless another task has seen to that
+                store.close()
+                self._store = self._replacement(error)
+        return await work(self._store)
 
     def _open(self) -> SqliteCache:
         self._inode = _inode(self._path)
-        db = open_database(self._path)
-        try:
-            grown = self._limit.grown if self._limit else None
-            store = SqliteCache(db, self._clock, grown)
-        except BaseException:
-            db.close()
-            raise
+        store = SqliteCache(self._path, self._clock, self._size)
         self._inode = _inode(self._path)
         return store
-
-    def _replace(self, store: SqliteCache | MemoryCache, error: DamagedError) -> None:
-        """Go on with another store, unless another task has seen to that."""
-        if self._store is store:
-            store.close()
-            self._store = self._replacement(error)
 
     def _replacement(self, error: DamagedError | OldFormatError) -> SqliteCache | MemoryCache:
         old = isinstance(error, OldFormatError)
@@ -487,11 +433,9 @@ def set_aside(path: Path, now: float, reason: str = "damaged") -> Path:
 def set_aside_files(path: Path, before: float | None = None) -> list[Path]:
     """The files of caches that were set aside, or those of them last changed before that time
     (seconds since the epoch): they hold answers, too."""
-    found = sorted(
-        file for why in ("damaged", "old") for file in path.parent.glob(f"{path.name}.{why}-*")
-    )
+    found = [*path.parent.glob(f"{path.name}.damaged-*"), *path.parent.glob(f"{path.name}.old-*")]
     with disk("read", path.parent):
-        return [file for file in found if before is None or file.stat().st_mtime < before]
+        return sorted(file for file in found if before is None or file.stat().st_mtime < before)
 
 
 def remove_files(files: Sequence[Path]) -> int:
@@ -526,76 +470,30 @@ class CachePeek(ReadOnlyFile):
         return found is not None and found[0] >= self._oldest
 
 
-# --- Answers as bytes
+# --- Pruning
 
-_LENGTHS = struct.Struct(">BII")  # whether there is a body; bytes of the head and of the text
-_WORTH_TRYING = 1024  # bytes; below, unpacking takes more time than a disk block is worth
-_PAYS = 0.9
-
-
-def pack(answer: CachedAnswer) -> tuple[bytes, bool]:
-    """All of the answer but when it was stored; True when the bytes are compressed, which they
-    are when that saves a tenth."""
-    usage = answer.usage
-    cost = None if answer.cost is None else str(answer.cost)
-    head = orjson.dumps([answer.finish, answer.model, cost, *(getattr(usage, n) for n in _USAGE)])
-    # JSON may carry half of a surrogate pair, which is no UTF-8 by itself.
-    text = answer.text.encode("utf-8", "surrogatepass")
-    lengths = _LENGTHS.pack(answer.body is not None, len(head), len(text))
-    plain = b"".join((lengths, head, text, answer.body or b""))
-    if len(plain) >= _WORTH_TRYING:
-        # Text and body hold the same words: even quick compression finds that.
-        small = zlib.compress(plain, 1)
-        if len(small) < _PAYS * len(plain):
-            return small, True
-    return plain, False
-
-
-_USAGE = Usage.__struct_fields__
-
-
-def unpack(body: bytes, *, compressed: bool, stored: float) -> CachedAnswer:
-    """The answer that was packed. Raises `ValueError`, `struct.error` or `zlib.error` for bytes
-    that `pack` did not make."""
-    plain = zlib.decompress(body) if compressed else body
-    has_body, head_length, text_length = _LENGTHS.unpack_from(plain)
-    text_start = _LENGTHS.size + head_length
-    body_start = text_start + text_length
-    finish, model, cost, *usage = orjson.loads(plain[_LENGTHS.size : text_start])
-    return CachedAnswer(
-        text=plain[text_start:body_start].decode("utf-8", "surrogatepass"),
-        finish=finish,
-        model=model,
-        usage=Usage(*usage),
-        cost=None if cost is None else Decimal(cost),
-        body=plain[body_start:] if has_body else None,
-        stored=stored,
-    )
-
-
-def checksum(key: bytes, body: bytes, stored: float) -> int:
-    """Tells a damaged entry from a sound one: SQLite does not notice a flipped bit in a value,
-    and a wrong answer is worse than none."""
-    return zlib.crc32(body, zlib.crc32(struct.pack(">d", stored), zlib.crc32(key)))
-
-
-# --- Pruning: in steps of some 50 ms, between which others write
-
-_STEP = 0.05  # seconds that others may have to wait for the lock for writing, about
-_REST = 0.005  # seconds between two steps: whoever waits for the lock asks every millisecond
-_ROWS = 200  # answers looked at together; the least work of a step
-_SPARSE = 0.2  # share of removed answers in a stretch from which on the others are moved together
-_ROUNDS = 3  # times to look again whether the file is small enough: others may add all the time
+_STEP = 500  # answers of one transaction: bounds how long others wait for the lock for writing
+_REST = 0.005  # seconds between two of them: whoever waits asks every millisecond
+_ROUNDS = 3  # times to look whether the file is small enough: others may add all the time
 _CHECKPOINT = 10.0  # seconds to wait until nobody reads the WAL any more
-_END_ID = 1 << 62
 
-_MATCH = "SELECT id, bytes FROM answers WHERE (:model IS NULL OR :model IN (asked, model)) "
-_LEAST_USED = f"{_MATCH} AND id NOT IN (SELECT id FROM chosen) ORDER BY used, id"  # noqa: S608
-_NEXT = (
-    "SELECT a.id, c.id FROM answers AS a LEFT JOIN chosen AS c ON c.id = a.id "
-    "WHERE a.id >= ? ORDER BY a.id LIMIT ?"
-)
-_MOVE = "UPDATE answers SET id = (SELECT max(id) + 1 FROM answers) WHERE id = ?"
+_CHOOSE = """
+    INSERT INTO chosen SELECT id, bytes FROM (
+        SELECT id, bytes, stored, sum(bytes + :overhead) OVER (
+            ORDER BY stored >= :before, used, id ROWS UNBOUNDED PRECEDING
+        ) - bytes - :overhead AS earlier
+        FROM answers WHERE :model IS NULL OR :model IN (asked, model)
+    )
+    WHERE stored < :before OR earlier < :excess
+"""
+_DELETE = """
+    DELETE FROM answers
+    WHERE id >= :first AND id <= :last AND id IN (SELECT id FROM chosen)
+"""
+_MOVE = """
+    UPDATE answers SET id = id - :first + 1 + (SELECT max(id) FROM answers)
+    WHERE id >= :first AND id <= :last
+"""
 
 
 class PruneFilter(Struct, frozen=True):
@@ -635,114 +533,62 @@ def prune(path: Path, chosen: PruneFilter, *, dry_run: bool = False) -> Pruned:
 
 
 def _prune(connection: sqlite3.Connection, chosen: PruneFilter, *, dry_run: bool) -> Pruned:
-    before = _file_bytes(connection)
-    entries, about = retry_busy(lambda: _choose(connection, chosen))
-    if dry_run:
-        return Pruned(entries, about)
-    _remove(connection)
+    before, entries = _used_bytes(connection), 0
     for _ in range(_ROUNDS):
+        chosen_now, about = retry_busy(lambda: _choose(connection, chosen))
+        if dry_run or not chosen_now:
+            break
+        entries += chosen_now
+        _steps(connection, "chosen", _DELETE)
         # What stays may lie less densely than was counted on, or others have added to it.
         if chosen.max_bytes is None or _used_bytes(connection) <= chosen.max_bytes:
             break
-        entries += retry_busy(lambda: _choose(connection, chosen))[0]
-        _remove(connection)
+    if dry_run:
+        return Pruned(chosen_now, about)
+    if chosen.model is not None and entries:
+        _steps(connection, "answers", _MOVE)  # half-empty pages give nothing back
     lingers = not _empty_wal(connection)
-    return Pruned(entries, max(0, before - _file_bytes(connection)), lingers)
+    return Pruned(entries, max(0, before - _used_bytes(connection)), lingers)
 
 
 def _choose(connection: sqlite3.Connection, chosen: PruneFilter) -> tuple[int, int]:
     """Put what goes into the temporary table `chosen`, anew; gives the number of answers, and
     about the bytes that they take."""
-    do = connection.execute
-    do("DROP TABLE IF EXISTS temp.chosen")
-    do("CREATE TEMP TABLE chosen (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL)")
-    entries, size = do("SELECT count(*), ifnull(sum(bytes), 0) FROM answers").fetchone()
-    overhead = max(0.0, (_used_bytes(connection) - size) / entries) if entries else 0.0
-    if chosen.before is not None or chosen.max_bytes is None:
-        before = _END_ID if chosen.before is None else chosen.before
-        values = {"model": chosen.model, "before": before}
-        do(f"INSERT INTO chosen {_MATCH} AND stored < :before", values)
-    going = "SELECT count(*), ifnull(sum(bytes), 0) FROM chosen"
-    entries, size = do(going).fetchone()
+    connection.execute("DROP TABLE IF EXISTS temp.chosen")
+    connection.execute("CREATE TEMP TABLE chosen (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL)")
+    sums = "SELECT count(*), ifnull(sum(bytes), 0) FROM"
+    entries, size = connection.execute(f"{sums} answers").fetchone()
+    overhead = max(0, (_used_bytes(connection) - size) // max(1, entries))
+    before, excess = chosen.before, 0
     if chosen.max_bytes is not None:
-        excess = _used_bytes(connection) - chosen.max_bytes - size - entries * overhead
-        found = do(_LEAST_USED, {"model": chosen.model})
-        least_used = list(_until(found, excess, overhead))
-        connection.executemany("INSERT INTO chosen VALUES (?, ?)", least_used)
-        entries, size = do(going).fetchone()
-    return entries, round(size + entries * overhead)
+        excess = _used_bytes(connection) - chosen.max_bytes
+    elif before is None:
+        before = float("inf")
+    values = {
+        "model": chosen.model, "overhead": overhead, "excess": excess,
+        "before": float("-inf") if before is None else before,
+    }  # fmt: skip
+    connection.execute(_CHOOSE, values)
+    entries, size = connection.execute(f"{sums} chosen").fetchone()
+    return entries, size + entries * overhead
 
 
-def _until(
-    found: Iterator[tuple[int, int]], excess: float, overhead: float
-) -> Iterator[tuple[int, int]]:
-    for answer, size in found:
-        if excess <= 0:
-            return
-        yield answer, size
-        excess -= size + overhead
-
-
-def _remove(connection: sqlite3.Connection) -> None:
-    """Remove what is chosen, and give free pages back to the file system."""
-    start, first = 0, "SELECT min(id) FROM chosen WHERE id >= ?"
-    while (at := connection.execute(first, (start,)).fetchone()[0]) is not None:
-        start = _step(connection, partial(_remove_from, connection, at))
-    pages = 50.0
-    while (free := _pragma(connection, "freelist_count")) > 0:
-        began = time.monotonic()
-        # A script, because Python's `execute` takes only the first step of this pragma.
-        script = f"BEGIN IMMEDIATE; PRAGMA incremental_vacuum({pages:.0f}); COMMIT"
-        retry_busy(partial(connection.executescript, script))
-        if _pragma(connection, "freelist_count") >= free:
-            return  # others free pages as fast
-        took = time.monotonic() - began
-        pages = max(10.0, pages * min(2.0, _STEP / max(took, 0.001)))
+def _steps(connection: sqlite3.Connection, table: str, statement: str) -> None:
+    """Run the statement over the ids that the table has now, a stretch in each transaction."""
+    ids = f"SELECT id FROM {table} WHERE id > ? AND id <= ? ORDER BY id LIMIT {_STEP}"  # noqa: S608
+    (last,) = connection.execute(f"SELECT ifnull(max(id), 0) FROM {table}").fetchone()  # noqa: S608
+    done = -1
+    while stretch := connection.execute(ids, (done, last)).fetchall():
+        (first,), (done,) = stretch[0], stretch[-1]
+        values = {"first": first, "last": done}
+        retry_busy(partial(connection.execute, statement, values))
         time.sleep(_REST)
 
 
-def _remove_from(connection: sqlite3.Connection, first: int) -> int:
-    """Remove answers from this id on, for one step; gives the id after them."""
-    until = time.monotonic() + _STEP
-    while True:
-        rows = connection.execute(_NEXT, (first, _ROWS)).fetchall()
-        going = [(answer,) for answer, chosen in rows if chosen is not None]
-        staying = [(answer,) for answer, chosen in rows if chosen is None]
-        connection.executemany("DELETE FROM answers WHERE id = ?", going)
-        if len(going) >= _SPARSE * len(rows):
-            # Half-empty pages give nothing back: what stays is written anew, side by side.
-            connection.executemany(_MOVE, staying)
-        if len(rows) < _ROWS:
-            return _END_ID
-        first = rows[-1][0] + 1
-        if not going or time.monotonic() >= until:
-            return first
-
-
-def _step(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
-    """What `work` gives, done in one short transaction; then a pause for others."""
-    retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
-    try:
-        done = work()
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise
-    time.sleep(_REST)
-    return done
-
-
 def _empty_wal(connection: sqlite3.Connection) -> bool:
-    """Fold the WAL into the file and cut it to nothing; False when a reader prevents that.
-
-    First without a lock, however long that takes; then there is little left to do while
-    others wait.
-    """
+    """Fold the WAL into the file and cut it to nothing; False when a reader prevents that."""
     until = time.monotonic() + _CHECKPOINT
     while True:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         with contextlib.suppress(sqlite3.OperationalError):
             if not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 return True
@@ -751,59 +597,12 @@ def _empty_wal(connection: sqlite3.Connection) -> bool:
         time.sleep(_REST)
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _file_bytes(connection: sqlite3.Connection) -> int:
-    return _pragma(connection, "page_count") * _pragma(connection, "page_size")
-
-
 def _used_bytes(connection: sqlite3.Connection) -> int:
-    """Bytes of the file that hold something."""
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _pragma(connection, "page_size")
-
-
-_ROOM = 0.9
-"""Share of the limit that pruning leaves: otherwise it would have to begin again at once."""
-
-
-class SizeLimit:
-    """Keeps the cache at `path` below `most` bytes: the answers used least recently go.
-
-    `warn` gets a sentence, once, when pruning fails.
-    """
-
-    def __init__(self, path: Path, most: int, warn: Callable[[str], None]) -> None:
-        self._path = path
-        self._most = most
-        self._warn = warn
-        self._thread: threading.Thread | None = None
-        self._failed = False
-
-    def grown(self, size: int) -> None:
-        """The file has `size` bytes now."""
-        if size <= self._most or self._failed or (self._thread and self._thread.is_alive()):
-            return
-        self._thread = threading.Thread(target=self._prune, name="llmctl-prune", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """The run has ended, and has closed the file. Returns when it is small enough."""
-        if self._thread is not None:
-            self._thread.join()
-        with contextlib.suppress(OSError):
-            self.grown(self._path.stat().st_size)
-        if self._thread is not None:
-            self._thread.join()
-
-    def _prune(self) -> None:
-        try:
-            prune(self._path, PruneFilter(max_bytes=round(self._most * _ROOM)))
-        except LlmctlError as error:
-            self._failed = True
-            self._warn(f"the cache could not be made smaller: {error.message}")
+    asked = (
+        "SELECT (page_count - freelist_count) * page_size "
+        "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+    )
+    return int(connection.execute(asked).fetchone()[0])
 
 
 # --- Statistics
@@ -866,11 +665,10 @@ def cache_stats(cache: Path, ledger: Path) -> CacheStats:
         with contextlib.closing(open_database(cache)) as db:
             rows = db.read(lambda connection: connection.execute(_ENTRIES).fetchall())
         for model, entries, size in rows:
-            of = stats.models.setdefault(model, CacheFigures())
-            of.entries, of.bytes = entries, size
-        for name in (cache.name, f"{cache.name}-wal"):
+            stats.models[model] = CacheFigures(entries, size)
+        for file in (cache, cache.with_name(f"{cache.name}-wal")):
             with contextlib.suppress(OSError):
-                stats.file_bytes += cache.with_name(name).stat().st_size
+                stats.file_bytes += file.stat().st_size
     if ledger.exists():
         for model, hits, misses, saved, unpriced in _read_calls(ledger):
             of = stats.models.setdefault(model, CacheFigures())

@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import Struct
 
@@ -29,12 +28,6 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 """Statements on a connection, within a transaction when they write. A writer may be run again
 after a rollback, so it changes nothing but the database; a reader fetches all rows."""
-
-Synchronous = Literal["FULL", "NORMAL"]
-"""FULL: a commit survives a power cut. NORMAL: it survives the death of the process only."""
-
-AutoVacuum = Literal["NONE", "FULL", "INCREMENTAL"]
-"""What becomes of free pages: SQLite's `PRAGMA auto_vacuum`, settled when a file is made."""
 
 FOREIGN = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises; the second when a message quotes a damaged schema that is no text."""
@@ -88,41 +81,20 @@ class Migration(Struct, frozen=True):
     upgrade: tuple[str | Work[None], ...] | None = None
 
 
-class _Write(Struct):
-    """A write that waits for its commit: a thread waits for `future`, or a task of `loop`; and
-    how it went."""
-
-    work: Work[Any]
-    future: Future[Any] | asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop | None = None
-    value: Any = None
-    error: BaseException | None = None
-
-    def tell(self) -> None:
-        """Let who waits have the value or the error."""
-        if self.future.done():  # the task was cancelled
-            return
-        if self.error is None:
-            self.future.set_result(self.value)
-        else:
-            self.future.set_exception(self.error)
-
-
 class Database:
     """The SQLite file at `path` in WAL mode, created and migrated when it is opened.
 
-    `pragmas` are set on every connection; `remedy` is what a user does about a damaged file, as
-    the end of a sentence; `keep_copy` keeps a copy beside an older file that is migrated;
-    `replaceable` holds a `UseLock` while the file is open. Files are 0600 in a 0700 folder: SQLite
-    gives -wal and -shm the mode of the database.
+    `remedy` is what a user does about a damaged file, as the end of a sentence. `erasable`: what is
+    deleted is overwritten with zeros, free pages go back to the file system, and no copy is kept
+    of an older file that is migrated. `replaceable`: a damaged file may be replaced (a `UseLock` is
+    held while it is open), and a commit survives the death of the process only, not a power cut.
+    Files are 0600 in a 0700 folder: SQLite gives -wal and -shm the mode of the database.
 
     Opening raises `DiskError` when the disk refuses, `DamagedError`, `NewerError`,
     `OldFormatError`, and `BusyError` when another process keeps the file locked. Reads and writes
     raise the same, and what a `Work` itself raises. After a `DiskError` in a write every later
     write fails alike: what a failed sync left on the disk is unknown, and asking again may falsely
-    succeed.
-
-    Many processes may write to one file. A process forked while it is open must open its own.
+    succeed. A process forked while the file is open must open its own.
     """
 
     def __init__(
@@ -130,35 +102,26 @@ class Database:
         path: Path,
         migrations: Sequence[Migration],
         *,
-        synchronous: Synchronous = "FULL",
-        pragmas: Sequence[str] = (),
-        auto_vacuum: AutoVacuum = "NONE",
         remedy: str = "move it aside and run the same command again",
-        keep_copy: bool = True,
+        erasable: bool = False,
         replaceable: bool = False,
     ) -> None:
         self.path = path
         self._migrations = migrations
-        self._synchronous: Synchronous = synchronous
-        self._pragmas = pragmas
-        self._auto_vacuum = auto_vacuum
         self._remedy = remedy
-        self._keep_copy = keep_copy
+        self._erasable = erasable
+        self._durable = not replaceable
         self._pid = os.getpid()
         self._closed = False
-        self._readers: list[sqlite3.Connection] = []
-        self._local = threading.local()
-        self._waiting: deque[_Write] = deque()
-        self._lock = threading.Lock()
-        self._committing = False
+        self._reader: sqlite3.Connection | None = None
+        self._waiting: deque[tuple[Work[Any], Future[Any]]] = deque()
         self._broken: BaseException | None = None
-        _make_private(path)
-        self._in_use = UseLock.shared(path) if replaceable else None
-        try:
+        with contextlib.ExitStack() as stack:
+            _make_private(path)
+            if replaceable:
+                stack.enter_context(UseLock.shared(path))
             self._connection = self._open()
-        except BaseException:
-            self._end_use()
-            raise
+            self._in_use = stack.pop_all()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.name)
 
     async def write(self, work: Work[T]) -> T:
@@ -167,31 +130,22 @@ class Database:
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo the
         write.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._submit(_Write(work, future, loop))
-        return await future
+        return await asyncio.wrap_future(self._submit(work))
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
-        future: Future[T] = Future()
-        self._submit(_Write(work, future))
-        return future.result()
+        return self._submit(work).result()
 
     def read(self, work: Work[T]) -> T:
-        """What `work(connection)` returns, at once, on the calling thread's own reader.
-
-        A reader sees what was committed when its statement began and never waits for writers.
-        """
+        """What `work(connection)` returns, at once: it sees what was committed when its statement
+        began, and never waits for writers."""
         self._check_usable()
-        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         try:
-            if reader is None:
-                reader = self._local.reader = retry_busy(lambda: self.connect(read_only=True))
-                self._readers.append(reader)
-            return work(reader)
+            if self._reader is None:
+                self._reader = retry_busy(lambda: self.connect(read_only=True))
+            return work(self._reader)
         except FOREIGN as error:
-            known = self._known(error, reader)
+            known = self._known(error, self._reader)
             if known is error:
                 raise
             raise known from error
@@ -202,12 +156,10 @@ class Database:
             return  # in a forked child the connections are the parent's, with its locks
         self._closed = True
         self._thread.shutdown()
-        for reader in self._readers:
-            reader.close()
-        with contextlib.suppress(sqlite3.Error):  # only tidying: the WAL is as durable
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        self._connection.close()
-        self._end_use()
+        if self._reader is not None:
+            self._reader.close()
+        self._connection.close()  # the last one to close folds the WAL in
+        self._in_use.close()
 
     def __enter__(self) -> Self:
         return self
@@ -215,13 +167,13 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, write: _Write) -> None:
+    def _submit(self, work: Work[T]) -> Future[T]:
         self._check_usable()
-        with self._lock:
-            self._waiting.append(write)
-            if not self._committing:
-                self._committing = True
-                self._thread.submit(self._commit_waiting)
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # who waits may be cancelled; the write is not
+        self._waiting.append((work, future))
+        self._thread.submit(self._commit_waiting)
+        return future
 
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
@@ -230,20 +182,15 @@ class Database:
             raise RuntimeError(f"{self.path} is closed")
 
     def _commit_waiting(self) -> None:
-        """Commit what waits, together, until nothing waits."""
-        while True:
-            with self._lock:
-                group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-                self._committing = bool(group)
-            if not group:
-                return
+        """Commit what waits, together; the job of a write that another took along finds nothing."""
+        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        if group:
             self._commit(group)
-            _tell(group)
 
-    def _commit(self, group: Sequence[_Write]) -> None:
+    def _commit(self, group: Sequence[tuple[Work[Any], Future[Any]]]) -> None:
         """One transaction for all; where one of them raises, one for each."""
         try:
-            values = self._transaction(group)
+            values = self._transaction([work for work, _ in group])
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
             known = self._known(error, self._connection)
             if isinstance(known, DiskError):
@@ -252,27 +199,18 @@ class Database:
                 for write in group:
                     self._commit([write])
             else:
-                for write in group:  # each its own: a traceback grows with every raise
-                    write.error = self._known(error, self._connection)
+                for _, future in group:  # each its own: a traceback grows with every raise
+                    future.set_exception(self._known(error, self._connection))
         else:
-            for write, value in zip(group, values, strict=True):
-                write.value = value
+            for (_, future), value in zip(group, values, strict=True):
+                future.set_result(value)
 
-    def _transaction(self, group: Sequence[_Write]) -> list[Any]:
+    def _transaction(self, works: Sequence[Work[Any]]) -> list[Any]:
         """What the works return, once they are committed; on any error all is undone."""
         if self._broken is not None:
             raise self._broken
-        connection = self._connection
-        retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
-        try:
-            values = [write.work(connection) for write in group]
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            raise
-        return values
+        with transaction(self._connection):
+            return [work(self._connection) for work in works]
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -289,9 +227,9 @@ class Database:
         connection = self.connect()
         try:
             if _is_new(connection):
-                connection.execute(f"PRAGMA auto_vacuum={self._auto_vacuum}")
+                connection.execute(f"PRAGMA auto_vacuum={'FULL' if self._erasable else 'NONE'}")
             connection.execute("PRAGMA journal_mode=WAL")
-            migrate(connection, self.path, self._migrations, keep_copy=self._keep_copy)
+            _migrate(connection, self.path, self._migrations, keep_copy=not self._erasable)
             # A file that cannot be written is found now, not after the first paid call.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
@@ -302,13 +240,9 @@ class Database:
 
     def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         """A further connection to the file, for who closes it before this database."""
-        return connect(
-            self.path, synchronous=self._synchronous, pragmas=self._pragmas, read_only=read_only
-        )
-
-    def _end_use(self) -> None:
-        if self._in_use is not None:
-            self._in_use.close()
+        connection = connect(self.path, read_only=read_only, durable=self._durable)
+        connection.execute(f"PRAGMA secure_delete={int(self._erasable)}")
+        return connection
 
     def _known(self, error: BaseException, connection: sqlite3.Connection | None) -> BaseException:
         """The program's own error for a foreign one.
@@ -327,24 +261,6 @@ class Database:
         if known is not error:
             known.__cause__ = error
         return known
-
-
-def _tell(group: Sequence[_Write]) -> None:
-    """Wake who waits: threads one by one, the tasks of an event loop together."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
-    for write in group:
-        if write.loop is None:
-            write.tell()
-        else:
-            loops.setdefault(write.loop, []).append(write)
-    for loop, writes in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            loop.call_soon_threadsafe(_tell_all, writes)
-
-
-def _tell_all(writes: Sequence[_Write]) -> None:
-    for write in writes:
-        write.tell()
 
 
 class ReadOnlyFile:
@@ -366,26 +282,17 @@ class ReadOnlyFile:
                 return work(self._connection)
         return None
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
-def connect(
-    path: Path,
-    *,
-    synchronous: Synchronous = "FULL",
-    pragmas: Sequence[str] = (),
-    read_only: bool = False,
-) -> sqlite3.Connection:
-    """A connection in autocommit mode that any one thread at a time may use.
+def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
+    """A connection in autocommit mode that any one thread at a time may use; commits that are
+    `durable` survive a power cut.
 
     A reader waits for locks inside SQLite. A writer does not: SQLite's own waiting sleeps up
     to 100 ms between two tries, which starves one of several busy processes, so writers ask
@@ -398,23 +305,35 @@ def connect(
         check_same_thread=False,
     )
     try:
-        connection.execute(f"PRAGMA synchronous={synchronous}")
-        # macOS's fsync leaves the bytes in the drive's memory; these two ask for the real one.
-        # Elsewhere they change nothing.
-        connection.execute(f"PRAGMA fullfsync={int(synchronous == 'FULL')}")
-        connection.execute(f"PRAGMA checkpoint_fullfsync={int(synchronous == 'FULL')}")
-        # Looks harder at every page read from the disk: damage is found before it is built upon.
-        connection.execute("PRAGMA cell_size_check=ON")
-        connection.execute(f"PRAGMA query_only={int(read_only)}")
-        # What a statement would undo, with our texts in it, otherwise goes to files in the
-        # system's folder for temporary ones.
-        connection.execute("PRAGMA temp_store=MEMORY")
-        for pragma in pragmas:
+        for pragma in (
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            # macOS's fsync leaves the bytes in the drive's memory; these ask for the real one.
+            f"fullfsync={int(durable)}",
+            f"checkpoint_fullfsync={int(durable)}",
+            "cell_size_check=ON",  # damage is found before it is built upon
+            f"query_only={int(read_only)}",
+            "temp_store=MEMORY",  # no text of ours in the system's folder for temporary files
+        ):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What the block writes is committed when it ends well, else undone; waits for other writers
+    as `retry_busy` does."""
+    retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
 
 
 def retry_busy(step: Callable[[], T]) -> T:
@@ -469,32 +388,23 @@ def corrupt(why: str) -> sqlite3.DatabaseError:
     return error
 
 
-def migrate(
+def _migrate(
     connection: sqlite3.Connection,
     path: Path,
     migrations: Sequence[Migration],
     *,
     keep_copy: bool,
 ) -> None:
-    """Bring the file to the newest migration, in one transaction.
-
-    With `keep_copy` an older file is first copied to `NAME.before-MIGRATION`. Raises
-    `NewerError`, `OldFormatError` and SQLite's own errors.
-    """
+    """Bring the file to the newest migration; `keep_copy` of an older one as
+    `NAME.before-MIGRATION`. Raises `NewerError`, `OldFormatError` and SQLite's own errors."""
     if not _missing(connection, path, migrations):
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         # Asked again under the lock: another process may have done it meanwhile.
         missing = _missing(connection, path, migrations)
         if missing and keep_copy and not _is_new(connection):
             _copy(path, path.with_name(f"{path.name}.before-{missing[0].name}"))
-        _apply(connection, missing)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+        create(connection, missing)
 
 
 def fits(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> bool:
@@ -504,7 +414,7 @@ def fits(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> boo
     except FOREIGN:
         return False
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as ideal:
-        _apply(ideal, migrations)
+        create(ideal, migrations)
         return found == _schema(ideal)
 
 
@@ -516,8 +426,9 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
     ).fetchall()
 
 
-def _apply(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Take the steps and put their names on record; the caller holds the transaction."""
+def create(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    """Make what the migrations make, and put their names on record, in one transaction of the
+    caller's."""
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     connection.execute(_APPLIED)
     applied = _applied(connection)

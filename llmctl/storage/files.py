@@ -25,12 +25,11 @@ else:
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, then run the same command again",
     errno.EDQUOT: "your disk quota is used up: free some space, then run the same command again",
-    errno.EFBIG: "the file may not grow any more (see `ulimit -f`): raise the limit or write "
-    "elsewhere",
+    errno.EFBIG: "the file may not grow any more: raise the limit (`ulimit -f`) or write elsewhere",
     errno.EIO: "the disk reports a hardware error: check it, or write to another one",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.EACCES: "permission denied: check the owner and mode of the file and its folder",
-    errno.EPERM: "the system does not permit it: check the owner and mode of the file",
+    errno.EPERM: "permission denied by the system: check the owner and mode of the file",
     errno.ENOENT: "there is no such file or folder: create the folder first",
     errno.ENOTDIR: "a part of the path is not a folder: check the path",
     errno.EISDIR: "it is a folder: name a file",
@@ -178,16 +177,32 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-class UseLock:
+class _Descriptor:
+    """An open file that is closed once, and by `with`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Give the file and its lock back; again: nothing to do."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class UseLock(_Descriptor):
     """A lock file beside a file: shared by the processes that use the file, so that one that has
     it alone may put another file in its place.
 
     Unlike SQLite's own locks (POSIX), which belong to a process, these belong to a descriptor:
     other users within this process count, and closing one does not end the lock of another.
     """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
 
     @classmethod
     def shared(cls, path: Path) -> Self:
@@ -204,40 +219,26 @@ class UseLock:
         if sys.platform == "win32":
             return cls(-1)  # there a file that is open cannot be replaced
         lock = path.with_name(f"{path.name}.lock")
-        with disk("lock", lock):
-            fd, _ = open_private(lock, os.O_RDWR)
+        with disk("lock", lock), contextlib.ExitStack() as stack:
+            file = cls(open_private(lock, os.O_RDWR)[0])
+            stack.enter_context(file)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+                fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
             except BlockingIOError:
-                os.close(fd)
                 raise BusyError(
                     f"another llmctl still uses {path}: run the same command again when that one "
                     "has ended"
                 ) from None
-            except BaseException:
-                os.close(fd)
-                raise
-        return cls(fd)
-
-    def close(self) -> None:
-        """Give the lock back; again: nothing to do."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            stack.pop_all()
+        return file
 
 
-class LockedFile:
+class LockedFile(_Descriptor):
     """A file open for reading and appending, held by this process alone."""
 
     def __init__(self, path: Path, fd: int, *, created: bool) -> None:
+        super().__init__(fd)
         self.path = path
-        self.fd = fd
         self.created = created
 
     @classmethod
@@ -248,21 +249,17 @@ class LockedFile:
         `DiskError` when it cannot be opened.
         """
         while True:
-            with disk("open", path):
+            with disk("open", path), contextlib.ExitStack() as stack:
                 fd, created = open_private(path, os.O_RDWR | os.O_APPEND)
                 file = cls(path, fd, created=created)
-                try:
-                    held = try_lock(fd)
-                    # Whoever held the lock may have replaced or removed the file meanwhile.
-                    current = _names(path, fd)
-                except BaseException:
-                    file.close()
-                    raise
-            if held and current:
-                return file
-            file.close()
-            if not held:
-                raise BusyError(f"another llmctl holds {path}: {advice}")
+                stack.enter_context(file)
+                if not try_lock(fd):
+                    raise BusyError(f"another llmctl holds {path}: {advice}")
+                # Whoever held the lock may have replaced or removed the file meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(path.stat(), os.fstat(fd)):
+                        stack.pop_all()
+                        return file
 
     @property
     def size(self) -> int:
@@ -287,23 +284,3 @@ class LockedFile:
         with disk("remove", self.path):
             if self.created and os.fstat(self.fd).st_size == 0:
                 self.path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Give the lock back; again: nothing to do."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _names(path: Path, fd: int) -> bool:
-    """Whether the path still leads to the open file."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False

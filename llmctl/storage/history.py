@@ -40,8 +40,6 @@ MIGRATIONS = (
     ),
 )
 
-PRAGMAS = ("secure_delete=ON",)  # what is forgotten is overwritten with zeros
-
 
 class Conversation(Struct, frozen=True):
     """What was said so far; `profile` and `model` of the last answer, `at` its time in seconds
@@ -114,17 +112,8 @@ class History:
 
 def open_history(path: Path) -> History:
     """The history at `path`, created when it is missing. Raises as `Database` does."""
-    # No copy of an older file: it would outlive the 30 days.
     return History(
-        Database(
-            path,
-            MIGRATIONS,
-            synchronous="FULL",
-            pragmas=PRAGMAS,
-            auto_vacuum="FULL",
-            remedy="remove it to start with no conversations",
-            keep_copy=False,
-        )
+        Database(path, MIGRATIONS, remedy="remove it to start with no conversations", erasable=True)
     )
 
 

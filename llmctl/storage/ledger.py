@@ -11,8 +11,9 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,34 +23,20 @@ from msgspec.structs import replace
 
 from llmctl.errors import InputError
 from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWarning, BudgetWindow, Hold
-from llmctl.storage.database import Database, corrupt, fits
-from llmctl.storage.ledger_queries import (
-    HOUR,
-    KIND,
-    SUMS,
-    Reading,
-    UnknownCall,
-    held_in,
-    open_holds,
-    spent_in,
-    unknown_calls,
-    usage,
-)
+from llmctl.storage.database import Database, corrupt, create, fits
+from llmctl.storage.ledger_queries import HOUR, KIND, SUMS, Reading, UnknownCall
 from llmctl.storage.ledger_rows import (
     CallRow,
     HeldCall,
-    Kind,
+    Labels,
     call_row,
-    denied,
     held_call,
     lost_call,
     matches,
-    strictest,
     to_pico,
     usage_of,
-    warning_due,
 )
-from llmctl.storage.ledger_schema import MIGRATIONS
+from llmctl.storage.ledger_schema import MIGRATIONS, add_window
 from llmctl.storage.process import Process
 from llmctl.types import CallRecord
 
@@ -63,8 +50,7 @@ REMEDY = (
 _DAY = 24 * 3600 * 1000
 _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few milliseconds
 _UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
-_UNSEEN_RUN = 30 * _DAY  # milliseconds after which a run of such a process has
-_PAGE = 1000
+_RUN = 30 * _DAY  # milliseconds after which the window of a run goes: it can be made again
 
 _CALL, _HELD = CallRow.__struct_fields__, HeldCall.__struct_fields__
 _OWNED = (*_HELD, "pid", "birth", "world")
@@ -91,6 +77,10 @@ _COUNT = (
 _CHARGE = (
     "UPDATE windows SET spent_pico = spent_pico + ?, held_pico = held_pico + ? "
     "WHERE key IN (SELECT value FROM json_each(?))"
+)
+_DROP_WINDOWS = (
+    "DELETE FROM windows WHERE end_ms < ? "
+    "OR (json_extract(match, '$.run') IS NOT NULL AND made_ms < ?)"
 )
 _LIVE = (
     "SELECT key, match, spent_pico, held_pico, warned FROM windows "
@@ -123,7 +113,7 @@ class _Window(Struct):
     held: int
     warned: str
 
-    def counts(self, kind: Kind) -> bool:
+    def counts(self, kind: Labels) -> bool:
         """Whether calls of the kind count towards it."""
         return matches(_read_match(self.match), kind)
 
@@ -163,25 +153,27 @@ class Ledger:
         live = _live(connection, held.at_ms)
         missing = [window for window in windows if window.key not in live]
         for window in missing:
-            _begin(connection, window, self._me, held.at_ms)
+            _begin(connection, window, held.at_ms)
         if missing:
             live = _live(connection, held.at_ms)
         live = {key: window for key, window in live.items() if window.counts(held)}
         before, before_keys = _held_before(connection, held.call_id)
         amount = held.amount_pico or 0
-        denials = []
+        denials: list[BudgetDenied] = []
         for window in windows:
             if row := live.get(window.key):
                 others = row.held - (before if row.key in before_keys else 0)
-                denials.append(denied(window, row.spent, others, amount))
-        denial = strictest(denials)
-        if denial is None:
-            keys = json.dumps([*live])
-            values = _held_values(replace(held, windows=keys))
-            connection.execute(_HOLD, (*values, self._me.pid, self._me.birth, self._me.world))
-            _charge(connection, before_keys, held=-before)
-            _charge(connection, live, held=amount)
-        return denial
+                limit = to_pico(window.limit) or 0
+                if row.spent + others + amount > limit:
+                    never = row.spent + amount > limit
+                    denials.append(BudgetDenied(window, usage_of(row.spent, others), never))
+        if denials:  # one for which waiting does not help, if there is such a one
+            return max(denials, key=lambda denial: denial.never)
+        values = _held_values(replace(held, windows=json.dumps([*live])))
+        connection.execute(_HOLD, (*values, self._me.pid, self._me.birth, self._me.world))
+        _charge(connection, before_keys, held=-before)
+        _charge(connection, live, held=amount)
+        return None
 
     async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge its windows in one transaction; durable
@@ -223,32 +215,25 @@ class Ledger:
         processes."""
         for row in charged:
             window = self._windows.get(row.key)
-            share = window and warning_due(window, row.spent + spent, Decimal(row.warned))
-            if window and share:
-                told = (str(share), row.key)
+            amount = usage_of(row.spent + spent, 0).spent
+            reached = [s for s in window.warn_at if amount >= s * window.limit] if window else []
+            if window and reached and reached[-1] > Decimal(row.warned):
+                told = (str(reached[-1]), row.key)
                 connection.execute("UPDATE windows SET warned = ? WHERE key = ?", told)
-                yield BudgetWarning(window, share, usage_of(row.spent + spent, 0).spent)
+                yield BudgetWarning(window, reached[-1], amount)
 
     async def usage(self, window: BudgetWindow) -> BudgetUsage:
         """What counts against the window now."""
-        return self._db.read(lambda connection: usage(connection, window))
+        return self._db.read(lambda connection: Reading(connection).usage(window))
 
-    def calls(self, since: float | None = None, until: float | None = None) -> Iterator[CallRow]:
-        """Ended calls in the order they were started, from `since` to before `until` (seconds
-        since the epoch; None: no bound)."""
-        last: tuple[int, str] = (-(1 << 62) if since is None else round(since * 1000), "")
-        end = 1 << 62 if until is None else round(until * 1000)
-        while True:
-            # Page by page, so that a slow reader does not keep the WAL from being folded in.
-            page = self._db.read(partial(_page, after=last, end=end))
-            yield from page
-            if len(page) < _PAGE:
-                return
-            last = (page[-1].started_ms, page[-1].call_id)
+    def calls(self) -> Iterator[CallRow]:
+        """Ended calls in the order they were started."""
+        asked = f"{_SELECT_CALL} ORDER BY started_ms, call_id"
+        return map(_read_call, self._db.read(lambda c: c.execute(asked).fetchall()))
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
-        return self._db.read(open_holds)
+        return self._db.read(lambda connection: Reading(connection).open_holds())
 
     def report(self, work: Callable[[Reading], T]) -> T:
         """What `work` makes of the ledger as it is at one moment; it returns nothing lazy."""
@@ -277,9 +262,17 @@ class Ledger:
         self._db.close()
 
 
+@contextmanager
+def empty_reading() -> Iterator[Reading]:
+    """A ledger that is not there yet, for reports."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create(connection, MIGRATIONS)
+        yield Reading(connection)
+
+
 def open_ledger(path: Path, run_id: str, user: str) -> Ledger:
     """The ledger at `path`, created when it is missing. Raises as `Database` and `Ledger` do."""
-    db = Database(path, MIGRATIONS, synchronous="FULL", remedy=REMEDY)
+    db = Database(path, MIGRATIONS, remedy=REMEDY)
     try:
         return Ledger(db, run_id, user)
     except BaseException:
@@ -307,43 +300,13 @@ def _charge(
         connection.execute(_CHARGE, (spent, held, json.dumps(keys)))
 
 
-def _begin(connection: sqlite3.Connection, window: BudgetWindow, me: Process, now: int) -> None:
-    """Give the window its row, if it has none: what its calls cost so far, and those under way.
-    These, and the calls whose end may become known, learn that they count towards it."""
+def _begin(connection: sqlite3.Connection, window: BudgetWindow, now: int) -> None:
+    """Give the window its row, if it has none: what its calls cost so far, and those under way."""
     if connection.execute("SELECT 1 FROM windows WHERE key = ?", (window.key,)).fetchone():
         return
-    _drop_old_windows(connection, now)
-    held = held_in(connection, window)
-    connection.execute(
-        "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, '0', ?, ?, ?, ?)",
-        (
-            window.key, window.start, window.end, json.dumps(dict(window.match)),
-            spent_in(connection, window), sum(hold.amount_pico or 0 for hold in held),
-            now, me.pid, me.birth, me.world,
-        ),
-    )  # fmt: skip
-    unknown = connection.execute(
-        f"{_SELECT_CALL} WHERE status = 'unknown' AND started_ms >= ? AND started_ms < ?",
-        (window.start, window.end),
-    ).fetchall()
-    calls = [row for row in map(_read_call, unknown) if matches(window.match, row)]
-    for table, rows in (("holds", held), ("calls", calls)):
-        connection.executemany(
-            f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
-            [(window.key, row.call_id) for row in rows],
-        )
-
-
-def _drop_old_windows(connection: sqlite3.Connection, now: int) -> None:
-    """Drop the windows that nobody uses any more: those that ended a day ago, and those of runs
-    whose process is dead."""
-    connection.execute("DELETE FROM windows WHERE end_ms < ?", (now - _DAY,))
-    rows = connection.execute("SELECT key, match, made_ms, pid, birth, world FROM windows")
-    for key, match, made, *process in rows.fetchall():
-        if "run" in _read_match(match):
-            dead = Process(*process).is_dead()
-            if dead or (dead is None and made < now - _UNSEEN_RUN):
-                connection.execute("DELETE FROM windows WHERE key = ?", (key,))
+    connection.execute(_DROP_WINDOWS, (now - _DAY, now - _RUN))
+    spent = Reading(connection).spent_in(window)
+    add_window(connection, window, spent, "0", now)
 
 
 def _held_before(connection: sqlite3.Connection, call_id: str) -> tuple[int, list[str]]:
@@ -372,10 +335,9 @@ def _take_unknown(connection: sqlite3.Connection, call_id: str) -> CallRow | Non
     """Take the row of a call of unknown end out of the ledger and all its sums, for the row of
     what is known now. None when the call has no row; raises `sqlite3.IntegrityError` when it has
     one that is final."""
-    row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call_id,)).fetchone()
-    if row is None:
+    old = _find_call(connection, call_id)
+    if old is None:
         return None
-    old = _read_call(row)
     if old.status != "unknown":
         raise sqlite3.IntegrityError(f"the row of call {call_id} is final")
     _count(connection, call_id, -1)
@@ -407,49 +369,45 @@ def _expire_dead_holds(connection: sqlite3.Connection) -> None:
 def _release(
     connection: sqlite3.Connection, chosen: UnknownSelection, pico: int
 ) -> list[UnknownCall]:
-    for call in (found := _select_unknown(connection, chosen)):
-        row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call.call_id,)).fetchone()
-        old = _read_call(row)
-        _count(connection, call.call_id, -1)
+    found = _select_unknown(connection, chosen)
+    for call_id in [call.call_id for call in found]:
+        old = _find_call(connection, call_id)
+        assert old is not None
+        _count(connection, call_id, -1)
         _charge(connection, json.loads(old.windows), spent=pico - old.spent_pico)
-        connection.execute(_RELEASE, (pico, call.call_id))
-        _count(connection, call.call_id)
+        connection.execute(_RELEASE, (pico, call_id))
+        _count(connection, call_id)
     return found
 
 
 def _select_unknown(connection: sqlite3.Connection, chosen: UnknownSelection) -> list[UnknownCall]:
     """The chosen calls; raises `InputError` for those that there are not."""
-    if not chosen.ids and chosen.run_id is None:
-        return unknown_calls(connection, "1")
-    if not chosen.ids:
-        asked = "SELECT 1 FROM calls WHERE run_id = ? LIMIT 1"
-        if not connection.execute(asked, (chosen.run_id,)).fetchone():
-            raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
-        return unknown_calls(connection, "run_id = ?", chosen.run_id)
-    found: list[UnknownCall] = []
-    for call_id in dict.fromkeys(chosen.ids):
-        calls = unknown_calls(connection, "call_id = ?", call_id)
-        known = connection.execute(
-            "SELECT status FROM calls WHERE call_id = ?", (call_id,)
-        ).fetchone()
-        if known is None:
-            raise InputError(
-                f"there is no call {call_id!r} in the ledger, or it is still under way; "
-                "`llmctl cost report` lists the calls whose end is unknown"
-            )
-        if not calls:
-            raise InputError(f"how call {call_id} ended is known ({known[0]}): its row is final")
-        found += calls
-    return found
+    reading = Reading(connection)
+    if chosen.ids:
+        return [_unknown_call(connection, call_id) for call_id in dict.fromkeys(chosen.ids)]
+    if chosen.run_id is None:
+        return reading.unknown_where("1")
+    if not reading.has_run(chosen.run_id):
+        raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
+    return reading.unknown_where("run_id = ?", chosen.run_id)
 
 
-def _page(connection: sqlite3.Connection, *, after: tuple[int, str], end: int) -> list[CallRow]:
-    asked = (
-        f"{_SELECT_CALL} WHERE (started_ms, call_id) > (?, ?) AND started_ms < ? "
-        "ORDER BY started_ms, call_id LIMIT ?"
-    )
-    rows = connection.execute(asked, (*after, end, _PAGE)).fetchall()
-    return [_read_call(row) for row in rows]
+def _unknown_call(connection: sqlite3.Connection, call_id: str) -> UnknownCall:
+    calls = Reading(connection).unknown_where("call_id = ?", call_id)
+    if calls:
+        return calls[0]
+    known = _find_call(connection, call_id)
+    if known is None:
+        raise InputError(
+            f"there is no call {call_id!r} in the ledger, or it is still under way; "
+            "`llmctl cost report` lists the calls whose end is unknown"
+        )
+    raise InputError(f"how call {call_id} ended is known ({known.status}): its row is final")
+
+
+def _find_call(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
+    row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call_id,)).fetchone()
+    return None if row is None else _read_call(row)
 
 
 def _read_call(row: Sequence[Any]) -> CallRow:

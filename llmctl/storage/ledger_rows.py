@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import Struct
 
 from llmctl.errors import Cancelled, Interrupted
-from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, Hold
+from llmctl.protocols import BudgetUsage, Hold
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
@@ -44,74 +44,33 @@ def to_pico(dollars: Decimal | None) -> int | None:
 
 def from_pico(pico: int | None) -> Decimal | None:
     """Picodollars in US dollars, exactly; None stays None."""
-    return None if pico is None else Decimal(pico).scaleb(-12, context=_EXACT)
+    return None if pico is None else _dollars(pico)
 
 
-class Labels(Protocol):
-    """What reports group calls by; `tags` is a JSON object."""
-
-    @property
-    def profile(self) -> str:
-        """The profile's name."""
-        ...
-
-    @property
-    def provider(self) -> str:
-        """The provider's name."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """The model that answered, or was asked while nobody knows which one answers."""
-        ...
-
-    @property
-    def user(self) -> str:
-        """Who ran the program."""
-        ...
-
-    @property
-    def tags(self) -> str:
-        """The call's tags."""
-        ...
-
-
-class Kind(Labels, Protocol):
-    """What budgets tell calls apart by."""
-
-    @property
-    def run_id(self) -> str:
-        """The run's id; empty where runs are not told apart."""
-        ...
-
-    @property
-    def asked_model(self) -> str:
-        """The model that was asked; empty where that is not on record."""
-        ...
+def _dollars(pico: int) -> Decimal:
+    return Decimal(pico).scaleb(-12, context=_EXACT)
 
 
 class CallKind(Struct, frozen=True):
-    """A `Kind` by itself."""
+    """What budgets and reports tell calls apart by. `tags` is a JSON object; `run_id` is empty
+    where runs are not told apart, `asked_model` where it is not on record."""
 
-    run_id: str
     profile: str
     provider: str
     asked_model: str
     model: str
     user: str
     tags: str
+    run_id: str = ""
 
 
 def kind_of(request: Request, run_id: str, user: str) -> CallKind:
     """The kind of a call that is about to be made."""
-    target = request.target
-    return CallKind(
-        run_id, target.profile, target.provider, target.model, target.model, user,
-        tags_as_json(request.tags),
-    )  # fmt: skip
+    target, tags = request.target, tags_as_json(request.tags)
+    return CallKind(target.profile, target.provider, target.model, target.model, user, tags, run_id)
 
 
-def matches(match: Mapping[str, str], kind: Kind) -> bool:
+def matches(match: Mapping[str, str], kind: Labels) -> bool:
     """Whether calls of a kind count towards the budget that matches by `match`: a value each by
     `run`, `profile`, `provider`, `model`, `user` or `tag:NAME`, of which a call has all.
 
@@ -121,7 +80,7 @@ def matches(match: Mapping[str, str], kind: Kind) -> bool:
     return all(_has(kind, name, wanted) for name, wanted in match.items())
 
 
-def _has(kind: Kind, name: str, wanted: str) -> bool:
+def _has(kind: Labels, name: str, wanted: str) -> bool:
     if name == "model":
         return same_model(wanted, kind.model) or same_model(wanted, kind.asked_model)
     if name.startswith("tag:"):
@@ -157,34 +116,7 @@ def tags_as_json(tags: Mapping[str, str]) -> str:
 
 def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
     """Picodollars of a window in dollars."""
-    spent, held = from_pico(spent_pico), from_pico(held_pico)
-    assert spent is not None
-    assert held is not None
-    return BudgetUsage(spent, held)
-
-
-def denied(
-    window: BudgetWindow, spent_pico: int, held_pico: int, amount_pico: int
-) -> BudgetDenied | None:
-    """Why `amount_pico` more does not fit into the window; None when it does."""
-    limit = to_pico(window.limit) or 0
-    if spent_pico + held_pico + amount_pico <= limit:
-        return None
-    return BudgetDenied(window, usage_of(spent_pico, held_pico), spent_pico + amount_pico > limit)
-
-
-def strictest(denials: Iterable[BudgetDenied | None]) -> BudgetDenied | None:
-    """Of several denials one for which waiting does not help, if there is such a one."""
-    found = [each for each in denials if each is not None]
-    return next((each for each in found if each.never), found[0] if found else None)
-
-
-def warning_due(window: BudgetWindow, spent_pico: int, warned: Decimal) -> Decimal | None:
-    """The highest share of `warn_at` that `spent_pico` has reached, where it is above `warned`,
-    the highest one that somebody was told of; else None."""
-    spent = from_pico(spent_pico) or Decimal(0)
-    reached = [share for share in window.warn_at if spent >= share * window.limit]
-    return reached[-1] if reached and reached[-1] > warned else None
+    return BudgetUsage(_dollars(spent_pico), _dollars(held_pico))
 
 
 class HeldCall(Struct, frozen=True):
@@ -222,7 +154,7 @@ class HeldCall(Struct, frozen=True):
         return None if self.cost_pico is None else min(MOST, self.cost_pico * self.times)
 
 
-class CallRow(Struct, frozen=True):
+class CallRow(Struct, frozen=True, kw_only=True):
     """A call that has ended, in the order of the columns of `calls`.
 
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
@@ -246,23 +178,23 @@ class CallRow(Struct, frozen=True):
     user: str
     input_tokens: int
     output_tokens: int
-    cached_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     estimated: bool
     cost_pico: int | None
-    saved_pico: int | None
-    uncertain: int
-    uncertain_pico: int | None
-    latency_ms: int | None
-    elapsed_ms: int | None
-    first_token_ms: int | None
-    attempts: int | None
+    saved_pico: int | None = None
+    uncertain: int = 0
+    uncertain_pico: int | None = 0
+    latency_ms: int | None = None
+    elapsed_ms: int | None = None
+    first_token_ms: int | None = None
+    attempts: int | None = None
     status: Status
-    error_type: str | None
-    cache: str | None
-    http_status: int | None
-    provider_request_id: str | None
+    error_type: str | None = None
+    cache: str | None = None
+    http_status: int | None = None
+    provider_request_id: str | None = None
     asked_model: str = ""
     windows: str = "[]"
 
@@ -280,6 +212,10 @@ class CallRow(Struct, frozen=True):
     def spent_pico(self) -> int:
         """What counts against budgets: what was, or may have been, billed at a known price."""
         return (self.cost_pico or 0) + (self.uncertain_pico or 0)
+
+
+Labels = CallKind | HeldCall | CallRow
+"""Calls, or kinds of them, that budgets and reports tell apart."""
 
 
 def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
@@ -357,36 +293,14 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
 
 def lost_call(held: HeldCall) -> CallRow:
     """The row of a call whose process died: nobody knows how it ended, so it counts in full."""
+    same = ("call_id", "run_id", "profile", "provider", "model", "asked_model", "tags", "user",
+            "input_tokens", "output_tokens", "windows")  # fmt: skip
     return CallRow(
-        call_id=held.call_id,
-        run_id=held.run_id,
+        **{name: getattr(held, name) for name in same},
         started_ms=held.at_ms,
-        profile=held.profile,
-        provider=held.provider,
-        model=held.model,
-        tags=held.tags,
-        user=held.user,
-        input_tokens=held.input_tokens,
-        output_tokens=held.output_tokens,
-        cached_tokens=0,
-        cache_write_tokens=0,
-        reasoning_tokens=0,
         estimated=True,
         cost_pico=held.amount_pico,
-        saved_pico=None,
-        uncertain=0,
-        uncertain_pico=0,
-        latency_ms=None,
-        elapsed_ms=None,
-        first_token_ms=None,
-        attempts=None,
         status="unknown",
-        error_type=None,
-        cache=None,
-        http_status=None,
-        provider_request_id=None,
-        asked_model=held.model,
-        windows=held.windows,
     )
 
 

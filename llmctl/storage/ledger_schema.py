@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.database import Migration
-from llmctl.storage.ledger_queries import KIND, SUMS, held_in
+from llmctl.storage.ledger_queries import KIND, SUMS, Reading
 from llmctl.storage.ledger_rows import CallKind, matches
 
 _HOURS = f"""
@@ -31,14 +31,11 @@ _WINDOWS = """
         spent_pico INTEGER NOT NULL,
         held_pico INTEGER NOT NULL,
         warned TEXT NOT NULL,
-        made_ms INTEGER NOT NULL,
-        pid INTEGER NOT NULL,
-        birth TEXT NOT NULL,
-        world TEXT NOT NULL
+        made_ms INTEGER NOT NULL
     ) WITHOUT ROWID
 """
-"""Budgets in their periods. `warned` is the highest share of the limit that somebody was told of;
-the process is the one that made the row, whose run it may be."""
+"""Budgets in their periods. `warned` is the highest share of the limit that somebody was told
+of."""
 
 _UNKNOWN = "CREATE INDEX calls_unknown ON calls (started_ms) WHERE status = 'unknown'"
 
@@ -126,16 +123,38 @@ def _drop_triggers(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP TRIGGER {name}")
 
 
+def add_window(
+    connection: sqlite3.Connection, window: BudgetWindow, spent: int, warned: str, made_ms: int
+) -> None:
+    """Give the window its row. The calls under way, and those whose end may become known, learn
+    that they count towards it."""
+    held = Reading(connection).held_in(window)
+    kind = ", ".join(CallKind.__struct_fields__)
+    unknown = connection.execute(
+        f"SELECT call_id, {kind} FROM calls "  # noqa: S608 - our own names
+        "WHERE status = 'unknown' AND started_ms >= ? AND started_ms < ?",
+        (window.start, window.end),
+    ).fetchall()
+    connection.execute(
+        "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            window.key, window.start, window.end, json.dumps(dict(window.match)), spent,
+            sum(hold.amount_pico or 0 for hold in held), warned, made_ms,
+        ),
+    )  # fmt: skip
+    matching = [call_id for call_id, *of in unknown if matches(window.match, CallKind(*of))]
+    for table, call_ids in (("holds", [hold.call_id for hold in held]), ("calls", matching)):
+        connection.executemany(
+            f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
+            [(window.key, call_id) for call_id in call_ids],
+        )
+
+
 def _convert_windows(connection: sqlite3.Connection) -> None:
-    """Take over the budget windows with what is spent of them, and store with open holds and with
-    calls of unknown end which windows they count towards."""
+    """Take over the budget windows with what is spent of them."""
     found = connection.execute(
         "SELECT key, start_ms, end_ms, run_id, profile, provider, model, user, tags, spent_pico, "
-        "warned, made_ms, pid, birth, world FROM budget_windows"
-    ).fetchall()
-    unknown = connection.execute(
-        "SELECT call_id, started_ms, run_id, profile, provider, asked_model, model, user, tags "
-        "FROM calls WHERE status = 'unknown'"
+        "warned, made_ms FROM budget_windows"
     ).fetchall()
     for key, start, end, run, profile, provider, model, user, tags, spent, *rest in found:
         named = {
@@ -143,24 +162,7 @@ def _convert_windows(connection: sqlite3.Connection) -> None:
             **{f"tag:{name}": value for name, value in json.loads(tags or "{}").items()},
         }  # fmt: skip
         match = {name: value for name, value in named.items() if value is not None}
-        held = held_in(connection, BudgetWindow(key, "", Decimal(0), start, end, match))
-        connection.execute(
-            "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                key, start, end, json.dumps(match), spent,
-                sum(hold.amount_pico or 0 for hold in held), *rest,
-            ),
-        )  # fmt: skip
-        counted = [
-            call_id
-            for call_id, started, *kind in unknown
-            if start <= started < end and matches(match, CallKind(*kind))
-        ]
-        for table, call_ids in (("holds", [hold.call_id for hold in held]), ("calls", counted)):
-            connection.executemany(
-                f"UPDATE {table} SET windows = json_insert(windows, '$[#]', ?) WHERE call_id = ?",  # noqa: S608
-                [(key, call_id) for call_id in call_ids],
-            )
+        add_window(connection, BudgetWindow(key, "", Decimal(0), start, end, match), spent, *rest)
 
 
 _UPGRADE = (

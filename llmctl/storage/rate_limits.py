@@ -69,9 +69,7 @@ class RateLimitStore:
 
     async def _change(self, name: str, change: LimitChange) -> float:
         if self._db is None:
-            self._db = Database(
-                self._path, MIGRATIONS, synchronous="NORMAL", keep_copy=False, replaceable=True
-            )
+            self._db = Database(self._path, MIGRATIONS, replaceable=True)
         key = name, boot_id()
 
         def work(connection: sqlite3.Connection) -> float:

@@ -28,8 +28,7 @@ from llmctl.cli.cost_tables import draw
 from llmctl.config.settings import Budget
 from llmctl.reports.periods import since
 from llmctl.reports.report import Query, Report, make, parse_by
-from llmctl.storage.ledger import open_ledger
-from llmctl.storage.ledger_queries import EmptyReading
+from llmctl.storage.ledger import empty_reading, open_ledger
 from tests.conftest import Run
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 from tests.price_lists import encoded, published
@@ -330,7 +329,8 @@ def made(path: Path | None, by: str = "model", budgets: tuple[Budget, ...] = ())
     """A report of the last 30 days."""
     query = Query(since("30d", now() + 1000, UTC), parse_by([by]), UTC, now() + 1000)
     if path is None:
-        return make(EmptyReading(), query, budgets)
+        with empty_reading() as reading:
+            return make(reading, query, budgets)
     with closing(open_ledger(path, "", "")) as ledger:
         return ledger.report(lambda reading: make(reading, query, budgets))
 

@@ -13,8 +13,6 @@ from llmctl.errors import CallTimeout, RateLimited
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow
 from llmctl.types import CallRecord, Request
 from tests.conformance.calls import (
-    DAY,
-    NOW,
     TARGET,
     a_cap,
     a_hold,
@@ -207,17 +205,6 @@ class BudgetContract:
         answer = replace(an_answer(request), model=answered)
         settle(store, an_outcome(request, answer, cost=CENT))
         assert stands(store, cap)[0] == (CENT if counts else 0)
-
-    def test_another_day_is_another_budget(self, store: Budget) -> None:
-        """Calls count in the window they began in."""
-        today = a_cap("0.01")
-        start = today.end
-        tomorrow = replace(today, key="tomorrow", start=start, end=start + DAY)
-        assert held(store, [today]) is None
-        assert held(store, [today]) is not None
-        later = a_hold(a_request(), CENT, at=NOW + 86400)
-        assert asyncio.run(store.hold(later, [tomorrow])) is None
-        assert stands(store, today) == stands(store, tomorrow) == (0, CENT)
 
     def test_a_raised_limit_holds_at_once(self, store: Budget) -> None:
         """The limit is the cap's own; what counts against it stays."""

@@ -19,8 +19,7 @@ from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
 from llmctl.reports.periods import Span, moment, period_at, since
 from llmctl.reports.report import Query, Report, check, make, parse_by, percentiles, project
-from llmctl.storage.ledger import open_ledger
-from llmctl.storage.ledger_queries import EmptyReading
+from llmctl.storage.ledger import empty_reading, open_ledger
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 
 NOW = moment(datetime(2026, 11, 21, 12, tzinfo=UTC))
@@ -179,7 +178,8 @@ def test_a_check_is_the_reports_budget(path: Path) -> None:
 def test_no_ledger_is_an_empty_report() -> None:
     """Before the first call everything is nothing."""
     query = Query(Span(NOW - DAY, NOW), ("model",), UTC, NOW)
-    report = make(EmptyReading(), query, BUDGETS)
+    with empty_reading() as reading:
+        report = make(reading, query, BUDGETS)
     assert (report.groups, report.total.calls) == ((), 0)
     assert report.month.figures.cost == 0
     assert [state.state for state in report.budgets] == ["within"] * 4

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from llmctl.storage.answer_cache import SqliteCache, open_database
+from llmctl.storage.answer_cache import SqliteCache
 from tests.conformance.calls import a_cached_answer
 
 
@@ -43,7 +43,7 @@ async def work(cache: SqliteCache, ended: asyncio.Event) -> tuple[int, float]:
 
 async def main(path: Path) -> None:
     """Work until stdin ends."""
-    cache = SqliteCache(open_database(path))
+    cache = SqliteCache(path)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
     print("ready", flush=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 
 def damaged_versions(whole: bytes, number: int) -> Iterator[tuple[str, bytes]]:
@@ -26,3 +30,9 @@ def damaged_versions(whole: bytes, number: int) -> Iterator[tuple[str, bytes]]:
                 bit = chance.randrange(8)
                 broken[at] ^= 1 << bit
                 yield f"bit {bit} flipped at {at}", bytes(broken)
+
+
+def sql(path: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """What the statement gives, and does, behind llmctl's back."""
+    with closing(sqlite3.connect(path, timeout=10)) as connection, connection:
+        return connection.execute(statement, values).fetchall()

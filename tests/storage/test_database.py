@@ -126,24 +126,6 @@ def test_a_cancelled_wait_does_not_undo_the_write(db: Database) -> None:
     assert notes(db) == ["kept", "next"]
 
 
-def test_every_thread_reads_for_itself(db: Database) -> None:
-    """Readers in other threads see what is committed."""
-    db.write_now(add("x"))
-    seen: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: seen.append(notes(db))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [["x"]] * 4
-
-
-def test_readers_cannot_write(db: Database) -> None:
-    """Only the writer thread changes anything."""
-    with pytest.raises(DiskError):
-        db.read(add("no"))
-
-
 def test_closing_writes_what_is_queued_and_folds_the_wal_in(path: Path) -> None:
     """Afterwards there is one file with everything in it, and using it is refused."""
     db = Database(path, [FIRST])
@@ -239,23 +221,6 @@ def test_when_the_disk_refuses_everything_stops(db: Database, path: Path) -> Non
     with pytest.raises(DiskError):
         db.write_now(add("later"))
     assert notes(db) == ["before"]
-
-
-def test_a_full_database_fails_the_whole_group(db: Database) -> None:
-    """A disk error inside one write is everybody's."""
-    db.write_now(lambda c: c.execute("PRAGMA max_page_count=20").fetchone())
-    with pytest.raises(DiskError, match="full"):
-        db.write_now(add("x" * 200_000))
-    with pytest.raises(DiskError):
-        db.write_now(add("small"))
-
-
-def test_a_place_that_is_no_folder_is_a_disk_error(tmp_path: Path) -> None:
-    """Opening fails at once, with the path."""
-    file = tmp_path / "file"
-    file.touch()
-    with pytest.raises(DiskError, match=str(file)):
-        Database(file / "notes.sqlite3", [FIRST])
 
 
 def test_waiting_for_another_process_ends(

@@ -218,14 +218,6 @@ def test_no_trace(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    """What cannot be opened is one sentence."""
-    with pytest.raises(DiskError, match="it is a folder"):
-        LockedFile.open(tmp_path)
-    with pytest.raises(DiskError, match="create the folder first"):
-        LockedFile.open(tmp_path / "no" / "f")
-
-
 def test_a_file_in_use_is_not_replaced(tmp_path: Path) -> None:
     """Any number may use it; who is to replace it must be alone, within a process too, and one
     user who ends does not end the others' use."""

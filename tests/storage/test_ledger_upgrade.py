@@ -23,6 +23,7 @@ from llmctl.storage.ledger_rows import to_pico
 from llmctl.storage.ledger_schema import MIGRATIONS
 from llmctl.storage.process import world
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
+from tests.storage.damage import sql
 
 DUMP = Path(__file__).with_name("ledger_0_1_0.sql")
 KIND = "profile, provider, model, user, tags"
@@ -35,12 +36,6 @@ def path(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(DUMP.read_text(encoding="utf-8"))
     return path
-
-
-def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
-    """What the statement gives, without llmctl."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(statement).fetchall()
 
 
 def windows(path: Path, table: str = "windows") -> dict[object, tuple[object, ...]]:

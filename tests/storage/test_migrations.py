@@ -17,6 +17,7 @@ from llmctl.storage.database import (
     OldFormatError,
     fits,
 )
+from tests.storage.damage import sql
 
 FIRST = Migration("test-001-notes", ("CREATE TABLE notes (text TEXT NOT NULL)",))
 SECOND = Migration(
@@ -37,8 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 def rows(path: Path) -> list[tuple[object, ...]]:
     """What is in the file, without llmctl."""
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT * FROM notes").fetchall()
+    return sql(path, "SELECT * FROM notes")
 
 
 def test_an_older_file_is_migrated_and_a_copy_kept(path: Path) -> None:
@@ -53,16 +53,9 @@ def test_an_older_file_is_migrated_and_a_copy_kept(path: Path) -> None:
 
 def test_a_copy_is_kept_only_where_it_may_be(path: Path) -> None:
     """Text that a user can have removed is not kept in a second place."""
-    Database(path, [FIRST, SECOND], keep_copy=False).close()
+    Database(path, [FIRST, SECOND], erasable=True).close()
     assert rows(path) == [("four", 4)]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_a_new_file_and_a_current_one_need_no_copy(path: Path) -> None:
-    """Only a migration of something makes a copy."""
-    Database(path, [FIRST]).close()
-    Database(path.with_name("new"), [FIRST, SECOND]).close()
-    assert sorted(file.name for file in path.parent.iterdir()) == ["new", path.name]
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path) -> None:

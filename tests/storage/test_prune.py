@@ -19,9 +19,7 @@ from llmctl.storage import answer_cache
 from llmctl.storage.answer_cache import (
     Pruned,
     PruneFilter,
-    SizeLimit,
     SqliteCache,
-    open_database,
     prune,
 )
 from tests.conformance.calls import NOW, a_cached_answer
@@ -47,7 +45,7 @@ def path(tmp_path: Path) -> Path:
     one before."""
     path = tmp_path / "cache.db"
     clock = StoppedClock(NOW)
-    cache = SqliteCache(open_database(path), clock)
+    cache = SqliteCache(path, clock)
 
     async def put_all() -> None:
         for n in range(NUMBER):
@@ -74,7 +72,7 @@ def left(path: Path) -> Iterator[list[int]]:
 
 def remaining(path: Path) -> list[int]:
     """Which answers are there still, each whole."""
-    cache = SqliteCache(open_database(path))
+    cache = SqliteCache(path)
     found = []
     for n in range(NUMBER):
         answer = asyncio.run(cache.get(key(n)))
@@ -125,7 +123,7 @@ def test_what_goes_is_gone_from_every_byte(path: Path, what: PruneFilter, stays:
 @pytest.mark.usefixtures("left")
 def test_by_size_the_least_recently_used_go(path: Path) -> None:
     """What was read lately stays, however old it is; the file is no larger than asked for."""
-    later = SqliteCache(open_database(path), StoppedClock(NOW * 2))
+    later = SqliteCache(path, StoppedClock(NOW * 2))
     for n in range(0, NUMBER, 10):
         asyncio.run(later.get(key(n)))
     later.close()
@@ -146,29 +144,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """Has nothing to remove, and is not made."""
     assert prune(tmp_path / "none.db", PruneFilter()) == Pruned()
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("left")
-def test_pruning_that_was_killed_leaves_a_sound_cache(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever step was the last, what is found is right, and the next pruning finishes."""
-    monkeypatch.setattr(answer_cache, "_STEP", 0.0)
-    monkeypatch.setattr(answer_cache, "_ROWS", 20)
-    steps = iter(range(3))
-
-    def killed(_: float) -> None:
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "sleep", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prune(path, PruneFilter(model="even"))
-    stays = remaining(path)
-    assert set(range(1, NUMBER, 2)) < set(stays) < set(range(NUMBER))
-    prune(path, PruneFilter(model="even"))
-    assert remaining(path) == list(range(1, NUMBER, 2))
 
 
 def test_others_store_and_read_meanwhile(path: Path) -> None:
@@ -202,12 +177,41 @@ def test_a_reader_that_does_not_end_is_told_of(path: Path, monkeypatch: pytest.M
     assert canaries(path) == set()
 
 
-def test_a_cache_is_kept_below_its_limit(path: Path) -> None:
-    """As it grows and when a run ends, the least recently used answers make room."""
+def test_pruning_that_was_killed_leaves_a_sound_cache(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever step was the last, what is found is right, and the next pruning finishes."""
+    monkeypatch.setattr(answer_cache, "_STEP", 20)
+    steps = iter(range(3))
+
+    def killed(_: float) -> None:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune(path, PruneFilter(model="even"))
+    stays = remaining(path)
+    assert set(range(1, NUMBER, 2)) < set(stays) < set(range(NUMBER))
+    prune(path, PruneFilter(model="even"))
+    assert remaining(path) == list(range(1, NUMBER, 2))
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_cache_is_kept_below_its_limit(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, grows: bool
+) -> None:
+    """As it grows and when it is closed, the least recently used answers make room."""
+    monkeypatch.setattr(answer_cache, "_BATCH", 1)
     most = path.stat().st_size // 2
-    limit = SizeLimit(path, most, pytest.fail)
-    limit.grown(most - 1)
-    assert len(remaining(path)) == NUMBER
-    limit.close()
+    cache = SqliteCache(path, StoppedClock(NOW + NUMBER), size=most)
+    if grows:
+        asyncio.run(cache.put(key(NUMBER - 1), a_cached_answer(text(NUMBER - 1))))
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA page_count").fetchone()[0] * 4096 <= most
+    cache.close()
     assert path.stat().st_size <= most
-    assert remaining(path)[-1] == NUMBER - 1
+    stays = remaining(path)
+    assert stays == list(range(NUMBER - len(stays), NUMBER))
+    assert len(stays) > NUMBER / 3
