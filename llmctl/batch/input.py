@@ -30,6 +30,8 @@ _BUFFER = 1 << 17
 _COPY = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
+NOT_UTF8 = "not valid UTF-8 ({}): convert the file to UTF-8"
+
 
 class Problem(str):
     """What is wrong with a record: a sentence without the file's name and line."""
@@ -271,7 +273,7 @@ class _CsvLines:
         except UnicodeDecodeError as error:
             where = f" on line {number}" if number != self.first else ""
             self.problem = self.problem or Problem(
-                f"not valid UTF-8 (byte {error.start + 1}{where}): convert the file to UTF-8"
+                NOT_UTF8.format(f"byte {error.start + 1}{where}")
             )
             return line.decode(errors="replace")
 

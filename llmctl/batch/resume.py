@@ -174,13 +174,13 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> RowInd
         nonlocal count
         for number, record in enumerate(source.records()):
             try:
-                name, digest = reader.identify(record, profile)
+                made = reader.request(record, profile)
             except RowError as error:
                 count += 1
                 if count <= SHOWN:
                     problems.append((record[0], str(error)))
             else:
-                yield number, record[0], name, digest
+                yield number, record[0], made.id, bytes.fromhex(made.fingerprint[:32])
 
     index = RowIndex()
     try:
