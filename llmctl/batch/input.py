@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -94,16 +94,16 @@ class InputFile:
         Raises `InputError` when the file has changed since it was opened: no record is given
         that was read after the change.
         """
-        self._check()
         self._file.seek(0)
-        raw: io.RawIOBase = _Watched(self._file.fileno(), self._check)
-        stream: io.BufferedIOBase = io.BufferedReader(raw, _BUFFER)
+        stream: io.BufferedIOBase = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
         found = lines(stream)
-        if self._csv:
-            return csv_records(found)
-        return ((number, line) for number, line in found if not line.isspace())
+        plain = ((number, line) for number, line in found if not line.isspace())
+        for record in csv_records(found) if self._csv else plain:
+            self._check()
+            yield record
+        self._check()
 
     def _check(self) -> None:
         if _state(self._file.fileno()) != self._state:
@@ -118,20 +118,6 @@ class InputFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Watched(io.FileIO):
-    """An open file that calls `check` after every read. Closing leaves the descriptor open."""
-
-    def __init__(self, fd: int, check: Callable[[], None]) -> None:
-        super().__init__(fd, closefd=False)
-        self._check = check
-
-    def readinto(self, buffer: bytearray) -> int | None:  # type: ignore[override]
-        """As `FileIO.readinto`. Raises what `check` does."""
-        size = super().readinto(buffer)
-        self._check()
-        return size
 
 
 def _state(fd: int) -> tuple[int, int]:

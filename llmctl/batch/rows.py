@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, cast
@@ -43,23 +44,9 @@ _ASKED = frozenset({"prompt", "messages", "method", "url", "body"})
 KEYS = _IDS | _SETTINGS | _ASKED
 """The fields that mean something in a row; others are the user's own columns."""
 
-_PARAMETERS = frozenset(
-    {
-        "top_p",
-        "top_k",
-        "frequency_penalty",
-        "presence_penalty",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning_effort",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "max_completion_tokens",
-        "max_output_tokens",
-    }
+_PARAMETERS = re.compile(
+    "top_[pk]|(frequency|presence)_penalty|response_format|tools|tool_choice|parallel_tool_calls"
+    "|reasoning_effort|logit_bias|(top_)?logprobs|max_(completion|output)_tokens"
 )
 """Providers' own parameters, which someone who puts them on a row expects to be sent."""
 
@@ -249,8 +236,8 @@ def _reject_typos(fields: Mapping[str, Any], id_field: str | None) -> None:
     # A row that asks something does not also misspell `messages`: `message` is a column then.
     known = KEYS if _ASKED.isdisjoint(fields) else KEYS - _ASKED
     for name in fields.keys() - KEYS - {id_field}:
-        if name in _PARAMETERS:
-            raise RowError(f"put `{name}` inside `options`: a row has no such field itself")
+        own = not _PARAMETERS.fullmatch(name)
+        _check(own, f"put `{name}` inside `options`: a row has no such field itself")
         near = _nearest(name, known)
         _check(not near, f"unknown field `{name}`: did you mean `{near}`?")
 
