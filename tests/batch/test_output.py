@@ -451,34 +451,22 @@ def test_any_bytes(
 
 
 @pytest.mark.parametrize(
-    ("input", "output"),
+    ("input", "output", "errors"),
     [
-        ("data.jsonl", "data.out.jsonl"),
-        ("data.jsonl.gz", "data.out.jsonl"),
-        ("in/rows.csv", "in/rows.out.jsonl"),
-        ("/x/ROWS.CSV", "/x/ROWS.out.jsonl"),
-        ("a.b.jsonl", "a.b.out.jsonl"),
-        (".jsonl", ".jsonl.out.jsonl"),
-        ("-", "-"),
+        ("data.jsonl", "data.out.jsonl", "data.out.errors.jsonl"),
+        ("data.jsonl.gz", "data.out.jsonl", "data.out.errors.jsonl"),
+        ("/x/ROWS.CSV", "/x/ROWS.out.jsonl", "/x/ROWS.out.errors.jsonl"),
+        ("a.b.jsonl", "a.b.out.jsonl", "a.b.out.errors.jsonl"),
+        (".jsonl", ".jsonl.out.jsonl", ".jsonl.out.errors.jsonl"),
+        ("-", "-", "-.errors.jsonl"),
     ],
 )
-def test_default_output(input: str, output: str) -> None:
-    """The answers go beside the input, under its name; those of stdin to stdout."""
+def test_names(input: str, output: str, errors: str) -> None:
+    """The answers go beside the input, under its name, those of stdin to stdout; the errors stand
+    beside the answers, whatever those are called."""
     assert default_output(input) == output
-
-
-@pytest.mark.parametrize(
-    ("output", "errors"),
-    [
-        ("x.jsonl", "x.errors.jsonl"),
-        ("a.out.jsonl", "a.out.errors.jsonl"),
-        ("answers", "answers.errors.jsonl"),
-        ("x.json", "x.json.errors.jsonl"),
-    ],
-)
-def test_errors_path(output: str, errors: str) -> None:
-    """The errors stand beside the answers."""
-    assert errors_path(Path("d", output)) == Path("d", errors)
+    assert errors_path(Path(output)) == Path(errors)
+    assert errors_path(Path("d/x.json")) == Path("d/x.json.errors.jsonl")
 
 
 def test_good_outputs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.batch.rows import URLS, Row, RowError, RowReader
+from llmctl.batch.rows import KEYS, URLS, Row, RowError, RowReader
 from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
@@ -344,26 +344,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = st.sampled_from(
-    [
-        "id",
-        "prompt",
-        "messages",
-        "system",
-        "model",
-        "max_tokens",
-        "temperature",
-        "options",
-        "tags",
-        "body",
-        "url",
-        "schema",
-        "custom_id",
-    ]
-)
 
 
-@given(st.dictionaries(KEYS, JSON) | JSON)
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)), JSON) | JSON)
 def test_any_record(fields: Any) -> None:
     """Whatever JSON a record holds, it is a row or a sentence."""
     with contextlib.suppress(RowError):
