@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -29,6 +29,8 @@ MAX_LINE = 64 << 20
 _BUFFER = 1 << 17
 _COPY = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+
+NOT_UTF8 = "not valid UTF-8 ({}): convert the file to UTF-8"
 
 
 class Problem(str):
@@ -92,14 +94,16 @@ class InputFile:
         Raises `InputError` when the file has changed since it was opened: no record is given
         that was read after the change.
         """
-        self._check()
         self._file.seek(0)
-        raw: io.RawIOBase = _Watched(self._file.fileno(), self._check)
-        stream: io.BufferedIOBase = io.BufferedReader(raw, _BUFFER)
+        stream: io.BufferedIOBase = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
         found = lines(stream)
-        return csv_records(found) if self._csv else (line for line in found if not _blank(line))
+        plain = ((number, line) for number, line in found if not line.isspace())
+        for record in csv_records(found) if self._csv else plain:
+            self._check()
+            yield record
+        self._check()
 
     def _check(self) -> None:
         if _state(self._file.fileno()) != self._state:
@@ -116,27 +120,9 @@ class InputFile:
         self.close()
 
 
-class _Watched(io.FileIO):
-    """An open file that calls `check` after every read. Closing leaves the descriptor open."""
-
-    def __init__(self, fd: int, check: Callable[[], None]) -> None:
-        super().__init__(fd, closefd=False)
-        self._check = check
-
-    def readinto(self, buffer: bytearray) -> int | None:  # type: ignore[override]
-        """As `FileIO.readinto`. Raises what `check` does."""
-        size = super().readinto(buffer)
-        self._check()
-        return size
-
-
 def _state(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_size, status.st_mtime_ns
-
-
-def _blank(line: Line) -> bool:
-    return line[1].isspace()
 
 
 def _copy(source: BinaryIO, name: str) -> BinaryIO:
@@ -191,100 +177,70 @@ def csv_records(
 ) -> Iterator[tuple[int, dict[str, str] | Problem]]:
     """CSV records by column name, each with the line it begins on; blank lines are skipped.
 
-    Spreadsheets' CSV: a header, quoted cells with line breaks. A header that cannot serve is one
-    `Problem`, after which nothing follows.
+    Spreadsheets' CSV: a header, quoted cells with line breaks. After a header that cannot serve
+    and after a record longer than `limit` bytes nothing follows.
     """
-    csv.field_size_limit(limit)  # the default, 128 KiB, is less than a long document
-    feed = _CsvLines(found, limit)
-    reader = csv.reader(feed, strict=True)
-    first = _next_cells(reader, feed)
-    if first is None:
-        yield 1, Problem("no header: the first line of a CSV file names its columns")
-        return
-    header = [name.strip() for name in first] if isinstance(first, list) else []
-    problem = first if isinstance(first, Problem) else _header_problem(header)
-    if problem is not None:
-        yield feed.first, problem
-        return
-    width = len(header)
-    while (cells := _next_cells(reader, feed)) is not None:
-        if isinstance(cells, Problem):
-            yield feed.first, cells
-        elif len(cells) == width:
-            yield feed.first, dict(zip(header, cells, strict=True))
+    header: list[str] = []
+    for first, cells in _csv_cells(found, limit):
+        if not header:
+            header = [] if isinstance(cells, Problem) else [name.strip() for name in cells]
+            problem = cells if isinstance(cells, Problem) else _header_problem(header)
+            if problem:
+                yield first, Problem(problem)
+                return
+        elif isinstance(cells, Problem):
+            yield first, cells
+        elif len(cells) == len(header):
+            yield first, dict(zip(header, cells, strict=True))
         elif len(cells) > 1 or cells[0].strip():
-            cell = "cell" if len(cells) == 1 else "cells"
-            yield feed.first, Problem(f"{len(cells)} {cell}; the header names {width} columns")
+            yield first, Problem(f"the header names {len(header)} columns, here are {len(cells)}")
+    if not header:
+        yield 1, Problem("no header: the first line of a CSV file names its columns")
 
 
-def _next_cells(reader: Iterator[list[str]], feed: _CsvLines) -> list[str] | Problem | None:
-    """The cells of the next record that is not blank, what is wrong with it, or None at the end."""
-    while True:
-        feed.begin()
+def _csv_cells(found: Iterator[Line], limit: int) -> Iterator[tuple[int, list[str] | Problem]]:
+    csv.field_size_limit(limit)  # the default, 128 KiB, is less than a long document
+    first, size, problem = 1, 0, ""  # of the record that is being read
+
+    def text() -> Iterator[str]:
+        """Lines for the CSV reader; a bad one too, so that it finds the end of the record."""
+        nonlocal size, problem
+        for number, line in found:
+            if isinstance(line, Problem):
+                problem = problem or line
+                yield "\n"
+                continue
+            size += len(line)
+            if size > limit:
+                problem = f"the record is longer than {limit >> 20} MiB: is a quote not closed?"
+                raise csv.Error
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                where = f" on line {number}" if number != first else ""
+                problem = problem or NOT_UTF8.format(f"byte {error.start + 1}{where}")
+                yield line.decode(errors="replace")
+
+    reader = csv.reader(text(), strict=True)
+    cells: list[str] | None = []
+    while cells is not None:
         try:
-            cells = next(reader)
-        except StopIteration:
-            return None
+            cells = next(reader, None)
         except csv.Error as error:
-            return feed.problem or Problem(f"not valid CSV: {error}")
-        if feed.problem or cells:
-            return feed.problem or cells
+            cells, problem = [], problem or f"not valid CSV: {error}"
+        if problem or cells:
+            yield first, Problem(problem) if problem else cells or []
+        first, size, problem = reader.line_num + 1, 0, ""
 
 
-class _CsvLines:
-    """Lines as text for the CSV reader.
-
-    What is wrong with a line is kept in `problem` instead of raised: the reader then still finds
-    the end of the record, and the records after it are read as what they are.
-    """
-
-    def __init__(self, found: Iterator[Line], limit: int) -> None:
-        self._found = found
-        self._limit = limit
-        self._size = 0
-        self.first = 0
-        self.problem: Problem | None = None
-
-    def begin(self) -> None:
-        """The next line begins a record."""
-        self.first = 0
-        self._size = 0
-        self.problem = None
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        number, line = next(self._found)
-        self.first = self.first or number
-        if isinstance(line, Problem):
-            self.problem = self.problem or line
-            return "\n"
-        self._size += len(line)
-        if self._size > self._limit:
-            self.problem = Problem(
-                f"the record is longer than {self._limit >> 20} MiB: is a quote not closed?"
-            )
-            raise csv.Error(self.problem)
-        try:
-            return line.decode()
-        except UnicodeDecodeError as error:
-            where = f" on line {number}" if number != self.first else ""
-            self.problem = self.problem or Problem(
-                f"not valid UTF-8 (byte {error.start + 1}{where}): convert the file to UTF-8"
-            )
-            return line.decode(errors="replace")
-
-
-def _header_problem(header: list[str]) -> Problem | None:
-    """Why the header cannot name the columns, or None."""
+def _header_problem(header: list[str]) -> str:
+    """Why the header cannot name the columns, or nothing."""
     for number, name in enumerate(header, 1):
         if not name:
-            return Problem(f"column {number} of the header has no name")
+            return f"column {number} of the header has no name"
         if name in header[: number - 1]:
-            return Problem(f"the header names the column {name!r} twice")
-    if len(header) == 1:
-        for mark, word in ((";", "semicolons"), ("\t", "tabs")):
-            if mark in header[0]:
-                return Problem(f"the columns are separated by {word}: use commas")
-    return None
+            return f"the header names the column {name!r} twice"
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            return f"the columns are separated by {word}: use commas"
+    return ""

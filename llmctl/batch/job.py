@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from decimal import Decimal
-from pathlib import Path
+from itertools import chain
 
 from msgspec import Struct
 
-from llmctl.batch.input import InputFile, Record
+from llmctl.batch.input import InputFile
 from llmctl.batch.output import (
     BatchOutput,
     Format,
@@ -26,10 +26,9 @@ from llmctl.batch.resume import RowIndex, check_unchanged, index_rows
 from llmctl.batch.rows import RowError, RowReader
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
-from llmctl.errors import BudgetExhausted, CallError, Cancelled, InputError
+from llmctl.errors import CallError, Cancelled, InputError
 from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Engine, Handler, Observer
-from llmctl.request import compose
 from llmctl.shutdown import Stop
 from llmctl.storage.files import LockedFile, disk
 from llmctl.types import CacheMode, CallRecord, Request, Usage
@@ -88,11 +87,6 @@ class Batch(Struct, frozen=True):
         """Answers in the output that belong to no row of the input."""
         return self.index.unmatched
 
-    @property
-    def errors(self) -> Path | None:
-        """Where the rows that fail are written; None: stderr."""
-        return errors_path(self.output.path) if self.output else None
-
     def pages(self, call_id: Callable[[], str]) -> Iterator[list[Request]]:
         """The requests of the rows that have no answer yet, in input order, at most `PAGE` at a
         time, each with a call id of its own.
@@ -107,32 +101,18 @@ class Batch(Struct, frozen=True):
                 break
             if index != wanted:
                 continue
+            line, data = record
             try:
-                row = job.reader.parse(index, record)
+                page.append(job.reader.request(record, job.profile, index, job.cache_mode, call_id))
             except RowError as error:
-                raise InputError(f"{self.source.name}:{record[0]}: {error}") from error
-            page.append(
-                compose(
-                    row.question,
-                    job.profile,
-                    id=row.id,
-                    index=index,
-                    cache_mode=job.cache_mode,
-                    call_id=call_id(),
-                )
-            )
-            size += _length(record)
+                raise InputError(f"{self.source.name}:{line}: {error}") from error
+            size += sum(map(len, data.values())) if isinstance(data, dict) else len(data)
             if len(page) >= PAGE or size >= _PAGE_BYTES:
                 yield page
                 page, size = [], 0
             wanted = next(unanswered, None)
         if page:
             yield page
-
-
-def _length(record: Record) -> int:
-    data = record[1]
-    return sum(map(len, data.values())) if isinstance(data, dict) else len(data)
 
 
 @contextmanager
@@ -146,13 +126,11 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
         path = check_output(job.input, job.output or default_output(job.input))
         source = stack.enter_context(InputFile.open(job.input))
         index = stack.enter_context(index_rows(source, job.reader, job.profile))
-        if path is None or (dry_run and (job.restart or not path.exists())):
-            yield Batch(job, source, index, None)
-            return
-        if dry_run:
-            with disk("read", path), path.open("rb", buffering=1 << 17) as reader:
-                index.add_answers(OutputScan(reader, path, job.format))
-            check_unchanged(index, source, path)
+        if path is None or dry_run:
+            if path is not None and path.exists() and not job.restart:
+                with disk("read", path), path.open("rb", buffering=1 << 17) as reader:
+                    index.add_answers(OutputScan(reader, path, job.format))
+                check_unchanged(index, source, path)
             yield Batch(job, source, index, None)
             return
         output = stack.enter_context(LockedFile.open(path))
@@ -214,70 +192,20 @@ class RowSink:
     def unsent(self) -> CallError:
         """The error of the rows that are not sent because of it."""
         error = self.because
-        if isinstance(error, BudgetExhausted):
-            return BudgetExhausted(f"not sent: {error.message}", sent=False)
         if error is not None and error.fatal_to_run:
-            return type(error)(
-                f"not sent, because another row failed: {error.message}",
-                http_status=error.http_status,
-                sent=False,
-            )
+            message = f"not sent: {error.message}"
+            return type(error)(message, http_status=error.http_status, sent=False)
         return Cancelled("not sent: the run stopped after too many errors", sent=False)
 
-
-class UnansweredRequests:
-    """The requests that an engine draws: a page at a time, without those the cache answers.
-
-    `error` is what ended the input early; what is in flight then may still finish.
-    """
-
-    def __init__(
-        self,
-        pages: Iterator[list[Request]],
-        cached: CachedRecords | None,
-        sink: Observer,
-        stop: Stop,
-        prepare: Callable[[], None],
-    ) -> None:
-        self.error: InputError | None = None
-        self._pages = pages
-        self._page: deque[Request] = deque()
-        self._cached = cached
-        self._sink = sink
-        self._stop = stop
-        self._prepare = prepare
-        self._prepared = False
-
-    def __aiter__(self) -> AsyncIterator[Request]:
-        return self
-
-    async def __anext__(self) -> Request:
-        """The next request; one caller at a time."""
-        while not self._page:
-            if self._stop.asked or not (page := self._next_page()):
-                raise StopAsyncIteration
-            if self._cached is not None:
-                page = await answer_from_cache(page, self._cached, self._sink)
-            self._page.extend(page)
-            if page and not self._prepared:
-                self._prepared = True
-                self._prepare()
-        return self._page.popleft()
-
-    def rest(self) -> Iterator[list[Request]]:
-        """The pages nobody drew."""
-        if self._page:
-            yield list(self._page)
-        while page := self._next_page():
-            yield page
-
-    def _next_page(self) -> list[Request]:
-        if self.error is None:
-            try:
-                return next(self._pages, [])
-            except InputError as error:
-                self.error = error
-        return []
+    async def give_up(self, page: Sequence[Request], now: float) -> None:
+        """Write and count the error rows of requests nobody will send; the ledger has no call."""
+        records = [
+            CallRecord(request, self.unsent(), Usage(), Decimal(0), None, now, 0.0, None)
+            for request in page
+        ]
+        await asyncio.gather(*(self._output(record) for record in records))
+        for record in records:
+            self._stats.add(record)
 
 
 async def answer_from_cache(
@@ -305,9 +233,9 @@ async def run(
     stop: Stop,
     clock: Clock,
     call_id: Callable[[], str],
-    cached: CachedRecords | None = None,
+    cached: CachedRecords,
     allowed_errors: int | None = None,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None],
 ) -> CallError | None:
     """Send what has no answer yet; gives the error that ended the run early, if one did.
 
@@ -315,30 +243,40 @@ async def run(
     finds kept answers; `prepare` is called before the first call, if there is one. When the run
     ends on its own every row has its record: what was not sent has an error row. After a stop
     from outside the rest has none, and is sent next time. Raises `DiskError`, `BrokenPipeError`,
-    and `InputError` when the input was changed meanwhile.
+    and `InputError` when the input was changed meanwhile: what is in flight then may finish.
     """
+    pages, waiting = batch.pages(call_id), deque[Request]()
+    changed: InputError | None = None
+
+    async def unanswered() -> AsyncGenerator[Request, None]:
+        nonlocal changed
+        prepared = False
+        try:
+            while not stop.asked and (page := next(pages, None)):
+                waiting.extend(await answer_from_cache(page, cached, sink))
+                if waiting and not prepared:
+                    prepare()
+                    prepared = True
+                while waiting:
+                    yield waiting.popleft()
+        except InputError as error:
+            changed = error
+
     output = BatchOutput(batch.output, batch.job.format)
     try:
         sink = RowSink(output, settle, stats, stop, allowed_errors)
-        requests = UnansweredRequests(batch.pages(call_id), cached, sink, stop, prepare)
-        await engine.run(requests, make_handler(sink), sink)
+        async with aclosing(unanswered()) as requests:
+            await engine.run(requests, make_handler(sink), sink)
         if sink.because is not None:
-            for page in requests.rest():
-                records = [_unsent(request, sink.unsent(), clock) for request in page]
-                await asyncio.gather(*(output(record) for record in records))
-                for record in records:
-                    stats.add(record)
+            for page in chain([list(waiting)], pages):
+                await sink.give_up(page, clock.wall())
     finally:
         await output.close()
-    if requests.error is not None:
-        raise requests.error
+    if changed is not None:
+        raise changed
     if batch.job.ordered and (sink.because or not stop.asked):
         await asyncio.to_thread(put_in_order, batch)
     return sink.because
-
-
-def _unsent(request: Request, error: CallError, clock: Clock) -> CallRecord:
-    return CallRecord(request, error, Usage(), Decimal(0), None, clock.wall(), 0.0, None)
 
 
 def put_in_order(batch: Batch) -> None:
@@ -350,8 +288,9 @@ def put_in_order(batch: Batch) -> None:
 
 def nothing_to_send(batch: Batch) -> None:
     """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
-    if batch.errors is not None:
-        with disk("remove", batch.errors):
-            batch.errors.unlink(missing_ok=True)
+    if batch.output is not None:
+        errors = errors_path(batch.output.path)
+        with disk("remove", errors):
+            errors.unlink(missing_ok=True)
     if batch.job.ordered:
         put_in_order(batch)

@@ -7,17 +7,15 @@ identical rows, the context window, the codec.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from llmctl.batch.job import Batch
 from llmctl.config.settings import Limits, Profile
 from llmctl.errors import CallError, ContextTooLong
-from llmctl.pricing import BATCH, Prices, Terms, terms_of
-from llmctl.protocols import Codec
+from llmctl.pricing import BATCH, Prices, terms_of
+from llmctl.protocols import Codec, TokenCount
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Request, Usage
 
@@ -34,28 +32,19 @@ class AverageCall(Struct, frozen=True):
     calls: int
 
 
-class History(Protocol):
-    """Earlier calls."""
-
-    def average(self, profile: str, model: str) -> AverageCall | None:
-        """The average call of this profile and model; None when there was none."""
-        ...
-
-
 class PlanInputs(Struct, frozen=True):
     """What a plan is made with. `cached` tells whether the cache would answer a fingerprint;
-    `now` is seconds since the epoch."""
+    `average` knows earlier calls by profile and model; `now` is seconds since the epoch."""
 
     counter: Counter
     prices: Prices
     codec: Codec
     cached: Callable[[str], bool]
-    history: History
+    average: Callable[[str, str], AverageCall | None]
     now: float
 
 
-@dataclass(slots=True)
-class Cost:
+class Cost(Struct):
     """Dollars at the worst and as expected; None once a part of it is not known."""
 
     worst: Decimal | None = Decimal(0)
@@ -68,8 +57,7 @@ class Cost:
             self.expected = None if expected is None else self.expected + expected
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """What the run would do with its `rows`; each is in one of the next six counts.
 
     Tokens and costs are those of the rows `to_send`. `worst` also holds what the `duplicates`
@@ -92,12 +80,12 @@ class Plan:
     expected_output_tokens: int = 0
     cost: Cost = field(default_factory=Cost)
     batch: Cost = field(default_factory=Cost)
-    unpriced: dict[str, int] = field(default_factory=dict)
+    unpriced: dict[str, int] = {}
     unlimited: int = 0
     seen: int = 0
     seconds: float | None = 0.0
     bound_by: str | None = None
-    errors: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = {}
 
 
 def plan(batch: Batch, inputs: PlanInputs) -> Plan:
@@ -109,73 +97,67 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
     leader = next(leaders, None)
     averages: dict[str, AverageCall | None] = {}
     for request in (request for page in batch.pages(str) for request in page):
-        duplicate = use_cache and request.index != leader
-        if request.index == leader:
+        first = request.index == leader
+        if first:
             leader = next(leaders, None)
         if use_cache and inputs.cached(request.fingerprint):
             made.cached += 1
             continue
-        problem = _problem(request, inputs)
-        if problem is not None:
-            if isinstance(problem, ContextTooLong):
-                made.over_context += 1
-            else:
-                made.refused += 1
-            made.errors.setdefault(problem.message, request.index)
+        try:
+            counted = _count(request, inputs)
+        except CallError as error:
+            made.over_context += isinstance(error, ContextTooLong)
+            made.refused += not isinstance(error, ContextTooLong)
+            made.errors.setdefault(error.message, request.index)
             continue
         model = request.target.model
         if model not in averages:
-            averages[model] = inputs.history.average(profile.name, model)
-        _add(made, request, inputs, profile, averages[model], duplicate=duplicate)
+            averages[model] = inputs.average(profile.name, model)
+        duplicate = use_cache and not first
+        _add(made, request, counted, inputs, profile, averages[model], duplicate=duplicate)
     known = [average for average in averages.values() if average is not None]
     made.seen = sum(average.calls for average in known)
     made.seconds, made.bound_by = duration(made, profile.limits, known)
     return made
 
 
-def _problem(request: Request, inputs: PlanInputs) -> CallError | None:
-    """Why the run would not send the request."""
-    try:
-        window = inputs.counter.window_to_check(request)
-        if window is not None:
-            inputs.counter.check_fits(request, inputs.counter.count(request), window)
-        inputs.codec.encode(request, stream=False)
-    except CallError as error:
-        return error
-    return None
+def _count(request: Request, inputs: PlanInputs) -> TokenCount:
+    """The tokens of the request. Raises the `CallError` for which the run would not send it."""
+    counted = inputs.counter.count(request)
+    window = inputs.counter.window_to_check(request)
+    if window is not None:
+        inputs.counter.check_fits(request, counted, window)
+    inputs.codec.encode(request, stream=False)
+    return counted
 
 
 def _add(
     made: Plan,
     request: Request,
+    counted: TokenCount,
     inputs: PlanInputs,
     profile: Profile,
     average: AverageCall | None,
     *,
     duplicate: bool,
 ) -> None:
-    counted = inputs.counter.count(request)
+    """Count a row that would be sent, or be answered by an identical one that is."""
     most = inputs.counter.output_bound(request, counted)
-    expected = _expected(most, average)
-
-    def cost(output: int | None, terms: Terms) -> Decimal | None:
-        return inputs.prices.worst_case(
-            request.target, profile.price, counted.tokens, output, inputs.now, terms
-        )
-
-    def likely(terms: Terms) -> Decimal | None:
-        usage = Usage(input=counted.tokens, output=expected)
-        return inputs.prices.price(request.target, profile.price, usage, inputs.now, terms)
-
-    worst = cost(most, terms_of(request))
-    batched = cost(most, BATCH)
-    if worst is None:
-        model = request.target.model
-        made.unpriced[model] = made.unpriced.get(model, 0) + 1
+    if average is not None:
+        expected = round(average.output)
+    else:
+        expected = ASSUMED_OUTPUT if most is None else min(ASSUMED_OUTPUT, (most + 1) // 2)
+    expected = expected if most is None else min(expected, most)
+    usage = Usage(input=counted.tokens, output=expected)
+    target, price, now = request.target, profile.price, inputs.now
+    for cost, terms in ((made.cost, terms_of(request)), (made.batch, BATCH)):
+        worst = inputs.prices.worst_case(target, price, counted.tokens, most, now, terms)
+        likely = inputs.prices.price(target, price, usage, now, terms)
+        cost.add(worst, Decimal(0) if duplicate else likely)
+        if worst is None and cost is made.cost:
+            made.unpriced[target.model] = made.unpriced.get(target.model, 0) + 1
     if duplicate:
         made.duplicates += 1
-        made.cost.add(worst, Decimal(0))
-        made.batch.add(batched, Decimal(0))
         return
     made.to_send += 1
     made.unlimited += max_output(request) is None
@@ -184,17 +166,6 @@ def _add(
     made.expected_output_tokens += expected
     if made.max_output_tokens is not None:
         made.max_output_tokens = None if most is None else made.max_output_tokens + most
-    made.cost.add(worst, likely(terms_of(request)))
-    made.batch.add(batched, likely(BATCH))
-
-
-def _expected(most: int | None, average: AverageCall | None) -> int:
-    """The output tokens of an answer as one may expect it."""
-    if average is not None:
-        likely = round(average.output)
-    else:
-        likely = ASSUMED_OUTPUT if most is None else min(ASSUMED_OUTPUT, (most + 1) // 2)
-    return likely if most is None else min(likely, most)
 
 
 def duration(

@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,61 +55,51 @@ class RowIndex:
 
     def add_rows(self, rows: Iterable[RowLine]) -> None:
         """Put in all rows of the input. Raises what `rows` raises."""
-        with _temporary_file():
-            self._insert("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
-            self._db.execute("CREATE INDEX row_id ON rows (id, digest)")
-            (self.size,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
+        self._insert("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
+        self._query("CREATE INDEX row_id ON rows (id, digest)")
+        ((self.size,),) = self._query("SELECT count(*) FROM rows")
 
     def duplicates(self) -> tuple[int, list[tuple[int, str, int]]]:
         """How many rows have the id of an earlier row, and the first of them in input order:
         line, id, and the line of the earlier row."""
-        with _temporary_file():
-            self._db.execute(
-                "CREATE TEMP TABLE repeated AS SELECT id, min(number) AS first, count(*) AS rows "
-                "FROM rows GROUP BY id HAVING count(*) > 1"
-            )
-            (count,) = self._db.execute(
-                "SELECT coalesce(sum(rows - 1), 0) FROM repeated"
-            ).fetchone()
-            return count, self._db.execute(
-                "SELECT later.line, later.id, earlier.line FROM repeated "
-                "JOIN rows AS later ON later.id = repeated.id AND later.number > first "
-                "JOIN rows AS earlier ON earlier.number = first ORDER BY later.number LIMIT ?",
-                (SHOWN,),
-            ).fetchall()
+        ((count,),) = self._query("SELECT count(*) - count(DISTINCT id) FROM rows")
+        return count, self._query(
+            "SELECT line, id, earlier FROM (SELECT line, id, number, "
+            "first_value(number) OVER same AS first, first_value(line) OVER same AS earlier "
+            "FROM rows WINDOW same AS (PARTITION BY id ORDER BY number)) "
+            "WHERE number > first ORDER BY number LIMIT ?",
+            SHOWN,
+        )
 
     def add_answers(self, answers: Iterable[AnswerLine]) -> None:
         """Put in all answers of the output instead of those before. Raises what `answers` raises.
 
         An id that has answers to the present and to an older question counts as answered.
         """
-        with _temporary_file():
-            self._db.executescript("DELETE FROM answers; DELETE FROM matched;")
-            self._insert("INSERT INTO answers (id, digest, start) VALUES (?, ?, ?)", answers)
-            self._db.execute(
-                "INSERT INTO matched SELECT number, max(answers.digest = rows.digest), count(*) "
-                "FROM answers JOIN rows ON rows.id = answers.id GROUP BY number"
-            )
-            (self.unmatched,) = self._db.execute(
-                "SELECT (SELECT count(*) FROM answers) - coalesce(sum(answers), 0) FROM matched"
-            ).fetchone()
+        self._query("DELETE FROM answers")
+        self._query("DELETE FROM matched")
+        self._insert("INSERT INTO answers (id, digest, start) VALUES (?, ?, ?)", answers)
+        self._query(
+            "INSERT INTO matched SELECT number, max(answers.digest = rows.digest), count(*) "
+            "FROM answers JOIN rows ON rows.id = answers.id GROUP BY number"
+        )
+        ((self.unmatched,),) = self._query(
+            "SELECT (SELECT count(*) FROM answers) - coalesce(sum(answers), 0) FROM matched"
+        )
 
     def changed(self) -> tuple[int, list[tuple[int, str]]]:
         """How many rows only have an answer to another question, and the first: line, id."""
-        with _temporary_file():
-            (count,) = self._db.execute("SELECT count(*) FROM matched WHERE NOT same").fetchone()
-            return count, self._db.execute(
-                "SELECT line, id FROM matched JOIN rows USING (number) WHERE NOT same "
-                "ORDER BY number LIMIT ?",
-                (SHOWN,),
-            ).fetchall()
+        ((count,),) = self._query("SELECT count(*) FROM matched WHERE NOT same")
+        return count, self._query(
+            "SELECT line, id FROM matched JOIN rows USING (number) WHERE NOT same "
+            "ORDER BY number LIMIT ?",
+            SHOWN,
+        )
 
     def answered(self, limit: int) -> int:
         """How many of the first `limit` rows have their answer."""
-        with _temporary_file():
-            query = "SELECT count(*) FROM matched WHERE same AND number < ?"
-            (count,) = self._db.execute(query, (limit,)).fetchone()
-            return int(count)
+        query = "SELECT count(*) FROM matched WHERE same AND number < ?"
+        return int(self._query(query, limit)[0][0])
 
     def unanswered(self, limit: int) -> Iterator[int]:
         """Those of the first `limit` rows that have no answer, ascending."""
@@ -129,9 +119,14 @@ class RowIndex:
         )
 
     def _insert(self, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
-        self._db.execute("BEGIN")
-        self._db.executemany(statement, values)
-        self._db.execute("COMMIT")
+        with _temporary_file():
+            self._db.execute("BEGIN")
+            self._db.executemany(statement, values)
+            self._db.execute("COMMIT")
+
+    def _query(self, query: str, *parameters: int) -> list[Any]:
+        with _temporary_file():
+            return self._db.execute(query, parameters).fetchall()
 
     def _numbers(self, query: str, *parameters: int) -> Iterator[int]:
         with _temporary_file():
@@ -174,56 +169,53 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> RowInd
         nonlocal count
         for number, record in enumerate(source.records()):
             try:
-                name, digest = reader.identify(record, profile)
+                made = reader.request(record, profile)
             except RowError as error:
                 count += 1
                 if count <= SHOWN:
                     problems.append((record[0], str(error)))
             else:
-                yield number, record[0], name, digest
+                yield number, record[0], made.id, bytes.fromhex(made.fingerprint[:32])
 
-    index = RowIndex()
-    try:
+    with ExitStack() as stack:
+        index = stack.enter_context(RowIndex())
         index.add_rows(rows())
         repeated, first = index.duplicates()
-        count += repeated
         problems += [
-            (line, f'the id "{_short(name)}" is that of line {earlier}')
-            for line, name, earlier in first
+            (line, f"the id {_short(name)} is that of line {old}") for line, name, old in first
         ]
-        what = "problem" if count == 1 else "problems"
-        _refuse(f"{source.name}: {count} {what}, nothing was sent", source, problems, count)
-    except BaseException:
-        index.close()
-        raise
+        _refuse(source, "wrong: nothing was sent", problems, count + repeated)
+        stack.pop_all()
     return index
 
 
 def check_unchanged(index: RowIndex, source: InputFile, output: Path) -> None:
     """Raise `InputError` that names the rows whose answers in `output` are to another question."""
     count, first = index.changed()
-    what = "row has" if count == 1 else "rows have"
-    head = (
-        f"{count} {what} an answer in {output}, but to another question (prompt, "
-        "model, parameters or provider were different): nothing was sent; --restart throws "
-        "all answers there away, -o FILE keeps them and starts another file"
+    _refuse(
+        source,
+        f"changed: {output} has an answer to another question (prompt, model, parameters or "
+        "provider were different): nothing was sent; --restart throws all answers there away, "
+        "-o FILE keeps them and starts another file",
+        [(line, f"the question of id {_short(name)} has changed") for line, name in first],
+        count,
     )
-    problems = [(line, f'the question of id "{_short(name)}" has changed') for line, name in first]
-    _refuse(head, source, problems, count)
 
 
-def _refuse(head: str, source: InputFile, problems: list[tuple[int, str]], count: int) -> None:
-    """Raise, where there are problems, an `InputError` of the head, the first of them as
+def _refuse(source: InputFile, what: str, problems: list[tuple[int, str]], count: int) -> None:
+    """Raise, where there are problems, an `InputError` of `what` they are, the first of them as
     `NAME:LINE: …`, and how many more there are."""
+    if not count:
+        return
     shown = sorted(problems)[:SHOWN]
-    text = [head, *(f"{source.name}:{line}: {problem}" for line, problem in shown)]
+    text = [f"{source.name}: {count} {'row is' if count == 1 else 'rows are'} {what}"]
+    text += [f"{source.name}:{line}: {problem}" for line, problem in shown]
     if count > len(shown):
         text.append(f"… and {count - len(shown)} more")
-    if count:
-        raise InputError("\n".join(text))
+    raise InputError("\n".join(text))
 
 
 def _short(id: str) -> str:
-    """The id as a message can show it."""
+    """The id in quotes, as a message can show it."""
     plain = id if id.isprintable() else ascii(id)[1:-1]
-    return plain if len(plain) <= 60 else plain[:59] + "…"
+    return f'"{plain if len(plain) <= 60 else plain[:59] + "…"}"'

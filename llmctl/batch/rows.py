@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from llmctl.batch.input import Problem, Record
+from llmctl.batch.input import NOT_UTF8, Problem, Record
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
 from llmctl.request import Question, compose
-from llmctl.types import JSON, Message, RawRequest
+from llmctl.types import JSON, CacheMode, Message, RawRequest, Request
 
 Render = Callable[[Mapping[str, Any]], str]
 """Renders a prompt from a record's fields; raises `RowError`."""
@@ -43,34 +44,20 @@ _ASKED = frozenset({"prompt", "messages", "method", "url", "body"})
 KEYS = _IDS | _SETTINGS | _ASKED
 """The fields that mean something in a row; others are the user's own columns."""
 
-_PARAMETERS = frozenset(
-    {
-        "top_p",
-        "top_k",
-        "frequency_penalty",
-        "presence_penalty",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning_effort",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "max_completion_tokens",
-        "max_output_tokens",
-    }
+_PARAMETERS = re.compile(
+    "top_[pk]|(frequency|presence)_penalty|response_format|tools|tool_choice|parallel_tool_calls"
+    "|reasoning_effort|logit_bias|(top_)?logprobs|max_(completion|output)_tokens"
 )
 """Providers' own parameters, which someone who puts them on a row expects to be sent."""
 
 _ALIKE = 0.8
 
+STREAMED = "`stream` in `{}`: the answers of a batch are whole; remove it"
+
 
 class Row(Struct, frozen=True):
-    """One input row. `index` is 0-based and counts no blank lines; `line` is where it begins."""
+    """One input row."""
 
-    index: int
-    line: int
     id: str
     question: Question
 
@@ -99,54 +86,56 @@ class RowReader:
         except TypeError as error:
             raise InputError("--system is not valid Unicode text") from error
 
-    def parse(self, index: int, record: Record) -> Row:
-        """The row. Raises `RowError` with what is wrong."""
-        line, data = record
-        fields = _fields(data)
-        name = self._id(fields, line)
-        return Row(index, line, name, self._question(fields, is_csv=isinstance(data, dict)))
-
-    def identify(self, record: Record, profile: Profile) -> tuple[str, bytes]:
-        """The row's id, and the first 16 bytes of its request's fingerprint. Raises `RowError`."""
-        row = self.parse(0, record)
+    def request(
+        self,
+        record: Record,
+        profile: Profile,
+        index: int = 0,
+        cache_mode: CacheMode = "use",
+        call_id: Callable[[], str] = str,
+    ) -> Request:
+        """The request of the row at the 0-based `index`. Raises `RowError`."""
+        row = self.parse(record)
         try:
-            request = compose(row.question, profile, id=row.id)
+            return compose(
+                row.question,
+                profile,
+                id=row.id,
+                index=index,
+                cache_mode=cache_mode,
+                call_id=call_id(),
+            )
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.
             raise RowError("the JSON is nested too deeply to be sent (254 levels)") from error
-        return row.id, bytes.fromhex(request.fingerprint[:32])
+
+    def parse(self, record: Record) -> Row:
+        """The row. Raises `RowError` with what is wrong."""
+        line, data = record
+        fields = _fields(data)
+        return Row(self._id(fields, line), self._question(fields, is_csv=isinstance(data, dict)))
 
     def _id(self, fields: Mapping[str, Any], line: int) -> str:
-        name = self._id_field
-        if name is None:
-            name = "custom_id" if "id" not in fields else "id"
-            if name not in fields:
-                return str(line)
-        elif name not in fields:
-            raise RowError(f"there is no field {name!r} (--id-field) here{field_names(fields)}")
+        name = self._id_field or ("id" if "id" in fields else "custom_id")
+        if name not in fields:
+            what = f"there is no field {name!r} (--id-field) here{field_names(fields)}"
+            _check(not self._id_field, what)
+            return str(line)
         value = fields[name]
-        if type(value) is int:
-            return str(value)
-        if type(value) is not str:
-            raise RowError(f"`{name}` must be text or a whole number")
-        if not value:
-            raise RowError(f"`{name}` is empty")
-        return value
+        _check(type(value) in {int, str}, f"`{name}` must be text or a whole number")
+        _check(value != "", f"`{name}` is empty")
+        return str(value)
 
     def _question(self, fields: dict[str, Any], *, is_csv: bool) -> Question:
         if self._template is not None:
             prompt = self._template(fields)
-            if not prompt or prompt.isspace():
-                raise RowError("the template gives an empty prompt")
-            user = Message("user", prompt)
-            return Question(_with_system(self._system, (user,)), schema=self._schema)
+            _check(prompt.strip(), "the template gives an empty prompt")
+            return Question(_turns(self._system, Message("user", prompt)), schema=self._schema)
         if is_csv:
             if "prompt" not in fields:
                 # The same for every record: not worth a message each.
-                raise InputError(
-                    "a CSV file needs a `prompt` column or --template"
-                    + field_names(fields).replace("row", "file")
-                )
+                columns = field_names(fields).replace("row", "file")
+                raise InputError(f"a CSV file needs a `prompt` column or --template{columns}")
             fields = _typed_cells(fields)
         _reject_typos(fields, self._id_field)
         if "body" in fields and "prompt" not in fields and "messages" not in fields:
@@ -155,31 +144,46 @@ class RowReader:
 
     def _plain_question(self, fields: Mapping[str, Any]) -> Question:
         """The question of a row with `prompt` or `messages`."""
-        default = self._system
+        system = self._system
         if "prompt" in fields:
-            turns = _prompt(fields)
+            prompt = fields["prompt"]
+            _check("messages" not in fields, "both `prompt` and `messages`: a row has one of them")
+            _check(type(prompt) is str, "`prompt` must be text")
+            _check(prompt and not prompt.isspace(), "the prompt is empty")
+            turns = [Message("user", prompt)]
         elif "messages" in fields:
-            turns = _messages(fields["messages"])
-            if any(turn.role in ("system", "developer") for turn in turns):
-                default = None
+            given = fields["messages"]
+            _check(type(given) is list and given, "`messages` must be a list, and not empty")
+            turns = [_message(turn, f"message {number}") for number, turn in enumerate(given, 1)]
+            if any(turn.role in {"system", "developer"} for turn in turns):
+                system = None
         else:
             raise RowError(
                 "no prompt: a row needs `prompt`, `messages` or an OpenAI `body` "
                 f"(or use --template){field_names(fields)}"
             )
-        settings = _settings(fields)
+        own = _settings(fields)
         return Question(
-            messages=_with_system(default if settings.system is None else settings.system, turns),
-            model=settings.model,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            options=_options(settings.options),
+            messages=_turns(system if own.system is None else own.system, *turns),
+            model=own.model,
+            max_tokens=own.max_tokens,
+            temperature=own.temperature,
+            options=own.options or {},
             tags={
                 name: tag if isinstance(tag, str) else orjson.dumps(tag).decode()
-                for name, tag in (settings.tags or {}).items()
+                for name, tag in (own.tags or {}).items()
             },
-            schema=self._schema if settings.schema is None else _schema(settings.schema),
+            schema=self._schema if own.schema is None else own.schema,
         )
+
+
+def _check(good: object, why: str) -> None:
+    if not good:
+        raise RowError(why)
+
+
+def _turns(system: str | None, *turns: Message) -> tuple[Message, ...]:
+    return (Message("system", system), *turns) if system else turns
 
 
 def field_names(fields: Mapping[str, Any]) -> str:
@@ -201,13 +205,10 @@ def _fields(data: bytes | dict[str, str] | Problem) -> dict[str, Any]:
         try:
             data.decode()
         except UnicodeDecodeError as bad:
-            raise RowError(
-                f"not valid UTF-8 (byte {bad.start + 1}): convert the file to UTF-8"
-            ) from None
+            raise RowError(NOT_UTF8.format(f"byte {bad.start + 1}")) from None
         raise RowError(f"not valid JSON: {error.msg} (column {error.pos + 1})") from None
-    if type(value) is not dict:
-        raise RowError('not a JSON object: a row is {"prompt": …} or {"messages": […]}')
-    return value
+    _check(type(value) is dict, 'not a JSON object: a row is {"prompt": …} or {"messages": […]}')
+    return cast(dict[str, Any], value)
 
 
 def _typed_cells(cells: Mapping[str, str]) -> dict[str, Any]:
@@ -219,7 +220,7 @@ def _typed_cells(cells: Mapping[str, str]) -> dict[str, Any]:
     for name in _SETTINGS & fields.keys():
         if not fields[name].strip():
             del fields[name]
-        elif name not in ("system", "model"):
+        elif name not in {"system", "model"}:
             try:
                 fields[name] = orjson.loads(fields[name])
             except orjson.JSONDecodeError:
@@ -232,19 +233,13 @@ def _reject_typos(fields: Mapping[str, Any], id_field: str | None) -> None:
 
     Other unknown fields are the user's own columns and are left alone.
     """
-    unknown = fields.keys() - KEYS
-    if not unknown:
-        return
     # A row that asks something does not also misspell `messages`: `message` is a column then.
     known = KEYS if _ASKED.isdisjoint(fields) else KEYS - _ASKED
-    for name in unknown:
-        if name == id_field:
-            continue
-        if name in _PARAMETERS:
-            raise RowError(f"put `{name}` inside `options`: a row has no such field itself")
+    for name in fields.keys() - KEYS - {id_field}:
+        own = not _PARAMETERS.fullmatch(name)
+        _check(own, f"put `{name}` inside `options`: a row has no such field itself")
         near = _nearest(name, known)
-        if near:
-            raise RowError(f"unknown field `{name}`: did you mean `{near}`?")
+        _check(not near, f"unknown field `{name}`: did you mean `{near}`?")
 
 
 @lru_cache(maxsize=1024)
@@ -261,77 +256,43 @@ def _nearest(name: str, known: frozenset[str]) -> str | None:
 
 def _settings(fields: Mapping[str, Any]) -> RowSettings:
     try:
-        settings = msgspec.convert(fields, RowSettings)
+        own = msgspec.convert(fields, RowSettings)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         raise RowError(f"{path.replace('$.', '')}: {what[0].lower()}{what[1:]}") from None
-    if settings.model is not None and settings.model.isspace():
-        raise RowError("`model` is empty")
-    return settings
-
-
-def _options(options: dict[str, Any] | None) -> dict[str, Any]:
-    if not options:
-        return {}
-    if options.get("stream"):
-        raise RowError("`stream` in `options`: the answers of a batch are whole; remove it")
+    _check(own.model is None or own.model.strip(), "`model` is empty")
+    options = own.options or {}
+    _check(not options.get("stream"), STREAMED.format("options"))
     for name in ("model", "messages"):
-        if name in options:
-            raise RowError(f"`{name}` belongs on the row itself, not in `options`")
-    return options
+        _check(name not in options, f"`{name}` belongs on the row itself, not in `options`")
+    if own.schema is not None:
+        from llmctl import schemas
 
-
-def _schema(value: JSON) -> JSON:
-    from llmctl import schemas
-
-    try:
-        return schemas.check(value)
-    except ValueError as error:
-        raise RowError(f"`schema`: {error}") from error
-
-
-def _with_system(system: str | None, turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    return (Message("system", system), *turns) if system else turns
-
-
-def _prompt(fields: Mapping[str, Any]) -> tuple[Message, ...]:
-    if "messages" in fields:
-        raise RowError("both `prompt` and `messages`: a row has one of them")
-    prompt = fields["prompt"]
-    if type(prompt) is not str:
-        raise RowError("`prompt` must be text")
-    if not prompt or prompt.isspace():
-        raise RowError("the prompt is empty")
-    return (Message("user", prompt),)
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if type(value) is not list or not value:
-        raise RowError("`messages` must be a list of at least one message")
-    return tuple(_message(turn, f"message {number}") for number, turn in enumerate(value, 1))
+        try:
+            schemas.check(own.schema)
+        except ValueError as error:
+            raise RowError(f"`schema`: {error}") from error
+    return own
 
 
 def _message(turn: Any, where: str) -> Message:
-    if type(turn) is not dict:
-        raise RowError(f"{where} is not an object with `role` and `content`")
+    _check(type(turn) is dict, f"{where} is not an object with `role` and `content`")
     role, content = turn.get("role"), turn.get("content")
-    if type(role) is not str or not role.strip():
-        raise RowError(f"{where} has no `role`")
-    extra = {k: v for k, v in turn.items() if k not in ("role", "content")}
+    _check(type(role) is str and role.strip(), f"{where} has no `role`")
+    extra = {k: v for k, v in turn.items() if k not in {"role", "content"}}
     if content is None:
-        if not (turn.get("tool_calls") or turn.get("function_call")):
-            raise RowError(f"{where} has no `content`")
-        return Message(role, None, extra)
-    if type(content) is str:
-        return Message(role, content, extra)
-    if type(content) is not list or not content:
-        raise RowError(f"the `content` of {where} is neither text nor a list of parts")
-    for part in content:
-        if type(part) is not dict or type(part.get("type")) is not str:
-            raise RowError(f"a part of {where} is not an object with a `type`")
-        if part["type"] == "text" and type(part.get("text")) is not str:
-            raise RowError(f"a text part of {where} has no `text`")
-    return Message(role, tuple(content), extra)
+        called = turn.get("tool_calls") or turn.get("function_call")
+        _check(called, f"{where} has no `content`")
+    elif type(content) is not str:
+        parts = type(content) is list and content
+        _check(parts, f"the `content` of {where} is neither text nor a list of parts")
+        for part in content:
+            typed = type(part) is dict and type(part.get("type")) is str
+            _check(typed, f"a part of {where} is not an object with a `type`")
+            said = part["type"] != "text" or type(part.get("text")) is str
+            _check(said, f"a text part of {where} has no `text`")
+        content = tuple(content)
+    return Message(role, content, extra)
 
 
 URLS: dict[str, tuple[str, ...]] = {
@@ -351,24 +312,21 @@ def _openai_question(fields: Mapping[str, Any]) -> Question:
     Reference: platform.openai.com/docs/guides/batch. Raises `RowError`.
     """
     body, url = fields["body"], fields.get("url")
-    if type(body) is not dict:
-        raise RowError("`body` must be an object")
-    if fields.get("method", "POST") != "POST":
-        raise RowError('`method` must be "POST"')
-    if type(url) is not str or url not in URLS:
-        raise RowError(f"`url` must be one of {', '.join(URLS)}")
-    if body.get("stream"):
-        raise RowError("`stream` in `body`: the answers of a batch are whole; remove it")
-    if not any(body.get(name) for name in URLS[url]):
-        raise RowError(f"no prompt: `body` has no `{URLS[url][0]}`")
+    _check(type(body) is dict, "`body` must be an object")
+    _check(fields.get("method", "POST") == "POST", '`method` must be "POST"')
+    _check(type(url) is str and url in URLS, f"`url` must be one of {', '.join(URLS)}")
+    assert isinstance(url, str)
+    _check(not body.get("stream"), STREAMED.format("body"))
+    asked = any(body.get(name) for name in URLS[url])
+    _check(asked, f"no prompt: `body` has no `{URLS[url][0]}`")
     model = body.get("model")
-    if "model" in body and (type(model) is not str or not model.strip()):
-        raise RowError("`model` in `body` must be text")
-    limit = next((body[name] for name in _LIMITS if type(body.get(name)) is int), None)
+    named = "model" not in body or (type(model) is str and model.strip())
+    _check(named, "`model` in `body` must be text")
+    limit = next((body[name] for name in _LIMITS if type(body.get(name)) is int), 0)
     return Question(
         messages=tuple(_openai_messages(body)),
         model=model,
-        max_tokens=limit if limit is not None and limit > 0 else None,
+        max_tokens=limit if limit > 0 else None,
         raw=RawRequest(url.removeprefix("/v1"), body),
     )
 

@@ -50,7 +50,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,
-            history=LedgerHistory(ledger),
+            average=LedgerHistory(ledger).average,
             now=now,
         )
         made = plan(batch, inputs)

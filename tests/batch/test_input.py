@@ -19,45 +19,13 @@ from llmctl.errors import InputError
 Put = Callable[[str, bytes], str]
 
 
-class Dribble(io.RawIOBase):
-    """A file that gives what it has in pieces of the sizes it is told."""
-
-    def __init__(self, data: bytes, sizes: list[int]) -> None:
-        self._data = data
-        self._sizes = iter(sizes)
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        """The next piece."""
-        size = min(next(self._sizes, 7), len(buffer))
-        piece, self._data = self._data[:size], self._data[size:]
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-
-def text_of(found: list[tuple[int, bytes | Problem]]) -> bytes:
-    """The lines put together again."""
-    return b"".join(line for _, line in found if isinstance(line, bytes))
-
-
-@given(st.binary(max_size=300), st.lists(st.integers(1, 40), max_size=40))
-def test_pieces_do_not_matter(data: bytes, sizes: list[int]) -> None:
-    """However a stream is cut into pieces, its lines are the same, numbered from 1."""
-    stream = io.BufferedReader(Dribble(data, sizes), 16)  # type: ignore[type-var]
-    found = list(lines(stream))
-    assert found == list(lines(io.BytesIO(data)))
-    assert [number for number, _ in found] == list(range(1, len(found) + 1))
-
-
 @given(st.binary(max_size=300))
 def test_nothing_is_lost_but_the_mark(data: bytes) -> None:
     """The lines together are the stream without its mark, and only a line feed ends one."""
     found = list(lines(io.BytesIO(data)))
     bare = data.removeprefix(b"\xef\xbb\xbf")
-    assert text_of(found) in (bare, bare + b"\n")
+    assert b"".join(line for _, line in found if isinstance(line, bytes)) in (bare, bare + b"\n")
+    assert [number for number, _ in found] == list(range(1, len(found) + 1))
     assert all(b"\n" not in line[:-1] for _, line in found if isinstance(line, bytes))
 
 
@@ -68,26 +36,6 @@ def test_long_lines_are_problems_of_their_own(lengths: list[int], limit: int) ->
     found = list(lines(io.BytesIO(data), limit))
     assert [number for number, _ in found] == list(range(1, len(lengths) + 1))
     assert [isinstance(line, Problem) for _, line in found] == [n > limit for n in lengths]
-
-
-def test_sixty_four_mebibytes(tmp_path: Path) -> None:
-    """A line of 64 MiB is read; one byte more is a problem that says so; the next line is fine."""
-    path = tmp_path / "big.jsonl"
-    with path.open("wb") as file:
-        for size in (64 << 20, (64 << 20) + 1):
-            file.write(b"x" * size + b"\n")
-        file.write(b"{}\n")
-    with InputFile.open(str(path)) as source:
-        sizes: list[int] = []
-        problems: list[str] = []
-        for _, data in source.records():
-            if isinstance(data, str):
-                problems.append(data)
-            else:
-                sizes.append(len(data))
-    assert sizes == [(64 << 20) + 1, 3]
-    assert len(problems) == 1
-    assert "longer than 64 MiB" in problems[0]
 
 
 @given(st.binary(max_size=200), st.sampled_from(["a.jsonl", "a.jsonl.gz", "a.csv"]))
@@ -129,14 +77,8 @@ def test_gzip_damaged_anywhere(put: Put) -> None:
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
         records(put("a.jsonl.gz", bytes(damaged)))
-
-
-def test_not_gzip(put: Put) -> None:
-    """A file that is only called .gz is reported at its first line."""
     [(line, problem)] = records(put("a.jsonl.gz", b'{"prompt": "x"}\n'))
-    assert line == 1
-    assert isinstance(problem, Problem)
-    assert "damaged" in problem
+    assert (line, "damaged" in str(problem)) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +173,8 @@ def test_a_spreadsheets_file(put: Put) -> None:
         (b"id;prompt\n1;x\n", 1, "separated by semicolons"),
         (b"id\tprompt\n1\tx\n", 1, "separated by tabs"),
         (b"\xff,b\n1,2\n", 1, "not valid UTF-8"),
-        (b"a,b\n1\n", 2, "1 cell; the header names 2 columns"),
-        (b"a,b\n1,2,3\n", 2, "3 cells; the header names 2 columns"),
+        (b"a,b\n1\n", 2, "the header names 2 columns, here are 1"),
+        (b"a,b\n1,2,3\n", 2, "the header names 2 columns, here are 3"),
         (b"a,b\n1,\xff\n", 2, "not valid UTF-8 (byte 3)"),
         (b'a,b\n1,"x\n\xff\n"\n', 2, "not valid UTF-8 (byte 1 on line 3)"),
         (b'a,b\n1,"never closed\n', 2, "not valid CSV: unexpected end of data"),

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmctl.batch import output
 from llmctl.batch.output import (
     BatchOutput,
     DurableFile,
-    ErrorsFile,
     Format,
     LineWriter,
     OutputScan,
@@ -46,137 +46,109 @@ FORMATS: tuple[Format, ...] = ("llmctl", "openai")
 
 
 class Disk:
-    """A disk that keeps a diary, writes what it is told to at most, and fails when told to.
+    """A disk that keeps a diary, and fails when told to.
 
     `synced` is what a power failure would leave of the file.
     """
 
-    def __init__(self, path: Path, *, most: int = 1 << 20) -> None:
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
-        self.most = most
         self.diary: list[str] = []
         self.synced = b""
-        self.fail_write: OSError | None = None
-        self.fail_sync: OSError | None = None
+        self.failing = ""
         self.go = threading.Event()
         self.go.set()
+        monkeypatch.setattr(output, "write_all", self.write)
+        monkeypatch.setattr(output, "sync_file", self.sync)
 
-    def write(self, fd: int, data: memoryview) -> int:
-        """Take a piece, at most."""
+    def write(self, fd: int, data: bytes) -> None:
+        """Take the data, or half of it."""
         self.go.wait()
-        if self.fail_write:
-            os.write(fd, data[: len(data) // 2])
-            raise self.fail_write
         self.diary.append("write")
-        return os.write(fd, data[: self.most])
+        if self.failing == "write":
+            os.write(fd, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        os.write(fd, data)
 
     def sync(self, fd: int) -> None:
         """Make what was written last."""
         self.diary.append("sync")
-        if self.fail_sync:
-            raise self.fail_sync
+        if self.failing == "sync":
+            raise OSError(28, "No space left on device")
         sync_file(fd)
         self.synced = self.path.read_bytes()
 
-    def writer(self, file: LockedFile) -> LineWriter:
-        """A writer to the file on this disk."""
-        return LineWriter(DurableFile(file, write=self.write, sync=self.sync).append)
+
+Use = Callable[[Callable[[LineWriter, Disk], Awaitable[None]]], Disk]
 
 
-def use(path: Path, work: Callable[[LineWriter, Disk], Awaitable[None]], **options: int) -> Disk:
-    """Run `work` with a writer to the file."""
-    disk = Disk(path, **options)
+@pytest.fixture
+def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Run work with a writer to a file on a disk of its own."""
 
-    async def main() -> None:
-        with LockedFile.open(path) as file:
-            sink = disk.writer(file)
-            await work(sink, disk)
-            await sink.close()
+    def run(work: Callable[[LineWriter, Disk], Awaitable[None]]) -> Disk:
+        disk = Disk(tmp_path / "x", monkeypatch)
 
-    asyncio.run(main())
-    return disk
+        async def main() -> None:
+            with LockedFile.open(disk.path) as file:
+                writer = LineWriter(DurableFile(disk.path, file).append)
+                await work(writer, disk)
+                await writer.close()
+
+        asyncio.run(main())
+        return disk
+
+    return run
 
 
-def test_synced_before_it_returns(tmp_path: Path) -> None:
+def test_synced_before_it_returns(use: Use) -> None:
     """When `append` returns, the line would survive a power failure."""
 
-    async def work(sink: LineWriter, disk: Disk) -> None:
+    async def work(writer: LineWriter, disk: Disk) -> None:
         for n in range(5):
-            await sink.append(b"%d\n" % n)
+            await writer.append(b"%d\n" % n)
             assert disk.synced.endswith(b"%d\n" % n)
 
-    assert use(tmp_path / "x", work).diary == ["write", "sync"] * 5
+    assert use(work).diary == ["write", "sync"] * 5
 
 
-def test_lines_are_grouped(tmp_path: Path) -> None:
-    """Lines of many tasks that come while the disk is busy share one write and one sync."""
+def test_lines_are_grouped(use: Use) -> None:
+    """Lines of many tasks that come while the disk is busy share one write and one sync, in order;
+    a cancelled `append` disturbs nobody else."""
 
-    async def work(sink: LineWriter, disk: Disk) -> None:
+    async def work(writer: LineWriter, disk: Disk) -> None:
         disk.go.clear()
-        tasks = [asyncio.ensure_future(sink.append(b"%d\n" % n)) for n in range(500)]
-        await asyncio.sleep(0)
-        disk.go.set()
-        await asyncio.gather(*tasks)
-        assert disk.synced == b"".join(b"%d\n" % n for n in range(500))
-
-    assert use(tmp_path / "x", work).diary.count("sync") <= 2
-
-
-@settings(deadline=None)
-@given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.integers(1, 60))
-def test_small_writes(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], most: int
-) -> None:
-    """However little the system takes at once, every line is written whole and in order."""
-    path = tmp_path_factory.mktemp("small") / "x"
-
-    async def work(sink: LineWriter, _: Disk) -> None:
-        await asyncio.gather(*(sink.append(line) for line in lines))
-
-    use(path, work, most=most)
-    assert path.read_bytes() == b"".join(lines)
-
-
-@pytest.mark.parametrize("when", ["write", "sync"])
-def test_the_disk_fails(tmp_path: Path, when: str) -> None:
-    """When the disk refuses, all who wait and all who come later hear it; the file ends with
-    what was durable before, and neither write nor sync is tried again."""
-    path = tmp_path / "x"
-
-    async def work(sink: LineWriter, disk: Disk) -> None:
-        await sink.append(b"good\n")
-        setattr(disk, f"fail_{when}", OSError(28, "No space left on device"))
-        done = await asyncio.gather(
-            *(sink.append(b"bad\n") for _ in range(9)), return_exceptions=True
-        )
-        assert all(isinstance(error, DiskError) and error.exit_code == 74 for error in done)
-        assert path.read_bytes() == b"good\n"
-        before = list(disk.diary)
-        disk.fail_write = disk.fail_sync = None
-        with pytest.raises(DiskError, match=f"cannot write to {path}: the disk is full"):
-            await sink.append(b"later\n")
-        assert disk.diary == before
-
-    use(path, work)
-    assert path.read_bytes() == b"good\n"
-
-
-def test_a_task_that_gave_up(tmp_path: Path) -> None:
-    """A cancelled `append` disturbs nobody else."""
-    path = tmp_path / "x"
-
-    async def work(sink: LineWriter, disk: Disk) -> None:
-        disk.go.clear()
-        tasks = [asyncio.ensure_future(sink.append(b"%d\n" % n)) for n in range(3)]
+        tasks = [asyncio.ensure_future(writer.append(b"%d\n" % n)) for n in range(500)]
         await asyncio.sleep(0)
         tasks[1].cancel()
         disk.go.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(results[1], asyncio.CancelledError)
-        assert results[::2] == [None, None]
+        assert isinstance(results.pop(1), asyncio.CancelledError)
+        assert results == [None] * 499
+        assert disk.synced == b"".join(b"%d\n" % n for n in range(500))
 
-    use(path, work)
-    assert path.read_bytes() == b"0\n1\n2\n"
+    assert use(work).diary.count("sync") <= 2
+
+
+@pytest.mark.parametrize("when", ["write", "sync"])
+def test_the_disk_fails(use: Use, when: str) -> None:
+    """When the disk refuses, all who wait and all who come later hear it; the file ends with
+    what was durable before, and neither write nor sync is tried again."""
+
+    async def work(writer: LineWriter, disk: Disk) -> None:
+        await writer.append(b"good\n")
+        disk.failing = when
+        done = await asyncio.gather(
+            *(writer.append(b"bad\n") for _ in range(9)), return_exceptions=True
+        )
+        assert all(isinstance(error, DiskError) and error.exit_code == 74 for error in done)
+        assert disk.path.read_bytes() == b"good\n"
+        before, disk.failing = list(disk.diary), ""
+        with pytest.raises(DiskError, match=f"cannot write to {disk.path}: the disk is full"):
+            await writer.append(b"later\n")
+        assert disk.diary == before
+
+    assert use(work).path.read_bytes() == b"good\n"
 
 
 def test_errors_file(tmp_path: Path) -> None:
@@ -186,7 +158,7 @@ def test_errors_file(tmp_path: Path) -> None:
     path.write_bytes(b"old\n")
     before = os.umask(0)
     try:
-        errors = ErrorsFile(path)
+        errors = DurableFile(path)
         assert not path.exists()
         errors.append(b"one\n")
         errors.append(b"two\nthree\n")
@@ -195,8 +167,6 @@ def test_errors_file(tmp_path: Path) -> None:
         os.umask(before)
     assert path.read_bytes() == b"one\ntwo\nthree\n"
     assert path.stat().st_mode & 0o777 == 0o600
-    ErrorsFile(path).close()
-    assert not path.exists()
 
 
 def test_both_files_are_closed(
@@ -207,8 +177,8 @@ def test_both_files_are_closed(
 
     async def main() -> None:
         with LockedFile.open(path) as file:
-            output = BatchOutput(file, "llmctl")
-            await output(ended(error=ServerFailed("x")))
+            both = BatchOutput(file, "llmctl")
+            await both(ended(error=ServerFailed("x")))
             closed: list[LineWriter] = []
 
             async def fail(self: LineWriter) -> None:
@@ -217,7 +187,7 @@ def test_both_files_are_closed(
 
             monkeypatch.setattr(LineWriter, "close", fail)
             with pytest.raises(DiskError, match="gone"):
-                await output.close()
+                await both.close()
             assert len(closed) == 2
 
     asyncio.run(main())
@@ -267,15 +237,13 @@ def test_a_reader_that_has_gone() -> None:
     os.close(writing)
 
 
-def test_stdout_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdout_on_a_full_disk() -> None:
     """A full disk behind stdout is a disk error."""
-
-    def full(_: int, __: memoryview) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(DiskError, match="cannot write to stdout: the disk is full"):
-        write_stream(99, "stdout", b"x\n")
+    with (
+        open("/dev/full", "wb") as full,  # noqa: PTH123
+        pytest.raises(DiskError, match="cannot write to stdout: the disk is full"),
+    ):
+        write_stream(full.fileno(), "stdout", b"x\n")
 
 
 def test_an_answer(ended: Ended) -> None:
@@ -383,11 +351,11 @@ def test_any_text(ended: Ended, text: str) -> None:
 
 def read(path: Path, format: Format = "llmctl") -> tuple[int, int]:
     """How many answers the file holds, and how many bytes were cut off."""
-    with LockedFile.open(path) as output:
-        with output.reader() as reader:
+    with LockedFile.open(path) as file:
+        with file.reader() as reader:
             scan = OutputScan(reader, path, format)
             answers = len(list(scan))
-        repair(output, scan.torn)
+        repair(file, scan.torn)
         return answers, scan.torn
 
 
@@ -483,34 +451,22 @@ def test_any_bytes(
 
 
 @pytest.mark.parametrize(
-    ("input", "output"),
+    ("input", "output", "errors"),
     [
-        ("data.jsonl", "data.out.jsonl"),
-        ("data.jsonl.gz", "data.out.jsonl"),
-        ("in/rows.csv", "in/rows.out.jsonl"),
-        ("/x/ROWS.CSV", "/x/ROWS.out.jsonl"),
-        ("a.b.jsonl", "a.b.out.jsonl"),
-        (".jsonl", ".jsonl.out.jsonl"),
-        ("-", "-"),
+        ("data.jsonl", "data.out.jsonl", "data.out.errors.jsonl"),
+        ("data.jsonl.gz", "data.out.jsonl", "data.out.errors.jsonl"),
+        ("/x/ROWS.CSV", "/x/ROWS.out.jsonl", "/x/ROWS.out.errors.jsonl"),
+        ("a.b.jsonl", "a.b.out.jsonl", "a.b.out.errors.jsonl"),
+        (".jsonl", ".jsonl.out.jsonl", ".jsonl.out.errors.jsonl"),
+        ("-", "-", "-.errors.jsonl"),
     ],
 )
-def test_default_output(input: str, output: str) -> None:
-    """The answers go beside the input, under its name; those of stdin to stdout."""
+def test_names(input: str, output: str, errors: str) -> None:
+    """The answers go beside the input, under its name, those of stdin to stdout; the errors stand
+    beside the answers, whatever those are called."""
     assert default_output(input) == output
-
-
-@pytest.mark.parametrize(
-    ("output", "errors"),
-    [
-        ("x.jsonl", "x.errors.jsonl"),
-        ("a.out.jsonl", "a.out.errors.jsonl"),
-        ("answers", "answers.errors.jsonl"),
-        ("x.json", "x.json.errors.jsonl"),
-    ],
-)
-def test_errors_path(output: str, errors: str) -> None:
-    """The errors stand beside the answers."""
-    assert errors_path(Path("d", output)) == Path("d", errors)
+    assert errors_path(Path(output)) == Path(errors)
+    assert errors_path(Path("d/x.json")) == Path("d/x.json.errors.jsonl")
 
 
 def test_good_outputs(tmp_path: Path) -> None:
@@ -529,10 +485,11 @@ def test_good_outputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("in.jsonl", "would overwrite its input"),
-        ("./link.jsonl", "would overwrite its input"),
-        ("hard.jsonl", "would overwrite its input"),
-        (".", "is a folder"),
+        ("in.jsonl", "overwrite the input"),
+        ("./link.jsonl", "overwrite the input"),
+        ("hard.jsonl", "overwrite the input"),
+        ("in.x.jsonl", "overwrite the input as in.x.errors.jsonl"),
+        (".", "it is a folder"),
         ("x.jsonl.gz", "plain .jsonl"),
         ("no/x.jsonl", "create it first"),
         ("pipe", "not a regular file"),
@@ -546,19 +503,10 @@ def test_bad_outputs(
     """An output that cannot serve, or is the input under any name, is refused in one sentence."""
     monkeypatch.chdir(tmp_path)
     Path("in.jsonl").write_bytes(b"")
+    Path("in.x.errors.jsonl").symlink_to("in.jsonl")  # what an earlier run wrote may be the input
     Path("link.jsonl").symlink_to("in.jsonl")
     Path("hard.jsonl").hardlink_to("in.jsonl")
     os.mkfifo("pipe")
     with pytest.raises(InputError, match=says) as caught:
         check_output("in.jsonl", output)
     assert "\n" not in caught.value.message
-
-
-def test_errors_are_not_written_over_the_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The errors of an earlier run may be the input: its output must have another name then."""
-    monkeypatch.chdir(tmp_path)
-    Path("x.errors.jsonl").write_bytes(b"")
-    with pytest.raises(InputError, match=r"as x\.errors\.jsonl: name another"):
-        check_output("x.errors.jsonl", "x.jsonl")

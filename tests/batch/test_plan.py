@@ -28,17 +28,14 @@ CODEC = codec("openai")
 OWN = Price(Decimal("0.25"), Decimal(2), Decimal("0.025"), Decimal("0.3"))
 
 
-class Seen:
-    """A history of one model."""
-
-    def average(self, profile: str, model: str) -> AverageCall | None:  # noqa: ARG002
-        """Answers of 30 tokens that take two seconds."""
-        return AverageCall(Decimal(30), 2.0, 100) if model == "gpt-4o" else None
+def seen(profile: str, model: str) -> AverageCall | None:  # noqa: ARG001
+    """The history of one model: answers of 30 tokens that take two seconds."""
+    return AverageCall(Decimal(30), 2.0, 100) if model == "gpt-4o" else None
 
 
 def means(cached: set[str] = frozenset()) -> PlanInputs:  # type: ignore[assignment]
     """With a cache that holds these fingerprints."""
-    return PlanInputs(COUNTER, PRICES, CODEC, cached.__contains__, Seen(), NOW)
+    return PlanInputs(COUNTER, PRICES, CODEC, cached.__contains__, seen, NOW)
 
 
 def profile(model: str = "gpt-4o", price: Price | None = None, *, cache: bool = True) -> Profile:
@@ -174,7 +171,7 @@ def test_rows_that_the_provider_would_not_take_are_refused_rows() -> None:
         with open_batch(Job(str(path), None, RowReader(), own), dry_run=True) as batch:
             found = plan(
                 batch,
-                PlanInputs(COUNTER, PRICES, codec("anthropic"), set().__contains__, Seen(), NOW),
+                PlanInputs(COUNTER, PRICES, codec("anthropic"), set().__contains__, seen, NOW),
             )
     assert (found.refused, found.to_send) == (1, 0)
     assert found.cost.worst == 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.batch.rows import URLS, Row, RowError, RowReader
+from llmctl.batch.rows import KEYS, URLS, Row, RowError, RowReader
 from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
@@ -22,9 +22,9 @@ Put = Callable[[str, bytes], str]
 
 
 def parse(fields: Any, reader: RowReader | None = None, line: int = 7) -> Row:
-    """The row of a record, at index 3."""
+    """The row of a record, of a JSONL file."""
     data = fields if isinstance(fields, bytes) else orjson.dumps(fields)
-    return (reader or RowReader()).parse(3, (line, data))
+    return (reader or RowReader()).parse((line, data))
 
 
 def why(fields: Any, reader: RowReader | None = None) -> str:
@@ -49,8 +49,6 @@ def test_a_prompt_with_everything() -> None:
         }
     )
     assert row == Row(
-        index=3,
-        line=7,
         id="a",
         question=Question(
             messages=(Message("system", "Be brief"), Message("user", "Hi")),
@@ -276,7 +274,7 @@ def test_bad_openai_lines(change: dict[str, Any], says: str) -> None:
 
 def cells(record: dict[str, str], reader: RowReader | None = None) -> Row:
     """The row of a CSV record."""
-    return (reader or RowReader()).parse(0, (2, record))
+    return (reader or RowReader()).parse((2, record))
 
 
 def test_csv_cells() -> None:
@@ -346,26 +344,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = st.sampled_from(
-    [
-        "id",
-        "prompt",
-        "messages",
-        "system",
-        "model",
-        "max_tokens",
-        "temperature",
-        "options",
-        "tags",
-        "body",
-        "url",
-        "schema",
-        "custom_id",
-    ]
-)
 
 
-@given(st.dictionaries(KEYS, JSON) | JSON)
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)), JSON) | JSON)
 def test_any_record(fields: Any) -> None:
     """Whatever JSON a record holds, it is a row or a sentence."""
     with contextlib.suppress(RowError):
@@ -385,14 +366,13 @@ def test_identity(profile: Profile) -> None:
     reader = RowReader(system="s", schema={"type": "object"})
     for fields in ({"prompt": "x"}, {"id": "a", "prompt": "x", "temperature": 0, "model": "m"}):
         record = 7, orjson.dumps(fields)
-        row = reader.parse(0, record)
-        name, digest = reader.identify(record, profile)
-        assert name == row.id
-        assert digest.hex() == compose(row.question, profile, id="a").fingerprint[:32]
+        row, request = reader.parse(record), reader.request(record, profile, 3)
+        assert (request.id, request.index) == (row.id, 3)
+        assert request.fingerprint == compose(row.question, profile, id="b").fingerprint
 
 
 def test_too_deep_to_send(profile: Profile) -> None:
     """What can be read but not written again is refused when it is validated."""
     data = b'{"prompt": "x", "options": {"a":' + b"[" * 300 + b"]" * 300 + b"}}"
     with pytest.raises(RowError, match="nested too deeply"):
-        RowReader().identify((1, data), profile)
+        RowReader().request((1, data), profile)

@@ -242,17 +242,13 @@ class _Lines:
             if isinstance(line, Problem):
                 continue
             try:
-                row = self._reader.parse(0, (number, line))
-            except RowError:
-                row = None
-            try:
-                name, mark = self._reader.identify((number, line), _PROFILE)
+                request = self._reader.request((number, line), _PROFILE)
             except RowError:
                 continue
-            assert row is not None, f"identified, but not parsed: {line!r}"
+            row = self._reader.parse((number, line))
             sent = compose(row.question, _PROFILE, id=row.id)
-            assert (row.id, sent.fingerprint[:32]) == (name, mark.hex()), line
-            assert orjson.dumps(name)
+            assert (row.id, sent.fingerprint) == (request.id, request.fingerprint), line
+            assert orjson.dumps(row.id)
 
 
 _PROFILE = Profile(

@@ -66,7 +66,7 @@ def test_the_named_streams(size: int) -> None:
 def test_the_named_lines(row: bytes) -> None:
     """What is no row is one sentence about that row."""
     with pytest.raises(RowError) as caught:
-        Rows().parse(0, (1, row))
+        Rows().parse((1, row))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -92,7 +92,7 @@ def test_a_line_separator_ends_no_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"prompt": "a\u2028b"}\r\n\n{"prompt": "c"}'.encode())
     with InputFile.open(str(path)) as source:
-        found = [Rows().parse(index, record) for index, record in enumerate(source.records())]
+        found = [Rows().parse(record) for record in source.records()]
     assert [(row.id, row.question.messages[-1].content) for row in found] == [
         ("1", "a\u2028b"),
         ("3", "c"),
