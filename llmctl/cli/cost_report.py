@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.cost_formats import (
@@ -18,7 +18,6 @@ from llmctl.cli.cost_formats import (
     as_markdown,
     budget_json,
     groups_json,
-    unpriced_json,
 )
 from llmctl.cli.output import columns, is_tty, money, plural, print_json, write_stdout
 from llmctl.config.settings import PERIODS, Budget, Settings
@@ -70,16 +69,12 @@ def run_report(options: ReportOptions, context: Context) -> int:
     settings = load_settings(context)
     query = Query(span, options.by, zone, now)
     report = _read(settings, lambda ledger: make(ledger, query, settings.budgets))
-    if options.format == "json":
-        text = as_json(report)
-    elif options.format == "csv":
-        text = as_csv(report)
-    elif options.format == "markdown":
-        text = as_markdown(report)
-    else:
+    if options.format == "table":
         from llmctl.cli.cost_tables import draw
 
         text = draw(report, columns(), _MAX_GROUPS if is_tty(sys.stdout) else None)
+    else:
+        text = {"json": as_json, "csv": as_csv, "markdown": as_markdown}[options.format](report)
     write_stdout(text)
     return 0
 
@@ -224,7 +219,7 @@ def _as_json(verdict: Verdict, options: CheckOptions, zone: tzinfo) -> dict[str,
         **budget_json(state, zone),
         "state": verdict.name,
         "groups": groups_json(verdict.groups, options.by, state.figures),
-        "unpriced": unpriced_json(verdict.unpriced),
+        "unpriced": [asdict(each) for each in verdict.unpriced],
     }
 
 

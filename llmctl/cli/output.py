@@ -119,6 +119,11 @@ def write_stdout(text: str) -> None:
     out.flush()
 
 
+def print_lines(*lines: str) -> None:
+    """Print lines on stdout, safe for a terminal."""
+    write_stdout("".join(f"{printable(line)}\n" for line in lines))
+
+
 def json_text(value: Any, *, compact: bool = False) -> str:
     """JSON with a newline: indented, or one line when `compact`. A `Decimal` becomes a float;
     for exact amounts see `batch.records.dollars`."""
