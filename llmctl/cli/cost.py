@@ -41,9 +41,9 @@ def report(
     ] = "table",
     timezone: TimezoneOption = "UTC",
 ) -> int:
-    """Show what calls cost, by model or --by, from the ledger on this machine.
+    """Show what calls cost, from the ledger on this machine.
 
-    A kept answer costs nothing and counts as saved; tokens are those of calls made. Errors are
+    Groups are models, unless --by says others. A kept answer costs nothing and counts as saved; tokens are those of calls made. Errors are
     calls that ended without an answer, not those you gave up. Latencies are nearest-rank
     percentiles of the attempts that answered. The projection lets each day to come cost what the
     days of this month so far did on average. Costs that nobody knows are $?, null or empty, and

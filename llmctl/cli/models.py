@@ -28,11 +28,10 @@ def models(context: Context) -> int:
 
     from llmctl.cli.context import select_profile
     from llmctl.cli.output import print_json
-    from llmctl.config.load import Overrides
     from llmctl.providers.models_api import list_models
     from llmctl.wiring import open_endpoint
 
-    selection = select_profile(context, Overrides(profile=context.profile))
+    selection = select_profile(context)
     profile, folders = selection.profile, selection.folders
 
     async def ask() -> list[ModelInfo]:

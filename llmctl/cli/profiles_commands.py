@@ -14,7 +14,7 @@ app = command_group("List, show and begin the configuration of providers.")
 
 @command(app, "list", "config", "json")
 def list_profiles(context: Context) -> int:
-    """List all profiles, the built-in ones too; * marks the one used without -p.
+    """List all profiles; * marks the one used without -p.
 
     KEY says whether the variable that should hold a profile's key is set; nothing is sent.
     """
@@ -41,7 +41,7 @@ def init(
     context: Context,
     force: Annotated[bool, Option("--force", help="Overwrite the file when it exists.")] = False,
 ) -> int:
-    """Write a configuration file to begin with, all of it comments; print where it is."""
+    """Write a configuration file to begin with; print where it is."""
     from llmctl.cli.profiles_run import run_init
 
     return run_init(context, force=force)
