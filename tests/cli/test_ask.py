@@ -44,11 +44,6 @@ def test_stdin_goes_before_the_argument(
     assert sent(sim)["messages"][-1]["content"] == "a long text\n\nsummarise"
 
 
-def test_stdin_alone_is_a_prompt(run: Run, configured: dict[str, str]) -> None:
-    """Without an argument stdin is the prompt."""
-    assert run("ask", env=configured, stdin="just this").stdout == "echo: just this"
-
-
 @pytest.mark.parametrize("stdin", ["", " \n\t\n"])
 def test_an_empty_prompt_is_refused(run: Run, configured: dict[str, str], stdin: str) -> None:
     """Nothing to ask is exit 2 with a hint."""
@@ -121,24 +116,6 @@ def test_an_unknown_price_is_not_zero(run: Run, configured: dict[str, str], home
     path.write_text(path.read_text().replace("    price: {input: 1, output: 2}\n", ""))
     assert " · $? · " in run("ask", "q", "-u", env=configured).stderr
     assert json.loads(run("ask", "r", "--json", env=configured).stdout)["cost_usd"] is None
-
-
-def test_the_second_time_comes_from_the_cache(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
-    """An identical call is a hit and free; `--no-cache` and `--refresh` call again."""
-    run("ask", "q", env=configured)
-    row = json.loads(run("ask", "q", "--json", env=configured).stdout)
-    assert (row["cache"], row["cost_usd"], row["text"]) == ("hit", 0, "echo: q")
-    assert len(sim.calls) == 1
-    assert (
-        json.loads(run("ask", "q", "--json", "--no-cache", env=configured).stdout)["cache"]
-        == "bypass"
-    )
-    assert (
-        json.loads(run("ask", "q", "--json", "--refresh", env=configured).stdout)["cache"] == "miss"
-    )
-    assert len(sim.calls) == 3
 
 
 def test_a_dry_run_sends_nothing(run: Run, configured: dict[str, str], sim: Simulator) -> None:

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import signal
-import sqlite3
 import subprocess
-import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cli.jsonl import prompts, read, write
 from tests.conftest import KEY, LLMCTL, Run, sent
 from tests.simulator import errors
-from tests.simulator.faults import Disconnect, Malformed
 from tests.simulator.reply import Reply
-from tests.simulator.scripts import fail_first, for_prompt, mixture
+from tests.simulator.scripts import fail_first, for_prompt
 from tests.simulator.server import Simulator
-
-
-def write(path: Path, rows: Iterable[Any]) -> Path:
-    """A JSONL file of `rows`."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; none when it is missing."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def prompts(count: int) -> list[dict[str, str]]:
-    """`count` rows of their own."""
-    return [{"id": f"r{n}", "prompt": f"say {n}"} for n in range(count)]
 
 
 @pytest.fixture
@@ -279,36 +256,6 @@ def test_identical_rows_are_sent_once(
     assert len(read(tmp_path / "in.out.jsonl")) == 12
 
 
-def test_a_storm_of_failures_is_survived(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """Refusals, broken connections and garbage: every row has exactly one record in the end."""
-    sim.fault = mixture(
-        (0.1, errors.rate_limited(0.01)), (0.05, Disconnect()), (0.05, Malformed()), seed=3
-    )
-    path = write(tmp_path / "in.jsonl", prompts(200))
-    done = run("batch", str(path), "--concurrency", "20", env=configured)
-    ids = [
-        r["id"] for r in read(tmp_path / "in.out.jsonl") + read(tmp_path / "in.out.errors.jsonl")
-    ]
-    assert sorted(ids) == sorted(f"r{n}" for n in range(200))
-    assert done.returncode == (1 if (tmp_path / "in.out.errors.jsonl").exists() else 0)
-
-
-def test_a_refused_key_stops_the_run(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """With a bad key at most as many calls are made as fit at once; every row has its record."""
-    sim.accept_keys(set())
-    path = write(tmp_path / "in.jsonl", prompts(100))
-    done = run("batch", str(path), "--concurrency", "5", env=configured)
-    assert done.returncode == 4
-    assert sim.record.requests <= 6
-    failed = read(tmp_path / "in.out.errors.jsonl")
-    assert len(failed) == 100
-    assert {r["error"]["type"] for r in failed} == {"auth"}
-
-
 @pytest.mark.parametrize("allowed", ["4", "4%"])
 def test_too_many_errors_stop_the_run(
     run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, allowed: str
@@ -322,148 +269,6 @@ def test_too_many_errors_stop_the_run(
     failed = read(tmp_path / "in.out.errors.jsonl")
     assert len(failed) == 100
     assert [r["error"]["type"] for r in failed].count("cancelled") == 100 - len(sim.calls)
-
-
-def test_an_unreachable_provider(
-    run: Run, configured: dict[str, str], home: Path, ten: Path, sim: Simulator
-) -> None:
-    """Nobody answers: every row fails as `connection`, exit 5, and the next run goes on."""
-    path = home / ".config/llmctl/config.yaml"
-    path.write_text(path.read_text().replace(sim.base_url, "http://127.0.0.1:9/v1"))
-    done = run("batch", str(ten), env=configured)
-    assert done.returncode == 5
-    assert "10 connection" in done.stderr
-
-
-def test_the_same_output_is_locked(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """While one process writes an output, a second on the same one exits 75 and sends nothing."""
-    sim.hold()
-    first = subprocess.Popen(
-        [LLMCTL, "batch", str(ten), "-q"], env=configured, cwd=tmp_path,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    sim.wait_for_calls(1, timeout=20)
-    before = len(sim.calls)
-    second = run("batch", str(ten), env=configured)
-    assert second.returncode == 75
-    assert len(sim.calls) <= max(before, 8)
-    sim.release()
-    _, problem = first.communicate(timeout=30)
-    assert first.returncode == 0, problem
-    assert sim.billed.repeated == 0
-
-
-def start(configured: dict[str, str], cwd: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """A batch in the background."""
-    return subprocess.Popen(
-        [LLMCTL, "batch", *arguments], env=configured, cwd=cwd, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_one_signal_drains(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, number: int, code: int
-) -> None:
-    """After one signal nothing new is sent, what is in flight is kept, and the rest comes later."""
-    path = write(tmp_path / "in.jsonl", prompts(50))
-    sim.hold()
-    process = start(configured, tmp_path, str(path), "--concurrency", "4")
-    sim.wait_for_calls(4, timeout=20)
-    process.send_signal(number)
-    line = b""
-    assert process.stderr is not None
-    while b"stopping" not in line:
-        line = process.stderr.readline()
-        assert line
-    sim.release()
-    process.communicate(timeout=30)
-    assert process.returncode == code
-    assert len(sim.calls) == 4
-    assert len(read(tmp_path / "in.out.jsonl")) == 4
-    assert run("batch", str(path), env=configured).returncode == 0
-    assert len(read(tmp_path / "in.out.jsonl")) == 50
-    assert sim.billed.repeated == 0
-
-
-def test_a_second_signal_ends_at_once(
-    configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """Told twice, the program is out within a second, with no traceback."""
-    path = write(tmp_path / "in.jsonl", prompts(50))
-    sim.hold()
-    process = start(configured, tmp_path, str(path), "--concurrency", "4")
-    sim.wait_for_calls(4, timeout=20)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    while b"stopping" not in process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    told = time.monotonic()
-    _, problem = process.communicate(timeout=10)
-    assert time.monotonic() - told < 1
-    assert process.returncode == 130
-    assert b"Traceback" not in problem
-    sim.release()
-
-
-def test_kill_9_loses_and_repeats_no_more_than_what_was_in_flight(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, home: Path
-) -> None:
-    """Killed again and again, the batch ends whole: no row lost, none twice, and at most the
-    calls in flight are paid twice per kill. The ledger calls those `unknown`."""
-    path = write(tmp_path / "in.jsonl", prompts(300))
-    concurrency, kills = 8, 5
-    sim.latency = 0.005
-    for turn in range(kills):
-        already = sim.record.requests
-        process = start(
-            configured, tmp_path, str(path), "--concurrency", str(concurrency), "--no-cache"
-        )
-        sim.wait_for_calls(already + 20 + turn * 7, timeout=20)
-        process.kill()
-        process.communicate(timeout=10)
-    done = run("batch", str(path), "--no-cache", env=configured)
-    assert done.returncode == 0, done.stderr
-    rows = read(tmp_path / "in.out.jsonl")
-    assert sorted(r["id"] for r in rows) == sorted(f"r{n}" for n in range(300))
-    assert sim.billed.repeated <= kills * concurrency
-    with sqlite3.connect(home / ".local/state/llmctl/ledger.db") as db:
-        settled = db.execute("SELECT count(*) FROM calls").fetchone()[0]
-        held = db.execute("SELECT count(*) FROM holds").fetchone()[0]
-        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    db.close()
-    assert held == 0
-    assert sim.billed.requests <= settled
-
-
-def test_a_full_disk_stops_the_run(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
-    """When the output cannot grow: exit 74, whole rows only, and the rerun completes the file."""
-    path = write(tmp_path / "in.jsonl", prompts(200))
-    limited = subprocess.run(
-        ["/bin/sh", "-c", f"ulimit -f 16; exec {LLMCTL} batch {path} --concurrency 4 -q"],
-        env={**configured, "LLMCTL_STATE_DIR": str(tmp_path / "state"),
-             "LLMCTL_CACHE_DIR": str(tmp_path / "cache")},
-        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert limited.returncode == 74, limited.stderr
-    assert b"Traceback" not in limited.stderr
-    assert run("batch", str(path), env=configured).returncode == 0
-    assert sorted(r["index"] for r in read(tmp_path / "in.out.jsonl")) == list(range(200))
-
-
-def test_a_read_only_folder_is_an_error_before_the_first_call(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """State that cannot be written stops the run before anything is paid for."""
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    done = run("batch", str(ten), env={**configured, "LLMCTL_STATE_DIR": str(blocked / "x")})
-    assert done.returncode == 74
-    assert len(sim.calls) == 0
-    assert "Traceback" not in done.stderr
 
 
 def test_cut_off_answers_are_told(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_batch import prompts, read, write
+from tests.cli.jsonl import prompts, read, write
 from tests.conftest import LLMCTL, Run
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
@@ -93,31 +93,6 @@ def test_rows_that_cost_less_make_room_for_others(
     sim.latency = 0.02
     done = run("batch", str(ten), "--budget", "0.01", env=configured)
     assert (done.returncode, sim.billed.requests) == (0, 10)
-
-
-def test_two_processes_share_a_budget_of_the_day(
-    run: Run, configured: dict[str, str], config: Path, ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """Twice ten rows at once, room for twelve: twelve are billed, whoever sent them; afterwards
-    a raised limit lets the rest go."""
-    budgets(config, "name: team, limit_usd: 0.0245, period: day")
-    sim.latency = 0.02
-    other = tmp_path / "other.jsonl"
-    # Not the same questions: an identical one would be answered by the other process.
-    write(other, [{**row, **ROW, "prompt": f"tell {row['id']}"} for row in prompts(10)])
-    children = [
-        subprocess.Popen(
-            [LLMCTL, "batch", str(path), "-q"], env=configured, stdin=subprocess.DEVNULL
-        )
-        for path in (ten, other)
-    ]
-    assert sorted(child.wait(timeout=60) for child in children) in ([0, 3], [3, 3])
-    assert sim.billed.requests == 12
-    budgets(config, "name: team, limit_usd: 1, period: day")
-    for path in (ten, other):
-        assert run("batch", str(path), env=configured).returncode == 0
-    assert sim.billed.requests == 20
-    assert ledger(configured, "SELECT count(*) FROM windows") == [(1,)]
 
 
 def test_one_that_waits_for_another_process_goes_on_when_that_settles(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.jsonl import read, write
 from tests.conftest import LLMCTL, Run
 from tests.simulator.server import Simulator
 
@@ -27,14 +28,12 @@ def cache(home: Path) -> Path:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """An input of thirty rows."""
-    return write(tmp_path / "in.jsonl")
+    return write(tmp_path / "in.jsonl", canaries())
 
 
-def write(path: Path, count: int = ROWS) -> Path:
-    """A file of `count` rows that hold a canary."""
-    lines = [json.dumps({"id": f"r{n}", "prompt": f"canary say {n}"}) for n in range(count)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+def canaries(count: int = ROWS) -> list[dict[str, str]]:
+    """Rows that hold a canary."""
+    return [{"id": f"r{n}", "prompt": f"canary say {n}"} for n in range(count)]
 
 
 def set_up(home: Path, find: str, put: str) -> None:
@@ -233,7 +232,7 @@ def test_pruning_while_a_batch_runs(
     the batch has the file open."""
     run("batch", str(rows), env=configured)
     cache = Path(configured["HOME"]) / ".cache/llmctl/cache.db"
-    more = write(tmp_path / "more.jsonl", ROWS + 60)
+    more = write(tmp_path / "more.jsonl", canaries(ROWS + 60))
     sim.hold()
     with batch(configured, tmp_path, more) as process:
         sim.wait_for_calls(ROWS + 1, timeout=20)
@@ -243,8 +242,7 @@ def test_pruning_while_a_batch_runs(
         assert b"canary" not in b"".join(p.read_bytes() for p in files)
         sim.release()
         assert process.wait(timeout=30) == 0
-    lines = (tmp_path / "more.out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == ROWS + 60
+    assert len(read(tmp_path / "more.out.jsonl")) == ROWS + 60
     assert sim.billed.repeated == 0
 
 
@@ -254,25 +252,6 @@ def batch(environ: dict[str, str], cwd: Path, path: Path, *flags: str) -> subpro
         [LLMCTL, "batch", str(path), "-q", *flags], env=environ, cwd=cwd,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-
-
-def test_two_batches_at_once_pay_each_row_once(
-    configured: dict[str, str], tmp_path: Path, home: Path, sim: Simulator
-) -> None:
-    """T11: two processes with the same uncached rows at the same time: each row is billed once,
-    both outputs are whole, and the ledger says who shared."""
-    count = 120
-    paths = [write(tmp_path / f"{name}.jsonl", count) for name in "ab"]
-    sim.latency = 0.02
-    with batch(configured, tmp_path, paths[0]) as one, batch(configured, tmp_path, paths[1]) as two:
-        assert (one.wait(timeout=60), two.wait(timeout=60)) == (0, 0)
-    for path in paths:
-        lines = path.with_suffix(".out.jsonl").read_text(encoding="utf-8").splitlines()
-        assert {json.loads(line)["id"] for line in lines} == {f"r{n}" for n in range(count)}
-    assert (sim.billed.requests, sim.billed.repeated) == (count, 0)
-    states = [state for state, _, _ in calls(home)]
-    assert states.count("miss") == count
-    assert states.count("hit") + states.count("shared") == count
 
 
 def test_a_process_that_was_killed_holds_up_nobody(
@@ -326,7 +305,7 @@ def test_the_configured_size_is_kept(
     answers used last are there."""
     sim.reply = lambda call: f"{call.prompt} " * 200
     set_up(home, "default: sim", "cache: {max_size: 100kB}\ndefault: sim")
-    many = write(rows, 400)
+    many = write(rows, canaries(400))
     assert run("batch", str(many), env=configured).returncode == 0
     assert cache.stat().st_size <= 100_000
     with closing(sqlite3.connect(cache)) as db:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,13 @@ import pytest
 
 from llmctl.tokens import Counter
 from llmctl.types import Message, Request, Target
+from tests.cli.jsonl import write
 from tests.conftest import Run
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
 
 COUNTER = Counter()
-
-
-def write(path: Path, rows: Iterable[Any]) -> Path:
-    """A JSONL file of `rows`."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def counted(call: Call) -> Reply:
