@@ -25,7 +25,9 @@ from llmctl.cli.options import (
 
 def batch(
     context: Context,
-    input: Annotated[str, Argument(help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")],
+    input: Annotated[
+        str, Argument(metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")
+    ],
     output: Annotated[
         str | None, Option("--output", "-o", help="Default: NAME.out.jsonl. - is stdout.")
     ] = None,

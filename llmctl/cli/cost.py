@@ -43,11 +43,11 @@ def report(
 ) -> int:
     """Show what calls cost, from the ledger on this machine.
 
-    Groups are models, unless --by says others. A kept answer costs nothing and counts as saved; tokens are those of calls made. Errors are
-    calls that ended without an answer, not those you gave up. Latencies are nearest-rank
-    percentiles of the attempts that answered. The projection lets each day to come cost what the
-    days of this month so far did on average. Costs that nobody knows are $?, null or empty, and
-    never 0; what attempts without an answer may have cost stands by itself.
+    Groups are models, unless --by says others. A kept answer costs nothing and counts as saved;
+    tokens are those of calls made. Errors are calls without an answer, not those you gave up.
+    Latencies are nearest-rank percentiles of the attempts that answered. The projection lets each
+    day to come cost the average of the month so far. Costs that nobody knows are $?, null or
+    empty, and never 0; what attempts without an answer may have cost stands by itself.
 
     \b
     --format json (or --json), one object; amounts are exact numbers in USD, null is unknown:

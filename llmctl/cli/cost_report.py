@@ -13,13 +13,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from llmctl.cli.context import Context, load_settings
-from llmctl.cli.cost_formats import (
-    as_csv,
-    as_json,
-    as_markdown,
-    budget_json,
-    groups_json,
-)
+from llmctl.cli.cost_formats import as_csv, as_json, as_markdown, budget_json, groups_json
 from llmctl.cli.output import columns, is_tty, money, plural, print_json, write_stdout
 from llmctl.config.settings import PERIODS, Budget, Settings
 from llmctl.errors import UsageError

