@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def program() -> "typer.Typer":
-    """All commands. Their modules parse and print; what they need to work they import then."""
+    """All commands. Their modules parse; what they need to work they import then."""
     import typer
 
     from llmctl.cli import (
@@ -34,7 +34,7 @@ def program() -> "typer.Typer":
         models,
         profiles_commands,
     )
-    from llmctl.cli.options import EPILOG
+    from llmctl.cli.options import EPILOG, command
 
     app = typer.Typer(
         name="llmctl",
@@ -57,12 +57,12 @@ def program() -> "typer.Typer":
             print(f"llmctl {llmctl.__version__}")
             raise typer.Exit
 
-    app.command("ask", epilog=EPILOG)(ask.command)
-    app.command("batch", epilog=EPILOG)(batch.command)
+    command(app, "ask", "profile", "model", "config", "json")(ask.ask)
+    command(app, "batch", "profile", "model", "config", "json")(batch.batch)
     app.add_typer(keys.app, name="keys")
     app.add_typer(cost.app, name="cost")
     app.add_typer(cache_commands.app, name="cache")
     app.add_typer(profiles_commands.app, name="profiles")
-    app.command("models", epilog=EPILOG)(models.command)
+    command(app, "models", "profile", "config", "json")(models.models)
     app.add_typer(local_commands.app, name="local")
     return app

@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable
+from contextlib import closing
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, TextIO
 
 from msgspec import Struct, field
 
 from llmctl import attachments
 from llmctl.batch.output import dollars, record
-from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
+from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
 from llmctl.cli.options import budget_windows
-from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, usage_line, write_stdout
+from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
 from llmctl.clock import ulid
-from llmctl.config.load import Overrides
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
 from llmctl.guards.retry import RetryDetails
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
-from llmctl.redact import printable
 from llmctl.request import Question, compose
-from llmctl.runner import Runner, open_runner, user_name
+from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import JSON, Answer, CacheMode, CallRecord, Message, Request
 
@@ -57,12 +55,10 @@ def run(options: AskOptions, context: Context) -> int:
     before = _last_conversation(context) if options.resume else None
     selection = select_profile(
         context,
-        Overrides(
-            profile=context.profile or (before.profile if before else None),
-            model=context.model or (before.model if before and not context.profile else None),
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-        ),
+        profile=context.profile or (before.profile if before else None),
+        model=context.model or (before.model if before and not context.profile else None),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
     )
     request = _request(prompt, options, selection, before)
     return asyncio.run(_run(request, options, context, selection, before))
@@ -118,17 +114,7 @@ async def _run(
         name = denied.window.name
         context.info(f"waiting: other calls under way may come to all of budget {name}")
 
-    async with open_runner(
-        selection.profile,
-        selection.folders,
-        context.environ,
-        context.clock,
-        say=context.info,
-        warn=context.warn,
-        ask=secret_prompt(),
-        cache_size=selection.cache_size,
-        fallbacks=selection.fallbacks,
-    ) as live:
+    async with runner_for(selection, context) as live:
         if options.dry_run:
             return await _plan(request, live, options, context)
         windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
@@ -202,9 +188,16 @@ async def _plan(request: Request, live: Runner, options: AskOptions, context: Co
     Raises `InvalidRequest` for what would not be sent to the provider.
     """
     budget = options.budget
-    exact = await _provider_count(request, live) if options.exact else None
+    provider = request.target.provider
     live.routes[0].endpoint.codec.encode(request, stream=False)
-    counted = exact or live.counter.count(request)
+    counted = live.counter.count(request)
+    if options.exact:
+        tokens = await count_tokens(live.routes[0].endpoint, request)
+        if tokens is None:
+            raise InvalidRequest(
+                f"{provider} counts no tokens for others: leave --exact out", sent=False
+            )
+        counted = TokenCount(tokens, exact=True, encoding=f"counted by {provider}")
     _, worst = await live.costs.worst(request, counted)
     window = live.counter.context_window(request.target)
     kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
@@ -228,47 +221,26 @@ async def _plan(request: Request, live: Runner, options: AskOptions, context: Co
     about = "" if counted.exact else "about "
     most = f"{request.max_tokens} out at most" if request.max_tokens else "output not limited"
     limit = f", window {window}" if window else ""
-    lines = [
+    print_lines(
         f"target   {target.profile}/{target.model}",
         f"tokens   {about}{counted.tokens} in ({counted.encoding}), {most}{limit}",
         f"price    {money(worst)} at most",
         f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
-    ]
-    if budget is not None:
-        lines.append(f"budget   {money(budget)}: {_enough(fits=fits)}")
-    write_stdout(printable("\n".join(lines)) + "\n")
+        *(
+            [f"budget   {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}"]
+            if budget is not None
+            else []
+        ),
+    )
     return code
-
-
-def _enough(*, fits: bool) -> str:
-    return "enough" if fits else "NOT ENOUGH"
-
-
-async def _provider_count(request: Request, live: Runner) -> TokenCount:
-    """The provider's own count of tokens. Raises `InvalidRequest` where it offers none."""
-    tokens = await count_tokens(live.routes[0].endpoint, request)
-    provider = request.target.provider
-    if tokens is None:
-        raise InvalidRequest(
-            f"{provider} counts no tokens for others: leave --exact out", sent=False
-        )
-    return TokenCount(tokens, exact=True, encoding=f"counted by {provider}")
-
-
-def _history_file(context: Context) -> Path:
-    return context.folders.state / "history.db"
 
 
 def _last_conversation(context: Context) -> Conversation:
     """The conversation to continue. Raises `InputError` when there is none."""
-    path = _history_file(context)
-    found = None
+    path, found = context.folders.state / "history.db", None
     if path.exists():
-        history = open_history(path)
-        try:
+        with closing(open_history(path)) as history:
             found = history.last(now=context.clock.wall())
-        finally:
-            history.close()
     if found is None:
         raise InputError(
             "there is no conversation to continue (they are kept for 30 days); ask without -c"
@@ -282,8 +254,7 @@ async def _remember(
     """Keep the turn for `-c`. The answer has been printed: a full disk is only a warning now."""
     asked = request.messages[-1:] if before else request.messages
     try:
-        history = open_history(_history_file(context))
-        try:
+        with closing(open_history(context.folders.state / "history.db")) as history:
             await history.append(
                 before.id if before else ulid(context.clock),
                 (*asked, Message("assistant", answer.text)),
@@ -291,7 +262,5 @@ async def _remember(
                 model=request.target.model,
                 at=context.clock.wall(),
             )
-        finally:
-            history.close()
     except DiskError as error:
         context.warn(f"the conversation was not kept: {error.message}")

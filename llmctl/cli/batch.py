@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from llmctl.cli.context import Context, exit_with
+from llmctl.cli.context import Context
 from llmctl.cli.options import (
+    BUDGET_FLAG,
     BudgetOption,
-    ConfigOption,
-    JsonOption,
-    ModelOption,
+    DryRunOption,
     NoCacheOption,
-    ProfileOption,
-    QuietOption,
     RefreshOption,
     SchemaOption,
     SystemOption,
     TagOption,
-    VerboseOption,
     cache_mode,
     pairs,
     parse_dollars,
@@ -28,122 +23,61 @@ from llmctl.cli.options import (
 )
 
 
-class EngineName(StrEnum):
-    """Where the rows are sent from."""
-
-    LOCAL = "local"
-
-
-class LineFormat(StrEnum):
-    """Format of an output line."""
-
-    LLMCTL = "llmctl"
-    OPENAI = "openai"
-
-
-def command(
+def batch(
+    context: Context,
     input: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin (JSONL)."
-        ),
+        str, Argument(metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")
     ],
     output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Where answers go; - is stdout, without resume. Default: NAME.out.jsonl "
-            "beside INPUT.",
-        ),
+        str | None, Option("--output", "-o", help="Default: NAME.out.jsonl. - is stdout.")
     ] = None,
-    profile: ProfileOption = None,
-    model: ModelOption = None,
     system: SystemOption = None,
     template: Annotated[
-        str | None,
-        typer.Option(
-            "--template",
-            metavar="TEXT|@FILE",
-            help="Jinja2 template that makes a prompt of each record.",
-        ),
+        str | None, Option(metavar="TEXT|@FILE", help="Jinja2: makes a prompt of each record.")
     ] = None,
     schema: SchemaOption = None,
-    id_field: Annotated[
-        str | None, typer.Option("--id-field", metavar="NAME", help="Field that holds the id.")
-    ] = None,
-    engine: Annotated[
-        EngineName, typer.Option("--engine", help="Where the rows are sent from.")
-    ] = EngineName.LOCAL,
+    id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None,
+    engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local",
     concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "--concurrency", min=1, metavar="N", max=10_000, help="Calls in flight at a time."
-        ),
+        int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")
     ] = None,
-    rpm: Annotated[
-        int | None, typer.Option("--rpm", min=1, metavar="N", help="Requests per minute at most.")
-    ] = None,
-    tpm: Annotated[
-        int | None, typer.Option("--tpm", min=1, metavar="N", help="Tokens per minute at most.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=1, metavar="N", help="Only the first N rows of INPUT."),
-    ] = None,
+    rpm: Annotated[int | None, Option(min=1, metavar="N", help="Requests per minute.")] = None,
+    tpm: Annotated[int | None, Option(min=1, metavar="N", help="Tokens per minute.")] = None,
+    limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N rows.")] = None,
     max_errors: Annotated[
-        str | None,
-        typer.Option(
-            "--max-errors", metavar="N|N%", help="Stop once more rows than this have failed."
-        ),
+        str | None, Option(metavar="N|N%", help="Stop once more rows than this have failed.")
     ] = None,
     format: Annotated[
-        LineFormat,
-        typer.Option("--format", help="Output lines: llmctl's, or OpenAI's batch results."),
-    ] = LineFormat.LLMCTL,
-    ordered: Annotated[
-        bool, typer.Option("--ordered", help="Put OUTPUT into the order of INPUT at the end.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard what OUTPUT holds and start over.")
-    ] = False,
+        Literal["llmctl", "openai"], Option(help="Output lines: ours, or OpenAI's batch results.")
+    ] = "llmctl",
+    ordered: Annotated[bool, Option("--ordered", help="Sort OUTPUT as INPUT at the end.")] = False,
+    restart: Annotated[bool, Option("--restart", help="Discard OUTPUT and start over.")] = False,
     no_cache: NoCacheOption = False,
     refresh: RefreshOption = False,
     tag: TagOption = None,
     budget: BudgetOption = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show rows, tokens, cost and time; send and write nothing."),
-    ] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+    dry_run: DryRunOption = False,
+) -> int:
     """Answer every row of a file. The same command again continues where it stopped.
 
     \b
     INPUT rows are JSON objects: {"id", "prompt"}, {"id", "messages"}, OpenAI batch lines, or
     with --template any record. Optional fields: system, model, max_tokens, temperature,
-    schema, options, tags; what a row says wins over flags and profile. Everything is checked before
-    anything is sent.
+    schema, options, tags; a row wins over flags and profile. All of INPUT is checked first.
 
     \b
     OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl in place of
-    .jsonl one for every row that failed (with -o - those go to stderr). Answered rows are
-    never sent again; failed ones are.
+    .jsonl one for every row that failed (with -o - those go to stderr, and there is no resume).
+    Answered rows are never sent again; failed ones are.
 
-    --budget, and the configuration's `budgets`, are never exceeded while the provider keeps to
-    max_tokens: every row is held at its worst case before it is sent, and settled at its real
-    cost. A row whose price is unknown, or that alone may cost more, fails as `budget`; when what
-    is left is less than the next row may cost, the run stops. Both exit 3, and the same command
-    with a larger budget continues.
+    --budget and the configured budgets are never exceeded while the provider keeps to
+    max_tokens: a row is held at its worst case, and settled at its real cost. One whose price is
+    unknown, or that alone may cost more, fails as `budget`; when the next row does not fit, the
+    run stops. Both exit 3, and the same command with a larger budget continues.
 
-    --dry-run is the plan: how many rows are answered already, cached, duplicates, too long for
-    the context window or refused by the provider's format, and what the rest takes at the worst
-    (all output that is allowed) and as expected (by the ledger's earlier calls of the profile
-    and model). Rows whose price or output limit is unknown have no worst case: $? and null, and
-    exit 3 under --budget. What failed attempts may add is not in it.
+    --dry-run prices what is left at the worst (all output that is allowed) and as expected (by
+    earlier calls in the ledger). Rows whose price or output limit is unknown have no worst case:
+    $? and null, and exit 3 under --budget.
 
     \b
     --dry-run --json: rows = answered + cached + duplicates + over_context + refused + to_send;
@@ -156,35 +90,29 @@ def command(
       llmctl batch prompts.jsonl -p local
       llmctl batch reviews.csv --template "Positive or negative? {{ text }}" -o labels.jsonl
       llmctl batch prompts.jsonl --dry-run --budget 5
-      llmctl batch prompts.jsonl --budget 5
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """
-    context = Context(profile, model, config, json, quiet, verbose)
+    from llmctl.cli.batch_run import BatchOptions, parse_max_errors, run
 
-    def work() -> int:
-        from llmctl.cli.batch_run import BatchOptions, parse_max_errors, run
-
-        options = BatchOptions(
-            input=input,
-            output=output,
-            system=system,
-            template=template,
-            schema=read_schema(schema),
-            id_field=id_field,
-            concurrency=concurrency,
-            rpm=rpm,
-            tpm=tpm,
-            limit=limit,
-            max_errors=parse_max_errors(max_errors),
-            format="openai" if format is LineFormat.OPENAI else "llmctl",
-            engine=engine.value,
-            ordered=ordered,
-            restart=restart,
-            cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
-            tags=pairs("--tag", tag or ()),
-            dry_run=dry_run,
-            budget=None if budget is None else parse_dollars("--budget", budget),
-        )
-        return run(options, context)
-
-    exit_with(work, context)
+    options = BatchOptions(
+        input=input,
+        output=output,
+        system=system,
+        template=template,
+        schema=read_schema(schema),
+        id_field=id_field,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        limit=limit,
+        max_errors=parse_max_errors(max_errors),
+        format=format,
+        engine=engine,
+        ordered=ordered,
+        restart=restart,
+        cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
+        tags=pairs("--tag", tag),
+        dry_run=dry_run,
+        budget=parse_dollars(BUDGET_FLAG, budget),
+    )
+    return run(options, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from msgspec import Struct
@@ -13,11 +14,10 @@ from llmctl.batch.job import Job, open_batch
 from llmctl.batch.output import default_output, dollars
 from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
 from llmctl.cli.context import Context
-from llmctl.cli.output import duration, money, print_json, write_stdout
+from llmctl.cli.output import duration, money, print_json, print_lines
 from llmctl.config.settings import Folders
 from llmctl.pricing import Prices
 from llmctl.providers.registry import codec
-from llmctl.redact import printable
 from llmctl.storage.answer_cache import CachePeek
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
@@ -34,8 +34,7 @@ class LedgerHistory(Struct, frozen=True):
         if not found:
             return None
         output = Decimal(sum(tokens for tokens, _ in found)) / len(found)
-        latency = sum(milliseconds for _, milliseconds in found) / len(found) / 1000
-        return AverageCall(output, latency, len(found))
+        return AverageCall(output, fmean(ms for _, ms in found) / 1000, len(found))
 
 
 def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context) -> int:
@@ -59,43 +58,30 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     if context.json:
         print_json(as_json(made, budget, code), compact=True)
     else:
-        write_stdout(printable("\n".join(lines(made, job, budget))) + "\n")
-    if not fits:
-        context.info(_why(made, budget))
-    return code
-
-
-def _why(made: Plan, budget: Decimal | None) -> str:
-    if made.cost.worst is None:
-        named = ", ".join(model for model in made.unpriced)
-        return (
-            f"the worst case is not known (price or output limit of {named}), so it cannot be "
-            "held to a budget: set `price:` in the profile, or max_tokens"
+        print_lines(*lines(made, job, budget, fits=fits))
+    if not fits and made.cost.worst is None:
+        context.info(
+            f"the worst case is not known (price or output limit of {', '.join(made.unpriced)}), "
+            "so it cannot be held to a budget: set `price:` in the profile, or max_tokens"
         )
-    return f"the worst case, {money(made.cost.worst)}, is above the budget of {money(budget)}"
+    elif not fits:
+        most, limit = money(made.cost.worst), money(budget)
+        context.info(f"the worst case, {most}, is above the budget of {limit}")
+    return code
 
 
 def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
     """The plan for a script, as orjson can dump it; amounts are exact, None is unknown."""
+    counts = ("rows", "answered", "cached", "duplicates", "over_context", "refused", "to_send")
     return {
-        "rows": made.rows,
-        "answered": made.answered,
-        "cached": made.cached,
-        "duplicates": made.duplicates,
-        "over_context": made.over_context,
-        "refused": made.refused,
-        "to_send": made.to_send,
+        **{name: getattr(made, name) for name in counts},
         "input_tokens": made.input_tokens,
         "input_tokens_exact": made.exact,
         "max_output_tokens": made.max_output_tokens,
         "expected_output_tokens": made.expected_output_tokens,
-        "worst_case_usd": dollars(made.cost.worst),
-        "expected_usd": dollars(made.cost.expected),
+        **_cost_json(made.cost),
         "unpriced_rows": sum(made.unpriced.values()),
-        "provider_batch": {
-            "worst_case_usd": dollars(made.batch.worst),
-            "expected_usd": dollars(made.batch.expected),
-        },
+        "provider_batch": _cost_json(made.batch),
         "expected_from_calls": made.seen,
         "time_s": None if made.seconds is None else round(made.seconds, 1),
         "time_bound_by": made.bound_by,
@@ -104,7 +90,11 @@ def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
     }
 
 
-def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
+def _cost_json(cost: Cost) -> dict[str, Any]:
+    return {"worst_case_usd": dollars(cost.worst), "expected_usd": dollars(cost.expected)}
+
+
+def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[str]:
     """The plan for a person."""
     profile = job.profile
     output = job.output or default_output(job.input)
@@ -146,8 +136,7 @@ def lines(made: Plan, job: Job, budget: Decimal | None) -> list[str]:
         named = ", ".join(f"{m} ({n:,} rows)" for m, n in made.unpriced.items())
         found.append(f"worst case unknown, $?: {named}")
     if budget is not None:
-        over = made.cost.worst is None or made.cost.worst > budget
-        found.append(f"budget            {money(budget)}: {'NOT ENOUGH' if over else 'enough'}")
+        found.append(f"budget            {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
     found.append("nothing was sent, nothing was written")
     return found
 

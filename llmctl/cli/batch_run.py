@@ -6,7 +6,7 @@ import asyncio
 import gc
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
@@ -19,36 +19,25 @@ from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
 from llmctl.batch.output import default_output, dollars, errors_path
 from llmctl.batch.rows import RowReader
-from llmctl.cli.context import Context, Selection, handle_signals, secret_prompt, select_profile
+from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
 from llmctl.cli.options import budget_lines, budget_windows, tightest_budget
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
-from llmctl.config.load import Overrides
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
-from llmctl.runner import Runner, open_runner, user_name
+from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop
 from llmctl.types import JSON, CacheMode
 
 
-class MaxErrors(Struct, frozen=True):
-    """Stop once more rows than this have failed: `count` rows, or `share` of all rows."""
-
-    count: int | None = None
-    share: float | None = None
-
-    def allowed(self, rows: int) -> int:
-        """Number of `rows` that may fail."""
-        if self.count is not None:
-            return self.count
-        return int(rows * (self.share or 0))
-
-
 class BatchOptions(Struct, frozen=True):
-    """Options of `batch`. None: the profile or the default decides."""
+    """Options of `batch`. None: the profile or the default decides.
+
+    `max_errors`: how many of so many rows may fail.
+    """
 
     input: str
     output: str | None = None
@@ -60,7 +49,7 @@ class BatchOptions(Struct, frozen=True):
     rpm: int | None = None
     tpm: int | None = None
     limit: int | None = None
-    max_errors: MaxErrors | None = None
+    max_errors: Callable[[int], int] | None = None
     format: Literal["llmctl", "openai"] = "llmctl"
     engine: str = "local"
     ordered: bool = False
@@ -71,36 +60,11 @@ class BatchOptions(Struct, frozen=True):
     budget: Decimal | None = None
 
 
-class Ended(Struct, frozen=True):
-    """End of a batch: counts, seconds, exit code, and the files it read and wrote.
-
-    Attributes:
-        output, errors: None for stdout and stderr.
-        because: the error that stopped the run before its last row.
-        budgets: lines on the usage of each budget.
-
-    """
-
-    tally: Tally
-    elapsed: float
-    code: int
-    output: Path | None
-    errors: Path | None
-    because: CallError | None
-    budgets: tuple[str, ...]
-    signal: int | None
-
-
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
-    flags = Overrides(
-        profile=context.profile,
-        model=context.model,
-        concurrency=options.concurrency,
-        rpm=options.rpm,
-        tpm=options.tpm,
+    selection = select_profile(
+        context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
     )
-    selection = select_profile(context, flags)
     profile = replace(selection.profile, tags={**selection.profile.tags, **options.tags})
     template = None
     if options.template is not None:
@@ -129,19 +93,14 @@ def run(options: BatchOptions, context: Context) -> int:
         return dry_run(job, options.budget, selection.folders, context)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
     with open_batch(job) as batch:
-        _note_output(batch, context)
+        if batch.torn:
+            context.warn(
+                f"the last line of {batch.output.path if batch.output else 'the output'} was "
+                "half written; it was removed, and its row will be sent again"
+            )
+        if batch.unmatched and batch.job.limit is None:
+            context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
         return asyncio.run(_run(batch, options, context, replace(selection, profile=profile)))
-
-
-def _note_output(batch: Batch, context: Context) -> None:
-    """Warn of what was found in an output that exists."""
-    if batch.torn:
-        context.warn(
-            f"the last line of {batch.output.path if batch.output else 'the output'} was "
-            "half written; it was removed, and its row will be sent again"
-        )
-    if batch.unmatched and batch.job.limit is None:
-        context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
 
 
 async def _run(batch: Batch, options: BatchOptions, context: Context, selection: Selection) -> int:
@@ -165,42 +124,36 @@ async def _run(batch: Batch, options: BatchOptions, context: Context, selection:
     else:
         with handle_signals(on_signal):
             async with (
-                open_runner(
-                    selection.profile,
-                    selection.folders,
-                    context.environ,
-                    context.clock,
-                    say=context.info,
-                    warn=context.warn,
-                    ask=secret_prompt(),
-                    cache_size=selection.cache_size,
-                    fallbacks=selection.fallbacks,
-                    patient=True,
-                    stop=stop,
-                ) as live,
+                runner_for(selection, context, patient=True, stop=stop) as live,
                 _progress(tally, live, context),
             ):
-                if context.verbose:
-                    context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
                 try:
                     because = await _drive(batch, live, tally, stop, options, context, selection)
                 except BrokenPipeError:
                     pipe_closed = True
                 budgets = await budget_lines(live.budget)
+    code = exit_code(tally, because, signals, pipe_closed=pipe_closed)
     # As the user named it: the path in use has its links followed.
     shown = Path(options.output or default_output(options.input)) if batch.output else None
-    ended = Ended(
-        tally=tally,
-        elapsed=context.clock.monotonic() - started,
-        code=exit_code(tally, because, signals, pipe_closed=pipe_closed),
-        output=shown,
-        errors=errors_path(shown) if shown else None,
-        because=because,
-        budgets=tuple(budgets),
-        signal=signals[0] if signals else None,
-    )
-    print_summary(ended, context)
-    return ended.code
+    elapsed = context.clock.monotonic() - started
+    if signals:
+        context.info("interrupted; the same command goes on where this one stopped")
+    elif because is not None:
+        context.info(f"stopped early: {because.message}")
+    for line in summary_lines(tally, elapsed, shown, budgets, last_error=because is None):
+        context.info(line)
+    if context.json:
+        _print_summary(tally, elapsed, code, shown)
+    return code
+
+
+def _print_summary(tally: Tally, elapsed: float, code: int, output: Path | None) -> None:
+    fields = tally.summary(elapsed, code)
+    text = json_text({**fields, "cost_usd": dollars(fields["cost_usd"])}, compact=True)
+    if output is None:  # stdout carries the rows themselves
+        sys.stderr.write(text)
+    else:
+        write_stdout(text)
 
 
 async def _drive(
@@ -219,6 +172,8 @@ async def _drive(
             what = f"row {retry.request.id}: {retry.error.message}"
             context.info(f"{what}; trying again in {retry.wait:.1f} s")
 
+    if context.verbose:
+        context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
     windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
     live.budget.limit(windows, lambda: stop.asked)
     return await run_batch(
@@ -231,7 +186,7 @@ async def _drive(
         clock=context.clock,
         call_id=live.call_id,
         cached=live.kept_records,
-        allowed_errors=options.max_errors.allowed(tally.rows) if options.max_errors else None,
+        allowed_errors=options.max_errors(tally.rows) if options.max_errors else None,
         # Loading a vocabulary holds everything up: better before any row is in flight.
         prepare=lambda: live.counter.load(target_for(selection.profile)),
     )
@@ -277,39 +232,34 @@ def exit_code(
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
 
-def print_summary(ended: Ended, context: Context) -> None:
-    """Print the summary on stderr (not with `--quiet`), with `--json` the object on stdout.
-
-    Where stdout carries the rows themselves the object goes to stderr.
-    """
-    for line in summary_lines(ended):
-        context.info(line)
-    if context.json:
-        fields = ended.tally.summary(ended.elapsed, ended.code)
-        fields["cost_usd"] = dollars(fields["cost_usd"])
-        text = json_text(fields, compact=True)
-        if ended.output is None:
-            sys.stderr.write(text)
-        else:
-            write_stdout(text)
-
-
-def summary_lines(ended: Ended) -> list[str]:
-    """The summary for a person, one thing a line."""
-    tally = ended.tally
-    lines: list[str] = []
-    if ended.signal is not None:
-        lines.append("interrupted; the same command goes on where this one stopped")
-    elif ended.because is not None:
-        lines.append(f"stopped early: {ended.because.message}")
-    lines.append(_rows(ended))
+def summary_lines(
+    tally: Tally, elapsed: float, output: Path | None, budgets: Sequence[str], *, last_error: bool
+) -> list[str]:
+    """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
+    counts = [
+        (tally.ok, "answered"),
+        (tally.cached, "of them from the cache"),
+        (tally.failed, "failed"),
+        (tally.deduplicated, "answered by an identical row"),
+        (tally.skipped, "answered before"),
+        (tally.rows - tally.done, "not sent"),
+    ]
+    words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
+    where = f" → {output}" if output else ""
+    lines = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
     if tally.requests:
-        lines.append(_work(ended))
-    lines += ended.budgets
-    if tally.truncated:
-        n = tally.truncated
+        retries = f" ({tally.retries:,} retries)" if tally.retries else ""
+        rate = (tally.ok + tally.failed) / elapsed if elapsed > 0 else 0.0
+        cost = money(None if tally.unpriced else tally.cost)
         lines.append(
-            f"{plural(n, 'answer')} {'was' if n == 1 else 'were'} cut off at the output limit "
+            f"{tally.requests:,} requests{retries} · {tally.input_tokens:,} tokens in + "
+            f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
+        )
+    lines += budgets
+    if tally.truncated:
+        were = "was" if tally.truncated == 1 else "were"
+        lines.append(
+            f"{plural(tally.truncated, 'answer')} {were} cut off at the output limit "
             '("finish_reason": "length")'
         )
     if tally.uncertain:
@@ -318,46 +268,19 @@ def summary_lines(ended: Ended) -> list[str]:
         )
     if tally.failures:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.failures.items()))
-        where = f" → {ended.errors}" if ended.errors else ""
-        lines.append(f"failed: {kinds}{where}")
-        if tally.last_error is not None and ended.because is None:
-            lines.append(f"last error: {tally.last_error.message}")
+        lines.append(f"failed: {kinds}" + (f" → {errors_path(output)}" if output else ""))
+    if tally.last_error and last_error:
+        lines.append(f"last error: {tally.last_error.message}")
     return lines
 
 
-def _rows(ended: Ended) -> str:
-    tally = ended.tally
-    cached = [f"{tally.cached:,} of them from the cache"] if tally.cached else []
-    words = [f"{tally.ok:,} answered", *cached, f"{tally.failed:,} failed"]
-    if tally.deduplicated:
-        words.append(f"{tally.deduplicated:,} answered by an identical row")
-    if tally.skipped:
-        words.append(f"{tally.skipped:,} answered before")
-    if left := tally.rows - tally.done:
-        words.append(f"{left:,} not sent")
-    where = f" → {ended.output}" if ended.output else ""
-    return f"{tally.rows:,} rows: {', '.join(words)}{where}"
-
-
-def _work(ended: Ended) -> str:
-    tally = ended.tally
-    retries = f" ({tally.retries:,} retries)" if tally.retries else ""
-    words = [
-        f"{tally.requests:,} requests{retries}",
-        f"{tally.input_tokens:,} tokens in + {tally.output_tokens:,} out",
-        money(None if tally.unpriced else tally.cost),
-        duration(ended.elapsed),
-    ]
-    if ended.elapsed > 0:
-        words.append(f"{(tally.ok + tally.failed) / ended.elapsed:,.1f} rows/s")
-    return " · ".join(words)
-
-
-def parse_max_errors(text: str | None) -> MaxErrors | None:
-    """`10` or `5%`. Raises `UsageError` for anything else."""
+def parse_max_errors(text: str | None) -> Callable[[int], int] | None:
+    """How many of so many rows may fail: `10`, or `5%` of them. Raises `UsageError`."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
     if not match or (match[2] and float(match[2]) > 100):
         raise UsageError(f"--max-errors wants a number of rows or a share such as 5%, not {text!r}")
-    return MaxErrors(int(match[1])) if match[1] else MaxErrors(share=float(match[2]) / 100)
+    if match[1]:
+        return lambda _: int(match[1])
+    return lambda rows: int(rows * float(match[2]) / 100)

@@ -4,74 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from msgspec import Struct
+from typer import Option
 
-from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import EPILOG, JsonOption, QuietOption, VerboseOption, command_group, parsed
+from llmctl.cli.context import Context
+from llmctl.cli.options import command, command_group, parsed
 from llmctl.cli.output import file_size, money, percent, plural, print_json, print_table
 from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
     from llmctl.storage.answer_cache import CacheFigures as Figures
+    from llmctl.storage.answer_cache import PruneFilter
 
 app = command_group("Show what is kept of answers and what it saved; remove it.")
 
 
-class PruneOptions(Struct, frozen=True):
-    """Options of `cache prune`: seconds, bytes, a model; `everything` excludes them."""
-
-    older_than: float | None = None
-    max_size: int | None = None
-    model: str | None = None
-    everything: bool = False
-    dry_run: bool = False
-
-
-@app.command("prune", epilog=EPILOG)
-def prune_command(
+@command(app, "prune", "json")
+def prune(
+    context: Context,
     older_than: Annotated[
-        str | None,
-        typer.Option(
-            "--older-than", metavar="7d", help="Answers stored longer ago: 90m, 24h, 7d, 2w."
-        ),
+        str | None, Option(metavar="7d", help="Answers stored longer ago: 90m, 24h, 7d, 2w.")
     ] = None,
     max_size: Annotated[
-        str | None,
-        typer.Option(
-            "--max-size",
-            metavar="500MB",
-            help="The answers used least recently, until the cache takes no more than this: "
-            "MB is a million bytes, MiB is 1,048,576.",
-        ),
+        str | None, Option(metavar="500MB", help="The least recently used, down to this size.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="Answers of this model only, by the name it was asked by or the dated one it "
-            "answered with.",
-        ),
+        str | None, Option("--model", "-m", help="Answers of this model only.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All answers.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would go; remove nothing.")
-    ] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+    everything: Annotated[bool, Option("--all", help="All answers.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would go.")] = False,
+) -> int:
     """Remove answers from the cache; say how many, and the bytes freed.
 
     At least one of --older-than, --max-size, --model and --all is needed. With --older-than and
-    --max-size both kinds go; --model narrows them to one model.
+    --max-size both kinds go; --model narrows them to one model, by the name it was asked by or
+    the dated one it answered with. MB is a million bytes, MiB is 1,048,576.
 
-    The text that goes is overwritten: no byte of it stays in the database or its WAL. Other
-    llmctl may work meanwhile. If one of them keeps the WAL from being emptied, a warning says
-    so: run the same command again when it has ended. With --all and --older-than damaged
-    files that were set aside go, too.
+    The text that goes is overwritten: no byte of it stays in the database or its WAL. If another
+    llmctl keeps the WAL from being emptied, a warning says so: run the same command again when it
+    has ended. With --all and --older-than damaged files that were set aside go, too.
 
     \b
     With --json, one object: {"entries", "bytes", "dry_run", "wal_emptied"}.
@@ -80,36 +50,26 @@ def prune_command(
     Examples:
       llmctl cache prune --older-than 30d
       llmctl cache prune --max-size 500MB --dry-run
-      llmctl cache prune --model gpt-5-mini
     """
-    context = Context(json=json, quiet=quiet, verbose=verbose)
+    from llmctl.config.settings import parse_duration, parse_size
+    from llmctl.storage.answer_cache import PruneFilter
 
-    def work() -> int:
-        from llmctl.config.settings import parse_duration, parse_size
-
-        given = (older_than, max_size, model)
-        if not everything and all(word is None for word in given):
-            raise UsageError(
-                "say what to remove: --older-than 7d, --max-size 500MB, --model MODEL or --all"
-            )
-        if everything and any(word is not None for word in given):
-            raise UsageError("--all removes everything: give it alone, or leave it out")
-        options = PruneOptions(
-            parsed("--older-than", "a time such as 90m, 24h or 7d", older_than, parse_duration),
-            parsed("--max-size", "a size such as 500MB, 1GB or 2GiB", max_size, parse_size),
-            model,
-            everything,
-            dry_run,
+    given = [word is not None for word in (older_than, max_size, model)]
+    if not everything and not any(given):
+        raise UsageError(
+            "say what to remove: --older-than 7d, --max-size 500MB, --model MODEL or --all"
         )
-        return run_prune(options, context)
+    if everything and any(given):
+        raise UsageError("--all removes everything: give it alone, or leave it out")
+    age = parsed("--older-than", "a time such as 90m, 24h or 7d", older_than, parse_duration)
+    size = parsed("--max-size", "a size such as 500MB, 1GB or 2GiB", max_size, parse_size)
+    before = None if age is None else context.clock.wall() - age
+    what = PruneFilter(before, size, model)
+    return run_prune(what, context, everything=everything, dry_run=dry_run)
 
-    exit_with(work, context)
 
-
-@app.command("stats", epilog=EPILOG)
-def stats_command(
-    *, json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0
-) -> None:
+@command(app, "stats", "json")
+def stats(context: Context) -> int:
     """Show what the cache holds, how often it answered, and its savings.
 
     Models are named as they answered. Hits, misses and dollars are those of the ledger, since it
@@ -124,40 +84,42 @@ def stats_command(
       models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd, unpriced_hits}]
       hit_rate is null when nothing was asked, saved_usd when no price of a hit is known.
     """
-    context = Context(json=json, quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_stats(context), context)
+    from llmctl.storage.answer_cache import cache_stats
+
+    path = context.folders.cache / "cache.db"
+    found = cache_stats(path, context.folders.state / "ledger.db")
+    models = sorted(found.models.items(), key=lambda item: (-item[1].bytes, item[0]))
+    if context.json:
+        print_json({
+            **_fields(found.total), "file_bytes": found.file_bytes, "path": str(path),
+            "models": [{"model": name, **_fields(figures)} for name, figures in models],
+        })  # fmt: skip
+        return 0
+    head = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
+    rows = [(name, *_cells(figures)) for name, figures in (*models, ("all", found.total))]
+    print_table(head, rows, right=head[1:])
+    context.info(f"{path}: {file_size(found.file_bytes)}")
+    return 0
 
 
-def run_prune(options: PruneOptions, context: Context) -> int:
+def run_prune(what: PruneFilter, context: Context, *, everything: bool, dry_run: bool) -> int:
     """Remove, or say what would go; print entries and bytes."""
-    from llmctl.storage.answer_cache import (
-        Pruned,
-        PruneFilter,
-        prune,
-        remove_files,
-        set_aside,
-        set_aside_files,
-    )
+    from llmctl.storage import answer_cache as storage
     from llmctl.storage.database import DamagedError, OldFormatError
 
     path = context.folders.cache / "cache.db"
-    now = context.clock.wall()
-    before = None if options.older_than is None else now - options.older_than
-    what = PruneFilter(before, options.max_size, options.model)
     try:
-        done = prune(path, what, dry_run=options.dry_run)
+        done = storage.prune(path, what, dry_run=dry_run)
     except (DamagedError, OldFormatError):
-        if not options.everything:
+        if not everything:
             raise
-        if not options.dry_run:
-            set_aside(path, now)
-        done = Pruned(bytes=path.stat().st_size if options.dry_run else 0)
-    size = done.bytes
-    files = set_aside_files(path, before) if options.everything or before is not None else []
-    if options.dry_run:
-        size += sum(file.stat().st_size for file in files)
-    else:
-        size += remove_files(files)
+        done = storage.Pruned(bytes=path.stat().st_size if dry_run else 0)
+        if not dry_run:
+            storage.set_aside(path, context.clock.wall())
+    aside = everything or what.before is not None
+    files = storage.set_aside_files(path, what.before) if aside else []
+    more = sum(file.stat().st_size for file in files) if dry_run else storage.remove_files(files)
+    size = done.bytes + more
     if done.lingers:
         context.warn(
             "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
@@ -165,40 +127,18 @@ def run_prune(options: PruneOptions, context: Context) -> int:
         )
     if context.json:
         print_json({
-            "entries": done.entries, "bytes": size, "dry_run": options.dry_run,
+            "entries": done.entries, "bytes": size, "dry_run": dry_run,
             "wal_emptied": not done.lingers,
         })  # fmt: skip
         return 0
-    left = [] if files else set_aside_files(path)
+    left = [] if files else storage.set_aside_files(path)
     if left:
         context.info(f"{len(left)} damaged files that were set aside stay; --all removes them")
     answers = plural(done.entries, "answer")
-    if options.dry_run:
+    if dry_run:
         print(f"would remove {answers} and free about {file_size(size)}")
     else:
         print(f"removed {answers}, {file_size(size)} freed")
-    return 0
-
-
-def run_stats(context: Context) -> int:
-    """Print the figures of the cache and of the ledger."""
-    from llmctl.storage.answer_cache import cache_stats
-
-    folders = context.folders
-    path = folders.cache / "cache.db"
-    stats = cache_stats(path, folders.state / "ledger.db")
-    total = stats.total
-    models = sorted(stats.models.items(), key=lambda item: (-item[1].bytes, item[0]))
-    if context.json:
-        print_json({
-            **_fields(total), "file_bytes": stats.file_bytes, "path": str(path),
-            "models": [{"model": name, **_fields(figures)} for name, figures in models],
-        })  # fmt: skip
-        return 0
-    head = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
-    rows = [(name, *_cells(figures)) for name, figures in (*models, ("all", total))]
-    print_table(head, rows, right=head[1:])
-    context.info(f"{path}: {file_size(stats.file_bytes)}")
     return 0
 
 

@@ -7,9 +7,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from msgspec import Struct, field
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from llmctl.config.load import Overrides
     from llmctl.config.settings import Budget, Folders, Profile, Settings
     from llmctl.config.trust import Untrusted
+    from llmctl.runner import Runner
+    from llmctl.shutdown import Stop
 
 _MAX_SECRET = 64 * 1024
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -114,12 +116,17 @@ class Selection(Struct, frozen=True):
     budgets: tuple[Budget, ...] = ()
 
 
-def select_profile(context: Context, overrides: Overrides) -> Selection:
-    """Read the configuration and choose. Raises `ConfigError`, `NoKeyError`, `SetupError`."""
+def select_profile(context: Context, **flags: Any) -> Selection:
+    """Read the configuration and choose; `flags` are further fields of `Overrides`.
+
+    Raises `ConfigError`, `NoKeyError` and `SetupError`.
+    """
+    from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
     from llmctl.providers.local_model_files import is_installed
     from llmctl.wiring import located
 
+    overrides = Overrides(**{"profile": context.profile, "model": context.model, **flags})
     settings = load_settings(context, overrides)
     folders = settings.folders
     profile = choose(settings, lambda: is_installed(folders))
@@ -133,6 +140,27 @@ def select_profile(context: Context, overrides: Overrides) -> Selection:
             context.warn(f"the fallback {name} is left out: {error.message}")
     return Selection(
         located(profile, folders), folders, settings.cache_size, tuple(fallbacks), settings.budgets
+    )
+
+
+def runner_for(
+    selection: Selection, context: Context, *, patient: bool = False, stop: Stop | None = None
+) -> AbstractAsyncContextManager[Runner]:
+    """The opened runner of a selection; see `runner.open_runner`."""
+    from llmctl.runner import open_runner
+
+    return open_runner(
+        selection.profile,
+        selection.folders,
+        context.environ,
+        context.clock,
+        say=context.info,
+        warn=context.warn,
+        ask=secret_prompt(),
+        cache_size=selection.cache_size,
+        fallbacks=selection.fallbacks,
+        patient=patient,
+        stop=stop,
     )
 
 

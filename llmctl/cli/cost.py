@@ -2,87 +2,52 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import (
-    EPILOG,
-    ConfigOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    command_group,
-    parse_dollars,
-    parsed,
-)
+from llmctl.cli.context import Context
+from llmctl.cli.options import BUDGET_FLAG, command, command_group, parse_dollars, parsed
 
 app = command_group("Report spending, check budgets, settle what is unknown.")
 
-
-class ReportFormat(StrEnum):
-    """Format of a report."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-
-
-TimezoneOption = Annotated[
-    str,
-    typer.Option(
-        "--timezone", metavar="ZONE", help="Whose days and months count, such as Europe/Berlin."
+ByOption = Annotated[
+    list[str] | None,
+    Option(
+        metavar="DIMENSIONS",
+        help="Group by day, model, profile, provider, user or tag:NAME; several with commas.",
     ),
+]
+TimezoneOption = Annotated[
+    str, Option(metavar="ZONE", help="Whose days count, such as Europe/Berlin.")
 ]
 
 
-@app.command("report", epilog=EPILOG)
-def report_command(
+@command(app, "report", "config", "json")
+def report(
+    context: Context,
     since: Annotated[
-        str | None,
-        typer.Option(
-            "--since",
-            metavar="7d|DATE",
-            help="So long ago until now: 7d, 24h, 2w, or a date. Default: 30d.",
-        ),
+        str | None, Option(metavar="7d|DATE", help="So long ago until now. Default: 30d.")
     ] = None,
     first: Annotated[
-        str | None,
-        typer.Option("--from", metavar="D", help="From this date, or time, on."),
+        str | None, Option("--from", metavar="D", help="From this date, or time, on.")
     ] = None,
     last: Annotated[
-        str | None,
-        typer.Option("--to", metavar="D", help="Until the end of this date, or a time."),
+        str | None, Option("--to", metavar="D", help="Until the end of this date, or a time.")
     ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--by",
-            metavar="DIMENSIONS",
-            help="Group by day, model, profile, provider, user or tag:NAME; several with commas. "
-            "Default: model.",
-        ),
-    ] = None,
+    by: ByOption = None,
     format: Annotated[
-        ReportFormat, typer.Option("--format", help="Table, or one of the stable formats below.")
-    ] = ReportFormat.TABLE,
+        Literal["table", "json", "csv", "markdown"], Option(help="See below.")
+    ] = "table",
     timezone: TimezoneOption = "UTC",
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+) -> int:
     """Show what calls cost, from the ledger on this machine.
 
-    Nothing is sent. A kept answer costs nothing and counts as saved; tokens are those of calls
-    made. Errors are calls that ended without an answer, not those you gave up. Latencies are
-    nearest-rank percentiles of the attempts that answered. The projection lets each day to come
-    cost what the days of this month so far did on average. Costs that nobody knows are $?, null
-    or empty, and never 0; what attempts without an answer may have cost stands by itself.
+    Groups are models, unless --by says others. A kept answer costs nothing and counts as saved;
+    tokens are those of calls made. Errors are calls without an answer, not those you gave up.
+    Latencies are nearest-rank percentiles of the attempts that answered. The projection lets each
+    day to come cost the average of the month so far. Costs that nobody knows are $?, null or
+    empty, and never 0; what attempts without an answer may have cost stands by itself.
 
     \b
     --format json (or --json), one object; amounts are exact numbers in USD, null is unknown:
@@ -112,75 +77,40 @@ def report_command(
       llmctl cost report --from 2026-11-01 --to 2026-11-30 --by profile,model --format csv
       llmctl cost report --format markdown >> "$GITHUB_STEP_SUMMARY"
     """
-    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
+    from llmctl.cli.cost_report import ReportOptions, run_report
+    from llmctl.reports.report import parse_by
 
-    def work() -> int:
-        from llmctl.cli.cost_report import ReportOptions, run_report
-        from llmctl.reports.report import parse_by
-
-        return run_report(
-            ReportOptions(
-                since=since,
-                first=first,
-                last=last,
-                by=parse_by(by) if by else ("model",),
-                format="json" if json else format.value,
-                timezone=timezone,
-            ),
-            context,
-        )
-
-    exit_with(work, context)
+    shown = "json" if context.json else format
+    by_ = parse_by(by) if by else ("model",)
+    return run_report(ReportOptions(since, first, last, by_, shown, timezone), context)
 
 
-@app.command("check", epilog=EPILOG)
-def check_command(
+@command(app, "check", "config", "json")
+def check(
+    context: Context,
     budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            metavar="USD",
-            help="The most that may have been spent. Default: the configured budgets.",
-        ),
+        str | None, Option(metavar="USD", help="Default: the configured budgets.")
     ] = None,
     period: Annotated[
         str | None,
-        typer.Option(
-            "--period",
-            metavar="day|week|month|run:ID",
-            help="What --budget is for: the present day, week (from Monday) or month, or one run; "
-            "run:last is the latest. Default: month.",
-        ),
+        Option(metavar="day|week|month|run:ID", help="What --budget is for. Default: month."),
     ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--by", metavar="DIMENSIONS", help="Show the figure by group too, as in `cost report`."
-        ),
-    ] = None,
-    each: Annotated[
-        bool, typer.Option("--each", help="Hold each group to the budget, not their sum.")
-    ] = False,
+    by: ByOption = None,
+    each: Annotated[bool, Option("--each", help="Hold each group to the budget.")] = False,
     warn_at: Annotated[
-        str | None,
-        typer.Option(
-            "--warn-at", metavar="80%", help="Say `warning` from this share on; still exit 0."
-        ),
+        str | None, Option(metavar="80%", help="Say `warning` from this share on; still exit 0.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 3 too when calls have an unknown price.")
+        bool, Option("--strict", help="Exit 3 too when calls have an unknown price.")
     ] = False,
     timezone: TimezoneOption = "UTC",
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+) -> int:
     """Compare spending with a budget: exit 0 within it and 3 above it.
 
     The figure is conservative: what was charged, what attempts without an answer may have cost,
     and what calls still under way can come to. Calls with an unknown price are counted and
-    named; with --strict they exit 3. A budget that is spent to the cent is not exceeded.
+    named. A budget that is spent to the cent is not exceeded. A week begins on Monday; run:last
+    is the latest run.
 
     \b
     --json prints {"budgets": [...], "exit_code"}; a budget has the fields of `cost report`
@@ -192,58 +122,40 @@ def check_command(
       llmctl cost check --budget 200 --period month --warn-at 80%
       llmctl cost check --budget 5 --period day --by tag:team --each
     """
-    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
+    from llmctl.cli.cost_report import CheckOptions, run_check
+    from llmctl.config.settings import parse_share
+    from llmctl.reports.report import parse_by
 
-    def work() -> int:
-        from llmctl.cli.cost_report import CheckOptions, run_check
-        from llmctl.config.settings import parse_share
-        from llmctl.reports.report import parse_by
-
-        return run_check(
-            CheckOptions(
-                budget=None if budget is None else parse_dollars("--budget", budget),
-                period=period,
-                by=parse_by(by) if by else (),
-                each=each,
-                warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share),
-                strict=strict,
-                timezone=timezone,
-            ),
-            context,
-        )
-
-    exit_with(work, context)
+    options = CheckOptions(
+        budget=parse_dollars(BUDGET_FLAG, budget),
+        period=period,
+        by=parse_by(by or ()),
+        each=each,
+        warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share),
+        strict=strict,
+        timezone=timezone,
+    )
+    return run_check(options, context)
 
 
-@app.command("release", epilog=EPILOG)
-def release_command(
-    ids: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CALL_ID]...", help="Calls, as `llmctl cost report` names them."),
-    ] = None,
+@command(app, "release", "config", "json")
+def release(
+    context: Context,
+    ids: Annotated[list[str] | None, Argument(metavar="[CALL_ID]...")] = None,
     run_id: Annotated[
-        str | None, typer.Option("--run", metavar="ID", help="All such calls of one run.")
+        str | None, Option("--run", metavar="ID", help="All such calls of one run.")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="All such calls.")] = False,
+    everything: Annotated[bool, Option("--all", help="All such calls.")] = False,
     billed: Annotated[
-        str | None,
-        typer.Option(
-            "--billed",
-            metavar="USD",
-            help="What the provider billed for each of them. Default: nothing.",
-        ),
-    ] = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+        str, Option(metavar="USD", help="What the provider billed for each. Default: nothing.")
+    ] = "0",
+) -> int:
     """Say what calls cost whose end is unknown.
 
     A call that was sent and got no answer (its connection broke, or llmctl was killed) may have
-    been billed: it counts at its worst case until somebody knows better. Look it up on your
-    provider's bill, then release it: budgets count what you say from then on. Nothing is sent. A
-    call whose end is known stays as it is.
+    been billed: it counts at its worst case until somebody knows better. `llmctl cost report`
+    names it; look it up on your provider's bill, then release it. Nothing is sent. A call whose
+    end is known stays as it is.
 
     \b
     --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}], "usd",
@@ -255,35 +167,18 @@ def release_command(
       llmctl cost release --run 01JD4T1DWW3XQ2P6F9M5A0R8CH --billed 0.0012
       llmctl cost release --all
     """
-    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
+    from llmctl.cli.cost_release import run_release
 
-    def work() -> int:
-        from llmctl.cli.cost_release import ReleaseOptions, run_release
-
-        options = ReleaseOptions(
-            ids=tuple(ids or ()),
-            run_id=run_id,
-            all=all_,
-            billed=Decimal(0) if billed is None else parse_dollars("--billed", billed),
-        )
-        return run_release(options, context)
-
-    exit_with(work, context)
+    amount = parse_dollars("--billed", billed)
+    assert amount is not None
+    return run_release(tuple(ids or ()), run_id, amount, context, everything=everything)
 
 
-@app.command("prices", epilog=EPILOG)
-def prices_command(
-    update: Annotated[
-        bool,
-        typer.Option(
-            "--update", help="Fetch the published prices first; the only use of a network."
-        ),
-    ] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command(app, "prices", "config", "json")
+def prices(
+    context: Context,
+    update: Annotated[bool, Option("--update", help="Fetch the published prices first.")] = False,
+) -> int:
     """Show which published prices are in use, and how old they are.
 
     They come with genai-prices and work offline. --update fetches that project's present list
@@ -297,11 +192,6 @@ def prices_command(
     --json: {"source", "library", "fetched", "age_s", "newest_price", "providers", "models"};
     fetched and age_s are null for the prices that came with the library.
     """
-    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
+    from llmctl.cli.cost_prices import run_prices
 
-    def work() -> int:
-        from llmctl.cli.cost_prices import run_prices
-
-        return run_prices(context, update=update)
-
-    exit_with(work, context)
+    return run_prices(context, update=update)

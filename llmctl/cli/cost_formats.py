@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import orjson
+from msgspec.structs import asdict
 
 from llmctl.batch.output import dollars
-from llmctl.cli.cost_release import total_of, unknown_json
+from llmctl.cli.cost_release import MAX_NAMED, calls_json, total_of
 from llmctl.cli.output import json_text, money, percent
 from llmctl.reports.periods import iso
-from llmctl.reports.report import BudgetState, Figures, Group, Report, Unpriced, percentiles
+from llmctl.reports.report import BudgetState, Figures, Group, Report, percentiles
 
 PERCENTILES = (50, 95, 99)
 _SPECIAL = re.compile(r'[",\r\n]')
@@ -22,10 +23,38 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
 _STATES = {"within": "✅ within", "warning": "⚠️ warning", "exceeded": "❌ exceeded"}
 
 
+class Column(NamedTuple):
+    """A column of figures: its title, its title in Markdown, its kind, and its value.
+
+    `kind` is money (dollars and calls of unknown price), share, count or latency (in ms).
+    """
+
+    title: str
+    long: str
+    kind: Literal["money", "share", "count", "tokens", "latency"]
+    value: Callable[[Figures, Figures], Any]
+
+
+COLUMNS = (
+    Column("cost", "Cost (USD)", "money", lambda f, _: (f.cost, f.unpriced)),
+    Column("share", "Share", "share", lambda f, whole: f.share_of(whole)),
+    Column("calls", "Calls", "count", lambda f, _: f.calls),
+    Column("in", "Tokens in", "tokens", lambda f, _: f.input_tokens),
+    Column("out", "Tokens out", "tokens", lambda f, _: f.output_tokens),
+    Column("saved", "Saved (USD)", "money", lambda f, _: (f.saved, f.unsaved)),
+    Column("errors", "Errors", "share", lambda f, _: f.error_rate),
+    Column("p50", "p50 (s)", "latency", lambda f, _: percentiles(f.latencies, [50])[0]),
+    Column("p95", "p95 (s)", "latency", lambda f, _: percentiles(f.latencies, [95])[0]),
+    Column("p99", "p99 (s)", "latency", lambda f, _: percentiles(f.latencies, [99])[0]),
+)
+"""Figures of a group in a table and in Markdown, beside the group and the whole."""
+
+
 def as_json(report: Report) -> str:
     """The whole report as one JSON object; see `llmctl cost report --help`."""
     query, zone = report.query, report.query.zone
     month = report.month
+    total, unpriced = total_of(report.unknown)
     return json_text(
         {
             "from": iso(query.span.start, zone),
@@ -48,8 +77,13 @@ def as_json(report: Report) -> str:
                 "projected_usd": dollars(month.projected),
             },
             "budgets": [budget_json(state, zone) for state in report.budgets],
-            "unpriced": unpriced_json(report.unpriced),
-            "unknown": unknown_json(report.unknown, zone),
+            "unpriced": [asdict(each) for each in report.unpriced],
+            "unknown": {
+                "calls": len(report.unknown),
+                "usd": dollars(total),
+                "unpriced_calls": unpriced,
+                "first": calls_json(report.unknown[:MAX_NAMED], zone),
+            },
         }
     )
 
@@ -106,14 +140,6 @@ def budget_json(state: BudgetState, zone: Any) -> dict[str, Any]:
     }
 
 
-def unpriced_json(unpriced: Sequence[Unpriced]) -> list[dict[str, Any]]:
-    """Whose price is not known, and how many calls that concerns."""
-    return [
-        {"profile": u.profile, "provider": u.provider, "model": u.model, "calls": u.calls}
-        for u in unpriced
-    ]
-
-
 def as_csv(report: Report) -> str:
     """One line a group, after a line of column names; amounts in USD, unknown is empty.
 
@@ -122,35 +148,20 @@ def as_csv(report: Report) -> str:
     """
     rows = [[*report.query.by, *_flat(figures_json(Figures(), report.total))]]
     for group in report.groups:
-        flat = _flat(figures_json(group.figures, report.total))
-        rows.append([*(_cell(value) for value in group.key), *flat.values()])
+        key = [f"'{value}" if _FORMULA.match(value or "") else value or "" for value in group.key]
+        rows.append([*key, *_flat(figures_json(group.figures, report.total)).values()])
     return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
 def _quoted(cell: str) -> str:
-    """The cell as RFC 4180 wants it. Python's own writer leaves a carriage return as it is where
-    lines end in a line feed."""
+    """The cell as RFC 4180 wants it; `csv` would leave a carriage return as it is."""
     return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
 
 
 def _flat(figures: Mapping[str, Any]) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in figures.items():
-        if isinstance(value, Mapping):
-            flat |= {f"latency_{key}_ms": _text(each) for key, each in value.items()}
-        else:
-            flat[name] = _text(value)
-    return flat
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else orjson.dumps(value).decode()
-
-
-def _cell(value: str | None) -> str:
-    if value is None:
-        return ""
-    return f"'{value}" if _FORMULA.match(value) else value
+    flat = {name: value for name, value in figures.items() if name != "latency_ms"}
+    flat |= {f"latency_{name}_ms": value for name, value in figures["latency_ms"].items()}
+    return {k: "" if v is None else orjson.dumps(v).decode() for k, v in flat.items()}
 
 
 def as_markdown(report: Report) -> str:
@@ -184,30 +195,30 @@ def as_markdown(report: Report) -> str:
 def _group_table(report: Report) -> list[str]:
     by = report.query.by
     head = [escaped(name.removeprefix("tag:").capitalize()) for name in by]
-    head += ["Cost (USD)", "Share", "Calls", "Tokens in", "Tokens out", "Saved (USD)", "Errors"]
-    head += [f"p{share} (s)" for share in PERCENTILES]
-    lines = [f"| {' | '.join(head)} |", "|" + ":--|" * len(by) + "--:|" * (len(head) - len(by))]
-    totals = Group(("**total**", *("",) * (len(by) - 1)) if by else (), report.total)
-    rows = [*report.groups, totals] if len(report.groups) != 1 else report.groups
-    for group in rows:
-        figures = group.figures
-        key = group.key if group is totals else [escaped(value or "-") for value in group.key]
-        cells = [
-            *(value or "" for value in key),
-            _usd(figures.cost, figures.unpriced),
-            percent(figures.share_of(report.total)),
-            f"{figures.calls:,}",
-            f"{figures.input_tokens:,}",
-            f"{figures.output_tokens:,}",
-            _usd(figures.saved, figures.unsaved),
-            percent(figures.error_rate),
-            *(
-                "-" if ms is None else f"{ms / 1000:.2f}"
-                for ms in percentiles(figures.latencies, PERCENTILES)
-            ),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    head += [column.long for column in COLUMNS]
+    keys = [[escaped(value or "-") for value in group.key] for group in report.groups]
+    rows = list(zip(keys, [group.figures for group in report.groups], strict=True))
+    if len(rows) != 1:
+        rows.append((["**total**", *[""] * (len(by) - 1)] if by else [], report.total))
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + ":--|" * len(by) + "--:|" * len(COLUMNS),
+        *(
+            f"| {' | '.join([*key, *(_shown(c, figures, report.total) for c in COLUMNS)])} |"
+            for key, figures in rows
+        ),
+    ]
+
+
+def _shown(column: Column, figures: Figures, whole: Figures) -> str:
+    value = column.value(figures, whole)
+    if column.kind == "money":
+        return _usd(*value)
+    if column.kind == "share":
+        return percent(value)
+    if column.kind == "latency":
+        return "-" if value is None else f"{value / 1000:.2f}"
+    return f"{value:,}"
 
 
 def _remarks(report: Report) -> list[str]:

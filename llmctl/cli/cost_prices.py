@@ -6,9 +6,8 @@ import asyncio
 from datetime import UTC
 
 from llmctl.cli.context import Context
-from llmctl.cli.output import age, print_json, write_stdout
+from llmctl.cli.output import age, print_json, print_lines
 from llmctl.pricing import catalogue
-from llmctl.redact import printable
 from llmctl.reports.periods import iso
 from llmctl.storage import price_list
 
@@ -38,11 +37,10 @@ def run_prices(context: Context, *, update: bool) -> int:
         print_json(facts, compact=True)
         return 0
     never = "never; `llmctl cost prices --update` fetches the present ones"
-    lines = [
+    print_lines(
         f"source    {used.origin.source}",
         f"models    {used.models:,} of {providers:,} providers",
         f"newest    a price that holds from {used.newest.isoformat()} on",
         f"fetched   {never if at is None else f'{fetched}, {age(now - at)} ago'}",
-    ]
-    write_stdout(printable("\n".join(lines)) + "\n")
+    )
     return 0

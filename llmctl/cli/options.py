@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Option
 
+from llmctl.cli.context import Context, exit_with
 from llmctl.cli.output import money, plural
 from llmctl.errors import EXIT_CODES, InputError, UsageError
 from llmctl.types import JSON, CacheMode
@@ -30,65 +33,77 @@ BUDGET_FLAG = "--budget"
 _USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
 _RESERVED = {"model", "messages", "stream", "stream_options"}
 
-ProfileOption = Annotated[
-    str | None,
-    typer.Option("--profile", "-p", help="Provider profile to use.", envvar="LLMCTL_PROFILE"),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Model, instead of the profile's.", envvar="LLMCTL_MODEL"),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="Configuration file to read.", envvar="LLMCTL_CONFIG"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress or notes on stderr; errors only.")
-]
-VerboseOption = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="More detail on stderr; -vv tracebacks.")
-]
-SystemOption = Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")]
-SchemaOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--schema",
-        metavar="FILE",
-        help="JSON Schema that the answer must fit; the provider is asked to keep to it.",
+_COMMON: dict[str, tuple[Any, Any, Any]] = {
+    "profile": (
+        str | None,
+        None,
+        Option("--profile", "-p", help="Profile to use.", envvar="LLMCTL_PROFILE"),
     ),
-]
-TagOption = Annotated[
-    list[str] | None,
-    typer.Option("--tag", metavar="KEY=VALUE", help="Label for the ledger; repeatable."),
-]
-NoCacheOption = Annotated[
-    bool, typer.Option("--no-cache", help="Neither read nor write the cache.")
-]
-RefreshOption = Annotated[
-    bool, typer.Option("--refresh", help="Call the provider, then overwrite the cache.")
-]
+    "model": (
+        str | None,
+        None,
+        Option("--model", "-m", help="Model to use.", envvar="LLMCTL_MODEL"),
+    ),
+    "config": (Path | None, None, Option(help="Configuration file.", envvar="LLMCTL_CONFIG")),
+    "json": (bool, False, Option("--json", help="Machine-readable result on stdout.")),
+    "quiet": (bool, False, Option("--quiet", "-q", help="No progress or notes on stderr.")),
+    "verbose": (
+        int,
+        0,
+        Option("--verbose", "-v", count=True, help="More detail; -vv shows tracebacks."),
+    ),
+}
+"""Type, default and declaration of the options that a `Context` holds."""
+
 BudgetOption = Annotated[
     str | None,
-    typer.Option(
-        BUDGET_FLAG,
-        metavar="USD",
-        help="The most that may be spent; what may cost more is not sent (exit 3).",
-    ),
+    Option(metavar="USD", help="The most that may be spent; what may cost more is not sent."),
 ]
-ParamOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        metavar="KEY=VALUE",
-        help="Pass a parameter to the provider as it is, JSON where it parses; repeatable.",
-    ),
+DryRunOption = Annotated[
+    bool, Option("--dry-run", help="Show the plan and its price; send nothing.")
+]
+NoCacheOption = Annotated[bool, Option("--no-cache", help="Neither read nor write the cache.")]
+RefreshOption = Annotated[bool, Option("--refresh", help="Call, then overwrite the cache.")]
+SchemaOption = Annotated[
+    Path | None, Option(metavar="FILE", help="JSON Schema that the answer must fit.")
+]
+SystemOption = Annotated[str | None, Option("--system", "-s", help="System prompt.")]
+TagOption = Annotated[
+    list[str] | None, Option(metavar="KEY=VALUE", help="Label for the ledger; repeatable.")
 ]
 
 
 def command_group(summary: str) -> typer.Typer:
     """A group of commands, such as `llmctl keys`."""
     return typer.Typer(help=summary, no_args_is_help=True, epilog=EPILOG)
+
+
+def command(
+    app: typer.Typer, name: str, *common: str, **settings: Any
+) -> Callable[[Callable[..., int]], None]:
+    """Register a function of a `Context` and its own options, which returns the exit code.
+
+    The context is filled by the options named in `common`, by --quiet and --verbose.
+    """
+    shared = (*common, "quiet", "verbose")
+
+    def register(work: Callable[..., int]) -> None:
+        def run(**given: Any) -> None:
+            context = Context(**{key: given.pop(key) for key in shared})
+            exit_with(lambda: work(context, **given), context)
+
+        _, *own = inspect.signature(work, eval_str=True).parameters.values()
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        for key in shared:
+            kind, default, option = _COMMON[key]
+            one = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
+            parameters.append(one.replace(annotation=Annotated[kind, option]))
+        run.__dict__["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__doc__ = work.__doc__
+        app.command(name, epilog=EPILOG, **settings)(run)
+
+    return register
 
 
 def read_schema(path: Path | None) -> JSON | None:
@@ -103,18 +118,26 @@ def read_schema(path: Path | None) -> JSON | None:
         return schemas.check(orjson.loads(path.read_bytes()))
     except OSError as error:
         raise InputError(f"cannot read the schema {path}: {error.strerror}") from error
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"the schema {path} is not valid JSON: {error}") from error
-    except ValueError as error:
-        raise InputError(f"the schema {path} cannot be used: {error}") from error
+    except ValueError as error:  # JSONDecodeError among them
+        raise InputError(f"the schema {path} is not valid: {error}") from error
 
 
-def parse_dollars(flag: str, text: str) -> Decimal:
-    """US dollars. Raises `UsageError`."""
-    match = _USD.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{flag} wants an amount in USD such as 5 or 12.50, not {text!r}")
-    return Decimal(match[1])
+def parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], T | None]) -> T | None:
+    """The value of a flag, None when it was not given. Raises `UsageError` when it makes none."""
+    value = None if word is None else parse(word.strip())
+    if word is not None and value is None:
+        raise UsageError(f"{flag} wants {wanted}, not {word!r}")
+    return value
+
+
+def parse_dollars(flag: str, word: str | None) -> Decimal | None:
+    """US dollars of a flag, None when it was not given. Raises `UsageError`."""
+
+    def parse(text: str) -> Decimal | None:
+        match = _USD.fullmatch(text)
+        return Decimal(match[1]) if match else None
+
+    return parsed(flag, "an amount in USD such as 5 or 12.50", word, parse)
 
 
 def cache_mode(*, no_cache: bool, refresh: bool) -> CacheMode:
@@ -124,10 +147,10 @@ def cache_mode(*, no_cache: bool, refresh: bool) -> CacheMode:
     return "bypass" if no_cache else "refresh" if refresh else "use"
 
 
-def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+def pairs(flag: str, given: Sequence[str] | None) -> dict[str, str]:
     """`KEY=VALUE` words as a mapping. Raises `UsageError` for a word without `=`."""
     found: dict[str, str] = {}
-    for word in given:
+    for word in given or ():
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UsageError(f"{flag} wants KEY=VALUE, not {word!r}")
@@ -135,7 +158,7 @@ def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def params(given: Sequence[str]) -> dict[str, Any]:
+def params(given: Sequence[str] | None) -> dict[str, Any]:
     """Provider parameters of `--param`: JSON where it parses, text otherwise.
 
     Raises `UsageError` for what llmctl itself sets.
@@ -151,14 +174,6 @@ def params(given: Sequence[str]) -> dict[str, Any]:
         except orjson.JSONDecodeError:
             found[key] = value
     return found
-
-
-def parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], T | None]) -> T | None:
-    """The value of a flag, None when it was not given. Raises `UsageError` when it makes none."""
-    value = None if word is None else parse(word.strip())
-    if word is not None and value is None:
-        raise UsageError(f"{flag} wants {wanted}, not {word!r}")
-    return value
 
 
 def budget_windows(

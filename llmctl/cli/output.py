@@ -13,7 +13,7 @@ from llmctl.errors import Cancelled, DiskError
 from llmctl.redact import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from llmctl.types import CallRecord
 
@@ -123,6 +123,11 @@ def write_stdout(text: str) -> None:
     out.flush()
 
 
+def print_lines(*lines: str) -> None:
+    """Print lines on stdout, safe for a terminal."""
+    write_stdout("".join(f"{printable(line)}\n" for line in lines))
+
+
 def json_text(value: Any, *, compact: bool = False) -> str:
     """JSON with a newline: indented, or one line when `compact`. A `Decimal` becomes a float;
     for exact amounts see `batch.records.dollars`."""
@@ -137,23 +142,6 @@ def print_json(value: Any, *, compact: bool = False) -> None:
     write_stdout(json_text(value, compact=compact))
 
 
-def console(width: int | None = None) -> Console:
-    """A rich console that records what stdout may show; `width` in columns."""
-    from io import StringIO
-
-    from rich.console import Console
-
-    return Console(
-        file=StringIO(),
-        width=width or columns(),
-        color_system="standard" if has_colour(sys.stdout) else None,
-        force_terminal=has_colour(sys.stdout),
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-
-
 def columns() -> int:
     """Width of stdout in columns: 80 for a pipe."""
     import shutil
@@ -163,11 +151,23 @@ def columns() -> int:
 
 def drawn(*parts: RenderableType, width: int | None = None) -> str:
     """What rich makes of the parts for stdout, without blanks at the ends of lines."""
-    canvas = console(width)
-    with canvas.capture() as captured:
-        for part in parts:
-            canvas.print(part)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    from io import StringIO
+
+    from rich.console import Console
+
+    colour, shown = has_colour(sys.stdout), StringIO()
+    canvas = Console(
+        file=shown,
+        width=width or columns(),
+        color_system="standard" if colour else None,
+        force_terminal=colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    for part in parts:
+        canvas.print(part)
+    return "".join(f"{line.rstrip()}\n" for line in shown.getvalue().splitlines())
 
 
 def print_table(

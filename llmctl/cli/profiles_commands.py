@@ -4,49 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from llmctl.cli.context import Context, exit_with
-from llmctl.cli.options import (
-    EPILOG,
-    ConfigOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    command_group,
-)
+from llmctl.cli.context import Context
+from llmctl.cli.options import command, command_group
 
 app = command_group("List, show and begin the configuration of providers.")
 
 
-@app.command("list", epilog=EPILOG)
-def list_command(
-    *,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command(app, "list", "config", "json")
+def list_profiles(context: Context) -> int:
     """List all profiles; * marks the one used without -p.
 
-    The built-in profiles are listed too. KEY says whether the variable that should hold a
-    profile's key is set; nothing is sent.
+    KEY says whether the variable that should hold a profile's key is set; nothing is sent.
     """
     from llmctl.cli.profiles_run import run_list
 
-    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_list(context), context)
+    return run_list(context)
 
 
-@app.command("show", epilog=EPILOG)
-def show_command(
-    name: Annotated[str, typer.Argument(help="Profile to show.")],
-    *,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command(app, "show", "config", "json")
+def show(context: Context, name: Annotated[str, Argument(help="Profile to show.")]) -> int:
     """Show one profile, complete.
 
     It is printed as a configuration file would say it, with everything it inherits from its
@@ -55,38 +33,25 @@ def show_command(
     """
     from llmctl.cli.profiles_run import run_show
 
-    context = Context(config=config, json=json, quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_show(name, context), context)
+    return run_show(name, context)
 
 
-@app.command("init", epilog=EPILOG)
-def init_command(
-    *,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite the file when it exists.")
-    ] = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
-    """Write a configuration file to begin with.
-
-    Every line of it is a comment until you change it. Prints where it is.
-    """
+@command(app, "init")
+def init(
+    context: Context,
+    force: Annotated[bool, Option("--force", help="Overwrite the file when it exists.")] = False,
+) -> int:
+    """Write a configuration file to begin with; print where it is."""
     from llmctl.cli.profiles_run import run_init
 
-    context = Context(quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_init(context, force=force), context)
+    return run_init(context, force=force)
 
 
-@app.command("trust", epilog=EPILOG)
-def trust_command(
-    *,
-    revoke: Annotated[
-        bool, typer.Option("--revoke", help="Trust the project's file no more.")
-    ] = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command(app, "trust")
+def trust(
+    context: Context,
+    revoke: Annotated[bool, Option("--revoke", help="Trust the project's file no more.")] = False,
+) -> int:
     """Trust the project's llmctl.yaml, as it is now.
 
     A project's configuration may choose models, parameters and limits unasked. Where keys and
@@ -95,5 +60,4 @@ def trust_command(
     """
     from llmctl.cli.profiles_run import run_trust
 
-    context = Context(quiet=quiet, verbose=verbose)
-    exit_with(lambda: run_trust(context, revoke=revoke), context)
+    return run_trust(context, revoke=revoke)

@@ -25,15 +25,25 @@ def run_list(context: Context) -> int:
     """Print all profiles as a table, or with `context.json` as a JSON array."""
     settings = load_settings(context)
     default, why = _default(settings, context)
-    rows = [
-        _row(profile, context, default, settings.folders) for profile in settings.profiles.values()
+    rows: list[dict[str, Any]] = [
+        {
+            "name": profile.name,
+            "provider": profile.provider,
+            "model": profile.model,
+            "base_url": None if profile.provider == LOCAL else profile.base_url,
+            "model_path": str(profile.model_path) if profile.model_path else None,
+            "key": _key(profile, context, settings.folders),
+            "default": profile.name == default,
+            "source": profile.source,
+        }
+        for profile in settings.profiles.values()
     ]
     if context.json:
         print_json(rows)
         return 0
     table = [
         ("*" if row["default"] else "", row["name"], row["provider"], row["model"],
-         _where(settings.profiles[row["name"]]), _key_words(row["key"]))
+         urlsplit(row["base_url"] or "").netloc or "this machine", _key_words(row["key"]))
         for row in rows
     ]  # fmt: skip
     print_table(("", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"), table)
@@ -99,21 +109,6 @@ def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
     return profile.name, f"{profile.name}, for {profile.chosen}"
 
 
-def _row(
-    profile: Profile, context: Context, default: str | None, folders: Folders
-) -> dict[str, Any]:
-    return {
-        "name": profile.name,
-        "provider": profile.provider,
-        "model": profile.model,
-        "base_url": None if profile.provider == LOCAL else profile.base_url,
-        "model_path": str(profile.model_path) if profile.model_path else None,
-        "key": _key(profile, context, folders),
-        "default": profile.name == default,
-        "source": profile.source,
-    }
-
-
 def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str | None]:
     """Source and state of a key: found, stored, missing, unusable, asked, or not needed.
 
@@ -145,9 +140,3 @@ def _key_words(key: dict[str, str | None]) -> str:
     if key["state"] == "stored" or not key["env"]:
         return f"{key['state']}: {key['keyring']}"
     return f"{key['state']}: ${key['env']}"
-
-
-def _where(profile: Profile) -> str:
-    if profile.provider == LOCAL:
-        return "this machine"
-    return urlsplit(profile.base_url).netloc

@@ -7,13 +7,14 @@ epoch. Everything here is pure: the ledger is handed in, already open, at one mo
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, tzinfo
 from decimal import Decimal
-from typing import Literal, Protocol
+from itertools import accumulate
+from typing import Literal
 
 from msgspec import Struct
 
@@ -21,8 +22,8 @@ from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
 from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.reports.periods import Span, days, period_at
-from llmctl.storage.ledger_queries import Cell, Latencies, UnknownCall
-from llmctl.storage.ledger_rows import HeldCall, Labels, from_pico, matches, read_tags
+from llmctl.storage.ledger_queries import Cell, EmptyReading, Reading, UnknownCall
+from llmctl.storage.ledger_rows import Labels, from_pico, matches, read_tags
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
 """What a report can be grouped by, besides `tag:NAME`."""
@@ -37,44 +38,8 @@ _MAX_EMPTY_DAYS = 92
 """Longest span, in days, whose days before the first call are listed too."""
 
 
-class Ledger(Protocol):
-    """The ledger's read interface for reports: all of it at one moment."""
-
-    def first(self) -> int | None:
-        """Start of the first call."""
-        ...
-
-    def cells(self, edges: Sequence[int], *, tags: bool) -> Iterable[Cell]:
-        """Sums by kind of call between neighbouring `edges`; see `storage.ledger_queries.cells`."""
-        ...
-
-    def run_cells(self, run_id: str, *, tags: bool) -> Iterable[Cell]:
-        """Sums by kind of call of one run, as span 0."""
-        ...
-
-    def latencies(self, edges: Sequence[int], *, tags: bool) -> Iterable[Latencies]:
-        """Latencies by kind of call; see `storage.ledger_queries.latencies`."""
-        ...
-
-    def usage(self, window: BudgetWindow) -> BudgetUsage:
-        """Spent and held of a budget window, as the budget guard enforces it."""
-        ...
-
-    def last_run(self) -> str | None:
-        """Id of the run that made the latest call."""
-        ...
-
-    def has_run(self, run_id: str) -> bool:
-        """Whether a run has made a call."""
-        ...
-
-    def open_holds(self) -> Sequence[HeldCall]:
-        """Calls in flight."""
-        ...
-
-    def unknown(self, start: int, end: int) -> Sequence[UnknownCall]:
-        """Calls whose end is unknown, started from `start` to before `end`, oldest first."""
-        ...
+Ledger = Reading | EmptyReading
+"""The ledger at one moment, for reports."""
 
 
 @dataclass(slots=True)
@@ -120,23 +85,22 @@ class Figures:
     @property
     def cost(self) -> Decimal | None:
         """Known cost in dollars; None when no call's cost is known."""
-        return None if self.unpriced and not self.cost_pico else _dollars(self.cost_pico)
+        return _known(self.cost_pico, self.unpriced)
 
     @property
     def saved(self) -> Decimal | None:
         """What kept answers would have cost, in dollars; None when that is unknown of all."""
-        return None if self.unsaved and not self.saved_pico else _dollars(self.saved_pico)
+        return _known(self.saved_pico, self.unsaved)
 
     @property
     def doubt(self) -> Decimal | None:
         """What may have been billed besides `cost`, at most; None when that is unknown of all."""
-        unknown = self.doubtful_unpriced and not self.doubtful_pico
-        return None if unknown else _dollars(self.doubtful_pico)
+        return _known(self.doubtful_pico, self.doubtful_unpriced)
 
     @property
     def conservative(self) -> Decimal:
         """Dollars that were, or may have been, charged, as far as prices are known."""
-        return _dollars(self.cost_pico + self.doubtful_pico)
+        return from_pico(self.cost_pico + self.doubtful_pico) or Decimal(0)
 
     @property
     def unknown(self) -> int:
@@ -272,13 +236,17 @@ class _Sums:
 
     def add(self, cell: Cell, start: int) -> None:
         """Count a cell whose span begins at `start`."""
-        day = _day_finder(self.calendar)(start)
-        group = self.groups.setdefault(_key(cell, self.by, day.isoformat()), Figures())
+        day = self.day(start)
+        group = self.groups.setdefault(_key(cell, self.by, day), Figures())
         for figures in (self.total, group, self.days[day]):
             figures.add(cell.sums)
         unknown = cell.sums["unpriced"] + cell.sums["doubtful_unpriced"]
         if unknown:
             self.unpriced[cell.profile, cell.provider, cell.model] += unknown
+
+    def day(self, at: int) -> date:
+        """The day of the calendar that a moment belongs to."""
+        return self.calendar[max(0, bisect_right(self.calendar, at, key=lambda d: d[1]) - 1)][0]
 
     def ordered(self) -> tuple[Group, ...]:
         """The groups in the order of a report."""
@@ -354,7 +322,12 @@ def check(
     for cell in cells:
         if matches(budget.match, cell):
             sums.add(cell, edges[cell.span])
-    held = [hold for hold in _holds(ledger, span) if matches(budget.match, hold)]
+    held = [
+        hold
+        for hold in ledger.open_holds()
+        if (hold.run_id == span if isinstance(span, str) else hold.at_ms in span)
+        and matches(budget.match, hold)
+    ]
     state = BudgetState(
         budget,
         None if isinstance(span, str) else span,
@@ -395,32 +368,20 @@ def project(cost: Decimal | None, month: Span, now: int) -> Decimal | None:
 def percentiles(latencies: Counter[str], shares: Iterable[int]) -> list[int | None]:
     """Nearest-rank percentiles in milliseconds (`shares` in per cent); None without calls."""
     counts = sorted((int(text), count) for text, count in latencies.items())
-    total = sum(count for _, count in counts)
-    return [_nearest_rank(counts, total, share) for share in shares]
-
-
-def _nearest_rank(counts: list[tuple[int, int]], total: int, share: int) -> int | None:
-    passed = 0
-    for value, count in counts:
-        passed += count
-        if passed * 100 >= share * total:
-            return value
-    return None
-
-
-def _holds(ledger: Ledger, span: Span | str) -> Iterator[HeldCall]:
-    for hold in ledger.open_holds():
-        if hold.run_id == span if isinstance(span, str) else hold.at_ms in span:
-            yield hold
+    passed = list(accumulate(count for _, count in counts))
+    if not counts:
+        return [None for _ in shares]
+    # The smallest value that `share` per cent of all, rounded up, do not exceed.
+    ranks = [-(-passed[-1] * share // 100) for share in shares]
+    return [counts[bisect_left(passed, rank)][0] for rank in ranks]
 
 
 def _add_latencies(ledger: Ledger, query: Query, sums: _Sums) -> None:
     span = query.span
     starts = {s for _, s in sums.calendar if "day" in query.by and s in span}
     edges = sorted({span.start, span.end} | starts)
-    day_at = _day_finder(sums.calendar)
     for found in ledger.latencies(edges, tags=_has_tag(query.by)):
-        key = _key(found, query.by, day_at(edges[found.span]).isoformat())
+        key = _key(found, query.by, sums.day(edges[found.span]))
         group = sums.groups.setdefault(key, Figures())
         group.latencies.update(found.milliseconds.split(","))
     for group in sums.groups.values():
@@ -436,27 +397,23 @@ def _calendar(query: Query, first: int | None) -> list[tuple[date, int]]:
     return days(span, query.zone)
 
 
-def _day_finder(calendar: list[tuple[date, int]]) -> Callable[[int], date]:
-    return lambda at: calendar[max(0, bisect_right(calendar, at, key=lambda d: d[1]) - 1)][0]
-
-
-def _key(kind: Labels, by: tuple[str, ...], day: str) -> Key:
-    return tuple(day if name == "day" else _value(kind, name) for name in by)
-
-
-def _value(kind: Labels, name: str) -> str | None:
-    """A call's value of a dimension other than `day`; None for a tag it lacks."""
-    if name.startswith("tag:"):
-        return read_tags(kind.tags).get(name.removeprefix("tag:"))
-    value: str = getattr(kind, name)
-    return value
+def _key(kind: Labels, by: tuple[str, ...], day: date) -> Key:
+    """The call's value of each dimension; None for a tag it lacks."""
+    tags = read_tags(kind.tags) if _has_tag(by) else {}
+    return tuple(
+        day.isoformat()
+        if name == "day"
+        else tags.get(name.removeprefix("tag:"))
+        if name.startswith("tag:")
+        else getattr(kind, name)
+        for name in by
+    )
 
 
 def _has_tag(names: Iterable[str]) -> bool:
     return any(name.startswith("tag:") for name in names)
 
 
-def _dollars(pico: int) -> Decimal:
-    amount = from_pico(pico)
-    assert amount is not None
-    return amount
+def _known(pico: int, unknown: int) -> Decimal | None:
+    """Dollars; None when there are unknown amounts and no others."""
+    return None if unknown and not pico else from_pico(pico)

@@ -30,47 +30,37 @@ def ledger(home: Path) -> list[sqlite3.Row]:
     return found
 
 
-def test_the_answer_and_nothing_else_on_stdout(run: Run, configured: dict[str, str]) -> None:
+def test_the_answer_and_nothing_else_on_stdout(llmctl: Run) -> None:
     """Piped, stdout holds the answer byte for byte, and stderr nothing."""
-    done = run("ask", "hello there", env=configured)
+    done = llmctl("ask", "hello there")
     assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there", "")
 
 
-def test_stdin_goes_before_the_argument(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_stdin_goes_before_the_argument(llmctl: Run, sim: Simulator) -> None:
     """Text on stdin, then the argument, make one prompt."""
-    run("ask", "summarise", env=configured, stdin="a long text\n")
+    llmctl("ask", "summarise", stdin="a long text\n")
     assert sent(sim)["messages"][-1]["content"] == "a long text\n\nsummarise"
 
 
-def test_stdin_alone_is_a_prompt(run: Run, configured: dict[str, str]) -> None:
-    """Without an argument stdin is the prompt."""
-    assert run("ask", env=configured, stdin="just this").stdout == "echo: just this"
-
-
 @pytest.mark.parametrize("stdin", ["", " \n\t\n"])
-def test_an_empty_prompt_is_refused(run: Run, configured: dict[str, str], stdin: str) -> None:
+def test_an_empty_prompt_is_refused(llmctl: Run, stdin: str) -> None:
     """Nothing to ask is exit 2 with a hint."""
-    done = run("ask", env=configured, stdin=stdin)
+    done = llmctl("ask", stdin=stdin)
     assert done.returncode == 2
     assert "prompt is empty" in done.stderr
 
 
-def test_stdin_must_be_text(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_stdin_must_be_text(llmctl: Run, sim: Simulator) -> None:
     """Bytes that are no UTF-8 are refused before anything is sent."""
-    done = run("ask", "x", env=configured, stdin=b"\xff\xfe\x00")
+    done = llmctl("ask", "x", stdin=b"\xff\xfe\x00")
     assert (done.returncode, len(sim.calls)) == (2, 0)
 
 
-def test_parameters_reach_the_provider(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_parameters_reach_the_provider(llmctl: Run, sim: Simulator) -> None:
     """System prompt, limits, temperature, options and model arrive under the API's names."""
-    run(
+    llmctl(
         "ask", "q", "-s", "be brief", "--max-tokens", "9", "-t", "0.5", "-m", "other",
         "--param", "top_p=0.25", "--param", "user=me", "--param", 'stop=["a"]',
-        env=configured,
     )  # fmt: skip
     body = sent(sim)
     assert body["messages"][0] == {"role": "system", "content": "be brief"}
@@ -79,19 +69,19 @@ def test_parameters_reach_the_provider(
     assert sim.calls[0].api_key == KEY
 
 
-def test_streaming_asks_for_a_stream(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_streaming_asks_for_a_stream(llmctl: Run, sim: Simulator) -> None:
     """`--stream` streams into a pipe too; without it a pipe gets a plain call."""
-    streamed = run("ask", "one two", "--stream", env=configured)
-    plain = run("ask", "one two", "--no-cache", env=configured)
+    streamed = llmctl("ask", "one two", "--stream")
+    plain = llmctl("ask", "one two", "--no-cache")
     assert streamed.stdout == plain.stdout == "echo: one two"
     assert sent(sim).get("stream") is True
     assert "stream" not in sent(sim, 1)
 
 
-def test_json_is_one_output_row(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_json_is_one_output_row(llmctl: Run, sim: Simulator) -> None:
     """With `--json` stdout is one row with the fields of a batch output row."""
     sim.reply = lambda _: Reply("hi", usage=Billed(input=100, output=50, cached=40, reasoning=30))
-    row = json.loads(run("ask", "q", "--json", "--tag", "team=a", env=configured).stdout)
+    row = json.loads(llmctl("ask", "q", "--json", "--tag", "team=a").stdout)
     assert list(row) == [
         "id", "index", "text", "parsed", "profile", "provider", "model", "finish_reason", "usage",
         "cost_usd", "cache", "attempts", "latency_ms", "call_id", "request_hash", "tags",
@@ -106,50 +96,32 @@ def test_json_is_one_output_row(run: Run, configured: dict[str, str], sim: Simul
     assert len(row["request_hash"]) == 64
 
 
-def test_the_usage_line(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_the_usage_line(llmctl: Run, sim: Simulator) -> None:
     """`-u` ends with target, tokens, price, time and cache state on stderr."""
     sim.reply = lambda _: Reply("hi", usage=Billed(input=312, output=48))
-    done = run("ask", "q", "-u", env=configured)
+    done = llmctl("ask", "q", "-u")
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("sim/gpt-5-mini · 312 in (0 cached) + 48 out · $0.00041 · ")
     assert line.endswith(" s · miss")
 
 
-def test_an_unknown_price_is_not_zero(run: Run, configured: dict[str, str], home: Path) -> None:
+def test_an_unknown_price_is_not_zero(llmctl: Run, home: Path) -> None:
     """A model without a price prints `$?`, and `null` as JSON."""
     path = home / ".config/llmctl/config.yaml"
     path.write_text(path.read_text().replace("    price: {input: 1, output: 2}\n", ""))
-    assert " · $? · " in run("ask", "q", "-u", env=configured).stderr
-    assert json.loads(run("ask", "r", "--json", env=configured).stdout)["cost_usd"] is None
+    assert " · $? · " in llmctl("ask", "q", "-u").stderr
+    assert json.loads(llmctl("ask", "r", "--json").stdout)["cost_usd"] is None
 
 
-def test_the_second_time_comes_from_the_cache(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
-    """An identical call is a hit and free; `--no-cache` and `--refresh` call again."""
-    run("ask", "q", env=configured)
-    row = json.loads(run("ask", "q", "--json", env=configured).stdout)
-    assert (row["cache"], row["cost_usd"], row["text"]) == ("hit", 0, "echo: q")
-    assert len(sim.calls) == 1
-    assert (
-        json.loads(run("ask", "q", "--json", "--no-cache", env=configured).stdout)["cache"]
-        == "bypass"
-    )
-    assert (
-        json.loads(run("ask", "q", "--json", "--refresh", env=configured).stdout)["cache"] == "miss"
-    )
-    assert len(sim.calls) == 3
-
-
-def test_a_dry_run_sends_nothing(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_a_dry_run_sends_nothing(llmctl: Run, sim: Simulator) -> None:
     """`--dry-run` names tokens, worst price and cache state, and leaves no ledger row."""
-    done = run("ask", "hello there", "--max-tokens", "100", "--dry-run", "--json", env=configured)
+    done = llmctl("ask", "hello there", "--max-tokens", "100", "--dry-run", "--json")
     plan = json.loads(done.stdout)
     assert (done.returncode, len(sim.calls)) == (0, 0)
     assert plan["input_tokens"] > 2
     assert plan["worst_case_usd"] == pytest.approx((plan["input_tokens"] + 200) / 1e6)
     assert plan["cached"] is False
-    assert "at most" in run("ask", "hello", "--dry-run", env=configured).stdout
+    assert "at most" in llmctl("ask", "hello", "--dry-run").stdout
 
 
 @pytest.mark.parametrize(
@@ -163,33 +135,29 @@ def test_a_dry_run_sends_nothing(run: Run, configured: dict[str, str], sim: Simu
     ],
 )
 def test_exit_codes_of_failures(
-    run: Run, configured: dict[str, str], sim: Simulator, fault: Step, code: int, said: str
+    llmctl: Run, sim: Simulator, fault: Step, code: int, said: str
 ) -> None:
     """Each kind of failure has its exit code, one sentence on stderr, and no traceback."""
     sim.fault = fault
-    done = run("ask", "q", env=configured)
+    done = llmctl("ask", "q")
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
 
 
-def test_a_key_that_the_provider_echoes_is_not_shown(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_a_key_that_the_provider_echoes_is_not_shown(llmctl: Run, sim: Simulator) -> None:
     """An error body that repeats the key is redacted, with `-vv` and its traceback too."""
     sim.fault = errors.unauthorized(echo_key=True)
-    done = run("ask", "q", "-vv", env=configured)
+    done = llmctl("ask", "q", "-vv")
     assert "Traceback" in done.stderr
     assert KEY not in done.stderr
 
 
-def test_passing_failures_are_survived(
-    run: Run, configured: dict[str, str], sim: Simulator, home: Path
-) -> None:
+def test_passing_failures_are_survived(llmctl: Run, sim: Simulator, home: Path) -> None:
     """Two 500s and then an answer: exit 0, said on stderr, three attempts in the ledger."""
     sim.fault = fail_first(2, errors.server_error())
-    done = run("ask", "q", env=configured)
+    done = llmctl("ask", "q")
     assert (done.returncode, done.stdout) == (0, "echo: q")
     assert done.stderr.count("trying again") == 2
     assert ledger(home)[0]["attempts"] == 3
@@ -197,11 +165,11 @@ def test_passing_failures_are_survived(
 
 @pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd()])
 def test_a_broken_stream_is_not_a_short_success(
-    run: Run, configured: dict[str, str], sim: Simulator, home: Path, fault: Step
+    llmctl: Run, sim: Simulator, home: Path, fault: Step
 ) -> None:
     """A stream that breaks after its first token: what came is kept, exit 5, not tried again."""
     sim.fault = fault
-    done = run("ask", "one two three four", "--stream", env=configured)
+    done = llmctl("ask", "one two three four", "--stream")
     assert done.returncode == 5
     assert done.stdout
     assert "broke off" in done.stderr
@@ -266,19 +234,19 @@ def test_a_full_disk_behind_stdout_is_an_error(configured: dict[str, str], tmp_p
     assert b"Traceback" not in done.stderr
 
 
-def test_conversations_continue(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_conversations_continue(llmctl: Run, sim: Simulator) -> None:
     """`-c` sends what was said before, and the conversation grows."""
-    run("ask", "first", "-s", "be kind", env=configured)
-    run("ask", "second", "-c", env=configured)
-    run("ask", "third", "-c", env=configured)
+    llmctl("ask", "first", "-s", "be kind")
+    llmctl("ask", "second", "-c")
+    llmctl("ask", "third", "-c")
     said = [m["content"] for m in sent(sim, 2)["messages"]]
     assert said == ["be kind", "first", "echo: first", "second", "echo: second", "third"]
 
 
-def test_no_history_leaves_nothing_to_continue(run: Run, configured: dict[str, str]) -> None:
+def test_no_history_leaves_nothing_to_continue(llmctl: Run) -> None:
     """With `--no-history` nothing is kept, and `-c` then says so with exit 2."""
-    run("ask", "first", "--no-history", env=configured)
-    done = run("ask", "second", "-c", env=configured)
+    llmctl("ask", "first", "--no-history")
+    done = llmctl("ask", "second", "-c")
     assert done.returncode == 2
     assert "no conversation to continue" in done.stderr
 
@@ -299,22 +267,22 @@ def test_a_missing_local_model_names_the_command(run: Run) -> None:
 
 
 def test_a_prompt_that_cannot_fit_is_refused_unsent(
-    run: Run, configured: dict[str, str], sim: Simulator, home: Path
+    llmctl: Run, sim: Simulator, home: Path
 ) -> None:
     """Too long for the window: exit 2, both numbers named, nothing sent."""
     path = home / ".config/llmctl/config.yaml"
     path.write_text(path.read_text() + "    context: 1000\n")
-    done = run("ask", "word " * 900, "--max-tokens", "200", env=configured)
+    done = llmctl("ask", "word " * 900, "--max-tokens", "200")
     assert (done.returncode, len(sim.calls)) == (2, 0)
     assert "1,000" in done.stderr or "1000" in done.stderr
     assert "200" in done.stderr
 
 
-def test_private_files(run: Run, configured: dict[str, str], home: Path) -> None:
+def test_private_files(llmctl: Run, home: Path) -> None:
     """Whatever the umask, state and cache are 0600 in 0700 folders, and no key is in them."""
     before = os.umask(0)
     try:
-        run("ask", "q", env=configured)
+        llmctl("ask", "q")
     finally:
         os.umask(before)
     files = [p for d in (".local", ".cache") for p in (home / d).rglob("*") if "llmctl" in str(p)]
@@ -324,11 +292,11 @@ def test_private_files(run: Run, configured: dict[str, str], home: Path) -> None
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
 
-def test_redirects_are_not_followed(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_redirects_are_not_followed(llmctl: Run, sim: Simulator) -> None:
     """A redirect to a second host is an error, and that host receives nothing."""
     with Simulator() as other:
         sim.fault = errors.Redirect(location=other.base_url)
-        done = run("ask", "q", env=configured)
+        done = llmctl("ask", "q")
         assert done.returncode == 1
         assert "redirect" in done.stderr
         assert other.record.requests == 0

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import signal
-import sqlite3
 import subprocess
-import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cli.jsonl import prompts, read, write
 from tests.conftest import KEY, LLMCTL, Run, sent
 from tests.simulator import errors
-from tests.simulator.faults import Disconnect, Malformed
 from tests.simulator.reply import Reply
-from tests.simulator.scripts import fail_first, for_prompt, mixture
+from tests.simulator.scripts import fail_first, for_prompt
 from tests.simulator.server import Simulator
-
-
-def write(path: Path, rows: Iterable[Any]) -> Path:
-    """A JSONL file of `rows`."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file; none when it is missing."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def prompts(count: int) -> list[dict[str, str]]:
-    """`count` rows of their own."""
-    return [{"id": f"r{n}", "prompt": f"say {n}"} for n in range(count)]
 
 
 @pytest.fixture
@@ -46,11 +23,9 @@ def ten(tmp_path: Path) -> Path:
     return write(tmp_path / "in.jsonl", prompts(10))
 
 
-def test_every_row_has_an_answer(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+def test_every_row_has_an_answer(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
     """Ten rows make ten answers beside the input, no errors file, exit 0, and nothing on stdout."""
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert (done.returncode, done.stdout) == (0, "")
     rows = read(tmp_path / "in.out.jsonl")
     assert {r["id"]: r["text"] for r in rows} == {f"r{n}": f"echo: say {n}" for n in range(10)}
@@ -60,9 +35,9 @@ def test_every_row_has_an_answer(
     assert sim.billed.requests == 10
 
 
-def test_the_summary_object(run: Run, configured: dict[str, str], ten: Path) -> None:
+def test_the_summary_object(llmctl: Run, ten: Path) -> None:
     """With `--json` stdout holds the summary with the fields that scripts rely on."""
-    done = run("batch", str(ten), "--json", "-q", env=configured)
+    done = llmctl("batch", str(ten), "--json", "-q")
     summary = json.loads(done.stdout)
     assert list(summary) == [
         "rows", "ok", "failed", "skipped", "cached", "deduplicated", "requests", "retries",
@@ -75,23 +50,21 @@ def test_the_summary_object(run: Run, configured: dict[str, str], ten: Path) -> 
     assert done.stderr == ""
 
 
-def test_again_sends_nothing(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
-) -> None:
+def test_again_sends_nothing(llmctl: Run, ten: Path, sim: Simulator) -> None:
     """A second run of the same command finds every row answered and makes no call."""
-    run("batch", str(ten), env=configured)
-    done = run("batch", str(ten), "--json", env=configured)
+    llmctl("batch", str(ten))
+    done = llmctl("batch", str(ten), "--json")
     assert json.loads(done.stdout)["skipped"] == 10
     assert done.returncode == 0
     assert len(sim.calls) == 10
 
 
 def test_failed_rows_are_tried_again(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """A failed row stands in the errors file alone; the next run sends only that row."""
     sim.fault = for_prompt("say 3", errors.status(400))
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert done.returncode == 1
     failed = read(tmp_path / "in.out.errors.jsonl")
     assert [r["id"] for r in failed] == ["r3"]
@@ -105,37 +78,37 @@ def test_failed_rows_are_tried_again(
     assert "r3" not in {r["id"] for r in read(tmp_path / "in.out.jsonl")}
     sim.fault = None
     before = len(sim.calls)
-    assert run("batch", str(ten), env=configured).returncode == 0
+    assert llmctl("batch", str(ten)).returncode == 0
     assert len(sim.calls) == before + 1
     assert len(read(tmp_path / "in.out.jsonl")) == 10
     assert not (tmp_path / "in.out.errors.jsonl").exists()
 
 
 def test_a_changed_question_is_not_taken_for_answered(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """A known id with another prompt or model is exit 2, naming the row; `--restart` redoes all."""
-    run("batch", str(ten), env=configured)
+    llmctl("batch", str(ten))
     write(ten, [{**row, "prompt": "new"} if row["id"] == "r4" else row for row in prompts(10)])
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert done.returncode == 2
     assert "r4" in done.stderr
     assert "--restart" in done.stderr
-    assert run("batch", str(ten), "-m", "other", env=configured).returncode == 2
+    assert llmctl("batch", str(ten), "-m", "other").returncode == 2
     assert len(sim.calls) == 10
-    assert run("batch", str(ten), "--restart", env=configured).returncode == 0
+    assert llmctl("batch", str(ten), "--restart").returncode == 0
     assert len(read(tmp_path / "in.out.jsonl")) == 10
 
 
 def test_nothing_is_sent_when_the_input_is_wrong(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
+    llmctl: Run, tmp_path: Path, sim: Simulator
 ) -> None:
     """Bad rows are listed by line number, exit 2, nothing sent, no output made."""
     path = tmp_path / "bad.jsonl"
     path.write_bytes(
         b'{"id":"a","prompt":"x"}\n{"id":"a","prompt":"y"}\nnot json\n{"id":"c"}\n\xff\n'
     )
-    done = run("batch", str(path), env=configured)
+    done = llmctl("batch", str(path))
     assert (done.returncode, len(sim.calls)) == (2, 0)
     for line in (2, 3, 4, 5):
         assert f"bad.jsonl:{line}:" in done.stderr
@@ -143,54 +116,48 @@ def test_nothing_is_sent_when_the_input_is_wrong(
     assert not (tmp_path / "bad.out.jsonl").exists()
 
 
-def test_stdin_to_stdout(run: Run, configured: dict[str, str]) -> None:
+def test_stdin_to_stdout(llmctl: Run) -> None:
     """`batch - -o -` reads stdin and writes rows, and nothing else, to stdout."""
     text = "".join(json.dumps(row) + "\n" for row in prompts(5))
-    done = run("batch", "-", "-o", "-", env=configured, stdin=text)
+    done = llmctl("batch", "-", "-o", "-", stdin=text)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(r["id"] for r in rows) == [f"r{n}" for n in range(5)]
 
 
-def test_with_stdout_as_output_errors_go_to_stderr(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_with_stdout_as_output_errors_go_to_stderr(llmctl: Run, sim: Simulator) -> None:
     """With `-o -` a failed row is a JSON line on stderr: every row still has one record."""
     sim.fault = for_prompt("say 1", errors.status(400))
     text = "".join(json.dumps(row) + "\n" for row in prompts(3))
-    done = run("batch", "-", "-o", "-", "-q", env=configured, stdin=text)
+    done = llmctl("batch", "-", "-o", "-", "-q", stdin=text)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2
     assert json.loads(done.stderr.splitlines()[0])["id"] == "r1"
 
 
-def test_csv_with_a_template(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
+def test_csv_with_a_template(llmctl: Run, tmp_path: Path) -> None:
     """A CSV file and a template make a prompt of each record; `--id-field` names its id."""
     path = tmp_path / "in.csv"
     path.write_text('sku,text\nA1,"good, really"\nA2,bad\n', encoding="utf-8")
-    done = run(
-        "batch", str(path), "--template", "Judge: {{ text }}", "--id-field", "sku", env=configured
-    )
+    done = llmctl("batch", str(path), "--template", "Judge: {{ text }}", "--id-field", "sku")
     assert done.returncode == 0, done.stderr
     assert {r["id"]: r["text"] for r in read(tmp_path / "in.out.jsonl")} == {
         "A1": "echo: Judge: good, really",
         "A2": "echo: Judge: bad",
     }
-    missing = run("batch", str(path), "--template", "{{ txt }}", "--restart", env=configured)
+    missing = llmctl("batch", str(path), "--template", "{{ txt }}", "--restart")
     assert missing.returncode == 2
     assert "txt" in missing.stderr
 
 
-def test_gzip_input(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
+def test_gzip_input(llmctl: Run, tmp_path: Path) -> None:
     """A gzipped input is read as it is, and answered beside it."""
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in prompts(3)).encode()))
-    assert run("batch", str(path), env=configured).returncode == 0
+    assert llmctl("batch", str(path)).returncode == 0
     assert len(read(tmp_path / "in.out.jsonl")) == 3
 
 
-def test_openai_lines_go_out_as_they_are(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_openai_lines_go_out_as_they_are(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """The body of an OpenAI batch line is sent unchanged, to its own endpoint."""
     chat = {
         "model": "m1",
@@ -206,7 +173,7 @@ def test_openai_lines_go_out_as_they_are(
             {"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": embed},
         ],
     )
-    done = run("batch", str(path), "--format", "openai", env=configured)
+    done = llmctl("batch", str(path), "--format", "openai")
     assert done.returncode == 0, done.stderr
     assert {c.path: c.body for c in sim.calls} == {
         "/v1/chat/completions": chat,
@@ -217,61 +184,53 @@ def test_openai_lines_go_out_as_they_are(
     assert rows["c"]["response"]["status_code"] == 200
     assert rows["c"]["response"]["body"]["choices"][0]["message"]["content"] == "echo: x"
     assert rows["e"]["response"]["body"]["data"][0]["embedding"]
-    assert run("batch", str(path), "--format", "openai", env=configured).returncode == 0
+    assert llmctl("batch", str(path), "--format", "openai").returncode == 0
     assert len(sim.calls) == 2
 
 
-def test_raw_rows_keep_their_whole_answer(
-    run: Run, configured: dict[str, str], tmp_path: Path
-) -> None:
+def test_raw_rows_keep_their_whole_answer(llmctl: Run, tmp_path: Path) -> None:
     """In llmctl's own format a passed-through row also carries the provider's body."""
     body = {"model": "e1", "input": "some text"}
     path = write(
         tmp_path / "in.jsonl",
         [{"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": body}],
     )
-    assert run("batch", str(path), env=configured).returncode == 0
+    assert llmctl("batch", str(path)).returncode == 0
     assert read(tmp_path / "in.out.jsonl")[0]["body"]["data"][0]["embedding"]
 
 
-def test_ordered(run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator) -> None:
+def test_ordered(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """With `--ordered` the output ends in input order, whatever order the answers came in."""
     path = write(tmp_path / "in.jsonl", prompts(60))
     sim.fault = lambda call: (
         errors.status(500) if int(call.prompt.split()[-1]) % 3 == 0 and call.attempt == 1 else None
     )
-    done = run("batch", str(path), "--ordered", "--concurrency", "20", env=configured)
+    done = llmctl("batch", str(path), "--ordered", "--concurrency", "20")
     assert done.returncode == 0, done.stderr
     assert [r["index"] for r in read(tmp_path / "in.out.jsonl")] == list(range(60))
 
 
-def test_limit_takes_the_first_rows(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+def test_limit_takes_the_first_rows(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
     """`--limit 3` answers the first three rows; a larger limit later goes on from there."""
-    run("batch", str(ten), "--limit", "3", env=configured)
+    llmctl("batch", str(ten), "--limit", "3")
     assert {r["id"] for r in read(tmp_path / "in.out.jsonl")} == {"r0", "r1", "r2"}
-    run("batch", str(ten), "--limit", "5", env=configured)
+    llmctl("batch", str(ten), "--limit", "5")
     assert len(sim.calls) == 5
 
 
-def test_concurrency_is_a_ceiling(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_concurrency_is_a_ceiling(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """No more calls are in flight than asked for, and as many as that are used."""
     sim.latency = 0.02
     path = write(tmp_path / "in.jsonl", prompts(40))
-    run("batch", str(path), "--concurrency", "7", env=configured)
+    llmctl("batch", str(path), "--concurrency", "7")
     assert sim.record.max_in_flight == 7
 
 
-def test_identical_rows_are_sent_once(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_identical_rows_are_sent_once(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """Rows that ask the same are answered by one call; each has its own record."""
     sim.latency = 0.05
     path = write(tmp_path / "in.jsonl", [{"id": str(n), "prompt": "same"} for n in range(12)])
-    done = run("batch", str(path), "--json", "--concurrency", "6", env=configured)
+    done = llmctl("batch", str(path), "--json", "--concurrency", "6")
     summary = json.loads(done.stdout)
     assert len(sim.calls) == 1
     assert (summary["ok"], summary["requests"]) == (12, 1)
@@ -279,44 +238,14 @@ def test_identical_rows_are_sent_once(
     assert len(read(tmp_path / "in.out.jsonl")) == 12
 
 
-def test_a_storm_of_failures_is_survived(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """Refusals, broken connections and garbage: every row has exactly one record in the end."""
-    sim.fault = mixture(
-        (0.1, errors.rate_limited(0.01)), (0.05, Disconnect()), (0.05, Malformed()), seed=3
-    )
-    path = write(tmp_path / "in.jsonl", prompts(200))
-    done = run("batch", str(path), "--concurrency", "20", env=configured)
-    ids = [
-        r["id"] for r in read(tmp_path / "in.out.jsonl") + read(tmp_path / "in.out.errors.jsonl")
-    ]
-    assert sorted(ids) == sorted(f"r{n}" for n in range(200))
-    assert done.returncode == (1 if (tmp_path / "in.out.errors.jsonl").exists() else 0)
-
-
-def test_a_refused_key_stops_the_run(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """With a bad key at most as many calls are made as fit at once; every row has its record."""
-    sim.accept_keys(set())
-    path = write(tmp_path / "in.jsonl", prompts(100))
-    done = run("batch", str(path), "--concurrency", "5", env=configured)
-    assert done.returncode == 4
-    assert sim.record.requests <= 6
-    failed = read(tmp_path / "in.out.errors.jsonl")
-    assert len(failed) == 100
-    assert {r["error"]["type"] for r in failed} == {"auth"}
-
-
 @pytest.mark.parametrize("allowed", ["4", "4%"])
 def test_too_many_errors_stop_the_run(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, allowed: str
+    llmctl: Run, tmp_path: Path, sim: Simulator, allowed: str
 ) -> None:
     """Beyond `--max-errors` nothing more is sent, and the rest is recorded as not sent."""
     sim.fault = errors.status(400)
     path = write(tmp_path / "in.jsonl", prompts(100))
-    done = run("batch", str(path), "--concurrency", "2", "--max-errors", allowed, env=configured)
+    done = llmctl("batch", str(path), "--concurrency", "2", "--max-errors", allowed)
     assert done.returncode == 1
     assert 5 <= len(sim.calls) <= 6
     failed = read(tmp_path / "in.out.errors.jsonl")
@@ -324,168 +253,22 @@ def test_too_many_errors_stop_the_run(
     assert [r["error"]["type"] for r in failed].count("cancelled") == 100 - len(sim.calls)
 
 
-def test_an_unreachable_provider(
-    run: Run, configured: dict[str, str], home: Path, ten: Path, sim: Simulator
-) -> None:
-    """Nobody answers: every row fails as `connection`, exit 5, and the next run goes on."""
-    path = home / ".config/llmctl/config.yaml"
-    path.write_text(path.read_text().replace(sim.base_url, "http://127.0.0.1:9/v1"))
-    done = run("batch", str(ten), env=configured)
-    assert done.returncode == 5
-    assert "10 connection" in done.stderr
-
-
-def test_the_same_output_is_locked(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """While one process writes an output, a second on the same one exits 75 and sends nothing."""
-    sim.hold()
-    first = subprocess.Popen(
-        [LLMCTL, "batch", str(ten), "-q"], env=configured, cwd=tmp_path,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    sim.wait_for_calls(1, timeout=20)
-    before = len(sim.calls)
-    second = run("batch", str(ten), env=configured)
-    assert second.returncode == 75
-    assert len(sim.calls) <= max(before, 8)
-    sim.release()
-    _, problem = first.communicate(timeout=30)
-    assert first.returncode == 0, problem
-    assert sim.billed.repeated == 0
-
-
-def start(configured: dict[str, str], cwd: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """A batch in the background."""
-    return subprocess.Popen(
-        [LLMCTL, "batch", *arguments], env=configured, cwd=cwd, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_one_signal_drains(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, number: int, code: int
-) -> None:
-    """After one signal nothing new is sent, what is in flight is kept, and the rest comes later."""
-    path = write(tmp_path / "in.jsonl", prompts(50))
-    sim.hold()
-    process = start(configured, tmp_path, str(path), "--concurrency", "4")
-    sim.wait_for_calls(4, timeout=20)
-    process.send_signal(number)
-    line = b""
-    assert process.stderr is not None
-    while b"stopping" not in line:
-        line = process.stderr.readline()
-        assert line
-    sim.release()
-    process.communicate(timeout=30)
-    assert process.returncode == code
-    assert len(sim.calls) == 4
-    assert len(read(tmp_path / "in.out.jsonl")) == 4
-    assert run("batch", str(path), env=configured).returncode == 0
-    assert len(read(tmp_path / "in.out.jsonl")) == 50
-    assert sim.billed.repeated == 0
-
-
-def test_a_second_signal_ends_at_once(
-    configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """Told twice, the program is out within a second, with no traceback."""
-    path = write(tmp_path / "in.jsonl", prompts(50))
-    sim.hold()
-    process = start(configured, tmp_path, str(path), "--concurrency", "4")
-    sim.wait_for_calls(4, timeout=20)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    while b"stopping" not in process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    told = time.monotonic()
-    _, problem = process.communicate(timeout=10)
-    assert time.monotonic() - told < 1
-    assert process.returncode == 130
-    assert b"Traceback" not in problem
-    sim.release()
-
-
-def test_kill_9_loses_and_repeats_no_more_than_what_was_in_flight(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, home: Path
-) -> None:
-    """Killed again and again, the batch ends whole: no row lost, none twice, and at most the
-    calls in flight are paid twice per kill. The ledger calls those `unknown`."""
-    path = write(tmp_path / "in.jsonl", prompts(300))
-    concurrency, kills = 8, 5
-    sim.latency = 0.005
-    for turn in range(kills):
-        already = sim.record.requests
-        process = start(
-            configured, tmp_path, str(path), "--concurrency", str(concurrency), "--no-cache"
-        )
-        sim.wait_for_calls(already + 20 + turn * 7, timeout=20)
-        process.kill()
-        process.communicate(timeout=10)
-    done = run("batch", str(path), "--no-cache", env=configured)
-    assert done.returncode == 0, done.stderr
-    rows = read(tmp_path / "in.out.jsonl")
-    assert sorted(r["id"] for r in rows) == sorted(f"r{n}" for n in range(300))
-    assert sim.billed.repeated <= kills * concurrency
-    with sqlite3.connect(home / ".local/state/llmctl/ledger.db") as db:
-        settled = db.execute("SELECT count(*) FROM calls").fetchone()[0]
-        held = db.execute("SELECT count(*) FROM holds").fetchone()[0]
-        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    db.close()
-    assert held == 0
-    assert sim.billed.requests <= settled
-
-
-def test_a_full_disk_stops_the_run(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
-    """When the output cannot grow: exit 74, whole rows only, and the rerun completes the file."""
-    path = write(tmp_path / "in.jsonl", prompts(200))
-    limited = subprocess.run(
-        ["/bin/sh", "-c", f"ulimit -f 16; exec {LLMCTL} batch {path} --concurrency 4 -q"],
-        env={**configured, "LLMCTL_STATE_DIR": str(tmp_path / "state"),
-             "LLMCTL_CACHE_DIR": str(tmp_path / "cache")},
-        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert limited.returncode == 74, limited.stderr
-    assert b"Traceback" not in limited.stderr
-    assert run("batch", str(path), env=configured).returncode == 0
-    assert sorted(r["index"] for r in read(tmp_path / "in.out.jsonl")) == list(range(200))
-
-
-def test_a_read_only_folder_is_an_error_before_the_first_call(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """State that cannot be written stops the run before anything is paid for."""
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    done = run("batch", str(ten), env={**configured, "LLMCTL_STATE_DIR": str(blocked / "x")})
-    assert done.returncode == 74
-    assert len(sim.calls) == 0
-    assert "Traceback" not in done.stderr
-
-
-def test_cut_off_answers_are_told(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
-) -> None:
+def test_cut_off_answers_are_told(llmctl: Run, ten: Path, sim: Simulator) -> None:
     """Answers cut at the limit are answers, and the summary counts them."""
     sim.reply = lambda _: Reply("half", finish="length")
-    done = run("batch", str(ten), env=configured)
+    done = llmctl("batch", str(ten))
     assert done.returncode == 0
     assert "10 answers were cut off" in done.stderr
 
 
-def test_rows_say_what_the_profile_does_not(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
+def test_rows_say_what_the_profile_does_not(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """A row's own system, model, limits, options and tags win over flags and profile."""
     row = {
         "id": "a", "prompt": "p", "system": "own", "model": "m2", "max_tokens": 7,
         "temperature": 0.1, "options": {"seed": 5}, "tags": {"k": "row"},
     }  # fmt: skip
     path = write(tmp_path / "in.jsonl", [row, {"id": "b", "prompt": "p"}])
-    run("batch", str(path), "-s", "flag", "--tag", "k=flag", "--tag", "j=1", env=configured)
+    llmctl("batch", str(path), "-s", "flag", "--tag", "k=flag", "--tag", "j=1")
     body = {b["model"]: b for b in (sent(sim, 0), sent(sim, 1))}
     assert body["m2"]["messages"][0]["content"] == "own"
     assert (body["m2"]["max_tokens"], body["m2"]["temperature"], body["m2"]["seed"]) == (7, 0.1, 5)
@@ -494,21 +277,19 @@ def test_rows_say_what_the_profile_does_not(
     assert tags == {"a": {"k": "row", "j": "1"}, "b": {"k": "flag", "j": "1"}}
 
 
-def test_no_key_is_in_any_file(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+def test_no_key_is_in_any_file(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
     """Success and failure alike leave no key in output, errors, state, cache or on the screen."""
     sim.fault = fail_first(3, errors.unauthorized(echo_key=True))
-    done = run("batch", str(ten), "-vv", env=configured)
+    done = llmctl("batch", str(ten), "-vv")
     assert KEY not in done.stdout + done.stderr
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_rpm_holds(run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator) -> None:
+def test_rpm_holds(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """`--rpm` spaces the calls out: at 1,200 a minute none come faster than 50 ms apart."""
     path = write(tmp_path / "in.jsonl", prompts(30))
-    run("batch", str(path), "--rpm", "1200", env=configured)
+    llmctl("batch", str(path), "--rpm", "1200")
     times = sorted(c.received for c in sim.calls)
     # Six may go at once, the others one by one; the last to arrive may have hurried.
     assert times[-1] - times[0] >= 1.0

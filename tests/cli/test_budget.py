@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_batch import prompts, read, write
+from tests.cli.jsonl import prompts, read, write
 from tests.conftest import LLMCTL, Run
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
@@ -62,10 +62,10 @@ def ledger(configured: dict[str, str], asked: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """Four rows fit into a cent; the others are `budget` errors and were not sent; exit 3."""
-    done = run("batch", str(ten), "--budget", "0.01", "--json", env=configured)
+    done = llmctl("batch", str(ten), "--budget", "0.01", "--json")
     assert done.returncode == 3
     assert sim.billed.requests == 4
     assert len(read(tmp_path / "in.out.jsonl")) == 4
@@ -78,46 +78,19 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
     assert (summary["exit_code"], summary["failed"]) == (3, 6)
     assert summary["cost_usd"] == 4 * REAL
 
-    done = run("batch", str(ten), "--budget", "1", env=configured)
+    done = llmctl("batch", str(ten), "--budget", "1")
     assert done.returncode == 0
     assert sim.billed.requests == 10
     assert len(read(tmp_path / "in.out.jsonl")) == 10
     assert not (tmp_path / "in.out.errors.jsonl").exists()
 
 
-def test_rows_that_cost_less_make_room_for_others(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
-) -> None:
+def test_rows_that_cost_less_make_room_for_others(llmctl: Run, ten: Path, sim: Simulator) -> None:
     """Only four can be in flight at a time, but all are answered."""
     sim.reply = bills(10)
     sim.latency = 0.02
-    done = run("batch", str(ten), "--budget", "0.01", env=configured)
+    done = llmctl("batch", str(ten), "--budget", "0.01")
     assert (done.returncode, sim.billed.requests) == (0, 10)
-
-
-def test_two_processes_share_a_budget_of_the_day(
-    run: Run, configured: dict[str, str], config: Path, ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """Twice ten rows at once, room for twelve: twelve are billed, whoever sent them; afterwards
-    a raised limit lets the rest go."""
-    budgets(config, "name: team, limit_usd: 0.0245, period: day")
-    sim.latency = 0.02
-    other = tmp_path / "other.jsonl"
-    # Not the same questions: an identical one would be answered by the other process.
-    write(other, [{**row, **ROW, "prompt": f"tell {row['id']}"} for row in prompts(10)])
-    children = [
-        subprocess.Popen(
-            [LLMCTL, "batch", str(path), "-q"], env=configured, stdin=subprocess.DEVNULL
-        )
-        for path in (ten, other)
-    ]
-    assert sorted(child.wait(timeout=60) for child in children) in ([0, 3], [3, 3])
-    assert sim.billed.requests == 12
-    budgets(config, "name: team, limit_usd: 1, period: day")
-    for path in (ten, other):
-        assert run("batch", str(path), env=configured).returncode == 0
-    assert sim.billed.requests == 20
-    assert ledger(configured, "SELECT count(*) FROM windows") == [(1,)]
 
 
 def test_one_that_waits_for_another_process_goes_on_when_that_settles(
@@ -141,54 +114,51 @@ def test_one_that_waits_for_another_process_goes_on_when_that_settles(
     assert (first.returncode, second.returncode, sim.billed.requests) == (0, 0, 2)
 
 
-def test_ask_keeps_to_a_budget(run: Run, configured: dict[str, str], sim: Simulator) -> None:
+def test_ask_keeps_to_a_budget(llmctl: Run, sim: Simulator) -> None:
     """What may cost more is not sent; with `--dry-run` neither, and both exit 3."""
     asked = ("ask", "hello", "--max-tokens", "1000")
-    done = run(*asked, "--budget", "0.002", env=configured)
+    done = llmctl(*asked, "--budget", "0.002")
     assert (done.returncode, done.stdout) == (3, "")
     assert "more than all of the budget of $0.002 (--budget)" in done.stderr
     for budget, code in (("0.002", 3), ("0.01", 0)):
-        plan = run(*asked, "--budget", budget, "--dry-run", "--json", env=configured)
+        plan = llmctl(*asked, "--budget", budget, "--dry-run", "--json")
         assert plan.returncode == code
         assert json.loads(plan.stdout, parse_float=Decimal)["budget_usd"] == Decimal(budget)
     assert sim.calls == []
-    assert run(*asked, "--budget", "0.01", env=configured).returncode == 0
-    assert "NOT ENOUGH" not in run(*asked, "--budget", "0", "--dry-run", env=configured).stdout
-    assert run(*asked, "--budget", "0", env=configured).returncode == 0  # cached, and so free
+    assert llmctl(*asked, "--budget", "0.01").returncode == 0
+    assert "NOT ENOUGH" not in llmctl(*asked, "--budget", "0", "--dry-run").stdout
+    assert llmctl(*asked, "--budget", "0").returncode == 0  # cached, and so free
     assert sim.billed.requests == 1
 
 
 def test_a_configured_budget_holds_ask_and_batch_alike(
-    run: Run, configured: dict[str, str], config: Path, ten: Path, sim: Simulator
+    llmctl: Run, config: Path, ten: Path, sim: Simulator
 ) -> None:
     """What `ask` spent, `batch` has no more; calls that do not match are free to go."""
     budgets(config, "name: team, limit_usd: 0.005, period: month, match: {tags: {team: a}}")
     asked = ("ask", "hello", "--max-tokens", "1000", "--tag", "team=a")
-    assert run(*asked, env=configured).returncode == 0
-    done = run("batch", str(ten), "--tag", "team=a", env=configured)
+    assert llmctl(*asked).returncode == 0
+    done = llmctl("batch", str(ten), "--tag", "team=a")
     assert (done.returncode, sim.billed.requests) == (3, 2)
     assert "budget team: $0.00401 of $0.005 spent" in done.stderr
-    third = run("ask", "again", "--max-tokens", "1000", "--tag", "team=a", env=configured)
+    third = llmctl("ask", "again", "--max-tokens", "1000", "--tag", "team=a")
     assert third.returncode == 3
     assert "(team) is used up" in third.stderr
-    assert run("batch", str(ten), "--tag", "team=b", env=configured).returncode == 0
+    assert llmctl("batch", str(ten), "--tag", "team=b").returncode == 0
 
 
 def test_a_share_of_a_budget_is_told_in_one_call_of_many(
-    run: Run, configured: dict[str, str], config: Path, sim: Simulator
+    llmctl: Run, config: Path, sim: Simulator
 ) -> None:
     """Each share once, whichever process reaches it."""
     budgets(config, "name: team, limit_usd: 0.0101, period: day, warn_at: [50%, 80%]")
     sim.reply = bills()
-    told = [
-        run("ask", f"say {n}", "--max-tokens", "1000", "-q", env=configured).stderr
-        for n in range(5)
-    ]
+    told = [llmctl("ask", f"say {n}", "--max-tokens", "1000", "-q").stderr for n in range(5)]
     assert told[:2] == ["", ""]
     assert told[2].startswith("warning: budget team: 50% is reached, $0.006015 of $0.0101")
     assert told[3] == ""
     assert told[4].startswith("warning: budget team: 80% is reached")
-    states = json.loads(run("cost", "check", "--json", env=configured).stdout)["budgets"]
+    states = json.loads(llmctl("cost", "check", "--json").stdout)["budgets"]
     assert states[0]["state"] == "warning"
 
 
@@ -208,22 +178,20 @@ def test_an_unknown_price_is_refused_under_a_budget(
     assert run("batch", str(ten), env=configured).returncode == 0
 
 
-def test_an_answer_without_limit_is_refused_under_a_budget(
-    run: Run, configured: dict[str, str], sim: Simulator
-) -> None:
+def test_an_answer_without_limit_is_refused_under_a_budget(llmctl: Run, sim: Simulator) -> None:
     """It might go on for ever."""
-    done = run("ask", "hello", "--budget", "1", env=configured)
+    done = llmctl("ask", "hello", "--budget", "1")
     assert (done.returncode, len(sim.calls)) == (3, 0)
     assert "nothing limits the answers" in done.stderr
 
 
 def test_a_row_dearer_than_the_budget_fails_alone(
-    run: Run, configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """The others are answered; exit 3."""
     sim.reply = bills(1)
     rows = [{"id": "dear", "prompt": "x", "max_tokens": 100_000}, *read(ten)]
-    done = run("batch", str(write(ten, rows)), "--budget", "0.1", env=configured)
+    done = llmctl("batch", str(write(ten, rows)), "--budget", "0.1")
     assert (done.returncode, sim.billed.requests) == (3, 10)
     (error,) = read(tmp_path / "in.out.errors.jsonl")
     assert (error["id"], error["error"]["type"], error["attempts"]) == ("dear", "budget", 0)
@@ -231,32 +199,28 @@ def test_a_row_dearer_than_the_budget_fails_alone(
 
 
 def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
+    llmctl: Run, ten: Path, sim: Simulator
 ) -> None:
     """17% above the worst case: what was in flight is the most that is spent beyond."""
     sim.reply = bills(1170)
     sim.latency = 0.05
-    done = run("batch", str(ten), "--budget", "0.01", "--concurrency", "4", env=configured)
+    done = llmctl("batch", str(ten), "--budget", "0.01", "--concurrency", "4")
     assert (done.returncode, sim.billed.requests) == (3, 4)
     assert re.search(r"billed \$0\.0013\d+ more than the worst case of 4 calls", done.stderr)
 
 
-def test_progress_shows_what_is_spent_of_the_budget(
-    run: Run, configured: dict[str, str], config: Path, ten: Path
-) -> None:
+def test_progress_shows_what_is_spent_of_the_budget(llmctl: Run, config: Path, ten: Path) -> None:
     """Dollars against the tightest budget; the run's own is named as such in the summary."""
     budgets(config, "name: team, limit_usd: 100, period: day")
-    done = run("batch", str(ten), "--budget", "0.5", env=configured)
+    done = llmctl("batch", str(ten), "--budget", "0.5")
     assert done.returncode == 0
     assert "budget: $0.02005 of $0.50 spent" in done.stderr
     assert "budget team: $0.02005 of $100.00 spent" in done.stderr
 
 
-def test_a_budget_that_makes_no_sense_is_refused(
-    run: Run, configured: dict[str, str], ten: Path, sim: Simulator
-) -> None:
+def test_a_budget_that_makes_no_sense_is_refused(llmctl: Run, ten: Path, sim: Simulator) -> None:
     """Nothing is sent."""
     for words in (("batch", str(ten)), ("ask", "x")):
-        done = run(*words, "--budget", "much", env=configured)
+        done = llmctl(*words, "--budget", "much")
         assert (done.returncode, len(sim.calls)) == (2, 0)
         assert "--budget wants an amount in USD" in done.stderr

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.jsonl import read, write
 from tests.conftest import LLMCTL, Run
 from tests.simulator.server import Simulator
 
@@ -27,14 +28,12 @@ def cache(home: Path) -> Path:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """An input of thirty rows."""
-    return write(tmp_path / "in.jsonl")
+    return write(tmp_path / "in.jsonl", canaries())
 
 
-def write(path: Path, count: int = ROWS) -> Path:
-    """A file of `count` rows that hold a canary."""
-    lines = [json.dumps({"id": f"r{n}", "prompt": f"canary say {n}"}) for n in range(count)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+def canaries(count: int = ROWS) -> list[dict[str, str]]:
+    """Rows that hold a canary."""
+    return [{"id": f"r{n}", "prompt": f"canary say {n}"} for n in range(count)]
 
 
 def set_up(home: Path, find: str, put: str) -> None:
@@ -54,12 +53,12 @@ def calls(home: Path) -> list[tuple[Any, ...]]:
 
 
 def test_a_hit_costs_nothing_and_says_what_it_saved(
-    run: Run, configured: dict[str, str], home: Path, sim: Simulator
+    llmctl: Run, home: Path, sim: Simulator
 ) -> None:
     """The second time a question is not sent, streams all the same, costs 0, and the ledger has
     what the first time cost as saved."""
-    first = run("ask", "canary hello", env=configured)
-    again = run("ask", "canary hello", "--stream", "-u", env=configured)
+    first = llmctl("ask", "canary hello")
+    again = llmctl("ask", "canary hello", "--stream", "-u")
     assert (again.stdout, again.returncode) == (first.stdout, 0)
     assert again.stderr.splitlines()[-1].endswith("· hit")
     assert "$0 " in again.stderr
@@ -69,15 +68,13 @@ def test_a_hit_costs_nothing_and_says_what_it_saved(
     assert cost > 0
 
 
-def test_no_cache_and_refresh(
-    run: Run, configured: dict[str, str], home: Path, sim: Simulator
-) -> None:
+def test_no_cache_and_refresh(llmctl: Run, home: Path, sim: Simulator) -> None:
     """`--no-cache` neither reads nor writes; `--refresh` calls, and the next one gets that."""
     said = iter("abcd")
     sim.reply = lambda _: next(said)
 
     def ask(*flags: str) -> str:
-        return run("ask", "x", "--no-stream", *flags, env=configured).stdout.strip()
+        return llmctl("ask", "x", "--no-stream", *flags).stdout.strip()
 
     assert [ask("--no-cache"), ask(), ask("--refresh"), ask(), ask("--no-cache")] == list("abccd")
     assert [state for state, _, _ in calls(home)] == ["bypass", "miss", "miss", "hit", "bypass"]
@@ -101,13 +98,13 @@ def test_an_answer_beyond_its_time_is_asked_for_again(
     assert later > kept
 
 
-def test_stats(run: Run, configured: dict[str, str], rows: Path, sim: Simulator) -> None:
+def test_stats(llmctl: Run, rows: Path, sim: Simulator) -> None:
     """Entries, hits, misses and dollars by model: what a second run did not have to pay."""
-    run("batch", str(rows), env=configured)
-    done = run("batch", str(rows), "--restart", "--json", env=configured)
+    llmctl("batch", str(rows))
+    done = llmctl("batch", str(rows), "--restart", "--json")
     assert json.loads(done.stdout)["cached"] == ROWS
     assert len(sim.calls) == ROWS
-    shown = json.loads(run("cache", "stats", "--json", env=configured).stdout)
+    shown = json.loads(llmctl("cache", "stats", "--json").stdout)
     (model,) = shown.pop("models")
     assert model.pop("model") == "gpt-5-mini"
     assert {
@@ -118,7 +115,7 @@ def test_stats(run: Run, configured: dict[str, str], rows: Path, sim: Simulator)
     spent = sum(c.billed.input + 2 * c.billed.output for c in sim.calls if c.billed) / 1e6
     assert model["saved_usd"] == pytest.approx(spent)
     assert shown["file_bytes"] > model["bytes"] > 0
-    table = run("cache", "stats", env=configured)
+    table = llmctl("cache", "stats")
     assert table.stdout.splitlines()[0].split() == [
         "MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT", "RATE", "SAVED",
     ]  # fmt: skip
@@ -134,16 +131,14 @@ def test_stats_and_prune_of_nothing(run: Run, home: Path) -> None:
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
-def test_unknown_prices_are_no_savings_of_nothing(
-    run: Run, configured: dict[str, str], home: Path
-) -> None:
+def test_unknown_prices_are_no_savings_of_nothing(llmctl: Run, home: Path) -> None:
     """Where nobody knows the price of what was hit, the saving is unknown and not 0."""
     set_up(home, "    price: {input: 1, output: 2}\n", "")
     for _ in range(2):
-        run("ask", "x", env=configured)
-    stats = json.loads(run("cache", "stats", "--json", env=configured).stdout)
+        llmctl("ask", "x")
+    stats = json.loads(llmctl("cache", "stats", "--json").stdout)
     assert (stats["hits"], stats["saved_usd"], stats["unpriced_hits"]) == (1, None, 1)
-    assert "$?" in run("cache", "stats", env=configured).stdout
+    assert "$?" in llmctl("cache", "stats").stdout
 
 
 @pytest.mark.parametrize(
@@ -161,19 +156,19 @@ def test_unknown_prices_are_no_savings_of_nothing(
     ],
 )
 def test_prune(
-    run: Run, configured: dict[str, str], rows: Path, cache: Path, sim: Simulator,
-    flags: tuple[str, ...], left: int,
+    llmctl: Run, rows: Path, cache: Path, sim: Simulator,
+    flags: tuple[str, ...], left: int
 ) -> None:  # fmt: skip
     """What goes is said beforehand by `--dry-run`; then it is gone, from every byte, and the
     file shrinks; what stays still answers."""
     sim.reply = lambda call: f"canary {call.prompt} " + "x" * 100
-    run("batch", str(rows), env=configured)
+    llmctl("batch", str(rows))
     with closing(sqlite3.connect(cache)) as db, db:
         db.execute("UPDATE answers SET model = 'gpt-5-mini-2026-05-01'")
     full = cache.stat().st_size
-    plan = json.loads(run("cache", "prune", *flags, "--dry-run", "--json", env=configured).stdout)
+    plan = json.loads(llmctl("cache", "prune", *flags, "--dry-run", "--json").stdout)
     assert b"canary" in cache.read_bytes()
-    done = run("cache", "prune", *flags, "--json", env=configured)
+    done = llmctl("cache", "prune", *flags, "--json")
     assert done.returncode == 0, done.stderr
     freed = json.loads(done.stdout)
     assert (freed["entries"], plan["entries"]) == (ROWS - left, ROWS - left)
@@ -182,7 +177,7 @@ def test_prune(
     assert (freed["bytes"] > 0) == (left == 0)
     found = b"".join(p.read_bytes() for p in cache.parent.iterdir() if p.is_file())
     assert (b"canary" in found) == (left > 0)
-    run("batch", str(rows), "--restart", env=configured)
+    llmctl("batch", str(rows), "--restart")
     assert len(sim.calls) == 2 * ROWS - left
 
 
@@ -204,25 +199,23 @@ def test_prune_wants_to_be_told_what(run: Run, flags: tuple[str, ...], says: str
     assert done.stderr.count("\n") == 1
 
 
-def test_a_damaged_cache_is_set_aside_and_pruned(
-    run: Run, configured: dict[str, str], cache: Path, sim: Simulator
-) -> None:
+def test_a_damaged_cache_is_set_aside_and_pruned(llmctl: Run, cache: Path, sim: Simulator) -> None:
     """The run goes on with a warning; statistics say what is wrong; `--all` leaves no file that
     holds an answer."""
-    run("ask", "x", env=configured)
+    llmctl("ask", "x")
     cache.write_bytes(b"rubbish" * 1000)
-    stats = run("cache", "stats", env=configured)
+    stats = llmctl("cache", "stats")
     assert stats.returncode == 74
     assert "is damaged" in stats.stderr
-    done = run("ask", "x", env=configured)
+    done = llmctl("ask", "x")
     assert (done.returncode, len(sim.calls)) == (0, 2)
     assert "set aside" in done.stderr
     assert list(cache.parent.glob("cache.db.damaged-*"))
-    run("cache", "prune", "--all", env=configured)
+    llmctl("cache", "prune", "--all")
     assert not list(cache.parent.glob("cache.db.damaged-*"))
     cache.write_bytes(b"rubbish" * 1000)
-    assert run("cache", "prune", "--all", env=configured).returncode == 0
-    assert run("cache", "stats", env=configured).returncode == 0
+    assert llmctl("cache", "prune", "--all").returncode == 0
+    assert llmctl("cache", "stats").returncode == 0
     assert not list(cache.parent.glob("cache.db.damaged-*"))
 
 
@@ -233,7 +226,7 @@ def test_pruning_while_a_batch_runs(
     the batch has the file open."""
     run("batch", str(rows), env=configured)
     cache = Path(configured["HOME"]) / ".cache/llmctl/cache.db"
-    more = write(tmp_path / "more.jsonl", ROWS + 60)
+    more = write(tmp_path / "more.jsonl", canaries(ROWS + 60))
     sim.hold()
     with batch(configured, tmp_path, more) as process:
         sim.wait_for_calls(ROWS + 1, timeout=20)
@@ -243,8 +236,7 @@ def test_pruning_while_a_batch_runs(
         assert b"canary" not in b"".join(p.read_bytes() for p in files)
         sim.release()
         assert process.wait(timeout=30) == 0
-    lines = (tmp_path / "more.out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == ROWS + 60
+    assert len(read(tmp_path / "more.out.jsonl")) == ROWS + 60
     assert sim.billed.repeated == 0
 
 
@@ -254,25 +246,6 @@ def batch(environ: dict[str, str], cwd: Path, path: Path, *flags: str) -> subpro
         [LLMCTL, "batch", str(path), "-q", *flags], env=environ, cwd=cwd,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-
-
-def test_two_batches_at_once_pay_each_row_once(
-    configured: dict[str, str], tmp_path: Path, home: Path, sim: Simulator
-) -> None:
-    """T11: two processes with the same uncached rows at the same time: each row is billed once,
-    both outputs are whole, and the ledger says who shared."""
-    count = 120
-    paths = [write(tmp_path / f"{name}.jsonl", count) for name in "ab"]
-    sim.latency = 0.02
-    with batch(configured, tmp_path, paths[0]) as one, batch(configured, tmp_path, paths[1]) as two:
-        assert (one.wait(timeout=60), two.wait(timeout=60)) == (0, 0)
-    for path in paths:
-        lines = path.with_suffix(".out.jsonl").read_text(encoding="utf-8").splitlines()
-        assert {json.loads(line)["id"] for line in lines} == {f"r{n}" for n in range(count)}
-    assert (sim.billed.requests, sim.billed.repeated) == (count, 0)
-    states = [state for state, _, _ in calls(home)]
-    assert states.count("miss") == count
-    assert states.count("hit") + states.count("shared") == count
 
 
 def test_a_process_that_was_killed_holds_up_nobody(
@@ -320,24 +293,24 @@ def holding(folder: Path, word: bytes) -> Iterator[Path]:
 
 
 def test_the_configured_size_is_kept(
-    run: Run, configured: dict[str, str], home: Path, cache: Path, rows: Path, sim: Simulator
+    llmctl: Run, home: Path, cache: Path, rows: Path, sim: Simulator
 ) -> None:
     """`cache: {max_size: …}` of the configuration: after a run the file is no larger, and the
     answers used last are there."""
     sim.reply = lambda call: f"{call.prompt} " * 200
     set_up(home, "default: sim", "cache: {max_size: 100kB}\ndefault: sim")
-    many = write(rows, 400)
-    assert run("batch", str(many), env=configured).returncode == 0
+    many = write(rows, canaries(400))
+    assert llmctl("batch", str(many)).returncode == 0
     assert cache.stat().st_size <= 100_000
     with closing(sqlite3.connect(cache)) as db:
         assert 0 < db.execute("SELECT count(*) FROM answers").fetchone()[0] < 400
 
 
-def test_the_configured_size_must_be_one(run: Run, configured: dict[str, str], home: Path) -> None:
+def test_the_configured_size_must_be_one(llmctl: Run, home: Path) -> None:
     """A wrong size, and a key that there is not, name file, line and what would do."""
     set_up(home, "default: sim", "cache: {max_size: lots}\ndefault: sim")
-    done = run("ask", "x", env=configured)
+    done = llmctl("ask", "x")
     assert done.returncode == 2
     assert "config.yaml:2: cache.max_size must be a size such as 500MB" in done.stderr
     set_up(home, "max_size: lots", "max_siz: 1GB")
-    assert "max_size" in run("ask", "x", env=configured).stderr
+    assert "max_size" in llmctl("ask", "x").stderr

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_batch import prompts, write
+from tests.cli.jsonl import prompts, write
 from tests.conftest import LLMCTL, Run
 from tests.ledgers import a_call, a_ledger, lost
 from tests.simulator.server import Simulator

@@ -73,11 +73,9 @@ def test_hidden_prompt(keyed: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [[KEY], ["--key", KEY], [f"--key={KEY}"], ["-k", KEY]])
 @pytest.mark.parametrize("command", ["set", "rotate", "remove"])
-def test_never_on_the_command_line(
-    run: Run, keyed: dict[str, str], command: str, words: list[str]
-) -> None:
+def test_never_on_the_command_line(llmctl_keyed: Run, command: str, words: list[str]) -> None:
     """A key given as an argument is refused with exit 2, and not repeated."""
-    done = run("keys", command, "sim", *words, env=keyed, stdin=KEY)
+    done = llmctl_keyed("keys", command, "sim", *words, stdin=KEY)
     assert done.returncode == 2
     assert KEY not in done.stdout + done.stderr
 
@@ -126,7 +124,7 @@ def test_a_key_stays_at_its_origin(
         assert elsewhere.calls[0].api_key is None
 
 
-def test_a_stored_key_of_a_server(run: Run, keyed: dict[str, str], home: Path) -> None:
+def test_a_stored_key_of_a_server(llmctl_keyed: Run, home: Path) -> None:
     """A profile that names no key uses the one that was stored for it."""
     text = config(home).read_text().replace("    key: {keyring: sim}\n", "")
     config(home).write_text(text)
@@ -134,9 +132,9 @@ def test_a_stored_key_of_a_server(run: Run, keyed: dict[str, str], home: Path) -
         config(home).write_text(
             text + f"  box: {{provider: openai, base_url: {server.base_url}}}\n"
         )
-        assert run("ask", "-p", "box", "hi", env=keyed).returncode == 0
-        assert run("keys", "set", "box", env=keyed, stdin=KEY).returncode == 0
-        assert run("ask", "-p", "box", "ho", env=keyed).returncode == 0
+        assert llmctl_keyed("ask", "-p", "box", "hi").returncode == 0
+        assert llmctl_keyed("keys", "set", "box", stdin=KEY).returncode == 0
+        assert llmctl_keyed("ask", "-p", "box", "ho").returncode == 0
         assert [call.api_key for call in server.calls] == [None, KEY]
 
 
@@ -173,14 +171,14 @@ def test_environment_hides_a_stored_key(run: Run, keyed: dict[str, str]) -> None
     run("keys", "remove", "groq", env=env)
 
 
-def test_max_age(run: Run, keyed: dict[str, str]) -> None:
+def test_max_age(llmctl_keyed: Run) -> None:
     """`--max-age` is exit 1 when a stored key is older, 0 when none is, 2 when it is no age."""
-    run("keys", "set", "sim", env=keyed, stdin=KEY)
-    assert run("keys", "list", "-p", "sim", "--max-age", "90d", env=keyed).returncode == 0
-    old = run("keys", "list", "-p", "sim", "--max-age", "1ms", env=keyed)
+    llmctl_keyed("keys", "set", "sim", stdin=KEY)
+    assert llmctl_keyed("keys", "list", "-p", "sim", "--max-age", "90d").returncode == 0
+    old = llmctl_keyed("keys", "list", "-p", "sim", "--max-age", "1ms")
     assert old.returncode == 1
     assert "sim (primary) is" in old.stderr
-    assert run("keys", "list", "--max-age", "soon", env=keyed).returncode == 2
+    assert llmctl_keyed("keys", "list", "--max-age", "soon").returncode == 2
 
 
 def test_command(
@@ -205,27 +203,25 @@ def test_command(
     assert "failed (exit 1): no [key] here" in done.stderr
 
 
-def test_check(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
+def test_check(llmctl_keyed: Run, sim: Simulator) -> None:
     """One free call tells whether the provider accepts the key; a refusal is exit 4 with the
     profile's name, silence exit 5, a missing key exit 4."""
-    missing = run("keys", "check", "sim", env=keyed)
+    missing = llmctl_keyed("keys", "check", "sim")
     assert (missing.returncode, "no usable key for sim" in missing.stderr) == (4, True)
-    run("keys", "set", "sim", env=keyed, stdin=KEY)
+    llmctl_keyed("keys", "set", "sim", stdin=KEY)
     sim.accept_keys({KEY})
-    done = run("keys", "check", "sim", env=keyed)
+    done = llmctl_keyed("keys", "check", "sim")
     assert (done.returncode, done.stdout) == (0, f"sim  {sim.origin}  …4711 (keyring)  ok\n")
     assert [(c.method, c.api_key) for c in sim.calls] == [("GET", KEY)]
     assert sim.billed.requests == 0
-    assert (
-        json.loads(run("keys", "check", "-p", "sim", "--json", env=keyed).stdout)[0]["ok"] is True
-    )
+    assert json.loads(llmctl_keyed("keys", "check", "-p", "sim", "--json").stdout)[0]["ok"] is True
     sim.accept_keys({OTHER})
-    done = run("keys", "check", "sim", env=keyed)
+    done = llmctl_keyed("keys", "check", "sim")
     assert (done.returncode, done.stdout.rstrip()[-6:]) == (4, "FAILED")
     assert "no usable key for sim" in done.stderr
     sim.accept_keys(None)
     sim.fault = errors.unavailable()
-    assert run("keys", "check", "sim", env=keyed).returncode == 5
+    assert llmctl_keyed("keys", "check", "sim").returncode == 5
 
 
 def test_remove(run: Run, keyed: dict[str, str], home: Path) -> None:
@@ -243,14 +239,14 @@ def test_remove(run: Run, keyed: dict[str, str], home: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["set", "rotate", "check", "remove"])
-def test_unknown_name(run: Run, keyed: dict[str, str], command: str) -> None:
+def test_unknown_name(llmctl_keyed: Run, command: str) -> None:
     """A name that nothing has is exit 2 with the nearest one; what could be a key is not shown."""
-    done = run("keys", command, "opanai", env=keyed, stdin=KEY)
+    done = llmctl_keyed("keys", command, "opanai", stdin=KEY)
     assert done.returncode == 2
     assert 'did you mean "openai"' in done.stderr
-    assert KEY not in run("keys", command, KEY, env=keyed, stdin=KEY).stderr
+    assert KEY not in llmctl_keyed("keys", command, KEY, stdin=KEY).stderr
     if command != "check":
-        assert run("keys", command, "local", env=keyed, stdin=KEY).returncode == 2
+        assert llmctl_keyed("keys", command, "local", stdin=KEY).returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -329,11 +325,9 @@ def test_nothing_pays_for_the_keyring(run: Run, configured: dict[str, str], tmp_
         assert not [name for name in imported if name.split(".")[0] == "keyring"], command
 
 
-def test_state_files_are_private_and_hold_no_key(
-    run: Run, keyed: dict[str, str], home: Path
-) -> None:
+def test_state_files_are_private_and_hold_no_key(llmctl_keyed: Run, home: Path) -> None:
     """What is noted beside the keyring is for the user alone, and no key is in it."""
-    run("keys", "set", "sim", env=keyed, stdin=KEY)
+    llmctl_keyed("keys", "set", "sim", stdin=KEY)
     state = home / ".local/state/llmctl"
     assert state.stat().st_mode & 0o777 == 0o700
     for path in state.iterdir():

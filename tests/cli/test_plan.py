@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,13 @@ import pytest
 
 from llmctl.tokens import Counter
 from llmctl.types import Message, Request, Target
+from tests.cli.jsonl import write
 from tests.conftest import Run
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
 
 COUNTER = Counter()
-
-
-def write(path: Path, rows: Iterable[Any]) -> Path:
-    """A JSONL file of `rows`."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def counted(call: Call) -> Reply:
@@ -104,14 +98,14 @@ def test_the_plan_agrees_with_the_run(
 
 
 def test_nothing_is_sent_and_nothing_is_written(
-    run: Run, configured: dict[str, str], mixed: Path, sim: Simulator, tmp_path: Path, home: Path
+    llmctl: Run, mixed: Path, sim: Simulator, tmp_path: Path, home: Path
 ) -> None:
     """No call, no file made, no byte of any file changed, twice; a torn output stays torn."""
     out = tmp_path / "in.out.jsonl"
     out.write_bytes(out.read_bytes() + b'{"id":"n0","ind')
     before, calls = files(tmp_path, home), len(sim.calls)
     for more in ((), ("--restart",), ("--refresh",), ("-o", str(tmp_path / "new.jsonl"))):
-        done = run("batch", str(mixed), "--dry-run", *more, env=configured)
+        done = llmctl("batch", str(mixed), "--dry-run", *more)
         assert done.returncode == 0, done.stderr
         assert "nothing was sent" in done.stdout
     assert files(tmp_path, home) == before
@@ -162,27 +156,24 @@ def test_cut_off_answers_stay_below_the_worst_case(
     assert plan["expected_usd"] < done["cost_usd"]
 
 
-def test_several_answers_at_once_are_all_in_the_worst_case(
-    run: Run, configured: dict[str, str], tmp_path: Path
-) -> None:
+def test_several_answers_at_once_are_all_in_the_worst_case(llmctl: Run, tmp_path: Path) -> None:
     """With `n: 4` the provider bills four answers."""
     row = {"id": "a", "prompt": "x", "max_tokens": 10}
     one = write(tmp_path / "one.jsonl", [row])
     four = write(tmp_path / "four.jsonl", [{**row, "options": {"n": 4}}])
     plans = [
-        json.loads(run("batch", str(path), "--dry-run", "--json", env=configured).stdout)
-        for path in (one, four)
+        json.loads(llmctl("batch", str(path), "--dry-run", "--json").stdout) for path in (one, four)
     ]
     assert [plan["max_output_tokens"] for plan in plans] == [10, 40]
 
 
 @pytest.mark.parametrize(("budget", "code"), [("1", 0), ("0.00006", 0), ("0.000059", 3)])
 def test_a_budget_is_held_against_the_worst_case(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator, budget: str, code: int
+    llmctl: Run, tmp_path: Path, sim: Simulator, budget: str, code: int
 ) -> None:
     """Exit 3 as soon as the worst case is above the budget, to the last digit."""
     path = write(tmp_path / "in.jsonl", [{"id": "a", "prompt": "x", "max_tokens": 26}])
-    done = run("batch", str(path), "--dry-run", "--json", "--budget", budget, env=configured)
+    done = llmctl("batch", str(path), "--dry-run", "--json", "--budget", budget)
     plan = json.loads(done.stdout, parse_float=Decimal)
     assert plan["worst_case_usd"] == Decimal("0.00006")
     assert (done.returncode, plan["exit_code"]) == (code, code)
@@ -207,25 +198,23 @@ def test_an_unknown_price_is_null_and_does_not_pass_a_budget(
     assert "is not known" in held.stderr
 
 
-def test_wrong_rows_are_found_by_the_plan_too(
-    run: Run, configured: dict[str, str], tmp_path: Path
-) -> None:
+def test_wrong_rows_are_found_by_the_plan_too(llmctl: Run, tmp_path: Path) -> None:
     """A plan of a file that cannot run is exit 2, with line numbers."""
     path = tmp_path / "bad.jsonl"
     path.write_text('{"id":"a","prompt":"x"}\n{"id":"a","prompt":"y"}\nnot json\n')
-    done = run("batch", str(path), "--dry-run", env=configured)
+    done = llmctl("batch", str(path), "--dry-run")
     assert done.returncode == 2
     assert "bad.jsonl:2:" in done.stderr
     assert "bad.jsonl:3:" in done.stderr
 
 
-def test_the_time_at_the_limits(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
+def test_the_time_at_the_limits(llmctl: Run, tmp_path: Path) -> None:
     """Requests a minute, or tokens a minute, whichever takes longer."""
     rows = [{"id": str(n), "prompt": f"say {n}", "max_tokens": 100} for n in range(60)]
     path = str(write(tmp_path / "in.jsonl", rows))
 
     def plan(*limits: str) -> Any:
-        return json.loads(run("batch", path, "--dry-run", "--json", *limits, env=configured).stdout)
+        return json.loads(llmctl("batch", path, "--dry-run", "--json", *limits).stdout)
 
     assert (plan()["time_s"], plan()["time_bound_by"]) == (None, None)
     assert (plan("--rpm", "30")["time_s"], plan("--rpm", "30")["time_bound_by"]) == (120, "rpm")
@@ -234,16 +223,13 @@ def test_the_time_at_the_limits(run: Run, configured: dict[str, str], tmp_path: 
     assert (slow["time_s"], slow["time_bound_by"]) == (pytest.approx(tokens / 10, abs=0.1), "tpm")
 
 
-def test_the_providers_batch_interface_costs_half(
-    run: Run, configured: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_providers_batch_interface_costs_half(llmctl: Run, tmp_path: Path) -> None:
     """Where batch rates are published they are used; where none are, they are unknown."""
     rows = [{"id": str(n), "prompt": f"say {n}", "max_tokens": 100} for n in range(6)]
     path = str(write(tmp_path / "in.jsonl", rows))
     known, unknown = (
         json.loads(
-            run("batch", path, "-p", profile, "--dry-run", "--json", env=configured).stdout,
-            parse_float=Decimal,
+            llmctl("batch", path, "-p", profile, "--dry-run", "--json").stdout, parse_float=Decimal
         )
         for profile in ("openai", "sim")
     )

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from llmctl.cli.app import program
 from llmctl.cli.context import Context
-from llmctl.cli.profiles_run import run_init, run_list, run_show
+from llmctl.cli.profiles_run import run_list
 from llmctl.config.load import load
-from llmctl.errors import ConfigError, DiskError, UsageError
+from llmctl.errors import ConfigError, DiskError
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
@@ -212,17 +212,6 @@ def test_init_where_it_cannot_write(world: World) -> None:
     result = invoke("init")
     assert result.exit_code == DiskError.exit_code
     assert result.stderr.count("\n") == 1
-
-
-def test_run_functions(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """The commands run without their parser, in an environment of the caller's."""
-    world.user(TEXT)
-    context = Context(environ={**world.environ, "CORP_KEY": "k"}, quiet=True)
-    assert run_list(context) == 0
-    assert "found: $CORP_KEY" in capsys.readouterr().out
-    assert run_show("fast", context) == 0
-    with pytest.raises(UsageError):
-        run_init(context)
 
 
 def test_folder_that_is_gone(world: World) -> None:

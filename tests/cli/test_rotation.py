@@ -99,9 +99,9 @@ def test_finish_checks_first(run: Run, keyed: dict[str, str], sim: Simulator) ->
     assert standing(run, keyed) == {"primary": "0002", "previous": "0001"}
 
 
-def test_nothing_to_rotate(run: Run, keyed: dict[str, str]) -> None:
+def test_nothing_to_rotate(llmctl_keyed: Run) -> None:
     """Without a stored key there is nothing to rotate: exit 4, and the command that stores one."""
-    done = run("keys", "rotate", "sim", env=keyed, stdin=NEW)
+    done = llmctl_keyed("keys", "rotate", "sim", stdin=NEW)
     assert (done.returncode, "llmctl keys set sim" in done.stderr) == (4, True)
 
 
@@ -165,19 +165,17 @@ def test_a_killed_rollback(run: Run, keyed: dict[str, str], sim: Simulator, mome
     assert run("ask", "hi", env=keyed).returncode == 0
 
 
-def test_the_previous_key_is_the_second_chance(
-    run: Run, keyed: dict[str, str], sim: Simulator
-) -> None:
+def test_the_previous_key_is_the_second_chance(llmctl_keyed: Run, sim: Simulator) -> None:
     """In the window a refused primary falls to the previous key, which stderr says."""
-    run("keys", "set", "sim", env=keyed, stdin=OLD)
-    run("keys", "rotate", "sim", env=keyed, stdin=NEW)
+    llmctl_keyed("keys", "set", "sim", stdin=OLD)
+    llmctl_keyed("keys", "rotate", "sim", stdin=NEW)
     sim.accept_keys({OLD})
-    done = run("ask", "hi", env=keyed)
+    done = llmctl_keyed("ask", "hi")
     assert (done.returncode, done.stdout) == (0, "echo: hi")
     assert "refused the key …0002; going on with the previous one, …0001" in done.stderr
     assert [call.api_key for call in sim.calls[-2:]] == [NEW, OLD]
     sim.accept_keys(set())
-    assert run("ask", "ho", env=keyed).returncode == 4
+    assert llmctl_keyed("ask", "ho").returncode == 4
 
 
 def test_a_batch_survives_a_rotation(

@@ -25,43 +25,39 @@ def repo(tmp_path: Path, sim: Simulator) -> Path:
     return folder
 
 
-def test_untrusted_without_a_terminal(
-    run: Run, configured: dict[str, str], repo: Path, sim: Simulator
-) -> None:
+def test_untrusted_without_a_terminal(llmctl: Run, repo: Path, sim: Simulator) -> None:
     """Every command that reads the configuration is exit 2, asks nothing and sends nothing."""
     for command in (["ask", "hi"], ["profiles", "list"], ["keys", "list"], ["keys", "check"]):
-        done = run(*command, env=configured, cwd=repo)
+        done = llmctl(*command, cwd=repo)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"{repo}/llmctl.yaml:6: profiles.theirs.base_url needs your trust" in done.stderr
         assert "[y/N]" not in done.stderr
     assert sim.calls == []
 
 
-def test_trusted_until_changed(
-    run: Run, configured: dict[str, str], repo: Path, sim: Simulator
-) -> None:
+def test_trusted_until_changed(llmctl: Run, repo: Path, sim: Simulator) -> None:
     """`profiles trust` says what it allows and records the SHA-256; then calls go there, until a
     byte changes."""
     path = repo / "llmctl.yaml"
-    done = run("profiles", "trust", env=configured, cwd=repo)
+    done = llmctl("profiles", "trust", cwd=repo)
     assert done.returncode == 0
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert done.stdout == f"{path}: trusted until it changes (SHA-256 {digest})\n"
     assert f"trusted: {path}:6: profiles.theirs.base_url\n" in done.stderr
     assert f"trusted: {path}:7: profiles.theirs.key\n" in done.stderr
-    assert run("ask", "hi", env=configured, cwd=repo).returncode == 0
+    assert llmctl("ask", "hi", cwd=repo).returncode == 0
     assert len(sim.calls) == 1
     path.write_text(path.read_text().replace("model: m", "model: n"))
-    assert run("ask", "hi", env=configured, cwd=repo).returncode == 2
-    run("profiles", "trust", env=configured, cwd=repo)
-    assert run("ask", "hi", env=configured, cwd=repo).returncode == 0
-    assert run("profiles", "trust", "--revoke", env=configured, cwd=repo).returncode == 0
-    assert run("ask", "hi", env=configured, cwd=repo).returncode == 2
+    assert llmctl("ask", "hi", cwd=repo).returncode == 2
+    llmctl("profiles", "trust", cwd=repo)
+    assert llmctl("ask", "hi", cwd=repo).returncode == 0
+    assert llmctl("profiles", "trust", "--revoke", cwd=repo).returncode == 0
+    assert llmctl("ask", "hi", cwd=repo).returncode == 2
 
 
-def test_nothing_to_trust(run: Run, configured: dict[str, str], tmp_path: Path) -> None:
+def test_nothing_to_trust(llmctl: Run, tmp_path: Path) -> None:
     """Without a project's file there is nothing to trust: exit 2."""
-    done = run("profiles", "trust", env=configured, cwd=tmp_path)
+    done = llmctl("profiles", "trust", cwd=tmp_path)
     assert (done.returncode, "no llmctl.yaml" in done.stderr) == (2, True)
 
 
@@ -80,9 +76,9 @@ def test_asked_at_a_terminal(
     assert b"Trust this file until it changes? [y/N]" in shown
 
 
-def test_what_needs_no_trust(run: Run, configured: dict[str, str], repo: Path) -> None:
+def test_what_needs_no_trust(llmctl: Run, repo: Path) -> None:
     """Models, parameters, limits and tags a project sets unasked."""
     (repo / "llmctl.yaml").write_text(
         "profiles: {sim: {model: other, params: {temperature: 0}, tags: {a: b}}}"
     )
-    assert run("ask", "hi", env=configured, cwd=repo).returncode == 0
+    assert llmctl("ask", "hi", cwd=repo).returncode == 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from llmctl.cli.context import Context, select_profile
 from llmctl.clock import Clock, SystemClock
-from llmctl.config.load import Overrides
 from llmctl.guards.retry import RetryDetails
 from llmctl.protocols import Handler
 from llmctl.request import Question, compose
@@ -40,7 +39,7 @@ async def inside(
 ) -> AsyncIterator[Inside]:
     """Open it with the arena's configuration and folders."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
-    chosen = select_profile(context, Overrides())
+    chosen = select_profile(context)
     async with open_runner(
         chosen.profile,
         chosen.folders,
