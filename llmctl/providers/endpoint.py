@@ -28,8 +28,7 @@ from llmctl.protocols import (
     StreamReader,
     WireRequest,
 )
-from llmctl.providers.replies import request_id
-from llmctl.providers.sse import Reader
+from llmctl.providers.replies import EventReader, request_id
 from llmctl.redact import redact_known_keys, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
 
@@ -223,7 +222,7 @@ def _clean(error: CallError) -> None:
 
 
 async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
-    reader = Reader()
+    reader = EventReader()
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
             try:
