@@ -10,7 +10,7 @@ chat has a second version: the other calls climb from the base URL to `v1`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -75,7 +75,27 @@ class Cohere(replies.BaseCodec):
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status; what is terminal is also read out of the message."""
-        return _failure(status, headers, body, self._now)
+        whole = replies.object_or_empty(replies.json_or_none(body))
+        inner = replies.object_or_empty(whole.get("error"))
+        message = replies.first_text(whole, "message") or replies.first_text(inner, "message") or ""
+        found: dict[str, Any] = {"message": message}
+        if status in _STATUS:
+            found["type"] = _STATUS[status]
+        elif status in (400, 422) and _TOO_LONG.search(message):
+            found["type"] = "context_length_exceeded"
+        elif status == 429 and _NO_CREDIT.search(message):
+            found["type"] = "insufficient_quota"
+        elif status in (400, 403) and _BAD_KEY.search(message):
+            found["type"] = "invalid_api_key"
+        error = replies.error_from_reply(
+            status, headers, body, found if message else None, now=self._now
+        )
+        if status == 499 and replies.should_retry(headers) is None:
+            error.retryable = False
+        if error.retry_after is None and not isinstance(error, QuotaExhausted):
+            wait = _until_reset(headers, self._now())
+            error.retry_after = None if not wait else min(wait, replies.MAX_WAIT)
+        return error
 
     def reader(self) -> CohereReader:
         """A reader for one stream."""
@@ -177,10 +197,6 @@ def _block(part: chat.Part, request: Request) -> JSON:
         if part.kind in _OWN:
             return part.part
         raise chat.refusal(f"parts of the type `{part.kind}`", request)
-    return _image(part, request)
-
-
-def _image(part: chat.Media, request: Request) -> JSON:
     taken = part.mime in _IMAGES or (part.image and part.mime is None)
     if not taken or part.file_id:
         what = f"attachments of the type {part.mime}" if part.mime else "files by their id"
@@ -268,7 +284,7 @@ class CohereReader(replies.BaseReader):
             finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
             return StreamChunk(finish=finish, usage=usage, done=True)
         if kind == "error" or "message" in found:
-            raise _failure(500, {}, orjson.dumps(found), lambda: 0.0)
+            raise Cohere().failure(500, {}, orjson.dumps(found))
         return StreamChunk()
 
 
@@ -281,31 +297,6 @@ _STATUS = {498: "content_filter", 499: "server_error"}
 _TOO_LONG = re.compile(r"too many tokens: (?!max tokens must)")
 _NO_CREDIT = re.compile(r"(?:/|per|a) ?month\b|billing limit", re.IGNORECASE)
 _BAD_KEY = re.compile(r"invalid api (?:token|key)|no api key", re.IGNORECASE)
-
-
-def _failure(
-    status: int, headers: Mapping[str, str], body: bytes, now: Callable[[], float]
-) -> CallError:
-    """The mapped error of a reply; its body is `{"message"}`."""
-    whole = replies.object_or_empty(replies.json_or_none(body))
-    inner = replies.object_or_empty(whole.get("error"))
-    message = replies.first_text(whole, "message") or replies.first_text(inner, "message") or ""
-    found: dict[str, Any] = {"message": message}
-    if status in _STATUS:
-        found["type"] = _STATUS[status]
-    elif status in (400, 422) and _TOO_LONG.search(message):
-        found["type"] = "context_length_exceeded"
-    elif status == 429 and _NO_CREDIT.search(message):
-        found["type"] = "insufficient_quota"
-    elif status in (400, 403) and _BAD_KEY.search(message):
-        found["type"] = "invalid_api_key"
-    error = replies.error_from_reply(status, headers, body, found if message else None, now=now)
-    if status == 499 and replies.should_retry(headers) is None:
-        error.retryable = False
-    if error.retry_after is None and not isinstance(error, QuotaExhausted):
-        wait = _until_reset(headers, now())
-        error.retry_after = None if not wait else min(wait, replies.MAX_WAIT)
-    return error
 
 
 def _until_reset(headers: Mapping[str, str], now: float) -> float | None:

@@ -67,21 +67,13 @@ class Gemini(replies.BaseCodec):
         return {"x-goog-api-key": key}
 
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
-        """The first candidate's text, without thoughts. Raises `ContentFiltered` for a blocked
-        prompt, and for an answer that was stopped before it said anything."""
-        if found.get("error"):
-            raise _error_within(found)
-        usage = _usage(found.get("usageMetadata"))
-        _raise_if_blocked(found, usage)
-        candidate = found["candidates"][0]
-        text, calls = _content(candidate)
-        finish = _finish(candidate.get("finishReason"), calls=calls)
-        if finish is None and not text and not calls:
+        """The first candidate's text, without thoughts, read like the chunk of a stream. Raises
+        `ContentFiltered` for a blocked prompt, and an answer stopped before it said anything."""
+        reader = GeminiReader()
+        chunk = reader.read("", found)
+        if chunk.finish is None and not chunk.text and not reader.calls:
             raise KeyError("finishReason")
-        if finish == _FILTERED and not text:
-            raise _stopped(candidate, usage)
-        model = replies.first_text(found, "modelVersion") or ""
-        return ProviderReply(text, finish or "other", model, usage)
+        return ProviderReply(chunk.text, chunk.finish or "other", chunk.model or "", chunk.usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status, `details` and message: the wait and what ran out stand in the body."""
@@ -299,8 +291,6 @@ _FINISH: dict[str, Finish] = {
 }  # fmt: skip
 """The others (LANGUAGE, OTHER, MALFORMED_FUNCTION_CALL, UNEXPECTED_TOOL_CALL…): `other`."""
 
-_NO_REASON = ("BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
-
 
 def _usage(value: object) -> Usage | None:
     """Input includes the cache in both; thoughts are beside the output there and part of it here.
@@ -328,20 +318,13 @@ def _content(candidate: Mapping[str, Any]) -> tuple[str, bool]:
     return "".join(map(replies.required_text, texts)), any("functionCall" in part for part in found)
 
 
-def _finish(reason: object, *, calls: bool) -> Finish | None:
-    """Gemini calls it STOP as well when a function shall be called."""
-    finish = replies.finish_of(reason, _FINISH)
-    return "tool_calls" if calls and finish == "stop" else finish
-
-
 def _raise_if_blocked(found: Mapping[str, Any], usage: Usage | None) -> None:
     feedback = replies.object_or_empty(found.get("promptFeedback"))
     reason = replies.first_text(feedback, "blockReason")
     if found.get("candidates") or reason is None:
         return
     why = replies.first_text(feedback, "blockReasonMessage") or reason
-    known = "" if reason in _NO_REASON else f": {why}"
-    raise replies.content_filtered(f"the provider refused the prompt{known}", usage)
+    raise replies.content_filtered(f"the provider refused the prompt: {why}", usage)
 
 
 def _stopped(candidate: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
@@ -364,25 +347,28 @@ class GeminiReader(replies.BaseReader):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls = False
+        self.calls = False
+        """Whether a function is called: Gemini calls that STOP as well."""
         self._finished = False
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""
         if found.get("error"):
             raise _error_within(found)
-        usage, model = _usage(found.get("usageMetadata")), replies.first_text(found, "modelVersion")
+        usage = _usage(found.get("usageMetadata"))
         _raise_if_blocked(found, usage)
         text, finish = "", None
         for candidate in found.get("candidates") or ():
             if replies.token_count(candidate.get("index")) != 0:
                 continue  # one answer is read, the first
             text, calls = _content(candidate)
-            self._calls = self._calls or calls
-            finish = _finish(candidate.get("finishReason"), calls=self._calls)
-            self._finished = self._finished or finish is not None
+            self.calls = self.calls or calls
+            finish = replies.finish_of(candidate.get("finishReason"), _FINISH)
             if finish == _FILTERED and not text and not self._has_text:
                 raise _stopped(candidate, usage)
+            finish = "tool_calls" if self.calls and finish == "stop" else finish
+            self._finished = self._finished or finish is not None
+        model = replies.first_text(found, "modelVersion")
         return StreamChunk(text=text, finish=finish, model=model, usage=usage)
 
     def end(self) -> StreamChunk:

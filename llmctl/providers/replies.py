@@ -99,7 +99,7 @@ class BaseReader(ABC):
         if data.strip() == "[DONE]":
             return self.done()
         body = data.encode(errors="replace")
-        found = json_object(body, subject="a streamed event is ")
+        found = json_object(body)
         with shape_errors(body):
             chunk = self.read(event, found)
         self._has_text = self._has_text or bool(chunk.text)
@@ -179,23 +179,21 @@ class EventReader(Struct):
 # --- JSON ---------------------------------------------------------------------------------------
 
 
-def json_value(
-    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS, subject: str = ""
-) -> Any:
-    """The JSON of a body. Raises `BadResponse`, which begins its reason with `subject`."""
+def json_value(body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Any:
+    """The JSON of a body. Raises `BadResponse`."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise bad_response(status, headers, body, f"{subject}no JSON") from error
+        raise bad_response(status, headers, body, "no JSON") from error
 
 
 def json_object(
-    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS, subject: str = ""
+    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
 ) -> dict[str, Any]:
     """The JSON object of a body. Raises `BadResponse` for anything else."""
-    found = json_value(body, status, headers, subject)
+    found = json_value(body, status, headers)
     if not isinstance(found, dict):
-        raise bad_response(status, headers, body, f"{subject}no JSON object")
+        raise bad_response(status, headers, body, "no JSON object")
     return found
 
 
@@ -333,20 +331,17 @@ def count(text: str | None) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds the provider asks to wait, at most `MAX_WAIT`; None when it does not say.
+    """Seconds the provider asks to wait, at most `MAX_WAIT`; None when it does not say, or says
+    nonsense. `now` is in seconds since the epoch.
 
-    `retry-after-ms` wins over `retry-after` (seconds or an HTTP date, `now` being the seconds
-    since the epoch). Nonsense (negative, NaN, a date in the past) counts as not said.
+    `retry-after-ms` wins over `retry-after` (seconds or an HTTP date).
     """
     millis = number(headers.get("retry-after-ms"))
     if millis is not None:
         return min(millis / 1000, MAX_WAIT)
-    text = headers.get("retry-after")
-    if text is None:
-        return None
+    text = headers.get("retry-after", "")
     wait = number(text)
-    if wait is None:
-        wait = _seconds_until(text, now)
+    wait = _seconds_until(text, now) if wait is None else wait
     return None if wait is None else min(wait, MAX_WAIT)
 
 
@@ -357,8 +352,7 @@ def _seconds_until(text: str, now: float) -> float | None:
         when = parsedate_to_datetime(text)
     except (ValueError, TypeError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
     wait = (when - datetime.fromtimestamp(now, UTC)).total_seconds()
     return wait if wait > 0 else None
 
@@ -548,10 +542,10 @@ def _error_type(status: int, found: Mapping[str, Any]) -> type[CallError]:
     kind = _by_code(status, found) or _BY_STATUS.get(status)
     if kind is None:
         kind = ServerFailed if status >= 500 else InvalidRequest
-    if kind is RateLimited and (status == 413 or _TOO_LARGE.search(message)):
-        return InvalidRequest
-    if kind is RateLimited and _PER_DAY.search(message):
-        return QuotaExhausted
+    if kind is RateLimited:
+        if status == 413 or _TOO_LARGE.search(message):
+            return InvalidRequest
+        return QuotaExhausted if _PER_DAY.search(message) else kind
     if kind is InvalidRequest and _TOO_LONG.search(message):
         return ContextTooLong
     if kind is PermissionRefused and object_or_empty(found.get("metadata")).get("reasons"):
