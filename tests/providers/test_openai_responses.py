@@ -62,23 +62,6 @@ def stream(*steps: dict[str, Any]) -> bytes:
     )
 
 
-def test_a_request() -> None:
-    """Turns are input items; the limit and the options have this API's names."""
-    made = sent(
-        messages=(Message("system", "s"), Message("user", "u")),
-        max_tokens=5,
-        temperature=0.5,
-        options={"reasoning": {"effort": "low"}},
-    )
-    assert made == {
-        "model": "gpt-5-mini",
-        "input": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
-        "max_output_tokens": 5,
-        "temperature": 0.5,
-        "reasoning": {"effort": "low"},
-    }
-
-
 def test_parts_have_this_apis_names() -> None:
     """Texts, images and files are translated; audio is refused unsent."""
     parts = (
@@ -97,19 +80,6 @@ def test_parts_have_this_apis_names() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
     with pytest.raises(InvalidRequest):
         sent(messages=(Message("user", (audio,)),))
-
-
-def test_tools_called_before() -> None:
-    """Calls and their results become items of their own."""
-    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    turns = (
-        Message("assistant", None, {"tool_calls": [call]}),
-        Message("tool", "42", {"tool_call_id": "c1"}),
-    )
-    assert sent(messages=turns)["input"] == [
-        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
-        {"type": "function_call_output", "call_id": "c1", "output": "42"},
-    ]
 
 
 def test_a_schema_stands_beside_other_text_settings() -> None:

@@ -25,7 +25,6 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.providers.registry import codec
 from llmctl.providers.replies import (
     MAX_WAIT,
     count,
@@ -35,7 +34,6 @@ from llmctl.providers.replies import (
     retry_after,
     should_retry,
 )
-from llmctl.types import ModelInfo
 from tests.providers.recordings import CODECS
 
 NOW = 1_800_000_000.0
@@ -176,23 +174,3 @@ def test_the_providers_own_word() -> None:
     assert should_retry({"x-should-retry": "true"}) is True
     assert should_retry({"x-should-retry": "false"}) is False
     assert should_retry({"x-should-retry": "maybe"}) is should_retry({}) is None
-
-
-def test_the_models_windows() -> None:
-    """Windows and longest answers are read under each server's name for them."""
-    listed = [
-        {"id": "a", "context_window": 10, "max_completion_tokens": 5, "created": 7},
-        {"id": "b", "context_length": 20, "top_provider": {"max_completion_tokens": 6}},
-        {"id": "c", "max_context_length": 30, "name": "c"},
-        {"id": "d", "max_model_len": 40, "name": "The D"},
-        {"no": "id"},
-        3,
-    ]
-    models, after = codec("groq").decode_models(orjson.dumps({"data": listed}))
-    assert after is None
-    assert models == [
-        ModelInfo("a", None, 10, 5, 7.0),
-        ModelInfo("b", None, 20, 6),
-        ModelInfo("c", None, 30),
-        ModelInfo("d", "The D", 40),
-    ]
