@@ -17,7 +17,7 @@ from llmctl.errors import (
 )
 from llmctl.protocols import Codec
 from llmctl.providers.openai_responses import OpenAIResponses
-from llmctl.types import Message, StreamChunk, Usage
+from llmctl.types import Message
 from tests.providers.recordings import streamed
 from tests.support import request
 
@@ -124,27 +124,3 @@ def test_work_in_the_background_is_no_answer(status: str) -> None:
     with pytest.raises(BadResponse) as caught:
         CODEC.decode(200, {}, orjson.dumps(whole(status=status, output=[])))
     assert not caught.value.retryable
-
-
-def test_a_stream() -> None:
-    """Deltas are the text; the last event carries the rest."""
-    steps: list[dict[str, Any]] = [
-        {"type": "response.created", "response": {}},
-        {"type": "response.output_text.delta", "delta": "h"},
-        {"type": "response.output_text.delta", "delta": "i"},
-        {"type": "response.completed", "response": whole()},
-    ]
-    usage = Usage(input=10, output=7, cached_input=4, reasoning=5)
-    assert streamed(CODEC, [stream(*steps)]) == StreamChunk(
-        "hi", "stop", "gpt-5-mini-2026", usage, done=True
-    )
-    assert not streamed(CODEC, [stream(*steps[:-1])]).done
-    assert streamed(CODEC, [stream(steps[-1])]).text == "hi"
-
-
-def test_the_count() -> None:
-    """The counting endpoint gets what it takes, and no parameter of the answer."""
-    wire = CODEC.count(request(max_tokens=5, temperature=1.0, options={"tools": []}))
-    assert wire is not None
-    assert wire.body is not None
-    assert set(wire.body) == {"model", "input", "tools"}

@@ -70,11 +70,6 @@ def test_any_chunking_gives_the_same_events(cuts: list[int]) -> None:
     assert read(*chunks) == EVENTS
 
 
-def test_byte_by_byte() -> None:
-    """One byte at a time is a chunking like any other."""
-    assert read(*(bytes([b]) for b in STREAM)) == EVENTS
-
-
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_no_bytes_crash_the_reader(chunks: list[bytes]) -> None:
     """Arbitrary bytes are read as events or ignored, never a crash."""
