@@ -25,12 +25,9 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
 import llmctl
 from llmctl.errors import (
     BadResponse,
-    CallError,
     CallTimeout,
     ConfigError,
     ConnectionFailed,
@@ -97,7 +94,7 @@ def build(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") 
     if body or method != "GET":
         fields["content-length"] = str(len(body))
     try:
-        # As a stream: httpx2 would look for the same headers again, for 7 µs.
+        # As a stream: httpx2 would look for the same headers again.
         request = httpx2.Request(method, target, headers=fields, stream=httpx2.ByteStream(body))
     except UnicodeEncodeError:
         raise InvalidRequest("a header is not in ASCII", sent=False) from None
@@ -112,12 +109,11 @@ def _address(url: str) -> tuple[httpx2.URL, Mapping[str, str]]:
 
     try:
         target = httpx2.URL(url)
+        usable = target.scheme in {"http", "https"} and target.host
     except (httpx2.InvalidURL, UnicodeError):
-        raise ConfigError("the address is malformed; check `base_url`") from None
-    if target.scheme not in {"http", "https"} or not target.host:
-        raise ConfigError(
-            "the address must begin with http:// or https:// and a host; check `base_url`"
-        )
+        usable = False
+    if not usable:
+        raise ConfigError("the address is none of http:// or https:// and a host; check `base_url`")
     if not target.userinfo:
         return target, {}
     login = base64.b64encode(f"{target.username}:{target.password}".encode()).decode()
@@ -211,14 +207,6 @@ class _Exchange:
         return CallTimeout(f"{where} {limit} of the profile)", ambiguous=self.sent)
 
 
-class _Route(Struct, frozen=True):
-    """Way to one origin. `name` is for errors; `proxy` is the proxy's host and port."""
-
-    transport: Any
-    name: str
-    proxy: str
-
-
 class HttpClient:
     """Sends HTTP requests. Whoever calls limits how many there are at a time.
 
@@ -230,7 +218,8 @@ class HttpClient:
         self._many = many
         if many:  # a second of a minute's requests would wait for this import
             import llmctl.http_aiohttp  # noqa: F401
-        self._routes: dict[tuple[bytes, bytes], _Route] = {}
+        self._routes: dict[tuple[bytes, bytes], tuple[httpx2.AsyncBaseTransport, str]] = {}
+        """Ways to origins, and the words for the proxy that is on one."""
 
     @asynccontextmanager
     async def send(
@@ -247,13 +236,17 @@ class HttpClient:
         import httpx2
 
         _check_headers(request)
-        route = self._route(request.url)
+        key = (request.url.raw_scheme, request.url.netloc)
+        if key not in self._routes:
+            self._routes[key] = self._open(request.url)
+        transport, way = self._routes[key]
+        name = request.url.netloc.decode()
         exchange = _Exchange(connect, first_byte, total)
         request.extensions["trace"] = exchange.trace
         try:
             async with exchange.deadline:
                 try:
-                    response = await route.transport.handle_async_request(request)
+                    response = await transport.handle_async_request(request)
                 except BaseException:
                     await exchange.close()
                     raise
@@ -269,70 +262,52 @@ class HttpClient:
         except TimeoutError as error:
             if not exchange.deadline.expired():
                 raise
-            raise exchange.late(route.name) from error
+            raise exchange.late(name) from error
         except httpx2.HTTPError as error:
-            raise _mapped(error, route, sent=exchange.sent) from error
+            if isinstance(error, httpx2.DecodingError):
+                raise BadResponse(f"the answer's compression is damaged ({error})") from error
+            why = f"the connection to {name} broke ({_reason(error)})"
+            if not exchange.sent:
+                why = f"no connection to {name}{way} ({_reason(error)})"
+                why += "; check the network and `base_url`"
+            raise ConnectionFailed(why, ambiguous=exchange.sent) from error
 
-    def _route(self, url: httpx2.URL) -> _Route:
-        key = (url.raw_scheme, url.netloc)
-        if (found := self._routes.get(key)) is None:
-            found = self._routes[key] = self._open(url)
-        return found
-
-    def _open(self, url: httpx2.URL) -> _Route:
+    def _open(self, url: httpx2.URL) -> tuple[httpx2.AsyncBaseTransport, str]:
         import httpx2
 
         proxy = proxy_for(url)
         https = url.scheme == "https" or (proxy is not None and proxy.url.scheme == "https")
         # A context that trusts nobody, where none is needed: loading certificates takes 20 ms.
-        context = _certificates() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if https:
+            context = _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
         if proxy is not None and proxy.url.scheme == "https":
             proxy.ssl_context = context
-        transport: httpx2.AsyncBaseTransport
+        way = f" through the proxy {proxy.url.netloc.decode()}" if proxy else ""
         if self._many:
             from llmctl.http_aiohttp import AiohttpTransport
 
-            transport = AiohttpTransport(context, proxy, KEEP_ALIVE)
-        else:
-            limits = httpx2.Limits(keepalive_expiry=KEEP_ALIVE)
-            transport = httpx2.AsyncHTTPTransport(context, proxy=proxy, limits=limits)
-        return _Route(transport, url.netloc.decode(), proxy.url.netloc.decode() if proxy else "")
+            return AiohttpTransport(context, proxy, KEEP_ALIVE), way
+        limits = httpx2.Limits(keepalive_expiry=KEEP_ALIVE)
+        return httpx2.AsyncHTTPTransport(context, proxy=proxy, limits=limits), way
 
     async def close(self) -> None:
         """Close all connections."""
         routes, self._routes = self._routes, {}
-        for route in routes.values():
-            await route.transport.aclose()
+        for transport, _ in routes.values():
+            await transport.aclose()
 
 
 def _check_headers(request: httpx2.Request) -> None:
     """Raises `InvalidRequest` for a header that would break the request; its value may be a key
     and is not shown."""
     for name, value in request.headers.raw:
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest("a header has a name that HTTP does not allow", sent=False)
-        if not _VALUE.fullmatch(value):
+        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
             raise InvalidRequest(
-                f"the header {name.decode()} has a value that HTTP cannot carry (a line break, "
-                "another control character, or one that is not ASCII)",
+                f"the header {name.decode('latin-1')!r} has a name or a value that HTTP cannot "
+                "carry (a line break, another control character, or one that is not ASCII)",
                 sent=False,
             )
-
-
-def _mapped(error: httpx2.HTTPError, route: _Route, *, sent: bool) -> CallError:
-    """The error of a failed exchange. `sent`: a byte of the request may have left."""
-    import httpx2
-
-    if isinstance(error, httpx2.DecodingError):
-        return BadResponse(f"the answer's compression is damaged ({error})")
-    if sent:
-        return ConnectionFailed(
-            f"the connection to {route.name} broke ({_reason(error)})", ambiguous=True
-        )
-    way = f" through the proxy {route.proxy}" if route.proxy else ""
-    return ConnectionFailed(
-        f"no connection to {route.name}{way} ({_reason(error)}); check the network and `base_url`"
-    )
 
 
 def _reason(error: BaseException) -> str:
@@ -344,8 +319,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno:
             # asyncio and aiohttp put an address in the place of the system's words; a name that
             # is not found has a negative number, and words of its own.
-            own = cause.strerror or str(cause)
-            return os.strerror(cause.errno) if cause.errno > 0 else own
+            return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
         if isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         else:
@@ -401,21 +375,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _certificates() -> ssl.SSLContext:
-    """The certificates to trust: `SSL_CERT_FILE` or `SSL_CERT_DIR`, else the system's store.
-    Raises `ConfigError`."""
-    try:
-        return _loaded(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(f"the certificates cannot be loaded: {error}") from error
-
-
 @lru_cache(maxsize=4)
-def _loaded(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """The certificates, loaded once for each setting of the environment."""
+def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The certificates to trust, loaded once for `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the
+    system's store. Raises `ConfigError`."""
     del file, folder  # httpx2 reads them itself
     import httpx2
 
-    context = httpx2.create_ssl_context()
+    try:
+        context = httpx2.create_ssl_context()
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"the certificates cannot be loaded: {error}") from error
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -13,8 +13,7 @@ import pytest
 from llmctl.errors import ConfigError, InvalidRequest
 from llmctl.http import build, proxy_for
 from tests.conformance.http_client import HttpClientContract, certificate, tls, use_proxies
-from tests.conformance.http_peer import Line, always, answer, send
-from tests.conformance.http_peer import run as drive
+from tests.conformance.http_peer import Line, always, answer, driven, send
 from tests.conftest import KEY, Run, configure
 from tests.simulator.server import Simulator
 
@@ -32,7 +31,8 @@ class TestAiohttp(HttpClientContract):
 
     many = True
 
-    def test_an_answer_before_the_question_is_over(self) -> None:
+    @driven
+    async def test_an_answer_before_the_question_is_over(self) -> None:
         """A server may refuse 20 MB before it has read them: its answer counts, and the
         connection, on which the rest would still have to be sent, is not used again."""
 
@@ -45,15 +45,12 @@ class TestAiohttp(HttpClientContract):
             await asyncio.sleep(0.5)
             return None
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                async with send(client, peer.url, b"a" * (20 << 20)) as reply:
-                    assert reply.status == 413
-                    assert await reply.read() == b"no"
-                assert await answer(client, peer.url) == b"ok"
-                assert len(peer.lines) == 2
-
-        drive(body())
+        async with self.opened(speak) as (client, peer):
+            async with send(client, peer.url, b"a" * (20 << 20)) as reply:
+                assert reply.status == 413
+                assert await reply.read() == b"no"
+            assert await answer(client, peer.url) == b"ok"
+            assert len(peer.lines) == 2
 
 
 @pytest.mark.parametrize(
@@ -141,7 +138,7 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("choice", ["", "    http: standard\n"])
+@pytest.mark.parametrize("choice", ["", "    http: standard\n"], ids=["auto", "standard"])
 def test_a_batch_goes_over_aiohttp(
     choice: str, run: Run, home: Path, environ: dict[str, str], sim: Simulator, tmp_path: Path
 ) -> None:
@@ -152,7 +149,7 @@ def test_a_batch_goes_over_aiohttp(
     (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     batch, ask = run("batch", "in.jsonl", env=environ), run("ask", "three", env=environ)
     assert (batch.returncode, ask.returncode, len(sim.calls)) == (0, 0, 3)
-    assert ("aiohttp" in batch.stderr) is (not choice)
+    assert ("aiohttp" in batch.stderr) is not bool(choice)
     assert "httpx2" in ask.stderr
     assert "aiohttp" not in ask.stderr
 

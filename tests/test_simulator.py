@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +14,14 @@ import httpx2
 import pytest
 
 from tests.simulator import errors
-from tests.simulator.errors import Redirect
 from tests.simulator.faults import (
-    Body,
-    CutBody,
     CutHeaders,
     Disconnect,
-    Dribble,
-    Ending,
-    GzipBomb,
     Hang,
-    Late,
-    Malformed,
-    Refusal,
-    empty,
-    html,
 )
-from tests.simulator.reply import Reply, ToolCall, Usage
+from tests.simulator.reply import Reply, Usage
 from tests.simulator.scripts import fail_first, first_of, for_path, for_prompt, mixture, then
 from tests.simulator.server import Simulator
-from tests.simulator.streams import CutStream, NoEnd, Split, StreamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,51 +136,6 @@ def test_a_stream_has_openais_events(http: httpx2.Client) -> None:
     assert json.loads(events(asked)[0])["usage"] is None
 
 
-def test_tool_calls_plain_and_streamed(http: httpx2.Client) -> None:
-    """A reply with tool calls is rendered as message.tool_calls and as deltas."""
-    reply = Reply(finish="tool_calls", tool_calls=(ToolCall("get", '{"a":1}', "call_7"),))
-    with Simulator(reply=lambda _: reply) as sim:
-        message = post(http, sim).json()["choices"][0]["message"]
-        stream = post(http, sim, stream=True).text
-    assert message["content"] is None
-    assert message["tool_calls"][0]["function"] == {"name": "get", "arguments": '{"a":1}'}
-    chunks = [json.loads(data) for data in events(stream)[:-1]]
-    deltas = [c["choices"][0]["delta"] for c in chunks if c["choices"][0]["delta"]]
-    assert [d["tool_calls"][0]["function"]["arguments"] for d in deltas[1:]] == ["", '{"a":1}']
-
-
-def test_responses_plain_and_streamed(http: httpx2.Client) -> None:
-    """The responses endpoint answers whole, and streams to a completed or incomplete end."""
-    with Simulator() as sim:
-        url, body = f"{sim.base_url}/responses", {"model": "sim-small", "input": "hey"}
-        whole = http.post(url, json=body).json()
-        stream = http.post(url, json=body | {"stream": True, "max_output_tokens": 1}).text
-    assert whole["output"][0]["content"][0]["text"] == "echo: hey"
-    assert (whole["status"], whole["usage"]["output_tokens"]) == ("completed", 3)
-    steps = [json.loads(data) for data in events(stream)]
-    assert [step["sequence_number"] for step in steps] == list(range(len(steps)))
-    assert "".join(s["delta"] for s in steps if s["type"].endswith("text.delta")) == "echo"
-    assert steps[-1]["type"] == "response.incomplete"
-    assert steps[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
-
-
-def test_embeddings_models_and_health(http: httpx2.Client) -> None:
-    """Equal texts embed equally and bill input only; models and health are free."""
-    with Simulator(models=["m1"]) as sim:
-        url, body = f"{sim.base_url}/embeddings", {"model": "e", "input": ["a", "b", "a"]}
-        found = http.post(url, json=body | {"dimensions": 70}).json()
-        packed = http.post(url, json=body | {"encoding_format": "base64"}).json()
-        models = http.get(f"{sim.base_url}/models").json()
-        assert http.get(f"{sim.origin}/health").json() == {"status": "ok"}
-    a, b, again = (item["embedding"] for item in found["data"])
-    assert (a, len(a)) == (again, 70)
-    assert a != b
-    assert sum(x * x for x in a) == pytest.approx(1)
-    assert isinstance(packed["data"][0]["embedding"], str)
-    assert [model["id"] for model in models["data"]] == ["m1"]
-    assert (sim.billed.requests, sim.billed.output_tokens) == (2, 0)
-
-
 def test_replies_can_be_replaced(http: httpx2.Client) -> None:
     """A reply states its text, usage and model; a stated usage is billed as it is."""
     usage = Usage(input=100, output=50, cached=40, reasoning=30)
@@ -241,29 +181,6 @@ def test_error_statuses(http: httpx2.Client, fault: Fault, status: int, code: st
     assert sim.record.statuses == {status: 1}
 
 
-def test_retry_after_forms(http: httpx2.Client) -> None:
-    """Retry-After goes out in seconds, milliseconds, as a date, or as any text."""
-    script = then(
-        errors.rate_limited(1.5),
-        errors.rate_limited(1.5, form="ms"),
-        errors.rate_limited(60, form="date"),
-        errors.rate_limited("NaN"),
-    )
-    with Simulator(fault=script) as sim:
-        seconds, ms, date, text, healthy = (post(http, sim) for _ in range(5))
-    assert seconds.headers["retry-after"] == "1.5"
-    assert ms.headers["retry-after-ms"] == "1500"
-    assert 55 < parsedate_to_datetime(date.headers["retry-after"]).timestamp() - time.time() < 61
-    assert text.headers["retry-after"] == "NaN"
-    assert healthy.status_code == 200
-
-
-def test_an_error_may_echo_the_key(http: httpx2.Client) -> None:
-    """With echo_key the 401 carries the key itself, for tests of redaction."""
-    with Simulator(fault=errors.unauthorized(echo_key=True)) as sim:
-        assert "k1" in post(http, sim).json()["error"]["message"]
-
-
 def test_keys_are_revoked_while_it_runs(http: httpx2.Client) -> None:
     """accept_keys changes at once which keys are served, on every endpoint."""
     with Simulator(keys={"k1"}) as sim:
@@ -291,123 +208,6 @@ def test_a_cut_before_the_body(fault: Fault, billed: int, expected: bytes) -> No
         assert (sim.billed.requests, sim.calls[0].outcome) == (billed, "dropped")
 
 
-def test_a_reset_is_a_reset() -> None:
-    """With reset the client gets ECONNRESET instead of an end of file."""
-    with Simulator(fault=Disconnect(reset=True)) as sim, pytest.raises(ConnectionResetError):
-        raw(sim)
-
-
-def test_a_disconnect_before_the_body_is_read() -> None:
-    """before_read ends a request whose body the server never saw, or answers it early."""
-    with Simulator(before_read=fail_first(1, Disconnect())) as sim:
-        with pytest.raises(ConnectionResetError):
-            raw(sim)
-        sim.before_read = errors.status(413)
-        assert raw(sim).startswith(b"HTTP/1.1 413")
-        assert [call.body for call in sim.calls] == [None, None]
-        assert [call.status for call in sim.calls] == [None, 413]
-
-
-def test_a_cut_body(http: httpx2.Client) -> None:
-    """Half a body under a whole content length is a protocol error, and was billed."""
-    with Simulator(fault=CutBody()) as sim, pytest.raises(httpx2.RemoteProtocolError):
-        post(http, sim)
-    assert sim.billed.requests == 1
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_a_cut_stream(http: httpx2.Client, *, reset: bool) -> None:
-    """A stream cut after two events delivers them and then fails."""
-    with Simulator(fault=CutStream(pieces=2, reset=reset)) as sim:
-        seen = b""
-        request = http.stream("POST", f"{sim.base_url}/chat/completions", json=chat(stream=True))
-        with request as answer:
-            pieces = answer.iter_bytes()
-            try:
-                while True:
-                    seen += next(pieces)
-            except (httpx2.RemoteProtocolError, httpx2.ReadError):
-                pass
-    assert reset or len(events(seen.decode())) == 2
-    assert sim.calls[0].outcome == "dropped"
-
-
-def test_a_stream_without_its_end(http: httpx2.Client) -> None:
-    """NoEnd leaves out [DONE] but ends in HTTP."""
-    with Simulator(fault=NoEnd()) as sim:
-        answer = post(http, sim, stream=True)
-    assert streamed(answer.text) == "echo: hi"
-    assert "[DONE]" not in answer.text
-
-
-def test_an_error_inside_a_stream(http: httpx2.Client) -> None:
-    """StreamError puts an error event after some deltas of a 200."""
-    with Simulator(fault=StreamError(pieces=2)) as sim:
-        answer = post(http, sim, "a b c", stream=True)
-    *before, last = events(answer.text)
-    assert (answer.status_code, len(before)) == (200, 2)
-    assert json.loads(last)["error"]["message"] == "The server had an error"
-
-
-@pytest.mark.parametrize("largest", [1, 7])
-def test_a_stream_split_anywhere(http: httpx2.Client, largest: int) -> None:
-    """Split cuts inside events and UTF-8, and the whole is still the same."""
-    with Simulator(fault=Split(largest=largest, seed=3)) as sim:
-        request = http.stream(
-            "POST", f"{sim.base_url}/chat/completions", json=chat("żółć 🙂", stream=True)
-        )
-        with request as answer:
-            pieces = list(answer.iter_raw())
-    assert max(map(len, pieces)) <= largest
-    assert streamed(b"".join(pieces).decode()) == "echo: żółć 🙂"
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "content"),
-    [
-        (empty(), "application/json", b""),
-        (html(502), "text/html; charset=utf-8", b"Bad gateway"),
-        (Body(body=b'{"a":NaN', billed=False), "application/json", b'{"a":NaN'),
-    ],
-)
-def test_other_bodies(http: httpx2.Client, fault: Body, kind: str, content: bytes) -> None:
-    """A body fault replaces body, type and status."""
-    with Simulator(fault=fault) as sim:
-        answer = post(http, sim)
-    assert (answer.status_code, answer.headers["content-type"]) == (fault.status, kind)
-    assert content in answer.content
-    assert sim.billed.requests == int(fault.billed)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_malformed_json(http: httpx2.Client, *, stream: bool) -> None:
-    """Malformed answers are 200 and broken JSON, in one body or in every event."""
-    with Simulator(fault=Malformed()) as sim:
-        answer = post(http, sim, stream=stream)
-    text = events(answer.text)[0] if stream else answer.text
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(text)
-    assert answer.status_code == 200
-
-
-def test_a_late_answer(http: httpx2.Client) -> None:
-    """Latency and Late add up before the first byte."""
-    with Simulator(latency=0.05, fault=Late(delay=0.05)) as sim:
-        started = time.monotonic()
-        assert said(post(http, sim)) == "echo: hi"
-    assert time.monotonic() - started >= 0.1
-
-
-def test_a_dribble(http: httpx2.Client) -> None:
-    """Dribble sends a byte at a time, and the whole is still right."""
-    with Simulator(fault=Dribble(interval=0.0001)) as sim:
-        url = f"{sim.base_url}/chat/completions"
-        with http.stream("POST", url, json=chat(), timeout=20) as answer:
-            pieces = list(answer.iter_raw())
-    assert len(pieces) > 20
-    assert b"echo: hi" in b"".join(pieces)
-
-
 def test_a_hang_ends_with_the_client() -> None:
     """Hang sends nothing, or the beginning of a stream, until the client gives up."""
     with Simulator(fault=then(Hang(), Hang(pieces=1))) as sim:
@@ -425,39 +225,6 @@ def test_a_hang_ends_with_the_client() -> None:
         assert b"echo" not in begun
         sim.wait_until(lambda: sim.record.in_flight == 0)
         assert (sim.billed.requests, sim.record.outcomes["abandoned"]) == (0, 2)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_gzip_bomb(layers: int) -> None:
-    """A bomb is small on the wire and unpacks to exactly its size."""
-    size = (64 << 20) + 5
-    with Simulator(fault=GzipBomb(size=size, layers=layers)) as sim:  # type: ignore[arg-type]
-        head, _, body = raw(sim, close=True).partition(b"\r\n\r\n")
-    assert (b"content-encoding: gzip, gzip" in head) == (layers == 2)
-    assert len(body) < (70_000, 2_000)[layers - 1]
-    for _ in range(layers):
-        body = gzip.decompress(body)
-    assert len(body) == size
-    assert not body.strip(b"\0")
-
-
-def test_a_redirect_leads_elsewhere(http: httpx2.Client) -> None:
-    """A redirect names another origin, which hears nothing from a client that stays."""
-    with Simulator() as other, Simulator(fault=Redirect(location=other.base_url)) as sim:
-        answer = post(http, sim)
-        assert (answer.status_code, answer.headers["location"]) == (302, other.base_url)
-    assert other.record.connections == 0
-
-
-def test_endings(http: httpx2.Client) -> None:
-    """The model can stop for length or a filter, or refuse; each is a billed answer."""
-    faults = then(Ending(finish="length"), Ending(finish="content_filter", text=""), Refusal())
-    with Simulator(fault=faults) as sim:
-        cut, filtered, refused = (post(http, sim).json()["choices"][0] for _ in range(3))
-    assert cut["finish_reason"] == "length"
-    assert (filtered["finish_reason"], filtered["message"]["content"]) == ("content_filter", "")
-    assert (refused["message"]["content"], refused["message"]["refusal"][:3]) == (None, "I'm")
-    assert sim.billed.requests == 3
 
 
 def test_scripts_choose(http: httpx2.Client) -> None:
@@ -540,30 +307,11 @@ def test_an_abandoned_call(*, bill: bool) -> None:
     assert sim.calls[0].outcome == "abandoned"
 
 
-def test_waiting_has_an_end() -> None:
-    """wait_for_calls raises when the calls do not come."""
-    with Simulator() as sim, pytest.raises(TimeoutError):
-        sim.wait_for_calls(1, timeout=0.01)
-
-
 def test_long_runs_keep_counters_only(http: httpx2.Client) -> None:
     """Without record_bodies the calls are dropped and the counters stay."""
     with Simulator(record_bodies=False) as sim:
         post(http, sim)
         assert (sim.calls, sim.record.requests, sim.billed.requests) == ([], 1, 1)
-
-
-def test_pipelined_and_slow_requests() -> None:
-    """Requests are served in order however their bytes arrive."""
-    with Simulator() as sim:
-        both = request_bytes(text="one") + request_bytes(text="two")
-        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
-            for at in range(0, len(both), 50):
-                sock.sendall(both[at : at + 50])
-            received = b""
-            while b"echo: two" not in received:
-                received += sock.recv(65536)
-    assert received.index(b"echo: one") < received.index(b"echo: two")
 
 
 @pytest.mark.parametrize(
@@ -586,22 +334,6 @@ def test_bad_requests(
         assert send(http, sim).status_code == 400
         assert http.get(f"{sim.base_url}/nothing").status_code == 404
         assert post(http, sim).status_code == 200
-
-
-def test_lone_surrogates_are_json(http: httpx2.Client) -> None:
-    """A prompt with half a surrogate pair is answered, in escaped JSON."""
-    with Simulator() as sim:
-        body = json.dumps(chat("\ud83d")).encode()
-        answer = http.post(f"{sim.base_url}/chat/completions", content=body)
-    assert json.loads(answer.content)["choices"][0]["message"]["content"] == "echo: \ud83d"
-
-
-def test_no_http_at_all() -> None:
-    """Bytes that are not HTTP get a 400 and the connection ends."""
-    with Simulator() as sim, socket.create_connection(("127.0.0.1", sim.port), 5) as sock:
-        sock.sendall(b"what?\r\n\r\n")
-        assert sock.recv(65536).startswith(b"HTTP/1.1 400")
-        assert sock.recv(65536) == b""
 
 
 def test_a_scripts_mistake_is_raised(http: httpx2.Client) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from llmctl.errors import InputError
 from llmctl.storage.files import disk, write_all
@@ -95,7 +95,7 @@ class InputFile:
         that was read after the change.
         """
         self._file.seek(0)
-        stream: io.BufferedIOBase = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
+        stream: Any = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
         found = lines(stream)

@@ -19,8 +19,9 @@ from llmctl.config.settings import PERIODS, Budget, Settings
 from llmctl.errors import UsageError
 from llmctl.redact import printable
 from llmctl.reports.periods import between, period_at, since, zone_named
-from llmctl.reports.report import BudgetCheck, BudgetState, Group, Ledger, Query, State, check, make
+from llmctl.reports.report import BudgetCheck, BudgetState, Group, Query, State, check, make
 from llmctl.storage.ledger import empty_reading, open_ledger
+from llmctl.storage.ledger_queries import Reading
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ def run_check(options: CheckOptions, context: Context) -> int:
     budgets = _budgets(options, settings)
     _, of_run, run_name = (options.period or "").partition("run:")
 
-    def look(ledger: Ledger) -> list[Verdict]:
+    def look(ledger: Reading) -> list[Verdict]:
         run = _run_id(ledger, run_name) if of_run else None
         return [
             _verdict(
@@ -157,7 +158,7 @@ def _budgets(options: CheckOptions, settings: Settings) -> Sequence[Budget]:
     return [replace(b, warn_at=warn) if warn else b for b in settings.budgets]
 
 
-def _run_id(ledger: Ledger, name: str) -> str:
+def _run_id(ledger: Reading, name: str) -> str:
     """The id of a run, or of the latest for `last`. Raises `UsageError`."""
     found = ledger.last_run() if name == "last" else name if ledger.has_run(name) else None
     if found is None:
@@ -224,7 +225,7 @@ def _complaint(verdict: Verdict, options: CheckOptions) -> str:
     return ""
 
 
-def _read(settings: Settings, work: Callable[[Ledger], T]) -> T:
+def _read(settings: Settings, work: Callable[[Reading], T]) -> T:
     """What `work` makes of the ledger; where there is none yet, of an empty one."""
     path = settings.folders.state / "ledger.db"
     if not path.exists():

@@ -12,48 +12,17 @@ except `betas`, a list of names for the `anthropic-beta` header, as in Anthropic
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import groupby, takewhile
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
 from msgspec.structs import replace
 
 from llmctl.errors import CallError, ContentFiltered
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
-from llmctl.providers.message_parts import (
-    Media,
-    Native,
-    Part,
-    Text,
-    call_id,
-    from_chat,
-    functions,
-    parts,
-    refusal,
-    tool_calls,
-    tool_choice,
-    turns,
-)
-from llmctl.providers.replies import (
-    BaseCodec,
-    BaseReader,
-    content_filtered,
-    count,
-    error_from_event,
-    error_object,
-    finish_of,
-    first_text,
-    json_object,
-    json_or_none,
-    listing,
-    object_or_empty,
-    required_text,
-    shape_errors,
-    token_count,
-    unix_time,
-)
+from llmctl.protocols import RateHeaders, WireRequest
+from llmctl.providers import message_parts as chat
+from llmctl.providers import replies
 from llmctl.tokens import anthropic_limit
 from llmctl.types import (
     JSON,
@@ -79,10 +48,16 @@ _COUNTED = frozenset(
 )  # fmt: skip
 """What count_tokens takes of a request's fields."""
 
-_LIMITS = "anthropic-ratelimit-"
+_MODEL = {
+    "id": "id",
+    "name": "display_name",
+    "context": "max_input_tokens",
+    "output": "max_tokens",
+    "created": "created_at",
+}
 
 
-class Anthropic(BaseCodec):
+class Anthropic(replies.BaseCodec):
     """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
@@ -102,19 +77,20 @@ class Anthropic(BaseCodec):
         if found.get("type") == "error" or found.get("error"):
             raise _error_within(found)
         texts = [block["text"] for block in found["content"] if block.get("type") == "text"]
-        text = "".join(map(required_text, texts))
-        usage = _usage(object_or_empty(found.get("usage")))
-        finish = finish_of(found.get("stop_reason"), _FINISH) or "other"
+        text = "".join(map(replies.required_text, texts))
+        usage = _usage(replies.object_or_empty(found.get("usage")))
+        finish = replies.finish_of(found.get("stop_reason"), _FINISH) or "other"
         if finish == "content_filter" and not text:
             raise _refused(found, usage)
-        return ProviderReply(text, finish, first_text(found, "model") or "", usage)
+        return ProviderReply(text, finish, replies.first_text(found, "model") or "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By `error.type` and status; what is terminal is also read out of the message."""
-        whole = object_or_empty(json_or_none(body))
-        found = error_object(whole)
-        known = orjson.dumps({"error": _with_code(found)}) if found else body
-        return _with_id(super().failure(status, headers, known), whole)
+        whole = replies.object_or_empty(replies.json_or_none(body))
+        known = _with_code(replies.error_object(whole))
+        return _with_id(
+            replies.error_from_reply(status, headers, body, known, now=self._now), whole
+        )
 
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
@@ -123,22 +99,12 @@ class Anthropic(BaseCodec):
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`anthropic-ratelimit-{requests,tokens}-{remaining,reset}`; where tokens are limited
         only by direction, those of the input, which run out first in a batch."""
-        tokens = next(
-            (n for n in ("tokens", "input-tokens") if f"{_LIMITS}{n}-remaining" in headers), None
-        )
-        if tokens is None and f"{_LIMITS}requests-remaining" not in headers:
-            return NO_RATE_HEADERS
-        return RateHeaders(
-            remaining_requests=count(headers.get(f"{_LIMITS}requests-remaining")),
-            remaining_tokens=count(headers.get(f"{_LIMITS}{tokens}-remaining")),
-            limit_requests=count(headers.get(f"{_LIMITS}requests-limit")),
-            limit_tokens=count(headers.get(f"{_LIMITS}{tokens}-limit")),
-            reset_requests=self._seconds_until(headers.get(f"{_LIMITS}requests-reset")),
-            reset_tokens=self._seconds_until(headers.get(f"{_LIMITS}{tokens}-reset")),
-        )
+        form = "anthropic-ratelimit-{of}-{what}"
+        both = form.format(of="tokens", what="remaining") in headers
+        return replies.rate_headers(headers, form, self._wait, "tokens" if both else "input-tokens")
 
-    def _seconds_until(self, when: str | None) -> float | None:
-        at = unix_time(when)
+    def _wait(self, when: str) -> float | None:
+        at = replies.unix_time(when)
         return None if at is None else max(0.0, at - self._now())
 
     def probe(self) -> WireRequest:
@@ -151,18 +117,10 @@ class Anthropic(BaseCodec):
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
         """Models with their name, limits and date; the last one's id is the next page's token."""
-        found, listed = listing(body, "data")
-        models = [
-            ModelInfo(
-                id=str(model.get("id") or ""),
-                name=first_text(model, "display_name"),
-                context=token_count(model.get("max_input_tokens")) or None,
-                output=token_count(model.get("max_tokens")) or None,
-                created=unix_time(model.get("created_at")),
-            )
-            for model in listed
-        ]
-        return models, first_text(found, "last_id") if found.get("has_more") is True else None
+        found, models = replies.models_page(body, "data", _MODEL)
+        return models, replies.first_text(found, "last_id") if found.get(
+            "has_more"
+        ) is True else None
 
     def count(self, request: Request) -> WireRequest:
         """Anthropic counts whatever it would answer, for nothing."""
@@ -172,8 +130,8 @@ class Anthropic(BaseCodec):
 
     def decode_count(self, body: bytes) -> int:
         """`input_tokens`."""
-        found = json_object(body)
-        with shape_errors(body):
+        found = replies.json_object(body)
+        with replies.shape_errors(body):
             return int(found["input_tokens"])
 
 
@@ -196,16 +154,20 @@ def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
     options = dict(request.options)
     betas = options.pop("betas", None)
     limit = request.max_tokens
-    if limit is None:
-        limit = anthropic_limit(request.options)
-    body: dict[str, Any] = {"model": request.target.model, "max_tokens": limit}
-    body.update(_conversation(request))
+    body: dict[str, Any] = {
+        "model": request.target.model,
+        "max_tokens": anthropic_limit(request.options) if limit is None else limit,
+        **_conversation(request),
+    }
     if request.temperature is not None:
         body["temperature"] = request.temperature
     body.update(options)
     if request.schema is not None:
         form = {"type": "json_schema", "schema": to_anthropic_schema(request.schema)}
-        body["output_config"] = {**object_or_empty(options.get("output_config")), "format": form}
+        body["output_config"] = {
+            **replies.object_or_empty(options.get("output_config")),
+            "format": form,
+        }
     return body, _headers(betas)
 
 
@@ -224,12 +186,10 @@ they belong to a tool."""
 _OPTIONS = {
     "top_p": "top_p",
     "stop": "stop_sequences",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
     "parallel_tool_calls": "parallel_tool_calls",
     "user": "user",
 }
-"""OpenAI's names → ours; the values of the last four are translated below."""
+"""OpenAI's names → ours; the last two are translated below."""
 
 _SYSTEM_FIRST = re.compile(r"claude-(?:instant|[123]|(?:opus|sonnet|haiku)-4(?!-8))")
 """Models that take instructions only ahead of the conversation. Later ones also take a turn of
@@ -244,7 +204,7 @@ def _conversation(request: Request) -> dict[str, Any]:
     that know such turns, and join the others at older ones. Several are kept apart by a blank
     line. Results of tools that follow each other are one turn, as the API demands.
     """
-    listed = list(turns(request))
+    listed = list(chat.turns(request))
     if _SYSTEM_FIRST.match(request.target.model):
         system = [turn for turn in listed if turn.role == "system"]
         spoken = [turn for turn in listed if turn.role != "system"]
@@ -258,44 +218,40 @@ def _conversation(request: Request) -> dict[str, Any]:
             messages.append({"role": "user", "content": results})
         else:
             messages += [{"role": t.role, "content": _content(t, request)} for t in group]
-    found: dict[str, Any] = {"messages": messages}
-    if system:
-        found["system"] = _system(system, request)
-    return found
-
-
-def _system(system: Iterable[Message], request: Request) -> str | list[JSON]:
+    if not system:
+        return {"messages": messages}
     if all(isinstance(turn.content, str) for turn in system):
-        return "\n\n".join(str(turn.content) for turn in system)
-    return [_block(part, request) for turn in system for part in parts(turn, request)]
+        return {"messages": messages, "system": "\n\n".join(turn.text for turn in system)}
+    blocks = [_block(part, request) for turn in system for part in chat.parts(turn, request)]
+    return {"messages": messages, "system": blocks}
 
 
 def _content(turn: Message, request: Request) -> str | list[JSON]:
-    calls = tool_calls(turn, request)
+    calls = chat.tool_calls(turn, request)
     if isinstance(turn.content, str) and not calls:
         return turn.content
     return [
-        *(_block(part, request) for part in parts(turn, request)),
+        *(_block(part, request) for part in chat.parts(turn, request)),
         *({"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in calls),
     ]
 
 
 def _result(turn: Message, request: Request) -> JSON:
     content = _content(turn, request)
-    return {"type": "tool_result", "tool_use_id": call_id(turn), "content": content}
+    return {"type": "tool_result", "tool_use_id": chat.call_id(turn), "content": content}
 
 
-def _block(part: Part, request: Request) -> JSON:
-    if isinstance(part, Text):
+def _block(part: chat.Part, request: Request) -> JSON:
+    if isinstance(part, chat.Text):
         return {"type": "text", "text": part.text, **part.extra}
-    if isinstance(part, Native):
+    if isinstance(part, chat.Native):
         if part.kind in _OWN or "tool" in part.kind:
             return part.part
-        raise refusal(f"parts of the type `{part.kind}`", request)
+        raise chat.refusal(f"parts of the type `{part.kind}`", request)
     return _media(part, request)
 
 
-def _media(part: Media, request: Request) -> JSON:
+def _media(part: chat.Media, request: Request) -> JSON:
     # `detail` says how closely to look; there is nothing like it here, and nothing is lost.
     extra = {key: value for key, value in part.extra.items() if key != "detail"}
     image = part.mime in _IMAGES or (part.image and part.mime != _PDF)
@@ -304,50 +260,44 @@ def _media(part: Media, request: Request) -> JSON:
         source = {"type": "file", "file_id": part.file_id}
     elif part.url:
         if not image and mime != _PDF:
-            raise refusal(f"files of the type {mime} by their address", request)
+            raise chat.refusal(f"files of the type {mime} by their address", request)
         source = {"type": "url", "url": part.url}
     elif mime in _IMAGES or mime == _PDF:
         source = {"type": "base64", "media_type": mime, "data": str(part.data)}
     elif mime.startswith("text/") and not part.image:
         source = {"type": "text", "media_type": "text/plain", "data": part.plain}
     else:
-        raise refusal(f"attachments of the type {mime}", request)
+        raise chat.refusal(f"attachments of the type {mime}", request)
     return {"type": "image" if image else "document", "source": source, **extra}
 
 
 def _from_openai(request: Request) -> Request:
     """The request of an OpenAI-shaped body, its tools and the rest in Anthropic's shape."""
-    plain = from_chat(request, _OPTIONS)
+    plain, tools, choice = chat.from_chat(request, _OPTIONS)
     options = dict(plain.options)
-    tools, choice = options.pop("tools", None), options.pop("tool_choice", None)
     one_by_one = options.pop("parallel_tool_calls", True) is False
     user = options.pop("user", None)
     if user is not None:
         options["metadata"] = {"user_id": user}
     if tools:
-        options["tools"] = [_tool(function) for function in functions(tools, request)]
+        options["tools"] = [_tool(function) for function in tools]
     if choice is not None or (one_by_one and tools):
-        options["tool_choice"] = _tool_choice(choice or "auto", request)
-        if one_by_one and options["tool_choice"]["type"] != "none":
-            options["tool_choice"]["disable_parallel_tool_use"] = True
+        how, name = choice or ("auto", None)
+        chosen: dict[str, Any] = {"type": {"required": "any", "named": "tool"}.get(how, how)}
+        if name is not None:
+            chosen["name"] = name
+        if one_by_one and how != "none":
+            chosen["disable_parallel_tool_use"] = True
+        options["tool_choice"] = chosen
     return replace(plain, options=options)
 
 
 def _tool(function: JSON) -> JSON:
-    made: dict[str, Any] = {"name": function["name"]}
-    if function.get("description"):
-        made["description"] = function["description"]
+    made = {key: function[key] for key in ("name", "description") if function.get(key)}
     made["input_schema"] = function.get("parameters") or {"type": "object"}
     if isinstance(function.get("strict"), bool):
         made["strict"] = function["strict"]
     return made
-
-
-def _tool_choice(choice: Any, request: Request) -> dict[str, Any]:
-    how, name = tool_choice(choice, request)
-    if how == "named":
-        return {"type": "tool", "name": name}
-    return {"type": "any" if how == "required" else how}
 
 
 # --- Schemas ------------------------------------------------------------------------------------
@@ -376,12 +326,10 @@ def to_anthropic_schema(schema: JSON) -> JSON:
             moved[key] = value
         elif key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
             made[key] = {name: _subschema(inner) for name, inner in value.items()}
-        elif key == "items":
+        elif key == "oneOf" and "anyOf" not in schema:
+            made["anyOf"] = _subschema(value)
+        elif key in ("items", "anyOf", "allOf"):
             made[key] = _subschema(value)
-        elif key in ("anyOf", "allOf") and isinstance(value, list | tuple):
-            made[key] = [_subschema(inner) for inner in value]
-        elif key == "oneOf" and isinstance(value, list | tuple) and "anyOf" not in schema:
-            made["anyOf"] = [_subschema(inner) for inner in value]
         else:
             made[key] = value
     kind = schema.get("type")
@@ -395,6 +343,8 @@ def to_anthropic_schema(schema: JSON) -> JSON:
 
 
 def _subschema(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_subschema(inner) for inner in value]
     return to_anthropic_schema(value) if isinstance(value, Mapping) else value
 
 
@@ -416,28 +366,31 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     output in both. What an adviser of another model used is not in it."""
     if not found:
         return None
-    read = token_count(found.get("cache_read_input_tokens"))
-    written = token_count(found.get("cache_creation_input_tokens"))
-    by_time = object_or_empty(found.get("cache_creation"))
-    if not written:
-        written = sum(map(token_count, by_time.values()))
-    details = object_or_empty(found.get("output_tokens_details"))
+    read = replies.token_count(found.get("cache_read_input_tokens"))
+    by_time = replies.object_or_empty(found.get("cache_creation"))
+    written = replies.token_count(found.get("cache_creation_input_tokens"))
+    written = written or sum(map(replies.token_count, by_time.values()))
+    details = replies.object_or_empty(found.get("output_tokens_details"))
     return Usage(
-        input=token_count(found.get("input_tokens")) + read + written,
-        output=token_count(found.get("output_tokens")),
+        input=replies.token_count(found.get("input_tokens")) + read + written,
+        output=replies.token_count(found.get("output_tokens")),
         cached_input=read,
         cache_write=written,
-        cache_write_1h=min(written, token_count(by_time.get("ephemeral_1h_input_tokens"))),
-        reasoning=token_count(details.get("thinking_tokens")),
+        cache_write_1h=min(written, replies.token_count(by_time.get("ephemeral_1h_input_tokens"))),
+        reasoning=replies.token_count(details.get("thinking_tokens")),
     )
 
 
 def _refused(found: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
-    why = first_text(object_or_empty(found.get("stop_details")), "explanation", "category")
-    return content_filtered("the model refused to answer" + (f": {why}" if why else ""), usage)
+    why = replies.first_text(
+        replies.object_or_empty(found.get("stop_details")), "explanation", "category"
+    )
+    return replies.content_filtered(
+        "the model refused to answer" + (f": {why}" if why else ""), usage
+    )
 
 
-class AnthropicReader(BaseReader):
+class AnthropicReader(replies.BaseReader):
     """Reads one stream. Usage comes in pieces: the input with `message_start`, the rest, and
     what changed, with `message_delta`; its counts are totals, not differences. `message_stop`
     is the end mark."""
@@ -452,33 +405,32 @@ class AnthropicReader(BaseReader):
         if kind == "error" or event == "error":
             raise _error_within(found)
         if kind == "message_start":
-            message = found["message"]
+            start = found["message"]
             return StreamChunk(
-                model=first_text(message, "model"), usage=self._usage_so_far(message)
+                model=replies.first_text(start, "model"), usage=self._usage_so_far(start)
             )
         if kind == "content_block_start":
             return _text(found["content_block"], "text")
         if kind == "content_block_delta":
             return _text(found["delta"], "text_delta")
-        if kind == "message_delta":
-            return self._message_delta(found)
-        return StreamChunk(done=kind == "message_stop")
-
-    def _message_delta(self, found: Mapping[str, Any]) -> StreamChunk:
+        if kind != "message_delta":
+            return StreamChunk(done=kind == "message_stop")
         usage = self._usage_so_far(found)
-        finish = finish_of(found["delta"].get("stop_reason"), _FINISH)
+        finish = replies.finish_of(found["delta"].get("stop_reason"), _FINISH)
         if finish == "content_filter" and not self._has_text:
             raise _refused(found["delta"], usage)
         return StreamChunk(finish=finish, usage=usage)
 
     def _usage_so_far(self, found: Mapping[str, Any]) -> Usage | None:
-        news = object_or_empty(found.get("usage"))
+        news = replies.object_or_empty(found.get("usage"))
         self._usage.update({key: value for key, value in news.items() if value is not None})
         return _usage(self._usage)
 
 
 def _text(block: Mapping[str, Any], kind: str) -> StreamChunk:
-    return StreamChunk(text=required_text(block["text"]) if block.get("type") == kind else "")
+    return StreamChunk(
+        text=replies.required_text(block["text"]) if block.get("type") == kind else ""
+    )
 
 
 # --- Errors -------------------------------------------------------------------------------------
@@ -498,7 +450,7 @@ _TOO_LONG = re.compile(r"prompt is too long|exceeds? (?:the )?context (?:limit|w
 
 def _error_within(found: Mapping[str, Any]) -> CallError:
     """The mapped error of an `error` inside a successful reply or a stream."""
-    return _with_id(error_from_event(_with_code(error_object(found))), found)
+    return _with_id(replies.error_from_event(_with_code(replies.error_object(found))), found)
 
 
 def _with_code(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -515,5 +467,5 @@ def _with_code(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _with_id(error: CallError, whole: Mapping[str, Any]) -> CallError:
     """The error; the id of its request is the body's where no header says it."""
-    error.provider_request_id = error.provider_request_id or first_text(whole, "request_id")
+    error.provider_request_id = error.provider_request_id or replies.first_text(whole, "request_id")
     return error

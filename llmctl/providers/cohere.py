@@ -10,7 +10,7 @@ chat has a second version: the other calls climb from the base URL to `v1`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,40 +19,8 @@ from msgspec.structs import replace
 
 from llmctl.errors import AuthFailed, CallError, QuotaExhausted, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
-from llmctl.providers.message_parts import (
-    Media,
-    Native,
-    Part,
-    Text,
-    ToolCall,
-    call_id,
-    from_chat,
-    functions,
-    parts,
-    refusal,
-    text_only,
-    tool_calls,
-    tool_choice,
-    turns,
-)
-from llmctl.providers.replies import (
-    MAX_WAIT,
-    BaseCodec,
-    BaseReader,
-    content_filtered,
-    error_from_reply,
-    finish_of,
-    first_text,
-    json_object,
-    json_or_none,
-    listing,
-    number,
-    object_or_empty,
-    required_text,
-    shape_errors,
-    should_retry,
-    token_count,
-)
+from llmctl.providers import message_parts as chat
+from llmctl.providers import replies
 from llmctl.types import (
     JSON,
     Finish,
@@ -71,7 +39,7 @@ _TOKENIZED = 65_536
 """Characters that one call counts at most (docs.cohere.com/reference/tokenize)."""
 
 
-class Cohere(BaseCodec):
+class Cohere(replies.BaseCodec):
     """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
@@ -79,7 +47,7 @@ class Cohere(BaseCodec):
         OpenAI-shaped body is translated."""
         if request.raw is not None:
             request = _from_openai(request)
-        messages = [_turn(turn, request) for turn in turns(request)]
+        messages = [_turn(turn, request) for turn in chat.turns(request)]
         body: dict[str, Any] = {"model": request.target.model, "messages": messages}
         if request.max_tokens is not None:
             body["max_tokens"] = request.max_tokens
@@ -101,13 +69,33 @@ class Cohere(BaseCodec):
             text = content or ""
         else:
             texts = [block["text"] for block in content if block.get("type") == "text"]
-            text = "".join(map(required_text, texts))
+            text = "".join(map(replies.required_text, texts))
         finish = _finish(found["finish_reason"], found, usage, has_text=bool(text))
         return ProviderReply(text, finish, "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status; what is terminal is also read out of the message."""
-        return _failure(status, headers, body, self._now)
+        whole = replies.object_or_empty(replies.json_or_none(body))
+        inner = replies.object_or_empty(whole.get("error"))
+        message = replies.first_text(whole, "message") or replies.first_text(inner, "message") or ""
+        found: dict[str, Any] = {"message": message}
+        if status in _STATUS:
+            found["type"] = _STATUS[status]
+        elif status in (400, 422) and _TOO_LONG.search(message):
+            found["type"] = "context_length_exceeded"
+        elif status == 429 and _NO_CREDIT.search(message):
+            found["type"] = "insufficient_quota"
+        elif status in (400, 403) and _BAD_KEY.search(message):
+            found["type"] = "invalid_api_key"
+        error = replies.error_from_reply(
+            status, headers, body, found if message else None, now=self._now
+        )
+        if status == 499 and replies.should_retry(headers) is None:
+            error.retryable = False
+        if error.retry_after is None and not isinstance(error, QuotaExhausted):
+            wait = _until_reset(headers, self._now())
+            error.retry_after = None if not wait else min(wait, replies.MAX_WAIT)
+        return error
 
     def reader(self) -> CohereReader:
         """A reader for one stream."""
@@ -123,7 +111,7 @@ class Cohere(BaseCodec):
 
     def decode_probe(self, body: bytes) -> None:
         """`valid`."""
-        if json_object(body).get("valid") is not True:
+        if replies.json_object(body).get("valid") is not True:
             raise AuthFailed("Cohere says that this key is not valid", http_status=200)
 
     def models(self, after: str | None) -> WireRequest:
@@ -133,30 +121,25 @@ class Cohere(BaseCodec):
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
         """Models with their window."""
-        found, listed = listing(body, "models")
-        models = [
-            ModelInfo(
-                id=first_text(model, "name") or "",
-                context=token_count(model.get("context_length")) or None,
-            )
-            for model in listed
-        ]
-        return models, first_text(found, "next_page_token")
+        found, models = replies.models_page(
+            body, "models", {"id": "name", "context": "context_length"}
+        )
+        return models, replies.first_text(found, "next_page_token")
 
     def count(self, request: Request) -> WireRequest:
         """The tokens of all texts; the template around them, and tools, are not counted."""
         if request.raw is not None:
             request = _from_openai(request)
-        found = (part for turn in turns(request) for part in parts(turn, request))
-        text = "\n".join(part.text for part in found if isinstance(part, Text))
+        found = (part for turn in chat.turns(request) for part in chat.parts(turn, request))
+        text = "\n".join(part.text for part in found if isinstance(part, chat.Text))
         if not 0 < len(text) <= _TOKENIZED:
-            raise refusal("this prompt", request, f"it counts 1 to {_TOKENIZED} characters")
+            raise chat.refusal("this prompt", request, f"it counts 1 to {_TOKENIZED} characters")
         return WireRequest("../v1/tokenize", {"text": text, "model": request.target.model})
 
     def decode_count(self, body: bytes) -> int:
         """How many `tokens` are listed."""
-        found = json_object(body)
-        with shape_errors(body):
+        found = replies.json_object(body)
+        with replies.shape_errors(body):
             if not isinstance(found["tokens"], list):
                 raise TypeError("`tokens` is no list")
             return len(found["tokens"])
@@ -175,51 +158,49 @@ _OPTIONS = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
     "logprobs": "logprobs",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
 }
-"""OpenAI's names → ours; the value of the last one is translated below."""
+"""OpenAI's names → ours."""
 
 
 def _turn(turn: Message, request: Request) -> JSON:
     made: dict[str, Any] = {"role": turn.role}
-    calls = tool_calls(turn, request)
+    calls = chat.tool_calls(turn, request)
     if isinstance(turn.content, str) and (turn.content or not calls):
         made["content"] = turn.content
     elif turn.role == "system":
-        made["content"] = text_only(turn, request, "instructions")
+        made["content"] = chat.text_only(turn, request, "instructions")
     else:
-        blocks = [_block(part, request) for part in parts(turn, request)]
+        blocks = [_block(part, request) for part in chat.parts(turn, request)]
         if blocks or not calls:
             made["content"] = blocks
     if calls:
-        made["tool_calls"] = [_tool_call(call) for call in calls]
+        made["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": orjson.dumps(call.arguments).decode(),
+                },
+            }
+            for call in calls
+        ]
     if turn.role == "tool":
-        made["tool_call_id"] = call_id(turn)
+        made["tool_call_id"] = chat.call_id(turn)
     return made
 
 
-def _tool_call(call: ToolCall) -> JSON:
-    arguments = orjson.dumps(call.arguments).decode()
-    function = {"name": call.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def _block(part: Part, request: Request) -> JSON:
-    if isinstance(part, Text):
+def _block(part: chat.Part, request: Request) -> JSON:
+    if isinstance(part, chat.Text):
         return {"type": "text", "text": part.text}
-    if isinstance(part, Native):
+    if isinstance(part, chat.Native):
         if part.kind in _OWN:
             return part.part
-        raise refusal(f"parts of the type `{part.kind}`", request)
-    return _image(part, request)
-
-
-def _image(part: Media, request: Request) -> JSON:
+        raise chat.refusal(f"parts of the type `{part.kind}`", request)
     taken = part.mime in _IMAGES or (part.image and part.mime is None)
     if not taken or part.file_id:
         what = f"attachments of the type {part.mime}" if part.mime else "files by their id"
-        raise refusal(what, request, "only images")
+        raise chat.refusal(what, request, "only images")
     found: dict[str, Any] = {"url": part.url or f"data:{part.mime};base64,{part.data}"}
     if isinstance(part.extra.get("detail"), str):
         found["detail"] = part.extra["detail"]
@@ -228,18 +209,15 @@ def _image(part: Media, request: Request) -> JSON:
 
 def _from_openai(request: Request) -> Request:
     """The request of an OpenAI-shaped body, its tools and the rest in Cohere's shape."""
-    plain = from_chat(request, _OPTIONS)
+    plain, tools, choice = chat.from_chat(request, _OPTIONS)
     options = dict(plain.options)
-    choice = options.pop("tool_choice", None)
-    if options.get("tools"):
-        taken = functions(options["tools"], request)
-        options["tools"] = [{"type": "function", "function": function} for function in taken]
-    if choice is not None:
-        how, _ = tool_choice(choice, request)
-        if how == "named":
-            raise refusal("a `tool_choice` that names a function", request)
-        if how != "auto":  # which is what holds when nothing is said
-            options["tool_choice"] = how.upper()
+    if tools:
+        options["tools"] = [{"type": "function", "function": function} for function in tools]
+    how = "auto" if choice is None else choice[0]
+    if how == "named":
+        raise chat.refusal("a `tool_choice` that names a function", request)
+    if how != "auto":  # which is what holds when nothing is said
+        options["tool_choice"] = how.upper()
     return replace(plain, options=options)
 
 
@@ -261,14 +239,16 @@ def _usage(value: object) -> Usage | None:
     """`tokens`: all that the model read and wrote, its template and thinking included;
     `cached_tokens` are part of them. `billed_units`, which leave the template out, only where
     nothing else is said."""
-    found = object_or_empty(value)
-    counts = object_or_empty(found.get("tokens")) or object_or_empty(found.get("billed_units"))
+    found = replies.object_or_empty(value)
+    counts = replies.object_or_empty(found.get("tokens")) or replies.object_or_empty(
+        found.get("billed_units")
+    )
     if not counts:
         return None
     return Usage(
-        input=token_count(counts.get("input_tokens")),
-        output=token_count(counts.get("output_tokens")),
-        cached_input=token_count(found.get("cached_tokens")),
+        input=replies.token_count(counts.get("input_tokens")),
+        output=replies.token_count(counts.get("output_tokens")),
+        cached_input=replies.token_count(found.get("cached_tokens")),
     )
 
 
@@ -278,17 +258,17 @@ def _finish(
     """The finish of a `finish_reason`. Raises `ServerFailed` (ambiguous) where it is a failure
     and `ContentFiltered` for a refusal without text; both carry the usage."""
     if reason in _FAILED:
-        why = first_text(found, "error") or f"finish_reason {reason}"
+        why = replies.first_text(found, "error") or f"finish_reason {reason}"
         error = ServerFailed(f"the provider gave up on the answer: {why}", http_status=200)
         error.usage, error.ambiguous = usage, True
         raise error
-    finish = finish_of(reason, _FINISH) or "other"
+    finish = replies.finish_of(reason, _FINISH) or "other"
     if finish == "content_filter" and not has_text:
-        raise content_filtered("the provider's filter stopped the answer", usage)
+        raise replies.content_filtered("the provider's filter stopped the answer", usage)
     return finish
 
 
-class CohereReader(BaseReader):
+class CohereReader(replies.BaseReader):
     """Reads one stream; usage and the reason to finish come with `message-end`."""
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
@@ -297,14 +277,14 @@ class CohereReader(BaseReader):
         if kind in ("content-start", "content-delta"):
             # Content that is a thought has no `text`.
             content = found["delta"]["message"]["content"]
-            return StreamChunk(text=required_text(content.get("text") or ""))
+            return StreamChunk(text=replies.required_text(content.get("text") or ""))
         if kind == "message-end":
             delta = found["delta"]
             usage = _usage(delta.get("usage"))
             finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
             return StreamChunk(finish=finish, usage=usage, done=True)
         if kind == "error" or "message" in found:
-            raise _failure(500, {}, orjson.dumps(found), lambda: 0.0)
+            raise Cohere().failure(500, {}, orjson.dumps(found))
         return StreamChunk()
 
 
@@ -319,33 +299,7 @@ _NO_CREDIT = re.compile(r"(?:/|per|a) ?month\b|billing limit", re.IGNORECASE)
 _BAD_KEY = re.compile(r"invalid api (?:token|key)|no api key", re.IGNORECASE)
 
 
-def _failure(
-    status: int, headers: Mapping[str, str], body: bytes, now: Callable[[], float]
-) -> CallError:
-    """The mapped error of a reply; its body is `{"message"}`."""
-    whole = object_or_empty(json_or_none(body))
-    inner = object_or_empty(whole.get("error"))
-    message = first_text(whole, "message") or first_text(inner, "message") or ""
-    found: dict[str, Any] = {"message": message}
-    if status in _STATUS:
-        found["type"] = _STATUS[status]
-    elif status in (400, 422) and _TOO_LONG.search(message):
-        found["type"] = "context_length_exceeded"
-    elif status == 429 and _NO_CREDIT.search(message):
-        found["type"] = "insufficient_quota"
-    elif status in (400, 403) and _BAD_KEY.search(message):
-        found["type"] = "invalid_api_key"
-    known = orjson.dumps({"error": found}) if message else body
-    error = error_from_reply(status, headers, known, now=now)
-    if status == 499 and should_retry(headers) is None:
-        error.retryable = False
-    if error.retry_after is None and not isinstance(error, QuotaExhausted):
-        wait = _until_reset(headers, now())
-        error.retry_after = None if not wait else min(wait, MAX_WAIT)
-    return error
-
-
 def _until_reset(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until `x-ratelimit-reset`, which is in seconds since the epoch."""
-    at = number(headers.get("x-ratelimit-reset"))
+    at = replies.number(headers.get("x-ratelimit-reset"))
     return None if at is None else max(0.0, at - now)

@@ -28,8 +28,7 @@ from llmctl.protocols import (
     StreamReader,
     WireRequest,
 )
-from llmctl.providers.replies import request_id
-from llmctl.providers.sse import Reader
+from llmctl.providers.replies import EventReader, request_id
 from llmctl.redact import redact_known_keys, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
 
@@ -126,7 +125,7 @@ class Endpoint(Struct, frozen=True):
         """The body of a successful reply to something that is no question: the model list, a
         token count, a key check. One attempt; raises the mapped `CallError`."""
         try:
-            async with self._send(await self._signed(wire)) as reply:
+            async with await self._send(wire) as reply:
                 body = await reply.read()
                 if not 200 <= reply.status < 300:
                     raise self.codec.failure(reply.status, reply.headers, body)
@@ -135,25 +134,27 @@ class Endpoint(Struct, frozen=True):
             _clean(error)
             raise
 
-    async def _signed(self, wire: WireRequest) -> httpx2.Request:
+    async def _send(self, wire: WireRequest) -> AbstractAsyncContextManager[HttpReply]:
         base = self.base_url
         url = join(base if isinstance(base, str) else await base(), wire.path)
         body = b"" if wire.body is None else orjson.dumps(wire.body)
-        return await self.auth.sign(build(wire.method, url, {**_JSON, **wire.headers}, body))
-
-    def _send(self, request: httpx2.Request) -> AbstractAsyncContextManager[HttpReply]:
+        request = build(wire.method, url, {**_JSON, **wire.headers}, body)
         limits = self.timeouts
         return self.http.send(
-            request, connect=limits.connect, first_byte=limits.first_byte, total=limits.total
+            await self.auth.sign(request),
+            connect=limits.connect,
+            first_byte=limits.first_byte,
+            total=limits.total,
         )
 
     async def _attempt(self, request: Request, wire: WireRequest, emit: Emit | None) -> Answer:
-        outgoing = await self._signed(wire)
+        sending = await self._send(wire)
         started = self.clock.monotonic()
-        async with self._send(outgoing) as reply:
+        async with sending as reply:
             self.heard(self.codec.limits(reply.headers))
             body: bytes | None = None
-            if emit is not None and reply.status == 200 and _streams(reply):
+            streams = "event-stream" in reply.headers.get("content-type", "")
+            if emit is not None and reply.status == 200 and streams:
                 answer = await self._stream(reply, emit)
             else:
                 body = await reply.read()
@@ -210,13 +211,7 @@ def join(base_url: str, path: str) -> str:
     while path.startswith("../"):
         base, path = base.rpartition("/")[0], path[3:]
     url = base.rstrip("/") + "/" + path.lstrip("/")
-    if not query:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{query}"
-
-
-def _streams(reply: HttpReply) -> bool:
-    return "event-stream" in reply.headers.get("content-type", "")
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 def _both(before: StreamChunk, piece: StreamChunk) -> StreamChunk:
@@ -240,14 +235,10 @@ def _clean(error: CallError) -> None:
 
 
 async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
-    reader = Reader()
+    reader = EventReader()
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
-            try:
-                events = list(reader.feed(chunk))
-            except ValueError as error:
-                raise BadResponse(f"the stream is not what this API sends ({error})") from error
-            for event in events:
+            for event in reader.feed(chunk):
                 yield answer.piece(event.name, event.data)
     if (last := reader.end()) is not None:
         yield answer.piece(last.name, last.data)

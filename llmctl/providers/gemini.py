@@ -12,48 +12,17 @@ stand beside it: those in `TOP_LEVEL`, in either spelling. `generationConfig` it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import orjson
 from msgspec.structs import replace
 
 from llmctl.errors import CallError, ContentFiltered, QuotaExhausted
 from llmctl.protocols import WireRequest
-from llmctl.providers.message_parts import (
-    Media,
-    Native,
-    Part,
-    ToolCall,
-    call_id,
-    from_chat,
-    functions,
-    parts,
-    refusal,
-    text_only,
-    tool_calls,
-    tool_choice,
-    turns,
-)
-from llmctl.providers.replies import (
-    MAX_WAIT,
-    BaseCodec,
-    BaseReader,
-    content_filtered,
-    duration,
-    error_from_event,
-    finish_of,
-    first_text,
-    json_object,
-    json_or_none,
-    listing,
-    object_or_empty,
-    required_text,
-    shape_errors,
-    token_count,
-)
+from llmctl.providers import message_parts as chat
+from llmctl.providers import replies
 from llmctl.types import (
     JSON,
     Finish,
@@ -77,8 +46,15 @@ _CONFIG = ("generationConfig", "generation_config")
 _PAGE = 1000
 """Models in one page: the most there can be (ai.google.dev/api/models, `pageSize`)."""
 
+_MODEL = {
+    "id": "name",
+    "name": "displayName",
+    "context": "inputTokenLimit",
+    "output": "outputTokenLimit",
+}
 
-class Gemini(BaseCodec):
+
+class Gemini(replies.BaseCodec):
     """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
@@ -91,27 +67,21 @@ class Gemini(BaseCodec):
         return {"x-goog-api-key": key}
 
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
-        """The first candidate's text, without thoughts. Raises `ContentFiltered` for a blocked
-        prompt, and for an answer that was stopped before it said anything."""
-        if found.get("error"):
-            raise _error_within(found)
-        usage = _usage(found.get("usageMetadata"))
-        _raise_if_blocked(found, usage)
-        candidate = found["candidates"][0]
-        text, calls = _content(candidate)
-        finish = _finish(candidate.get("finishReason"), calls=calls)
-        if finish is None and not text and not calls:
+        """The first candidate's text, without thoughts, read like the chunk of a stream. Raises
+        `ContentFiltered` for a blocked prompt, and an answer stopped before it said anything."""
+        reader = GeminiReader()
+        chunk = reader.read("", found)
+        if chunk.finish is None and not chunk.text and not reader.calls:
             raise KeyError("finishReason")
-        if finish == _FILTERED and not text:
-            raise _stopped(candidate, usage)
-        model = first_text(found, "modelVersion") or ""
-        return ProviderReply(text, finish or "other", model, usage)
+        return ProviderReply(chunk.text, chunk.finish or "other", chunk.model or "", chunk.usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """By status, `details` and message: the wait and what ran out stand in the body."""
-        found = _error_object(json_or_none(body))
-        known = orjson.dumps({"error": _with_code(found)}) if found else body
-        return _with_wait(super().failure(status, headers, known), found)
+        found = _error_object(replies.json_or_none(body))
+        known = _with_code(found) if found else None
+        return _with_wait(
+            replies.error_from_reply(status, headers, body, known, now=self._now), found
+        )
 
     def reader(self) -> GeminiReader:
         """A reader for one stream: it has no end mark of its own."""
@@ -128,17 +98,8 @@ class Gemini(BaseCodec):
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
         """Models with their name and limits, without the `models/` before their ids."""
-        found, listed = listing(body, "models")
-        models = [
-            ModelInfo(
-                id=(first_text(model, "name") or "").removeprefix("models/"),
-                name=first_text(model, "displayName"),
-                context=token_count(model.get("inputTokenLimit")) or None,
-                output=token_count(model.get("outputTokenLimit")) or None,
-            )
-            for model in listed
-        ]
-        return models, first_text(found, "nextPageToken")
+        found, models = replies.models_page(body, "models", _MODEL)
+        return models, replies.first_text(found, "nextPageToken")
 
     def count(self, request: Request) -> WireRequest:
         """Contents alone are counted as they are; with instructions or tools the whole request
@@ -153,8 +114,8 @@ class Gemini(BaseCodec):
 
     def decode_count(self, body: bytes) -> int:
         """`totalTokens`; it is left out where there is nothing to count."""
-        found = json_object(body)
-        with shape_errors(body):
+        found = replies.json_object(body)
+        with replies.shape_errors(body):
             return int(found.get("totalTokens", 0))
 
 
@@ -177,8 +138,7 @@ def _body(request: Request) -> dict[str, Any]:
     if request.temperature is not None:
         config["temperature"] = request.temperature
     if request.schema is not None:
-        config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = request.schema
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": request.schema}
     for name, value in request.options.items():
         if name in _CONFIG and isinstance(value, Mapping):
             config.update(value)
@@ -204,10 +164,8 @@ _OPTIONS = {
     "presence_penalty": "presencePenalty",
     "logprobs": "responseLogprobs",
     "top_logprobs": "logprobs",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
 }
-"""OpenAI's names → ours; the values of the last two are translated below."""
+"""OpenAI's names → ours."""
 
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}
 
@@ -223,7 +181,7 @@ def _conversation(request: Request) -> dict[str, Any]:
     """`contents`, and `systemInstruction` where there is one: all instructions, wherever they
     stood, each a part. Results of tools that follow each other are one turn, as the API
     demands."""
-    listed = list(turns(request))
+    listed = list(chat.turns(request))
     system = [part for turn in listed if turn.role == "system" for part in _parts(turn, request)]
     contents: list[JSON] = []
     names: dict[str, str] = {}
@@ -234,70 +192,65 @@ def _conversation(request: Request) -> dict[str, Any]:
             contents.append({"role": "user", "parts": results})
         else:
             contents += [_turn(turn, names, request) for turn in group]
-    found: dict[str, Any] = {"contents": contents}
-    if system:
-        # The role means nothing, but Google's own SDK sends it.
-        found["systemInstruction"] = {"parts": system, "role": "user"}
-    return found
+    if not system:
+        return {"contents": contents}
+    # The role means nothing, but Google's own SDK sends it.
+    return {"contents": contents, "systemInstruction": {"parts": system, "role": "user"}}
 
 
 def _parts(turn: Message, request: Request) -> list[JSON]:
-    return [_part(part, request) for part in parts(turn, request)]
+    return [_part(part, request) for part in chat.parts(turn, request)]
 
 
 def _turn(turn: Message, names: dict[str, str], request: Request) -> JSON:
     made = _parts(turn, request)
-    for index, call in enumerate(tool_calls(turn, request)):
+    for index, call in enumerate(chat.tool_calls(turn, request)):
         names[call.id] = call.name
         made.append(_function_call(call, request, first=index == 0))
     role = "model" if turn.role == "assistant" else "user"
     return {"role": role, "parts": made or [{"text": ""}]}
 
 
-def _function_call(call: ToolCall, request: Request, *, first: bool) -> JSON:
+def _function_call(call: chat.ToolCall, request: Request, *, first: bool) -> JSON:
     made: dict[str, Any] = {"name": call.name, "args": call.arguments}
     if call.id:
         made["id"] = call.id
-    part: dict[str, Any] = {"functionCall": made}
-    if call.signature:
-        part["thoughtSignature"] = call.signature
-    elif first and not request.target.model.startswith(_WITHOUT_SIGNATURES):
-        part["thoughtSignature"] = _UNSIGNED
-    return part
+    signature = call.signature
+    if first and not request.target.model.startswith(_WITHOUT_SIGNATURES):
+        signature = signature or _UNSIGNED
+    return {"functionCall": made, **({"thoughtSignature": signature} if signature else {})}
 
 
 def _result(turn: Message, names: dict[str, str], request: Request) -> JSON:
-    answered = call_id(turn)
+    answered = chat.call_id(turn)
     name = turn.extra.get("name") or names.get(answered)
     if not name:
-        raise refusal("a tool's result without the call it belongs to", request)
-    text = text_only(turn, request, "a tool's result")
-    output = json_or_none(text.encode(errors="replace"))
-    made: dict[str, Any] = {"name": str(name)}
-    if answered:
-        made["id"] = answered
+        raise chat.refusal("a tool's result without the call it belongs to", request)
+    text = chat.text_only(turn, request, "a tool's result")
+    output = replies.json_or_none(text.encode(errors="replace"))
     # The result has to be an object; `output` is the name the API gives to anything else.
-    made["response"] = output if isinstance(output, dict) else {"output": text}
-    return {"functionResponse": made}
+    response = output if isinstance(output, dict) else {"output": text}
+    identified = {"id": answered} if answered else {}
+    return {"functionResponse": {"name": str(name), **identified, "response": response}}
 
 
-def _part(part: Part, request: Request) -> JSON:
-    if isinstance(part, Native):
+def _part(part: chat.Part, request: Request) -> JSON:
+    if isinstance(part, chat.Native):
         if "type" in part.part:
-            raise refusal(f"parts of the type `{part.kind}`", request)
+            raise chat.refusal(f"parts of the type `{part.kind}`", request)
         return part.part  # Gemini's own parts have no type: `inlineData`, `fileData`…
-    if isinstance(part, Media):
+    if isinstance(part, chat.Media):
         return _media(part, request)
     return {"text": part.text}
 
 
-def _media(part: Media, request: Request) -> JSON:
+def _media(part: chat.Media, request: Request) -> JSON:
     mime = part.mime
     if mime is not None and not mime.startswith(_TAKEN) and mime not in _ALSO_TAKEN:
-        raise refusal(f"attachments of the type {mime}", request)
+        raise chat.refusal(f"attachments of the type {mime}", request)
     if part.data is not None:
         if mime is None:
-            raise refusal("attachments of an unknown type", request, "give a data URL")
+            raise chat.refusal("attachments of an unknown type", request, "give a data URL")
         return {"inlineData": {"mimeType": mime, "data": part.data}}
     located = {"fileUri": part.url or part.file_id}
     return {"fileData": {**located, "mimeType": mime} if mime else located}
@@ -305,25 +258,19 @@ def _media(part: Media, request: Request) -> JSON:
 
 def _from_openai(request: Request) -> Request:
     """The request of an OpenAI-shaped body, its tools and the rest in Gemini's shape."""
-    plain = from_chat(request, _OPTIONS)
+    plain, tools, choice = chat.from_chat(request, _OPTIONS)
     options = dict(plain.options)
-    tools, choice = options.pop("tools", None), options.pop("tool_choice", None)
     if tools:
-        declared = [_tool(function) for function in functions(tools, request)]
-        options["tools"] = [{"functionDeclarations": declared}]
+        options["tools"] = [{"functionDeclarations": [_tool(function) for function in tools]}]
     if choice is not None:
-        how, name = tool_choice(choice, request)
-        config: dict[str, Any] = {"mode": _MODES[how]}
-        if name:
-            config["allowedFunctionNames"] = [name]
-        options["toolConfig"] = {"functionCallingConfig": config}
+        how, name = choice
+        named = {"allowedFunctionNames": [name]} if name else {}
+        options["toolConfig"] = {"functionCallingConfig": {"mode": _MODES[how], **named}}
     return replace(plain, options=options)
 
 
 def _tool(function: JSON) -> JSON:
-    made: dict[str, Any] = {"name": function["name"]}
-    if function.get("description"):
-        made["description"] = function["description"]
+    made = {key: function[key] for key in ("name", "description") if function.get(key)}
     if function.get("parameters"):
         made["parametersJsonSchema"] = function["parameters"]
     return made
@@ -336,19 +283,13 @@ _FILTERED: Finish = "content_filter"
 _FINISH: dict[str, Finish] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
-    "SAFETY": _FILTERED,
-    "RECITATION": _FILTERED,
-    "BLOCKLIST": _FILTERED,
-    "PROHIBITED_CONTENT": _FILTERED,
-    "SPII": _FILTERED,
-    "IMAGE_SAFETY": _FILTERED,
-    "IMAGE_PROHIBITED_CONTENT": _FILTERED,
-    "IMAGE_RECITATION": _FILTERED,
-    "MODEL_ARMOR": _FILTERED,
-}
+    **dict.fromkeys(
+        ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY",
+         "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"),
+        _FILTERED,
+    ),
+}  # fmt: skip
 """The others (LANGUAGE, OTHER, MALFORMED_FUNCTION_CALL, UNEXPECTED_TOOL_CALL…): `other`."""
-
-_NO_REASON = ("BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
 
 
 def _usage(value: object) -> Usage | None:
@@ -357,14 +298,14 @@ def _usage(value: object) -> Usage | None:
     `toolUsePromptTokenCount`, what built-in tools fed back, is not in it: whether it is billed
     depends on the tool (ai.google.dev/gemini-api/docs/pricing).
     """
-    found = object_or_empty(value)
+    found = replies.object_or_empty(value)
     if not found:
         return None
-    thoughts = token_count(found.get("thoughtsTokenCount"))
+    thoughts = replies.token_count(found.get("thoughtsTokenCount"))
     return Usage(
-        input=token_count(found.get("promptTokenCount")),
-        output=token_count(found.get("candidatesTokenCount")) + thoughts,
-        cached_input=token_count(found.get("cachedContentTokenCount")),
+        input=replies.token_count(found.get("promptTokenCount")),
+        output=replies.token_count(found.get("candidatesTokenCount")) + thoughts,
+        cached_input=replies.token_count(found.get("cachedContentTokenCount")),
         reasoning=thoughts,
     )
 
@@ -374,62 +315,60 @@ def _content(candidate: Mapping[str, Any]) -> tuple[str, bool]:
     content = candidate.get("content")
     found = (content.get("parts") or ()) if content is not None else ()
     texts = [p["text"] for p in found if "text" in p and p.get("thought") is not True]
-    return "".join(map(required_text, texts)), any("functionCall" in part for part in found)
-
-
-def _finish(reason: object, *, calls: bool) -> Finish | None:
-    """Gemini calls it STOP as well when a function shall be called."""
-    finish = finish_of(reason, _FINISH)
-    return "tool_calls" if calls and finish == "stop" else finish
+    return "".join(map(replies.required_text, texts)), any("functionCall" in part for part in found)
 
 
 def _raise_if_blocked(found: Mapping[str, Any], usage: Usage | None) -> None:
-    feedback = object_or_empty(found.get("promptFeedback"))
-    reason = first_text(feedback, "blockReason")
+    feedback = replies.object_or_empty(found.get("promptFeedback"))
+    reason = replies.first_text(feedback, "blockReason")
     if found.get("candidates") or reason is None:
         return
-    why = first_text(feedback, "blockReasonMessage") or reason
-    known = "" if reason in _NO_REASON else f": {why}"
-    raise content_filtered(f"the provider refused the prompt{known}", usage)
+    why = replies.first_text(feedback, "blockReasonMessage") or reason
+    raise replies.content_filtered(f"the provider refused the prompt: {why}", usage)
 
 
 def _stopped(candidate: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
-    ratings = candidate.get("safetyRatings")
-    blocking = [
-        str(rating.get("category"))
-        for rating in map(object_or_empty, ratings if isinstance(ratings, list) else ())
-        if rating.get("blocked") is True
-    ]
-    why = first_text(candidate, "finishMessage") or ", ".join(blocking)
+    ratings = _objects(candidate, "safetyRatings")
+    blocking = [str(rating.get("category")) for rating in ratings if rating.get("blocked") is True]
+    why = replies.first_text(candidate, "finishMessage") or ", ".join(blocking)
     sentence = f"the provider's filter stopped the answer ({candidate.get('finishReason')})"
-    return content_filtered(sentence + (f": {why}" if why else ""), usage)
+    return replies.content_filtered(sentence + (f": {why}" if why else ""), usage)
 
 
-class GeminiReader(BaseReader):
+def _objects(found: Mapping[str, Any], name: str) -> Iterable[Mapping[str, Any]]:
+    """The objects in the list `name`."""
+    listed = found.get(name)
+    return map(replies.object_or_empty, listed if isinstance(listed, list) else ())
+
+
+class GeminiReader(replies.BaseReader):
     """Reads one stream. It ends with the connection: complete once a reason to finish came.
     Every chunk counts all tokens so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls = False
+        self.calls = False
+        """Whether a function is called: Gemini calls that STOP as well."""
         self._finished = False
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""
         if found.get("error"):
             raise _error_within(found)
-        usage, model = _usage(found.get("usageMetadata")), first_text(found, "modelVersion")
+        usage = _usage(found.get("usageMetadata"))
         _raise_if_blocked(found, usage)
         text, finish = "", None
         for candidate in found.get("candidates") or ():
-            if token_count(candidate.get("index")) != 0:
+            if replies.token_count(candidate.get("index")) != 0:
                 continue  # one answer is read, the first
             text, calls = _content(candidate)
-            self._calls = self._calls or calls
-            finish = _finish(candidate.get("finishReason"), calls=self._calls)
-            self._finished = self._finished or finish is not None
+            self.calls = self.calls or calls
+            finish = replies.finish_of(candidate.get("finishReason"), _FINISH)
             if finish == _FILTERED and not text and not self._has_text:
                 raise _stopped(candidate, usage)
+            finish = "tool_calls" if self.calls and finish == "stop" else finish
+            self._finished = self._finished or finish is not None
+        model = replies.first_text(found, "modelVersion")
         return StreamChunk(text=text, finish=finish, model=model, usage=usage)
 
     def end(self) -> StreamChunk:
@@ -466,22 +405,20 @@ _NO_CREDIT = re.compile(
 def _error_within(answer: object) -> CallError:
     """The mapped error of an `error` inside a successful reply or a stream."""
     found = _error_object(answer)
-    return _with_wait(error_from_event(_with_code(found)), found)
+    return _with_wait(replies.error_from_event(_with_code(found)), found)
 
 
 def _error_object(answer: object) -> Mapping[str, Any]:
     """The `error` object; a stream that was not asked for as events wraps it in a list."""
     if isinstance(answer, list) and answer:
         answer = answer[0]
-    error = object_or_empty(answer).get("error")
-    return {"message": error} if isinstance(error, str) else object_or_empty(error)
+    error = replies.object_or_empty(answer).get("error")
+    return {"message": error} if isinstance(error, str) else replies.object_or_empty(error)
 
 
-def _details(found: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
-    details = found.get("details")
-    for item in map(object_or_empty, details if isinstance(details, list) else ()):
-        if str(item.get("@type", "")).endswith(f".{name}"):
-            yield item
+def _details(found: Mapping[str, Any], name: str) -> Iterable[Mapping[str, Any]]:
+    listed = _objects(found, "details")
+    return (item for item in listed if str(item.get("@type", "")).endswith(f".{name}"))
 
 
 def _with_code(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -501,19 +438,18 @@ def _with_code(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _per_day(found: Mapping[str, Any]) -> bool:
     """Whether a quota of the day ran out: waiting a minute does not help."""
-    for failed in _details(found, "QuotaFailure"):
-        violations = failed.get("violations")
-        for violation in map(object_or_empty, violations if isinstance(violations, list) else ()):
-            if "perday" in str(violation.get("quotaId", "")).lower():
-                return True
-    return False
+    return any(
+        "perday" in str(violation.get("quotaId", "")).lower()
+        for failed in _details(found, "QuotaFailure")
+        for violation in _objects(failed, "violations")
+    )
 
 
 def _with_wait(error: CallError, found: Mapping[str, Any]) -> CallError:
     """The error; its `retry_after` is RetryInfo's where no header says it."""
     if error.retry_after is None and not isinstance(error, QuotaExhausted):
         for info in _details(found, "RetryInfo"):
-            wait = duration(str(info.get("retryDelay", "")))
+            wait = replies.duration(str(info.get("retryDelay", "")))
             if wait is not None:
-                error.retry_after = min(wait, MAX_WAIT)
+                error.retry_after = min(wait, replies.MAX_WAIT)
     return error

@@ -58,9 +58,8 @@ class Media(Struct, frozen=True):
         try:
             return base64.b64decode(self.data or "", validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise InvalidRequest(
-                f"the attached {self.mime} is no UTF-8 text", sent=False
-            ) from error
+            why = f"the attached {self.mime} is no UTF-8 text"
+            raise InvalidRequest(why, sent=False) from error
 
 
 class Native(Struct, frozen=True):
@@ -100,19 +99,16 @@ def parts(message: Message, request: Request) -> Iterator[Part]:
 
 def text_only(message: Message, request: Request, where: str) -> str:
     """The content of a turn of which only text is taken, as one text."""
-    found = []
-    for part in parts(message, request):
-        if not isinstance(part, Text):
-            raise refusal(f"anything but text in {where}", request)
-        found.append(part.text)
-    return "".join(found)
+    found = list(parts(message, request))
+    if not all(isinstance(part, Text) for part in found):
+        raise refusal(f"anything but text in {where}", request)
+    return "".join(part.text for part in found if isinstance(part, Text))
 
 
 def _text(part: JSON) -> Part:
-    text = part["text"]
-    if not isinstance(text, str):
+    if not isinstance(part["text"], str):
         raise TypeError("text is a string")
-    return Text(text, _extra(part, "text"))
+    return Text(part["text"], _extra(part, "text"))
 
 
 def _image(part: JSON) -> Part:
@@ -184,6 +180,10 @@ _NOT_SENT_BACK = frozenset({"refusal", "annotations", "reasoning", "reasoning_co
 """Fields of an answer that say nothing to the model when the answer is sent back as history."""
 
 
+Choice = tuple[str, str | None]
+"""A `tool_choice`: `auto`, `none`, `required` or `named`, and the name."""
+
+
 class ToolCall(Struct, frozen=True):
     """A call the model made earlier. `signature` is Gemini's, as its own OpenAI-compatible
     interface hands it out."""
@@ -234,19 +234,14 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     if not isinstance(arguments, Mapping):
         raise TypeError("arguments are an object")
     google = (call.get("extra_content") or {}).get("google") or {}
-    return ToolCall(
-        id=str(call.get("id") or ""),
-        name=str(function["name"]),
-        arguments=arguments,
-        signature=google.get("thought_signature"),
-    )
+    name, signature = str(function["name"]), google.get("thought_signature")
+    return ToolCall(str(call.get("id") or ""), name, arguments, signature)
 
 
-def functions(tools: Any, request: Request) -> list[JSON]:
-    """The `function` of each tool. Raises `InvalidRequest` for tools of other kinds."""
+def _functions(tools: Any, request: Request) -> list[JSON]:
     if not isinstance(tools, list | tuple):
         raise refusal("these `tools`", request, "they are no list")
-    found = []
+    found: list[JSON] = []
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -255,8 +250,7 @@ def functions(tools: Any, request: Request) -> list[JSON]:
     return found
 
 
-def tool_choice(choice: Any, request: Request) -> tuple[str, str | None]:
-    """A `tool_choice` as (`auto`, `none`, `required` or `named`; the name)."""
+def _tool_choice(choice: Any, request: Request) -> Choice:
     if isinstance(choice, str) and choice in ("auto", "none", "required"):
         return choice, None
     function = choice.get("function") if isinstance(choice, Mapping) else None
@@ -270,8 +264,10 @@ def tool_choice(choice: Any, request: Request) -> tuple[str, str | None]:
 
 _CHAT = "/chat/completions"
 _LIMITS = ("max_completion_tokens", "max_tokens")
-_FIELDS = frozenset({"model", "messages", "temperature", "response_format", *_LIMITS})
-"""Fields that become fields of a `Request`; the others become its options."""
+_FIELDS = frozenset(
+    {"model", "messages", "temperature", "response_format", "tools", "tool_choice", *_LIMITS}
+)
+"""Fields that codecs read; the others become options."""
 
 _DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -284,10 +280,12 @@ _DEFAULTS: Mapping[str, tuple[Any, ...]] = {
 """Values that only say what holds without them."""
 
 
-def from_chat(request: Request, options: Mapping[str, str]) -> Request:
-    """The raw request with its body taken apart: messages, model, limit, temperature and schema
-    in their fields, all else in `options` under this provider's names.
+def from_chat(
+    request: Request, options: Mapping[str, str]
+) -> tuple[Request, list[JSON], Choice | None]:
+    """The raw request with its body taken apart, the functions among its tools, and its choice.
 
+    Messages, model, limit, temperature and schema are in their fields, all else in `options`.
     `options` maps OpenAI's names to the provider's: {"top_p": "topP", "stop": "stopSequences"};
     `stop` always arrives as a list. Fields that are null, or say what holds anyway, are left
     out. Raises `InvalidRequest` (`sent=False`) that names the field which has no translation.
@@ -311,7 +309,7 @@ def from_chat(request: Request, options: Mapping[str, str]) -> Request:
     temperature = body.get("temperature")
     if temperature is not None and type(temperature) not in (int, float):
         raise _untranslated("temperature", "it must be a number", request)
-    return replace(
+    plain = replace(
         request,
         messages=_messages(body.get("messages"), request),
         max_tokens=limit,
@@ -319,6 +317,12 @@ def from_chat(request: Request, options: Mapping[str, str]) -> Request:
         options=found,
         schema=_schema(body.get("response_format"), request),
         raw=None,
+    )
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    return (
+        plain,
+        _functions(tools, request) if tools else [],
+        None if choice is None else _tool_choice(choice, request),
     )
 
 

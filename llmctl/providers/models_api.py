@@ -67,21 +67,20 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
     it does not, `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
     from llmctl.http import HttpClient
 
-    wire_format = codec(profile.adapter, profile.api)
-    client = HttpClient()
+    spoken, client = codec(profile.adapter, profile.api), HttpClient()
 
     endpoint = Endpoint(
-        codec=wire_format,
+        codec=spoken,
         http=client,
         base_url=profile.url,
-        auth=KeyAuth(wire_format.auth, FixedKey(key), profile.key_header),
+        auth=KeyAuth(spoken.auth, FixedKey(key), profile.key_header),
         timeouts=replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE)),
         clock=clock,
         estimate=lambda _request, _text: Usage(),
         heard=lambda _: None,
     )
     try:
-        wire_format.decode_probe(await endpoint.fetch(wire_format.probe()))
+        spoken.decode_probe(await endpoint.fetch(spoken.probe()))
     except CallError as error:
         error.args = (redact(error.message, key),)
         raise

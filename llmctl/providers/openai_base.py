@@ -13,32 +13,20 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
-from llmctl.providers.replies import (
-    BaseCodec,
-    content_filtered,
-    count,
-    dollars,
-    duration,
-    error_from_event,
-    error_object,
-    finish_of,
-    json_value,
-    object_or_empty,
-    token_count,
-)
+from llmctl.protocols import RateHeaders, WireRequest
+from llmctl.providers import replies
 from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, Target, Usage
 
 
-class OpenAIFamily(BaseCodec):
+class OpenAIFamily(replies.BaseCodec):
     """The base of the family's codecs; see `protocols.Codec`."""
 
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
         """An answer of chat completions, responses or embeddings: rows that are passed through
         raw may ask for any of them."""
         if found.get("error") or found.get("object") == "error":
-            error = error_object(found)
-            raise error_from_event(error) if error else ValueError("an error")
+            error = replies.error_object(found)
+            raise replies.error_from_event(error) if error else ValueError("an error")
         if "choices" in found:
             return chat_reply(found)
         if "output" in found:
@@ -49,17 +37,7 @@ class OpenAIFamily(BaseCodec):
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
-        name = "x-ratelimit-"
-        if name + "remaining-requests" not in headers and name + "remaining-tokens" not in headers:
-            return NO_RATE_HEADERS
-        return RateHeaders(
-            remaining_requests=count(headers.get(name + "remaining-requests")),
-            remaining_tokens=count(headers.get(name + "remaining-tokens")),
-            limit_requests=count(headers.get(name + "limit-requests")),
-            limit_tokens=count(headers.get(name + "limit-tokens")),
-            reset_requests=duration(headers.get(name + "reset-requests", "")),
-            reset_tokens=duration(headers.get(name + "reset-tokens", "")),
-        )
+        return replies.rate_headers(headers, "x-ratelimit-{what}-{of}", replies.duration)
 
     def probe(self) -> WireRequest:
         """The list of models costs nothing."""
@@ -75,7 +53,7 @@ class OpenAIFamily(BaseCodec):
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
         """The models, and that there are no more."""
-        listed = json_value(body)
+        listed = replies.json_value(body)
         found = listed.get("data", listed) if isinstance(listed, dict) else listed
         if found is None:  # Ollama without any model
             found = []
@@ -89,53 +67,54 @@ class OpenAIFamily(BaseCodec):
 
     def decode_count(self, body: bytes) -> int:
         """`input_tokens` (platform.openai.com/docs/api-reference/responses/input-tokens)."""
-        tokens = object_or_empty(json_value(body)).get("input_tokens")
+        tokens = replies.object_or_empty(replies.json_value(body)).get("input_tokens")
         if type(tokens) is not int:
             raise BadResponse("the provider's token count is none", retryable=False)
         return tokens
 
 
 def _model_info(value: object) -> ModelInfo | None:
-    """One entry of a list of models; None for what is none.
-
-    `context_window` is Groq's name, `context_length` OpenRouter's, `max_context_length`
-    Mistral's, `max_model_len` vLLM's.
-    """
-    found = object_or_empty(value)
+    """One entry of a list of models; None for what is none. Groq, OpenRouter, Mistral and vLLM
+    name a model's window each in its own way."""
+    found = replies.object_or_empty(value)
     name, shown = found.get("id"), found.get("name")
     if not isinstance(name, str) or not name:
         return None
     windows = ("context_window", "context_length", "max_context_length", "max_model_len")
-    provider = object_or_empty(found.get("top_provider"))
+    provider = replies.object_or_empty(found.get("top_provider"))
     longest = found.get("max_completion_tokens") or provider.get("max_completion_tokens")
     return ModelInfo(
         id=name,
         name=shown if isinstance(shown, str) and shown != name else None,
-        context=next((size for key in windows if (size := token_count(found.get(key)))), None),
-        output=token_count(longest) or None,
-        created=float(token_count(found.get("created"))) or None,
+        context=next(filter(None, (replies.token_count(found.get(key)) for key in windows)), None),
+        output=replies.token_count(longest) or None,
+        created=float(replies.token_count(found.get("created"))) or None,
     )
 
 
 # --- Answers ------------------------------------------------------------------------------------
 
-CHAT_FINISH: dict[str, Finish] = {
+_FINISH: dict[str, Finish] = {
     "stop": "stop",
     "length": "length",
     "content_filter": "content_filter",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "model_length": "length",  # Mistral: the model's window is full
+    "max_output_tokens": "length",  # of responses
 }
 
-_RESPONSES_FINISH: dict[str, Finish] = {
-    "max_output_tokens": "length",
-    "content_filter": "content_filter",
-}
 
-_FOR_THE_CALLER = frozenset(
-    {"function_call", "custom_tool_call", "computer_call", "local_shell_call",
-     "apply_patch_call", "mcp_approval_request"}
+def chat_finish(reason: object) -> Finish | None:
+    """The finish of a choice; None while there is none. Raises where the model failed."""
+    if reason == "error":
+        raise replies.error_from_event({"message": "the model failed while it answered"})
+    return (replies.finish_of(reason, _FINISH) or "other") if reason else None
+
+
+_FOR_THE_CALLER = (
+    "function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call",
+    "mcp_approval_request",
 )  # fmt: skip
 """Items that wait for the caller to act; other calls (`web_search_call`…) are done by OpenAI."""
 
@@ -151,13 +130,10 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
     choice = answer["choices"][0]
     usage, cost = openai_usage(answer), openai_cost(answer)
     if choice.get("error"):
-        raise error_from_event(object_or_empty(choice["error"]))
+        raise replies.error_from_event(replies.object_or_empty(choice["error"]))
     message = choice.get("message") or {}
     text = content_text(message.get("content", choice.get("text")))
-    reason = choice.get("finish_reason")
-    if reason == "error":
-        raise error_from_event({"message": "the model failed to generate an answer"})
-    finish = finish_of(reason, CHAT_FINISH) or "other"
+    finish = chat_finish(choice.get("finish_reason")) or "other"
     if not text and (message.get("refusal") or finish == "content_filter"):
         raise refused(message.get("refusal"), usage, cost)
     return ProviderReply(text, finish, model_of(answer), usage, cost)
@@ -171,7 +147,7 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     """
     status = answer.get("status")
     if status == "failed" or answer.get("error"):
-        raise error_from_event(object_or_empty(answer.get("error")))
+        raise replies.error_from_event(replies.object_or_empty(answer.get("error")))
     if status in _PENDING:
         raise BadResponse(
             f"the provider answered that the response is {status}: llmctl asks for answers, not "
@@ -202,17 +178,14 @@ def _item_text(items: Iterable[Any], kind: str, field: str) -> str:
 
 
 def _responses_finish(answer: Mapping[str, Any], items: Iterable[Any]) -> Finish:
-    reason = object_or_empty(answer.get("incomplete_details")).get("reason")
+    reason = replies.object_or_empty(answer.get("incomplete_details")).get("reason")
     if answer.get("status") == "incomplete" or reason:
-        return finish_of(reason, _RESPONSES_FINISH) or "other"
-    return "tool_calls" if any(_for_the_caller(item) for item in items) else "stop"
-
-
-def _for_the_caller(item: Mapping[str, Any]) -> bool:
-    kind = item.get("type")
-    if kind == "tool_search_call":
-        return item.get("execution") == "client"
-    return isinstance(kind, str) and kind in _FOR_THE_CALLER
+        return replies.finish_of(reason, _FINISH) or "other"
+    for item in items:
+        by_client = item.get("type") == "tool_search_call" and item.get("execution") == "client"
+        if by_client or item.get("type") in _FOR_THE_CALLER:
+            return "tool_calls"
+    return "stop"
 
 
 def content_text(value: object) -> str:
@@ -239,34 +212,36 @@ def openai_usage(answer: Mapping[str, Any]) -> Usage | None:
 
     None for none. Input includes cached tokens and output reasoning ones, as in `Usage`.
     """
-    found = object_or_empty(answer.get("usage"))
+    found = replies.object_or_empty(answer.get("usage"))
     if not found:
         return None
-    read = object_or_empty(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
-    written = object_or_empty(
-        found.get("completion_tokens_details") or found.get("output_tokens_details")
-    )
-    # `num_cached_tokens` is Mistral's (docs.mistral.ai/api, UsageInfo).
-    cached = read.get("cached_tokens") or found.get("num_cached_tokens")
+    details = found.get("prompt_tokens_details") or found.get("input_tokens_details")
+    read = replies.object_or_empty(details)
+    cached = read.get("cached_tokens") or found.get("num_cached_tokens")  # the latter: Mistral's
+    details = found.get("completion_tokens_details") or found.get("output_tokens_details")
+    written = replies.object_or_empty(details)
     return Usage(
-        input=token_count(found.get("prompt_tokens", found.get("input_tokens"))),
-        output=token_count(found.get("completion_tokens", found.get("output_tokens"))),
-        cached_input=token_count(cached),
-        cache_write=token_count(read.get("cache_write_tokens")),
-        reasoning=token_count(written.get("reasoning_tokens")),
+        input=replies.token_count(found.get("prompt_tokens", found.get("input_tokens"))),
+        output=replies.token_count(found.get("completion_tokens", found.get("output_tokens"))),
+        cached_input=replies.token_count(cached),
+        cache_write=replies.token_count(read.get("cache_write_tokens")),
+        reasoning=replies.token_count(written.get("reasoning_tokens")),
     )
 
 
 def openai_cost(answer: Mapping[str, Any]) -> Decimal | None:
     """The provider's own price of the answer (OpenRouter), in dollars."""
-    return dollars(object_or_empty(answer.get("usage")).get("cost"))
+    return replies.dollars(replies.object_or_empty(answer.get("usage")).get("cost"))
 
 
-def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
+def refused(
+    refusal: object, usage: Usage | None = None, cost: Decimal | None = None
+) -> ContentFiltered:
     """The error for a refusal of the model, or for an answer that the filter stopped."""
+    why = "the provider's content filter stopped the answer"
     if isinstance(refusal, str) and refusal:
-        return content_filtered(f"the model refused: {refusal[:500]}", usage, cost)
-    return content_filtered("the provider's content filter stopped the answer", usage, cost)
+        why = f"the model refused: {refusal[:500]}"
+    return replies.content_filtered(why, usage, cost)
 
 
 # --- Attachments --------------------------------------------------------------------------------
@@ -305,9 +280,9 @@ def _attachment_kind(part: JSON) -> AttachmentKind | None:
         url = image.get("url") if isinstance(image, Mapping) else image
         return "image" if isinstance(url, str) and url.startswith("data:") else "image_url"
     if kind == "file":
-        return "file_url" if object_or_empty(part.get("file")).get("file_url") else "file"
+        return "file_url" if replies.object_or_empty(part.get("file")).get("file_url") else "file"
     if kind == "input_audio":
-        form = object_or_empty(part.get("input_audio")).get("format")
+        form = replies.object_or_empty(part.get("input_audio")).get("format")
         return "audio" if form in ("wav", "mp3", None) else "other_audio"
     return None
 
@@ -354,7 +329,7 @@ def _is_strict(node: Any) -> bool:
 
 def _subschemas(node: Mapping[str, Any]) -> Iterable[Any]:
     for key in ("properties", "$defs", "definitions"):
-        yield from object_or_empty(node.get(key)).values()
+        yield from replies.object_or_empty(node.get(key)).values()
     if "items" in node:
         yield node["items"]
     choices = node.get("anyOf")

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from llmctl.protocols import WireRequest
+from llmctl.providers import replies
 from llmctl.providers.openai_base import (
-    CHAT_FINISH,
     AttachmentKind,
     OpenAIFamily,
+    chat_finish,
     content_text,
     json_schema_format,
     model_of,
@@ -23,7 +24,6 @@ from llmctl.providers.openai_base import (
     require_taken,
 )
 from llmctl.providers.openai_responses import count_request
-from llmctl.providers.replies import BaseReader, error_from_event, finish_of, object_or_empty
 from llmctl.types import JSON, Message, Request, StreamChunk, Target, Usage
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
@@ -105,7 +105,7 @@ class OpenAIChat(ChatCompletions):
         return count_request(request) if request.target.provider == "openai" else None
 
 
-class ChatReader(BaseReader):
+class ChatReader(replies.BaseReader):
     """Reads one streamed chat completion; its end mark is `[DONE]`."""
 
     def __init__(self) -> None:
@@ -125,35 +125,27 @@ class ChatReader(BaseReader):
         # Mistral's errors stand at the top of the object, others under `error`.
         if event == "error" or error or found.get("object") == "error":
             whole = {"message": error} if isinstance(error, str) else found
-            raise error_from_event(error if isinstance(error, dict) else whole)
-        groq = object_or_empty(found.get("x_groq"))
+            raise replies.error_from_event(error if isinstance(error, dict) else whole)
+        groq = replies.object_or_empty(found.get("x_groq"))
         if groq.get("error"):
-            raise error_from_event({"message": str(groq["error"])})
+            raise replies.error_from_event({"message": str(groq["error"])})
         counted = found if found.get("usage") else groq
         usage = openai_usage(counted)
         self._usage = usage or self._usage
-        choice = _first_choice(found.get("choices"))
+        # Further choices (`n`) come in chunks of their own.
+        choices = found.get("choices")
+        listed = choices if isinstance(choices, list) else ()
+        choice: Mapping[str, Any] = next((c for c in listed if not c.get("index")), {})
         if choice.get("error"):
-            raise error_from_event(object_or_empty(choice["error"]))
-        reason = choice.get("finish_reason")
-        if reason == "error":
-            raise error_from_event({"message": "the model failed while it answered"})
+            raise replies.error_from_event(replies.object_or_empty(choice["error"]))
+        finish = chat_finish(choice.get("finish_reason"))
         delta = choice.get("delta") or {}
         text = content_text(delta.get("content", choice.get("text")))
         self._refusal += content_text(delta.get("refusal"))
         return StreamChunk(
             text=text,
-            finish=(finish_of(reason, CHAT_FINISH) or "other") if reason else None,
+            finish=finish,
             model=model_of(found) or None,
             usage=usage,
             cost=openai_cost(counted),
         )
-
-
-def _first_choice(choices: object) -> Mapping[str, Any]:
-    """The first choice's part of a chunk; further choices (`n`) come in chunks of their own."""
-    for choice in choices if isinstance(choices, list) else ():
-        if choice.get("index", 0) in (0, None):
-            found: Mapping[str, Any] = choice
-            return found
-    return {}

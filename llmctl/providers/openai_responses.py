@@ -10,18 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmctl.protocols import WireRequest
+from llmctl.providers import replies
 from llmctl.providers.openai_base import (
     AttachmentKind,
     OpenAIFamily,
     json_schema_format,
     require_taken,
     responses_reply,
-)
-from llmctl.providers.replies import (
-    BaseReader,
-    error_from_event,
-    object_or_empty,
-    required_text,
 )
 from llmctl.types import JSON, Message, Request, StreamChunk, Target
 
@@ -125,7 +120,7 @@ def _part(part: JSON, role: str, target: Target) -> JSON:
         detail = {"detail": given["detail"]} if "detail" in given else {}
         return {"type": "input_image", "image_url": given.get("url"), **detail}
     if kind == "file":
-        file = dict(object_or_empty(part.get("file")))
+        file = dict(replies.object_or_empty(part.get("file")))
         if "file_url" in file:
             file.pop("filename", None)  # the interface takes a name only with the data
         return {"type": "input_file", **file}
@@ -137,16 +132,16 @@ def _text_format(schema: JSON) -> JSON:
     return {"format": {"type": "json_schema", **json_schema_format(schema)}}
 
 
-class ResponsesReader(BaseReader):
+class ResponsesReader(replies.BaseReader):
     """Reads one streamed response; `response.completed` or `.incomplete` end it."""
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; the last one holds the whole answer."""
         kind = found.get("type", event)
         if kind == "error" or found.get("error"):
-            raise error_from_event(object_or_empty(found.get("error")) or found)
+            raise replies.error_from_event(replies.object_or_empty(found.get("error")) or found)
         if kind == "response.output_text.delta":
-            return StreamChunk(text=required_text(found.get("delta")))
+            return StreamChunk(text=replies.required_text(found.get("delta")))
         if kind not in ("response.completed", "response.incomplete", "response.failed"):
             return StreamChunk()
         reply = responses_reply(found["response"])

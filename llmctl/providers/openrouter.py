@@ -10,16 +10,9 @@ from collections.abc import Mapping
 
 from llmctl.errors import AuthFailed, CallError, RateLimited
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
+from llmctl.providers import replies
 from llmctl.providers.openai_base import AttachmentKind
 from llmctl.providers.openai_chat import ChatCompletions
-from llmctl.providers.replies import (
-    MAX_WAIT,
-    count,
-    error_body,
-    json_value,
-    number,
-    object_or_empty,
-)
 from llmctl.types import JSON
 
 
@@ -33,7 +26,7 @@ class OpenRouter(ChatCompletions):
 
     def part(self, part: JSON) -> JSON:
         """A file's address stands where its data would."""
-        file = object_or_empty(part.get("file"))
+        file = replies.object_or_empty(part.get("file"))
         if part.get("type") != "file" or "file_url" not in file:
             return part
         rest = {name: value for name, value in file.items() if name != "file_url"}
@@ -43,22 +36,22 @@ class OpenRouter(ChatCompletions):
         """The mapped error; the wait may stand in the body (`metadata.headers`)."""
         error = super().failure(status, headers, body)
         if isinstance(error, RateLimited) and error.retry_after is None:
-            metadata = object_or_empty(error_body(body).get("metadata"))
-            told = object_or_empty(metadata.get("headers"))
+            metadata = replies.object_or_empty(replies.error_body(body).get("metadata"))
+            told = replies.object_or_empty(metadata.get("headers"))
             lower = {str(name).lower(): str(value) for name, value in told.items()}
             wait = self.limits(lower).reset_requests
-            error.retry_after = None if wait is None else min(wait, MAX_WAIT)
+            error.retry_after = None if wait is None else min(wait, replies.MAX_WAIT)
         return error
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-{remaining,reset}`; the reset is milliseconds since the epoch."""
         if "x-ratelimit-remaining" not in headers:
             return NO_RATE_HEADERS
-        reset = number(headers.get("x-ratelimit-reset"))
+        reset = replies.number(headers.get("x-ratelimit-reset"))
         wait = None if reset is None else max(0.0, reset / 1000 - self._now())
         return RateHeaders(
-            remaining_requests=count(headers.get("x-ratelimit-remaining")),
-            limit_requests=count(headers.get("x-ratelimit-limit")),
+            remaining_requests=replies.count(headers.get("x-ratelimit-remaining")),
+            limit_requests=replies.count(headers.get("x-ratelimit-limit")),
             reset_requests=wait,
         )
 
@@ -68,5 +61,5 @@ class OpenRouter(ChatCompletions):
 
     def decode_probe(self, body: bytes) -> None:
         """What is said of the key."""
-        if not isinstance(object_or_empty(json_value(body)).get("data"), dict):
+        if not isinstance(replies.object_or_empty(replies.json_value(body)).get("data"), dict):
             raise AuthFailed("OpenRouter says nothing of this key")

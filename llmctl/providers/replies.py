@@ -1,4 +1,4 @@
-"""Provider replies: JSON, headers, token counts and errors, as the program's own values. Pure.
+"""Provider replies: event streams, JSON, headers, counts and errors, as our own values. Pure.
 
 Sources: RFC 9110 (Retry-After), platform.openai.com/docs/guides/error-codes, docs.mistral.ai/api,
 openrouter.ai/docs/api-reference/errors, console.groq.com/docs/errors,
@@ -19,6 +19,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from llmctl.errors import (
     AuthFailed,
@@ -36,10 +37,13 @@ from llmctl.errors import (
     ServerFailed,
 )
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
-from llmctl.types import Finish, ProviderReply, StreamChunk, Usage
+from llmctl.types import Finish, ModelInfo, ProviderReply, StreamChunk, Usage
 
 MAX_WAIT = 120.0
 """Seconds a provider's wait is honoured at most."""
+
+MAX_LINE = 16 * 1024 * 1024
+"""Bytes of a stream's line at most: a line without end must not fill the memory."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 _SHOWN = 500
@@ -68,8 +72,8 @@ class BaseCodec(ABC):
 
     @abstractmethod
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
-        """The answer that the body of a reply with status 200 is. Raises the mapped `CallError`,
-        and the errors that `shape_errors` maps."""
+        """The answer in a body of status 200. Raises the mapped `CallError`, and the errors that
+        `shape_errors` maps."""
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The mapped error of a reply that is no success."""
@@ -95,7 +99,7 @@ class BaseReader(ABC):
         if data.strip() == "[DONE]":
             return self.done()
         body = data.encode(errors="replace")
-        found = json_object(body, subject="a streamed event is ")
+        found = json_object(body)
         with shape_errors(body):
             chunk = self.read(event, found)
         self._has_text = self._has_text or bool(chunk.text)
@@ -114,26 +118,82 @@ class BaseReader(ABC):
         return StreamChunk()
 
 
+# --- Server-sent events -------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True):
+    """One event: its name (`message` where none was given) and its data."""
+
+    name: str
+    data: str
+
+
+class EventReader(Struct):
+    """Reads one event stream by the WHATWG rules, wherever its bytes are cut.
+
+    httpx2's own reader is not used: it keeps a byte order mark, gives events without data, and
+    holds an event that ends in CR until more comes.
+    """
+
+    _rest: bytearray = field(default_factory=bytearray)
+    _begun: bool = False
+    _after_cr: bool = False
+    _name: str = ""
+    _data: list[str] = field(default_factory=list)
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that `chunk` completes. Raises `BadResponse` for a line beyond `MAX_LINE`."""
+        if self._after_cr and chunk:
+            chunk, self._after_cr = chunk.removeprefix(b"\n"), False
+        for line in chunk.splitlines(keepends=True):
+            self._rest += line
+            if len(self._rest) > MAX_LINE:
+                raise BadResponse(f"a line of the stream is longer than {MAX_LINE} bytes")
+            if not line.endswith((b"\n", b"\r")):
+                return
+            text = self._rest.rstrip(b"\r\n").decode(errors="replace")
+            text = text if self._begun else text.removeprefix("\ufeff")
+            self._rest, self._begun, self._after_cr = bytearray(), True, line.endswith(b"\r")
+            if (event := self._take(text)) is not None:
+                yield event
+
+    def end(self) -> Event | None:
+        """The event at the end that lacks its empty line: some servers end so after `[DONE]`. The
+        rules drop it, so that a provider's own end mark must be looked for."""
+        return self._take("")
+
+    def _take(self, line: str) -> Event | None:
+        if not line:
+            name, data = self._name or "message", self._data
+            self._name, self._data = "", []
+            return Event(name, "\n".join(data)) if data else None
+        key, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if key == "data":
+            self._data.append(value)
+        elif key == "event":
+            self._name = value
+        return None
+
+
 # --- JSON ---------------------------------------------------------------------------------------
 
 
-def json_value(
-    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS, subject: str = ""
-) -> Any:
-    """The JSON of a body. Raises `BadResponse`, which begins its reason with `subject`."""
+def json_value(body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Any:
+    """The JSON of a body. Raises `BadResponse`."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise bad_response(status, headers, body, f"{subject}no JSON") from error
+        raise bad_response(status, headers, body, "no JSON") from error
 
 
 def json_object(
-    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS, subject: str = ""
+    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
 ) -> dict[str, Any]:
     """The JSON object of a body. Raises `BadResponse` for anything else."""
-    found = json_value(body, status, headers, subject)
+    found = json_value(body, status, headers)
     if not isinstance(found, dict):
-        raise bad_response(status, headers, body, f"{subject}no JSON object")
+        raise bad_response(status, headers, body, "no JSON object")
     return found
 
 
@@ -159,13 +219,28 @@ def bad_response(status: int, headers: Mapping[str, str], body: bytes, why: str)
     )
 
 
-def listing(body: bytes, name: str) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """A listing and the objects under `name` in it (absent: none). Raises `BadResponse`."""
+def models_page(
+    body: bytes, listed: str, keys: Mapping[str, str]
+) -> tuple[dict[str, Any], list[ModelInfo]]:
+    """A page of models and what is in it under `listed` (absent: none).
+
+    `keys` are the provider's names for the fields of `ModelInfo`. Raises `BadResponse`.
+    """
     found = json_object(body)
-    items = found.get(name, [])
+    items = found.get(listed, [])
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise BadResponse(f"the listing's `{name}` is no list of objects; check `base_url`")
-    return found, items
+        raise BadResponse(f"the listing's `{listed}` is no list of objects; check `base_url`")
+    models = [
+        ModelInfo(
+            id=(first_text(item, keys["id"]) or "").removeprefix("models/"),  # Gemini's
+            name=first_text(item, keys.get("name", "")),
+            context=token_count(item.get(keys.get("context", ""))) or None,
+            output=token_count(item.get(keys.get("output", ""))) or None,
+            created=unix_time(item.get(keys.get("created", ""))),
+        )
+        for item in items
+    ]
+    return found, models
 
 
 def object_or_empty(value: object) -> Mapping[str, Any]:
@@ -256,20 +331,17 @@ def count(text: str | None) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds the provider asks to wait, at most `MAX_WAIT`; None when it does not say.
+    """Seconds the provider asks to wait, at most `MAX_WAIT`; None when it does not say, or says
+    nonsense. `now` is in seconds since the epoch.
 
-    `retry-after-ms` wins over `retry-after` (seconds or an HTTP date, `now` being the seconds
-    since the epoch). Nonsense (negative, NaN, a date in the past) counts as not said.
+    `retry-after-ms` wins over `retry-after` (seconds or an HTTP date).
     """
     millis = number(headers.get("retry-after-ms"))
     if millis is not None:
         return min(millis / 1000, MAX_WAIT)
-    text = headers.get("retry-after")
-    if text is None:
-        return None
+    text = headers.get("retry-after", "")
     wait = number(text)
-    if wait is None:
-        wait = _seconds_until(text, now)
+    wait = _seconds_until(text, now) if wait is None else wait
     return None if wait is None else min(wait, MAX_WAIT)
 
 
@@ -280,10 +352,28 @@ def _seconds_until(text: str, now: float) -> float | None:
         when = parsedate_to_datetime(text)
     except (ValueError, TypeError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
     wait = (when - datetime.fromtimestamp(now, UTC)).total_seconds()
     return wait if wait > 0 else None
+
+
+def rate_headers(
+    headers: Mapping[str, str],
+    form: str,
+    wait: Callable[[str], float | None],
+    tokens: str = "tokens",
+) -> RateHeaders:
+    """What is left of requests and tokens, by headers named after `form` (`x-{what}-{of}`).
+    `wait` reads the seconds until each is full again."""
+    found: dict[str, Any] = {}
+    for what in ("remaining", "limit", "reset"):
+        for of, name in (("requests", "requests"), ("tokens", tokens)):
+            text = headers.get(form.format(what=what, of=name))
+            if text is not None:
+                found[f"{what}_{of}"] = wait(text) if what == "reset" else count(text)
+    if "remaining_requests" not in found and "remaining_tokens" not in found:
+        return NO_RATE_HEADERS
+    return RateHeaders(**found)
 
 
 def should_retry(headers: Mapping[str, str]) -> bool | None:
@@ -364,13 +454,13 @@ def json_or_none(body: bytes) -> Any:
 
 
 def error_body(body: bytes) -> Mapping[str, Any]:
-    """The error object of a body: under `error`, or the body itself where it has a `message` or
-    `detail` (Mistral, and gateways in front of others); empty when there is none."""
+    """The error object of a body; empty when there is none."""
     return error_object(object_or_empty(json_or_none(body)))
 
 
 def error_object(whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The error object within the JSON of a body, as `error_body` gives it."""
+    """The error object of a body: under `error`, or the body itself where it has a `message` or
+    `detail` (Mistral, and gateways in front of others)."""
     found = whole.get("error")
     if isinstance(found, str):
         return {**whole, "message": found}
@@ -387,14 +477,16 @@ def error_from_reply(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
+    found: Mapping[str, Any] | None = None,
     *,
     now: Callable[[], float] = time.time,
 ) -> CallError:
     """The mapped error of a reply that is not a success. `now`: seconds since the epoch.
 
+    `found` is the body's error with a code of `_BY_CODE`, where the codec knows better.
     `ambiguous` by `_GATEWAY`; `retryable` by `x-should-retry`, where the provider sends it.
     """
-    found = error_body(body)
+    found = found or error_body(body)
     message = _message(found) or _plain_text(body)
     if 300 <= status < 400:
         where = headers.get("location")
@@ -403,22 +495,15 @@ def error_from_reply(
     error = _error(status, found, sentence)
     error.http_status, error.provider_request_id = status, request_id(headers)
     error.retry_after = retry_after(headers, now=now())
-    told = should_retry(headers)
-    if told is not None:
+    if (told := should_retry(headers)) is not None:
         error.retryable = told
     return error
 
 
 def error_from_event(found: Mapping[str, Any]) -> CallError:
     """The mapped error of an `error` object inside a stream or a successful reply."""
-    status = next(
-        (
-            value
-            for value in map(found.get, ("status_code", "raw_status_code", "code", "status"))
-            if type(value) is int and 400 <= value < 600
-        ),
-        None,
-    )
+    codes = map(found.get, ("status_code", "raw_status_code", "code", "status"))
+    status = next((c for c in codes if type(c) is int and 400 <= c < 600), None)
     message = _message(found) or "the provider reported an error"
     error = _error(status or 500, found, message[:_SHOWN])
     error.http_status = status
@@ -457,10 +542,10 @@ def _error_type(status: int, found: Mapping[str, Any]) -> type[CallError]:
     kind = _by_code(status, found) or _BY_STATUS.get(status)
     if kind is None:
         kind = ServerFailed if status >= 500 else InvalidRequest
-    if kind is RateLimited and (status == 413 or _TOO_LARGE.search(message)):
-        return InvalidRequest
-    if kind is RateLimited and _PER_DAY.search(message):
-        return QuotaExhausted
+    if kind is RateLimited:
+        if status == 413 or _TOO_LARGE.search(message):
+            return InvalidRequest
+        return QuotaExhausted if _PER_DAY.search(message) else kind
     if kind is InvalidRequest and _TOO_LONG.search(message):
         return ContextTooLong
     if kind is PermissionRefused and object_or_empty(found.get("metadata")).get("reasons"):

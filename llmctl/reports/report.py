@@ -22,7 +22,7 @@ from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
 from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.reports.periods import Span, days, period_at
-from llmctl.storage.ledger_queries import Cell, EmptyReading, Reading, UnknownCall
+from llmctl.storage.ledger_queries import Cell, Reading, UnknownCall
 from llmctl.storage.ledger_rows import Labels, from_pico, matches, read_tags
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
@@ -36,10 +36,6 @@ _MICRO = Decimal("0.000001")
 _FOR_EVER = 1 << 62
 _MAX_EMPTY_DAYS = 92
 """Longest span, in days, whose days before the first call are listed too."""
-
-
-Ledger = Reading | EmptyReading
-"""The ledger at one moment, for reports."""
 
 
 @dataclass(slots=True)
@@ -277,7 +273,7 @@ def parse_by(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def make(ledger: Ledger, query: Query, budgets: Sequence[Budget]) -> Report:
+def make(ledger: Reading, query: Query, budgets: Sequence[Budget]) -> Report:
     """The report that answers the query."""
     span, zone = query.span, query.zone
     sums = _Sums(query.by, _calendar(query, ledger.first()))
@@ -307,7 +303,7 @@ def make(ledger: Ledger, query: Query, budgets: Sequence[Budget]) -> Report:
 
 
 def check(
-    ledger: Ledger, budget: Budget, span: Span | str, by: tuple[str, ...], zone: tzinfo
+    ledger: Reading, budget: Budget, span: Span | str, by: tuple[str, ...], zone: tzinfo
 ) -> BudgetCheck:
     """State of a budget in a span, or in the run of that id (which has no days), with groups."""
     tags = _has_tag((*budget.match, *by))
@@ -376,7 +372,7 @@ def percentiles(latencies: Counter[str], shares: Iterable[int]) -> list[int | No
     return [counts[bisect_left(passed, rank)][0] for rank in ranks]
 
 
-def _add_latencies(ledger: Ledger, query: Query, sums: _Sums) -> None:
+def _add_latencies(ledger: Reading, query: Query, sums: _Sums) -> None:
     span = query.span
     starts = {s for _, s in sums.calendar if "day" in query.by and s in span}
     edges = sorted({span.start, span.end} | starts)

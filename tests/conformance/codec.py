@@ -42,7 +42,7 @@ from llmctl.http import HttpClient
 from llmctl.protocols import Codec, RateHeaders, WireRequest
 from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth
 from llmctl.providers.registry import codec
-from llmctl.providers.sse import Reader
+from llmctl.providers.replies import EventReader
 from llmctl.types import Answer, Message, RawRequest, Request, Target, Usage
 from tests.conformance.codec_dialects import PARTS, Dialect
 from tests.conformance.codec_samples import JUNK, SAMPLES, damaged, streamed, whole
@@ -514,7 +514,7 @@ class CodecContract:
         reader = made.reader()
         pieces = streamed(made, self.dialect, dice.choice(SAMPLES))
         spoilt = dice.randrange(len(pieces))
-        for at, event in enumerate(e for piece in pieces for e in Reader().feed(piece)):
+        for at, event in enumerate(e for piece in pieces for e in EventReader().feed(piece)):
             data = event.data
             if at == spoilt and data.startswith("{"):
                 data = damaged(data.encode(), dice, junk).decode("utf-8", "replace")

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from random import Random
 from typing import Any, ClassVar
 
 import pytest
@@ -37,11 +36,10 @@ from tests.conformance.http_peer import (
     Speak,
     always,
     answer,
+    driven,
     once,
     opened,
-    run,
     send,
-    silent,
 )
 from tests.simulator.faults import Dribble, GzipBomb, Hang
 from tests.simulator.server import Simulator
@@ -156,35 +154,30 @@ class HttpClientContract:
     # Replies, whole and broken.
 
     @pytest.mark.parametrize(("reply", "body"), COMPLETE)
-    def test_a_complete_reply(self, reply: bytes, body: bytes) -> None:
+    @driven
+    async def test_a_complete_reply(self, reply: bytes, body: bytes) -> None:
         """However a reply says where it ends, its body arrives whole."""
-
-        async def body_() -> None:
-            async with self.opened(once(reply, then="close")) as (client, peer):
-                assert await answer(client, peer.url) == body
-
-        run(body_())
+        async with self.opened(once(reply, then="close")) as (client, peer):
+            assert await answer(client, peer.url) == body
 
     @pytest.mark.parametrize("method", ["POST", "GET"])
     @pytest.mark.parametrize(("reply", "then"), BROKEN)
-    def test_what_breaks_after_sending_may_have_been_billed(
+    @driven
+    async def test_what_breaks_after_sending_may_have_been_billed(
         self, reply: bytes, then: str, method: str
     ) -> None:
         """Less than a whole reply, or none in HTTP, is a broken connection that says that it may
         have been billed; it is closed, and what may be billed is not sent again."""
+        async with self.opened(once(reply, then=then)) as (client, peer):
+            error = await failure(client, peer.url, method=method)
+            assert isinstance(error, ConnectionFailed)
+            assert error.ambiguous
+            assert error.retryable
+            await peer.closed()
+            assert method == "GET" or len(peer.lines) == 1
 
-        async def body() -> None:
-            async with self.opened(once(reply, then=then)) as (client, peer):
-                error = await failure(client, peer.url, method=method)
-                assert isinstance(error, ConnectionFailed)
-                assert error.ambiguous
-                assert error.retryable
-                await peer.closed()
-                assert method == "GET" or len(peer.lines) == 1
-
-        run(body())
-
-    def test_what_came_before_it_broke_is_given(self) -> None:
+    @driven
+    async def test_what_came_before_it_broke_is_given(self) -> None:
         """Text that arrived is handed on before the error that followed it."""
         got: list[bytes] = []
 
@@ -193,16 +186,14 @@ class HttpClientContract:
                 async for piece in reply.chunks():
                     got.append(piece)  # noqa: PERF401 - what came before the error stays
 
-        async def body() -> None:
-            speak = once(CHUNKED + b"2\r\nok\r\n", then="close")
-            async with self.opened(speak) as (client, peer):
-                with pytest.raises(ConnectionFailed):
-                    await read(client, peer.url)
-            assert got == [b"ok"]
+        speak = once(CHUNKED + b"2\r\nok\r\n", then="close")
+        async with self.opened(speak) as (client, peer):
+            with pytest.raises(ConnectionFailed):
+                await read(client, peer.url)
+        assert got == [b"ok"]
 
-        run(body())
-
-    def test_pieces_as_they_come(self) -> None:
+    @driven
+    async def test_pieces_as_they_come(self) -> None:
         """Each piece of a stream can be read before the server sends the next one."""
         goes_on = asyncio.Event()
 
@@ -216,18 +207,16 @@ class HttpClientContract:
             line.say(b"0\r\n\r\n")
             await line.end()
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer), send(client, peer.url) as reply:
-                count = 0
-                async for piece in reply.chunks():
-                    assert piece == b"abc"
-                    count += 1
-                    goes_on.set()
-                assert count == 5
+        async with self.opened(speak) as (client, peer), send(client, peer.url) as reply:
+            count = 0
+            async for piece in reply.chunks():
+                assert piece == b"abc"
+                count += 1
+                goes_on.set()
+            assert count == 5
 
-        run(body())
-
-    def test_replies_arrive_as_they_are(self) -> None:
+    @driven
+    async def test_replies_arrive_as_they_are(self) -> None:
         """Names of headers are lower case, all values of a repeated one stay, long ones are read;
         a redirect is handed on and not followed, and no cookie comes back."""
         reply = (
@@ -242,19 +231,16 @@ class HttpClientContract:
                 line.say(reply)
             await line.end()
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                for _ in range(2):
-                    async with send(client, peer.url, headers={"X-Key": "v"}) as got:
-                        assert (got.status, got.headers["location"]) == (
-                            307, "http://127.0.0.1:9/",
-                        )  # fmt: skip
-                        assert got.headers["x-a"] == "1, 2"
-                        assert len(got.headers["set-cookie"]) == 20_002
-                        assert await got.read() == b""
-                assert len(peer.lines) == 1
-
-        run(body())
+        async with self.opened(speak) as (client, peer):
+            for _ in range(2):
+                async with send(client, peer.url, headers={"X-Key": "v"}) as got:
+                    assert (got.status, got.headers["location"]) == (
+                        307, "http://127.0.0.1:9/",
+                    )  # fmt: skip
+                    assert got.headers["x-a"] == "1, 2"
+                    assert len(got.headers["set-cookie"]) == 20_002
+                    assert await got.read() == b""
+            assert len(peer.lines) == 1
         assert len(heads) == 2
         assert "cookie" not in heads[1]
         for name in ("host", "user-agent", "accept", "accept-encoding", "content-length", "x-key"):
@@ -265,7 +251,8 @@ class HttpClientContract:
     # The body of a request.
 
     @pytest.mark.parametrize("size", [0, 1 << 18, (1 << 18) + 1, 20 << 20])
-    def test_a_request_arrives_whole(self, size: int) -> None:
+    @driven
+    async def test_a_request_arrives_whole(self, size: int) -> None:
         """However slowly the server reads, all of it comes, in order, without a complaint of the
         client, and the connection is kept."""
         content = (bytes(range(251)) * (size // 251 + 1))[:size]
@@ -279,92 +266,79 @@ class HttpClientContract:
                 line.say(OK)
             await line.end()
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                for _ in range(2):
-                    assert await answer(client, peer.url, content) == b"ok"
-                assert len(peer.lines) == 1
+        async with self.opened(speak) as (client, peer):
+            for _ in range(2):
+                assert await answer(client, peer.url, content) == b"ok"
+            assert len(peer.lines) == 1
 
-        run(body())
-
-    def test_headers_that_cannot_be_sent(self) -> None:
+    @driven
+    async def test_headers_that_cannot_be_sent(self) -> None:
         """A key with a line break in it goes nowhere, is not shown, and costs no other call."""
-
-        async def body() -> None:
-            async with self.opened(always) as (client, peer):
-                for bad in ("\r\nx-evil: 1", "\0", "\x7f", "\u20ac"):
-                    with pytest.raises(InvalidRequest) as caught:
-                        await answer(
-                            client, peer.url, headers={"authorization": f"Bearer secret{bad}"}
-                        )
-                    assert not caught.value.sent
-                    assert "secret" not in str(caught.value)
-                assert not peer.lines
-                assert await answer(client, peer.url) == b"ok"
-
-        run(body())
+        async with self.opened(always) as (client, peer):
+            for bad in ("\r\nx-evil: 1", "\0", "\x7f", "\u20ac"):
+                with pytest.raises(InvalidRequest) as caught:
+                    await answer(client, peer.url, headers={"authorization": f"Bearer secret{bad}"})
+                assert not caught.value.sent
+                assert "secret" not in str(caught.value)
+            assert not peer.lines
+            assert await answer(client, peer.url) == b"ok"
 
     # Bounds and encodings.
 
     @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
-    def test_packed_bodies(self, pack: Callable[[bytes], bytes]) -> None:
+    @driven
+    async def test_packed_bodies(self, pack: Callable[[bytes], bytes]) -> None:
         """Gzip and deflate are unpacked; damaged bytes are a bad response."""
         name = b"gzip" if pack is gzip.compress else b"deflate"
 
-        async def body() -> None:
-            for packed, good in ((pack(b"text" * 1000), True), (b"no such thing at all", False)):
-                speak = once(
-                    b"HTTP/1.1 200 OK\r\ncontent-encoding: %s\r\ncontent-length: %d\r\n\r\n%s"
-                    % (name, len(packed), packed)
-                )
-                async with self.opened(speak) as (client, peer):
-                    if good:
-                        assert await answer(client, peer.url) == b"text" * 1000
-                    else:
-                        error = await failure(client, peer.url)
-                        assert isinstance(error, BadResponse)
-                        assert "damaged" in str(error)
+        for packed, good in ((pack(b"text" * 1000), True), (b"no such thing at all", False)):
+            speak = once(
+                b"HTTP/1.1 200 OK\r\ncontent-encoding: %s\r\ncontent-length: %d\r\n\r\n%s"
+                % (name, len(packed), packed)
+            )
+            async with self.opened(speak) as (client, peer):
+                if good:
+                    assert await answer(client, peer.url) == b"text" * 1000
+                else:
+                    error = await failure(client, peer.url)
+                    assert isinstance(error, BadResponse)
+                    assert "damaged" in str(error)
 
-        run(body())
-
-    def test_a_gzip_bomb_is_not_unpacked(
+    @driven
+    async def test_a_gzip_bomb_is_not_unpacked(
         self, sim: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A small body that unpacks beyond the bound is refused there, and one in an encoding that
         nobody asked for is not guessed at."""
         monkeypatch.setattr(http, "MAX_BODY", 64 * 1024)
 
-        async def body() -> None:
-            client = HttpClient(many=self.many)
-            for layers, why in ((1, "larger than"), (2, "encoding")):
-                sim.fault = GzipBomb(layers=layers)  # type: ignore[arg-type]
-                error = await failure(client, sim.base_url)
-                assert isinstance(error, BadResponse)
-                assert why in str(error)
-            await client.close()
-
-        run(body())
+        client = HttpClient(many=self.many)
+        for layers, why in ((1, "larger than"), (2, "encoding")):
+            sim.fault = GzipBomb(layers=layers)  # type: ignore[arg-type]
+            error = await failure(client, sim.base_url)
+            assert isinstance(error, BadResponse)
+            assert why in str(error)
+        await client.close()
 
     @pytest.mark.parametrize("sizes", [(100,), (60, 40)])
-    def test_a_plain_body_is_bounded(
+    @driven
+    async def test_a_plain_body_is_bounded(
         self, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A body arrives whole up to the bound, however it is cut up, and is refused beyond, its
         connection closed."""
         pieces = b"".join(b"%x\r\n%s\r\n" % (size, b"a" * size) for size in sizes)
 
-        async def body() -> None:
-            async with self.opened(once(CHUNKED + pieces + b"0\r\n\r\n")) as (client, peer):
-                monkeypatch.setattr(http, "MAX_BODY", 100)
-                assert await answer(client, peer.url) == b"a" * 100
-            async with self.opened(once(CHUNKED + pieces)) as (client, peer):
-                monkeypatch.setattr(http, "MAX_BODY", 99)
-                assert isinstance(await failure(client, peer.url), BadResponse)
-                await peer.closed()
+        async with self.opened(once(CHUNKED + pieces + b"0\r\n\r\n")) as (client, peer):
+            monkeypatch.setattr(http, "MAX_BODY", 100)
+            assert await answer(client, peer.url) == b"a" * 100
+        async with self.opened(once(CHUNKED + pieces)) as (client, peer):
+            monkeypatch.setattr(http, "MAX_BODY", 99)
+            assert isinstance(await failure(client, peer.url), BadResponse)
+            await peer.closed()
 
-        run(body())
-
-    def test_a_server_that_sends_too_fast_waits(self) -> None:
+    @driven
+    async def test_a_server_that_sends_too_fast_waits(self) -> None:
         """Of a large body that nobody reads only a little is taken, and the connection closed."""
         size, sent = 30 << 20, 0
 
@@ -377,55 +351,48 @@ class HttpClientContract:
                 await line.writer.drain()
                 sent += 1 << 20
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                async with send(client, peer.url):
-                    before = -1
-                    while before != sent:
-                        before = sent
-                        await asyncio.sleep(0.1)
-                    assert sent < size
-                await peer.closed()
-
-        run(body())
+        async with self.opened(speak) as (client, peer):
+            async with send(client, peer.url):
+                before = -1
+                while before != sent:
+                    before = sent
+                    await asyncio.sleep(0.1)
+                assert sent < size
+            await peer.closed()
 
     # Connections.
 
-    def test_connections_are_used_again(self) -> None:
+    @driven
+    async def test_connections_are_used_again(self) -> None:
         """One call after the other uses one connection; two at a time use two."""
+        async with self.opened(always) as (client, peer):
+            for _ in range(3):
+                assert await answer(client, peer.url) == b"ok"
+            assert len(peer.lines) == 1
+            for _ in range(3):
+                await asyncio.gather(*(answer(client, peer.url) for _ in range(2)))
+            assert len(peer.lines) == 2
 
-        async def body() -> None:
-            async with self.opened(always) as (client, peer):
-                for _ in range(3):
-                    assert await answer(client, peer.url) == b"ok"
-                assert len(peer.lines) == 1
-                for _ in range(3):
-                    await asyncio.gather(*(answer(client, peer.url) for _ in range(2)))
-                assert len(peer.lines) == 2
-
-        run(body())
-
-    def test_many_at_a_time(self) -> None:
+    @driven
+    async def test_many_at_a_time(self) -> None:
         """Nothing but the caller limits how many requests there are at a time."""
         together = asyncio.Event()
 
-        async def body() -> None:
-            async def speak(line: Line) -> None:
-                await line.request()
-                if len(peer.lines) == 150:
-                    together.set()
-                await together.wait()
-                line.say(OK)
-                await line.end()
+        async def speak(line: Line) -> None:
+            await line.request()
+            if len(peer.lines) == 150:
+                together.set()
+            await together.wait()
+            line.say(OK)
+            await line.end()
 
-            async with self.opened(speak) as (client, peer):
-                found = await asyncio.gather(*(answer(client, peer.url) for _ in range(150)))
-                assert found == [b"ok"] * 150
-
-        run(body())
+        async with self.opened(speak) as (client, peer):
+            found = await asyncio.gather(*(answer(client, peer.url) for _ in range(150)))
+            assert found == [b"ok"] * 150
 
     @pytest.mark.parametrize("said", [b"", OK, b"HTTP/1.1 408 Too slow\r\n\r\n"])
-    def test_an_idle_connection_that_the_server_ends(self, said: bytes) -> None:
+    @driven
+    async def test_an_idle_connection_that_the_server_ends(self, said: bytes) -> None:
         """A server that closes an idle connection, or says something on it, has ended it: what it
         said is not the next call's answer, and that one is not lost."""
         goes_on = asyncio.Event()
@@ -439,32 +406,27 @@ class HttpClientContract:
             await goes_on.wait()
             line.say(said)
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                assert await answer(client, peer.url) == b"ok"
-                goes_on.set()
-                await peer.closed()
-                await asyncio.sleep(0.01)
-                assert await answer(client, peer.url, first_byte=1) == b"ok"
-                assert len(peer.lines) == 2
+        async with self.opened(speak) as (client, peer):
+            assert await answer(client, peer.url) == b"ok"
+            goes_on.set()
+            await peer.closed()
+            await asyncio.sleep(0.01)
+            assert await answer(client, peer.url, first_byte=1) == b"ok"
+            assert len(peer.lines) == 2
 
-        run(body())
-
-    def test_a_connection_closed_while_the_loop_was_busy(self, sim: Simulator) -> None:
+    @driven
+    async def test_a_connection_closed_while_the_loop_was_busy(self, sim: Simulator) -> None:
         """A connection whose end lies unread when a call needs one costs the call nothing."""
-
-        async def body() -> None:
-            client = HttpClient(many=self.many)
-            for _ in range(3):
-                assert b"echo: hello" in await answer(client, sim.base_url)
-                sim.drop_connections()  # in its own thread, while this one stands still
-                sim.wait_until(lambda: not sim.record.snapshot()["open_connections"])
-            await client.close()
-
-        run(body())
+        client = HttpClient(many=self.many)
+        for _ in range(3):
+            assert b"echo: hello" in await answer(client, sim.base_url)
+            sim.drop_connections()  # in its own thread, while this one stands still
+            sim.wait_until(lambda: not sim.record.snapshot()["open_connections"])
+        await client.close()
         assert sim.record.snapshot()["connections"] == 3
 
-    def test_a_used_connection_that_breaks_after_sending(self) -> None:
+    @driven
+    async def test_a_used_connection_that_breaks_after_sending(self) -> None:
         """A connection that was good once and is closed when it gets another request may have
         carried it: it is not sent again."""
 
@@ -473,116 +435,99 @@ class HttpClientContract:
             line.say(OK)
             await line.request()
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                assert await answer(client, peer.url) == b"ok"
-                assert (await failure(client, peer.url)).ambiguous
-                assert len(peer.lines) == 1
+        async with self.opened(speak) as (client, peer):
+            assert await answer(client, peer.url) == b"ok"
+            assert (await failure(client, peer.url)).ambiguous
+            assert len(peer.lines) == 1
 
-        run(body())
-
-    def test_idle_for_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @driven
+    async def test_idle_for_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A connection that has been idle for `KEEP_ALIVE` seconds is not used again."""
         monkeypatch.setattr(http, "KEEP_ALIVE", 0.2)
 
-        async def body() -> None:
-            async with self.opened(always) as (client, peer):
-                await answer(client, peer.url)
-                await asyncio.sleep(0.3)
-                await answer(client, peer.url)
-                assert len(peer.lines) == 2
-
-        run(body())
+        async with self.opened(always) as (client, peer):
+            await answer(client, peer.url)
+            await asyncio.sleep(0.3)
+            await answer(client, peer.url)
+            assert len(peer.lines) == 2
 
     # Before a byte has left.
 
-    @pytest.mark.parametrize("method", ["POST", "GET"])
-    def test_a_refused_connection_cannot_have_been_billed(self, method: str) -> None:
-        """Where nobody listens nothing was sent; the error has the system's words."""
+    @pytest.mark.parametrize("proxies", [{}, {"ALL_PROXY": "127.0.0.1:9"}], ids=["", "proxy"])
+    @driven
+    async def test_a_refused_connection_cannot_have_been_billed(
+        self, proxies: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where nobody listens, or no name is found, nothing was sent; the error has the system's
+        words."""
+        use_proxies(monkeypatch, proxies)
+        client = HttpClient(many=self.many)
+        url = "http://provider.example/v1" if proxies else "http://127.0.0.1:9/v1"
+        error = await failure(client, url)
+        assert isinstance(error, ConnectionFailed)
+        assert "127.0.0.1:9 (Connection refused)" in str(error)
+        assert ("through the proxy" in str(error)) is bool(proxies)
+        assert not error.ambiguous
+        if not proxies:
 
-        async def body() -> None:
-            client = HttpClient(many=self.many)
-            error = await failure(client, "http://127.0.0.1:9/v1", method=method)
-            assert isinstance(error, ConnectionFailed)
-            assert "no connection to 127.0.0.1:9 (Connection refused)" in str(error)
-            assert not error.ambiguous
-            await client.close()
+            def look(*_: Any, **__: Any) -> Any:
+                raise socket.gaierror(-2, "Name or service not known")
 
-        run(body())
-
-    def test_a_name_that_is_not_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where a name has no address nothing was sent."""
-        use_proxies(monkeypatch, {})
-
-        def look(*_: Any, **__: Any) -> Any:
-            raise socket.gaierror(-2, "Name or service not known")
-
-        monkeypatch.setattr(socket, "getaddrinfo", look)
-
-        async def body() -> None:
-            client = HttpClient(many=self.many)
+            monkeypatch.setattr(socket, "getaddrinfo", look)
             error = await failure(client, FAR)
             assert isinstance(error, ConnectionFailed)
             assert "Name or service not known" in str(error)
             assert not error.ambiguous
-            await client.close()
+        await client.close()
 
-        run(body())
-
-    def test_one_address_that_is_out_of_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @driven
+    async def test_one_address_that_is_out_of_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the first address of a name says no, the next one is tried."""
         use_proxies(monkeypatch, {})
 
-        async def body() -> None:
-            async with self.opened(always) as (client, peer):
-                there = [
-                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, peer.port))
-                    for host in ("127.0.0.2", "127.0.0.1")
-                ]
-                monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
-                assert await answer(client, f"http://provider.example:{peer.port}/v1") == b"ok"
+        async with self.opened(always) as (client, peer):
+            there = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, peer.port))
+                for host in ("127.0.0.2", "127.0.0.1")
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
+            assert await answer(client, f"http://provider.example:{peer.port}/v1") == b"ok"
 
-        run(body())
-
-    def test_certificates_are_held_to_the_store(
+    @driven
+    async def test_certificates_are_held_to_the_store(
         self, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """`SSL_CERT_FILE` names whom to trust; without it a stranger's certificate ends the call
         before anything was sent, and so does one with another name."""
+        async with self.opened(always, tls) as (client, peer):
+            assert await answer(client, peer.url) == b"ok"
+            there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", peer.port))]
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
+                wrong = await failure(client, f"https://other.example:{peer.port}/v1")
+            assert "certificate" in str(wrong)
+            assert "other.example" in str(wrong)
+            monkeypatch.delenv("SSL_CERT_FILE")
+            stranger = HttpClient(many=self.many)
+            unknown = await failure(stranger, peer.url)
+            assert "certificate" in str(unknown)
+            assert not wrong.ambiguous
+            assert not unknown.ambiguous
+            await stranger.close()
 
-        async def body() -> None:
-            async with self.opened(always, tls) as (client, peer):
-                assert await answer(client, peer.url) == b"ok"
-                there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", peer.port))]
-                with monkeypatch.context() as patch:
-                    patch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
-                    wrong = await failure(client, f"https://other.example:{peer.port}/v1")
-                assert "certificate" in str(wrong)
-                assert "other.example" in str(wrong)
-                monkeypatch.delenv("SSL_CERT_FILE")
-                stranger = HttpClient(many=self.many)
-                unknown = await failure(stranger, peer.url)
-                assert "certificate" in str(unknown)
-                assert not wrong.ambiguous
-                assert not unknown.ambiguous
-                await stranger.close()
-
-        run(body())
-
-    def test_certificates_that_cannot_be_loaded(
+    @driven
+    async def test_certificates_that_cannot_be_loaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A missing `SSL_CERT_FILE` is said, not worked around."""
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
         use_proxies(monkeypatch, {})
 
-        async def body() -> None:
-            with pytest.raises(ConfigError, match="certificates"):
-                await answer(HttpClient(many=self.many), FAR)
+        with pytest.raises(ConfigError, match="certificates"):
+            await answer(HttpClient(many=self.many), FAR)
 
-        run(body())
-
-    def test_no_tls_there(self, tls: ssl.SSLContext) -> None:
+    @driven
+    async def test_no_tls_there(self, tls: ssl.SSLContext) -> None:
         """A server that speaks no TLS was sent nothing."""
         del tls
 
@@ -590,18 +535,16 @@ class HttpClientContract:
             await line.reader.read(1)
             line.say(OK)
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                error = await failure(client, peer.url.replace("http:", "https:"))
-                assert isinstance(error, ConnectionFailed)
-                assert not error.ambiguous
-
-        run(body())
+        async with self.opened(speak) as (client, peer):
+            error = await failure(client, peer.url.replace("http:", "https:"))
+            assert isinstance(error, ConnectionFailed)
+            assert not error.ambiguous
 
     # Proxies.
 
     @pytest.mark.parametrize("secure", [False, True], ids=["http proxy", "https proxy"])
-    def test_through_a_tunnel(
+    @driven
+    async def test_through_a_tunnel(
         self, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, *, secure: bool
     ) -> None:
         """TLS runs through a proxy's tunnel, inside of TLS to the proxy itself where it wants that;
@@ -615,21 +558,18 @@ class HttpClientContract:
                 line.say(OK)
             await line.request()
 
-        async def body() -> None:
-            async with Peer(tunnel_to(tls, origin), tls if secure else None) as peer:
-                scheme = "https" if secure else "http"
-                use_proxies(monkeypatch, {"HTTPS_PROXY": f"{scheme}://a:b@127.0.0.1:{peer.port}"})
-                client = HttpClient(many=self.many)
-                for _ in range(2):
-                    assert await answer(client, FAR) == b"ok"
-                assert (await failure(client, FAR)).ambiguous
-                await client.close()
-                await peer.closed()
-                assert len(peer.lines) == 1
-            assert all("host: provider.example\r\n" in head for head in heads)
-            assert all("proxy" not in head for head in heads)
-
-        run(body())
+        async with Peer(tunnel_to(tls, origin), tls if secure else None) as peer:
+            scheme = "https" if secure else "http"
+            use_proxies(monkeypatch, {"HTTPS_PROXY": f"{scheme}://a:b@127.0.0.1:{peer.port}"})
+            client = HttpClient(many=self.many)
+            for _ in range(2):
+                assert await answer(client, FAR) == b"ok"
+            assert (await failure(client, FAR)).ambiguous
+            await client.close()
+            await peer.closed()
+            assert len(peer.lines) == 1
+        assert all("host: provider.example\r\n" in head for head in heads)
+        assert all("proxy" not in head for head in heads)
 
     @pytest.mark.parametrize(
         "said",
@@ -642,7 +582,8 @@ class HttpClientContract:
             TUNNEL,
         ],
     )
-    def test_a_tunnel_that_does_not_open(
+    @driven
+    async def test_a_tunnel_that_does_not_open(
         self, said: bytes, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whatever a proxy says but yes, or where nobody is behind it: nothing was sent; the error
@@ -653,22 +594,18 @@ class HttpClientContract:
             await line.head()
             line.say(said)
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                use_proxies(
-                    monkeypatch, {"HTTPS_PROXY": f"http://ann:secret@127.0.0.1:{peer.port}"}
-                )
-                error = await failure(client, FAR)
-                assert isinstance(error, ConnectionFailed)
-                assert f"through the proxy 127.0.0.1:{peer.port} (" in str(error)
-                assert not error.ambiguous
-                assert "secret" not in str(error)
-                await peer.closed()
-
-        run(body())
+        async with self.opened(speak) as (client, peer):
+            use_proxies(monkeypatch, {"HTTPS_PROXY": f"http://ann:secret@127.0.0.1:{peer.port}"})
+            error = await failure(client, FAR)
+            assert isinstance(error, ConnectionFailed)
+            assert f"through the proxy 127.0.0.1:{peer.port} (" in str(error)
+            assert not error.ambiguous
+            assert "secret" not in str(error)
+            await peer.closed()
 
     @pytest.mark.parametrize("secure", [False, True], ids=["http proxy", "https proxy"])
-    def test_plain_http_goes_through_the_proxy(
+    @driven
+    async def test_plain_http_goes_through_the_proxy(
         self, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, *, secure: bool
     ) -> None:
         """The proxy is told the whole address, and gets its own password; what breaks after it has
@@ -680,42 +617,27 @@ class HttpClientContract:
             line.say(OK)
             await line.request()
 
-        async def body() -> None:
-            async with Peer(speak, tls if secure else None) as peer:
-                scheme, url = "https" if secure else "http", "http://provider.example:81/v1"
-                proxies = {"http_proxy": f"{scheme}://ann:p%20w@localhost:{peer.port}"}
-                use_proxies(monkeypatch, proxies)
-                client = HttpClient(many=self.many)
-                assert await answer(client, url) == b"ok"
-                assert (await failure(client, url)).ambiguous
-                use_proxies(monkeypatch, {**proxies, "NO_PROXY": "127.1.0.0/16,*.example"})
-                error = await failure(client, "http://127.1.2.3:9/v1")
-                assert "proxy" not in str(error)
-                await client.close()
-            assert heads[0].startswith(
-                "POST http://provider.example:81/v1/chat/completions HTTP/1.1\r\n"
-            )
-            assert "proxy-authorization: basic yw5uona" in heads[0].lower()
-
-        run(body())
-
-    def test_a_proxy_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where nobody listens at the proxy's address nothing was sent."""
-        use_proxies(monkeypatch, {"ALL_PROXY": "127.0.0.1:9"})
-
-        async def body() -> None:
+        async with Peer(speak, tls if secure else None) as peer:
+            scheme, url = "https" if secure else "http", "http://provider.example:81/v1"
+            proxies = {"http_proxy": f"{scheme}://ann:p%20w@localhost:{peer.port}"}
+            use_proxies(monkeypatch, proxies)
             client = HttpClient(many=self.many)
-            error = await failure(client, "http://provider.example/v1")
-            assert "through the proxy 127.0.0.1:9 (Connection refused)" in str(error)
-            assert not error.ambiguous
+            assert await answer(client, url) == b"ok"
+            assert (await failure(client, url)).ambiguous
+            use_proxies(monkeypatch, {**proxies, "NO_PROXY": "127.1.0.0/16,*.example"})
+            error = await failure(client, "http://127.1.2.3:9/v1")
+            assert "proxy" not in str(error)
             await client.close()
-
-        run(body())
+        assert heads[0].startswith(
+            "POST http://provider.example:81/v1/chat/completions HTTP/1.1\r\n"
+        )
+        assert "proxy-authorization: basic yw5uona" in heads[0].lower()
 
     # Cancellation.
 
     @pytest.mark.parametrize("where", ["name", "tls", "tunnel"])
-    def test_giving_up_before_sending(
+    @driven
+    async def test_giving_up_before_sending(
         self, where: str, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A call that is cancelled, or late, while it connects has sent nothing and leaves nothing
@@ -733,38 +655,36 @@ class HttpClientContract:
             looked.set()
             await asyncio.Event().wait()
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                url = f"https://localhost:{peer.port}/v1"
-                if where == "tunnel":
-                    use_proxies(monkeypatch, {"HTTPS_PROXY": f"http://127.0.0.1:{peer.port}"})
-                    url = FAR
-                if where == "name":
-                    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
-                for limit in ("connect", "total"):
-                    error = await failure(client, url, **{limit: 0.2})
-                    assert isinstance(error, CallTimeout)
-                    assert f"timeout.{limit}" in str(error)
-                    assert not error.ambiguous
-                    await peer.closed()
-                await client.close()  # aiohttp remembers that a name is being looked up
-                looked.clear()
-                before = len(peer.lines)
-                call = asyncio.ensure_future(answer(client, url))
-                if where == "name":
-                    await looked.wait()
-                else:
-                    await peer.until(lambda: len(peer.lines) > before)
-                call.cancel()
-                with pytest.raises(asyncio.CancelledError) as caught:
-                    await call
-                assert not isinstance(caught.value, CancelledAfterSending)
+        async with self.opened(speak) as (client, peer):
+            url = f"https://localhost:{peer.port}/v1"
+            if where == "tunnel":
+                use_proxies(monkeypatch, {"HTTPS_PROXY": f"http://127.0.0.1:{peer.port}"})
+                url = FAR
+            if where == "name":
+                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+            for limit in ("connect", "total"):
+                error = await failure(client, url, **{limit: 0.2})
+                assert isinstance(error, CallTimeout)
+                assert f"timeout.{limit}" in str(error)
+                assert not error.ambiguous
                 await peer.closed()
-
-        run(body())
+            await client.close()  # aiohttp remembers that a name is being looked up
+            looked.clear()
+            before = len(peer.lines)
+            call = asyncio.ensure_future(answer(client, url))
+            if where == "name":
+                await looked.wait()
+            else:
+                await peer.until(lambda: len(peer.lines) > before)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await call
+            assert not isinstance(caught.value, CancelledAfterSending)
+            await peer.closed()
 
     @pytest.mark.parametrize("said", [b"", OK[:-1]], ids=["before the answer", "within it"])
-    def test_giving_up_after_sending(self, said: bytes) -> None:
+    @driven
+    async def test_giving_up_after_sending(self, said: bytes) -> None:
         """A call that is cancelled once a byte may have left says so, and closes its connection at
         once: the provider need not go on with it."""
         arrived = asyncio.Event()
@@ -775,80 +695,40 @@ class HttpClientContract:
             arrived.set()
             await line.end()
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                call = asyncio.ensure_future(answer(client, peer.url))
-                await arrived.wait()
-                if said:
-                    await asyncio.sleep(0.02)
-                call.cancel()
-                with pytest.raises(CancelledAfterSending):
-                    await call
-                await peer.closed()
-
-        run(body())
-
-    def test_given_up_at_any_moment(self) -> None:
-        """100 calls at a time, a third of them cancelled at random moments of their lives: whoever
-        is answered gets his own answer, no place is lost, and nothing stays open in the end."""
-        dice, answered, given_up = Random(4711), 0, 0
-
-        async def speak(line: Line) -> None:
-            while True:
-                _, body = await line.request()
-                await asyncio.sleep(dice.random() * 0.01)
-                line.say(CHUNKED + b"%x\r\n%s\r\n" % (len(body), body))
-                await asyncio.sleep(dice.random() * 0.01)
-                line.say(b"0\r\n\r\n")
-
-        async def work(client: HttpClient, url: str, name: int) -> None:
-            nonlocal answered, given_up
-            for number in range(8):
-                text = b"%d-%d" % (name, number)
-                call = asyncio.ensure_future(answer(client, url, text))
-                if dice.random() < 0.33:
-                    await asyncio.wait({call}, timeout=dice.random() ** 2 * 0.03)
-                    call.cancel()
-                try:
-                    assert await call == text
-                    answered += 1
-                except asyncio.CancelledError:
-                    given_up += 1
-
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                await asyncio.gather(*(work(client, peer.url, name) for name in range(100)))
-                assert await answer(client, peer.url, b"still") == b"still"
-            assert answered > 400
-            assert given_up > 50
-
-        run(body())
+        async with self.opened(speak) as (client, peer):
+            call = asyncio.ensure_future(answer(client, peer.url))
+            await arrived.wait()
+            if said:
+                await asyncio.sleep(0.02)
+            call.cancel()
+            with pytest.raises(CancelledAfterSending):
+                await call
+            await peer.closed()
 
     # Deadlines.
 
-    def test_silence_ends_at_the_first_byte_limit(self, sim: Simulator) -> None:
+    @driven
+    async def test_silence_ends_at_the_first_byte_limit(self, sim: Simulator) -> None:
         """A server that says nothing is given up after `first_byte`, however long other calls of
         the client may take, and may have billed."""
         sim.fault = Hang()
 
-        async def body() -> None:
-            client, url = HttpClient(many=self.many), sim.base_url
-            patient = asyncio.ensure_future(answer(client, url))
-            await asyncio.to_thread(sim.wait_for_calls, 1)
-            error = await failure(client, url, first_byte=0.2)
-            assert isinstance(error, CallTimeout)
-            assert "sent nothing for 0.2 s (`timeout.first_byte`" in str(error)
-            assert error.ambiguous
-            assert not patient.done()
-            patient.cancel()
-            with pytest.raises(CancelledAfterSending):
-                await patient
-            await client.close()
-
-        run(body())
+        client, url = HttpClient(many=self.many), sim.base_url
+        patient = asyncio.ensure_future(answer(client, url))
+        await asyncio.to_thread(sim.wait_for_calls, 1)
+        error = await failure(client, url, first_byte=0.2)
+        assert isinstance(error, CallTimeout)
+        assert "sent nothing for 0.2 s (`timeout.first_byte`" in str(error)
+        assert error.ambiguous
+        assert not patient.done()
+        patient.cancel()
+        with pytest.raises(CancelledAfterSending):
+            await patient
+        await client.close()
 
     @pytest.mark.parametrize("slow", ["to connect", "to read"])
-    def test_first_byte_counts_from_when_the_request_was_sent(
+    @driven
+    async def test_first_byte_counts_from_when_the_request_was_sent(
         self, slow: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Neither connecting nor sending is part of `first_byte`."""
@@ -874,48 +754,31 @@ class HttpClientContract:
         size = 20 << 20 if slow == "to read" else 10
         monkeypatch.setattr(socket, "getaddrinfo", slowly)
 
-        async def body() -> None:
-            async with self.opened(speak) as (client, peer):
-                url = f"http://provider.example:{peer.port}/v1"
-                assert await answer(client, url, b"a" * size, first_byte=0.3) == b"ok"
+        async with self.opened(speak) as (client, peer):
+            url = f"http://provider.example:{peer.port}/v1"
+            assert await answer(client, url, b"a" * size, first_byte=0.3) == b"ok"
 
-        run(body())
-
-    def test_an_answer_that_has_begun_has_until_the_total_limit(self, sim: Simulator) -> None:
+    @driven
+    async def test_an_answer_that_has_begun_has_until_the_total_limit(self, sim: Simulator) -> None:
         """`first_byte` is over with the first byte; a body that keeps coming a byte at a time is
         given up at `total`, a real deadline."""
         sim.fault = Dribble(interval=0.05)
 
-        async def body() -> None:
-            client, url = HttpClient(many=self.many), sim.base_url
-            started = time.monotonic()
-            error = await failure(client, url, first_byte=0.4, total=1)
-            assert isinstance(error, CallTimeout)
-            assert "did not finish its answer within 1 s (`timeout.total`" in str(error)
-            assert 0.9 < time.monotonic() - started < 3
-            assert error.ambiguous
-            await client.close()
+        client, url = HttpClient(many=self.many), sim.base_url
+        started = time.monotonic()
+        error = await failure(client, url, first_byte=0.4, total=1)
+        assert isinstance(error, CallTimeout)
+        assert "did not finish its answer within 1 s (`timeout.total`" in str(error)
+        assert 0.9 < time.monotonic() - started < 3
+        assert error.ambiguous
+        await client.close()
 
-        run(body())
-
-    def test_a_deadline_is_not_the_callers_own(self, sim: Simulator) -> None:
+    @driven
+    async def test_a_deadline_is_not_the_callers_own(self, sim: Simulator) -> None:
         """A `TimeoutError` of whoever reads the reply is his own."""
         del sim
 
-        async def body() -> None:
-            async with self.opened(always) as (client, peer):
-                with pytest.raises(TimeoutError, match="mine"):
-                    async with send(client, peer.url):
-                        raise TimeoutError("mine")
-
-        run(body())
-
-    def test_silence_of_a_server_leaves_nothing_open(self) -> None:
-        """A call that is given up at a deadline closes its connection."""
-
-        async def body() -> None:
-            async with self.opened(silent) as (client, peer):
-                assert isinstance(await failure(client, peer.url, first_byte=0.1), CallTimeout)
-                await peer.closed()
-
-        run(body())
+        async with self.opened(always) as (client, peer):
+            with pytest.raises(TimeoutError, match="mine"):
+                async with send(client, peer.url):
+                    raise TimeoutError("mine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import socket
 import ssl
@@ -188,14 +189,20 @@ async def opened(
         await peer.closed()
 
 
-def run(body: Coroutine[Any, Any, None]) -> None:
-    """Run it; what hangs fails, what was left open warns, and nothing else may go wrong unseen."""
-    unseen: list[dict[str, Any]] = []
+def driven(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """The test in an event loop of its own: what hangs fails, what was left open warns, and nothing
+    else may go wrong unseen."""
 
-    async def watched() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, what: unseen.append(what))
-        await asyncio.wait_for(body, 20)
+    @functools.wraps(test)
+    def run(*args: Any, **named: Any) -> None:
+        unseen: list[dict[str, Any]] = []
 
-    asyncio.run(watched())
-    gc.collect()
-    assert not unseen, unseen
+        async def watched() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, what: unseen.append(what))
+            await asyncio.wait_for(test(*args, **named), 20)
+
+        asyncio.run(watched())
+        gc.collect()
+        assert not unseen, unseen
+
+    return run

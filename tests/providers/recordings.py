@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
-from llmctl.providers.sse import Reader
+from llmctl.providers.replies import EventReader
 from llmctl.types import Request, StreamChunk, Target
 from tests.conformance.codec_dialects import DIALECTS
 from tests.support import request
@@ -53,7 +53,7 @@ def asked(provider: str, model: str, **changes: Any) -> Request:
 
 def streamed(codec: Codec, pieces: list[bytes]) -> StreamChunk:
     """What a stream that arrives in these pieces says in all."""
-    events, reader = Reader(), codec.reader()
+    events, reader = EventReader(), codec.reader()
     found: list[StreamChunk] = []
     for chunk in pieces:
         found += [reader.piece(event.name, event.data) for event in events.feed(chunk)]

@@ -9,23 +9,14 @@ import orjson
 import pytest
 
 from llmctl.errors import (
-    AuthFailed,
-    CallError,
     ContentFiltered,
-    ContextTooLong,
     InvalidRequest,
-    NotFound,
-    Overloaded,
-    PermissionRefused,
-    QuotaExhausted,
-    RateLimited,
-    ServerFailed,
 )
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic, to_anthropic_schema
-from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
-from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request, Usage
-from tests.providers.recordings import asked, streamed
+from llmctl.tokens import ANTHROPIC_MAX_TOKENS
+from llmctl.types import JSON, Message, RawRequest, Request, Usage
+from tests.providers.recordings import asked
 
 NOW = 1_800_000_000.0
 CODEC: Codec = Anthropic(now=lambda: NOW)
@@ -48,29 +39,6 @@ def content(*given: JSON) -> Any:
     return sent(messages=(Message("user", given),))["messages"][0]["content"]
 
 
-def test_a_plain_request() -> None:
-    """Instructions stand apart, parameters and options where the API wants them."""
-    asking = ask(
-        messages=(Message("system", "s"), Message("user", "u"), Message("assistant", "a")),
-        max_tokens=5,
-        temperature=0.5,
-        options={"top_k": 3, "betas": ["one", "two"]},
-    )
-    wire = CODEC.encode(asking, stream=True)
-    assert (wire.path, wire.method) == ("/messages", "POST")
-    assert wire.headers == {"anthropic-version": "2023-06-01", "anthropic-beta": "one,two"}
-    assert wire.body == {
-        "model": "claude-sonnet-5",
-        "system": "s",
-        "messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}],
-        "max_tokens": 5,
-        "temperature": 0.5,
-        "top_k": 3,
-        "stream": True,
-    }
-    assert CODEC.auth("k") == {"x-api-key": "k"}
-
-
 def test_an_output_limit_is_always_sent() -> None:
     """The API demands one; a thinking budget has to fit below it."""
     assert sent()["max_tokens"] == ANTHROPIC_MAX_TOKENS
@@ -79,18 +47,11 @@ def test_an_output_limit_is_always_sent() -> None:
     assert sent(options={"max_tokens": 9})["max_tokens"] == 9
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"max_tokens": 7},
-        {"options": {"thinking": {"type": "enabled", "budget_tokens": 10_000}}},
-        {"raw": RawRequest("/chat/completions", {"messages": [{"role": "user", "content": "u"}]})},
-    ],
-)
-def test_the_worst_case_knows_the_limit_that_is_sent(changes: dict[str, Any]) -> None:
-    """What is held for a call without `max_tokens` is what the API is asked for."""
-    assert max_output(ask(**changes)) == sent(**changes)["max_tokens"]
+def test_betas_are_a_header() -> None:
+    """As in Anthropic's own SDKs, `betas` is a list of names."""
+    wire = CODEC.encode(ask(options={"betas": ["one", "two"]}), stream=False)
+    assert wire.headers == {"anthropic-version": "2023-06-01", "anthropic-beta": "one,two"}
+    assert "betas" not in (wire.body or {})
 
 
 def test_instructions_in_the_middle() -> None:
@@ -137,25 +98,6 @@ def test_attachments() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("part", "named"),
-    [
-        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "audio/wav"),
-        ({"type": "image_url", "image_url": {"url": "data:image/tiff;base64,AAAA"}}, "image/tiff"),
-        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,%%"}}, "image_url"),
-        ({"type": "image_url"}, "image_url"),
-        ({"type": "text", "text": 3}, "text"),
-        ({"type": "file", "file": {"file_data": "data:text/plain;base64,/w=="}}, "text/plain"),
-        ({"type": "video"}, "video"),
-    ],
-)
-def test_what_is_not_taken(part: JSON, named: str) -> None:
-    """A part that Claude does not take is refused by name, and nothing is sent."""
-    with pytest.raises(InvalidRequest, match=named) as caught:
-        content(part)
-    assert (caught.value.sent, caught.value.exit_code) == (False, 2)
-
-
 def test_messages_that_have_no_counterpart() -> None:
     """Unknown roles and fields of a message are refused by name."""
     for message, named in (
@@ -193,15 +135,6 @@ def test_tool_calls_and_results() -> None:
         ],
     }
     assert made[3] == {"role": "user", "content": "go on"}
-
-
-def test_a_schema_goes_out_as_structured_output() -> None:
-    """`output_config.format` holds the schema, beside what else is configured there."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    made = sent(schema=schema, options={"output_config": {"effort": "low"}})
-    closed = {**schema, "additionalProperties": False}
-    form = {"type": "json_schema", "schema": closed}
-    assert made["output_config"] == {"effort": "low", "format": form}
 
 
 def test_a_schema_is_made_to_fit() -> None:
@@ -258,54 +191,6 @@ def test_an_openai_body_is_translated() -> None:
         sent(raw=RawRequest("/chat/completions", {**raw, "seed": 1}))
 
 
-def test_rate_limits() -> None:
-    """Resets are dates, made into seconds from now; a past one is over."""
-    name = "anthropic-ratelimit-"
-    found = CODEC.limits(
-        {
-            f"{name}requests-remaining": "49",
-            f"{name}requests-reset": "2027-01-15T08:00:30Z",
-            f"{name}tokens-remaining": "900",
-            f"{name}tokens-reset": "2027-01-15T07:59:00Z",
-        }
-    )
-    assert (found.remaining_requests, found.remaining_tokens) == (49, 900)
-    assert (found.reset_requests, found.reset_tokens) == (30.0, 0.0)
-    inputs = CODEC.limits({f"{name}input-tokens-remaining": "5", f"{name}input-tokens-reset": "x"})
-    assert (inputs.remaining_tokens, inputs.reset_tokens) == (5, None)
-    assert CODEC.limits({}) == CODEC.limits({"retry-after": "1"})
-
-
-def test_the_key_check_and_the_list_of_models() -> None:
-    """Both read the list; its pages follow the last id."""
-    probe, page = CODEC.probe(), CODEC.models("claude-x")
-    assert (probe.method, probe.path, probe.body) == ("GET", "/models?limit=1", None)
-    assert page.path == "/models?limit=1000&after_id=claude-x"
-    assert page.headers == {"anthropic-version": "2023-06-01"}
-    model = {
-        "id": "claude-y",
-        "display_name": "Claude Y",
-        "created_at": "2027-01-15T08:00:00Z",
-        "max_input_tokens": 200_000,
-        "max_tokens": 64_000,
-    }
-    listed = orjson.dumps({"data": [model], "has_more": True, "last_id": "claude-y"})
-    info = ModelInfo("claude-y", "Claude Y", 200_000, 64_000, NOW)
-    assert CODEC.decode_models(listed) == ([info], "claude-y")
-    assert CODEC.decode_models(b'{"data":[],"has_more":false}') == ([], None)
-    CODEC.decode_probe(listed)
-
-
-def test_the_providers_own_count() -> None:
-    """It is asked with what makes up the prompt, and no more."""
-    asking = ask(messages=(Message("system", "s"), Message("user", "u")), max_tokens=5)
-    wire = CODEC.count(asking)
-    assert wire is not None
-    assert wire.path == "/messages/count_tokens"
-    assert set(wire.body or {}) == {"model", "system", "messages"}
-    assert CODEC.decode_count(b'{"input_tokens": 16}') == 16
-
-
 def body(**changes: Any) -> bytes:
     """A complete message."""
     whole: dict[str, Any] = {
@@ -344,84 +229,3 @@ def test_a_refusal_is_no_answer() -> None:
     delta = {"type": "message_delta", "delta": {"stop_reason": "refusal", "stop_details": details}}
     with pytest.raises(ContentFiltered, match="because"):
         reader.piece("message_delta", orjson.dumps(delta).decode())
-
-
-ERRORS: list[tuple[int, str, str, type[CallError]]] = [
-    (400, "invalid_request_error", "bad field", InvalidRequest),
-    (400, "invalid_request_error", "prompt is too long: 9 > 8", ContextTooLong),
-    (400, "invalid_request_error", "input and `max_tokens` exceed context limit", ContextTooLong),
-    (400, "invalid_request_error", "Your credit balance is too low to go on.", QuotaExhausted),
-    (401, "authentication_error", "invalid x-api-key", AuthFailed),
-    (402, "billing_error", "pay", QuotaExhausted),
-    (403, "permission_error", "no", PermissionRefused),
-    (404, "not_found_error", "model: x", NotFound),
-    (413, "request_too_large", "over 32 MB", InvalidRequest),
-    (429, "rate_limit_error", "slow", RateLimited),
-    (500, "api_error", "oops", ServerFailed),
-    (504, "timeout_error", "late", ServerFailed),
-    (529, "overloaded_error", "busy", Overloaded),
-    (529, "", "", Overloaded),
-]
-
-
-@pytest.mark.parametrize(("status", "kind", "message", "expected"), ERRORS)
-def test_errors_by_body_and_status(
-    status: int, kind: str, message: str, expected: type[CallError]
-) -> None:
-    """Type, message and status say what is terminal; the body names the request."""
-    said = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
-    with pytest.raises(expected) as caught:
-        CODEC.decode(status, {"retry-after": "7"}, orjson.dumps(said))
-    error = caught.value
-    assert (type(error), error.retryable) == (expected, expected.retryable)
-    assert (error.http_status, error.retry_after, error.provider_request_id) == (status, 7, "req_1")
-    assert message in error.message
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("overloaded_error", Overloaded),
-        ("api_error", ServerFailed),
-        ("rate_limit_error", RateLimited),
-        ("billing_error", QuotaExhausted),
-        ("invalid_request_error", InvalidRequest),
-        ("something_new", ServerFailed),
-    ],
-)
-def test_an_error_inside_a_stream(kind: str, expected: type[CallError]) -> None:
-    """After a status of 200 only `error.type` tells what went wrong."""
-    said = {"type": "error", "error": {"type": kind, "message": "m"}, "request_id": "req_1"}
-    with pytest.raises(expected, match="m") as caught:
-        CODEC.reader().piece("error", orjson.dumps(said).decode())
-    assert caught.value.provider_request_id == "req_1"
-    with pytest.raises(expected):
-        CODEC.decode(200, {}, orjson.dumps(said))
-
-
-def test_a_stream() -> None:
-    """Text comes as it is said, usage is merged, `ping` and the unknown are passed over, and
-    without `message_stop` the stream is incomplete."""
-    said: list[dict[str, Any]] = [
-        {
-            "type": "message_start",
-            "message": {"model": "m", "usage": {"input_tokens": 5, "cache_read_input_tokens": 2}},
-        },
-        {"type": "ping"},
-        {"type": "content_block_start", "content_block": {"type": "thinking", "thinking": ""}},
-        {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}},
-        {"type": "content_block_start", "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}},
-        {"type": "content_block_stop"},
-        {"type": "brand_new"},
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": "max_tokens"},
-            "usage": {"output_tokens": 9, "input_tokens": None},
-        },
-    ]
-    whole = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in said)
-    found = streamed(CODEC, [whole])
-    assert (found.text, found.finish, found.model, found.done) == ("hi", "length", "m", False)
-    assert found.usage == Usage(input=7, output=9, cached_input=2)
-    assert streamed(CODEC, [whole, b'data: {"type":"message_stop"}\n\n']).done

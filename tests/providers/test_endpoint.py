@@ -16,7 +16,7 @@ from llmctl.http import CancelledAfterSending, HttpClient
 from llmctl.providers.endpoint import Endpoint, KeyAuth
 from llmctl.providers.registry import codec
 from llmctl.types import Usage
-from tests.conformance.http_peer import Line, Peer, Speak, run
+from tests.conformance.http_peer import Line, Peer, Speak, driven
 from tests.support import request
 
 CHUNK = b'data: {"model":"m","choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
@@ -70,7 +70,8 @@ def streaming(body: bytes) -> Speak:
     return speak
 
 
-def test_the_key_is_looked_up_for_every_attempt() -> None:
+@driven
+async def test_the_key_is_looked_up_for_every_attempt() -> None:
     """A key that is rotated in the middle of a run is used by the next attempt, over the same
     connection."""
     keys, heads = iter(("sk-old", "sk-new")), list[str]()
@@ -80,60 +81,50 @@ def test_the_key_is_looked_up_for_every_attempt() -> None:
             heads.append((await line.request())[0])
             line.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
-    async def body() -> None:
-        async with opened(speak, lambda: next(keys)) as (endpoint, peer):
-            for _ in range(2):
-                with pytest.raises(BadResponse):
-                    await endpoint(request(), None)
-            assert len(peer.lines) == 1
-
-    run(body())
+    async with opened(speak, lambda: next(keys)) as (endpoint, peer):
+        for _ in range(2):
+            with pytest.raises(BadResponse):
+                await endpoint(request(), None)
+        assert len(peer.lines) == 1
     assert ["Bearer sk-old" in heads[0], "Bearer sk-new" in heads[1]] == [True, True]
     assert "sk-old" not in heads[1]
 
 
 @pytest.mark.parametrize("key", ["sk-\u20ac", "sk-\udcff", "sk-\n"])
-def test_a_key_that_cannot_be_sent(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@driven
+async def test_a_key_that_cannot_be_sent(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a key is a mistake, which is told without it; nothing is sent."""
     monkeypatch.setattr(redact, "_KNOWN", set())
 
-    async def body() -> None:
-        async with opened(streaming(b""), lambda: key) as (endpoint, peer):
-            with pytest.raises(InvalidRequest) as caught:
-                await endpoint(request(), None)
-            assert not caught.value.sent
-            assert "sk-" not in str(caught.value)
-            assert not peer.lines
-
-    run(body())
+    async with opened(streaming(b""), lambda: key) as (endpoint, peer):
+        with pytest.raises(InvalidRequest) as caught:
+            await endpoint(request(), None)
+        assert not caught.value.sent
+        assert "sk-" not in str(caught.value)
+        assert not peer.lines
 
 
 @pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data: [DONE]\n"])
-def test_a_stream_that_ends_with_its_end_mark_is_complete(end: bytes) -> None:
+@driven
+async def test_a_stream_that_ends_with_its_end_mark_is_complete(end: bytes) -> None:
     """The empty line after the end mark may be missing: real servers leave it out."""
-
-    async def body() -> None:
-        async with opened(streaming(CHUNK + end)) as (endpoint, _):
-            said: list[str] = []
-            answer = await endpoint(request(), said.append)
-            assert (answer.text, said) == ("hi", ["hi"])
-
-    run(body())
+    async with opened(streaming(CHUNK + end)) as (endpoint, _):
+        said: list[str] = []
+        answer = await endpoint(request(), said.append)
+        assert (answer.text, said) == ("hi", ["hi"])
 
 
-def test_a_stream_without_its_end_mark_is_not() -> None:
+@driven
+async def test_a_stream_without_its_end_mark_is_not() -> None:
     """A stream that ends before its end mark may be billed, and is no answer."""
-
-    async def body() -> None:
-        async with opened(streaming(CHUNK)) as (endpoint, _):
-            with pytest.raises(Exception, match="ended before the answer did") as caught:
-                await endpoint(request(), lambda _: None)
-            assert getattr(caught.value, "ambiguous", False)
-
-    run(body())
+    async with opened(streaming(CHUNK)) as (endpoint, _):
+        with pytest.raises(Exception, match="ended before the answer did") as caught:
+            await endpoint(request(), lambda _: None)
+        assert getattr(caught.value, "ambiguous", False)
 
 
-def test_only_a_call_that_may_be_billed_says_so_when_it_is_cancelled() -> None:
+@driven
+async def test_only_a_call_that_may_be_billed_says_so_when_it_is_cancelled() -> None:
     """A call that is cancelled before a byte of it has left costs nothing."""
     arrived = asyncio.Event()
 
@@ -142,19 +133,16 @@ def test_only_a_call_that_may_be_billed_says_so_when_it_is_cancelled() -> None:
         arrived.set()
         await line.end()
 
-    async def body() -> None:
-        async with opened(speak) as (endpoint, peer):
-            early = asyncio.ensure_future(endpoint(request(), None))
-            await asyncio.sleep(0)
-            early.cancel()
-            late = asyncio.ensure_future(endpoint(request(), None))
-            await arrived.wait()
-            late.cancel()
-            with pytest.raises(asyncio.CancelledError) as caught:
-                await early
-            assert not isinstance(caught.value, CancelledAfterSending)
-            with pytest.raises(CancelledAfterSending):
-                await late
-            await peer.closed()
-
-    run(body())
+    async with opened(speak) as (endpoint, peer):
+        early = asyncio.ensure_future(endpoint(request(), None))
+        await asyncio.sleep(0)
+        early.cancel()
+        late = asyncio.ensure_future(endpoint(request(), None))
+        await arrived.wait()
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await early
+        assert not isinstance(caught.value, CancelledAfterSending)
+        with pytest.raises(CancelledAfterSending):
+            await late
+        await peer.closed()

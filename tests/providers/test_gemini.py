@@ -9,26 +9,16 @@ import orjson
 import pytest
 
 from llmctl.errors import (
-    AuthFailed,
-    CallError,
     ContentFiltered,
-    ContextTooLong,
     InvalidRequest,
-    NotFound,
-    Overloaded,
-    PermissionRefused,
-    QuotaExhausted,
-    RateLimited,
-    ServerFailed,
 )
 from llmctl.protocols import Codec
 from llmctl.providers.gemini import Gemini
-from llmctl.types import JSON, Message, ModelInfo, RawRequest, Request, Usage
+from llmctl.types import JSON, Message, RawRequest, Request, Usage
 from tests.providers.recordings import asked, streamed
 
 CODEC: Codec = Gemini(now=lambda: 1_800_000_000.0)
 PNG = base64.b64encode(b"\x89PNG").decode()
-RPC = "type.googleapis.com/google.rpc."
 
 
 def ask(**changes: Any) -> Request:
@@ -44,29 +34,6 @@ def sent(**changes: Any) -> dict[str, Any]:
 def content(*given: JSON) -> Any:
     """What a user's turn of these parts becomes."""
     return sent(messages=(Message("user", given),))["contents"][0]["parts"]
-
-
-def test_a_plain_request() -> None:
-    """The model stands in the path, instructions apart, parameters in `generationConfig`."""
-    asking = ask(
-        messages=(Message("system", "s"), Message("user", "u"), Message("assistant", "a")),
-        max_tokens=5,
-        temperature=0.5,
-    )
-    wire = CODEC.encode(asking, stream=False)
-    assert (wire.path, wire.method) == ("/models/gemini-2.5-flash:generateContent", "POST")
-    assert wire.body == {
-        "systemInstruction": {"parts": [{"text": "s"}], "role": "user"},
-        "contents": [
-            {"role": "user", "parts": [{"text": "u"}]},
-            {"role": "model", "parts": [{"text": "a"}]},
-        ],
-        "generationConfig": {"maxOutputTokens": 5, "temperature": 0.5},
-    }
-    assert CODEC.auth("k") == {"x-goog-api-key": "k"}
-    streaming = CODEC.encode(asking, stream=True)
-    assert streaming.path == "/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
-    assert streaming.body == wire.body
 
 
 def test_the_name_of_a_model_cannot_leave_the_path() -> None:
@@ -128,22 +95,6 @@ def test_attachments() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("part", "named"),
-    [
-        ({"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}, "zip"),
-        ({"type": "file", "file": {"file_data": "AAAA"}}, "unknown type"),
-        ({"type": "input_audio", "input_audio": {}}, "input_audio"),
-        ({"type": "video_url"}, "video_url"),
-    ],
-)
-def test_what_is_not_taken(part: JSON, named: str) -> None:
-    """A part that Gemini does not take is refused by name, and nothing is sent."""
-    with pytest.raises(InvalidRequest, match=named) as caught:
-        content(part)
-    assert (caught.value.sent, caught.value.exit_code) == (False, 2)
-
-
 def test_tool_calls_and_results() -> None:
     """Calls keep their signature or get a stand-in where the model demands one; results find
     the name of their call, and those that follow each other are one turn."""
@@ -178,15 +129,6 @@ def test_tool_calls_and_results() -> None:
         sent(messages=(Message("tool", "x", {"tool_call_id": "c9"}),))
 
 
-def test_a_schema_goes_out_as_structured_output() -> None:
-    """The schema is sent as it is, with the type of JSON."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    assert sent(schema=schema)["generationConfig"] == {
-        "responseMimeType": "application/json",
-        "responseJsonSchema": schema,
-    }
-
-
 def test_an_openai_body_is_translated() -> None:
     """Tools, the choice among them and parameters get Gemini's shape."""
     function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
@@ -207,24 +149,6 @@ def test_an_openai_body_is_translated() -> None:
     }
     with pytest.raises(InvalidRequest, match="logit_bias"):
         sent(raw=RawRequest("/chat/completions", {**raw, "logit_bias": {"1": 1}}))
-
-
-def test_the_key_check_and_the_list_of_models() -> None:
-    """Both read the list, page by page."""
-    probe, page = CODEC.probe(), CODEC.models("t=1")
-    assert (probe.method, probe.path, probe.body) == ("GET", "/models?pageSize=1", None)
-    assert page.path == "/models?pageSize=1000&pageToken=t%3D1"
-    model = {
-        "name": "models/gemini-x",
-        "displayName": "Gemini X",
-        "inputTokenLimit": 1_048_576,
-        "outputTokenLimit": 65_536,
-    }
-    listed = orjson.dumps({"models": [model], "nextPageToken": "t2"})
-    info = ModelInfo("gemini-x", "Gemini X", 1_048_576, 65_536)
-    assert CODEC.decode_models(listed) == ([info], "t2")
-    assert CODEC.decode_models(b"{}") == ([], None)
-    CODEC.decode_probe(listed)
 
 
 def test_the_providers_own_count() -> None:
@@ -318,65 +242,6 @@ def test_blocks_are_no_answers(data: bytes, why: str) -> None:
     assert caught.value.usage == Usage(input=10, output=12, cached_input=4, reasoning=5)
     with pytest.raises(ContentFiltered, match=why):
         CODEC.reader().piece("message", data.decode())
-
-
-def error(code: int, status: str, message: str, *details: JSON) -> bytes:
-    """An error's body."""
-    held = {"code": code, "message": message, "status": status, "details": details}
-    return orjson.dumps({"error": held})
-
-
-def quota(*ids: str) -> JSON:
-    """The detail that names which quotas ran out."""
-    return {"@type": f"{RPC}QuotaFailure", "violations": [{"quotaId": name} for name in ids]}
-
-
-DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
-MINUTE = "GenerateContentInputTokensPerModelPerMinute-FreeTier"
-KEY = {"@type": f"{RPC}ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
-WAIT = {"@type": f"{RPC}RetryInfo", "retryDelay": "45.837906927s"}
-LONG = "The input token count (9) exceeds the maximum number of tokens allowed (8)."
-
-
-ERRORS: list[tuple[bytes, type[CallError], float | None]] = [
-    (error(400, "INVALID_ARGUMENT", "bad field"), InvalidRequest, None),
-    (error(400, "INVALID_ARGUMENT", "x", KEY), AuthFailed, None),
-    (error(400, "INVALID_ARGUMENT", "API key not valid. Pass one."), AuthFailed, None),
-    (error(400, "INVALID_ARGUMENT", LONG), ContextTooLong, None),
-    (error(400, "FAILED_PRECONDITION", "location"), PermissionRefused, None),
-    (error(401, "UNAUTHENTICATED", "no"), AuthFailed, None),
-    (error(403, "PERMISSION_DENIED", "no"), PermissionRefused, None),
-    (error(403, "PERMISSION_DENIED", "Your API key was reported as leaked."), AuthFailed, None),
-    (error(404, "NOT_FOUND", "models/x is not found"), NotFound, None),
-    (error(429, "RESOURCE_EXHAUSTED", "x", quota(MINUTE), WAIT), RateLimited, 45.837906927),
-    (error(429, "RESOURCE_EXHAUSTED", "x", quota(MINUTE, DAY), WAIT), QuotaExhausted, None),
-    (error(429, "RESOURCE_EXHAUSTED", "x"), RateLimited, None),
-    (error(500, "INTERNAL", "x"), ServerFailed, None),
-    (error(503, "UNAVAILABLE", "overloaded"), Overloaded, None),
-    (error(504, "DEADLINE_EXCEEDED", "x"), ServerFailed, None),
-]
-
-
-@pytest.mark.parametrize(("data", "expected", "wait"), ERRORS)
-def test_errors_by_body_and_status(
-    data: bytes, expected: type[CallError], wait: float | None
-) -> None:
-    """The details say what is terminal and how long to wait; inside a stream as well, and where
-    a stream that was not asked for as events wraps the error in a list."""
-    code = orjson.loads(data)["error"]["code"]
-    for found in (CODEC.failure(code, {}, data), CODEC.failure(code, {}, b"[" + data + b"]")):
-        assert (type(found), found.retry_after, found.http_status) == (expected, wait, code)
-    with pytest.raises(expected) as inside:
-        CODEC.reader().piece("message", data.decode())
-    assert inside.value.retry_after == wait
-
-
-def test_a_wait_is_bounded() -> None:
-    """However long the provider asks to wait, it is two minutes at most."""
-    long = {**WAIT, "retryDelay": "86400s"}
-    found = CODEC.failure(429, {}, error(429, "RESOURCE_EXHAUSTED", "x", long))
-    assert found.retry_after == 120.0
-    assert CODEC.failure(429, {"retry-after": "3"}, error(429, "X", "x", long)).retry_after == 3.0
 
 
 def test_a_stream() -> None:

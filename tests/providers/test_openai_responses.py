@@ -17,7 +17,7 @@ from llmctl.errors import (
 )
 from llmctl.protocols import Codec
 from llmctl.providers.openai_responses import OpenAIResponses
-from llmctl.types import Message, StreamChunk, Usage
+from llmctl.types import Message
 from tests.providers.recordings import streamed
 from tests.support import request
 
@@ -62,23 +62,6 @@ def stream(*steps: dict[str, Any]) -> bytes:
     )
 
 
-def test_a_request() -> None:
-    """Turns are input items; the limit and the options have this API's names."""
-    made = sent(
-        messages=(Message("system", "s"), Message("user", "u")),
-        max_tokens=5,
-        temperature=0.5,
-        options={"reasoning": {"effort": "low"}},
-    )
-    assert made == {
-        "model": "gpt-5-mini",
-        "input": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
-        "max_output_tokens": 5,
-        "temperature": 0.5,
-        "reasoning": {"effort": "low"},
-    }
-
-
 def test_parts_have_this_apis_names() -> None:
     """Texts, images and files are translated; audio is refused unsent."""
     parts = (
@@ -97,19 +80,6 @@ def test_parts_have_this_apis_names() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
     with pytest.raises(InvalidRequest):
         sent(messages=(Message("user", (audio,)),))
-
-
-def test_tools_called_before() -> None:
-    """Calls and their results become items of their own."""
-    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    turns = (
-        Message("assistant", None, {"tool_calls": [call]}),
-        Message("tool", "42", {"tool_call_id": "c1"}),
-    )
-    assert sent(messages=turns)["input"] == [
-        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
-        {"type": "function_call_output", "call_id": "c1", "output": "42"},
-    ]
 
 
 def test_a_schema_stands_beside_other_text_settings() -> None:
@@ -154,27 +124,3 @@ def test_work_in_the_background_is_no_answer(status: str) -> None:
     with pytest.raises(BadResponse) as caught:
         CODEC.decode(200, {}, orjson.dumps(whole(status=status, output=[])))
     assert not caught.value.retryable
-
-
-def test_a_stream() -> None:
-    """Deltas are the text; the last event carries the rest."""
-    steps: list[dict[str, Any]] = [
-        {"type": "response.created", "response": {}},
-        {"type": "response.output_text.delta", "delta": "h"},
-        {"type": "response.output_text.delta", "delta": "i"},
-        {"type": "response.completed", "response": whole()},
-    ]
-    usage = Usage(input=10, output=7, cached_input=4, reasoning=5)
-    assert streamed(CODEC, [stream(*steps)]) == StreamChunk(
-        "hi", "stop", "gpt-5-mini-2026", usage, done=True
-    )
-    assert not streamed(CODEC, [stream(*steps[:-1])]).done
-    assert streamed(CODEC, [stream(steps[-1])]).text == "hi"
-
-
-def test_the_count() -> None:
-    """The counting endpoint gets what it takes, and no parameter of the answer."""
-    wire = CODEC.count(request(max_tokens=5, temperature=1.0, options={"tools": []}))
-    assert wire is not None
-    assert wire.body is not None
-    assert set(wire.body) == {"model", "input", "tools"}

@@ -12,7 +12,6 @@ import pytest
 
 from tests.conftest import KEY, Run
 from tests.simulator import errors
-from tests.simulator.fault import Fault
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
 from tests.simulator.wires.openrouter import cost
@@ -78,24 +77,6 @@ def test_openrouters_own_price(run: Run, everywhere: dict[str, str], sim: Simula
     for stream in ("--no-stream", "--stream"):
         done = run("ask", "x", "-p", "openrouter", "--no-cache", "--json", stream, env=everywhere)
         assert Decimal(str(json.loads(done.stdout)["cost_usd"])) == cost(BILLED)
-
-
-@pytest.mark.parametrize(
-    ("name", "fault", "code"),
-    [
-        ("anthropic", errors.out_of_quota(), 5),
-        ("gemini", errors.overloaded(), 5),
-        ("cohere", errors.context_too_long(), 1),
-    ],
-    ids=["quota", "overloaded", "context"],
-)
-def test_other_errors(
-    run: Run, everywhere: dict[str, str], sim: Simulator, name: str, fault: Fault, code: int
-) -> None:
-    """What only the body tells apart has its own exit code."""
-    sim.fault = fault
-    done = run("ask", "x", "-p", name, env=everywhere)
-    assert (done.returncode, done.stdout) == (code, "")
 
 
 def test_a_gateways_timeout(

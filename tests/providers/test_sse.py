@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.providers import sse
-from llmctl.providers.sse import Event, Reader
+from llmctl.errors import BadResponse
+from llmctl.providers import replies
+from llmctl.providers.replies import Event, EventReader
 
 
 def read(*chunks: bytes) -> list[Event]:
     """All events of a stream that arrives in `chunks`."""
-    reader = Reader()
+    reader = EventReader()
     return [event for chunk in chunks for event in reader.feed(chunk)]
 
 
@@ -56,7 +57,7 @@ def test_the_rules_by_name() -> None:
 )
 def test_the_end_of_a_stream(stream: bytes, left: Event | None) -> None:
     """The last event needs no empty line after it, but the end of its last line."""
-    reader = Reader()
+    reader = EventReader()
     list(reader.feed(stream))
     assert reader.end() == left
 
@@ -69,11 +70,6 @@ def test_any_chunking_gives_the_same_events(cuts: list[int]) -> None:
     assert read(*chunks) == EVENTS
 
 
-def test_byte_by_byte() -> None:
-    """One byte at a time is a chunking like any other."""
-    assert read(*(bytes([b]) for b in STREAM)) == EVENTS
-
-
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_no_bytes_crash_the_reader(chunks: list[bytes]) -> None:
     """Arbitrary bytes are read as events or ignored, never a crash."""
@@ -82,6 +78,6 @@ def test_no_bytes_crash_the_reader(chunks: list[bytes]) -> None:
 
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line longer than the bound is an error before it fills the memory."""
-    monkeypatch.setattr(sse, "MAX_LINE", 1000)
-    with pytest.raises(ValueError, match="longer than 1000"):
+    monkeypatch.setattr(replies, "MAX_LINE", 1000)
+    with pytest.raises(BadResponse, match="longer than 1000"):
         read(*[b"x" * 100] * 11)

@@ -17,7 +17,7 @@ NAMES = {"top_p": "topP", "stop": "stopSequences"}
 def translated(path: str = "/chat/completions", **body: Any) -> Request:
     """The plain request of a body."""
     whole = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **body}
-    return from_chat(request(raw=RawRequest(path, whole)), NAMES)
+    return from_chat(request(raw=RawRequest(path, whole)), NAMES)[0]
 
 
 def test_what_has_a_counterpart() -> None:

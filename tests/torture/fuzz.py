@@ -34,7 +34,7 @@ from llmctl.config.settings import Profile
 from llmctl.errors import CallError, ConfigError
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
-from llmctl.providers.sse import Event, Reader
+from llmctl.providers.replies import Event, EventReader
 from llmctl.request import compose
 from tests.conformance.codec_dialects import DIALECTS
 from tests.conformance.codec_samples import SAMPLES, streamed, wire_of
@@ -152,7 +152,7 @@ def _stream(name: str, made: Codec, payload: bytes) -> Stream:
 
 def said(made: Codec, pieces: Sequence[bytes]) -> Any:
     """All that a codec reads out of a stream, or the error it ends in."""
-    events, reader = Reader(), made.reader()
+    events, reader = EventReader(), made.reader()
     text, rest = "", []
     try:
         for piece in pieces:
@@ -197,7 +197,7 @@ class _Chunkings:
 
     def _bytes(self, dice: Random) -> None:
         payload = b"".join(dice.choices(_FRAGMENTS, k=dice.randint(0, 24)))
-        reader = Reader()
+        reader = EventReader()
         found = [event for piece in cut(payload, dice) for event in reader.feed(piece)]
         assert found == by_the_rules(payload), f"{payload!r}: {found!r}"
 

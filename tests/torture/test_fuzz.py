@@ -11,7 +11,7 @@ import pytest
 from llmctl.batch.input import MAX_LINE, InputFile, Problem, lines
 from llmctl.batch.rows import RowError
 from llmctl.batch.rows import RowReader as Rows
-from llmctl.providers.sse import Event, Reader
+from llmctl.providers.replies import Event, EventReader
 from tests.torture.fuzz import Size, all_streams, by_the_rules, cut, fuzz, said
 
 
@@ -38,7 +38,7 @@ def test_the_named_streams(size: int) -> None:
         b"\xef\xbb\xbfdata: a\r\n\r\ndata: b\r\rdata: c\n\nevent: e\ndata: d\xe2\x80\xa8e\n"
         b"data: f\r\n\n: note\n\ndata: \xff\xf0\x9f\n\ndata: unfinished\n"
     )
-    reader = Reader()
+    reader = EventReader()
     pieces = [payload[at : at + size] for at in range(0, len(payload), size)]
     found = [event for piece in pieces for event in reader.feed(piece)]
     assert found == by_the_rules(payload)
