@@ -73,7 +73,7 @@ def test_all_problems_at_once(put: Put, profile: Profile) -> None:
         + jsonl({"prompt": "x"}, {"id": 6, "prompt": "x"}, {"id": "b"}),
     )
     assert complaint(path, profile) == [
-        "IN: 5 rows are wrong: nothing was sent",
+        "IN: 5 problems, nothing was sent",
         "IN:2: not valid JSON: unexpected end of data (column 3)",
         'IN:4: the id "a" is that of line 1',
         "IN:5: not valid UTF-8 (byte 9): convert the file to UTF-8",
@@ -91,7 +91,7 @@ def test_the_first_twenty(put: Put, profile: Profile) -> None:
     ids = [f"id {n}" for n in range(3000)]
     rows = [{"id": x, "prompt": "x"} for x in [*ids, *ids[::-1], "id 7"]]
     said = complaint(put("a.jsonl", jsonl(*rows) + b"{}\n" * 99), profile)
-    assert said[0] == "IN: 3100 rows are wrong: nothing was sent"
+    assert said[0] == "IN: 3100 problems, nothing was sent"
     assert said[1:21] == [
         f'IN:{3001 + n}: the id "id {2999 - n}" is that of line {3000 - n}' for n in range(20)
     ]
@@ -238,7 +238,9 @@ def test_a_changed_question(
     ):
         pass
     head, line = caught.value.message.splitlines()
-    assert head.startswith(f"{path}: 1 row is changed: {out} has an answer to another question")
+    assert head.startswith(
+        f"{path}: 1 problem, nothing was sent: {out} has an answer to another question"
+    )
     assert line == f'{path}:2: the question of id "a" has changed'
     assert caught.value.exit_code == 2
 
