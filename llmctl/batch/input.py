@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from llmctl.errors import InputError
 from llmctl.storage.files import disk, write_all
@@ -95,7 +95,7 @@ class InputFile:
         that was read after the change.
         """
         self._file.seek(0)
-        stream: Any = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
+        stream: BinaryIO = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
         found = lines(stream)
@@ -140,7 +140,7 @@ def _copy(source: BinaryIO, name: str) -> BinaryIO:
             write_all(copied.fileno(), piece)
 
 
-def lines(stream: io.BufferedIOBase, limit: int = MAX_LINE) -> Iterator[Line]:
+def lines(stream: BinaryIO, limit: int = MAX_LINE) -> Iterator[Line]:
     """Lines of a byte stream with their 1-based numbers, split on the line feed only.
 
     A line keeps its end; a byte order mark before the first is dropped. A longer line than

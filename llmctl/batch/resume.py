@@ -184,7 +184,7 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> RowInd
         problems += [
             (line, f"the id {_short(name)} is that of line {old}") for line, name, old in first
         ]
-        _refuse(source, "wrong: nothing was sent", problems, count + repeated)
+        _refuse(source, "", problems, count + repeated)
         stack.pop_all()
     return index
 
@@ -194,21 +194,23 @@ def check_unchanged(index: RowIndex, source: InputFile, output: Path) -> None:
     count, first = index.changed()
     _refuse(
         source,
-        f"changed: {output} has an answer to another question (prompt, model, parameters or "
-        "provider were different): nothing was sent; --restart throws all answers there away, "
-        "-o FILE keeps them and starts another file",
+        f": {output} has an answer to another question (prompt, model, parameters or provider "
+        "were different); --restart throws all answers there away, -o FILE keeps them and starts "
+        "another file",
         [(line, f"the question of id {_short(name)} has changed") for line, name in first],
         count,
     )
 
 
-def _refuse(source: InputFile, what: str, problems: list[tuple[int, str]], count: int) -> None:
-    """Raise, where there are problems, an `InputError` of `what` they are, the first of them as
+def _refuse(source: InputFile, why: str, problems: list[tuple[int, str]], count: int) -> None:
+    """Raise, where there are problems, an `InputError` of their count, `why`, the first of them as
     `NAME:LINE: …`, and how many more there are."""
     if not count:
         return
     shown = sorted(problems)[:SHOWN]
-    text = [f"{source.name}: {count} {'row is' if count == 1 else 'rows are'} {what}"]
+    text = [
+        f"{source.name}: {count} {'problem' if count == 1 else 'problems'}, nothing was sent{why}"
+    ]
     text += [f"{source.name}:{line}: {problem}" for line, problem in shown]
     if count > len(shown):
         text.append(f"… and {count - len(shown)} more")

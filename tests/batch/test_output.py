@@ -151,6 +151,15 @@ def test_the_disk_fails(use: Use, when: str) -> None:
     assert use(work).path.read_bytes() == b"good\n"
 
 
+def test_small_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little the system takes at once, lines are written whole and in order."""
+    write = os.write
+    with LockedFile.open(tmp_path / "x") as file, monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
+        DurableFile(file.path, file).append(b"one\ntwo\nthree\n")
+    assert file.path.read_bytes() == b"one\ntwo\nthree\n"
+
+
 def test_errors_file(tmp_path: Path) -> None:
     """The errors of an earlier run are removed at once; the file is made, 0600 under any umask,
     for the first error."""

@@ -24,18 +24,12 @@ from llmctl.types import CacheMode, Price, Usage
 NOW = 1_795_000_000.0
 COUNTER = Counter(Prices().window)
 PRICES = Prices()
-CODEC = codec("openai")
 OWN = Price(Decimal("0.25"), Decimal(2), Decimal("0.025"), Decimal("0.3"))
 
 
 def seen(profile: str, model: str) -> AverageCall | None:  # noqa: ARG001
     """The history of one model: answers of 30 tokens that take two seconds."""
     return AverageCall(Decimal(30), 2.0, 100) if model == "gpt-4o" else None
-
-
-def means(cached: set[str] = frozenset()) -> PlanInputs:  # type: ignore[assignment]
-    """With a cache that holds these fingerprints."""
-    return PlanInputs(COUNTER, PRICES, CODEC, cached.__contains__, seen, NOW)
 
 
 def profile(model: str = "gpt-4o", price: Price | None = None, *, cache: bool = True) -> Profile:
@@ -58,7 +52,10 @@ def planned(
         with open_batch(Job(str(path), None, reader, own, cache_mode=mode), dry_run=True) as batch:
             requests = [request for page in batch.pages(str) for request in page]
             kept = {request.fingerprint for request in requests[:cached]}
-            return plan(batch, means(kept)), requests
+            spoken = codec(own.adapter)
+            return plan(
+                batch, PlanInputs(COUNTER, PRICES, spoken, kept.__contains__, seen, NOW)
+            ), requests
 
 
 rows = st.lists(
@@ -164,18 +161,10 @@ def test_rows_that_the_provider_would_not_take_are_refused_rows() -> None:
         "p", "anthropic", "anthropic", "https://api.anthropic.com/v1", "claude-sonnet-5-5"
     )
     body = {"model": "e", "input": "text"}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "in.jsonl"
-        line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
-        path.write_text(json.dumps(line) + "\n")
-        with open_batch(Job(str(path), None, RowReader(), own), dry_run=True) as batch:
-            found = plan(
-                batch,
-                PlanInputs(COUNTER, PRICES, codec("anthropic"), set().__contains__, seen, NOW),
-            )
-    assert (found.refused, found.to_send) == (1, 0)
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+    found, _ = planned([line], own)
+    assert (found.refused, found.to_send, len(found.errors)) == (1, 0, 1)
     assert found.cost.worst == 0
-    assert len(found.errors) == 1
 
 
 def test_the_time_is_that_of_the_tightest_limit() -> None:
