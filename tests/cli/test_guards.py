@@ -182,6 +182,6 @@ def test_two_processes_share_a_minute(at: At, tmp_path: Path, sim: Simulator) ->
         for source in sources
     ]
     assert [process.wait(60) for process in running] == [0, 0]
-    at = sorted(call.received for call in sim.calls)
-    assert len(at) == 30
-    assert at[-1] - at[0] >= (30 - 2) / 5 - 0.2
+    times = sorted(call.received for call in sim.calls)
+    assert len(times) == 30
+    assert times[-1] - times[0] >= (30 - 2) / 5 - 0.2
