@@ -29,7 +29,7 @@ def batch(
         str, Argument(metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")
     ],
     output: Annotated[
-        str | None, Option("--output", "-o", help="Default: NAME.out.jsonl. - is stdout.")
+        str | None, Option("--output", "-o", help="Where answers go (NAME.out.jsonl); - is stdout.")
     ] = None,
     system: SystemOption = None,
     template: Annotated[

@@ -117,13 +117,18 @@ def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[s
     about = "" if made.exact else "about "
     most = "?" if made.max_output_tokens is None else f"{made.max_output_tokens:,}"
     basis = f"from {made.seen:,} earlier calls" if made.seen else "assumed: no earlier calls"
+    time = f"about {duration(made.seconds or 0)}, bound by {made.bound_by}"
+    if made.seconds is None:
+        time = "unknown: no limit is set and no earlier call is known"
+    elif made.bound_by is None:
+        time = "none"
     found += [
         "",
         f"tokens in         {about}{made.input_tokens:,}",
         f"tokens out        at most {most}, expected {made.expected_output_tokens:,} ({basis})",
         f"cost              {_cost(made.cost)}",
         f"provider's batch  {_cost(made.batch)}",
-        f"time              {_time(made)}",
+        f"time              {time}",
     ]
     if made.duplicates:
         found.append("at most: duplicates included, for an answer that is cut off is not kept")
@@ -143,11 +148,3 @@ def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[s
 
 def _cost(cost: Cost) -> str:
     return f"at most {money(cost.worst)}, expected {money(cost.expected)}"
-
-
-def _time(made: Plan) -> str:
-    if made.seconds is None:
-        return "unknown: no limit is set and no earlier call is known"
-    if made.bound_by is None:
-        return "none"
-    return f"about {duration(made.seconds)}, bound by {made.bound_by}"

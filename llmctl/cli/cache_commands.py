@@ -12,6 +12,8 @@ from llmctl.cli.output import file_size, money, percent, plural, print_json, pri
 from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from llmctl.storage.answer_cache import CacheFigures as Figures
     from llmctl.storage.answer_cache import PruneFilter
 
@@ -149,24 +151,21 @@ def _cells(figures: Figures) -> tuple[str, ...]:
         f"{figures.hits:,}",
         f"{figures.misses:,}",
         percent(figures.hit_rate),
-        money(figures.saved if _known(figures) else None, figures.unpriced),
+        money(_saved(figures), figures.unpriced),
     )
 
 
 def _fields(figures: Figures) -> dict[str, Any]:
     from llmctl.batch.output import dollars
 
+    names = ("entries", "bytes", "hits", "misses", "hit_rate")
     return {
-        "entries": figures.entries,
-        "bytes": figures.bytes,
-        "hits": figures.hits,
-        "misses": figures.misses,
-        "hit_rate": figures.hit_rate,
-        "saved_usd": dollars(figures.saved if _known(figures) else None),
+        **{name: getattr(figures, name) for name in names},
+        "saved_usd": dollars(_saved(figures)),
         "unpriced_hits": figures.unpriced,
     }
 
 
-def _known(figures: Figures) -> bool:
-    """Whether the price of at least one hit is known, or there was none."""
-    return figures.unpriced < figures.hits or not figures.hits
+def _saved(figures: Figures) -> Decimal | None:
+    """Dollars saved; None when there were hits and the price of none is known."""
+    return figures.saved if figures.unpriced < figures.hits or not figures.hits else None

@@ -77,12 +77,18 @@ def report(
       llmctl cost report --from 2026-11-01 --to 2026-11-30 --by profile,model --format csv
       llmctl cost report --format markdown >> "$GITHUB_STEP_SUMMARY"
     """
-    from llmctl.cli.cost_report import ReportOptions, run_report
+    from llmctl.cli.cost_report import run_report
     from llmctl.reports.report import parse_by
 
-    shown = "json" if context.json else format
-    by_ = parse_by(by) if by else ("model",)
-    return run_report(ReportOptions(since, first, last, by_, shown, timezone), context)
+    return run_report(
+        context,
+        ago=since,
+        first=first,
+        last=last,
+        by=parse_by(by or ["model"]),
+        format="json" if context.json else format,
+        timezone=timezone,
+    )
 
 
 @command(app, "check", "config", "json")

@@ -29,17 +29,6 @@ _MAX_GROUPS = 30
 """Most groups that a terminal shows one by one; a pipe gets them all."""
 
 
-class ReportOptions(Struct, frozen=True):
-    """Options of `cost report`. None: the default."""
-
-    since: str | None = None
-    first: str | None = None
-    last: str | None = None
-    by: tuple[str, ...] = ("model",)
-    format: str = "table"
-    timezone: str = "UTC"
-
-
 class CheckOptions(Struct, frozen=True):
     """Options of `cost check`; `budget` None: the configured budgets."""
 
@@ -52,24 +41,33 @@ class CheckOptions(Struct, frozen=True):
     timezone: str = "UTC"
 
 
-def run_report(options: ReportOptions, context: Context) -> int:
-    """Print the report."""
-    zone, now = zone_named(options.timezone), _now(context)
-    if options.since is not None and (options.first is not None or options.last is not None):
-        raise UsageError("--since and --from/--to exclude each other; give one of them")
-    if options.first is not None or options.last is not None:
-        span = between(options.first, options.last, now, zone)
+def run_report(
+    context: Context,
+    *,
+    ago: str | None,
+    first: str | None,
+    last: str | None,
+    by: tuple[str, ...],
+    format: str,
+    timezone: str,
+) -> int:
+    """Print the report in a format: table, json, csv or markdown."""
+    zone, now = zone_named(timezone), _now(context)
+    if first is None and last is None:
+        span = since(ago or "30d", now, zone)
+    elif ago is None:
+        span = between(first, last, now, zone)
     else:
-        span = since(options.since or "30d", now, zone)
+        raise UsageError("--since and --from/--to exclude each other; give one of them")
     settings = load_settings(context)
-    query = Query(span, options.by, zone, now)
+    query = Query(span, by, zone, now)
     report = _read(settings, lambda ledger: make(ledger, query, settings.budgets))
-    if options.format == "table":
+    if format == "table":
         from llmctl.cli.cost_tables import draw
 
         text = draw(report, columns(), _MAX_GROUPS if is_tty(sys.stdout) else None)
     else:
-        text = {"json": as_json, "csv": as_csv, "markdown": as_markdown}[options.format](report)
+        text = {"json": as_json, "csv": as_csv, "markdown": as_markdown}[format](report)
     write_stdout(text)
     return 0
 

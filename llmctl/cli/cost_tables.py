@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, tzinfo
 from decimal import Decimal
-from typing import Any
 
 from rich.bar import Bar
 from rich.console import RenderableType
@@ -55,9 +54,6 @@ def latency(milliseconds: int | None) -> str:
         return f"{milliseconds / 1000:.1f}s"
     minutes, rest = divmod(round(milliseconds / 1000), 60)
     return f"{minutes}m{rest:02}s"
-
-
-_SHORT: dict[str, Callable[[Any], str]] = {"tokens": tokens, "latency": latency}
 
 
 def group_name(group: Group) -> str:
@@ -150,7 +146,8 @@ def _cell(column: Column, figures: Figures, whole: Figures) -> Text:
         return Text(money(*value))
     if column.kind == "share":
         return Text(percent(value), "red" if column.title == "errors" and value else "")
-    return Text(f"{value:,}" if column.kind == "count" else _SHORT[column.kind](value))
+    shown = {"count": "{:,}".format, "tokens": tokens, "latency": latency}[column.kind]
+    return Text(shown(value))
 
 
 def _shortened(groups: Sequence[Group], most: int | None, depth: int) -> Sequence[Group]:

@@ -62,23 +62,15 @@ def _print_table(models: Sequence[ModelInfo]) -> None:
     """Print the models, one a line; a column that is empty for all of them is left out."""
     from llmctl.cli.output import print_table
 
-    head = ("MODEL", "CONTEXT", "OUTPUT", "SINCE", "NAME")
-    rows = [
-        (
-            model.id,
-            f"{model.context:,}" if model.context else "",
-            f"{model.output:,}" if model.output else "",
-            _day(model.created),
-            model.name or "",
-        )
-        for model in models
-    ]
-    kept = [n for n in range(len(head)) if n == 0 or any(row[n] for row in rows)]
-    print_table(
-        [head[n] for n in kept],
-        [[row[n] for n in kept] for row in rows],
-        right=("CONTEXT", "OUTPUT"),
-    )
+    columns = {
+        "MODEL": [one.id for one in models],
+        "CONTEXT": [f"{one.context:,}" if one.context else "" for one in models],
+        "OUTPUT": [f"{one.output:,}" if one.output else "" for one in models],
+        "SINCE": [_day(one.created) for one in models],
+        "NAME": [one.name or "" for one in models],
+    }
+    kept = {head: cells for head, cells in columns.items() if any(cells)}
+    print_table(list(kept), list(zip(*kept.values(), strict=True)), right=("CONTEXT", "OUTPUT"))
 
 
 def _day(created: float | None) -> str:

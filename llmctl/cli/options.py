@@ -50,7 +50,7 @@ _COMMON: dict[str, tuple[Any, Any, Any]] = {
     "verbose": (
         int,
         0,
-        Option("--verbose", "-v", count=True, help="More detail; -vv shows tracebacks."),
+        Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks."),
     ),
 }
 """Type, default and declaration of the options that a `Context` holds."""

@@ -90,26 +90,21 @@ def between(first: str | None, last: str | None, now: int, zone: tzinfo) -> Span
 
 def period_at(period: Period, now: int, zone: tzinfo) -> Span:
     """The day, week (from Monday) or month that `now` belongs to."""
-    today = local(now, zone).date()
-    if period == "day":
-        first, following = today, today + _DAY
-    elif period == "week":
-        first = today - _DAY * today.weekday()
-        following = first + 7 * _DAY
-    else:
-        first = today.replace(day=1)
+    first = local(now, zone).date()
+    if period == "month":
+        first = first.replace(day=1)
         following = (first + 31 * _DAY).replace(day=1)
+    else:
+        first -= _DAY * (first.weekday() if period == "week" else 0)
+        following = first + _DAY * (7 if period == "week" else 1)
     return Span(midnight(first, zone), midnight(following, zone))
 
 
 def days(span: Span, zone: tzinfo) -> list[tuple[date, int]]:
     """Every day that the span touches, with when it begins there."""
-    day, last = local(span.start, zone).date(), local(span.end - 1, zone).date()
-    found: list[tuple[date, int]] = []
-    while day <= last:
-        found.append((day, midnight(day, zone)))
-        day += _DAY
-    return found
+    first, last = local(span.start, zone).date(), local(span.end - 1, zone).date()
+    found = [first + n * _DAY for n in range((last - first).days + 1)]
+    return [(day, midnight(day, zone)) for day in found]
 
 
 def iso(milliseconds: int, zone: tzinfo) -> str:
