@@ -110,8 +110,12 @@ async def bar(stream: TextIO, pace: Pace, *, colour: bool) -> None:
 
     # Without colours the bar's empty part must be blank, which rich does only when it knows of no
     # colours at all.
-    system = "auto" if colour else None
-    console = Console(file=stream, color_system=system, force_terminal=True, highlight=False)
+    console = Console(
+        file=stream,
+        color_system="auto" if colour else None,
+        force_terminal=True,
+        highlight=False,
+    )
     await pace.mark()
     columns = BarColumn(bar_width=None), TextColumn("{task.description}")
     with Lines(*columns, console=console, auto_refresh=False, transient=True, expand=True) as lines:
