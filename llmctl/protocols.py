@@ -1,8 +1,7 @@
 """The seams of the program: every protocol that more than one room answers or asks.
 
-`Handler` is the one verb: guards, endpoint, engines and commands all meet there. Everything that
-may be answered by another process or machine (`Budget`, `AnswerCache`, `SharedLimits`) is awaited
-and returns plain values.
+What may be answered by another process or machine (`Budget`, `AnswerCache`, `SharedLimits`) is
+awaited and returns plain values.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class Handler(Protocol):
 
         answer = await handler(request, None)
 
-    With `emit` the answer is streamed: its text goes to `emit` piece by piece. With `emit=None`
-    the provider is asked for a plain answer.
+    With `emit` the answer is streamed: its text goes to `emit` piece by piece.
     """
 
     async def __call__(self, request: Request, emit: Emit | None, /) -> Answer:
@@ -47,14 +45,10 @@ class Handler(Protocol):
 
 
 class Observer(Protocol):
-    """Gets the record of every call once, when the call has ended.
-
-    Returning means dealt with, durably. Raises `DiskError` where that is not possible: the run
-    ends then.
-    """
+    """Gets the record of every call once, when the call has ended."""
 
     async def __call__(self, record: CallRecord, /) -> None:
-        """Deal with the record."""
+        """Return when the record is dealt with, durably. Raises `DiskError`, which ends the run."""
 
 
 class Engine(Protocol):
@@ -93,8 +87,7 @@ class StreamReader(Protocol):
         """One server-sent event; raises the mapped `CallError` when it carries an error."""
 
     def end(self) -> StreamChunk:
-        """What the end of the stream itself says: `done` where the provider has no end mark
-        and everything needed has come."""
+        """What the end of the stream says: `done` where there is no end mark, and all has come."""
 
 
 class Codec(Protocol):
@@ -253,18 +246,14 @@ class BudgetWarning(Struct, frozen=True):
 
 
 class Budget(Protocol):
-    """The ledger as calls spend from it: holds, and what ended calls cost. Raises `DiskError`.
-
-    Which windows a call counts towards is decided once, at the hold, by
-    `storage.ledger_rows.matches`, and stored with the hold.
-    """
+    """The ledger as calls spend from it. Raises `DiskError`."""
 
     async def hold(
         self, hold: Hold, windows: Sequence[BudgetWindow] = (), /
     ) -> BudgetDenied | None:
         """Put the call on record where its worst case fits into all `windows`, which are those
-        that it counts towards; durable when this returns None. A denied hold changes nothing. A
-        second hold of one call takes the place of the first."""
+        that it counts towards (`storage.ledger_rows.matches`) and are stored with it; durable when
+        this returns None. A second hold of one call takes the place of the first."""
 
     async def settle(self, record: CallRecord, /) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge the windows stored with that hold, in one

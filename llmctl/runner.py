@@ -136,7 +136,10 @@ class Runner(Struct, frozen=True):
             return self.counter.count(request).tokens + (max_output(request) or 0)
 
         def cache(inner: Handler) -> Cache:
-            guard = Cache(inner, self.cache, self.clock, self.warn, ttl, longest, waiting)
+            guard = Cache(
+                inner, self.cache, self.clock, self.warn, ttl, longest, waiting,
+                looked_up=self.patient,
+            )  # fmt: skip
             self.cache_guards.append(guard)
             return guard
 

@@ -29,10 +29,9 @@ class Message(Struct, frozen=True):
     a codec translates them or refuses them:
 
     - `{"type": "text", "text": T}`
-    - `{"type": "image_url", "image_url": {"url": U}}`, U an https or a data URL; `detail` beside
-      it says how closely to look
-    - `{"type": "file", "file": {"filename": N, "file_data": U}}`, U a data URL; `file_url`
-      instead of `file_data` is an https URL (an addition of ours), `file_id` the provider's own
+    - `{"type": "image_url", "image_url": {"url": U, "detail": D}}`, U an https or a data URL
+    - `{"type": "file", "file": {"filename": N, "file_data": U}}`, U a data URL; or `file_url`, an
+      https URL (an addition of ours), or `file_id`, the provider's own
     - `{"type": "input_audio", "input_audio": {"data": BASE64, "format": "wav" or "mp3"}}`
     """
 

@@ -29,7 +29,8 @@ class Cache:
     Keyed by the request's fingerprint. Only complete answers are kept. `ttl`: seconds an answer
     may be reused, None for ever. `patience`: seconds to wait for an answer that another process is
     getting, on the clock `waiting`; then the question is asked all the same, because being billed
-    twice is better than never going on. Answers are kept in the background, until `close`: a paid
+    twice is better than never going on. `looked_up`: requests come after a look (`kept_answers`),
+    so that most are not kept. Answers are kept in the background, until `close`: a paid
     answer waits for no cache. A store that fails is told to `warn` once and used no more.
     """
 
@@ -42,6 +43,8 @@ class Cache:
         ttl: float | None = None,
         patience: float = 600.0,
         waiting: Clock | None = None,
+        *,
+        looked_up: bool = False,
     ) -> None:
         self._inner = inner
         self._store = store
@@ -50,6 +53,7 @@ class Cache:
         self._ttl = ttl
         self._patience = patience
         self._waiting = waiting or clock
+        self._looked_up = looked_up
         self._failed = False
         self._flights: dict[str, asyncio.Future[Answer]] = {}
         self._claimed: set[str] = set()
@@ -96,7 +100,8 @@ class Cache:
             kept = None
             if request.cache_mode == "use" and not self._failed:
                 with self._giving_up():
-                    kept = await self._find(request) or await self._claim(request)
+                    kept = None if self._looked_up else await self._find(request)
+                    kept = kept or await self._claim(request)
             answer = await self._inner(request, emit) if kept is None else _deliver(kept, emit)
         except BaseException as error:
             self._land(key, flight)

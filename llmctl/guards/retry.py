@@ -74,19 +74,15 @@ class Retry(Struct, frozen=True):
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The answer of the first attempt that has one."""
-        from tenacity import AsyncRetrying, retry_if_exception  # 30 ms, and not every command calls
-
         call = _Call(self, request, emit)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_is_retryable),
-            stop=call.is_last,  # type: ignore[arg-type]  # tenacity awaits what it gives
-            wait=call.wait,
-            sleep=self.clock.sleep,
-            before_sleep=call.tell,
-            reraise=True,
-        )
         try:
-            answer: Answer = await retrying(call.attempt)
+            try:
+                answer = await call.attempt()
+            except CallError as error:
+                if not _is_retryable(error):
+                    raise
+                call.failure = error
+                answer = await self._again(call)
         except CallError as error:  # perhaps of the pause: the run is to end
             error.attempts, error.uncertain, error.held = call.made, call.uncertain, True
             raise
@@ -98,22 +94,42 @@ class Retry(Struct, frozen=True):
             raise CancelledAfterSending(attempts=call.made, uncertain=call.uncertain) from stop
         return replace(answer, attempts=call.made, uncertain=call.uncertain)
 
+    async def _again(self, call: _Call) -> Answer:
+        """The answer of a later attempt. tenacity takes 30 ms to import, and most calls need it
+        not."""
+        from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+
+        call.backoff = wait_random_exponential(FIRST_WAIT, self.budget.policy.max_wait)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_is_retryable),
+            stop=call.is_last,  # type: ignore[arg-type]  # tenacity awaits what it gives
+            wait=call.wait,
+            sleep=self.clock.sleep,
+            before_sleep=call.tell,
+            reraise=True,
+        )
+        answer: Answer = await retrying(call.attempt)
+        return answer
+
 
 class _Call:
     """The attempts of one call: how many were `made`, how many of them may have been billed
     (`uncertain`), and how many `count` against the policy."""
 
     def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
-        from tenacity import wait_random_exponential
-
         self._guard, self._budget = guard, guard.budget
         self._request, self._emit = request, emit
         self._started = guard.clock.monotonic()
-        self._backoff = wait_random_exponential(FIRST_WAIT, guard.budget.policy.max_wait)
+        self.backoff: Callable[[RetryCallState], float] = lambda _: 0.0
+        self.failure: CallError | None = None
+        """How the first attempt failed: for tenacity, which would make it."""
         self.made = self.uncertain = self.count = 0
 
     async def attempt(self) -> Answer:
         """Make one."""
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
         self.made += 1
         try:
             return await self._guard.inner(self._request, self._emit)
@@ -140,7 +156,7 @@ class _Call:
     def wait(self, state: RetryCallState) -> float:
         """Seconds of backoff; not beyond the deadline, and no less than the provider asked for."""
         error = _failure(state)
-        return max(min(self._backoff(state), self._left(error)), error.retry_after or 0.0)
+        return max(min(self.backoff(state), self._left(error)), error.retry_after or 0.0)
 
     def tell(self, state: RetryCallState) -> None:
         """There will be another attempt."""

@@ -261,30 +261,24 @@ def test_a_new_day_has_a_new_budget() -> None:
     assert midnight <= record.started < midnight + 1
 
 
-def test_another_attempt_is_held_before_it_is_made() -> None:
-    """After a failure that may have been billed; without room for it there is none."""
-    run = Run(a_window("0.03"))
+@pytest.mark.parametrize(
+    ("windows", "affords"),
+    [([a_window("0.03")], [True, True, False]), ([], [True, True, True])],
+)
+def test_another_attempt_is_held_before_it_is_made(
+    windows: list[BudgetWindow], affords: list[bool]
+) -> None:
+    """After a failure that may have been billed; without room for it there is none. It is on
+    record without budgets, too: a crash then leaves all attempts in doubt."""
+    run = Run(*windows)
     asked = request(call_id="a", max_tokens=5)
 
     async def work() -> list[bool]:
         await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
         return [await run.budget.can_afford(asked, n) for n in (1, 2, 3)]
 
-    assert run.do(work()) == [True, True, False]
-    assert run.ledger.holds["a"][0].times == 3
-
-
-def test_without_budgets_another_attempt_is_on_record_too() -> None:
-    """A crash then leaves both attempts in doubt."""
-    run = Run()
-    asked = request(call_id="a")
-
-    async def work() -> bool:
-        await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
-        return await run.budget.can_afford(asked, 1)
-
-    assert run.do(work()) is True
-    assert run.ledger.holds["a"][0].times == 2
+    assert run.do(work()) == affords
+    assert run.ledger.holds["a"][0].times == 1 + sum(affords)
 
 
 def test_a_share_of_a_budget_is_told_once() -> None:

@@ -52,14 +52,22 @@ def cached(
     return clock.run(run())
 
 
-def test_the_second_time_is_a_hit_that_replays() -> None:
-    """A kept answer is given without a call, and its text goes to `emit`."""
-    inner, shown = Scripted(response("hi")), list[str]()
+@pytest.mark.parametrize("looked_up", [False, True])
+def test_the_second_time_is_a_hit_that_replays(*, looked_up: bool) -> None:
+    """A kept answer is given without a call, and its text goes to `emit`; after a page was looked
+    up, too."""
+    inner, shown, store = Scripted(response("hi")), list[str](), FakeCache()
 
     async def twice(cache: Cache) -> tuple[Answer, Answer]:
-        return await cache(request(), None), await cache(request(), shown.append)
+        cache._looked_up = looked_up
+        first = await cache(request(), None)
+        await cache.close()
+        second = await cache(request(), shown.append)
+        await cache.close()
+        return first, second
 
-    first, second = cached(inner, twice)
+    first, second = cached(inner, twice, store=store)
+    assert not store.owners
     assert (first.cache, second.cache, second.text, shown) == ("miss", "hit", "hi", ["hi"])
     assert len(inner.calls) == 1
 
