@@ -323,7 +323,7 @@ def test_a_window_is_looked_at_without_being_made(path: Path) -> None:
     assert windows(path) == []
 
 
-def windows(path: Path) -> list[object]:
+def windows(path: Path) -> list[str]:
     """The keys of the windows that are kept."""
     return [key for (key,) in sql(path, "SELECT key FROM windows ORDER BY key")]
 
