@@ -146,6 +146,7 @@ class EventReader(Struct):
         if self._after_cr and chunk:
             chunk, self._after_cr = chunk.removeprefix(b"\n"), False
         for line in chunk.splitlines(keepends=True):
+            self._after_cr = line.endswith(b"\r")
             self._rest += line
             if len(self._rest) > MAX_LINE:
                 raise BadResponse(f"a line of the stream is longer than {MAX_LINE} bytes")
@@ -153,7 +154,7 @@ class EventReader(Struct):
                 return
             text = self._rest.rstrip(b"\r\n").decode(errors="replace")
             text = text if self._begun else text.removeprefix("\ufeff")
-            self._rest, self._begun, self._after_cr = bytearray(), True, line.endswith(b"\r")
+            self._rest, self._begun = bytearray(), True
             if (event := self._take(text)) is not None:
                 yield event
 
