@@ -225,7 +225,8 @@ def models_page(
 ) -> tuple[dict[str, Any], list[ModelInfo]]:
     """A page of models and what is in it under `listed` (absent: none).
 
-    `keys` are the provider's names for the fields of `ModelInfo`. Raises `BadResponse`.
+    `keys` are the provider's names for the fields of `ModelInfo`, and `prefix`, which its ids have
+    before them. Raises `BadResponse`.
     """
     found = json_object(body)
     items = found.get(listed, [])
@@ -233,7 +234,7 @@ def models_page(
         raise BadResponse(f"the listing's `{listed}` is no list of objects; check `base_url`")
     models = [
         ModelInfo(
-            id=(first_text(item, keys["id"]) or "").removeprefix("models/"),  # Gemini's
+            id=(first_text(item, keys["id"]) or "").removeprefix(keys.get("prefix", "")),
             name=first_text(item, keys.get("name", "")),
             context=token_count(item.get(keys.get("context", ""))) or None,
             output=token_count(item.get(keys.get("output", ""))) or None,
