@@ -20,7 +20,7 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ _DECODED = frozenset({"", "identity", "gzip", "deflate"})
 
 _RESERVED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 """Headers that say where a request goes and where it ends; no caller may set them."""
+
+_LOOPBACK = ("127.0.0.0/8", "::1")
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A token (RFC 9110, 5.6.2): what the name of a header may be."""
@@ -302,10 +304,12 @@ def _check_headers(request: httpx2.Request) -> None:
     """Raises `InvalidRequest` for a header that would break the request; its value may be a key
     and is not shown."""
     for name, value in request.headers.raw:
-        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest("a header has a name that HTTP does not allow", sent=False)
+        if not _VALUE.fullmatch(value):
             raise InvalidRequest(
-                f"the header {name.decode('latin-1')!r} has a name or a value that HTTP cannot "
-                "carry (a line break, another control character, or one that is not ASCII)",
+                f"the header {name.decode()} has a value that HTTP cannot carry (a line break, "
+                "another control character, or one that is not ASCII)",
                 sent=False,
             )
 
@@ -336,7 +340,7 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
     import httpx2
 
     host, netloc = url.host, url.netloc.decode()
-    if _is_loopback(host):
+    if host == "localhost" or host.endswith(".localhost") or _in_networks(host, _LOOPBACK):
         return None
     known = urllib.request.getproxies()
     found = known.get(url.scheme) or known.get("all")
@@ -358,21 +362,18 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
 def _excluded(host: str, listed: str) -> bool:
     """Whether `NO_PROXY` excludes a host by `*.domain`, address or network; names and `.domain`
     are what the standard library knows."""
-    for entry in filter(None, map(str.strip, listed.lower().split(","))):
-        if entry.startswith("*.") and host.endswith(entry[1:]):
-            return True
+    entries = [entry.strip() for entry in listed.lower().split(",")]
+    domains = tuple(entry[1:] for entry in entries if entry.startswith("*."))
+    return host.endswith(domains) or _in_networks(host, entries)
+
+
+def _in_networks(host: str, networks: Iterable[str]) -> bool:
+    for network in networks:
         with suppress(ValueError):
-            network = ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
-            if ipaddress.ip_address(host) in network:
+            listed = ipaddress.ip_network(re.sub(r"[][]", "", network), strict=False)
+            if ipaddress.ip_address(host) in listed:
                 return True
     return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 @lru_cache(maxsize=4)

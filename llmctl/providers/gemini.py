@@ -48,6 +48,7 @@ _PAGE = 1000
 
 _MODEL = {
     "id": "name",
+    "prefix": "models/",
     "name": "displayName",
     "context": "inputTokenLimit",
     "output": "outputTokenLimit",
@@ -69,6 +70,8 @@ class Gemini(replies.BaseCodec):
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
         """The first candidate's text, without thoughts, read like the chunk of a stream. Raises
         `ContentFiltered` for a blocked prompt, and an answer stopped before it said anything."""
+        if listed := found.get("candidates"):
+            found = {**found, "candidates": [{**listed[0], "index": 0}]}
         reader = GeminiReader()
         chunk = reader.read("", found)
         if chunk.finish is None and not chunk.text and not reader.calls:

@@ -135,7 +135,7 @@ class ChatReader(replies.BaseReader):
         # Further choices (`n`) come in chunks of their own.
         choices = found.get("choices")
         listed = choices if isinstance(choices, list) else ()
-        choice: Mapping[str, Any] = next((c for c in listed if not c.get("index")), {})
+        choice: Mapping[str, Any] = next((c for c in listed if c.get("index") in (0, None)), {})
         if choice.get("error"):
             raise replies.error_from_event(replies.object_or_empty(choice["error"]))
         finish = chat_finish(choice.get("finish_reason"))

@@ -146,6 +146,7 @@ class EventReader(Struct):
         if self._after_cr and chunk:
             chunk, self._after_cr = chunk.removeprefix(b"\n"), False
         for line in chunk.splitlines(keepends=True):
+            self._after_cr = line.endswith(b"\r")
             self._rest += line
             if len(self._rest) > MAX_LINE:
                 raise BadResponse(f"a line of the stream is longer than {MAX_LINE} bytes")
@@ -153,7 +154,7 @@ class EventReader(Struct):
                 return
             text = self._rest.rstrip(b"\r\n").decode(errors="replace")
             text = text if self._begun else text.removeprefix("\ufeff")
-            self._rest, self._begun, self._after_cr = bytearray(), True, line.endswith(b"\r")
+            self._rest, self._begun = bytearray(), True
             if (event := self._take(text)) is not None:
                 yield event
 
@@ -224,7 +225,8 @@ def models_page(
 ) -> tuple[dict[str, Any], list[ModelInfo]]:
     """A page of models and what is in it under `listed` (absent: none).
 
-    `keys` are the provider's names for the fields of `ModelInfo`. Raises `BadResponse`.
+    `keys` are the provider's names for the fields of `ModelInfo`, and `prefix`, which its ids have
+    before them. Raises `BadResponse`.
     """
     found = json_object(body)
     items = found.get(listed, [])
@@ -232,7 +234,7 @@ def models_page(
         raise BadResponse(f"the listing's `{listed}` is no list of objects; check `base_url`")
     models = [
         ModelInfo(
-            id=(first_text(item, keys["id"]) or "").removeprefix("models/"),  # Gemini's
+            id=(first_text(item, keys["id"]) or "").removeprefix(keys.get("prefix", "")),
             name=first_text(item, keys.get("name", "")),
             context=token_count(item.get(keys.get("context", ""))) or None,
             output=token_count(item.get(keys.get("output", ""))) or None,

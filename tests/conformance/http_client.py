@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 import pytest
@@ -40,6 +41,7 @@ from tests.conformance.http_peer import (
     once,
     opened,
     send,
+    silent,
 )
 from tests.simulator.faults import Dribble, GzipBomb, Hang
 from tests.simulator.server import Simulator
@@ -705,6 +707,40 @@ class HttpClientContract:
                 await call
             await peer.closed()
 
+    @driven
+    async def test_given_up_at_any_moment(self) -> None:
+        """100 calls at a time, a third of them cancelled at random moments of their lives: whoever
+        is answered gets his own answer, no place is lost, and nothing stays open in the end."""
+        dice, answered, given_up = Random(4711), 0, 0
+
+        async def speak(line: Line) -> None:
+            while True:
+                _, body = await line.request()
+                await asyncio.sleep(dice.random() * 0.01)
+                line.say(CHUNKED + b"%x\r\n%s\r\n" % (len(body), body))
+                await asyncio.sleep(dice.random() * 0.01)
+                line.say(b"0\r\n\r\n")
+
+        async def work(client: HttpClient, url: str, name: int) -> None:
+            nonlocal answered, given_up
+            for number in range(8):
+                text = b"%d-%d" % (name, number)
+                call = asyncio.ensure_future(answer(client, url, text))
+                if dice.random() < 0.33:
+                    await asyncio.wait({call}, timeout=dice.random() ** 2 * 0.03)
+                    call.cancel()
+                try:
+                    assert await call == text
+                    answered += 1
+                except asyncio.CancelledError:
+                    given_up += 1
+
+        async with self.opened(speak) as (client, peer):
+            await asyncio.gather(*(work(client, peer.url, name) for name in range(100)))
+            assert await answer(client, peer.url, b"still") == b"still"
+        assert answered > 400
+        assert given_up > 50
+
     # Deadlines.
 
     @driven
@@ -782,3 +818,10 @@ class HttpClientContract:
             with pytest.raises(TimeoutError, match="mine"):
                 async with send(client, peer.url):
                     raise TimeoutError("mine")
+
+    @driven
+    async def test_silence_of_a_server_leaves_nothing_open(self) -> None:
+        """A call that is given up at a deadline closes its connection."""
+        async with self.opened(silent) as (client, peer):
+            assert isinstance(await failure(client, peer.url, first_byte=0.1), CallTimeout)
+            await peer.closed()

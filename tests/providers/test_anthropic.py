@@ -14,7 +14,7 @@ from llmctl.errors import (
 )
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic, to_anthropic_schema
-from llmctl.tokens import ANTHROPIC_MAX_TOKENS
+from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
 from llmctl.types import JSON, Message, RawRequest, Request, Usage
 from tests.providers.recordings import asked
 
@@ -45,6 +45,20 @@ def test_an_output_limit_is_always_sent() -> None:
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 10_000}}
     assert sent(options=thinking)["max_tokens"] == ANTHROPIC_MAX_TOKENS + 10_000
     assert sent(options={"max_tokens": 9})["max_tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_tokens": 7},
+        {"options": {"thinking": {"type": "enabled", "budget_tokens": 10_000}}},
+        {"raw": RawRequest("/chat/completions", {"messages": [{"role": "user", "content": "u"}]})},
+    ],
+)
+def test_the_worst_case_knows_the_limit_that_is_sent(changes: dict[str, Any]) -> None:
+    """What is held for a call without `max_tokens` is what the API is asked for."""
+    assert max_output(ask(**changes)) == sent(**changes)["max_tokens"]
 
 
 def test_betas_are_a_header() -> None:

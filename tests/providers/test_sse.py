@@ -70,6 +70,12 @@ def test_any_chunking_gives_the_same_events(cuts: list[int]) -> None:
     assert read(*chunks) == EVENTS
 
 
+def test_a_line_feed_ends_the_line_before_it() -> None:
+    """Only one that follows its CR at once is a part of that line's end."""
+    assert read(b"data: a\rdata: b", b"\ndata: c\n\n") == [Event("message", "a\nb\nc")]
+    assert read(b"data: a\r", b"\ndata: b\n\n") == [Event("message", "a\nb")]
+
+
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_no_bytes_crash_the_reader(chunks: list[bytes]) -> None:
     """Arbitrary bytes are read as events or ignored, never a crash."""
