@@ -118,7 +118,9 @@ def read_schema(path: Path | None) -> JSON | None:
         return schemas.check(orjson.loads(path.read_bytes()))
     except OSError as error:
         raise InputError(f"cannot read the schema {path}: {error.strerror}") from error
-    except ValueError as error:  # JSONDecodeError among them
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"the schema {path} is not valid JSON: {error}") from error
+    except ValueError as error:
         raise InputError(f"the schema {path} is not valid: {error}") from error
 
 

@@ -89,7 +89,7 @@ def test_file_names_are_safe(configured: dict[str, str], tmp_path: Path) -> None
     assert obeyed(shown) == []
     repo = tmp_path / "r\x1b[2Jepo"
     (repo / ".git").mkdir(parents=True)
-    (repo / "llmctl.yaml").write_text("profiles: {x: {provider: openai, base_url: 'http://e'}}")
+    (repo / "llmctl.yaml").write_text("profiles: {x: {provider: openai, base_url: 'https://e'}}")
     code, shown, _ = on_a_terminal(configured, repo, "ask", "hi", typed=b"n\n", after=b"[y/N]")
     assert code == 2
     assert b"repo/llmctl.yaml sets what needs your trust" in shown

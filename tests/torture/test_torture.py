@@ -70,6 +70,7 @@ def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError(number)
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME")
     with pytest.raises(ConfigError, match="set HOME") as caught:
         find_folders({"PATH": os.defpath}, Path("/"))
     assert caught.value.exit_code == 2
