@@ -91,6 +91,8 @@ def run(options: BatchOptions, context: Context) -> int:
         from llmctl.cli.batch_plan import dry_run
 
         return dry_run(job, options.budget, selection.folders, context)
+    # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
+    sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
     with open_batch(job) as batch:
         if batch.torn:

@@ -43,6 +43,10 @@ PATIENCE = 15.0
 GROUP = 500
 """Most writes in one transaction: bounds how long other processes wait for the lock."""
 
+_GATHER = 0.002
+"""Seconds that writes are gathered for while several come at a time: a commit costs as much as ten
+rows."""
+
 _PAUSE = 0.001
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -81,6 +85,10 @@ class Migration(Struct, frozen=True):
     upgrade: tuple[str | Work[None], ...] | None = None
 
 
+_Write = tuple[Work[Any], "asyncio.Future[Any] | Future[Any]"]
+_Outcome = tuple["asyncio.Future[Any] | Future[Any]", Any, BaseException | None]
+
+
 class Database:
     """The SQLite file at `path` in WAL mode, created and migrated when it is opened.
 
@@ -114,7 +122,9 @@ class Database:
         self._pid = os.getpid()
         self._closed = False
         self._reader: sqlite3.Connection | None = None
-        self._waiting: deque[tuple[Work[Any], Future[Any]]] = deque()
+        self._waiting: deque[_Write] = deque()
+        self._scheduled = False
+        self._busy = False
         self._broken: BaseException | None = None
         with contextlib.ExitStack() as stack:
             _make_private(path)
@@ -130,11 +140,15 @@ class Database:
         When `work` raises, only its own changes are undone. Cancelling the wait does not undo the
         write.
         """
-        return await asyncio.wrap_future(self._submit(work))
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._submit(work, done)
+        return await done
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
-        return self._submit(work).result()
+        done: Future[T] = Future()
+        self._submit(work, done)
+        return done.result()
 
     def read(self, work: Work[T]) -> T:
         """What `work(connection)` returns, at once: it sees what was committed when its statement
@@ -167,13 +181,12 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, work: Work[T]) -> Future[T]:
+    def _submit(self, work: Work[Any], done: asyncio.Future[Any] | Future[Any]) -> None:
         self._check_usable()
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # who waits may be cancelled; the write is not
-        self._waiting.append((work, future))
-        self._thread.submit(self._commit_waiting)
-        return future
+        self._waiting.append((work, done))
+        if not self._scheduled:
+            self._scheduled = True
+            self._thread.submit(self._commit_waiting)
 
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
@@ -182,12 +195,21 @@ class Database:
             raise RuntimeError(f"{self.path} is closed")
 
     def _commit_waiting(self) -> None:
-        """Commit what waits, together; the job of a write that another took along finds nothing."""
-        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-        if group:
-            self._commit(group)
+        """Commit all that waits, a group at a time."""
+        while True:
+            if self._busy:  # more come: one sync serves those, too
+                time.sleep(_GATHER)
+            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+            self._busy = len(group) > 1
+            if group:
+                _tell(self._commit(group))
+                continue
+            self._scheduled = False
+            if not self._waiting:  # else it came just now, and found the thread scheduled
+                return
+            self._scheduled = True
 
-    def _commit(self, group: Sequence[tuple[Work[Any], Future[Any]]]) -> None:
+    def _commit(self, group: Sequence[_Write]) -> list[_Outcome]:
         """One transaction for all; where one of them raises, one for each."""
         try:
             values = self._transaction([work for work, _ in group])
@@ -196,14 +218,10 @@ class Database:
             if isinstance(known, DiskError):
                 self._broken = error
             if len(group) > 1 and not isinstance(known, DiskError | BusyError):
-                for write in group:
-                    self._commit([write])
-            else:
-                for _, future in group:  # each its own: a traceback grows with every raise
-                    future.set_exception(self._known(error, self._connection))
-        else:
-            for (_, future), value in zip(group, values, strict=True):
-                future.set_result(value)
+                return [outcome for write in group for outcome in self._commit([write])]
+            # Each its own: a traceback grows with every raise.
+            return [(done, None, self._known(error, self._connection)) for _, done in group]
+        return [(done, value, None) for (_, done), value in zip(group, values, strict=True)]
 
     def _transaction(self, works: Sequence[Work[Any]]) -> list[Any]:
         """What the works return, once they are committed; on any error all is undone."""
@@ -288,6 +306,30 @@ class ReadOnlyFile:
     def __exit__(self, *_: object) -> None:
         if self._connection is not None:
             self._connection.close()
+
+
+def _tell(outcomes: Sequence[_Outcome]) -> None:
+    """Tell those who wait, each event loop by one call: a call wakes it."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        done = outcome[0]
+        if isinstance(done, asyncio.Future):
+            loops.setdefault(done.get_loop(), []).append(outcome)
+        else:
+            _settle([outcome])
+    for loop, own in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
+            loop.call_soon_threadsafe(_settle, own)
+
+
+def _settle(outcomes: Sequence[_Outcome]) -> None:
+    for done, value, error in outcomes:
+        if done.done():  # cancelled: the write is made all the same
+            continue
+        if error is None:
+            done.set_result(value)
+        else:
+            done.set_exception(error)
 
 
 def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
