@@ -107,6 +107,8 @@ def overdue(concurrency: int) -> float:
         assert process.returncode == 143, process.returncode
         assert DRAIN - 1 < took < DRAIN + 2, took
         world.sim.release()
+        # Those who left are no longer in flight, and billed all the same.
+        world.sim.wait_until(lambda: world.sim.billed.requests == concurrency, 30)
         world.judge(ended=False)
         _resumed(world)
         return took
