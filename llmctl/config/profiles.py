@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
@@ -71,6 +70,8 @@ def choose(settings: Settings, installed: Callable[[], bool]) -> Profile:
 
 
 def _nothing_to_use(settings: Settings) -> str:
+    from llmctl.providers.local_model_files import get_server
+
     own = settings.folders.config / CONFIG_FILE
     read = [f"{path} (names no `default:`)" for path in settings.files]
     keys = [settings.profiles[name].key for name in PRESETS]
@@ -86,19 +87,8 @@ def _nothing_to_use(settings: Settings) -> str:
         "Three ways on:\n"
         "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)\n"
         "  2. point at a server: llmctl profiles init   (then set its base_url)\n"
-        f"  3. run a local model: pip install '{_local_server()}' && llmctl local install"
+        f"  3. run a local model: {get_server()} && llmctl local install"
     )
-
-
-def _local_server() -> str:
-    """What pip installs the local model's server by, as the package's own metadata says."""
-    from importlib.metadata import PackageNotFoundError, requires
-
-    with suppress(PackageNotFoundError):
-        for requirement in requires("llmctl-cli") or ():
-            if requirement.startswith("xllamacpp"):
-                return requirement.partition(";")[0].strip()
-    return "xllamacpp"
 
 
 def as_json(profile: Profile) -> dict[str, Any]:
