@@ -1,4 +1,4 @@
-"""T7, T8, T9: a batch against its budget: `python -m tests.torture.budget [--full]`.
+"""T7, T8, T9: a batch against its budget.
 
 A cap of $1.00 and 200 rows in flight, in one process and in two: as long as the provider keeps to
 `max_tokens` not a picodollar too much is billed. A provider that bills 17% more than it may is
@@ -7,21 +7,17 @@ stopped. What cannot be held to a budget is refused, once, and not sent.
 
 from __future__ import annotations
 
-import heapq
 import json
 import re
-import sqlite3
-import sys
 from collections.abc import Callable
-from contextlib import closing
 from decimal import Decimal
 from random import Random
 
 from tests.conftest import LLMCTL
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
-from tests.simulator.server import Simulator
-from tests.torture.judge import READ, WROTE, Arena, Size, arena, main
+from tests.storage.damage import sql
+from tests.torture.judge import READ, WROTE, Arena, Size, arena
 
 CAP = Decimal(1)
 C = 200
@@ -38,56 +34,37 @@ def run(size: Size) -> str:
     two = _two_processes(rows, size)
     over = _too_much(rows)
     denied = _refused(size.of(100, 2_000))
-    control = check_then_act(size.seed)
     return (
         f"T7 budget of $1.00, C={C}: ${one} billed ({calls:,} calls), by two processes ${two}, "
-        f"overshoot $0 (check-then-act: ${control:.2f}); T8 billed 17% more: overshoot ${over}, "
-        f"reported; T9 {denied:,} of unknown price or too dear, each denied once, unsent"
+        f"overshoot $0; T8 billed 17% more: overshoot ${over}, reported; "
+        f"T9 {denied:,} of unknown price or too dear, each denied once, unsent"
     )
 
 
-def check_then_act(seed: int) -> Decimal:
-    """What is spent when each of 200 looks at what is spent before it calls, and adds its own
-    afterwards: the usual way, for comparison."""
-    random, spent, cost = Random(seed), Decimal(0), Decimal(MOST * WROTE).scaleb(-6)
-    ends = [random.uniform(1, 2) for _ in range(C)]
-    heapq.heapify(ends)
-    while ends:
-        now = heapq.heappop(ends)
-        spent += cost
-        if spent < CAP:
-            heapq.heappush(ends, now + random.uniform(1, 2))
-    return spent
-
-
-def _honest(seed: int) -> Callable[[Call], Reply]:
-    """A model that uses between a tenth and all of what it may."""
+def _using(tokens: Callable[[str], int]) -> Callable[[Call], Reply]:
+    """A model whose answer to a text is billed at so many tokens."""
 
     def reply(call: Call) -> Reply:
         text = call.ask.last if call.ask else ""
-        output = Random(f"{seed} {text}").randint(MOST // 10, MOST)
-        return Reply(f"echo: {text}", usage=Usage(5, output))
+        return Reply(f"echo: {text}", usage=Usage(5, tokens(text)))
 
     return reply
 
 
-def billed(sim: Simulator) -> Decimal:
-    """What the provider has billed, in US dollars."""
-    bill = sim.billed
-    return Decimal(bill.input_tokens * READ + bill.output_tokens * WROTE).scaleb(-6)
-
-
-def ledger(world: Arena, asked: str) -> list[tuple[object, ...]]:
-    """What the ledger says."""
-    with closing(sqlite3.connect(world.state / "ledger.db")) as db:
-        return db.execute(asked).fetchall()
+def _honest(seed: int) -> Callable[[Call], Reply]:
+    """A model that uses between a tenth and all of what it may."""
+    return _using(lambda text: Random(f"{seed} {text}").randint(MOST // 10, MOST))
 
 
 def _spent(world: Arena) -> Decimal:
-    ((pico,),) = ledger(
-        world, "SELECT sum(coalesce(cost_pico, 0) + coalesce(uncertain_pico, 0)) FROM calls"
-    )
-    return Decimal(str(pico)).scaleb(-12)
+    """US dollars that the provider has billed, which are those of the ledger, and which leave no
+    room for one call more."""
+    bill = world.sim.billed
+    spent = Decimal(bill.input_tokens * READ + bill.output_tokens * WROTE).scaleb(-6)
+    charged = "SELECT sum(coalesce(cost_pico, 0) + coalesce(uncertain_pico, 0)) FROM calls"
+    assert sql(world.state / "ledger.db", charged) == [(int(spent.scaleb(12)),)]
+    assert CAP - Decimal(MOST * WROTE + 50).scaleb(-6) < spent, spent
+    return spent
 
 
 def _one_process(rows: int, size: Size) -> tuple[Decimal, int]:
@@ -97,10 +74,8 @@ def _one_process(rows: int, size: Size) -> tuple[Decimal, int]:
         done = world.run([*world.batch, "--budget", str(CAP)])
         assert done.returncode == 3, done.stderr
         verdict = world.judge()
-        spent = billed(world.sim)
-        assert spent == _spent(world)
-        # Not one more call would have fitted.
-        assert CAP - Decimal(MOST * WROTE + 50).scaleb(-6) < spent <= CAP, spent
+        spent = _spent(world)
+        assert spent <= CAP, spent
         assert verdict.doubtful == verdict.rebilled == 0
         errors = world.errors.read_text(encoding="utf-8").splitlines()
         assert {json.loads(line)["error"]["type"] for line in errors} == {"budget"}
@@ -111,7 +86,8 @@ def _two_processes(rows: int, size: Size) -> Decimal:
     """Two batches of 100 rows in flight each, on one budget of the day."""
     with arena(rows, concurrency=C // 2, knobs=_KNOBS, latency=0.01) as world:
         world.sim.reply = _honest(size.seed)
-        _budget_of_the_day(world)
+        with (world.home / ".config/llmctl/config.yaml").open("a", encoding="utf-8") as config:
+            config.write(f"budgets:\n  - {{name: day, limit_usd: {CAP}, period: day}}\n")
         half = rows // 2
         lines = world.input.read_bytes().splitlines(keepends=True)
         both = []
@@ -124,29 +100,19 @@ def _two_processes(rows: int, size: Size) -> Decimal:
             _, err = process.communicate(timeout=600)
             assert process.returncode == 3, err.decode()
         world.settle_down()
-        spent = billed(world.sim)
-        assert spent == _spent(world)
-        assert CAP - Decimal(MOST * WROTE + 50).scaleb(-6) < spent <= CAP, spent
+        spent = _spent(world)
+        assert spent <= CAP, spent
         return spent
-
-
-def _budget_of_the_day(world: Arena) -> None:
-    path = world.home / ".config/llmctl/config.yaml"
-    text = path.read_text(encoding="utf-8")
-    budget = f"budgets:\n  - {{name: day, limit_usd: {CAP}, period: day}}\n"
-    path.write_text(text + budget, encoding="utf-8")
 
 
 def _too_much(rows: int) -> Decimal:
     """Every answer is billed at 117% of what it may be: the overshoot, which the summary names."""
     with arena(rows, concurrency=C, knobs=_KNOBS, latency=0.01) as world:
-        world.sim.reply = lambda call: Reply(
-            f"echo: {call.ask.last if call.ask else ''}", usage=Usage(5, MOST * 117 // 100)
-        )
+        world.sim.reply = _using(lambda _: MOST * 117 // 100)
         done = world.run([*world.batch[:-1], "--budget", str(CAP)])
         assert done.returncode == 3, done.stderr
         world.judge()
-        over = billed(world.sim) - CAP
+        over = _spent(world) - CAP
         # What is in flight is held, and so at most the cap.
         assert over <= CAP * 17 / 100, over
         assert re.search(r"billed \$[0-9.]+ more than the worst case of \d+ calls", done.stderr)
@@ -168,9 +134,7 @@ def _refused(rows: int) -> int:
         for number, row in enumerate(asked):
             row["max_tokens"] = 10**6 if number % 2 else 1
         world.input.write_text("".join(f"{json.dumps(row)}\n" for row in asked), encoding="utf-8")
-        world.sim.reply = lambda call: Reply(
-            f"echo: {call.ask.last if call.ask else ''}", usage=Usage(5, 1)
-        )
+        world.sim.reply = _using(lambda _: 1)
         _denied(world, rows // 2)
         assert world.judge().answered == rows - rows // 2
     return rows + rows // 2
@@ -185,9 +149,6 @@ def _denied(world: Arena, number: int) -> None:
     assert [row["error"]["type"] for row in errors] == ["budget"] * number
     assert len({row["id"] for row in errors}) == number
     denials = "SELECT count(*), count(DISTINCT call_id), sum(attempts) FROM calls "
-    assert ledger(world, f"{denials} WHERE error_type = 'budget'") == [(number, number, 0)]
+    denied = sql(world.state / "ledger.db", f"{denials} WHERE error_type = 'budget'")
+    assert denied == [(number, number, 0)]
     assert world.sim.record.requests == rows - number
-
-
-if __name__ == "__main__":
-    sys.exit(main("budget", run))

@@ -1,4 +1,4 @@
-"""T20: what is a miss: `python -m tests.torture.cachekeys [--full]`.
+"""T20: what is a miss.
 
 A question is asked, then again with one thing changed: every parameter, the model, the system
 prompt, the origin. Each is sent; asked once more, none is. Errors, truncated and filtered answers
@@ -8,7 +8,6 @@ are sent anew every time. With the real command.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.simulator.fault import Fault
 from tests.simulator.faults import Ending, Malformed, Refusal
 from tests.simulator.scripts import first_of, for_prompt
 from tests.simulator.server import Simulator
-from tests.torture.judge import Arena, Size, arena, main
+from tests.torture.judge import Arena, Size, arena
 
 SCHEMA = {
     "type": "object",
@@ -128,7 +127,3 @@ def _sent(world: Arena, rows: list[dict[str, Any]], *, code: int = 0) -> int:
     done = world.run([*world.batch, "--restart"])
     assert done.returncode == code, (done.returncode, done.stderr)
     return world.sim.record.requests - before
-
-
-if __name__ == "__main__":
-    sys.exit(main("cachekeys", run))

@@ -1,4 +1,4 @@
-"""T15: the machine's clock is set while a batch runs: `python -m tests.torture.clocks [--full]`.
+"""T15: the machine's clock is set while a batch runs.
 
 Jumps of a day, ahead and back, ten times a second, and a summer's end: no row is lost, no deadline
 moves, and a day of a budget is a day in UTC wherever the machine stands.
@@ -12,10 +12,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from llmctl.cli.app import main as program
 from tests.simulator.errors import rate_limited
 from tests.simulator.faults import Hang
 from tests.simulator.scripts import mixture
-from tests.torture.judge import Arena, Size, arena, main, overdue
+from tests.torture.judge import Arena, Size, arena, overdue
 
 DAY = 86400
 TOTAL = 1.0
@@ -27,6 +28,9 @@ retry: {{attempts: 8, max_wait: 0.1, ambiguous_attempts: 6}}
 limits: {{concurrency: 16, rpm: 60000}}
 breaker: {{failures: 1000, error_rate: 1.0}}
 """
+_BEAT = 0.1
+"""Seconds between two jumps of the clock."""
+
 _ZONES = ("America/Los_Angeles", "Europe/Berlin", "Pacific/Kiritimati", "UTC")
 
 
@@ -80,14 +84,32 @@ def windows(zone: str) -> None:
 
 
 def skewed(world: Arena, when: str, *command: str) -> list[str]:
-    """The command (the batch) on a machine with that clock."""
+    """The command (the batch) on a machine with that clock: `at:EPOCH` is the time when it starts,
+    `swing:SECONDS` jumps ahead and back by so much. Only `time.time` is changed: what depends on
+    `time.monotonic` must not notice."""
     words = list(command) or world.batch[1:]
-    return [sys.executable, "-m", "tests.torture.skewed", when, *words]
+    return [sys.executable, "-m", "tests.torture.clocks", when, *words]
 
 
 def _environ(world: Arena) -> dict[str, str]:
     return {**world.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
+def _skew(kind: str, number: float) -> None:
+    real, start = time.time, time.monotonic()
+
+    def at() -> float:
+        return number + time.monotonic() - start
+
+    def swing() -> float:
+        turn = int((time.monotonic() - start) / _BEAT) % 4
+        return real() + (0.0, number, 0.0, -number)[turn]
+
+    time.time = {"at": at, "swing": swing}[kind]
+
+
 if __name__ == "__main__":
-    sys.exit(main("clocks", run))
+    _kind, _, _number = sys.argv[1].partition(":")
+    sys.argv[:2] = ["llmctl"]
+    _skew(_kind, float(_number))
+    program()

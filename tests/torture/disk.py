@@ -1,4 +1,4 @@
-"""T3: the disk refuses: `python -m tests.torture.disk [--full]`.
+"""T3: the disk refuses.
 
 A full tmpfs, a limit on the size of files, and EIO or ENOSPC at one random write or sync, each
 under the output, the ledger and the cache. Without a disk for the output or the ledger nothing
@@ -16,12 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from tests.torture.judge import Arena, Size, UnableError, arena, main
+from tests.torture.judge import Arena, Size, UnableError, arena
 
 _MIB = 1 << 20
 _CALLS = "write,pwrite64,fdatasync,fsync"
@@ -31,21 +31,13 @@ _INJECTED = re.compile(rb"(\d+\.\d+) .*\(INJECTED\)")
 def run(size: Size) -> str:
     """All of them; one line."""
     dice = Random(size.seed)
-    told = [
-        _limits(size, dice),
-        *(_or_why(what, part, size, dice) for what, part in _PARTS),
-    ]
+    told = []
+    for part in (_limits, _mounts, _injections):
+        try:
+            told.append(part(size, dice))
+        except UnableError as reason:
+            told.append(f"{part.__name__.strip('_')} skipped ({reason})")
     return "T3 the disk refuses: " + "; ".join(told)
-
-
-def limited(rows: int, limit: int) -> int:
-    """A batch whose files may not grow beyond `limit` bytes; how many answers were billed again.
-
-    AssertionError when it does not end as it should.
-    """
-    with arena(rows, concurrency=16) as world:
-        done = world.run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit,) * 2))
-        return _refused(world, done)
 
 
 def full(rows: int, which: str, taken: int = 0) -> int:
@@ -108,8 +100,14 @@ def injected(rows: int, which: str, dice: Random) -> tuple[int, int]:
 
 
 def _limits(size: Size, dice: Random) -> str:
-    number = size.of(1, 10)
-    again = [limited(size.of(1_200, 4_000), dice.randint(40, 300) << 10) for _ in range(number)]
+    again, number = [], size.of(1, 10)
+    for _ in range(number):
+        limit = dice.randint(40, 300) << 10
+        with arena(size.of(1_200, 4_000), concurrency=16) as world:
+            done = world.run(
+                preexec_fn=lambda most=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (most,) * 2)
+            )
+            again.append(_refused(world, done))
     return f"{number} limits on file size, exit 74 each, at most {max(again)} billed again"
 
 
@@ -133,19 +131,6 @@ def _injections(size: Size, dice: Random) -> str:
         f"{max(after for after, _ in fatal)} requests after one, {max(n for _, n in fatal)} again; "
         f"{len(ends['cache'])} of the cache, the run went on"
     )
-
-
-_PARTS: tuple[tuple[str, Callable[[Size, Random], str]], ...] = (
-    ("tmpfs", _mounts),
-    ("injection", _injections),
-)
-
-
-def _or_why(what: str, part: Callable[[Size, Random], str], size: Size, dice: Random) -> str:
-    try:
-        return part(size, dice)
-    except UnableError as reason:
-        return f"{what} skipped ({reason})"
 
 
 def _refused(world: Arena, done: subprocess.CompletedProcess[str], *, rerun: bool = True) -> int:
@@ -195,7 +180,3 @@ def _tmpfs(where: Path, size: int) -> Iterator[Path]:
         yield where
     finally:
         subprocess.run(["umount", "-l", where], check=True, capture_output=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main("disk", run))

@@ -1,4 +1,4 @@
-"""T17: folders that cannot be written, no home: `python -m tests.torture.folders`.
+"""T17: folders that cannot be written, no home.
 
 Where the answers, the ledger or the home should be and cannot, `batch` and `ask` say so before the
 first paid call; a cache that cannot be written is a warning. For root the rights of folders mean
@@ -11,64 +11,54 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.conftest import LLMCTL
-from tests.torture.judge import Arena, Size, UnableError, arena, main
+from tests.torture.judge import Arena, Size, UnableError, arena
 
 _PR_CAPBSET_DROP = 24  # prctl(2)
 _OVERRIDES = (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: capability.h
 
 
-def state(world: Arena) -> dict[str, str]:
-    """The state folder exists and is read-only."""
-    world.state.mkdir(parents=True)
-    world.state.chmod(0o500)
+def _shut(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    folder.chmod(0o500)
+    return folder
+
+
+def _state_is_read_only(world: Arena) -> dict[str, str]:
+    _shut(world.state)
     return world.environ
 
 
-def state_parent(world: Arena) -> dict[str, str]:
-    """The state folder is missing, and cannot be made."""
-    shut = world.folder / "shut"
-    shut.mkdir()
-    shut.chmod(0o500)
-    world.state = shut / "state"
+def _state_cannot_be_made(world: Arena) -> dict[str, str]:
+    world.state = _shut(world.folder / "shut") / "state"
     return world.environ
 
 
-def no_home(world: Arena) -> dict[str, str]:
-    """There is no HOME, nor a home that may be written."""
-    environ = {name: value for name, value in world.environ.items() if name != "HOME"}
-    for name in ("LLMCTL_STATE_DIR", "LLMCTL_CACHE_DIR"):
-        environ.pop(name)
-    shut = world.folder / "nobody"
-    shut.mkdir()
-    shut.chmod(0o500)
-    config = world.home / ".config/llmctl"
-    return {**environ, "HOME": str(shut / "home"), "LLMCTL_CONFIG_DIR": str(config)}
-
-
-def output(world: Arena) -> dict[str, str]:
-    """The folder of the output is read-only."""
-    shut = world.folder / "answers"
-    shut.mkdir()
-    shut.chmod(0o500)
-    world.output = shut / "out.jsonl"
-    return world.environ
-
-
-def is_a_file(world: Arena) -> dict[str, str]:
-    """The state folder is a file."""
+def _state_is_a_file(world: Arena) -> dict[str, str]:
     world.state.parent.mkdir(parents=True)
     world.state.write_text("not a folder")
     return world.environ
 
 
+def _no_home(world: Arena) -> dict[str, str]:
+    environ = world.environ
+    for name in ("LLMCTL_STATE_DIR", "LLMCTL_CACHE_DIR"):
+        del environ[name]
+    config = world.home / ".config/llmctl"
+    home = _shut(world.folder / "nobody") / "home"
+    return {**environ, "HOME": str(home), "LLMCTL_CONFIG_DIR": str(config)}
+
+
+def _output_is_read_only(world: Arena) -> dict[str, str]:
+    world.output = _shut(world.folder / "answers") / "out.jsonl"
+    return world.environ
+
+
 REFUSED: tuple[Callable[[Arena], dict[str, str]], ...] = (
-    state,
-    state_parent,
-    no_home,
-    output,
-    is_a_file,
+    *(_state_is_read_only, _state_cannot_be_made, _state_is_a_file),
+    *(_no_home, _output_is_read_only),
 )
 
 
@@ -76,7 +66,13 @@ def run(size: Size) -> str:  # noqa: ARG001  (one size)
     """All of them; one line."""
     for case in REFUSED:
         refused(case)
-    cache()
+    with arena(5) as world:
+        _shut(world.cache)
+        done = world.run(preexec_fn=powerless(), timeout=30)
+        assert done.returncode == 0, done.stderr
+        assert "answers are not cached on disk in this run" in done.stderr
+        assert world.judge().answered == 5
+        assert list(world.cache.iterdir()) == []
     return (
         f"T17 folders: {len(REFUSED)} that cannot be written, each with one sentence and exit 74 "
         "before the first paid call of batch and ask; a read-only cache is a warning"
@@ -88,7 +84,7 @@ def refused(case: Callable[[Arena], dict[str, str]]) -> None:
     with arena(5) as world:
         environ = case(world)
         commands = [world.batch]
-        if case is not output:
+        if case is not _output_is_read_only:
             commands.append([str(LLMCTL), "ask", "x"])
         for command in commands:
             done = world.run(command, env=environ, preexec_fn=powerless(), timeout=30)
@@ -98,18 +94,6 @@ def refused(case: Callable[[Arena], dict[str, str]]) -> None:
             assert len(done.stderr.splitlines()) == 1, done.stderr
             assert world.sim.record.requests == 0
         assert not world.answered()
-
-
-def cache() -> None:
-    """A cache folder that is read-only: a warning, and every row answered."""
-    with arena(5) as world:
-        world.cache.mkdir(parents=True)
-        world.cache.chmod(0o500)
-        done = world.run(preexec_fn=powerless(), timeout=30)
-        assert done.returncode == 0, done.stderr
-        assert "answers are not cached on disk in this run" in done.stderr
-        assert world.judge().answered == 5
-        assert list(world.cache.iterdir()) == []
 
 
 def powerless() -> Callable[[], None]:
@@ -129,7 +113,3 @@ def powerless() -> Callable[[], None]:
                 raise OSError(ctypes.get_errno(), "prctl")
 
     return drop
-
-
-if __name__ == "__main__":
-    sys.exit(main("folders", run))

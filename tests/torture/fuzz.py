@@ -1,22 +1,17 @@
-"""Streams, input lines and configurations, spoilt at random: nothing may crash, nothing may hang.
+"""T13: streams, input lines and configurations, spoilt at random: nothing may crash or hang.
 
-    python -m tests.torture.fuzz            a minute's worth, as CI runs it
-    python -m tests.torture.fuzz --full     a million chunkings, 200,000 lines, 50,000 files
-
-Prints one line. The first finding ends it with what was found and how to see it again.
+The first finding ends it with what was found and how to see it again.
 """
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
-import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +35,7 @@ from tests.conformance.codec_dialects import DIALECTS
 from tests.conformance.codec_samples import SAMPLES, streamed, wire_of
 from tests.providers.recordings import RECORDED, recordings
 from tests.simulator.reply import Problem as Trouble
+from tests.torture.judge import Size
 
 _PATIENCE = 60.0
 """Seconds after which a block of cases counts as hanging."""
@@ -50,72 +46,49 @@ _BLOCK = 256
 _SHORT = 8_000
 """Bytes of a short stream; of longer ones one in 200 is taken."""
 
-_EVERY_BYTE = 0.02
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many cases of each kind."""
-
-    chunkings: int
-    lines: int
-    files: int
-
-
-SMALL = Size(chunkings=20_000, lines=10_000, files=1_000)
-FULL = Size(chunkings=1_000_000, lines=200_000, files=50_000)
-
 
 @dataclass(frozen=True)
 class Stream:
-    """A streamed answer: who reads it, its bytes, and what it says when it comes in one piece."""
+    """A streamed answer: who reads it, and its bytes."""
 
     name: str
-    codec: Codec | None
+    codec: Codec
     payload: bytes
-    says: Any
+
+    @cached_property
+    def says(self) -> Any:
+        """What it says when it comes in one piece."""
+        return said(self.codec, [self.payload])
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run, and print the line; 1 when something was found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.torture.fuzz")
-    parser.add_argument("--full", action="store_true", help="the full size")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of all that is random")
-    options = parser.parse_args(arguments)
-    print(fuzz(FULL if options.full else SMALL, options.seed))
-    return 0
-
-
-def fuzz(size: Size, seed: int) -> str:
-    """Fuzz all three; the line that says so. Raises what it finds."""
-    with tempfile.TemporaryDirectory(prefix="llmctl-fuzz-") as folder:
-        return _fuzz(size, seed, Path(folder))
-
-
-def _fuzz(size: Size, seed: int, folder: Path) -> str:
+def run(size: Size) -> str:
+    """A million chunkings, 200,000 lines, 50,000 files; one line."""
     started, slowest = time.monotonic(), 0.0
     streams = all_streams()
-    works: tuple[tuple[int, Callable[[Random], None]], ...] = (
-        (size.chunkings, _Chunkings(streams)),
-        (size.lines, _Lines()),
-        (size.files, _Files(folder)),
-    )
-    for count, work in works:
-        for number in range(count):
-            if number % _BLOCK == 0:
-                faulthandler.dump_traceback_later(_PATIENCE, exit=True)
-            begun = time.monotonic()
-            try:
-                work(Random(f"{seed} {number}"))
-            except BaseException as error:
-                error.add_note(f"case {number} of {type(work).__name__}, --seed {seed}")
-                raise
-            slowest = max(slowest, time.monotonic() - begun)
-        faulthandler.cancel_dump_traceback_later()
+    chunkings, rows = size.of(3_000, 1_000_000), size.of(2_000, 200_000)
+    files = size.of(200, 50_000)
+    with tempfile.TemporaryDirectory(prefix="llmctl-torture-") as folder:
+        works: tuple[tuple[int, Callable[[Random], None]], ...] = (
+            (chunkings, _Chunkings(streams)),
+            (rows, _Lines()),
+            (files, _Files(Path(folder))),
+        )
+        for count, work in works:
+            for number in range(count):
+                if number % _BLOCK == 0:
+                    faulthandler.dump_traceback_later(_PATIENCE, exit=True)
+                begun = time.monotonic()
+                try:
+                    work(Random(f"{size.seed} {number}"))
+                except BaseException as error:
+                    error.add_note(f"case {number} of {type(work).__name__}, --seed {size.seed}")
+                    raise
+                slowest = max(slowest, time.monotonic() - begun)
+            faulthandler.cancel_dump_traceback_later()
     return (
-        f"fuzz: {size.chunkings:,} chunkings of {len(streams)} streams, {size.lines:,} lines, "
-        f"{size.files:,} configurations: 0 crashes, 0 hangs (slowest case {slowest:.2f} s) "
-        f"in {time.monotonic() - started:.0f} s, seed {seed}"
+        f"T13 fuzz: {chunkings:,} chunkings of {len(streams)} streams, {rows:,} lines, "
+        f"{files:,} configurations: 0 crashes, 0 hangs (slowest case {slowest:.2f} s) "
+        f"in {time.monotonic() - started:.0f} s"
     )
 
 
@@ -131,9 +104,9 @@ def all_streams() -> list[Stream]:
             broken = [*events[:2], wire.error_event(Trouble("it broke"))]
             unheard = [piece for event in events for piece in (event, wire.unknown_event())]
             kinds = {"": events, " broken": broken, " unheard": unheard, " cut": events[:-1]}
-            found += [_stream(name + kind, made, b"".join(told)) for kind, told in kinds.items()]
+            found += [Stream(name + kind, made, b"".join(told)) for kind, told in kinds.items()]
     recorded = [
-        _stream(f"recorded {one['path']} {number}", _reads(one), one["body"].encode())
+        Stream(f"recorded {one['path']} {number}", _reads(one), one["body"].encode())
         for path in (sorted(RECORDED.glob("*.jsonl.gz")) if RECORDED.exists() else ())
         for number, one in enumerate(recordings(path.name.partition(".")[0]))
         if one["kind"] == "sse"
@@ -144,10 +117,6 @@ def all_streams() -> list[Stream]:
 def _reads(one: Any) -> Codec:
     responses = one["path"].partition("?")[0].endswith("/responses")
     return codec(*(("openai", "responses") if responses else (one["provider"],)))
-
-
-def _stream(name: str, made: Codec, payload: bytes) -> Stream:
-    return Stream(name, made, payload, said(made, [payload]))
 
 
 def said(made: Codec, pieces: Sequence[bytes]) -> Any:
@@ -168,7 +137,7 @@ def said(made: Codec, pieces: Sequence[bytes]) -> Any:
 
 def cut(payload: bytes, dice: Random) -> list[bytes]:
     """The bytes in random pieces: a few anywhere, a few side by side; seldom every byte alone."""
-    if len(payload) <= _SHORT and dice.random() < _EVERY_BYTE:
+    if len(payload) <= _SHORT and dice.random() < 0.02:
         return [payload[at : at + 1] for at in range(len(payload))]
     places = {dice.randrange(len(payload) + 1) for _ in range(dice.randint(0, 12))}
     for at in tuple(places)[:3]:
@@ -187,19 +156,15 @@ class _Chunkings:
 
     def __call__(self, dice: Random) -> None:
         if dice.random() < 0.5:
-            self._bytes(dice)
+            long = self._long and dice.random() < 0.005
+            stream = dice.choice(self._long if long else self._short)
+            found = said(stream.codec, cut(stream.payload, dice))
+            assert found == stream.says, f"{stream.name}: {found!r} instead of {stream.says!r}"
             return
-        long = self._long and dice.random() < 0.005
-        stream = dice.choice(self._long if long else self._short)
-        assert stream.codec is not None
-        found = said(stream.codec, cut(stream.payload, dice))
-        assert found == stream.says, f"{stream.name}: {found!r} instead of {stream.says!r}"
-
-    def _bytes(self, dice: Random) -> None:
         payload = b"".join(dice.choices(_FRAGMENTS, k=dice.randint(0, 24)))
         reader = EventReader()
-        found = [event for piece in cut(payload, dice) for event in reader.feed(piece)]
-        assert found == by_the_rules(payload), f"{payload!r}: {found!r}"
+        events = [event for piece in cut(payload, dice) for event in reader.feed(piece)]
+        assert events == by_the_rules(payload), f"{payload!r}: {events!r}"
 
 
 _FRAGMENTS = (
@@ -237,7 +202,10 @@ class _Lines:
         self._reader = Rows(system="be brief")
 
     def __call__(self, dice: Random) -> None:
-        raw = _spoilt(dice.choice(_ROWS), dice) if dice.random() < 0.8 else _junk_row(dice)
+        raw = _spoilt(dice.choice(_ROWS), dice)
+        if dice.random() < 0.2:
+            junk = {dice.choice(_KEYS): _junk(dice, 3) for _ in range(dice.randint(0, 6))}
+            raw = orjson.dumps(junk) + dice.choice((b"\n", b"\r\n", b""))
         for number, line in lines(BytesIO(raw)):
             if isinstance(line, Problem):
                 continue
@@ -284,11 +252,6 @@ _VALUES: tuple[Any, ...] = (
 )
 
 
-def _junk_row(dice: Random) -> bytes:
-    row = {dice.choice(_KEYS): _junk(dice, 3) for _ in range(dice.randint(0, 6))}
-    return orjson.dumps(row) + dice.choice((b"\n", b"\r\n", b""))
-
-
 def _junk(dice: Random, depth: int) -> Any:
     if depth and dice.random() < 0.3:
         inner = [_junk(dice, depth - 1) for _ in range(dice.randint(0, 3))]
@@ -328,7 +291,8 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "c.yaml"
-        self._files = [_CONFIG.encode(), *(block.encode() for block in _CONFIG.split("\n\n"))]
+        whole = (Path(__file__).parents[2] / "configs/team.yaml").read_bytes()
+        self._files = [whole, *whole.split(b"\n\n")]
 
     def __call__(self, dice: Random) -> None:
         first = self._load(_spoilt(dice.choice(self._files), dice))
@@ -346,29 +310,3 @@ class _Files:
         except ConfigError as error:
             assert str(error).startswith(str(self._path)), error  # noqa: PT017 - names the file
             return None
-
-
-_CONFIG = """\
-default: fast
-profiles:
-  fast:
-    provider: openai
-    model: gpt-5-mini
-    api: chat
-    base_url: https://example.org/v1
-    key: {env: OPENAI_API_KEY}
-    params: {temperature: 0, max_tokens: 512, stop: [a, "b"]}
-
-    limits: {concurrency: 64, rpm: 500, tpm: 200000}
-    timeout: {connect: 10, first_byte: 60, total: 300}
-    retry: {attempts: 4, max_wait: 60, ambiguous_attempts: 1}
-    cache: {enabled: true, ttl: 24h}
-    history: true
-    price: {input: 0.25, output: 2.0, cached_input: 0.025}
-
-  claude: {provider: anthropic, key: {command: "op read op://x"}, tags: {team: a}}
-"""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]) or os.EX_OK)

@@ -1,4 +1,4 @@
-"""T10: four processes hold and settle on one ledger: `python -m tests.torture.holds [--full]`.
+"""T10: four processes hold and settle on one ledger.
 
 Each makes its calls under one budget that has room for five eighths of all. Exactly so many are
 granted, and nobody waits long for the ledger.
@@ -20,7 +20,7 @@ from llmctl.clock import SystemClock, ulid
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
-from tests.torture.judge import Size, main, sound
+from tests.torture.judge import Size, sound
 
 PROCESSES = 4
 TASKS = 25
@@ -64,7 +64,7 @@ def _cap(room: int) -> BudgetWindow:
     return a_cap(str(room * COST))
 
 
-async def work(ledger: Ledger, each: int, room: int) -> dict[str, float]:
+async def _work(ledger: Ledger, each: int, room: int) -> dict[str, float]:
     """So many calls in 25 tasks: how many were granted, and the longest wait for the ledger."""
     clock, cap, numbers = SystemClock(), _cap(room), iter(range(each))
     granted, longest = 0, 0.0
@@ -96,13 +96,7 @@ async def work(ledger: Ledger, each: int, room: int) -> dict[str, float]:
     return {"granted": granted, "longest": longest}
 
 
-def _child(path: str, each: str, room: str) -> None:
-    with closing(open_ledger(Path(path), "run", "me")) as ledger:
-        print(json.dumps(asyncio.run(work(ledger, int(each), int(room)))))
-
-
 if __name__ == "__main__":
-    if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
-        _child(*sys.argv[1:])
-    else:
-        sys.exit(main("holds", run))
+    _path, _each, _room = sys.argv[1:]
+    with closing(open_ledger(Path(_path), "run", "me")) as _ledger:
+        print(json.dumps(asyncio.run(_work(_ledger, int(_each), int(_room)))))

@@ -3,49 +3,36 @@ single calls or move a clock."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from llmctl.cli.context import Context, select_profile
 from llmctl.clock import Clock, SystemClock
-from llmctl.guards.retry import RetryDetails
-from llmctl.protocols import Handler
 from llmctl.request import Question, compose
-from llmctl.runner import Runner, open_runner
-from llmctl.types import CacheMode, Message, Request
+from llmctl.runner import open_runner
+from llmctl.types import Answer, Message
 from tests.torture.judge import Arena
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """An open runner, and the chain that a batch drives its rows through (its output aside)."""
-
-    live: Runner
-    handler: Handler
-
-    def request(self, text: str, cache_mode: CacheMode = "use") -> Request:
-        """A row that asks `text`."""
-        question = Question(messages=(Message("user", text),))
-        made = compose(question, self.live.profile, id=text, cache_mode=cache_mode)
-        return self.live.stamp(made)
+def _silent(_: object) -> None:
+    pass
 
 
 @asynccontextmanager
 async def inside(
-    world: Arena,
-    clock: Clock | None = None,
-    on_retry: Callable[[RetryDetails], None] = lambda _: None,
-) -> AsyncIterator[Inside]:
-    """Open it with the arena's configuration and folders."""
+    world: Arena, clock: Clock | None = None
+) -> AsyncIterator[Callable[[str], Awaitable[Answer]]]:
+    """What answers a question as a row of a batch, its output aside."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
     chosen = select_profile(context)
+    folders, environ, clock = chosen.folders, context.environ, context.clock
     async with open_runner(
-        chosen.profile,
-        chosen.folders,
-        context.environ,
-        context.clock,
-        say=lambda _: None,
-        warn=lambda _: None,
+        chosen.profile, folders, environ, clock, say=_silent, warn=_silent
     ) as live:
-        yield Inside(live, live.handler(live.budget.settle, exact=True, on_retry=on_retry))
+        handler = live.handler(live.budget.settle, exact=True, on_retry=_silent)
+
+        async def ask(text: str) -> Answer:
+            question = Question(messages=(Message("user", text),))
+            return await handler(live.stamp(compose(question, live.profile, id=text)), None)
+
+        yield ask

@@ -3,18 +3,15 @@ what must hold of both afterwards, whatever was done in between."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +28,6 @@ MOST = 100
 """Tokens that an answer may have at most, and so what is held for one."""
 
 _PICO = 10**6
-_KEPT = {"hit", "shared"}
-_CHARGED = {"ok"}
 _IN_DOUBT = {"unknown", "interrupted", "cancelled"}
 
 
@@ -142,15 +137,9 @@ class Arena:
 
     def start(self, command: Sequence[str], **changes: Any) -> subprocess.Popen[bytes]:
         """The command in a process group of its own."""
-        given: dict[str, Any] = {
-            "env": self.environ,
-            "cwd": self.folder,
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "start_new_session": True,
-        }
-        return subprocess.Popen(command, **{**given, **changes})
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        given: dict[str, Any] = {"env": self.environ, "cwd": self.folder, **pipes, **changes}
+        return subprocess.Popen(command, start_new_session=True, **given)
 
     def run(
         self, command: Sequence[str] | None = None, *, timeout: float = 900.0, **changes: Any
@@ -172,7 +161,7 @@ class Arena:
 
     def answered(self) -> list[dict[str, Any]]:
         """The records of the output; a half line at its end, of a process that died, is none."""
-        return list(_records(self.output, torn=True))
+        return _records(self.output, torn=True)
 
     def missing(self) -> set[str]:
         """The prompts that were billed and have no answer in the output: they will be billed
@@ -180,15 +169,14 @@ class Arena:
         billed = {call.ask.last for call in self.sim.calls if call.billed and call.ask}
         return billed - {self.prompts[record["id"]] for record in self.answered()}
 
-    def judge(self, *, ended: bool = True, ids: Sequence[str] | None = None) -> Verdict:
+    def judge(self, *, ended: bool = True) -> Verdict:
         """Look at everything; AssertionError says what does not hold.
 
-        `ended`: the last command ended on its own, so that every row has its record. `ids`: the
-        rows there are (all of them).
+        `ended`: the last command ended on its own, so that every row has its record.
         """
         self.settle_down()
-        wanted = Counter(list(self.prompts if ids is None else ids))
-        answers, failures = list(_records(self.output)), list(_records(self.errors))
+        wanted = Counter(list(self.prompts))
+        answers, failures = _records(self.output), _records(self.errors)
         keys = Counter(record["id"] for record in (*answers, *failures))
         double = [key for key, times in keys.items() if times > 1]
         assert not double, f"{len(double)} keys twice: {double[:5]}"
@@ -251,7 +239,7 @@ def reconcile(ledger: Path, calls: Sequence[Call]) -> tuple[int, int, int]:
             doubtful += 1
             covered += row["cost_pico"] or 0
             estimated = estimated or row["first_token_ms"] is not None
-        if row["status"] not in _CHARGED or row["cache"] in _KEPT:
+        if row["status"] != "ok" or row["cache"] in {"hit", "shared"}:
             continue
         name = row["provider_request_id"]
         assert name in bills, f"settled, but never billed: {dict(row)}"
@@ -271,18 +259,11 @@ def reconcile(ledger: Path, calls: Sequence[Call]) -> tuple[int, int, int]:
     return len(bills), len(settled), doubtful
 
 
-def bills_in(ledger: Path) -> list[str]:
-    """The provider's request ids of all settled calls."""
-    query = "SELECT provider_request_id FROM calls WHERE status = 'ok' AND cache NOT IN (?, ?)"
-    return [row[0] for row in _rows(ledger, query, *sorted(_KEPT))]
-
-
 def overdue(world: Arena, total: float) -> float:
     """The most seconds beyond its deadline (`total` seconds an attempt) that an answer came, a row
     took, or the provider was left at; 0 when none was late."""
     query = "SELECT latency_ms / 1000.0 AS one, elapsed_ms / 1000.0 AS took, attempts FROM calls"
-    late = [0.0]
-    late += [
+    late = [
         call.ended - call.received - total
         for call in world.sim.calls
         if call.outcome == "abandoned" and call.ended is not None
@@ -290,7 +271,7 @@ def overdue(world: Arena, total: float) -> float:
     for row in _rows(world.state / "ledger.db", query):
         late.append((row["one"] or 0.0) - total)
         late.append((row["took"] or 0.0) - total * (row["attempts"] or 1))
-    return max(late)
+    return max(0.0, *late)
 
 
 def sound(database: Path) -> None:
@@ -306,35 +287,18 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.communicate(timeout=30)
 
 
-def main(name: str, run: Callable[[Size], str]) -> int:
-    """`python -m tests.torture.NAME [--full] [--seed N]`: make the run and print its line."""
-    parser = argparse.ArgumentParser(prog=f"python -m tests.torture.{name}")
-    parser.add_argument("--full", action="store_true", help="the size that TORTURE asks for")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of all that is random")
-    options = parser.parse_args()
-    try:
-        line = run(Size(options.full, options.seed))
-    except UnableError as reason:
-        line = f"{name}: skipped, {reason}"
-    except BaseException as error:
-        error.add_note(f"--seed {options.seed}")
-        raise
-    print(line, flush=True)
-    return 0
-
-
-def _records(path: Path, *, torn: bool = False) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                assert torn, f"{path.name}:{number} is half a line: {line[:80]!r}"
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise AssertionError(f"{path.name}:{number} does not parse: {error}") from error
+def _records(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
+    records = []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            assert torn, f"{path.name}:{number} is half a line: {line[:80]!r}"
+            break
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise AssertionError(f"{path.name}:{number} does not parse: {error}") from error
+    return records
 
 
 def _rows(path: Path, query: str, *values: str) -> list[sqlite3.Row]:
@@ -346,7 +310,3 @@ def _rows(path: Path, query: str, *values: str) -> list[sqlite3.Row]:
 def _cost(call: Call) -> int:
     assert call.billed is not None
     return (call.billed.input * READ + call.billed.output * WROTE) * _PICO
-
-
-if __name__ == "__main__":
-    sys.exit("the judge makes no run of its own: python -m tests.torture")

@@ -1,4 +1,4 @@
-"""T1: `kill -9` at random moments of a batch: `python -m tests.torture.kill [--full]`.
+"""T1: `kill -9` at random moments of a batch.
 
 The process group dies at a random request, or a random while after its start. Of every kill at
 most as many answers are lost, and so billed again, as calls were in flight.
@@ -6,11 +6,10 @@ most as many answers are lost, and so billed again, as calls were in flight.
 
 from __future__ import annotations
 
-import sys
 import time
 from random import Random
 
-from tests.torture.judge import Arena, Size, arena, kill, main
+from tests.torture.judge import Arena, Size, arena, kill
 
 
 def run(size: Size) -> str:
@@ -51,7 +50,3 @@ def _killed(world: Arena, dice: Random, most: int, *, cached: bool) -> int:
     kill(process)
     world.settle_down()
     return len(world.missing())
-
-
-if __name__ == "__main__":
-    sys.exit(main("kill", run))

@@ -1,4 +1,4 @@
-"""T12: memory does not grow with the rows: `python -m tests.torture.memory [--full]`.
+"""T12: memory does not grow with the rows.
 
 A million rows, all to be sent and all but one answered already, take at most 220 MiB, and at most
 a tenth more than 10,000 do. The measuring is that of `tests.bench.resume`.
@@ -6,13 +6,12 @@ a tenth more than 10,000 do. The measuring is that of `tests.bench.resume`.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
 from tests.bench.loopback import served
 from tests.bench.resume import measure
-from tests.torture.judge import Size, main
+from tests.torture.judge import Size
 
 MOST, TIMES = 220, 1.1
 """MiB at the peak, and how many times those of fewer rows."""
@@ -33,7 +32,3 @@ def run(size: Size) -> str:
         assert times <= TIMES, f"{kind}: {peak:.0f} MiB, {times:.2f} times that of {few:,}"
         told.append(f"{kind} {peak:.0f} MiB, {times:.2f} times that of {few:,}")
     return f"T12 memory: {many:,} rows: {'; '.join(told)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main("memory", run))

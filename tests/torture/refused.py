@@ -1,4 +1,4 @@
-"""T6: the account is refused in the middle of a batch: `python -m tests.torture.refused [--full]`.
+"""T6: the account is refused in the middle of a batch.
 
 After the first 401, 402 or used-up quota at most as many requests arrive as were in flight. Every
 row has its record, and once the account is well the same command answers the rest.
@@ -6,13 +6,12 @@ row has its record, and once the account is well the same command answers the re
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 
 from tests.simulator.call import Call
 from tests.simulator.errors import out_of_quota, payment_required, unauthorized
 from tests.simulator.fault import Fault
-from tests.torture.judge import Size, arena, main
+from tests.torture.judge import Size, arena
 
 
 @dataclass
@@ -69,7 +68,3 @@ def refused(fault: Fault, code: int, rows: int, concurrency: int) -> int:
         assert world.sim.record.requests - before == verdict.failed
         assert world.sim.billed.repeated == 0
         return after
-
-
-if __name__ == "__main__":
-    sys.exit(main("refused", run))

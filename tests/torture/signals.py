@@ -1,4 +1,4 @@
-"""T14: SIGINT and SIGTERM: `python -m tests.torture.signals [--full]`.
+"""T14: SIGINT and SIGTERM.
 
 Told once, a batch sends nothing new, lets what is in flight finish (30 s at the most) and leaves
 with 130 or 143. Told again a second later it is out within a second. The same command goes on
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 
 from tests.conftest import LLMCTL
 from tests.simulator.faults import Hang
-from tests.torture.judge import Arena, Size, arena, main
+from tests.torture.judge import Arena, Size, arena
 
 DRAIN = 30.0
 CODES = ((signal.SIGINT, 130), (signal.SIGTERM, 143))
@@ -155,7 +154,3 @@ def _resumed(world: Arena) -> None:
     done = world.run()
     assert done.returncode == 0, done.stderr
     assert world.judge().answered == len(world.prompts)
-
-
-if __name__ == "__main__":
-    sys.exit(main("signals", run))

@@ -1,4 +1,4 @@
-"""T4: a provider in trouble: `python -m tests.torture.storm [--full]`.
+"""T4: a provider in trouble.
 
 Of all requests 30% are refused with 429 and a wait, 5% lose their connection, 5% are answered in
 broken JSON, 1% a byte every five seconds. All rows are answered all the same, with at most 1.8
@@ -7,13 +7,12 @@ requests a row, and no attempt goes on beyond its deadline.
 
 from __future__ import annotations
 
-import sys
 import time
 
 from tests.simulator.errors import rate_limited
 from tests.simulator.faults import Disconnect, Dribble, Malformed
 from tests.simulator.scripts import mixture
-from tests.torture.judge import Size, arena, main, overdue
+from tests.torture.judge import Size, arena, overdue
 
 TOTAL = 2.0
 """Seconds that an attempt may take; what dribbles would take minutes."""
@@ -50,7 +49,3 @@ def run(size: Size) -> str:
             f"T4 storm: {rows:,} rows answered, {each:.2f} requests a row, at most {late:.2f} s "
             f"beyond a deadline of {TOTAL:g} s, {verdict}; {took:.0f} s"
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main("storm", run))

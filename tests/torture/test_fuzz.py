@@ -1,9 +1,8 @@
-"""The torture of T13 in a small size, and its cases that have a name."""
+"""The input lines of T13 that have a name; `fuzz` makes the others."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 import orjson
 import pytest
@@ -11,44 +10,6 @@ import pytest
 from llmctl.batch.input import MAX_LINE, InputFile, Problem, lines
 from llmctl.batch.rows import RowError
 from llmctl.batch.rows import RowReader as Rows
-from llmctl.providers.replies import Event, EventReader
-from tests.torture.fuzz import Size, all_streams, by_the_rules, cut, fuzz, said
-
-
-def test_a_small_size_finds_nothing() -> None:
-    """Some thousand chunkings, lines and configurations neither crash nor hang."""
-    line = fuzz(Size(chunkings=3_000, lines=2_000, files=200), seed=1)
-    assert "0 crashes, 0 hangs" in line
-
-
-def test_every_stream_is_cut() -> None:
-    """Every codec's streams, and every recorded one, say the same in pieces of any size."""
-    for stream in all_streams():
-        assert stream.codec is not None
-        for seed in range(3):
-            pieces = cut(stream.payload, Random(seed))
-            assert said(stream.codec, pieces) == stream.says, stream.name
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_the_named_streams(size: int) -> None:
-    """A mark over several chunks, CR, LF and CRLF, U+2028, an event that never ends: as the
-    rules have it."""
-    payload = (
-        b"\xef\xbb\xbfdata: a\r\n\r\ndata: b\r\rdata: c\n\nevent: e\ndata: d\xe2\x80\xa8e\n"
-        b"data: f\r\n\n: note\n\ndata: \xff\xf0\x9f\n\ndata: unfinished\n"
-    )
-    reader = EventReader()
-    pieces = [payload[at : at + size] for at in range(0, len(payload), size)]
-    found = [event for piece in pieces for event in reader.feed(piece)]
-    assert found == by_the_rules(payload)
-    assert found[:4] == [
-        Event("message", "a"),
-        Event("message", "b"),
-        Event("message", "c"),
-        Event("e", "d\u2028e\nf"),
-    ]
-    assert len(found) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.storage.damage import sql
 from tests.torture.judge import Arena, arena
 
 ROWS = 6
@@ -48,17 +48,10 @@ def _edit(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Arena], Non
     return tamper
 
 
-def _sql(*statements: str) -> Callable[[Arena], None]:
+def _sql(statement: str) -> Callable[[Arena], None]:
     def tamper(world: Arena) -> None:
-        with contextlib.closing(sqlite3.connect(world.state / "ledger.db")) as ledger:
-            for trigger in ledger.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-            ).fetchall():
-                ledger.execute(f"DROP TRIGGER {trigger[0]}")
-            for statement in statements:
-                ledger.execute(statement)
-            ledger.commit()
-            ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sql(world.state / "ledger.db", statement)
+        sql(world.state / "ledger.db", "PRAGMA wal_checkpoint(TRUNCATE)")
 
     return tamper
 

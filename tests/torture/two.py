@@ -1,4 +1,4 @@
-"""T11: two processes at once: `python -m tests.torture.two [--full]`.
+"""T11: two processes at once.
 
 With the same questions, one cache and one ledger they are billed once for each. With one output
 between them the second leaves with 75 and sends nothing.
@@ -6,10 +6,9 @@ between them the second leaves with 75 and sends nothing.
 
 from __future__ import annotations
 
-import sys
 import time
 
-from tests.torture.judge import Arena, Size, arena, main
+from tests.torture.judge import Arena, Size, arena
 
 
 def run(size: Size) -> str:
@@ -70,7 +69,3 @@ def _one_output(world: Arena) -> None:
     assert first.returncode == 0, problem.decode()
     verdict = world.judge()
     assert (verdict.answered, verdict.rebilled) == (len(world.prompts), 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main("two", run))
