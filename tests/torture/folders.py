@@ -36,12 +36,6 @@ def _state_cannot_be_made(world: Arena) -> dict[str, str]:
     return world.environ
 
 
-def _state_is_a_file(world: Arena) -> dict[str, str]:
-    world.state.parent.mkdir(parents=True)
-    world.state.write_text("not a folder")
-    return world.environ
-
-
 def _no_home(world: Arena) -> dict[str, str]:
     environ = world.environ
     for name in ("LLMCTL_STATE_DIR", "LLMCTL_CACHE_DIR"):
@@ -56,10 +50,7 @@ def _output_is_read_only(world: Arena) -> dict[str, str]:
     return world.environ
 
 
-REFUSED: tuple[Callable[[Arena], dict[str, str]], ...] = (
-    *(_state_is_read_only, _state_cannot_be_made, _state_is_a_file),
-    *(_no_home, _output_is_read_only),
-)
+REFUSED = (_state_is_read_only, _state_cannot_be_made, _no_home, _output_is_read_only)
 
 
 def run(size: Size) -> str:  # noqa: ARG001  (one size)

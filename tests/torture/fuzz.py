@@ -33,7 +33,6 @@ from llmctl.providers.replies import Event, EventReader
 from llmctl.request import compose
 from tests.conformance.codec_dialects import DIALECTS
 from tests.conformance.codec_samples import SAMPLES, streamed, wire_of
-from tests.providers.recordings import RECORDED, recordings
 from tests.simulator.reply import Problem as Trouble
 from tests.torture.judge import Size
 
@@ -42,9 +41,6 @@ _PATIENCE = 60.0
 
 _BLOCK = 256
 """Cases between two looks at the watch that ends what hangs: setting it takes a millisecond."""
-
-_SHORT = 8_000
-"""Bytes of a short stream; of longer ones one in 200 is taken."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def run(size: Size) -> str:
 
 
 def all_streams() -> list[Stream]:
-    """Every codec's streams, well and ill, and the recorded ones where they are to be had."""
+    """Every codec's streams, well and ill."""
     found: list[Stream] = []
     for dialect in DIALECTS:
         made = codec(dialect.name, dialect.api)
@@ -105,18 +101,7 @@ def all_streams() -> list[Stream]:
             unheard = [piece for event in events for piece in (event, wire.unknown_event())]
             kinds = {"": events, " broken": broken, " unheard": unheard, " cut": events[:-1]}
             found += [Stream(name + kind, made, b"".join(told)) for kind, told in kinds.items()]
-    recorded = [
-        Stream(f"recorded {one['path']} {number}", _reads(one), one["body"].encode())
-        for path in (sorted(RECORDED.glob("*.jsonl.gz")) if RECORDED.exists() else ())
-        for number, one in enumerate(recordings(path.name.partition(".")[0]))
-        if one["kind"] == "sse"
-    ]
-    return found + recorded
-
-
-def _reads(one: Any) -> Codec:
-    responses = one["path"].partition("?")[0].endswith("/responses")
-    return codec(*(("openai", "responses") if responses else (one["provider"],)))
+    return found
 
 
 def said(made: Codec, pieces: Sequence[bytes]) -> Any:
@@ -137,7 +122,7 @@ def said(made: Codec, pieces: Sequence[bytes]) -> Any:
 
 def cut(payload: bytes, dice: Random) -> list[bytes]:
     """The bytes in random pieces: a few anywhere, a few side by side; seldom every byte alone."""
-    if len(payload) <= _SHORT and dice.random() < 0.02:
+    if dice.random() < 0.02:
         return [payload[at : at + 1] for at in range(len(payload))]
     places = {dice.randrange(len(payload) + 1) for _ in range(dice.randint(0, 12))}
     for at in tuple(places)[:3]:
@@ -151,13 +136,11 @@ class _Chunkings:
     WHATWG's rules have it."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        self._short = [stream for stream in streams if len(stream.payload) <= _SHORT]
-        self._long = [stream for stream in streams if len(stream.payload) > _SHORT]
+        self._streams = streams
 
     def __call__(self, dice: Random) -> None:
         if dice.random() < 0.5:
-            long = self._long and dice.random() < 0.005
-            stream = dice.choice(self._long if long else self._short)
+            stream = dice.choice(self._streams)
             found = said(stream.codec, cut(stream.payload, dice))
             assert found == stream.says, f"{stream.name}: {found!r} instead of {stream.says!r}"
             return
