@@ -43,9 +43,7 @@ def drained(number: int, code: int, rows: int, concurrency: int) -> None:
         process = _held(world)
         _tell(process, number)
         world.sim.release()
-        _, problem = process.communicate(timeout=DRAIN)
-        assert process.returncode == code, (process.returncode, problem)
-        assert b"Traceback" not in problem
+        _ended(process, code)
         assert world.sim.record.requests == concurrency
         verdict = world.judge(ended=False)
         assert verdict.answered == verdict.settled == concurrency
@@ -63,12 +61,8 @@ def told_twice(number: int, code: int, rows: int, concurrency: int) -> float:
         time.sleep(1.0)
         assert process.poll() is None, "it did not wait for what was in flight"
         process.send_signal(number)
-        told = time.monotonic()
-        _, problem = process.communicate(timeout=10)
-        took = time.monotonic() - told
+        took = _ended(process, code)
         assert took < 1.0, took
-        assert process.returncode == code, (process.returncode, problem)
-        assert b"Traceback" not in problem
         assert world.sim.record.requests == concurrency
         world.sim.release()
         verdict = world.judge(ended=False)
@@ -85,10 +79,8 @@ def paced() -> None:
         process = world.start([word for word in world.batch if word != "-q"])
         world.sim.wait_for_calls(1, timeout=60)
         _tell(process, signal.SIGINT)
-        told, before = time.monotonic(), world.sim.record.requests
-        process.communicate(timeout=DRAIN + 10)
-        took = time.monotonic() - told
-        assert process.returncode == 130, process.returncode
+        before = world.sim.record.requests
+        took = _ended(process, 130)
         after = world.sim.record.requests - before
         assert after <= 1, f"{after} requests were sent after the signal"
         assert took < 5, f"{took:.1f} s to wait for rows that were never sent"
@@ -99,11 +91,8 @@ def overdue(concurrency: int) -> float:
     """Told once, with a provider that never answers; how many seconds it then took."""
     with arena(concurrency * 2, concurrency=concurrency) as world:
         process = _held(world)
-        told = time.monotonic()
         _tell(process, signal.SIGTERM)
-        process.communicate(timeout=DRAIN + 10)
-        took = time.monotonic() - told
-        assert process.returncode == 143, process.returncode
+        took = _ended(process, 143)
         assert DRAIN - 1 < took < DRAIN + 2, took
         world.sim.release()
         # Those who left are no longer in flight, and billed all the same.
@@ -147,6 +136,15 @@ def _tell(process: subprocess.Popen[bytes], number: int) -> None:
     assert process.stderr is not None
     while b"stopping" not in (line := process.stderr.readline()):
         assert line, "it ended without a word"
+
+
+def _ended(process: subprocess.Popen[bytes], code: int) -> float:
+    """Wait for its end, which is as it should be; how many seconds that took."""
+    told = time.monotonic()
+    _, problem = process.communicate(timeout=DRAIN + 10)
+    assert process.returncode == code, (process.returncode, problem)
+    assert b"Traceback" not in problem
+    return time.monotonic() - told
 
 
 def _resumed(world: Arena) -> None:
