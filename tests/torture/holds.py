@@ -12,15 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeVar
 
 from llmctl.clock import SystemClock, ulid
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
 from tests.torture.judge import Size, sound
+
+_Found = TypeVar("_Found")
 
 PROCESSES = 4
 TASKS = 25
@@ -67,33 +71,28 @@ def _cap(room: int) -> BudgetWindow:
 async def _work(ledger: Ledger, each: int, room: int) -> dict[str, float]:
     """So many calls in 25 tasks: how many were granted, and the longest wait for the ledger."""
     clock, cap, numbers = SystemClock(), _cap(room), iter(range(each))
-    granted, longest = 0, 0.0
+    granted, waits = 0, [0.0]
 
-    async def one() -> bool:
-        nonlocal longest
-        request = a_request(ulid(clock))
-        while True:
-            start = time.perf_counter()
-            refused = await ledger.hold(a_hold(request, COST), [cap])
-            longest = max(longest, time.perf_counter() - start)
-            if refused is None:
-                break
-            if refused.never:
-                return False
-            await asyncio.sleep(0.01)
+    async def timed(answer: Awaitable[_Found]) -> _Found:
         start = time.perf_counter()
-        await ledger.settle(an_outcome(request, cost=COST))
-        longest = max(longest, time.perf_counter() - start)
-        return True
+        found = await answer
+        waits.append(time.perf_counter() - start)
+        return found
 
     async def task() -> None:
         nonlocal granted
         for _ in numbers:
-            if await one():
+            request = a_request(ulid(clock))
+            while refused := await timed(ledger.hold(a_hold(request, COST), [cap])):
+                if refused.never:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                await timed(ledger.settle(an_outcome(request, cost=COST)))
                 granted += 1
 
     await asyncio.gather(*(task() for _ in range(TASKS)))
-    return {"granted": granted, "longest": longest}
+    return {"granted": granted, "longest": max(waits)}
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ class Verdict:
     answered: int
     failed: int
     requests: int
-    billed: int
     rebilled: int
+    billed: int
     settled: int
     doubtful: int
 
@@ -189,17 +189,15 @@ class Arena:
         sound(self.state / "ledger.db")
         if (self.cache / "cache.db").exists():
             sound(self.cache / "cache.db")
-        billed, settled, doubtful = reconcile(self.state / "ledger.db", self.sim.calls)
-        assert billed == self.sim.billed.requests
-        return Verdict(
-            answered=len(answers),
-            failed=len(failures),
-            requests=self.sim.record.requests,
-            billed=billed,
-            rebilled=self.sim.billed.repeated,
-            settled=settled,
-            doubtful=doubtful,
+        verdict = Verdict(
+            len(answers),
+            len(failures),
+            self.sim.record.requests,
+            self.sim.billed.repeated,
+            *reconcile(self.state / "ledger.db", self.sim.calls),
         )
+        assert verdict.billed == self.sim.billed.requests
+        return verdict
 
 
 @contextlib.contextmanager
