@@ -6,6 +6,7 @@ pass reports them all; only what stops every further reading raises.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -14,21 +15,23 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from llmctl.errors import InputError
 from llmctl.storage.files import disk, write_all
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 ACCEPTED = ".jsonl, .jsonl.gz, .csv, or - for JSONL on stdin"
 
 MAX_LINE = 64 << 20
 """Bytes a record may have: far above any prompt, far below the memory of a small machine."""
 
-_BUFFER = 1 << 17
-_COPY = 1 << 20
-_BOM = b"\xef\xbb\xbf"
+_BUFFER = 1 << 17  # bytes
 
 NOT_UTF8 = "not valid UTF-8 ({}): convert the file to UTF-8"
 
@@ -45,8 +48,21 @@ Record = tuple[int, bytes | dict[str, str] | Problem]
 wrong with it."""
 
 
-class InputFile:
-    """An open INPUT. `name` is what messages call it."""
+class _Watched(io.FileIO):
+    """A view of an open file that calls `check` after every read from the disk."""
+
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
+        super().__init__(file.fileno(), closefd=False)
+        self._check = check
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        count = super().readinto(buffer)
+        self._check()
+        return count
+
+
+class InputFile(AbstractContextManager["InputFile"]):
+    """An open INPUT. `name` is what messages call it. A copy of stdin vanishes at the end."""
 
     def __init__(
         self, name: str, file: BinaryIO, *, csv: bool = False, zipped: bool = False
@@ -55,15 +71,15 @@ class InputFile:
         self._file = file
         self._csv = csv
         self._zipped = zipped
-        self._state = _state(file.fileno())
+        self._state = self._now()
 
     @classmethod
     def open(cls, name: str, stdin: BinaryIO | None = None) -> Self:
         """Open INPUT; `-` (and anything else that cannot be read twice) is copied to a temporary
         file without a name first.
 
-        Raises `InputError` for a file that is missing, unreadable, a folder or of an unknown
-        kind, `DiskError` when the copy does not fit the disk.
+        Raises `InputError` for a file that is missing, unreadable or of an unknown kind,
+        `DiskError` when the copy does not fit the disk.
         """
         if name == "-":
             stdin = stdin or getattr(sys.stdin, "buffer", None)
@@ -71,12 +87,10 @@ class InputFile:
                 raise InputError("stdin is closed: name an input file")
             return cls("stdin", _copy(stdin, "stdin"))
         low = Path(name).name.lower()
-        if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises where this says no
-            raise InputError(f"{name} is a folder: name a file ({ACCEPTED})")
         if not low.endswith((".jsonl", ".jsonl.gz", ".csv")):
             raise InputError(f"cannot tell what {name} holds: INPUT is {ACCEPTED}")
         try:
-            file: BinaryIO = Path(name).open("rb", buffering=0)  # noqa: SIM115 - see close
+            file: BinaryIO = Path(name).open("rb", buffering=0)  # noqa: SIM115 - see __exit__
         except FileNotFoundError:
             raise InputError(f"there is no file {name}: check the path") from None
         except (OSError, ValueError) as error:
@@ -95,43 +109,35 @@ class InputFile:
         that was read after the change.
         """
         self._file.seek(0)
-        stream: BinaryIO = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
+        stream: BinaryIO = io.BufferedReader(_Watched(self._file, self._check), _BUFFER)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
-        found = lines(stream)
-        plain = ((number, line) for number, line in found if not line.isspace())
-        for record in csv_records(found) if self._csv else plain:
-            self._check()
-            yield record
-        self._check()
+        if self._csv:
+            yield from csv_records(lines(stream))
+            return
+        for record in lines(stream):
+            if not record[1].isspace():
+                yield record
 
     def _check(self) -> None:
-        if _state(self._file.fileno()) != self._state:
+        if self._now() != self._state:
             raise InputError(f"{self.name} was changed while it was being read: run it again")
 
-    def close(self) -> None:
-        """Close the file; a copy of stdin vanishes."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
+    def _now(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _state(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
+        self._file.close()
 
 
 def _copy(source: BinaryIO, name: str) -> BinaryIO:
     """A copy of `source` in an unlinked 0600 file, which ends with this process."""
     with disk("copy the input to a temporary file in", tempfile.gettempdir()):
-        copied: BinaryIO = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - InputFile closes it
+        copied: BinaryIO = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see __exit__
     while True:
         try:
-            piece = source.read(_COPY)
+            piece = source.read(1 << 20)
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror or error}") from error
         if not piece:
@@ -151,7 +157,7 @@ def lines(stream: BinaryIO, limit: int = MAX_LINE) -> Iterator[Line]:
     readline = stream.readline
     try:
         line = readline(limit + 1)
-        if line.startswith(_BOM):
+        if line.startswith(codecs.BOM_UTF8):
             line = line[3:] or b"\n"  # a mark alone is an empty file, or an empty first line
         while line:
             number += 1

@@ -103,7 +103,9 @@ class Batch(Struct, frozen=True):
                 continue
             line, data = record
             try:
-                page.append(job.reader.request(record, job.profile, index, job.cache_mode, call_id))
+                page.append(
+                    job.reader.request(record, job.profile, index, job.cache_mode, call_id())
+                )
             except RowError as error:
                 raise InputError(f"{self.source.name}:{line}: {error}") from error
             size += sum(map(len, data.values())) if isinstance(data, dict) else len(data)

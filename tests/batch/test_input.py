@@ -87,7 +87,7 @@ def test_gzip_damaged_anywhere(put: Put) -> None:
         ("missing.jsonl", "there is no file"),
         ("rows.txt", "INPUT is .jsonl, .jsonl.gz, .csv, or -"),
         ("rows.gz", "INPUT is .jsonl, .jsonl.gz, .csv, or -"),
-        (".", "is a folder"),
+        (".", "cannot tell what"),
         ("nul\0.jsonl", "cannot read"),
     ],
 )

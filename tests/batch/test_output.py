@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from llmctl.batch import output
 from llmctl.batch.output import (
-    BatchOutput,
-    DurableFile,
+    ErrorsFile,
     Format,
     LineWriter,
     OutputScan,
+    append,
     check_output,
     default_output,
     dollars,
@@ -36,7 +36,6 @@ from llmctl.errors import (
     DiskError,
     InputError,
     RateLimited,
-    ServerFailed,
 )
 from llmctl.storage.files import LockedFile, sync_file
 from llmctl.types import CallRecord, RawRequest
@@ -91,7 +90,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
 
         async def main() -> None:
             with LockedFile.open(disk.path) as file:
-                writer = LineWriter(DurableFile(disk.path, file).append)
+                writer = LineWriter(partial(append, file))
                 await work(writer, disk)
                 await writer.close()
 
@@ -156,7 +155,7 @@ def test_small_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with LockedFile.open(tmp_path / "x") as file, monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
-        DurableFile(file.path, file).append(b"one\ntwo\nthree\n")
+        append(file, b"one\ntwo\nthree\n")
     assert file.path.read_bytes() == b"one\ntwo\nthree\n"
 
 
@@ -167,7 +166,7 @@ def test_errors_file(tmp_path: Path) -> None:
     path.write_bytes(b"old\n")
     before = os.umask(0)
     try:
-        errors = DurableFile(path)
+        errors = ErrorsFile(path)
         assert not path.exists()
         errors.append(b"one\n")
         errors.append(b"two\nthree\n")
@@ -176,32 +175,6 @@ def test_errors_file(tmp_path: Path) -> None:
         os.umask(before)
     assert path.read_bytes() == b"one\ntwo\nthree\n"
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_both_files_are_closed(
-    tmp_path: Path, ended: Ended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When closing the answers fails, the errors are written and their file is given back."""
-    path = tmp_path / "out.jsonl"
-
-    async def main() -> None:
-        with LockedFile.open(path) as file:
-            both = BatchOutput(file, "llmctl")
-            await both(ended(error=ServerFailed("x")))
-            closed: list[LineWriter] = []
-
-            async def fail(self: LineWriter) -> None:
-                closed.append(self)
-                raise DiskError("gone")
-
-            monkeypatch.setattr(LineWriter, "close", fail)
-            with pytest.raises(DiskError, match="gone"):
-                await both.close()
-            assert len(closed) == 2
-
-    asyncio.run(main())
-    with LockedFile.open(errors_path(path)) as file:  # nobody holds it any more
-        assert file.size > 0
 
 
 def test_stdout() -> None:
