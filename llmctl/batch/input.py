@@ -33,8 +33,6 @@ MAX_LINE = 64 << 20
 
 _BUFFER = 1 << 17  # bytes
 
-NOT_UTF8 = "not valid UTF-8 ({}): convert the file to UTF-8"
-
 
 class Problem(str):
     """What is wrong with a record: a sentence without the file's name and line."""
@@ -183,8 +181,8 @@ def csv_records(
 ) -> Iterator[tuple[int, dict[str, str] | Problem]]:
     """CSV records by column name, each with the line it begins on; blank lines are skipped.
 
-    Spreadsheets' CSV: a header, quoted cells with line breaks. After a header that cannot serve
-    and after a record longer than `limit` bytes nothing follows.
+    Spreadsheets' CSV: a header, quoted cells with line breaks. Nothing follows after a header that
+    cannot serve.
     """
     header: list[str] = []
     for first, cells in _csv_cells(found, limit):
@@ -206,47 +204,36 @@ def csv_records(
 
 def _csv_cells(found: Iterator[Line], limit: int) -> Iterator[tuple[int, list[str] | Problem]]:
     csv.field_size_limit(limit)  # the default, 128 KiB, is less than a long document
-    first, size, problem = 1, 0, ""  # of the record that is being read
 
     def text() -> Iterator[str]:
-        """Lines for the CSV reader; a bad one too, so that it finds the end of the record."""
-        nonlocal size, problem
-        for number, line in found:
+        for _, line in found:
             if isinstance(line, Problem):
-                problem = problem or line
-                yield "\n"
-                continue
-            size += len(line)
-            if size > limit:
-                problem = f"the record is longer than {limit >> 20} MiB: is a quote not closed?"
-                raise csv.Error
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                where = f" on line {number}" if number != first else ""
-                problem = problem or NOT_UTF8.format(f"byte {error.start + 1}{where}")
-                yield line.decode(errors="replace")
+                raise csv.Error(line)
+            yield line.decode(errors="surrogateescape")
 
     reader = csv.reader(text(), strict=True)
     cells: list[str] | None = []
     while cells is not None:
+        first = reader.line_num + 1
         try:
             cells = next(reader, None)
+            "".join(cells or ()).encode()
         except csv.Error as error:
-            cells, problem = [], problem or f"not valid CSV: {error}"
-        if problem or cells:
-            yield first, Problem(problem) if problem else cells or []
-        first, size, problem = reader.line_num + 1, 0, ""
+            cells = []
+            yield first, Problem(f"not valid CSV: {error}: is a quote missing?")
+        except UnicodeEncodeError:
+            yield first, Problem("not valid UTF-8: convert the file to UTF-8")
+        else:
+            if cells:
+                yield first, cells
 
 
 def _header_problem(header: list[str]) -> str:
     """Why the header cannot name the columns, or nothing."""
-    for number, name in enumerate(header, 1):
-        if not name:
-            return f"column {number} of the header has no name"
-        if name in header[: number - 1]:
-            return f"the header names the column {name!r} twice"
-    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and mark in header[0]:
-            return f"the columns are separated by {word}: use commas"
+    if "" in header:
+        return f"column {header.index('') + 1} of the header has no name"
+    if twice := [name for name in header if header.count(name) > 1]:
+        return f"the header names the column {twice[0]!r} twice"
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        return "the columns are separated by semicolons or tabs: use commas"
     return ""

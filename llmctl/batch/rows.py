@@ -12,7 +12,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from llmctl.batch.input import NOT_UTF8, Problem, Record
+from llmctl.batch.input import Problem, Record
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
 from llmctl.request import Question, compose
@@ -26,9 +26,23 @@ class RowError(ValueError):
     """What is wrong with one row: a sentence without the file's name and line."""
 
 
-class RowSettings(Struct, frozen=True):
-    """The settings of one call that a row may carry. None: the command line's or the profile's."""
+class _Part(Struct):
+    type: str
+    text: str | None = None
 
+
+class _Turn(Struct):
+    role: Annotated[str, Meta(min_length=1)]
+    content: str | Annotated[list[_Part], Meta(min_length=1)] | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class RowFields(Struct, frozen=True):
+    """The fields of a row with a question of its own. None: the command line's or the profile's."""
+
+    prompt: str | None = None
+    messages: Annotated[list[_Turn], Meta(min_length=1)] | None = None
     system: str | None = None
     model: Annotated[str, Meta(min_length=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -38,9 +52,8 @@ class RowSettings(Struct, frozen=True):
     tags: dict[str, str | int | float | bool] | None = None
 
 
-_NO_SETTINGS = RowSettings()
-_SETTINGS = frozenset(RowSettings.__struct_fields__)
 _ASKED = frozenset({"prompt", "messages", "method", "url", "body"})
+_SETTINGS = frozenset(RowFields.__struct_fields__) - _ASKED
 KEYS = _SETTINGS | _ASKED | {"id", "custom_id"}
 """The fields that mean something in a row; others are the user's own columns."""
 
@@ -50,6 +63,7 @@ _PARAMETERS = re.compile(
 )
 """Providers' own parameters, which someone who puts them on a row expects to be sent."""
 
+_SYSTEM = frozenset({"system", "developer"})
 _STREAMED = "`stream` in `{}`: the answers of a batch are whole; remove it"
 
 
@@ -140,23 +154,18 @@ class RowReader:
         _check(type(id) is int, f"`{name}` must be text or a whole number")
         return str(id)
 
-    def _question(self, fields: Mapping[str, Any]) -> Question:
+    def _question(self, fields: dict[str, Any]) -> Question:
         """The question of a row with `prompt` or `messages`."""
-        own = _NO_SETTINGS if _SETTINGS.isdisjoint(fields) else _settings(fields)
+        own = _typed(fields)
         system = self._system if own.system is None else own.system
-        if "prompt" in fields:
-            prompt = fields["prompt"]
-            _check("messages" not in fields, "both `prompt` and `messages`: a row has one of them")
-            _check(type(prompt) is str, "`prompt` must be text")
-            _check(prompt and not prompt.isspace(), "the prompt is empty")
-            turns = _turns(system, prompt)
-        elif "messages" in fields:
-            given = fields["messages"]
-            _check(type(given) is list and given, "`messages` must be a list, and not empty")
-            turns = tuple(_message(turn, number) for number, turn in enumerate(given, 1))
-            if own.system is None and any(t.role in {"system", "developer"} for t in turns):
-                system = None
-            turns = (Message("system", system), *turns) if system else turns
+        if own.messages is not None:
+            _check(own.prompt is None, "both `prompt` and `messages`: a row has one of them")
+            turns = tuple(_messages(own.messages, fields["messages"]))
+            if system and (own.system or not any(turn.role in _SYSTEM for turn in turns)):
+                turns = (Message("system", system), *turns)
+        elif own.prompt is not None:
+            _check(own.prompt and not own.prompt.isspace(), "the prompt is empty")
+            turns = _turns(system, own.prompt)
         else:
             raise RowError(
                 "no prompt: a row needs `prompt`, `messages` or an OpenAI `body` "
@@ -203,7 +212,8 @@ def _fields(data: bytes | Problem) -> dict[str, Any]:
         try:
             data.decode()
         except UnicodeDecodeError as bad:
-            raise RowError(NOT_UTF8.format(f"byte {bad.start + 1}")) from None
+            at = f"byte {bad.start + 1}"
+            raise RowError(f"not valid UTF-8 ({at}): convert the file to UTF-8") from None
         raise RowError(f"not valid JSON: {error.msg} (column {error.pos + 1})") from None
     if not isinstance(value, dict):
         raise RowError('not a JSON object: a row is {"prompt": …} or {"messages": […]}')
@@ -253,17 +263,17 @@ def _nearest(name: str, known: frozenset[str]) -> str | None:
     return next(iter(difflib.get_close_matches(low, long, n=1, cutoff=0.8)), None)
 
 
-def _settings(fields: Mapping[str, Any]) -> RowSettings:
+def _typed(fields: dict[str, Any]) -> RowFields:
+    """The fields as their types. Raises `RowError` that names the one that is wrong."""
     try:
-        own = msgspec.convert(fields, RowSettings)
+        own = msgspec.convert(fields, RowFields)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         raise RowError(f"{path.replace('$.', '')}: {what[0].lower()}{what[1:]}") from None
-    _check(own.model is None or own.model.strip(), "`model` is empty")
-    options = own.options or {}
-    _check(not options.get("stream"), _STREAMED.format("options"))
-    for name in ("model", "messages"):
-        _check(name not in options, f"`{name}` belongs on the row itself, not in `options`")
+    if own.options:
+        _check(not own.options.get("stream"), _STREAMED.format("options"))
+        for name in {"model", "messages"} & own.options.keys():
+            raise RowError(f"`{name}` belongs on the row itself, not in `options`")
     if own.schema is not None:
         from llmctl import schemas
 
@@ -274,25 +284,18 @@ def _settings(fields: Mapping[str, Any]) -> RowSettings:
     return own
 
 
-def _message(turn: Any, number: int) -> Message:
-    where = f"message {number}"
-    _check(type(turn) is dict, f"{where} is not an object with `role` and `content`")
-    role, content = turn.get("role"), turn.get("content")
-    _check(type(role) is str and role.strip(), f"{where} has no `role`")
-    extra = {k: v for k, v in turn.items() if k not in {"role", "content"}}
-    if content is None:
-        called = turn.get("tool_calls") or turn.get("function_call")
-        _check(called, f"{where} has no `content`")
-    elif type(content) is not str:
-        parts = type(content) is list and content
-        _check(parts, f"the `content` of {where} is neither text nor a list of parts")
-        for part in content:
-            typed = type(part) is dict and type(part.get("type")) is str
-            _check(typed, f"a part of {where} is not an object with a `type`")
-            said = part["type"] != "text" or type(part.get("text")) is str
-            _check(said, f"a text part of {where} has no `text`")
-        content = tuple(content)
-    return Message(role, content, extra)
+def _messages(turns: list[_Turn], given: list[dict[str, Any]]) -> Iterable[Message]:
+    for number, (turn, fields) in enumerate(zip(turns, given, strict=True)):
+        content = turn.content
+        if content is None:
+            called = turn.tool_calls or turn.function_call
+            _check(called, f"`messages[{number}]` has no `content`")
+        elif not isinstance(content, str):
+            said = all(part.type != "text" or part.text is not None for part in content)
+            _check(said, f"a text part of `messages[{number}]` has no `text`")
+        extra = {k: v for k, v in fields.items() if k not in {"role", "content"}}
+        kept = content if isinstance(content, str | None) else tuple(fields["content"])
+        yield Message(turn.role, kept, extra)
 
 
 URLS: dict[str, tuple[str, ...]] = {
