@@ -181,7 +181,7 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> Iterat
         yield index
 
 
-def check_unchanged(index: RowIndex, source: InputFile, output: Path) -> None:
+def check_unchanged(index: RowIndex, source: InputFile, output: Path | None) -> None:
     """Raise `InputError` that names the rows whose answers in `output` are to another question."""
     count, first = index.changed()
     _refuse(

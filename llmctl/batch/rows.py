@@ -253,14 +253,9 @@ def _reject_typos(fields: Mapping[str, Any], id_field: str | None) -> None:
 
 @lru_cache(maxsize=1024)
 def _nearest(name: str, known: frozenset[str]) -> str | None:
-    """The known field that `name` seems to mean. Short names are too much alike to tell."""
-    low = name.strip().casefold()
-    if low in known:
-        return low
-    if not 4 <= len(name) <= 40:
-        return None
-    long = sorted(key for key in known if len(key) >= 4)
-    return next(iter(difflib.get_close_matches(low, long, n=1, cutoff=0.8)), None)
+    # 0.88: `tag` and `idx` are columns, `max_token` and `promt` are not.
+    near = difflib.get_close_matches(name.strip().casefold(), sorted(known), n=1, cutoff=0.88)
+    return near[0] if near else None
 
 
 def _typed(fields: dict[str, Any]) -> RowFields:
