@@ -14,6 +14,7 @@ from llmctl.protocols import Handler
 from llmctl.request import Question, compose
 from llmctl.runner import Runner, open_runner
 from llmctl.types import CacheMode, Message, Request
+from llmctl.wiring import Surroundings
 from tests.torture.judge import Arena
 
 
@@ -40,12 +41,8 @@ async def inside(
     """Open it with the arena's configuration and folders."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
     chosen = select_profile(context)
-    async with open_runner(
-        chosen.profile,
-        chosen.folders,
-        context.environ,
-        context.clock,
-        say=lambda _: None,
-        warn=lambda _: None,
-    ) as live:
+    around = Surroundings(
+        chosen.folders, context.environ, context.clock, say=lambda _: None, warn=lambda _: None
+    )
+    async with open_runner(chosen.profile, around) as live:
         yield Inside(live, live.handler(live.budget.settle, exact=True, on_retry=on_retry))
