@@ -150,15 +150,6 @@ def test_the_disk_fails(use: Use, when: str) -> None:
     assert use(work).path.read_bytes() == b"good\n"
 
 
-def test_small_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However little the system takes at once, lines are written whole and in order."""
-    write = os.write
-    with LockedFile.open(tmp_path / "x") as file, monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
-        append(file, b"one\ntwo\nthree\n")
-    assert file.path.read_bytes() == b"one\ntwo\nthree\n"
-
-
 def test_errors_file(tmp_path: Path) -> None:
     """The errors of an earlier run are removed at once; the file is made, 0600 under any umask,
     for the first error."""
@@ -217,15 +208,6 @@ def test_a_reader_that_has_gone() -> None:
 
     asyncio.run(main())
     os.close(writing)
-
-
-def test_stdout_on_a_full_disk() -> None:
-    """A full disk behind stdout is a disk error."""
-    with (
-        open("/dev/full", "wb") as full,  # noqa: PTH123
-        pytest.raises(DiskError, match="cannot write to stdout: the disk is full"),
-    ):
-        write_stream(full.fileno(), "stdout", b"x\n")
 
 
 def test_an_answer(ended: Ended) -> None:
@@ -449,19 +431,6 @@ def test_names(input: str, output: str, errors: str) -> None:
     assert default_output(input) == output
     assert errors_path(Path(output)) == Path(errors)
     assert errors_path(Path("d/x.json")) == Path("d/x.json.errors.jsonl")
-
-
-def test_good_outputs(tmp_path: Path) -> None:
-    """A new file, an old one, and one behind a link are fine; `-` is no file."""
-    old = tmp_path / "old.jsonl"
-    old.write_bytes(b"")
-    link = tmp_path / "link.jsonl"
-    link.symlink_to(old)
-    assert check_output("in.jsonl", str(tmp_path / "new.jsonl")) == tmp_path / "new.jsonl"
-    assert check_output("in.jsonl", str(old)) == old
-    assert check_output("in.jsonl", str(link)) == old
-    assert check_output("-", "-") is None
-    assert check_output("in.jsonl", "-") is None
 
 
 @pytest.mark.parametrize(

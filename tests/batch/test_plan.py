@@ -176,17 +176,3 @@ def test_the_time_is_that_of_the_tightest_limit() -> None:
     assert duration(made, Limits(rpm=60, tpm=3000), usual) == (240.0, "tpm")
     assert duration(made, Limits(), []) == (None, None)
     assert duration(Plan(), Limits(rpm=60), usual) == (0.0, None)
-
-
-def test_a_tier_has_its_own_worst_case() -> None:
-    """A dearer service tier is planned, and priced, at its published rates."""
-    usual, (plain,) = planned([{"prompt": "a", "max_tokens": 9}], profile("gpt-5-mini"))
-    dear, (request,) = planned(
-        [{"prompt": "a", "max_tokens": 9, "options": {"service_tier": "priority"}}],
-        profile("gpt-5-mini"),
-    )
-    assert terms_of(plain) == ()
-    assert terms_of(request) == (("service_tier", "priority"),)
-    assert usual.cost.worst is not None
-    assert dear.cost.worst is not None
-    assert dear.cost.worst > usual.cost.worst

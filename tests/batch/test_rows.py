@@ -15,7 +15,7 @@ from llmctl.batch.rows import KEYS, URLS, Row, RowError, RowReader
 from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.request import Question, compose
+from llmctl.request import Question
 from llmctl.types import Message, RawRequest
 
 Put = Callable[[str, bytes], str]
@@ -353,24 +353,6 @@ def test_any_record(fields: Any) -> None:
     """Whatever JSON a record holds, it is a row or a sentence."""
     with contextlib.suppress(RowError):
         parse(orjson.dumps(fields))
-
-
-@given(st.binary(max_size=60))
-def test_any_line(data: bytes) -> None:
-    """Whatever bytes a line holds, it is a row or a sentence."""
-    for line in (data, b'{"prompt":"' + data + b'"}'):
-        with contextlib.suppress(RowError):
-            parse(line)
-
-
-def test_identity(profile: Profile) -> None:
-    """What identifies a row is its id, and the fingerprint of the request that is made of it."""
-    reader = RowReader(system="s", schema={"type": "object"})
-    for fields in ({"prompt": "x"}, {"id": "a", "prompt": "x", "temperature": 0, "model": "m"}):
-        record = 7, orjson.dumps(fields)
-        row, request = reader.parse(record), reader.request(record, profile, 3)
-        assert (request.id, request.index) == (row.id, 3)
-        assert request.fingerprint == compose(row.question, profile, id="b").fingerprint
 
 
 def test_too_deep_to_send(profile: Profile) -> None:

@@ -57,14 +57,6 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
     assert lines[1].endswith("left")
 
 
-def test_what_it_waits_for_is_said() -> None:
-    """A lane that waits for the rate limit says so, and for how long."""
-    clock = FakeClock()
-    pace = Pace(Tally(rows=10), clock, waits=lambda: "rate limit, 12 s")
-    asyncio.run(pace.mark())
-    assert "waiting: rate limit, 12 s" in pace.parts()
-
-
 def test_dollars_are_shown_against_the_budget() -> None:
     """What is spent of it, by whomever, and its limit; without one what the run has cost."""
     tally = Tally(rows=10, unpriced=1)
