@@ -63,7 +63,7 @@ class RowIndex(AbstractContextManager["RowIndex"]):
         """How many rows have the id of an earlier row, and the first of them in input order:
         line, id, and the line of the earlier row."""
         ((count,),) = self._query("SELECT count(*) - count(DISTINCT id) FROM rows")
-        return count, self._query(
+        return count, [] if not count else self._query(
             "SELECT line, id, earlier FROM (SELECT line, id, number, "
             "first_value(number) OVER same AS first, first_value(line) OVER same AS earlier "
             "FROM rows WINDOW same AS (PARTITION BY id ORDER BY number)) "
