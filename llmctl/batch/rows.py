@@ -28,7 +28,7 @@ class RowError(ValueError):
 
 class _Part(Struct):
     type: str
-    text: str | None = None
+    text: Any = None
 
 
 class _Turn(Struct):
@@ -148,8 +148,7 @@ class RowReader:
     def _other_id(self, name: str, id: object, fields: Mapping[str, Any]) -> str:
         """The id of a row where it is no text, or missing: then `id` is the line's number."""
         if name not in fields and self._id_field:
-            what = f"there is no field {name!r} (--id-field) here{field_names(fields)}"
-            raise RowError(what)
+            raise RowError(f"there is no field {name!r} (--id-field) here{field_names(fields)}")
         _check(id != "", f"`{name}` is empty")
         _check(type(id) is int, f"`{name}` must be text or a whole number")
         return str(id)
@@ -286,7 +285,7 @@ def _messages(turns: list[_Turn], given: list[dict[str, Any]]) -> Iterable[Messa
             called = turn.tool_calls or turn.function_call
             _check(called, f"`messages[{number}]` has no `content`")
         elif not isinstance(content, str):
-            said = all(part.type != "text" or part.text is not None for part in content)
+            said = all(part.type != "text" or isinstance(part.text, str) for part in content)
             _check(said, f"a text part of `messages[{number}]` has no `text`")
         extra = {k: v for k, v in fields.items() if k not in {"role", "content"}}
         kept = content if isinstance(content, str | None) else tuple(fields["content"])
