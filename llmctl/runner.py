@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from llmctl import pricing
 from llmctl.clock import Clock, ulid
-from llmctl.config.settings import Folders, Profile
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
 from llmctl.guards.budget import RunBudget, budget_guard
@@ -35,7 +35,6 @@ class Runner(Struct, frozen=True):
         routes: the way of the profile in use, then those of its fallbacks.
         costs: what calls cost, or may cost.
         budget: what the run may spend, and the ledger it spends from.
-        cache: kept answers.
         call_id: a new call's id.
         patient: calls wait for a provider rather than fail (a batch).
         cache_guards: the cache guards of the handlers made so far.
@@ -51,8 +50,8 @@ class Runner(Struct, frozen=True):
     cache: AnswerCache
     warn: Callable[[str], None]
     call_id: Callable[[], str]
-    patient: bool = False
-    stop: Stop = field(default_factory=Stop)
+    patient: bool
+    stop: Stop
     cache_guards: list[Cache] = field(default_factory=list)
 
     @property
@@ -86,10 +85,17 @@ class Runner(Struct, frozen=True):
                 record = self.costs.record(failed.request, failed.error, failed.watch)
                 await self.budget.settle(record)
 
-            pairs = zip(self.routes[1:], others, strict=True)
             handler = Fallback(
                 inner=handler,
-                others=[self._fallback_target(route, other) for route, other in pairs],
+                others=[
+                    FallbackTarget(
+                        route.profile.name,
+                        partial(self._retargeted, route.profile),
+                        route.admission.admit,
+                        other,
+                    )
+                    for route, other in zip(self.routes[1:], others, strict=True)
+                ],
                 clock=self.stop.clock(self.clock),
                 on_error=settle_failed,
                 on_fallback=on_fallback,
@@ -98,15 +104,17 @@ class Runner(Struct, frozen=True):
             )
         return accounting(handler, sink, self.clock, self.costs)
 
+    def _retargeted(self, profile: Profile, request: Request) -> Request:
+        return retarget(request, profile, self.call_id())
+
     async def kept_records(self, requests: Sequence[Request]) -> list[CallRecord | None]:
         """The records of those requests whose answers are in the cache, in the requests' order;
         None for the others."""
         watch, ttl = Stopwatch(self.clock), self.profile.cache.ttl
         found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)
-        pairs = zip(requests, found, strict=True)
         return [
             None if answer is None else self.costs.record(asked, answer, watch)
-            for asked, answer in pairs
+            for asked, answer in zip(requests, found, strict=True)
         ]
 
     def waits(self) -> str | None:
@@ -122,52 +130,34 @@ class Runner(Struct, frozen=True):
     def _target(
         self, route: Route, on_retry: Callable[[RetryDetails], None], *, exact: bool
     ) -> Handler:
-        policy, ttl, waiting = (
-            route.profile.retry,
-            route.profile.cache.ttl,
-            self.stop.clock(self.clock),
-        )
+        policy, waiting = route.profile.retry, self.stop.clock(self.clock)
         # The longest that a call takes, in seconds, rate limits of our own aside.
         longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
         tries = RetryBudget(policy, longest, patient=self.patient)
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
-        def tokens(request: Request) -> int:
-            return self.counter.count(request).tokens + (max_output(request) or 0)
-
         def cache(inner: Handler) -> Cache:
             guard = Cache(
-                inner, self.cache, self.clock, self.warn, ttl, longest, waiting,
-                looked_up=self.patient,
+                inner, self.cache, self.clock, self.warn, route.profile.cache.ttl, longest,
+                waiting, looked_up=self.patient,
             )  # fmt: skip
             self.cache_guards.append(guard)
             return guard
 
         return target_handler(
             route,
-            tokens,
+            lambda request: self.counter.count(request).tokens + (max_output(request) or 0),
             retry=lambda inner: Retry(inner, tries, waiting, on_retry, self.budget.can_afford),
             budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.worst),
             cache=cache,
         )
 
-    def _fallback_target(self, route: Route, handler: Handler) -> FallbackTarget:
-        def retargeted(request: Request) -> Request:
-            return retarget(request, route.profile, self.call_id())
-
-        return FallbackTarget(route.profile.name, retargeted, route.admission.admit, handler)
-
 
 @asynccontextmanager
 async def open_runner(
     profile: Profile,
-    folders: Folders,
-    environ: Mapping[str, str],
-    clock: Clock,
+    around: Surroundings,
     *,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
-    ask: Callable[[str], str] | None = None,
     cache_size: int | None = None,
     fallbacks: Sequence[Profile] = (),
     patient: bool = False,
@@ -175,10 +165,9 @@ async def open_runner(
 ) -> AsyncIterator[Runner]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
-    `cache_size` is what the cache of answers may grow to, in bytes. `ask` gets a hidden answer from
-    a person (the password of an encrypted keyring file), None where nobody can be asked. `patient`:
-    many calls, which wait for a provider rather than fail. Nothing that waits is sent once `stop`
-    was asked for. A fallback that cannot be opened is left out, with a warning.
+    `cache_size` is what the cache of answers may grow to, in bytes. `patient`: many calls, which
+    wait for a provider rather than fail. Nothing that waits is sent once `stop` was asked for. A
+    fallback that cannot be opened is left out, with a warning.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
@@ -186,26 +175,26 @@ async def open_runner(
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
+    folders, clock, warn = around.folders, around.clock, around.warn
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
-    around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
         routes: list[Route] = []
+        waits = patient and not fallbacks
         for one in (profile, *fallbacks):
-            waits = patient and not fallbacks
             try:
-                routes.append(
-                    await open_route(
-                        one, around, stack, counter, shared, stop, patient=waits, many=patient
-                    )
+                route = await open_route(
+                    one, around, stack, counter, shared, stop, patient=waits, many=patient
                 )
             except (NoKeyError, SetupError) as error:
                 if not routes:
                     raise
                 warn(f"the fallback {one.name} is left out: {error.message}")
+            else:
+                routes.append(route)
         ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
         file = folders.cache / "cache.db" if profile.cache.enabled else None

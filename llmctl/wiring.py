@@ -28,18 +28,9 @@ from llmctl.tokens import Counter
 
 
 class Surroundings(Struct, frozen=True):
-    """What opening a profile needs of the command that runs.
-
-    Attributes:
-        folders: where the program keeps things.
-        environ: the environment's variables.
-        clock: time.
-        say: gets a sentence for the user.
-        warn: gets a warning for the user.
-        ask: gets a hidden answer from a person (the password of an encrypted keyring file), None
-            where nobody can be asked.
-
-    """
+    """What opening a profile needs of the command that runs. `say` and `warn` get a sentence for
+    the user; `ask` gets a hidden answer from a person (the password of an encrypted keyring file),
+    None where nobody can be asked."""
 
     folders: Folders
     environ: Mapping[str, str]
@@ -81,21 +72,11 @@ async def open_route(
 
 
 @asynccontextmanager
-async def open_endpoint(
-    profile: Profile,
-    folders: Folders,
-    environ: Mapping[str, str],
-    clock: Clock,
-    *,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
-    ask: Callable[[str], str] | None = None,
-) -> AsyncIterator[Endpoint]:
+async def open_endpoint(profile: Profile, around: Surroundings) -> AsyncIterator[Endpoint]:
     """The profile's endpoint alone, for questions that are no calls: no ledger, no cache.
 
-    Arguments are those of `Surroundings`. Raises `NoKeyError` and `SetupError`.
+    Raises `NoKeyError` and `SetupError`.
     """
-    around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
         yield (await _open(profile, around, stack, Counter(), lambda _: None, many=False))[0]
 
@@ -121,14 +102,22 @@ async def _open(
     many: bool,
 ) -> tuple[Endpoint, RotatingKey | None]:
     """The endpoint that speaks to the profile's provider, and its key (None: a local model)."""
-    base_url: str | Callable[[], Awaitable[str]]
+    base_url: str | Callable[[], Awaitable[str]] = profile.url
+    key: RotatingKey | None = None
     holder: KeyHolder
     if profile.provider == LOCAL:
-        key = None
         base_url, holder = _local_server(profile, around, stack)
     else:
-        base_url = profile.url
-        holder = key = await _open_key(profile, around)
+        resolver = KeyResolver(
+            around.environ, stored=stored_slots(around.folders.state), ask=around.ask
+        )
+        found = await resolver.require(profile)
+        if not found and (elsewhere := resolver.elsewhere(profile)):
+            around.warn(
+                f"the profile {profile.name} is called without a key: the stored key "
+                f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
+            )
+        holder = key = RotatingKey(resolver, profile, found, around.warn)
     speaks = codec(profile.adapter, profile.api)
     client = HttpClient(many=many and profile.http != "standard")
     stack.push_async_callback(client.close)
@@ -143,19 +132,6 @@ async def _open(
         heard=on_headers,
     )
     return endpoint, key
-
-
-async def _open_key(profile: Profile, around: Surroundings) -> RotatingKey:
-    """The profile's key, found now. Raises `NoKeyError`."""
-    stored = stored_slots(around.folders.state)
-    resolver = KeyResolver(around.environ, stored=stored, ask=around.ask)
-    found = await resolver.require(profile)
-    if not found and (elsewhere := resolver.elsewhere(profile)):
-        around.warn(
-            f"the profile {profile.name} is called without a key: the stored key "
-            f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
-        )
-    return RotatingKey(resolver, profile, found, around.warn)
 
 
 def _local_server(

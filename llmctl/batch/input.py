@@ -6,6 +6,7 @@ pass reports them all; only what stops every further reading raises.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -14,23 +15,23 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from llmctl.errors import InputError
 from llmctl.storage.files import disk, write_all
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 ACCEPTED = ".jsonl, .jsonl.gz, .csv, or - for JSONL on stdin"
 
 MAX_LINE = 64 << 20
 """Bytes a record may have: far above any prompt, far below the memory of a small machine."""
 
-_BUFFER = 1 << 17
-_COPY = 1 << 20
-_BOM = b"\xef\xbb\xbf"
-
-NOT_UTF8 = "not valid UTF-8 ({}): convert the file to UTF-8"
+_BUFFER = 1 << 17  # bytes
 
 
 class Problem(str):
@@ -45,8 +46,21 @@ Record = tuple[int, bytes | dict[str, str] | Problem]
 wrong with it."""
 
 
-class InputFile:
-    """An open INPUT. `name` is what messages call it."""
+class _Watched(io.FileIO):
+    """A view of an open file that calls `check` after every read from the disk."""
+
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
+        super().__init__(file.fileno(), closefd=False)
+        self._check = check
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        count = super().readinto(buffer)
+        self._check()
+        return count
+
+
+class InputFile(AbstractContextManager["InputFile"]):
+    """An open INPUT. `name` is what messages call it. A copy of stdin vanishes at the end."""
 
     def __init__(
         self, name: str, file: BinaryIO, *, csv: bool = False, zipped: bool = False
@@ -55,15 +69,15 @@ class InputFile:
         self._file = file
         self._csv = csv
         self._zipped = zipped
-        self._state = _state(file.fileno())
+        self._state = self._now()
 
     @classmethod
     def open(cls, name: str, stdin: BinaryIO | None = None) -> Self:
         """Open INPUT; `-` (and anything else that cannot be read twice) is copied to a temporary
         file without a name first.
 
-        Raises `InputError` for a file that is missing, unreadable, a folder or of an unknown
-        kind, `DiskError` when the copy does not fit the disk.
+        Raises `InputError` for a file that is missing, unreadable or of an unknown kind,
+        `DiskError` when the copy does not fit the disk.
         """
         if name == "-":
             stdin = stdin or getattr(sys.stdin, "buffer", None)
@@ -71,12 +85,10 @@ class InputFile:
                 raise InputError("stdin is closed: name an input file")
             return cls("stdin", _copy(stdin, "stdin"))
         low = Path(name).name.lower()
-        if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises where this says no
-            raise InputError(f"{name} is a folder: name a file ({ACCEPTED})")
         if not low.endswith((".jsonl", ".jsonl.gz", ".csv")):
             raise InputError(f"cannot tell what {name} holds: INPUT is {ACCEPTED}")
         try:
-            file: BinaryIO = Path(name).open("rb", buffering=0)  # noqa: SIM115 - see close
+            file: BinaryIO = Path(name).open("rb", buffering=0)  # noqa: SIM115 - see __exit__
         except FileNotFoundError:
             raise InputError(f"there is no file {name}: check the path") from None
         except (OSError, ValueError) as error:
@@ -95,43 +107,35 @@ class InputFile:
         that was read after the change.
         """
         self._file.seek(0)
-        stream: BinaryIO = os.fdopen(self._file.fileno(), "rb", _BUFFER, closefd=False)
+        stream: BinaryIO = io.BufferedReader(_Watched(self._file, self._check), _BUFFER)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
-        found = lines(stream)
-        plain = ((number, line) for number, line in found if not line.isspace())
-        for record in csv_records(found) if self._csv else plain:
-            self._check()
-            yield record
-        self._check()
+        if self._csv:
+            yield from csv_records(lines(stream))
+            return
+        for record in lines(stream):
+            if not record[1].isspace():
+                yield record
 
     def _check(self) -> None:
-        if _state(self._file.fileno()) != self._state:
+        if self._now() != self._state:
             raise InputError(f"{self.name} was changed while it was being read: run it again")
 
-    def close(self) -> None:
-        """Close the file; a copy of stdin vanishes."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
+    def _now(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _state(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
+        self._file.close()
 
 
 def _copy(source: BinaryIO, name: str) -> BinaryIO:
     """A copy of `source` in an unlinked 0600 file, which ends with this process."""
     with disk("copy the input to a temporary file in", tempfile.gettempdir()):
-        copied: BinaryIO = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - InputFile closes it
+        copied: BinaryIO = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see __exit__
     while True:
         try:
-            piece = source.read(_COPY)
+            piece = source.read(1 << 20)
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror or error}") from error
         if not piece:
@@ -151,7 +155,7 @@ def lines(stream: BinaryIO, limit: int = MAX_LINE) -> Iterator[Line]:
     readline = stream.readline
     try:
         line = readline(limit + 1)
-        if line.startswith(_BOM):
+        if line.startswith(codecs.BOM_UTF8):
             line = line[3:] or b"\n"  # a mark alone is an empty file, or an empty first line
         while line:
             number += 1
@@ -177,8 +181,8 @@ def csv_records(
 ) -> Iterator[tuple[int, dict[str, str] | Problem]]:
     """CSV records by column name, each with the line it begins on; blank lines are skipped.
 
-    Spreadsheets' CSV: a header, quoted cells with line breaks. After a header that cannot serve
-    and after a record longer than `limit` bytes nothing follows.
+    Spreadsheets' CSV: a header, quoted cells with line breaks. Nothing follows after a header that
+    cannot serve.
     """
     header: list[str] = []
     for first, cells in _csv_cells(found, limit):
@@ -200,47 +204,36 @@ def csv_records(
 
 def _csv_cells(found: Iterator[Line], limit: int) -> Iterator[tuple[int, list[str] | Problem]]:
     csv.field_size_limit(limit)  # the default, 128 KiB, is less than a long document
-    first, size, problem = 1, 0, ""  # of the record that is being read
 
     def text() -> Iterator[str]:
-        """Lines for the CSV reader; a bad one too, so that it finds the end of the record."""
-        nonlocal size, problem
-        for number, line in found:
+        for _, line in found:
             if isinstance(line, Problem):
-                problem = problem or line
-                yield "\n"
-                continue
-            size += len(line)
-            if size > limit:
-                problem = f"the record is longer than {limit >> 20} MiB: is a quote not closed?"
-                raise csv.Error
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                where = f" on line {number}" if number != first else ""
-                problem = problem or NOT_UTF8.format(f"byte {error.start + 1}{where}")
-                yield line.decode(errors="replace")
+                raise csv.Error(line)
+            yield line.decode(errors="surrogateescape")
 
     reader = csv.reader(text(), strict=True)
     cells: list[str] | None = []
     while cells is not None:
+        first = reader.line_num + 1
         try:
             cells = next(reader, None)
+            "".join(cells or ()).encode()
         except csv.Error as error:
-            cells, problem = [], problem or f"not valid CSV: {error}"
-        if problem or cells:
-            yield first, Problem(problem) if problem else cells or []
-        first, size, problem = reader.line_num + 1, 0, ""
+            cells = []
+            yield first, Problem(f"not valid CSV: {error}: is a quote missing?")
+        except UnicodeEncodeError:
+            yield first, Problem("not valid UTF-8: convert the file to UTF-8")
+        else:
+            if cells:
+                yield first, cells
 
 
 def _header_problem(header: list[str]) -> str:
     """Why the header cannot name the columns, or nothing."""
-    for number, name in enumerate(header, 1):
-        if not name:
-            return f"column {number} of the header has no name"
-        if name in header[: number - 1]:
-            return f"the header names the column {name!r} twice"
-    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and mark in header[0]:
-            return f"the columns are separated by {word}: use commas"
+    if "" in header:
+        return f"column {header.index('') + 1} of the header has no name"
+    if twice := [name for name in header if header.count(name) > 1]:
+        return f"the header names the column {twice[0]!r} twice"
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        return "the columns are separated by semicolons or tabs: use commas"
     return ""

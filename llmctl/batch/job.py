@@ -14,6 +14,7 @@ from msgspec import Struct
 from llmctl.batch.input import InputFile
 from llmctl.batch.output import (
     BatchOutput,
+    ErrorsFile,
     Format,
     OutputScan,
     check_output,
@@ -33,11 +34,8 @@ from llmctl.shutdown import Stop
 from llmctl.storage.files import LockedFile, disk
 from llmctl.types import CacheMode, CallRecord, Request, Usage
 
-PAGE = 500
-"""Rows that are read at a time."""
-
-_PAGE_BYTES = 4 << 20
-"""Bytes of input after which a page ends early: rows may be long."""
+PAGE = 500  # rows that are read at a time
+_PAGE_BYTES = 4 << 20  # bytes of input after which a page ends early: rows may be long
 
 CachedRecords = Callable[[Sequence[Request]], Awaitable[Sequence[CallRecord | None]]]
 """The records of those requests whose answers are kept in the cache, None for the others."""
@@ -62,30 +60,18 @@ class Batch(Struct, frozen=True):
     """A job whose input is valid and whose output, where it has one, is locked and whole.
 
     `output` is None for stdout, and in a dry run; `torn` is the bytes of a half-written last line
-    that were cut off.
+    that were cut off; `rows` are those of this run, `skipped` of them have their answer already;
+    `unmatched` answers in the output belong to no row of the input.
     """
 
     job: Job
     source: InputFile
     index: RowIndex
-    output: LockedFile | None
+    rows: int
+    skipped: int
+    unmatched: int
+    output: LockedFile | None = None
     torn: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Input rows of this run."""
-        size = self.index.size
-        return size if self.job.limit is None else min(size, self.job.limit)
-
-    @property
-    def skipped(self) -> int:
-        """Rows of this run that have their answer already."""
-        return self.index.answered(self.rows)
-
-    @property
-    def unmatched(self) -> int:
-        """Answers in the output that belong to no row of the input."""
-        return self.index.unmatched
 
     def pages(self, call_id: Callable[[], str]) -> Iterator[list[Request]]:
         """The requests of the rows that have no answer yet, in input order, at most `PAGE` at a
@@ -96,16 +82,18 @@ class Batch(Struct, frozen=True):
         job, unanswered = self.job, self.index.unanswered(self.rows)
         page: list[Request] = []
         size, wanted = 0, next(unanswered, None)
-        for index, record in enumerate(self.source.records()):
+        for index, (line, data) in enumerate(self.source.records()):
             if wanted is None:
                 break
             if index != wanted:
                 continue
-            line, data = record
             try:
-                page.append(job.reader.request(record, job.profile, index, job.cache_mode, call_id))
+                request = job.reader.request(
+                    (line, data), job.profile, index, job.cache_mode, call_id()
+                )
             except RowError as error:
                 raise InputError(f"{self.source.name}:{line}: {error}") from error
+            page.append(request)
             size += sum(map(len, data.values())) if isinstance(data, dict) else len(data)
             if len(page) >= PAGE or size >= _PAGE_BYTES:
                 yield page
@@ -122,26 +110,29 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
     In a dry run nothing is locked, repaired or made. Raises `InputError`, `BusyError` and
     `DiskError`. An output that was created for nothing is removed again.
     """
-    with ExitStack() as stack:
-        path = check_output(job.input, job.output or default_output(job.input))
-        source = stack.enter_context(InputFile.open(job.input))
-        index = stack.enter_context(index_rows(source, job.reader, job.profile))
-        if path is None or dry_run:
-            if path is not None and path.exists() and not job.restart:
+    path = check_output(job.input, job.output or default_output(job.input))
+    with (
+        InputFile.open(job.input) as source,
+        index_rows(source, job.reader, job.profile) as index,
+        ExitStack() as stack,
+    ):
+        output, torn = None, 0
+        try:
+            if path is not None and not dry_run:
+                output = stack.enter_context(LockedFile.open(path))
+                if job.restart:
+                    output.truncate(0)
+                torn = _read_answers(output, index, job.format)
+            elif path is not None and path.exists() and not job.restart:
                 with disk("read", path), path.open("rb", buffering=1 << 17) as reader:
                     index.add_answers(OutputScan(reader, path, job.format))
-                check_unchanged(index, source, path)
-            yield Batch(job, source, index, None)
-            return
-        output = stack.enter_context(LockedFile.open(path))
-        try:
-            if job.restart:
-                output.truncate(0)
-            torn = _read_answers(output, index, job.format)
             check_unchanged(index, source, path)
-            yield Batch(job, source, index, output, torn)
+            rows = index.size if job.limit is None else min(index.size, job.limit)
+            done = index.answered(rows)
+            yield Batch(job, source, index, rows, done, index.unmatched, output, torn)
         except BaseException:
-            output.leave_no_trace()
+            if output is not None:
+                output.leave_no_trace()
             raise
 
 
@@ -203,7 +194,7 @@ class RowSink:
             CallRecord(request, self.unsent(), Usage(), Decimal(0), None, now, 0.0, None)
             for request in page
         ]
-        await asyncio.gather(*(self._output(record) for record in records))
+        await asyncio.gather(*map(self._output, records))
         for record in records:
             self._stats.add(record)
 
@@ -215,8 +206,7 @@ async def answer_from_cache(
 
     The one place where a batch deals with many rows at a time: one look-up a page, and its
     records go to the sink together, so that they share its syncs. 20,000 kept rows, cache and
-    ledger on disk: 5,700 rows/s on two cores that were busy otherwise, 9,800 in a second of
-    processor time.
+    ledger on disk: 5,700 rows/s on two cores that were busy otherwise.
     """
     records = await cached(page)
     await asyncio.gather(*(sink(record) for record in records if record is not None))
@@ -263,8 +253,8 @@ async def run(
             changed = error
 
     output = BatchOutput(batch.output, batch.job.format)
+    sink = RowSink(output, settle, stats, stop, allowed_errors)
     try:
-        sink = RowSink(output, settle, stats, stop, allowed_errors)
         async with aclosing(unanswered()) as requests:
             await engine.run(requests, make_handler(sink), sink)
         if sink.because is not None:
@@ -289,8 +279,6 @@ def put_in_order(batch: Batch) -> None:
 def nothing_to_send(batch: Batch) -> None:
     """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
     if batch.output is not None:
-        errors = errors_path(batch.output.path)
-        with disk("remove", errors):
-            errors.unlink(missing_ok=True)
-    if batch.job.ordered:
-        put_in_order(batch)
+        ErrorsFile(errors_path(batch.output.path))
+        if batch.job.ordered:
+            put_in_order(batch)

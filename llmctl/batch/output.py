@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, BinaryIO, Literal
 
 import orjson
@@ -71,24 +71,16 @@ def check_output(input: str, output: str) -> Path | None:
         wrong = "the output is plain .jsonl"
     elif not folder:
         wrong = f"there is no folder {path.parent}, create it first"
-    elif input != STDOUT:
-        victims = [name for name in (path, errors_path(path)) if _same(name, Path(input))]
-        wrong = f"it would overwrite the input as {victims[0].name}" if victims else None
+    for victim in (path, errors_path(path)):
+        with contextlib.suppress(OSError):  # one of them does not exist
+            if not wrong and victim.samefile(input):
+                wrong = f"it would overwrite the input as {victim.name}"
     if wrong:
         raise InputError(f"cannot write to {output}: {wrong}; name another with -o, or - (stdout)")
     return path
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether both paths lead to one file, whatever they are called."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return os.path.realpath(one) == os.path.realpath(other)
-
-
-OPENAI_ID = "batch_req_"
-"""What OpenAI's batch line ids begin with; ours go on with the request hash, for resuming."""
+OPENAI_ID = "batch_req_"  # of OpenAI's batch lines; ours go on with the request hash
 
 
 def record(call: CallRecord, format: Format) -> bytes:
@@ -167,27 +159,25 @@ def _openai(call: CallRecord) -> dict[str, Any]:
         error = {"code": result.row_type, "message": result.message}
         body = {"error": {**error, "type": result.row_type, "param": None}}
         status = result.http_status
-    elif result.body is not None:
-        body, status = _one_line(result.body), result.status
     else:
+        status = result.status
         # OpenAI knows no reason `other`; a client's enum would refuse it.
         finish = "stop" if result.finish == "other" else result.finish
         message = {"role": "assistant", "content": result.text}
-        body, status = (
-            {
-                "id": f"chatcmpl-{request.call_id}",
-                "object": "chat.completion",
-                "created": int(call.started),
-                "model": result.model,
-                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                "usage": {
-                    "prompt_tokens": usage.input,
-                    "completion_tokens": usage.output,
-                    "total_tokens": usage.input + usage.output,
-                },
+        body = {
+            "id": f"chatcmpl-{request.call_id}",
+            "object": "chat.completion",
+            "created": int(call.started),
+            "model": result.model,
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "usage": {
+                "prompt_tokens": usage.input,
+                "completion_tokens": usage.output,
+                "total_tokens": usage.input + usage.output,
             },
-            result.status,
-        )
+        }
+        if result.body is not None:
+            body = _one_line(result.body)
     answered_as = result.provider_request_id or request.call_id
     response = {"status_code": status, "request_id": answered_as, "body": body}
     return {
@@ -244,13 +234,16 @@ class OutputScan:
                 try:
                     name, digest = _identify(orjson.loads(line), self._format)
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    if _is_torn(line, error) and not self._reader.read(1):
+                    # An interrupted write leaves the beginning of a line of ours, or zeros.
+                    # Anything else may be a file that was named by mistake: not ours to cut.
+                    ours = line[: len(_START)] == _START[: len(line)] or not line.strip(b"\0\n")
+                    damaged = isinstance(error, orjson.JSONDecodeError)
+                    if damaged and ours and not self._reader.read(1):
                         self.torn = len(line)
                         return
-                    what = _complaint(line, error, self._format)
                     raise InputError(
-                        f"{self._path}:{number}: {what}: nothing was sent; name another output "
-                        "with -o, or start over with --restart"
+                        f"{self._path}:{number}: {_complaint(line, error, self._format)}: nothing "
+                        "was sent; name another output with -o, or start over with --restart"
                     ) from error
                 yield name, digest, start
             start += len(line)
@@ -263,14 +256,6 @@ def _identify(row: Any, format: Format) -> tuple[str, bytes]:
     if type(row[name]) is not str or type(row[content]) is not kind or len(digest) != 64:
         raise KeyError
     return row[name], bytes.fromhex(digest[:32])
-
-
-def _is_torn(line: bytes, error: Exception) -> bool:
-    """Whether a last line is what an interrupted write leaves: the beginning of a line of ours,
-    or zeros. Anything else may be a file that was named by mistake, and is not ours to cut."""
-    if not isinstance(error, orjson.JSONDecodeError):
-        return False
-    return line[: len(_START)] == _START[: len(line)] or not line.strip(b"\0\n")
 
 
 def _complaint(line: bytes, error: Exception, format: Format) -> str:
@@ -314,43 +299,43 @@ def reorder(output: LockedFile, starts: Iterable[int]) -> None:
                 new.write(old.readline())
 
 
-class DurableFile:
-    """The end of a locked file: what `append` has returned from is on the disk.
+def append(file: LockedFile, data: bytes) -> None:
+    """Write to the end of the file and sync.
 
-    Without an open `file` that of an earlier run is removed, and one is made, locked, for the
-    first line. After a failure the file ends with the last complete append, as far as the disk
-    lets us. A failed sync is as final as a failed write, because the system may have thrown the
-    data away, and would report the next sync as a success.
+    After a failure (`DiskError`) the file ends with the last complete append, as far as the disk
+    lets us. A failed sync is as final as a failed write: the system may have thrown the data away,
+    and would report the next sync as a success.
     """
+    length = file.size
+    try:
+        write_all(file.fd, data)
+        sync_file(file.fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fd, length)
+        raise disk_error(error, "write to", file.path) from error
 
-    def __init__(self, path: Path, file: LockedFile | None = None) -> None:
+
+class ErrorsFile:
+    """The errors file of a run: that of an earlier run is removed, and one is made, locked, for
+    the first line."""
+
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = file
-        self._named = file is not None and not file.created
-        self._own = file is None
-        if file is None:
-            with disk("remove", path):
-                path.unlink(missing_ok=True)
+        self._file: LockedFile | None = None
+        with disk("remove", path):
+            path.unlink(missing_ok=True)
 
     def append(self, data: bytes) -> None:
         """Write and sync. Raises `DiskError`, or `BusyError` where another process has the file."""
         if self._file is None:
             self._file = LockedFile.open(self._path)
-        fd, length = self._file.fd, self._file.size
-        try:
-            write_all(fd, data)
-            sync_file(fd)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, length)
-            raise disk_error(error, "write to", self._path) from error
-        if not self._named:
-            sync_folder(self._path.parent)  # a file whose name is lost is lost
-            self._named = True
+            sync_folder(self._path.parent)
+        append(self._file, data)
 
     def close(self) -> None:
-        """Give back a file that was opened here."""
-        if self._own and self._file is not None:
+        """Give the file back."""
+        if self._file is not None:
             self._file.close()
 
 
@@ -402,12 +387,10 @@ class LineWriter:
         self._queue.put(None)
 
     def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
-            group = [first]
-            with contextlib.suppress(Empty):
-                while (item := self._queue.get_nowait()) is not None:
-                    group.append(item)
-                self._queue.put(None)  # the end, for the next turn
+        while (item := self._queue.get()) is not None:
+            group = [item]
+            while not self._queue.empty() and (item := self._queue.get()) is not None:
+                group.append(item)
             data = b"".join([line for line, _ in group])
             if data and self._failure is None:
                 try:
@@ -416,7 +399,9 @@ class LineWriter:
                     self._failure = error
             waiting = [done for _, done in group]
             with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
-                first[1].get_loop().call_soon_threadsafe(_resolve, waiting, self._failure)
+                waiting[0].get_loop().call_soon_threadsafe(_resolve, waiting, self._failure)
+            if item is None:
+                return
 
 
 def _resolve(waiting: Iterable[asyncio.Future[None]], failure: Exception | None) -> None:
@@ -434,13 +419,15 @@ class BatchOutput:
 
     def __init__(self, output: LockedFile | None, format: Format) -> None:
         self._format: Format = format
-        self._errors_file: DurableFile | None = None
+        self._errors_file: ErrorsFile | None = None
         if output is None:
             self._answers = LineWriter(partial(write_stream, 1, "stdout"))
             self._errors = LineWriter(partial(write_stream, 2, "stderr"))
         else:
-            self._errors_file = DurableFile(errors_path(output.path))
-            self._answers = LineWriter(DurableFile(output.path, output).append)
+            self._errors_file = ErrorsFile(errors_path(output.path))
+            if output.created:
+                sync_folder(output.path.parent)  # a file whose name is lost is lost
+            self._answers = LineWriter(partial(append, output))
             self._errors = LineWriter(self._errors_file.append)
 
     async def __call__(self, call: CallRecord) -> None:
@@ -449,8 +436,7 @@ class BatchOutput:
 
     async def close(self) -> None:
         """Commit what waits, and give the errors file back."""
-        async with contextlib.AsyncExitStack() as stack:
-            if self._errors_file is not None:
-                stack.callback(self._errors_file.close)
-            stack.push_async_callback(self._errors.close)
-            await self._answers.close()
+        await self._answers.close()
+        await self._errors.close()
+        if self._errors_file is not None:
+            self._errors_file.close()

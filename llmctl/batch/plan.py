@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from itertools import chain
 
 from msgspec import Struct, field
 
@@ -95,8 +96,8 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
     use_cache = batch.job.cache_mode == "use" and profile.cache.enabled
     leaders = batch.index.first_of_question(batch.rows)
     leader = next(leaders, None)
-    averages: dict[str, AverageCall | None] = {}
-    for request in (request for page in batch.pages(str) for request in page):
+    averages: dict[str, AverageCall | None] = {}  # by model
+    for request in chain.from_iterable(batch.pages(str)):
         first = request.index == leader
         if first:
             leader = next(leaders, None)
@@ -104,7 +105,11 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
             made.cached += 1
             continue
         try:
-            counted = _count(request, inputs)
+            counted = inputs.counter.count(request)
+            window = inputs.counter.window_to_check(request)
+            if window is not None:
+                inputs.counter.check_fits(request, counted, window)
+            inputs.codec.encode(request, stream=False)
         except CallError as error:
             made.over_context += isinstance(error, ContextTooLong)
             made.refused += not isinstance(error, ContextTooLong)
@@ -119,16 +124,6 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
     made.seen = sum(average.calls for average in known)
     made.seconds, made.bound_by = duration(made, profile.limits, known)
     return made
-
-
-def _count(request: Request, inputs: PlanInputs) -> TokenCount:
-    """The tokens of the request. Raises the `CallError` for which the run would not send it."""
-    counted = inputs.counter.count(request)
-    window = inputs.counter.window_to_check(request)
-    if window is not None:
-        inputs.counter.check_fits(request, counted, window)
-    inputs.codec.encode(request, stream=False)
-    return counted
 
 
 def _add(

@@ -6,9 +6,9 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from llmctl.batch.input import InputFile
 from llmctl.batch.output import AnswerLine
@@ -38,7 +38,7 @@ CREATE VIEW unanswered AS
 """
 
 
-class RowIndex:
+class RowIndex(AbstractContextManager["RowIndex"]):
     """The rows of an input and the answers of an output, compared by id and fingerprint.
 
     `size` is the number of rows, `unmatched` how many answers belong to no row. The file has no
@@ -63,7 +63,7 @@ class RowIndex:
         """How many rows have the id of an earlier row, and the first of them in input order:
         line, id, and the line of the earlier row."""
         ((count,),) = self._query("SELECT count(*) - count(DISTINCT id) FROM rows")
-        return count, self._query(
+        return count, [] if not count else self._query(
             "SELECT line, id, earlier FROM (SELECT line, id, number, "
             "first_value(number) OVER same AS first, first_value(line) OVER same AS earlier "
             "FROM rows WINDOW same AS (PARTITION BY id ORDER BY number)) "
@@ -133,15 +133,8 @@ class RowIndex:
             for (number,) in self._db.execute(query, parameters):
                 yield number
 
-    def close(self) -> None:
-        """Give the temporary file back."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._db.close()
 
 
 @contextmanager
@@ -157,7 +150,8 @@ def _temporary_file() -> Iterator[None]:
         ) from error
 
 
-def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> RowIndex:
+@contextmanager
+def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> Iterator[RowIndex]:
     """The index of a whole input, read once.
 
     Raises `InputError` that lists the first 20 problems, with line numbers, and their count.
@@ -177,19 +171,17 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> RowInd
             else:
                 yield number, record[0], made.id, bytes.fromhex(made.fingerprint[:32])
 
-    with ExitStack() as stack:
-        index = stack.enter_context(RowIndex())
+    with RowIndex() as index:
         index.add_rows(rows())
         repeated, first = index.duplicates()
         problems += [
             (line, f"the id {_short(name)} is that of line {old}") for line, name, old in first
         ]
         _refuse(source, "", problems, count + repeated)
-        stack.pop_all()
-    return index
+        yield index
 
 
-def check_unchanged(index: RowIndex, source: InputFile, output: Path) -> None:
+def check_unchanged(index: RowIndex, source: InputFile, output: Path | None) -> None:
     """Raise `InputError` that names the rows whose answers in `output` are to another question."""
     count, first = index.changed()
     _refuse(
@@ -208,9 +200,7 @@ def _refuse(source: InputFile, why: str, problems: list[tuple[int, str]], count:
     if not count:
         return
     shown = sorted(problems)[:SHOWN]
-    text = [
-        f"{source.name}: {count} {'problem' if count == 1 else 'problems'}, nothing was sent{why}"
-    ]
+    text = [f"{source.name}: {count} problem{'' if count == 1 else 's'}, nothing was sent{why}"]
     text += [f"{source.name}:{line}: {problem}" for line, problem in shown]
     if count > len(shown):
         text.append(f"… and {count - len(shown)} more")

@@ -6,13 +6,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from llmctl.batch.input import NOT_UTF8, Problem, Record
+from llmctl.batch.input import Problem, Record
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
 from llmctl.request import Question, compose
@@ -26,9 +26,23 @@ class RowError(ValueError):
     """What is wrong with one row: a sentence without the file's name and line."""
 
 
-class RowSettings(Struct, frozen=True):
-    """The settings of one call that a row may carry. None: the command line's or the profile's."""
+class _Part(Struct):
+    type: str
+    text: Any = None
 
+
+class _Turn(Struct):
+    role: Annotated[str, Meta(min_length=1)]
+    content: str | Annotated[list[_Part], Meta(min_length=1)] | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class RowFields(Struct, frozen=True):
+    """The fields of a row with a question of its own. None: the command line's or the profile's."""
+
+    prompt: str | None = None
+    messages: Annotated[list[_Turn], Meta(min_length=1)] | None = None
     system: str | None = None
     model: Annotated[str, Meta(min_length=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -38,10 +52,9 @@ class RowSettings(Struct, frozen=True):
     tags: dict[str, str | int | float | bool] | None = None
 
 
-_IDS = frozenset({"id", "custom_id"})
-_SETTINGS = frozenset(RowSettings.__struct_fields__)
 _ASKED = frozenset({"prompt", "messages", "method", "url", "body"})
-KEYS = _IDS | _SETTINGS | _ASKED
+_SETTINGS = frozenset(RowFields.__struct_fields__) - _ASKED
+KEYS = _SETTINGS | _ASKED | {"id", "custom_id"}
 """The fields that mean something in a row; others are the user's own columns."""
 
 _PARAMETERS = re.compile(
@@ -50,9 +63,8 @@ _PARAMETERS = re.compile(
 )
 """Providers' own parameters, which someone who puts them on a row expects to be sent."""
 
-_ALIKE = 0.8
-
-STREAMED = "`stream` in `{}`: the answers of a batch are whole; remove it"
+_SYSTEM = frozenset({"system", "developer"})
+_STREAMED = "`stream` in `{}`: the answers of a batch are whole; remove it"
 
 
 class Row(Struct, frozen=True):
@@ -92,7 +104,7 @@ class RowReader:
         profile: Profile,
         index: int = 0,
         cache_mode: CacheMode = "use",
-        call_id: Callable[[], str] = str,
+        call_id: str = "",
     ) -> Request:
         """The request of the row at the 0-based `index`. Raises `RowError`."""
         row = self.parse(record)
@@ -103,7 +115,7 @@ class RowReader:
                 id=row.id,
                 index=index,
                 cache_mode=cache_mode,
-                call_id=call_id(),
+                call_id=call_id,
             )
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.
@@ -112,59 +124,54 @@ class RowReader:
     def parse(self, record: Record) -> Row:
         """The row. Raises `RowError` with what is wrong."""
         line, data = record
-        fields = _fields(data)
-        return Row(self._id(fields, line), self._question(fields, is_csv=isinstance(data, dict)))
-
-    def _id(self, fields: Mapping[str, Any], line: int) -> str:
+        fields = data if isinstance(data, dict) else _fields(data)
         name = self._id_field or ("id" if "id" in fields else "custom_id")
-        if name not in fields:
-            what = f"there is no field {name!r} (--id-field) here{field_names(fields)}"
-            _check(not self._id_field, what)
-            return str(line)
-        value = fields[name]
-        _check(type(value) in {int, str}, f"`{name}` must be text or a whole number")
-        _check(value != "", f"`{name}` is empty")
-        return str(value)
-
-    def _question(self, fields: dict[str, Any], *, is_csv: bool) -> Question:
+        own_id = fields.get(name, line)
+        if type(own_id) is not str or not own_id:
+            own_id = self._other_id(name, own_id, fields)
         if self._template is not None:
             prompt = self._template(fields)
             _check(prompt.strip(), "the template gives an empty prompt")
-            return Question(_turns(self._system, Message("user", prompt)), schema=self._schema)
-        if is_csv:
+            return Row(own_id, Question(_turns(self._system, prompt), schema=self._schema))
+        if fields is data:
             if "prompt" not in fields:
                 # The same for every record: not worth a message each.
                 columns = field_names(fields).replace("row", "file")
                 raise InputError(f"a CSV file needs a `prompt` column or --template{columns}")
             fields = _typed_cells(fields)
-        _reject_typos(fields, self._id_field)
+        if not KEYS.issuperset(fields):
+            _reject_typos(fields, self._id_field)
         if "body" in fields and "prompt" not in fields and "messages" not in fields:
-            return _openai_question(fields)
-        return self._plain_question(fields)
+            return Row(own_id, _openai_question(fields))
+        return Row(own_id, self._question(fields))
 
-    def _plain_question(self, fields: Mapping[str, Any]) -> Question:
+    def _other_id(self, name: str, id: object, fields: Mapping[str, Any]) -> str:
+        """The id of a row where it is no text, or missing: then `id` is the line's number."""
+        if name not in fields and self._id_field:
+            raise RowError(f"there is no field {name!r} (--id-field) here{field_names(fields)}")
+        _check(id != "", f"`{name}` is empty")
+        _check(type(id) is int, f"`{name}` must be text or a whole number")
+        return str(id)
+
+    def _question(self, fields: dict[str, Any]) -> Question:
         """The question of a row with `prompt` or `messages`."""
-        system = self._system
-        if "prompt" in fields:
-            prompt = fields["prompt"]
-            _check("messages" not in fields, "both `prompt` and `messages`: a row has one of them")
-            _check(type(prompt) is str, "`prompt` must be text")
-            _check(prompt and not prompt.isspace(), "the prompt is empty")
-            turns = [Message("user", prompt)]
-        elif "messages" in fields:
-            given = fields["messages"]
-            _check(type(given) is list and given, "`messages` must be a list, and not empty")
-            turns = [_message(turn, f"message {number}") for number, turn in enumerate(given, 1)]
-            if any(turn.role in {"system", "developer"} for turn in turns):
-                system = None
+        own = _typed(fields)
+        system = self._system if own.system is None else own.system
+        if own.messages is not None:
+            _check(own.prompt is None, "both `prompt` and `messages`: a row has one of them")
+            turns = tuple(_messages(own.messages, fields["messages"]))
+            if system and (own.system or not any(turn.role in _SYSTEM for turn in turns)):
+                turns = (Message("system", system), *turns)
+        elif own.prompt is not None:
+            _check(own.prompt and not own.prompt.isspace(), "the prompt is empty")
+            turns = _turns(system, own.prompt)
         else:
             raise RowError(
                 "no prompt: a row needs `prompt`, `messages` or an OpenAI `body` "
                 f"(or use --template){field_names(fields)}"
             )
-        own = _settings(fields)
         return Question(
-            messages=_turns(system if own.system is None else own.system, *turns),
+            messages=turns,
             model=own.model,
             max_tokens=own.max_tokens,
             temperature=own.temperature,
@@ -182,8 +189,9 @@ def _check(good: object, why: str) -> None:
         raise RowError(why)
 
 
-def _turns(system: str | None, *turns: Message) -> tuple[Message, ...]:
-    return (Message("system", system), *turns) if system else turns
+def _turns(system: str | None, prompt: str) -> tuple[Message, ...]:
+    asked = Message("user", prompt)
+    return (Message("system", system), asked) if system else (asked,)
 
 
 def field_names(fields: Mapping[str, Any]) -> str:
@@ -193,10 +201,8 @@ def field_names(fields: Mapping[str, Any]) -> str:
     return f"; the row has: {', '.join(names)}{more}" if names else "; the row is empty"
 
 
-def _fields(data: bytes | dict[str, str] | Problem) -> dict[str, Any]:
-    """The record's fields. Raises `RowError` for anything but a JSON object in valid UTF-8."""
-    if isinstance(data, dict):
-        return data
+def _fields(data: bytes | Problem) -> dict[str, Any]:
+    """The line's fields. Raises `RowError` for anything but a JSON object in valid UTF-8."""
     if isinstance(data, str):
         raise RowError(data)
     try:
@@ -205,10 +211,12 @@ def _fields(data: bytes | dict[str, str] | Problem) -> dict[str, Any]:
         try:
             data.decode()
         except UnicodeDecodeError as bad:
-            raise RowError(NOT_UTF8.format(f"byte {bad.start + 1}")) from None
+            at = f"byte {bad.start + 1}"
+            raise RowError(f"not valid UTF-8 ({at}): convert the file to UTF-8") from None
         raise RowError(f"not valid JSON: {error.msg} (column {error.pos + 1})") from None
-    _check(type(value) is dict, 'not a JSON object: a row is {"prompt": …} or {"messages": […]}')
-    return cast(dict[str, Any], value)
+    if not isinstance(value, dict):
+        raise RowError('not a JSON object: a row is {"prompt": …} or {"messages": […]}')
+    return value
 
 
 def _typed_cells(cells: Mapping[str, str]) -> dict[str, Any]:
@@ -236,35 +244,30 @@ def _reject_typos(fields: Mapping[str, Any], id_field: str | None) -> None:
     # A row that asks something does not also misspell `messages`: `message` is a column then.
     known = KEYS if _ASKED.isdisjoint(fields) else KEYS - _ASKED
     for name in fields.keys() - KEYS - {id_field}:
-        own = not _PARAMETERS.fullmatch(name)
-        _check(own, f"put `{name}` inside `options`: a row has no such field itself")
-        near = _nearest(name, known)
-        _check(not near, f"unknown field `{name}`: did you mean `{near}`?")
+        if _PARAMETERS.fullmatch(name):
+            raise RowError(f"put `{name}` inside `options`: a row has no such field itself")
+        if near := _nearest(name, known):
+            raise RowError(f"unknown field `{name}`: did you mean `{near}`?")
 
 
 @lru_cache(maxsize=1024)
 def _nearest(name: str, known: frozenset[str]) -> str | None:
-    """The known field that `name` seems to mean. Short names are too much alike to tell."""
-    low = name.strip().casefold()
-    if low in known:
-        return low
-    if not 4 <= len(name) <= 40:
-        return None
-    long = sorted(key for key in known if len(key) >= 4)
-    return next(iter(difflib.get_close_matches(low, long, n=1, cutoff=_ALIKE)), None)
+    # 0.88: `tag` and `idx` are columns, `max_token` and `promt` are not.
+    near = difflib.get_close_matches(name.strip().casefold(), sorted(known), n=1, cutoff=0.88)
+    return near[0] if near else None
 
 
-def _settings(fields: Mapping[str, Any]) -> RowSettings:
+def _typed(fields: dict[str, Any]) -> RowFields:
+    """The fields as their types. Raises `RowError` that names the one that is wrong."""
     try:
-        own = msgspec.convert(fields, RowSettings)
+        own = msgspec.convert(fields, RowFields)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         raise RowError(f"{path.replace('$.', '')}: {what[0].lower()}{what[1:]}") from None
-    _check(own.model is None or own.model.strip(), "`model` is empty")
-    options = own.options or {}
-    _check(not options.get("stream"), STREAMED.format("options"))
-    for name in ("model", "messages"):
-        _check(name not in options, f"`{name}` belongs on the row itself, not in `options`")
+    if own.options:
+        _check(not own.options.get("stream"), _STREAMED.format("options"))
+        for name in {"model", "messages"} & own.options.keys():
+            raise RowError(f"`{name}` belongs on the row itself, not in `options`")
     if own.schema is not None:
         from llmctl import schemas
 
@@ -275,24 +278,18 @@ def _settings(fields: Mapping[str, Any]) -> RowSettings:
     return own
 
 
-def _message(turn: Any, where: str) -> Message:
-    _check(type(turn) is dict, f"{where} is not an object with `role` and `content`")
-    role, content = turn.get("role"), turn.get("content")
-    _check(type(role) is str and role.strip(), f"{where} has no `role`")
-    extra = {k: v for k, v in turn.items() if k not in {"role", "content"}}
-    if content is None:
-        called = turn.get("tool_calls") or turn.get("function_call")
-        _check(called, f"{where} has no `content`")
-    elif type(content) is not str:
-        parts = type(content) is list and content
-        _check(parts, f"the `content` of {where} is neither text nor a list of parts")
-        for part in content:
-            typed = type(part) is dict and type(part.get("type")) is str
-            _check(typed, f"a part of {where} is not an object with a `type`")
-            said = part["type"] != "text" or type(part.get("text")) is str
-            _check(said, f"a text part of {where} has no `text`")
-        content = tuple(content)
-    return Message(role, content, extra)
+def _messages(turns: list[_Turn], given: list[dict[str, Any]]) -> Iterable[Message]:
+    for number, (turn, fields) in enumerate(zip(turns, given, strict=True)):
+        content = turn.content
+        if content is None:
+            called = turn.tool_calls or turn.function_call
+            _check(called, f"`messages[{number}]` has no `content`")
+        elif not isinstance(content, str):
+            said = all(part.type != "text" or isinstance(part.text, str) for part in content)
+            _check(said, f"a text part of `messages[{number}]` has no `text`")
+        extra = {k: v for k, v in fields.items() if k not in {"role", "content"}}
+        kept = content if isinstance(content, str | None) else tuple(fields["content"])
+        yield Message(turn.role, kept, extra)
 
 
 URLS: dict[str, tuple[str, ...]] = {
@@ -316,7 +313,7 @@ def _openai_question(fields: Mapping[str, Any]) -> Question:
     _check(fields.get("method", "POST") == "POST", '`method` must be "POST"')
     _check(type(url) is str and url in URLS, f"`url` must be one of {', '.join(URLS)}")
     assert isinstance(url, str)
-    _check(not body.get("stream"), STREAMED.format("body"))
+    _check(not body.get("stream"), _STREAMED.format("body"))
     asked = any(body.get(name) for name in URLS[url])
     _check(asked, f"no prompt: `body` has no `{URLS[url][0]}`")
     model = body.get("model")
@@ -341,15 +338,10 @@ def _openai_messages(body: Mapping[str, Any]) -> Iterable[Message]:
             if type(item) is str:
                 yield Message("user", item)
             elif type(item) is dict and name != "prompt":
-                yield _openai_message(item)
-
-
-def _openai_message(item: Mapping[str, Any]) -> Message:
-    role, content = item.get("role"), item.get("content", item.get("output"))
-    extra = {k: v for k, v in item.items() if k not in ("role", "content", "output")}
-    kept: str | tuple[Mapping[str, Any], ...] | None = None
-    if type(content) is str:
-        kept = content
-    elif type(content) is list:
-        kept = tuple(part for part in content if type(part) is dict)
-    return Message(role if type(role) is str else "user", kept, extra)
+                role, content = item.get("role"), item.get("content", item.get("output"))
+                extra = {k: v for k, v in item.items() if k not in {"role", "content", "output"}}
+                if type(content) is list:
+                    content = tuple(part for part in content if type(part) is dict)
+                elif type(content) is not str:
+                    content = None
+                yield Message(role if type(role) is str else "user", content, extra)

@@ -1,7 +1,14 @@
-"""Jinja2 templates over a record's fields: the template is the user's, the records may not be."""
+"""Jinja2 templates over a record's fields: the template is the user's, the records may not be.
+
+A process of its own renders, so that its time and its memory have a bound whatever the template
+does: this file, started as a program. It reads lines of JSON: `[text, seconds, memory]`, then the
+fields of one record after the other, and answers each with a line, `[kind, text]`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import subprocess
 import sys
 import weakref
@@ -11,22 +18,18 @@ from typing import Any
 
 import orjson
 
-from llmctl.batch import render
 from llmctl.batch.rows import RowError, field_names
 from llmctl.errors import InputError
 
-SECONDS = 5.0
-"""Time a template may take for one record."""
-
-MEMORY = 512 << 20
-"""Address space of the process that renders, in bytes: a few times the longest line."""
+SECONDS = 5.0  # a template may take for one record
+MEMORY = 512 << 20  # bytes of address space of the process: a few times the longest line
+MAX_TEXT = 64 << 20  # characters of a prompt: as much as a line of the input may hold
 
 
 class Template:
     """A compiled template: called with a record's fields, gives the prompt.
 
-    A field is named directly, or as `row["any name"]` where its name is no identifier. A process
-    of its own renders, so that its time and its memory have a bound whatever the template does.
+    A field is named directly, or as `row["any name"]` where its name is no identifier.
     """
 
     def __init__(self, given: str, seconds: float = SECONDS, memory: int = MEMORY) -> None:
@@ -56,8 +59,8 @@ class Template:
         return text
 
     def _start(self) -> tuple[str, str]:
-        self._process = subprocess.Popen(  # noqa: S603 - this Python, a file of ours
-            [sys.executable, "-P", render.__file__],
+        self._process = subprocess.Popen(  # noqa: S603 - this Python, this file
+            [sys.executable, "-P", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -70,12 +73,11 @@ class Template:
         """The process's reply: what it is, and its text."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        reply = b""
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(line)
             self._process.stdin.flush()
             reply = self._process.stdout.readline()
-        except BrokenPipeError:
-            reply = b""
         if reply:
             kind, text = orjson.loads(reply)
             return kind, text
@@ -100,3 +102,60 @@ def _read(given: str) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot read the template {path or '@'}: {why}") from error
+
+
+def _main() -> None:
+    """Compile the template, then render it for each record, until the input ends or a limit."""
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    text, seconds, memory = orjson.loads(sys.stdin.buffer.readline())
+    if sys.platform != "win32":  # there the time alone is bounded
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    try:
+        template = environment.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        return _reply("error", f", line {error.lineno}: {error.message}")
+    except Exception as error:  # noqa: BLE001 - constants are computed: anything may come out
+        return _reply("error", f" cannot be compiled: {type(error).__name__}: {error}")
+    _reply("ready", "")
+    for line in sys.stdin.buffer:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+        _reply(*_render(template, orjson.loads(line)))
+        faulthandler.cancel_dump_traceback_later()
+    return None
+
+
+def _render(template: Any, fields: dict[str, Any]) -> tuple[str, str]:
+    """The prompt as `text`, or what is wrong: `undefined` where a name is, `error` otherwise."""
+    import jinja2
+
+    try:
+        text = template.render({"row": fields, **fields})
+        text.encode()
+        if len(text) > MAX_TEXT:
+            raise MemoryError  # noqa: TRY301 - as if the limit of memory had met it
+    except jinja2.exceptions.SecurityError as error:
+        return "error", f": not allowed: {error.message}"
+    except jinja2.UndefinedError as error:
+        return "undefined", f": {error.message}"
+    except (MemoryError, OverflowError):
+        return "error", ": not allowed: the text is too large"
+    except Exception as error:  # noqa: BLE001 - a template computes: anything may come out of it
+        return "error", f" fails: {type(error).__name__}: {error}"
+    return "text", text
+
+
+def _reply(kind: str, text: str) -> None:
+    line = orjson.dumps([kind, text.encode(errors="replace").decode()])
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    _main()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmctl.config.trust import Untrusted
     from llmctl.runner import Runner
     from llmctl.shutdown import Stop
+    from llmctl.wiring import Surroundings
 
 _MAX_SECRET = 64 * 1024
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -151,16 +152,25 @@ def runner_for(
 
     return open_runner(
         selection.profile,
-        selection.folders,
-        context.environ,
-        context.clock,
-        say=context.info,
-        warn=context.warn,
-        ask=secret_prompt(),
+        surroundings(selection, context),
         cache_size=selection.cache_size,
         fallbacks=selection.fallbacks,
         patient=patient,
         stop=stop,
+    )
+
+
+def surroundings(selection: Selection, context: Context) -> Surroundings:
+    """What opening the selection's profiles needs."""
+    from llmctl.wiring import Surroundings
+
+    return Surroundings(
+        selection.folders,
+        context.environ,
+        context.clock,
+        context.info,
+        context.warn,
+        secret_prompt(),
     )
 
 

@@ -26,18 +26,16 @@ def models(context: Context) -> int:
     """
     import asyncio
 
-    from llmctl.cli.context import select_profile
+    from llmctl.cli.context import select_profile, surroundings
     from llmctl.cli.output import print_json
     from llmctl.providers.models_api import list_models
     from llmctl.wiring import open_endpoint
 
     selection = select_profile(context)
-    profile, folders = selection.profile, selection.folders
+    profile = selection.profile
 
     async def ask() -> list[ModelInfo]:
-        async with open_endpoint(
-            profile, folders, context.environ, context.clock, say=context.info, warn=context.warn
-        ) as endpoint:
+        async with open_endpoint(profile, surroundings(selection, context)) as endpoint:
             return await list_models(endpoint)
 
     found = asyncio.run(ask())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,13 +15,9 @@ from llmctl.observers.run_stats import Tally
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PLAIN_EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
-
-BAR_EVERY = 0.2
-"""Seconds between two drawings of the bar."""
-
-_WINDOW = 60.0
+PLAIN_EVERY = 30.0  # seconds between two lines where there is no terminal
+BAR_EVERY = 0.2  # seconds between two drawings of the bar
+_WINDOW = 60.0  # seconds that the pace is an average of
 
 
 @dataclass(slots=True)
@@ -48,13 +45,12 @@ class Pace:
 
     def _per_second(self, which: int) -> float:
         first, last = self._marks[0], self._marks[-1]
-        seconds = last[0] - first[0]
-        return (last[which] - first[which]) / seconds if seconds > 0 else 0.0
+        return (last[which] - first[which]) / ((last[0] - first[0]) or 1)
 
     def figures(self) -> tuple[str, str, str]:
-        """`12/40`, `30%`, and the time until the last row at this pace: `1:23 left`."""
+        """`12/40`, `30%`, and the time until the last row at this pace: `0:01:23 left`."""
         done, rows, pace = self.tally.done, self.tally.rows, self._per_second(1)
-        left = clock_face((rows - done) / pace if pace > 0 else None)
+        left = timedelta(seconds=round((rows - done) / pace)) if pace > 0 else "-:--"
         return f"{done:,}/{rows:,}", f"{done * 100 // max(rows, 1)}%", f"{left} left"
 
     def parts(self) -> list[str]:
@@ -74,15 +70,6 @@ class Pace:
         if wait := self.waits():  # first, where a narrow terminal does not cut it off
             words.insert(0, f"waiting: {wait}")
         return words
-
-
-def clock_face(seconds: float | None) -> str:
-    """`0:05`, `12:30`, `1:02:03`; `-:--` for unknown."""
-    if seconds is None:
-        return "-:--"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 async def plain_lines(stream: TextIO, pace: Pace) -> None:

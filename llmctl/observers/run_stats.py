@@ -9,6 +9,11 @@ from typing import Any
 from llmctl.errors import CallError
 from llmctl.types import CallRecord
 
+_COUNTS = (
+    "rows", "ok", "failed", "skipped", "cached", "deduplicated", "requests", "retries",
+    "input_tokens", "output_tokens",
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class Tally:
@@ -39,27 +44,22 @@ class Tally:
         self.uncertain += outcome.uncertain
         self.requests += result.attempts
         self.retries += max(0, result.attempts - 1)
-        if outcome.cost is None:
-            self.unpriced += 1
-        else:
-            self.cost += outcome.cost
+        self.unpriced += outcome.cost is None
+        self.cost += outcome.cost or 0
         self.saved += outcome.saved or 0
         if isinstance(result, CallError):
             self.failed += 1
             self.failures[result.row_type] = self.failures.get(result.row_type, 0) + 1
             self.last_error = result
-            self.input_tokens += outcome.usage.input
-            self.output_tokens += outcome.usage.output
-            return
-        self.ok += 1
-        self.truncated += result.finish == "length"
-        if result.cache == "hit":
-            self.cached += 1
-        elif result.cache == "shared":
-            self.deduplicated += 1
         else:
-            self.input_tokens += outcome.usage.input
-            self.output_tokens += outcome.usage.output
+            self.ok += 1
+            self.truncated += result.finish == "length"
+            self.cached += result.cache == "hit"
+            self.deduplicated += result.cache == "shared"
+            if result.cache in {"hit", "shared"}:
+                return
+        self.input_tokens += outcome.usage.input
+        self.output_tokens += outcome.usage.output
 
     @property
     def done(self) -> int:
@@ -69,16 +69,7 @@ class Tally:
     def summary(self, elapsed: float, exit_code: int) -> dict[str, Any]:
         """The summary object of a batch; `cost_usd` is None when any price is unknown."""
         return {
-            "rows": self.rows,
-            "ok": self.ok,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "cached": self.cached,
-            "deduplicated": self.deduplicated,
-            "requests": self.requests,
-            "retries": self.retries,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
+            **{name: getattr(self, name) for name in _COUNTS},
             "cost_usd": None if self.unpriced else self.cost,
             "elapsed_s": round(elapsed, 3),
             "exit_code": exit_code,

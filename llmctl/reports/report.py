@@ -31,11 +31,8 @@ DIMENSIONS = ("day", "model", "profile", "provider", "user")
 State = Literal["within", "warning", "exceeded"]
 Key = tuple[str | None, ...]
 
-_DAY = 24 * 3600 * 1000
-_MICRO = Decimal("0.000001")
-_FOR_EVER = 1 << 62
-_MAX_EMPTY_DAYS = 92
-"""Longest span, in days, whose days before the first call are listed too."""
+_DAY = 24 * 3600 * 1000  # milliseconds
+_MAX_EMPTY_DAYS = 92  # in a longer span the days before the first call are left out
 
 
 @dataclass(slots=True)
@@ -216,48 +213,50 @@ class BudgetCheck(Struct, frozen=True):
     unpriced: tuple[Unpriced, ...]
 
 
-@dataclass(slots=True)
 class _Sums:
-    """Figures under way: in all, by group and by day."""
+    """Figures under way: in all, by group and by the days of a calendar."""
 
-    by: tuple[str, ...]
-    calendar: list[tuple[date, int]]
-    total: Figures = field(default_factory=Figures)
-    groups: dict[Key, Figures] = field(default_factory=dict)
-    days: dict[date, Figures] = field(init=False)
-    unpriced: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.days = {day: Figures() for day, _ in self.calendar}
+    def __init__(self, by: tuple[str, ...], calendar: list[tuple[date, int]]) -> None:
+        self.by = by
+        self.calendar = calendar
+        self.total = Figures()
+        self.groups: dict[Key, Figures] = {}
+        self.days = {day: Figures() for day, _ in calendar}
+        self._unpriced: Counter[tuple[str, str, str]] = Counter()
 
     def add(self, cell: Cell, start: int) -> None:
-        """Count a cell whose span begins at `start`."""
-        day = self.day(start)
-        group = self.groups.setdefault(_key(cell, self.by, day), Figures())
+        day, group = self.group(cell, start)
         for figures in (self.total, group, self.days[day]):
             figures.add(cell.sums)
-        unknown = cell.sums["unpriced"] + cell.sums["doubtful_unpriced"]
-        if unknown:
-            self.unpriced[cell.profile, cell.provider, cell.model] += unknown
+        if unknown := cell.sums["unpriced"] + cell.sums["doubtful_unpriced"]:
+            self._unpriced[cell.profile, cell.provider, cell.model] += unknown
 
-    def day(self, at: int) -> date:
-        """The day of the calendar that a moment belongs to."""
-        return self.calendar[max(0, bisect_right(self.calendar, at, key=lambda d: d[1]) - 1)][0]
+    def group(self, kind: Labels, at: int) -> tuple[date, Figures]:
+        """The day and the group of calls whose span begins at `at`."""
+        n = bisect_right(self.calendar, at, key=lambda day: day[1])
+        day = self.calendar[max(0, n - 1)][0]
+        values = {f"tag:{name}": value for name, value in read_tags(kind.tags).items()}
+        values["day"] = day.isoformat()
+        key = tuple(
+            values.get(name) if name in values or name.startswith("tag:") else getattr(kind, name)
+            for name in self.by
+        )
+        return day, self.groups.setdefault(key, Figures())
 
     def ordered(self) -> tuple[Group, ...]:
         """The groups in the order of a report."""
 
-        def rank(item: tuple[Key, Figures]) -> tuple[object, ...]:
-            key, figures = item
+        def rank(group: Group) -> tuple[object, ...]:
+            key, figures = group.key, group.figures
             when = tuple(v or "" for v, name in zip(key, self.by, strict=True) if name == "day")
             names = tuple((value is None, value or "") for value in key)
             return (when, -figures.cost_pico, -figures.calls, names)
 
-        return tuple(Group(*item) for item in sorted(self.groups.items(), key=rank))
+        return tuple(sorted((Group(*item) for item in self.groups.items()), key=rank))
 
-    def named(self) -> tuple[Unpriced, ...]:
+    def unpriced(self) -> tuple[Unpriced, ...]:
         """The calls at an unknown price."""
-        return tuple(Unpriced(*key, calls) for key, calls in sorted(self.unpriced.items()))
+        return tuple(Unpriced(*key, calls) for key, calls in sorted(self._unpriced.items()))
 
 
 def parse_by(words: Iterable[str]) -> tuple[str, ...]:
@@ -275,29 +274,35 @@ def parse_by(words: Iterable[str]) -> tuple[str, ...]:
 
 def make(ledger: Reading, query: Query, budgets: Sequence[Budget]) -> Report:
     """The report that answers the query."""
-    span, zone = query.span, query.zone
+    span, zone, tags = query.span, query.zone, _has_tag(query.by)
     sums = _Sums(query.by, _calendar(query, ledger.first()))
-    month = Month(period_at("month", query.now, zone), Figures(), None)
-    starts = {start for _, start in sums.calendar if start in span}
-    edges = sorted({span.start, span.end, month.span.start, month.span.end} | starts)
-    for cell in ledger.cells(edges, tags=_has_tag(query.by)):
+    month, month_figures = period_at("month", query.now, zone), Figures()
+    days_in = {start for _, start in sums.calendar if start in span}
+    edges = sorted({span.start, span.end, month.start, month.end} | days_in)
+    for cell in ledger.cells(edges, tags=tags):
         start = edges[cell.span]
         if start in span:
             sums.add(cell, start)
-        if start in month.span:
-            month.figures.add(cell.sums)
-    _add_latencies(ledger, query, sums)
+        if start in month:
+            month_figures.add(cell.sums)
+    edges = sorted({span.start, span.end} | (days_in if "day" in query.by else set()))
+    for found in ledger.latencies(edges, tags=tags):
+        _, group = sums.group(found, edges[found.span])
+        group.latencies.update(found.milliseconds.split(","))
+    for group in sums.groups.values():
+        sums.total.latencies.update(group.latencies)
+    projected = project(month_figures.cost, month, query.now)
     return Report(
         query=query,
         total=sums.total,
         groups=sums.ordered(),
         days=tuple(sums.days.items()),
-        month=Month(month.span, month.figures, project(month.figures.cost, month.span, query.now)),
+        month=Month(month, month_figures, projected),
         budgets=tuple(
             check(ledger, budget, period_at(budget.period, query.now, zone), (), zone).state
             for budget in budgets
         ),
-        unpriced=sums.named(),
+        unpriced=sums.unpriced(),
         unknown=tuple(ledger.unknown(span.start, span.end)) if sums.total.doubtful else (),
     )
 
@@ -332,7 +337,7 @@ def check(
         in_flight=len(held),
         held_unpriced=sum(hold.cost_pico is None for hold in held),
     )
-    return BudgetCheck(state, sums.ordered(), sums.named())
+    return BudgetCheck(state, sums.ordered(), sums.unpriced())
 
 
 def budget_window(budget: Budget, span: Span | str) -> BudgetWindow:
@@ -342,7 +347,7 @@ def budget_window(budget: Budget, span: Span | str) -> BudgetWindow:
     """
     if isinstance(span, str):
         match = {**budget.match, "run": span}
-        start, end = 0, _FOR_EVER
+        start, end = 0, 1 << 62
     else:
         match, start, end = dict(budget.match), span.start, span.end
     key = json.dumps([budget.name, sorted(match.items()), start, end])
@@ -358,7 +363,7 @@ def project(cost: Decimal | None, month: Span, now: int) -> Decimal | None:
         return None
     length = month.end - month.start
     gone = min(max(now - month.start, min(_DAY, length)), length)
-    return (cost * length / gone).quantize(_MICRO)
+    return round(cost * length / gone, 6)
 
 
 def percentiles(latencies: Counter[str], shares: Iterable[int]) -> list[int | None]:
@@ -372,18 +377,6 @@ def percentiles(latencies: Counter[str], shares: Iterable[int]) -> list[int | No
     return [counts[bisect_left(passed, rank)][0] for rank in ranks]
 
 
-def _add_latencies(ledger: Reading, query: Query, sums: _Sums) -> None:
-    span = query.span
-    starts = {s for _, s in sums.calendar if "day" in query.by and s in span}
-    edges = sorted({span.start, span.end} | starts)
-    for found in ledger.latencies(edges, tags=_has_tag(query.by)):
-        key = _key(found, query.by, sums.day(edges[found.span]))
-        group = sums.groups.setdefault(key, Figures())
-        group.latencies.update(found.milliseconds.split(","))
-    for group in sums.groups.values():
-        sums.total.latencies.update(group.latencies)
-
-
 def _calendar(query: Query, first: int | None) -> list[tuple[date, int]]:
     """Days of the span; those before the first call are left out of a long one."""
     span = query.span
@@ -391,19 +384,6 @@ def _calendar(query: Query, first: int | None) -> list[tuple[date, int]]:
         start = query.now if first is None else max(span.start, first)
         span = Span(min(start, span.end - 1), span.end)
     return days(span, query.zone)
-
-
-def _key(kind: Labels, by: tuple[str, ...], day: date) -> Key:
-    """The call's value of each dimension; None for a tag it lacks."""
-    tags = read_tags(kind.tags) if _has_tag(by) else {}
-    return tuple(
-        day.isoformat()
-        if name == "day"
-        else tags.get(name.removeprefix("tag:"))
-        if name.startswith("tag:")
-        else getattr(kind, name)
-        for name in by
-    )
 
 
 def _has_tag(names: Iterable[str]) -> bool:

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from llmctl.batch import output
 from llmctl.batch.output import (
-    BatchOutput,
-    DurableFile,
+    ErrorsFile,
     Format,
     LineWriter,
     OutputScan,
+    append,
     check_output,
     default_output,
     dollars,
@@ -36,7 +36,6 @@ from llmctl.errors import (
     DiskError,
     InputError,
     RateLimited,
-    ServerFailed,
 )
 from llmctl.storage.files import LockedFile, sync_file
 from llmctl.types import CallRecord, RawRequest
@@ -91,7 +90,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
 
         async def main() -> None:
             with LockedFile.open(disk.path) as file:
-                writer = LineWriter(DurableFile(disk.path, file).append)
+                writer = LineWriter(partial(append, file))
                 await work(writer, disk)
                 await writer.close()
 
@@ -151,15 +150,6 @@ def test_the_disk_fails(use: Use, when: str) -> None:
     assert use(work).path.read_bytes() == b"good\n"
 
 
-def test_small_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However little the system takes at once, lines are written whole and in order."""
-    write = os.write
-    with LockedFile.open(tmp_path / "x") as file, monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
-        DurableFile(file.path, file).append(b"one\ntwo\nthree\n")
-    assert file.path.read_bytes() == b"one\ntwo\nthree\n"
-
-
 def test_errors_file(tmp_path: Path) -> None:
     """The errors of an earlier run are removed at once; the file is made, 0600 under any umask,
     for the first error."""
@@ -167,7 +157,7 @@ def test_errors_file(tmp_path: Path) -> None:
     path.write_bytes(b"old\n")
     before = os.umask(0)
     try:
-        errors = DurableFile(path)
+        errors = ErrorsFile(path)
         assert not path.exists()
         errors.append(b"one\n")
         errors.append(b"two\nthree\n")
@@ -176,32 +166,6 @@ def test_errors_file(tmp_path: Path) -> None:
         os.umask(before)
     assert path.read_bytes() == b"one\ntwo\nthree\n"
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_both_files_are_closed(
-    tmp_path: Path, ended: Ended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When closing the answers fails, the errors are written and their file is given back."""
-    path = tmp_path / "out.jsonl"
-
-    async def main() -> None:
-        with LockedFile.open(path) as file:
-            both = BatchOutput(file, "llmctl")
-            await both(ended(error=ServerFailed("x")))
-            closed: list[LineWriter] = []
-
-            async def fail(self: LineWriter) -> None:
-                closed.append(self)
-                raise DiskError("gone")
-
-            monkeypatch.setattr(LineWriter, "close", fail)
-            with pytest.raises(DiskError, match="gone"):
-                await both.close()
-            assert len(closed) == 2
-
-    asyncio.run(main())
-    with LockedFile.open(errors_path(path)) as file:  # nobody holds it any more
-        assert file.size > 0
 
 
 def test_stdout() -> None:
@@ -244,15 +208,6 @@ def test_a_reader_that_has_gone() -> None:
 
     asyncio.run(main())
     os.close(writing)
-
-
-def test_stdout_on_a_full_disk() -> None:
-    """A full disk behind stdout is a disk error."""
-    with (
-        open("/dev/full", "wb") as full,  # noqa: PTH123
-        pytest.raises(DiskError, match="cannot write to stdout: the disk is full"),
-    ):
-        write_stream(full.fileno(), "stdout", b"x\n")
 
 
 def test_an_answer(ended: Ended) -> None:
@@ -476,19 +431,6 @@ def test_names(input: str, output: str, errors: str) -> None:
     assert default_output(input) == output
     assert errors_path(Path(output)) == Path(errors)
     assert errors_path(Path("d/x.json")) == Path("d/x.json.errors.jsonl")
-
-
-def test_good_outputs(tmp_path: Path) -> None:
-    """A new file, an old one, and one behind a link are fine; `-` is no file."""
-    old = tmp_path / "old.jsonl"
-    old.write_bytes(b"")
-    link = tmp_path / "link.jsonl"
-    link.symlink_to(old)
-    assert check_output("in.jsonl", str(tmp_path / "new.jsonl")) == tmp_path / "new.jsonl"
-    assert check_output("in.jsonl", str(old)) == old
-    assert check_output("in.jsonl", str(link)) == old
-    assert check_output("-", "-") is None
-    assert check_output("in.jsonl", "-") is None
 
 
 @pytest.mark.parametrize(

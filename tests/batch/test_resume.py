@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from llmctl.batch.resume import RowIndex, index_rows
 from llmctl.batch.rows import RowReader
 from llmctl.config.settings import Profile
 from llmctl.errors import DiskError, InputError
-from llmctl.storage.files import LockedFile
 from llmctl.types import CallRecord
 
 Put = Callable[[str, bytes], str]
@@ -144,18 +141,6 @@ def test_the_index_is_what_dictionaries_say(
         assert list(index.answers_in_order()) == wanted
 
 
-def test_more_rows_than_fit_in_memory() -> None:
-    """Rows that went to the temporary file are found like those that did not, in threads too."""
-    with RowIndex() as index:
-        index.add_rows((n, n, f"row {n}", n.to_bytes(16, "little")) for n in range(60_000))
-        found = ((f"row {n}", n.to_bytes(16, "little"), n) for n in range(60_000) if n % 3)
-        thread = threading.Thread(target=index.add_answers, args=(found,))
-        thread.start()
-        thread.join()
-        assert index.duplicates() == (0, [])
-        assert list(index.unanswered(60_000)) == list(range(0, 60_000, 3))
-
-
 def test_a_temporary_file_that_cannot_grow() -> None:
     """A full disk under the temporary file is exit 74, with what to do."""
     with RowIndex() as index:
@@ -181,37 +166,6 @@ def test_resume(put: Put, ended: Ended, profile: Profile, tmp_path: Path, format
     with open_batch(Job(path, str(out), RowReader(), profile, format)) as batch:
         assert todo(batch) == ["b", "d"]
         assert (batch.rows, batch.skipped, batch.unmatched, batch.torn) == (4, 2, 1, 0)
-
-
-def test_a_dry_run_changes_nothing(
-    put: Put, ended: Ended, profile: Profile, tmp_path: Path
-) -> None:
-    """A dry run reads a torn output, even one that is locked, and leaves it as it is."""
-    path = put("a.jsonl", jsonl(*[{"id": x, "prompt": f"say {x}"} for x in "ab"]))
-    out = tmp_path / "out.jsonl"
-    content = record(ended("a", prompt="say a"), "llmctl") + b'{"id":"b'
-    out.write_bytes(content)
-    job = Job(path, str(out), RowReader(), profile)
-    with LockedFile.open(out), open_batch(job, dry_run=True) as batch:
-        assert todo(batch) == ["b"]
-    assert out.read_bytes() == content
-    with open_batch(Job(path, str(tmp_path / "no"), RowReader(), profile), dry_run=True):
-        assert not (tmp_path / "no").exists()
-
-
-def test_an_output_made_for_nothing(put: Put, profile: Profile, tmp_path: Path) -> None:
-    """An output that was created, and then nothing was written, is removed again."""
-    out = tmp_path / "out.jsonl"
-
-    def fail() -> None:
-        path = put("a.jsonl", jsonl({"prompt": "x"}))
-        with open_batch(Job(path, str(out), RowReader(), profile)):
-            assert out.exists()
-            raise DiskError("no")
-
-    with pytest.raises(DiskError):
-        fail()
-    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -246,12 +200,11 @@ def test_a_changed_question(
 
 
 @pytest.mark.parametrize("format", ["llmctl", "openai"])
-@pytest.mark.parametrize("count", [0, 1, 3000])
 def test_input_order(
-    put: Put, ended: Ended, profile: Profile, tmp_path: Path, format: Format, count: int
+    put: Put, ended: Ended, profile: Profile, tmp_path: Path, format: Format
 ) -> None:
     """Lines come out unchanged in input order, those of no row last and in their old order."""
-    ids = [f"id {n}" for n in range(count)]
+    ids = [f"id {n}" for n in range(3000)]
     path = put("a.jsonl", b"".join(orjson.dumps({"id": x, "prompt": x}) + b"\n" for x in ids))
     answered = [name for n, name in enumerate(ids) if n % 5]
     strangers = ["old z", "old a", "old m"]
@@ -266,25 +219,4 @@ def test_input_order(
     wanted = answered + [x for x in order if x in strangers]
     assert out.read_bytes() == b"".join(lines[x] for x in wanted)
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out.jsonl"]
-
-
-def test_a_full_disk(
-    put: Put, ended: Ended, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the new file cannot be written, the old one stays and nothing is left beside it."""
-
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    path = put("a.jsonl", b'{"id":"a","prompt":"Hi"}\n{"id":"b","prompt":"Hi"}\n')
-    out = tmp_path / "out.jsonl"
-    content = record(ended("b"), "llmctl") + record(ended("a"), "llmctl")
-    out.write_bytes(content)
-    with open_batch(Job(path, str(out), RowReader(), profile)) as batch:
-        monkeypatch.setattr(os, "fsync", fail)
-        with pytest.raises(DiskError, match="the disk is full") as caught:
-            put_in_order(batch)
-    assert caught.value.exit_code == 74
-    assert out.read_bytes() == content
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out.jsonl"]

@@ -15,7 +15,7 @@ from llmctl.batch.rows import KEYS, URLS, Row, RowError, RowReader
 from llmctl.batch.template import Template
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.request import Question, compose
+from llmctl.request import Question
 from llmctl.types import Message, RawRequest
 
 Put = Callable[[str, bytes], str]
@@ -126,23 +126,25 @@ def test_the_default_system_prompt(fields: dict[str, Any], roles: list[str]) -> 
         ({"text": "x", "id": 1}, "the row has: text, id"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": " \n"}, "the prompt is empty"),
-        ({"prompt": None}, "`prompt` must be text"),
-        ({"prompt": 5}, "`prompt` must be text"),
-        ({"prompt": "x", "messages": []}, "both `prompt` and `messages`"),
-        ({"messages": []}, "`messages` must be a list"),
-        ({"messages": "x"}, "`messages` must be a list"),
-        ({"messages": ["x"]}, "message 1 is not an object"),
-        ({"messages": [{"role": "user", "content": "x"}, {"content": "x"}]}, "message 2 has no `r"),
-        ({"messages": [{"role": " ", "content": "x"}]}, "message 1 has no `role`"),
-        ({"messages": [{"role": "user"}]}, "message 1 has no `content`"),
-        ({"messages": [{"role": "user", "content": 5}]}, "neither text nor a list of parts"),
-        ({"messages": [{"role": "user", "content": []}]}, "neither text nor a list of parts"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "not an object with a `type`"),
-        ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "not an object with a `type`"),
+        ({"prompt": None}, "no prompt: a row needs"),
+        ({"prompt": 5}, "`prompt`: expected `str | null`, got `int`"),
+        (
+            {"prompt": "x", "messages": [{"role": "user", "content": "x"}]},
+            "both `prompt` and `messages`",
+        ),
+        ({"messages": []}, "`messages`: expected `array` of length >= 1"),
+        ({"messages": "x"}, "`messages`: expected `array | null`, got `str`"),
+        ({"messages": ["x"]}, "`messages[0]`: expected `object`, got `str`"),
+        ({"messages": [{"content": "x"}]}, "`messages[0]`: object missing required field `role`"),
+        ({"messages": [{"role": "", "content": "x"}]}, "`messages[0].role`: expected `str` of l"),
+        ({"messages": [{"role": "user"}]}, "`messages[0]` has no `content`"),
+        ({"messages": [{"role": "user", "content": 5}]}, "`messages[0].content`: expected `str |"),
+        ({"messages": [{"role": "user", "content": []}]}, "`messages[0].content`: expected `arr"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "`messages[0].content[0]`: expect"),
+        ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "content[0].type`: expected"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "has no `text`"),
         ({"prompt": "x", "system": 5}, "`system`: expected `str | null`, got `int`"),
         ({"prompt": "x", "model": ""}, "`model`: expected `str` of length >= 1"),
-        ({"prompt": "x", "model": " "}, "`model` is empty"),
         ({"prompt": "x", "model": 5}, "`model`: expected `str | null`"),
         ({"prompt": "x", "max_tokens": 0}, "`max_tokens`: expected `int` >= 1"),
         ({"prompt": "x", "max_tokens": True}, "`max_tokens`: expected `int | null`"),
@@ -351,24 +353,6 @@ def test_any_record(fields: Any) -> None:
     """Whatever JSON a record holds, it is a row or a sentence."""
     with contextlib.suppress(RowError):
         parse(orjson.dumps(fields))
-
-
-@given(st.binary(max_size=60))
-def test_any_line(data: bytes) -> None:
-    """Whatever bytes a line holds, it is a row or a sentence."""
-    for line in (data, b'{"prompt":"' + data + b'"}'):
-        with contextlib.suppress(RowError):
-            parse(line)
-
-
-def test_identity(profile: Profile) -> None:
-    """What identifies a row is its id, and the fingerprint of the request that is made of it."""
-    reader = RowReader(system="s", schema={"type": "object"})
-    for fields in ({"prompt": "x"}, {"id": "a", "prompt": "x", "temperature": 0, "model": "m"}):
-        record = 7, orjson.dumps(fields)
-        row, request = reader.parse(record), reader.request(record, profile, 3)
-        assert (request.id, request.index) == (row.id, 3)
-        assert request.fingerprint == compose(row.question, profile, id="b").fingerprint
 
 
 def test_too_deep_to_send(profile: Profile) -> None:

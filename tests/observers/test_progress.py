@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmctl.errors import ServerFailed
-from llmctl.observers.progress import Pace, bar, clock_face, plain_lines
+from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
 from llmctl.types import Answer, CallRecord, Usage
 from tests.support import FakeClock, request, response
@@ -55,14 +55,6 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
     assert "/50,000 tokens/min" in lines[1]
     assert "$1.18" in lines[1]
     assert lines[1].endswith("left")
-
-
-def test_what_it_waits_for_is_said() -> None:
-    """A lane that waits for the rate limit says so, and for how long."""
-    clock = FakeClock()
-    pace = Pace(Tally(rows=10), clock, waits=lambda: "rate limit, 12 s")
-    asyncio.run(pace.mark())
-    assert "waiting: rate limit, 12 s" in pace.parts()
 
 
 def test_dollars_are_shown_against_the_budget() -> None:
@@ -122,11 +114,3 @@ def test_a_tally_counts_each_call_once() -> None:
     assert (counts["requests"], counts["retries"]) == (8, 5)
     assert counts["input_tokens"] == 180
     assert (tally.truncated, tally.failures) == (1, {"server": 1})
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(None, "-:--"), (5, "0:05"), (750, "12:30"), (3723, "1:02:03")]
-)
-def test_times(seconds: float | None, shown: str) -> None:
-    """Times read like a clock's."""
-    assert clock_face(seconds) == shown

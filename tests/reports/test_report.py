@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
-from llmctl.reports.periods import Span, moment, period_at, since
+from llmctl.reports.periods import moment, period_at, since
 from llmctl.reports.report import Query, Report, check, make, parse_by, percentiles, project
-from llmctl.storage.ledger import empty_reading, open_ledger
+from llmctl.storage.ledger import open_ledger
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 
 NOW = moment(datetime(2026, 11, 21, 12, tzinfo=UTC))
@@ -71,32 +71,6 @@ def test_groups(path: Path) -> None:
     }
     for by in ("profile", "provider", "user"):
         assert list(costs(ask(path, by)).values()) == [4]
-
-
-def test_totals(path: Path) -> None:
-    """What is lost stands by itself, kept answers are saved, the failed call is an error."""
-    total = ask(path).total
-    assert (total.calls, total.errors, total.kept) == (5, 2, 1)
-    assert [total.cost, total.saved, total.doubt] == [4, 1, Decimal("0.5")]
-    assert total.error_rate == 0.4
-    assert ask(path).groups[0].figures.share_of(total) == 0.75
-
-
-def test_days_are_those_of_the_zone(tmp_path: Path) -> None:
-    """Half past eleven in the evening, UTC, is the next day in Berlin."""
-    late = moment(datetime(2026, 11, 20, 23, 30, tzinfo=UTC))
-    path = a_ledger(tmp_path / "l.db", a_call(started_ms=late))
-    assert list(costs(ask(path, "day"))) == [("2026-11-20",)]
-    assert list(costs(ask(path, "day", zone=BERLIN))) == [("2026-11-21",)]
-    report = ask(path, zone=BERLIN)
-    assert [day for day, figures in report.days if figures.calls] == [date(2026, 11, 21)]
-
-
-def test_days_without_calls_are_there_too(path: Path) -> None:
-    """A chart of seven days has eight: seven times 24 hours touch so many."""
-    report = ask(path, ago="7d")
-    assert [day.day for day, _ in report.days] == list(range(14, 22))
-    assert len(ask(path, ago="300w").days) == 41  # a long span begins with the first call
 
 
 def test_the_month_so_far(path: Path) -> None:
@@ -175,23 +149,8 @@ def test_a_check_is_the_reports_budget(path: Path) -> None:
             assert sum(group.figures.conservative for group in groups) == state.used
 
 
-def test_no_ledger_is_an_empty_report() -> None:
-    """Before the first call everything is nothing."""
-    query = Query(Span(NOW - DAY, NOW), ("model",), UTC, NOW)
-    with empty_reading() as reading:
-        report = make(reading, query, BUDGETS)
-    assert (report.groups, report.total.calls) == ((), 0)
-    assert report.month.figures.cost == 0
-    assert [state.state for state in report.budgets] == ["within"] * 4
-
-
 @pytest.mark.parametrize("by", ["", "weekday", "tag:", "model,,day", "status"])
 def test_unknown_dimensions(by: str) -> None:
     """They are named, with those there are."""
     with pytest.raises(UsageError, match="tag:NAME"):
         parse_by([by])
-
-
-def test_dimensions_are_taken_once() -> None:
-    """In the order in which they are given, by commas or by repetition."""
-    assert parse_by(["model,day", "tag:a b", "model"]) == ("model", "day", "tag:a b")

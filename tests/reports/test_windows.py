@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
@@ -16,8 +16,6 @@ from llmctl.reports.periods import (
     between,
     days,
     iso,
-    local,
-    midnight,
     moment,
     period_at,
     since,
@@ -50,12 +48,6 @@ def test_between_two_dates_both_belong() -> None:
     assert between(None, "2026-11-01", NOW, UTC).start == 0
 
 
-def test_between_two_moments() -> None:
-    """Times are those of the zone, unless they say their own."""
-    span = between("2026-11-01T12:00", "2026-11-01T12:00Z", NOW, BERLIN)
-    assert span.end - span.start == HOUR
-
-
 @pytest.mark.parametrize(
     "text", ["", "7", "d", "7y", "-1d", "0d", "2026-13-01", "2999-01-01", "7 d x"]
 )
@@ -81,22 +73,6 @@ def test_an_unknown_zone(name: str) -> None:
     """It is named, with an example."""
     with pytest.raises(UsageError, match="no time zone"):
         zone_named(name)
-
-
-@pytest.mark.parametrize(
-    ("day", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25), (date(2026, 7, 1), 24)]
-)
-def test_a_day_on_which_clocks_change(day: date, hours: int) -> None:
-    """It has 23 or 25 hours, and the day after begins at its own midnight."""
-    noon = moment(datetime(day.year, day.month, day.day, 12, tzinfo=BERLIN))
-    span = period_at("day", noon, BERLIN)
-    assert span.end - span.start == hours * HOUR
-
-
-def test_a_midnight_that_clocks_skip() -> None:
-    """In Beirut the 29th of March 2026 begins at one o'clock."""
-    beirut = ZoneInfo("Asia/Beirut")
-    assert local(midnight(date(2026, 3, 29), beirut), beirut).hour == 1
 
 
 def test_periods() -> None:

@@ -11,6 +11,7 @@ from llmctl.clock import Clock, SystemClock
 from llmctl.request import Question, compose
 from llmctl.runner import open_runner
 from llmctl.types import Answer, Message
+from llmctl.wiring import Surroundings
 from tests.torture.judge import Arena
 
 
@@ -25,10 +26,8 @@ async def inside(
     """What answers a question as a row of a batch, its output aside."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
     chosen = select_profile(context)
-    folders, environ, clock = chosen.folders, context.environ, context.clock
-    async with open_runner(
-        chosen.profile, folders, environ, clock, say=_silent, warn=_silent
-    ) as live:
+    around = Surroundings(chosen.folders, context.environ, context.clock, say=_silent, warn=_silent)
+    async with open_runner(chosen.profile, around) as live:
         handler = live.handler(live.budget.settle, exact=True, on_retry=_silent)
 
         async def ask(text: str) -> Answer:
