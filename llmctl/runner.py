@@ -167,7 +167,6 @@ async def open_runner(
     *,
     say: Callable[[str], None],
     warn: Callable[[str], None],
-    ask: Callable[[str], str] | None = None,
     cache_size: int | None = None,
     fallbacks: Sequence[Profile] = (),
     patient: bool = False,
@@ -175,10 +174,9 @@ async def open_runner(
 ) -> AsyncIterator[Runner]:
     """Everything a call needs, open. Nothing has been sent, and no server started, yet.
 
-    `cache_size` is what the cache of answers may grow to, in bytes. `ask` gets a hidden answer from
-    a person (the password of an encrypted keyring file), None where nobody can be asked. `patient`:
-    many calls, which wait for a provider rather than fail. Nothing that waits is sent once `stop`
-    was asked for. A fallback that cannot be opened is left out, with a warning.
+    `cache_size` is what the cache of answers may grow to, in bytes. `patient`: many calls, which
+    wait for a provider rather than fail. Nothing that waits is sent once `stop` was asked for. A
+    fallback that cannot be opened is left out, with a warning.
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
@@ -187,7 +185,7 @@ async def open_runner(
     from llmctl.storage.rate_limits import RateLimitStore
 
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
-    around = Surroundings(folders, environ, clock, say, warn, ask)
+    around = Surroundings(folders, environ, clock, say, warn)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window)

@@ -36,8 +36,6 @@ class Surroundings(Struct, frozen=True):
         clock: time.
         say: gets a sentence for the user.
         warn: gets a warning for the user.
-        ask: gets a hidden answer from a person (the password of an encrypted keyring file), None
-            where nobody can be asked.
 
     """
 
@@ -46,7 +44,6 @@ class Surroundings(Struct, frozen=True):
     clock: Clock
     say: Callable[[str], None]
     warn: Callable[[str], None]
-    ask: Callable[[str], str] | None = None
 
 
 async def open_route(
@@ -89,13 +86,12 @@ async def open_endpoint(
     *,
     say: Callable[[str], None],
     warn: Callable[[str], None],
-    ask: Callable[[str], str] | None = None,
 ) -> AsyncIterator[Endpoint]:
     """The profile's endpoint alone, for questions that are no calls: no ledger, no cache.
 
     Arguments are those of `Surroundings`. Raises `NoKeyError` and `SetupError`.
     """
-    around = Surroundings(folders, environ, clock, say, warn, ask)
+    around = Surroundings(folders, environ, clock, say, warn)
     async with AsyncExitStack() as stack:
         yield (await _open(profile, around, stack, Counter(), lambda _: None, many=False))[0]
 
@@ -147,8 +143,7 @@ async def _open(
 
 async def _open_key(profile: Profile, around: Surroundings) -> RotatingKey:
     """The profile's key, found now. Raises `NoKeyError`."""
-    stored = stored_slots(around.folders.state)
-    resolver = KeyResolver(around.environ, stored=stored, ask=around.ask)
+    resolver = KeyResolver(around.environ, stored_slots(around.folders.state))
     found = await resolver.require(profile)
     if not found and (elsewhere := resolver.elsewhere(profile)):
         around.warn(

@@ -35,7 +35,9 @@ def test_set_and_use(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
     """A key piped in is stored, said to be, listed with its last four, and used by calls."""
     done = run("keys", "set", "sim", env=keyed, stdin=KEY + "\n")
     assert done.returncode == 0
-    assert done.stdout == (f"stored the key …4711 as sim for {sim.origin} in the Secret Service\n")
+    assert done.stdout == (
+        f"stored the key …4711 as sim for {sim.origin} in SecretService Keyring\n"
+    )
     (row,) = listed(run, keyed, "-p", "sim")
     assert (row["name"], row["origin"], row["last4"]) == ("sim", sim.origin, "4711")
     assert (row["source"], row["role"], row["profiles"]) == ("keyring", "primary", ["sim"])
