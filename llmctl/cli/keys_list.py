@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import parsed
@@ -13,7 +14,7 @@ from llmctl.cli.output import age, print_json, print_lines, print_table
 from llmctl.config.load import Overrides
 from llmctl.config.settings import Profile, parse_duration
 from llmctl.config.yaml_nodes import nearest, quoted
-from llmctl.errors import CallError, NoKeyError, UsageError
+from llmctl.errors import CallError, LlmctlError, NoKeyError, UsageError
 from llmctl.keys.key import Key, KeyPair, KeySlot, slot_of
 from llmctl.keys.keyring_store import KeyringUnavailable, stored_slots
 from llmctl.keys.resolver import KeyResolver
@@ -62,13 +63,11 @@ class KeyPlaces:
 
     def removable(self, name: str, origin: str | None) -> KeySlot:
         """The slot to delete: also one that no profile uses any more. Raises `UsageError`."""
-        noted = {s for s in self.stored if s.name == name}
+        noted = {s for s in self.stored if s.name == name and origin in {None, s.origin, s.where}}
         if self.context.profile is not None:
             noted &= {slot_of(p) for p in self.profiles}
-        if origin is not None:
-            noted = {s for s in noted if origin in {s.origin, s.where}}
-            if not noted:
-                raise UsageError(f"no key {name} is stored for {quoted(origin)}")
+        if origin is not None and not noted:
+            raise UsageError(f"no key {name} is stored for {quoted(origin)}")
         return _only(name, noted, "with --origin") if noted else self.place(name)[0]
 
     def profile(self, name: str) -> Profile:
@@ -193,8 +192,7 @@ def _rows(
     found += [(row, "") for slot in orphans for row in _stored(slot, pairs, now, None)]
     for row, profile in found:
         which = (row.name, row.origin, row.source, row.env, row.command, row.role, row.hidden_by)
-        one = rows.setdefault(which, row)
-        one.profiles += [profile] if profile else []
+        rows.setdefault(which, row).profiles += [profile] if profile else []
     return sorted(rows.values(), key=lambda row: (row.name, row.origin, row.hidden_by or ""))
 
 
@@ -208,8 +206,10 @@ def _of_profile(
         row.source, row.env = ("command" if source.command else "environment"), source.env
         row.command = source.command[0] if source.command else None
         try:
-            find = places.resolver.require(profile)
-            key = asyncio.run(find) if source.command else places.resolver.environment(profile)
+            if source.command:
+                key = asyncio.run(places.resolver.require(profile))
+            else:
+                key = places.resolver.environment(profile)
         except NoKeyError as error:
             row.problem = error.message
         if key:
@@ -224,77 +224,59 @@ def _of_profile(
 def _stored(
     slot: KeySlot, pairs: dict[KeySlot, KeyPair], now: float, hidden_by: str | None
 ) -> list[KeyRow]:
-    pair = pairs.get(slot, KeyPair())
-    rows = []
-    for role, key in (
-        ("primary", pair.primary), ("previous", pair.previous), ("new", pair.candidate),
-    ):  # fmt: skip
+    pair, rows = pairs.get(slot, KeyPair()), []
+    roles = {"primary": pair.primary, "previous": pair.previous, "new": pair.candidate}
+    for role, key in roles.items():
         if key:
-            old = None if key.created is None else round(max(0.0, now - key.created), 3)
-            last4 = last_chars(key.key)[1:]
-            rows.append(
-                KeyRow(*slot, "keyring", role, last4, created=key.created, age_s=old,
-                       hidden_by=hidden_by)
-            )  # fmt: skip
+            row = KeyRow(*slot, "keyring", role, last_chars(key.key)[1:], hidden_by=hidden_by)
+            row.created = key.created
+            row.age_s = None if key.created is None else round(max(0.0, now - key.created), 3)
+            rows.append(row)
     return rows
 
 
 def run_check(names: Sequence[str], context: Context) -> int:
     """One free call for each key; 4 when one is refused or missing, 5 when nobody answers."""
-    places = KeyPlaces(context)
-    profiles = [places.profile(name) for name in names] or places.profiles
-    checked = asyncio.run(_check(places, profiles, all_of_them=not names))
-    if not checked:
-        raise NoKeyError("there is no key to check; store one with `llmctl keys set NAME`")
-    if context.json:
-        rows = [
-            {
-                "name": slot_of(profile).name,
-                "profile": profile.name,
-                "origin": slot_of(profile).origin,
-                "source": key.source if key else None,
-                "last4": last_chars(key.value)[1:] if key else None,
-                "ok": error is None,
-                "error": error.message if error else None,
-            }
-            for profile, key, error in checked
-        ]
-        print_json(rows)
-    for profile, key, error in checked:
-        words = f"{last_chars(key.value)} ({key.source})" if key else "no key"
-        line = f"{profile.name}  {slot_of(profile).where}  {words}  {'FAILED' if error else 'ok'}"
+    rows: list[dict[str, Any]] = []
+    refused: list[str] = []
+    code = 0
+    for profile, key, error in _checked(KeyPlaces(context), names):
+        slot, last = slot_of(profile), last_chars(key.value) if key else None
+        row: dict[str, Any] = {"name": slot.name, "profile": profile.name, "origin": slot.origin}
+        row |= {"source": key.source if key else None, "last4": last and last[1:]}
+        rows.append({**row, "ok": error is None, "error": error.message if error else None})
         if not context.json:
-            print_lines(line)
+            words = f"{last} ({key.source})" if key else "no key"
+            print_lines(f"{profile.name}  {slot.where}  {words}  {'FAILED' if error else 'ok'}")
         if error:
             context.warn(f"{profile.name}: {error.message}")
-    if refused := [profile.name for profile, _, error in checked if error and error.exit_code == 4]:
+            code = max(code, error.exit_code)
+            refused += [profile.name] if error.exit_code == 4 else []
+    if not rows:
+        raise NoKeyError("there is no key to check; store one with `llmctl keys set NAME`")
+    if context.json:
+        print_json(rows)
+    if refused:
         raise NoKeyError(f"no usable key for {', '.join(refused)}")
-    return max((error.exit_code for _, _, error in checked if error), default=0)
+    return code
 
 
-async def _check(
-    places: KeyPlaces, profiles: Sequence[Profile], *, all_of_them: bool
-) -> list[tuple[Profile, Key | None, CallError | NoKeyError | None]]:
+def _checked(
+    places: KeyPlaces, names: Sequence[str]
+) -> Iterator[tuple[Profile, Key | None, LlmctlError | None]]:
     """Each key once for an origin, however many profiles use it, and those that are missing."""
-    found: dict[tuple[str, str], tuple[Profile, Key | None, NoKeyError | None]] = {}
-    for profile in profiles:
-        origin = slot_of(profile).origin
+    seen: set[tuple[str, str]] = set()
+    for profile in [places.profile(name) for name in names] or places.profiles:
+        key, origin = None, slot_of(profile).origin
         try:
-            if key := await places.resolver.require(profile):
-                found.setdefault((key.value, origin), (profile, key, None))
-        except NoKeyError as error:
+            key = asyncio.run(places.resolver.require(profile))
+            if key is None or (key.value, origin) in seen:
+                continue
+            seen.add((key.value, origin))
+            asyncio.run(probe(profile, key.value, places.context.clock))
+        except (CallError, NoKeyError) as error:
             # A profile that only the preset makes and that has no key is no failure.
-            if not all_of_them or profile.source != "built in":
-                found[profile.name, ""] = (profile, None, error)
-
-    async def answer(
-        profile: Profile, key: Key | None, missing: NoKeyError | None
-    ) -> tuple[Profile, Key | None, CallError | NoKeyError | None]:
-        try:
-            if key:
-                await probe(profile, key.value, places.context.clock)
-        except CallError as error:
-            return profile, key, error
-        return profile, key, missing
-
-    return await asyncio.gather(*(answer(*each) for each in found.values()))
+            if key or names or profile.source != "built in":
+                yield profile, key, error
+        else:
+            yield profile, key, None

@@ -111,9 +111,7 @@ def test_missing(profile: Profile, environ: dict[str, str], message: str) -> Non
     stored one of another origin is not used."""
     with pytest.raises(NoKeyError) as caught:
         require(profile, environ, Keyring(Memory()), stored={SLOT} if profile is ELSEWHERE else ())
-    said = caught.value.message
-    assert said.startswith(f"no key for the profile openai: {message}")
-    assert said.endswith(", or choose another profile with -p")
+    assert caught.value.message.startswith(f"no key for the profile openai: {message}")
     assert caught.value.exit_code == 4
 
 
