@@ -31,17 +31,9 @@ FILE_LIMIT = 10.0  # seconds for an encrypted file: Argon2 takes 0.8 s of proces
 PASSWORD = "LLMCTL_KEYRING_PASSWORD"  # noqa: S105 - the name of a variable
 """The variable that opens an encrypted file."""
 
-_ANYWHERE = "keyrings.cryptfile.cryptfile.CryptFileKeyring"
-_BACKENDS = {  # by `sys.platform`, the best first
-    "darwin": ("keyring.backends.macOS.Keyring", _ANYWHERE),
-    "win32": ("keyring.backends.Windows.WinVaultKeyring", _ANYWHERE),
-}
-_OTHER_BACKENDS = (
-    "keyring.backends.SecretService.Keyring",
-    "keyring.backends.kwallet.DBusKeyring",
-    "keyring.backends.libsecret.Keyring",
-    _ANYWHERE,
-)
+_BACKENDS = {"darwin": ("macOS.Keyring",), "win32": ("Windows.WinVaultKeyring",)}
+_OTHER_BACKENDS = ("SecretService.Keyring", "kwallet.DBusKeyring", "libsecret.Keyring")
+_ENCRYPTED_FILE = "keyrings.cryptfile.cryptfile.CryptFileKeyring"
 _FILE_BACKED = ("keyrings.cryptfile.", "keyrings.alt.")
 _REFUSED = {
     "keyring.backends.fail": "there is none on this machine",
@@ -206,7 +198,8 @@ def _find_backend() -> KeyringBackend:
 
     if configured := core.load_env() or core.load_config():
         return configured
-    for place in _BACKENDS.get(sys.platform, _OTHER_BACKENDS):
+    names = _BACKENDS.get(sys.platform, _OTHER_BACKENDS)
+    for place in (*(f"keyring.backends.{name}" for name in names), _ENCRYPTED_FILE):
         try:
             return core.load_keyring(place)
         except Exception:  # noqa: BLE001, S112 - not installed, not running, not for here
