@@ -28,16 +28,14 @@ from llmctl.tokens import Counter
 
 
 class Surroundings(Struct, frozen=True):
-    """What opening a profile needs of the command that runs. `say` and `warn` get a sentence for
-    the user; `ask` gets a hidden answer from a person (the password of an encrypted keyring file),
-    None where nobody can be asked."""
+    """What opening a profile needs of the command that runs; `say` and `warn` get a sentence for
+    the user."""
 
     folders: Folders
     environ: Mapping[str, str]
     clock: Clock
     say: Callable[[str], None]
     warn: Callable[[str], None]
-    ask: Callable[[str], str] | None = None
 
 
 async def open_route(
@@ -108,9 +106,7 @@ async def _open(
     if profile.provider == LOCAL:
         base_url, holder = _local_server(profile, around, stack)
     else:
-        resolver = KeyResolver(
-            around.environ, stored=stored_slots(around.folders.state), ask=around.ask
-        )
+        resolver = KeyResolver(around.environ, stored_slots(around.folders.state))
         found = await resolver.require(profile)
         if not found and (elsewhere := resolver.elsewhere(profile)):
             around.warn(

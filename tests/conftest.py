@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,13 @@ def sent(sim: Simulator, call: int = 0) -> dict[str, Any]:
     body = sim.calls[call].body
     assert body is not None
     return body
+
+
+def ledger(home: Path) -> list[sqlite3.Row]:
+    """All rows of the ledger."""
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as db:
+        db.row_factory = sqlite3.Row
+        return db.execute("SELECT * FROM calls ORDER BY started_ms").fetchall()
 
 
 def pytest_report_header() -> str:

@@ -24,16 +24,10 @@ def program() -> "typer.Typer":
     """All commands. Their modules parse; what they need to work they import then."""
     import typer
 
-    from llmctl.cli import (
-        ask,
-        batch,
-        cache_commands,
-        cost,
-        keys,
-        local_commands,
-        models,
-        profiles_commands,
-    )
+    from llmctl.cli import cache_commands, cost, keys, local_commands, models, profiles_commands
+    from llmctl.cli.ask import AskOptions
+    from llmctl.cli.batch import BatchOptions
+    from llmctl.cli.context import Context
     from llmctl.cli.options import EPILOG, command
 
     app = typer.Typer(
@@ -57,8 +51,18 @@ def program() -> "typer.Typer":
             print(f"llmctl {llmctl.__version__}")
             raise typer.Exit
 
-    command(app, "ask", "profile", "model", "config", "json")(ask.ask)
-    command(app, "batch", "profile", "model", "config", "json")(batch.batch)
+    @command(app, "ask", "profile", "model", "config", "json", options=AskOptions)
+    def ask(context: Context, options: AskOptions) -> int:
+        from llmctl.cli.ask_run import run
+
+        return run(options, context)
+
+    @command(app, "batch", "profile", "model", "config", "json", options=BatchOptions)
+    def batch(context: Context, options: BatchOptions) -> int:
+        from llmctl.cli.batch_run import run
+
+        return run(options, context)
+
     app.add_typer(keys.app, name="keys")
     app.add_typer(cost.app, name="cost")
     app.add_typer(cache_commands.app, name="cache")

@@ -7,51 +7,39 @@ import sys
 from collections.abc import Awaitable
 from contextlib import closing
 from decimal import Decimal
-from typing import Any, TextIO
-
-from msgspec import Struct, field
+from typing import Any
 
 from llmctl import attachments
 from llmctl.batch.output import dollars, record
+from llmctl.cli.ask import AskOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
-from llmctl.cli.options import budget_windows
+from llmctl.cli.options import (
+    BUDGET_FLAG,
+    budget_windows,
+    cache_mode,
+    pairs,
+    params,
+    parse_dollars,
+    read_schema,
+)
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
 from llmctl.clock import ulid
-from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
-from llmctl.guards.retry import RetryDetails
+from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
 from llmctl.request import Question, compose
 from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
-from llmctl.types import JSON, Answer, CacheMode, CallRecord, Message, Request
-
-
-class AskOptions(Struct, frozen=True):
-    """Options of `ask`. None: the profile decides; `stream` None: on a terminal."""
-
-    prompt: str | None = None
-    system: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    attach: tuple[str, ...] = ()
-    schema: JSON | None = None
-    stream: bool | None = None
-    markdown: bool = False
-    resume: bool = False
-    history: bool = True
-    tags: dict[str, str] = field(default_factory=dict)
-    cache_mode: CacheMode = "use"
-    dry_run: bool = False
-    exact: bool = False
-    usage: bool = False
-    budget: Decimal | None = None
+from llmctl.types import Answer, CallRecord, Message, Request
 
 
 def run(options: AskOptions, context: Context) -> int:
     """Ask, print, and return the exit code. Raises `LlmctlError`."""
-    prompt = full_prompt(options.prompt, None if is_tty(sys.stdin) else sys.stdin)
+    if options.exact and not options.dry_run:
+        raise UsageError("--exact belongs to --dry-run; a call reports its tokens itself (-u)")
+    budget = parse_dollars(BUDGET_FLAG, options.budget)
+    schema = read_schema(options.schema)
+    prompt = _full_prompt(options.prompt)
     before = _last_conversation(context) if options.resume else None
     selection = select_profile(
         context,
@@ -60,51 +48,43 @@ def run(options: AskOptions, context: Context) -> int:
         max_tokens=options.max_tokens,
         temperature=options.temperature,
     )
-    request = _request(prompt, options, selection, before)
-    return asyncio.run(_run(request, options, context, selection, before))
+    messages = before.messages if before else ()
+    if options.system is not None:
+        rest = (message for message in messages if message.role != "system")
+        messages = (Message("system", options.system), *rest)
+    question = Question(
+        messages=(*messages, attachments.message(prompt, tuple(options.attach or ()))),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        options=params(options.param),
+        tags=pairs("--tag", options.tag),
+        schema=schema,
+    )
+    mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
+    request = compose(question, selection.profile, id="ask", cache_mode=mode)
+    return asyncio.run(_run(request, budget, options, context, selection, before))
 
 
-def full_prompt(argument: str | None, stdin: TextIO | None) -> str:
+def _full_prompt(argument: str | None) -> str:
     """Stdin, when it is no terminal, then the argument. Raises `InputError` for nothing."""
     piped = ""
-    if stdin is not None:
+    if sys.stdin is not None and not is_tty(sys.stdin):
         try:
-            piped = stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
+            piped = sys.stdin.buffer.read().decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"stdin is not UTF-8 text (byte {error.start}); convert it, for example "
-                "with `iconv -t UTF-8`"
+                f"stdin cannot be read as UTF-8 text ({error}); convert it, for example with "
+                "`iconv -t UTF-8`"
             ) from error
-        except OSError as error:
-            raise InputError(f"stdin cannot be read ({error.strerror})") from error
     prompt = "\n\n".join(part for part in (piped.rstrip("\r\n"), argument or "") if part.strip())
     if not prompt:
         raise InputError('the prompt is empty; try `llmctl ask "…"` or `cat FILE | llmctl ask "…"`')
     return prompt
 
 
-def _request(
-    prompt: str, options: AskOptions, selection: Selection, before: Conversation | None
-) -> Request:
-    messages = before.messages if before else ()
-    if options.system is not None:
-        messages = (
-            Message("system", options.system),
-            *(message for message in messages if message.role != "system"),
-        )
-    question = Question(
-        messages=(*messages, attachments.message(prompt, options.attach)),
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        options=options.params,
-        tags=options.tags,
-        schema=options.schema,
-    )
-    return compose(question, selection.profile, id="ask", cache_mode=options.cache_mode)
-
-
 async def _run(
     request: Request,
+    budget: Decimal | None,
     options: AskOptions,
     context: Context,
     selection: Selection,
@@ -116,11 +96,11 @@ async def _run(
 
     async with runner_for(selection, context) as live:
         if options.dry_run:
-            return await _plan(request, live, options, context)
-        windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
+            return await _plan(request, live, budget, options, context)
+        windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
         live.budget.limit(windows, on_wait=waiting)
         code, answer = await _ask(live.stamp(request), live, options, context)
-    if answer is not None and options.history and selection.profile.history:
+    if answer is not None and not options.no_history and selection.profile.history:
         await _remember(request, answer, context, before)
     return code
 
@@ -138,13 +118,14 @@ async def _ask(
         await live.budget.settle(call)
         records.append(call)
 
-    def on_retry(retry: RetryDetails) -> None:
-        context.info(f"{retry.error.message}; trying again in {retry.wait:.1f} s")
-
-    def on_fallback(error: CallError, name: str) -> None:
-        context.info(f"{error.message}; asking {name} instead")
-
-    handler = live.handler(sink, exact=False, on_retry=on_retry, on_fallback=on_fallback)
+    handler = live.handler(
+        sink,
+        exact=False,
+        on_retry=lambda retry: context.info(
+            f"{retry.error.message}; trying again in {retry.wait:.1f} s"
+        ),
+        on_fallback=lambda error, name: context.info(f"{error.message}; asking {name} instead"),
+    )
     signals: list[int] = []
     answer = None
     try:
@@ -182,28 +163,28 @@ async def _until_signal(work: Awaitable[Answer], signals: list[int]) -> Answer |
             return None
 
 
-async def _plan(request: Request, live: Runner, options: AskOptions, context: Context) -> int:
+async def _plan(
+    request: Request, live: Runner, budget: Decimal | None, options: AskOptions, context: Context
+) -> int:
     """Print what the call would take (`--dry-run`); 3 when that may be above the budget.
 
     Raises `InvalidRequest` for what would not be sent to the provider.
     """
-    budget = options.budget
-    provider = request.target.provider
+    target = request.target
     live.routes[0].endpoint.codec.encode(request, stream=False)
     counted = live.counter.count(request)
     if options.exact:
         tokens = await count_tokens(live.routes[0].endpoint, request)
         if tokens is None:
             raise InvalidRequest(
-                f"{provider} counts no tokens for others: leave --exact out", sent=False
+                f"{target.provider} counts no tokens for others: leave --exact out", sent=False
             )
-        counted = TokenCount(tokens, exact=True, encoding=f"counted by {provider}")
+        counted = TokenCount(tokens, exact=True, encoding=f"counted by {target.provider}")
     _, worst = await live.costs.worst(request, counted)
-    window = live.counter.context_window(request.target)
+    window = live.counter.context_window(target)
     kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     fits = budget is None or kept is not None or (worst is not None and worst <= budget)
     code = 0 if fits else 3
-    target = request.target
     if context.json:
         plan: dict[str, Any] = {
             "profile": target.profile,
@@ -226,12 +207,9 @@ async def _plan(request: Request, live: Runner, options: AskOptions, context: Co
         f"tokens   {about}{counted.tokens} in ({counted.encoding}), {most}{limit}",
         f"price    {money(worst)} at most",
         f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
-        *(
-            [f"budget   {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}"]
-            if budget is not None
-            else []
-        ),
     )
+    if budget is not None:
+        print_lines(f"budget   {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
     return code
 
 

@@ -1,14 +1,13 @@
-"""`llmctl batch`: a file of prompts, resumable."""
+"""`llmctl batch`: its options. A file of prompts, resumable."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from msgspec import Struct
 from typer import Argument, Option
 
-from llmctl.cli.context import Context
 from llmctl.cli.options import (
-    BUDGET_FLAG,
     BudgetOption,
     DryRunOption,
     NoCacheOption,
@@ -16,48 +15,10 @@ from llmctl.cli.options import (
     SchemaOption,
     SystemOption,
     TagOption,
-    cache_mode,
-    pairs,
-    parse_dollars,
-    read_schema,
 )
 
 
-def batch(
-    context: Context,
-    input: Annotated[
-        str, Argument(metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")
-    ],
-    output: Annotated[
-        str | None, Option("--output", "-o", help="Where answers go (NAME.out.jsonl); - is stdout.")
-    ] = None,
-    system: SystemOption = None,
-    template: Annotated[
-        str | None, Option(metavar="TEXT|@FILE", help="Jinja2: makes a prompt of each record.")
-    ] = None,
-    schema: SchemaOption = None,
-    id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None,
-    engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local",
-    concurrency: Annotated[
-        int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")
-    ] = None,
-    rpm: Annotated[int | None, Option(min=1, metavar="N", help="Requests per minute.")] = None,
-    tpm: Annotated[int | None, Option(min=1, metavar="N", help="Tokens per minute.")] = None,
-    limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N rows.")] = None,
-    max_errors: Annotated[
-        str | None, Option(metavar="N|N%", help="Stop once more rows than this have failed.")
-    ] = None,
-    format: Annotated[
-        Literal["llmctl", "openai"], Option(help="Output lines: ours, or OpenAI's batch results.")
-    ] = "llmctl",
-    ordered: Annotated[bool, Option("--ordered", help="Sort OUTPUT as INPUT at the end.")] = False,
-    restart: Annotated[bool, Option("--restart", help="Discard OUTPUT and start over.")] = False,
-    no_cache: NoCacheOption = False,
-    refresh: RefreshOption = False,
-    tag: TagOption = None,
-    budget: BudgetOption = None,
-    dry_run: DryRunOption = False,
-) -> int:
+class BatchOptions(Struct, frozen=True, kw_only=True):
     """Answer every row of a file. The same command again continues where it stopped.
 
     \b
@@ -92,27 +53,36 @@ def batch(
       llmctl batch prompts.jsonl --dry-run --budget 5
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """
-    from llmctl.cli.batch_run import BatchOptions, parse_max_errors, run
 
-    options = BatchOptions(
-        input=input,
-        output=output,
-        system=system,
-        template=template,
-        schema=read_schema(schema),
-        id_field=id_field,
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        limit=limit,
-        max_errors=parse_max_errors(max_errors),
-        format=format,
-        engine=engine,
-        ordered=ordered,
-        restart=restart,
-        cache_mode=cache_mode(no_cache=no_cache, refresh=refresh),
-        tags=pairs("--tag", tag),
-        dry_run=dry_run,
-        budget=parse_dollars(BUDGET_FLAG, budget),
-    )
-    return run(options, context)
+    input: Annotated[
+        str, Argument(metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")
+    ]
+    output: Annotated[
+        str | None, Option("--output", "-o", help="Where answers go (NAME.out.jsonl); - is stdout.")
+    ] = None
+    system: SystemOption = None
+    template: Annotated[
+        str | None, Option(metavar="TEXT|@FILE", help="Jinja2: makes a prompt of each record.")
+    ] = None
+    schema: SchemaOption = None
+    id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None
+    engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local"
+    concurrency: Annotated[
+        int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")
+    ] = None
+    rpm: Annotated[int | None, Option(min=1, metavar="N", help="Requests per minute.")] = None
+    tpm: Annotated[int | None, Option(min=1, metavar="N", help="Tokens per minute.")] = None
+    limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N rows.")] = None
+    max_errors: Annotated[
+        str | None, Option(metavar="N|N%", help="Stop once more rows than this have failed.")
+    ] = None
+    format: Annotated[
+        Literal["llmctl", "openai"], Option(help="Output lines: ours, or OpenAI's batch results.")
+    ] = "llmctl"
+    ordered: Annotated[bool, Option("--ordered", help="Sort OUTPUT as INPUT at the end.")] = False
+    restart: Annotated[bool, Option("--restart", help="Discard OUTPUT and start over.")] = False
+    no_cache: NoCacheOption = False
+    refresh: RefreshOption = False
+    tag: TagOption = None
+    budget: BudgetOption = None
+    dry_run: DryRunOption = False

@@ -7,8 +7,6 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from msgspec import Struct
-
 from llmctl import pricing
 from llmctl.batch.job import Job, open_batch
 from llmctl.batch.output import default_output, dollars
@@ -23,42 +21,39 @@ from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
 
 
-class LedgerHistory(Struct, frozen=True):
-    """Means over earlier calls in the ledger."""
-
-    ledger: LedgerPeek
-
-    def average(self, profile: str, model: str) -> AverageCall | None:
-        """The mean of the last answers of this kind."""
-        found = self.ledger.recent(profile, model)
-        if not found:
-            return None
-        output = Decimal(sum(tokens for tokens, _ in found)) / len(found)
-        return AverageCall(output, fmean(ms for _, ms in found) / 1000, len(found))
-
-
 def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context) -> int:
     """Print the plan; 3 when its worst case is above the budget, or not known under one."""
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
     ledger = LedgerPeek(folders.state / "ledger.db")
+
+    def average(profile: str, model: str) -> AverageCall | None:
+        found = ledger.recent(profile, model)
+        if not found:
+            return None
+        output = Decimal(sum(tokens for tokens, _ in found)) / len(found)
+        return AverageCall(output, fmean(ms for _, ms in found) / 1000, len(found))
+
     with open_batch(job, dry_run=True) as batch, cache, ledger:
         inputs = PlanInputs(
             counter=Counter(prices.window),
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,
-            average=LedgerHistory(ledger).average,
+            average=average,
             now=now,
         )
         made = plan(batch, inputs)
     fits = budget is None or (made.cost.worst is not None and made.cost.worst <= budget)
     code = 0 if fits else 3
     if context.json:
-        print_json(as_json(made, budget, code), compact=True)
+        print_json(_as_json(made, budget, code), compact=True)
     else:
-        print_lines(*lines(made, job, budget, fits=fits))
+        print_lines(*_lines(made, job))
+        if budget is not None:
+            print_lines(f"budget            {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
+        print_lines("nothing was sent, nothing was written")
     if not fits and made.cost.worst is None:
         context.info(
             f"the worst case is not known (price or output limit of {', '.join(made.unpriced)}), "
@@ -70,8 +65,12 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     return code
 
 
-def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
-    """The plan for a script, as orjson can dump it; amounts are exact, None is unknown."""
+def _as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
+    """The plan for a script; amounts are exact, None is unknown."""
+
+    def usd(cost: Cost) -> dict[str, Any]:
+        return {"worst_case_usd": dollars(cost.worst), "expected_usd": dollars(cost.expected)}
+
     counts = ("rows", "answered", "cached", "duplicates", "over_context", "refused", "to_send")
     return {
         **{name: getattr(made, name) for name in counts},
@@ -79,9 +78,9 @@ def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
         "input_tokens_exact": made.exact,
         "max_output_tokens": made.max_output_tokens,
         "expected_output_tokens": made.expected_output_tokens,
-        **_cost_json(made.cost),
+        **usd(made.cost),
         "unpriced_rows": sum(made.unpriced.values()),
-        "provider_batch": _cost_json(made.batch),
+        "provider_batch": usd(made.batch),
         "expected_from_calls": made.seen,
         "time_s": None if made.seconds is None else round(made.seconds, 1),
         "time_bound_by": made.bound_by,
@@ -90,14 +89,13 @@ def as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
     }
 
 
-def _cost_json(cost: Cost) -> dict[str, Any]:
-    return {"worst_case_usd": dollars(cost.worst), "expected_usd": dollars(cost.expected)}
-
-
-def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[str]:
+def _lines(made: Plan, job: Job) -> list[str]:
     """The plan for a person."""
-    profile = job.profile
-    output = job.output or default_output(job.input)
+
+    def usd(cost: Cost) -> str:
+        return f"at most {money(cost.worst)}, expected {money(cost.expected)}"
+
+    target = f"{job.profile.name}/{job.profile.model}"
     counts = [
         ("rows", made.rows, ""),
         ("  answered before", made.answered, ""),
@@ -108,7 +106,7 @@ def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[s
         ("  to send", made.to_send, ""),
     ]
     width = max(len(f"{count:,}") for _, count, _ in counts)
-    found = [f"plan: {job.input} → {output}, {profile.name}/{profile.model}", ""]
+    found = [f"plan: {job.input} → {job.output or default_output(job.input)}, {target}", ""]
     for name, count, note in counts:
         if count or name in {"rows", "  to send"}:
             found.append(f"{name:<18}{count:>{width},}  {note}".rstrip())
@@ -126,8 +124,8 @@ def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[s
         "",
         f"tokens in         {about}{made.input_tokens:,}",
         f"tokens out        at most {most}, expected {made.expected_output_tokens:,} ({basis})",
-        f"cost              {_cost(made.cost)}",
-        f"provider's batch  {_cost(made.batch)}",
+        f"cost              {usd(made.cost)}",
+        f"provider's batch  {usd(made.batch)}",
         f"time              {time}",
     ]
     if made.duplicates:
@@ -140,11 +138,4 @@ def lines(made: Plan, job: Job, budget: Decimal | None, *, fits: bool) -> list[s
     if made.unpriced:
         named = ", ".join(f"{m} ({n:,} rows)" for m, n in made.unpriced.items())
         found.append(f"worst case unknown, $?: {named}")
-    if budget is not None:
-        found.append(f"budget            {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
-    found.append("nothing was sent, nothing was written")
     return found
-
-
-def _cost(cost: Cost) -> str:
-    return f"at most {money(cost.worst)}, expected {money(cost.expected)}"

@@ -6,21 +6,29 @@ import asyncio
 import gc
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
 from llmctl.batch.output import default_output, dollars, errors_path
 from llmctl.batch.rows import RowReader
+from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
-from llmctl.cli.options import budget_lines, budget_windows, tightest_budget
+from llmctl.cli.options import (
+    BUDGET_FLAG,
+    budget_lines,
+    budget_windows,
+    cache_mode,
+    pairs,
+    parse_dollars,
+    read_schema,
+    tightest_budget,
+)
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
@@ -30,42 +38,19 @@ from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop
-from llmctl.types import JSON, CacheMode
-
-
-class BatchOptions(Struct, frozen=True):
-    """Options of `batch`. None: the profile or the default decides.
-
-    `max_errors`: how many of so many rows may fail.
-    """
-
-    input: str
-    output: str | None = None
-    system: str | None = None
-    template: str | None = None
-    schema: JSON | None = None
-    id_field: str | None = None
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    limit: int | None = None
-    max_errors: Callable[[int], int] | None = None
-    format: Literal["llmctl", "openai"] = "llmctl"
-    engine: str = "local"
-    ordered: bool = False
-    restart: bool = False
-    cache_mode: CacheMode = "use"
-    tags: dict[str, str] = field(default_factory=dict)
-    dry_run: bool = False
-    budget: Decimal | None = None
 
 
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
+    budget = parse_dollars(BUDGET_FLAG, options.budget)
+    _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
+    schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
+    mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
     selection = select_profile(
         context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
     )
-    profile = replace(selection.profile, tags={**selection.profile.tags, **options.tags})
+    profile = replace(selection.profile, tags={**selection.profile.tags, **tags})
+    selection = replace(selection, profile=profile)
     template = None
     if options.template is not None:
         from llmctl.batch.template import Template
@@ -75,37 +60,40 @@ def run(options: BatchOptions, context: Context) -> int:
         input=options.input,
         output=options.output,
         reader=RowReader(
-            template=template,
-            id_field=options.id_field,
-            system=options.system,
-            schema=options.schema,
+            template=template, id_field=options.id_field, system=options.system, schema=schema
         ),
         profile=profile,
         format=options.format,
         limit=options.limit,
         ordered=options.ordered,
         restart=options.restart,
-        cache_mode=options.cache_mode,
+        cache_mode=mode,
     )
     if options.dry_run:
         from llmctl.cli.batch_plan import dry_run
 
-        return dry_run(job, options.budget, selection.folders, context)
+        return dry_run(job, budget, selection.folders, context)
     # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
     with open_batch(job) as batch:
-        if batch.torn:
+        if batch.output and batch.torn:
             context.warn(
-                f"the last line of {batch.output.path if batch.output else 'the output'} was "
-                "half written; it was removed, and its row will be sent again"
+                f"the last line of {batch.output.path} was half written; it was removed, and its "
+                "row will be sent again"
             )
-        if batch.unmatched and batch.job.limit is None:
+        if batch.unmatched and job.limit is None:
             context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
-        return asyncio.run(_run(batch, options, context, replace(selection, profile=profile)))
+        return asyncio.run(_run(batch, budget, options, context, selection))
 
 
-async def _run(batch: Batch, options: BatchOptions, context: Context, selection: Selection) -> int:
+async def _run(
+    batch: Batch,
+    budget: Decimal | None,
+    options: BatchOptions,
+    context: Context,
+    selection: Selection,
+) -> int:
     tally = Tally(rows=batch.rows, skipped=batch.skipped)
     started = context.clock.monotonic()
     stop, signals = Stop(), list[int]()
@@ -121,6 +109,10 @@ async def _run(batch: Batch, options: BatchOptions, context: Context, selection:
         stop.ask()
         context.info("stopping: waiting up to 30 s for the rows in flight; again to stop at once")
 
+    def on_retry(retry: RetryDetails) -> None:
+        what = f"row {retry.request.id}: {retry.error.message}"
+        context.info(f"{what}; trying again in {retry.wait:.1f} s")
+
     if tally.skipped == tally.rows:
         nothing_to_send(batch)
     else:
@@ -129,69 +121,43 @@ async def _run(batch: Batch, options: BatchOptions, context: Context, selection:
                 runner_for(selection, context, patient=True, stop=stop) as live,
                 _progress(tally, live, context),
             ):
+                if context.verbose:
+                    context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
+                windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
+                live.budget.limit(windows, lambda: stop.asked)
                 try:
-                    because = await _drive(batch, live, tally, stop, options, context, selection)
+                    because = await run_batch(
+                        batch,
+                        LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
+                        lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
+                        settle=live.budget.settle,
+                        stats=tally,
+                        stop=stop,
+                        clock=context.clock,
+                        call_id=live.call_id,
+                        cached=live.kept_records,
+                        allowed_errors=_allowed_errors(options, tally.rows),
+                        # Loading a vocabulary holds all up: better before any row is in flight.
+                        prepare=lambda: live.counter.load(target_for(selection.profile)),
+                    )
                 except BrokenPipeError:
                     pipe_closed = True
                 budgets = await budget_lines(live.budget)
-    code = exit_code(tally, because, signals, pipe_closed=pipe_closed)
-    # As the user named it: the path in use has its links followed.
-    shown = Path(options.output or default_output(options.input)) if batch.output else None
-    elapsed = context.clock.monotonic() - started
     if signals:
         context.info("interrupted; the same command goes on where this one stopped")
     elif because is not None:
         context.info(f"stopped early: {because.message}")
-    for line in summary_lines(tally, elapsed, shown, budgets, last_error=because is None):
-        context.info(line)
+    # As the user named it: the path in use has its links followed.
+    shown = Path(options.output or default_output(options.input)) if batch.output else None
+    elapsed = context.clock.monotonic() - started
+    context.info("\n".join(_summary(tally, elapsed, shown, budgets, last_error=because is None)))
+    code = _exit_code(tally, because, signals, pipe_closed=pipe_closed)
     if context.json:
-        _print_summary(tally, elapsed, code, shown)
+        fields = tally.summary(elapsed, code)
+        text = json_text({**fields, "cost_usd": dollars(fields["cost_usd"])}, compact=True)
+        # With `-o -` stdout carries the rows themselves.
+        (write_stdout if batch.output else sys.stderr.write)(text)
     return code
-
-
-def _print_summary(tally: Tally, elapsed: float, code: int, output: Path | None) -> None:
-    fields = tally.summary(elapsed, code)
-    text = json_text({**fields, "cost_usd": dollars(fields["cost_usd"])}, compact=True)
-    if output is None:  # stdout carries the rows themselves
-        sys.stderr.write(text)
-    else:
-        write_stdout(text)
-
-
-async def _drive(
-    batch: Batch,
-    live: Runner,
-    tally: Tally,
-    stop: Stop,
-    options: BatchOptions,
-    context: Context,
-    selection: Selection,
-) -> CallError | None:
-    """Send what is left; the error that stopped the run early, if one did."""
-
-    def on_retry(retry: RetryDetails) -> None:
-        if context.verbose:
-            what = f"row {retry.request.id}: {retry.error.message}"
-            context.info(f"{what}; trying again in {retry.wait:.1f} s")
-
-    if context.verbose:
-        context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
-    windows = budget_windows(options.budget, selection.budgets, live.run_id, user_name())
-    live.budget.limit(windows, lambda: stop.asked)
-    return await run_batch(
-        batch,
-        LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
-        lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
-        settle=live.budget.settle,
-        stats=tally,
-        stop=stop,
-        clock=context.clock,
-        call_id=live.call_id,
-        cached=live.kept_records,
-        allowed_errors=options.max_errors(tally.rows) if options.max_errors else None,
-        # Loading a vocabulary holds everything up: better before any row is in flight.
-        prepare=lambda: live.counter.load(target_for(selection.profile)),
-    )
 
 
 @asynccontextmanager
@@ -215,10 +181,9 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
             await showing
 
 
-def exit_code(
+def _exit_code(
     tally: Tally, because: CallError | None, signals: list[int], *, pipe_closed: bool
 ) -> int:
-    """Exit code of the run; see `errors.EXIT_CODES`."""
     if signals:
         return 128 + signals[0]
     if because is not None and because.fatal_to_run:
@@ -234,8 +199,8 @@ def exit_code(
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
 
-def summary_lines(
-    tally: Tally, elapsed: float, output: Path | None, budgets: Sequence[str], *, last_error: bool
+def _summary(
+    tally: Tally, elapsed: float, output: Path | None, budgets: list[str], *, last_error: bool
 ) -> list[str]:
     """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
     counts = [
@@ -276,13 +241,12 @@ def summary_lines(
     return lines
 
 
-def parse_max_errors(text: str | None) -> Callable[[int], int] | None:
+def _allowed_errors(options: BatchOptions, rows: int) -> int | None:
     """How many of so many rows may fail: `10`, or `5%` of them. Raises `UsageError`."""
+    text = options.max_errors
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
     if not match or (match[2] and float(match[2]) > 100):
         raise UsageError(f"--max-errors wants a number of rows or a share such as 5%, not {text!r}")
-    if match[1]:
-        return lambda _: int(match[1])
-    return lambda rows: int(rows * float(match[2]) / 100)
+    return int(match[1] or rows * float(match[2]) / 100)

@@ -170,7 +170,6 @@ def surroundings(selection: Selection, context: Context) -> Surroundings:
         context.clock,
         context.info,
         context.warn,
-        secret_prompt(),
     )
 
 
@@ -210,18 +209,18 @@ def _agreed(error: Untrusted) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def secret_prompt() -> Callable[[str], str] | None:
-    """A function that asks the person at the terminal for a secret; None without a terminal."""
-    return _hidden if is_tty(sys.stdin) and is_tty(sys.stderr) else None
-
-
 def read_secret(prompt: str) -> str:
     """A secret typed without being shown, or all of stdin when that is no terminal.
 
     Raises `InputError`.
     """
     if is_tty(sys.stdin):
-        return _hidden(prompt)
+        import getpass
+
+        try:
+            return getpass.getpass(prompt)
+        except EOFError:
+            raise InputError("nothing was typed") from None
     try:
         raw = sys.stdin.buffer.read(_MAX_SECRET + 1)
         text = raw.decode("utf-8-sig")
@@ -233,15 +232,6 @@ def read_secret(prompt: str) -> str:
     if len(raw) > _MAX_SECRET:
         raise InputError("stdin holds far more than a key; pipe in the key alone")
     return text
-
-
-def _hidden(prompt: str) -> str:
-    import getpass
-
-    try:
-        return getpass.getpass(prompt)
-    except EOFError:
-        raise InputError("nothing was typed") from None
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from llmctl.cli.context import Context, read_secret
 from llmctl.cli.keys_list import KeyPlaces
 from llmctl.cli.output import is_tty
 from llmctl.config.settings import Profile
-from llmctl.errors import CallError, UsageError
-from llmctl.keys.key import KeyPair, KeySlot, StoredKey
+from llmctl.errors import CallError, InputError, UsageError
+from llmctl.keys.key import KeyPair, KeySlot, StoredKey, usable
 from llmctl.keys.keyring_store import mark_stored
-from llmctl.keys.rotation import KeyStore, new_key
+from llmctl.keys.rotation import KeyStore
 from llmctl.providers.models_api import key_page, probe
 from llmctl.redact import last_chars
 
@@ -24,7 +24,7 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     places = KeyPlaces(context)
     slot, profile = places.place(name)
     keyring = places.resolver.keyring  # what is missing shows before a key is typed
-    key = new_key(read_secret(f"Key for {slot.name} ({slot.where}): "))
+    key = _new_key(read_secret(f"Key for {slot.name} ({slot.where}): "))
     with places.held():
         mark_stored(places.state, slot, stored=True)
         KeyStore(keyring, slot).store(key, context.clock.wall())
@@ -49,10 +49,13 @@ def run_rotate(
 
     with places.held():
         before = changes.read()
-        if finish:
-            return _finished(before, changes.finish(check), slot, context)
-        if rollback:
-            return _rolled_back(before, changes.rollback(), slot)
+        if finish or rollback:
+            after = changes.finish(check) if finish else changes.rollback()
+            if finish and before.previous is None:
+                context.info(f"{slot.name} is not being rotated: there is nothing to finish")
+            else:
+                print(f"{slot.name} for {slot.where}: {_ended(before, after, finish=finish)}")
+            return 0
         offered = _offered(before, slot)
         try:
             pair = changes.rotate(offered, context.clock.wall(), check, context.info)
@@ -80,22 +83,19 @@ def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Con
     """Delete every key of a slot; `origin` chooses among several of one name."""
     _refuse_words(extra)
     places = KeyPlaces(context)
-    target = places.removable(name, origin)
+    slot = places.removable(name, origin)
     with places.held():
-        count = KeyStore(places.resolver.keyring, target).remove()
-        mark_stored(places.state, target, stored=False)
+        count = KeyStore(places.resolver.keyring, slot).remove()
+        mark_stored(places.state, slot, stored=False)
     if not count:
-        raise UsageError(f"no key {target.name} is stored for {target.where}")
-    print(
-        f"removed {'both keys' if count > 1 else 'the key'} {target.name} for {target.where} "
-        f"from {places.resolver.keyring.where}"
-    )
+        raise UsageError(f"no key {slot.name} is stored for {slot.where}")
+    words = "both keys" if count > 1 else "the key"
+    print(f"removed {words} {slot.name} for {slot.where} from {places.resolver.keyring.where}")
     return 0
 
 
 def _refuse_words(words: Sequence[str]) -> None:
-    """Raise `UsageError` for words where a key may have been put. They are not repeated: what is
-    on a command line, everybody on the machine can read."""
+    """Refuse words where a key may have been put, without repeating them. Raises `UsageError`."""
     if words:
         raise UsageError(
             "a key is never given on the command line, where others can read it: type it at the "
@@ -103,35 +103,32 @@ def _refuse_words(words: Sequence[str]) -> None:
         )
 
 
+def _new_key(text: str) -> str:
+    """The key that a person typed or piped in. Raises `InputError`."""
+    value = text.rstrip("\r\n")
+    if not value:
+        raise InputError("no key was given; type it at the prompt, or pipe it in on stdin")
+    return usable(value, "what was given", "give the key alone", InputError)
+
+
 def _offered(pair: KeyPair, slot: KeySlot) -> str | None:
     """The new key. At a terminal nobody is asked for one that is stored already; what is piped
     in is always read, and nothing at all means: go on."""
     empty = pair.sides.count(None)
-    begins = empty == 1
-    if empty == 2 or (is_tty(sys.stdin) and not begins):
+    if empty == 2 or (is_tty(sys.stdin) and empty == 0):
         return None
     text = read_secret(f"New key for {slot.name} ({slot.where}): ")
-    return new_key(text) if begins or text.strip() else None
+    return _new_key(text) if empty == 1 or text.strip() else None
 
 
-def _finished(before: KeyPair, after: KeyPair, slot: KeySlot, context: Context) -> int:
-    if before.previous is None:
-        context.info(f"{slot.name} is not being rotated: there is nothing to finish")
-    else:
-        print(
-            f"{slot.name} for {slot.where}: the key is {_last(after.primary)}; "
-            f"the previous one, {_last(before.previous)}, is deleted"
-        )
-    return 0
-
-
-def _rolled_back(before: KeyPair, after: KeyPair, slot: KeySlot) -> int:
-    now, kept = _last(after.primary), _last(after.previous)
+def _ended(before: KeyPair, after: KeyPair, *, finish: bool) -> str:
+    """What `--finish` or `--rollback` did."""
+    now = _last(after.primary)
+    if finish:
+        return f"the key is {now}; the previous one, {_last(before.previous)}, is deleted"
     if before.candidate:
-        print(f"{slot.name} for {slot.where}: the new key is forgotten; the key is {now}")
-    else:
-        print(f"{slot.name} for {slot.where}: the primary is {now} again; {kept} is kept")
-    return 0
+        return f"the new key is forgotten; the key is {now}"
+    return f"the primary is {now} again; {_last(after.previous)} is kept"
 
 
 def _last(key: StoredKey | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from msgspec import Struct
 from typer import Option
 
 from llmctl.cli.context import Context, exit_with
@@ -79,20 +80,27 @@ def command_group(summary: str) -> typer.Typer:
 
 
 def command(
-    app: typer.Typer, name: str, *common: str, **settings: Any
+    app: typer.Typer,
+    name: str,
+    *common: str,
+    options: type[Struct] | None = None,
+    **settings: Any,
 ) -> Callable[[Callable[..., int]], None]:
     """Register a function of a `Context` and its own options, which returns the exit code.
 
-    The context is filled by the options named in `common`, by --quiet and --verbose.
+    The context is filled by the options named in `common`, by --quiet and --verbose. `options`: the
+    own ones are the fields of a struct, whose docstring is the help.
     """
     shared = (*common, "quiet", "verbose")
 
     def register(work: Callable[..., int]) -> None:
         def run(**given: Any) -> None:
             context = Context(**{key: given.pop(key) for key in shared})
-            exit_with(lambda: work(context, **given), context)
+            words = {"options": options(**given)} if options else given
+            exit_with(lambda: work(context, **words), context)
 
-        _, *own = inspect.signature(work, eval_str=True).parameters.values()
+        own = [*inspect.signature(options or work, eval_str=True).parameters.values()]
+        own = own if options else own[1:]
         parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
         for key in shared:
             kind, default, option = _COMMON[key]
@@ -100,7 +108,7 @@ def command(
             parameters.append(one.replace(annotation=Annotated[kind, option]))
         run.__dict__["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        run.__doc__ = work.__doc__
+        run.__doc__ = (options or work).__doc__
         app.command(name, epilog=EPILOG, **settings)(run)
 
     return register

@@ -15,15 +15,11 @@ from llmctl.errors import NoKeyError
 from llmctl.keys.key import Key, KeySlot, usable
 from llmctl.redact import printable, redact, redact_possible_keys
 
-LIMIT = 10.0
-"""Seconds: a password manager may have to ask its server, not a person."""
+LIMIT = 10.0  # seconds: a password manager may have to ask its server, not a person
 
-MOST = 64 * 1024
-"""Bytes of stdout that are read, and of stderr that are kept."""
-
-_SHOWN = 300
-_PARTING = 1.0
-"""Seconds that a killed command may take to be gone."""
+_MOST = 64 * 1024  # bytes of stdout, and of stderr
+_SHOWN = 300  # characters of stderr
+_PARTING = 1.0  # seconds that a killed command may take to be gone
 
 
 class CommandSource(Struct, frozen=True):
@@ -49,63 +45,52 @@ class CommandSource(Struct, frozen=True):
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={name: self.environ[name] for name in {*self.environ} - {*self.hidden}},
-                start_new_session=sys.platform != "win32",
+                start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "the name is not valid"
+            why = getattr(error, "strerror", None) or error
             raise NoKeyError(f"{named} cannot be started: {why}; check `key.command`") from None
+        assert process.stdout
+        assert process.stderr
         code: int | None = None
         try:
             async with asyncio.timeout(LIMIT):
-                stdout, stderr = await _output(process)
-                if len(stdout) > MOST:
-                    most = f"{MOST >> 10} KiB; it must print the key alone"
-                    raise NoKeyError(f"{named} printed more than {most}")
+                streams = (process.stdout, process.stderr)
+                printed, said = await asyncio.gather(*(_read(process, each) for each in streams))
                 code = await process.wait()
         except TimeoutError:
             raise NoKeyError(f"{named} took longer than {LIMIT:g} s; {by_hand}") from None
         finally:
             if code is None:
-                await _kill(process)
-        value = stdout.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+                _kill(process)
+                with suppress(TimeoutError):  # what left the group may still hold the pipes
+                    await asyncio.wait_for(process.communicate(), _PARTING)
+        mend = "it must print the key alone"
+        if max(len(printed), len(said)) > _MOST:
+            raise NoKeyError(f"{named} printed more than {_MOST >> 10} KiB; {mend}")
+        value = printed.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
         if code:
-            said = redact(stderr.decode("utf-8", "replace"), value)
-            why = printable(" ".join(redact_possible_keys(said).split()))[-_SHOWN:] or by_hand
+            words = redact_possible_keys(redact(said.decode("utf-8", "replace"), value)).split()
+            why = printable(" ".join(words))[-_SHOWN:] or by_hand
             status = f"signal {-code}" if code < 0 else f"exit {code}"
             raise NoKeyError(f"{named} failed ({status}): {why}")
-        printed = f"what {named} printed"
-        return Key(usable(value, printed, "it must print the key alone"), "command")
+        return Key(usable(value, f"what {named} printed", mend), "command")
 
 
-async def _output(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    """The whole of stdout, or a little more than `MOST` bytes of it, and the end of stderr."""
-    assert process.stdout
-    assert process.stderr
-    stderr = asyncio.create_task(_tail(process.stderr))
-    try:
-        stdout = b""
-        while piece := await process.stdout.read(MOST):
-            stdout += piece
-            if len(stdout) > MOST:
-                return stdout, b""
-        return stdout, await stderr
-    finally:
-        stderr.cancel()
-
-
-async def _tail(stream: asyncio.StreamReader) -> bytes:
+async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> bytes:
+    """All of a stream; the process is killed as soon as that is too much."""
     data = b""
-    while piece := await stream.read(MOST):
-        data = (data + piece)[-MOST:]
+    while piece := await stream.read(_MOST):
+        data += piece
+        if len(data) > _MOST:
+            _kill(process)
     return data
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the command with what it started, and reap it."""
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the command with what it started."""
     with suppress(ProcessLookupError):
         if sys.platform == "win32":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-    with suppress(TimeoutError):  # a process that left the group may still hold the pipes
-        await asyncio.wait_for(process.wait(), _PARTING)

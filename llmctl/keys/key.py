@@ -23,10 +23,7 @@ _PROBLEMS = {
 
 
 def usable(value: str, what: str, mend: str, error: type[LlmctlError] = NoKeyError) -> str:
-    """The value, which `redact_known_keys` cuts from now on.
-
-    Raises `error` when it cannot be a key: "WHAT is empty; MEND", without the value.
-    """
+    """The value, cut from all messages from now on. Raises `error`: "WHAT is empty; MEND"."""
     for pattern, problem in _PROBLEMS.items():
         if re.search(pattern, value):
             raise error(f"{what} {problem}; {mend}")
@@ -35,11 +32,7 @@ def usable(value: str, what: str, mend: str, error: type[LlmctlError] = NoKeyErr
 
 
 class Key(Struct, frozen=True):
-    """An API key and where it was found (`$NAME`, `keyring`, `command`).
-
-    `previous` is the key to use when the provider refuses this one. The repr shows only where
-    the key was found.
-    """
+    """An API key, where it was found (`$NAME`, `keyring`, `command`), and the one in reserve."""
 
     value: str
     source: str
@@ -50,10 +43,7 @@ class Key(Struct, frozen=True):
 
 
 class KeySlot(NamedTuple):
-    """Where a key is stored: its name and its origin (scheme, host and port).
-
-    A key of one origin cannot be found from another.
-    """
+    """Where a key is stored: its name and its origin (scheme, host and port)."""
 
     name: str
     origin: str
@@ -68,10 +58,7 @@ class KeySource(Protocol):
     """A place of keys: the environment, the keyring, a command, a secrets manager."""
 
     async def find(self, slot: KeySlot) -> Key | None:
-        """The key for the slot, None when this place has none.
-
-        Raises `NoKeyError` when the place cannot be asked, or holds what cannot be a key.
-        """
+        """The key for the slot, None when there is none here. Raises `NoKeyError`."""
         ...
 
 
@@ -116,31 +103,24 @@ class KeyPair(Struct, frozen=True):
 
     sides: tuple[StoredKey | None, StoredKey | None] = (None, None)
 
-    @property
-    def _ranked(self) -> list[StoredKey | None]:
-        """The keys that have a rank, the highest first, and None."""
+    def _ranked(self, place: int) -> StoredKey | None:
         found = [side for side in self.sides if side and side.rank is not None]
-        return [*sorted(found, key=lambda side: -(side.rank or 0)), None, None]
+        return [*sorted(found, key=lambda side: -(side.rank or 0)), None, None][place]
 
     @property
     def primary(self) -> StoredKey | None:
-        """The key that calls use."""
-        return self._ranked[0]
+        """The key that calls use: the one of the highest rank."""
+        return self._ranked(0)
 
     @property
     def previous(self) -> StoredKey | None:
         """The key that calls use when the primary is refused."""
-        return self._ranked[1]
+        return self._ranked(1)
 
     @property
     def candidate(self) -> StoredKey | None:
         """The key that may become the primary."""
         return next((side for side in self.sides if side and side.rank is None), None)
-
-    @property
-    def free_side(self) -> int:
-        """The side without a rank: empty, or a candidate's."""
-        return next(n for n, side in enumerate(self.sides) if side is None or side.rank is None)
 
     def after(self, change: Change) -> KeyPair:
         """The pair once the change has been made."""

@@ -25,25 +25,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LIMIT = 3.0
-"""Seconds of one call to the keyring (gh bounds its calls alike): a session bus that hangs, or a
-dialogue that nobody sees, must not hang the program."""
-
-FILE_LIMIT = 10.0
-"""Seconds for an encrypted file: nobody is waited for there, the time goes into deriving the key
-from its password (Argon2: 0.8 s of processor time, more on a small or busy machine)."""
+LIMIT = 3.0  # seconds of one call: a bus may hang, or ask on a screen that nobody sees
+FILE_LIMIT = 10.0  # seconds for an encrypted file: Argon2 takes 0.8 s of processor time, or more
 
 PASSWORD = "LLMCTL_KEYRING_PASSWORD"  # noqa: S105 - the name of a variable
-"""The variable that opens an encrypted file where nobody can be asked."""
+"""The variable that opens an encrypted file."""
 
-_BACKENDS = (  # the best first: `sys.platform`, or "" for all others, and "*" for every one
-    ("darwin", "keyring.backends.macOS.Keyring", "the macOS Keychain"),
-    ("win32", "keyring.backends.Windows.WinVaultKeyring", "the Windows Credential Manager"),
-    ("", "keyring.backends.SecretService.Keyring", "the Secret Service"),
-    ("", "keyring.backends.kwallet.DBusKeyring", "KWallet"),
-    ("", "keyring.backends.libsecret.Keyring", "the Secret Service"),
-    ("*", "keyrings.cryptfile.cryptfile.CryptFileKeyring", "an encrypted file"),
-)
+_BACKENDS = {"darwin": ("macOS.Keyring",), "win32": ("Windows.WinVaultKeyring",)}
+_OTHER_BACKENDS = ("SecretService.Keyring", "kwallet.DBusKeyring", "libsecret.Keyring")
+_ENCRYPTED_FILE = "keyrings.cryptfile.cryptfile.CryptFileKeyring"
 _FILE_BACKED = ("keyrings.cryptfile.", "keyrings.alt.")
 _REFUSED = {
     "keyring.backends.fail": "there is none on this machine",
@@ -54,14 +44,9 @@ _REFUSED = {
 _REASONS = {  # how the errors of backends begin
     "NoKeyringError": "there is none on this machine",
     "KeyringLocked": "it is locked; unlock it first",
-    # CredWrite: CRED_MAX_CREDENTIAL_BLOB_SIZE is 2,560 bytes, kept as UTF-16
-    "error: (1783,": "the key is longer than the 1,200 characters that it keeps",
     "ValueError: MAC check": "the password of the encrypted file is not right",
-    "ValueError: Incorrect Password": "the password of the encrypted file is not right",
 }
-
-_SUFFIXES = ("", " (2)")
-"""What the sides of a slot add to the user name; a key's name cannot hold a space."""
+_SUFFIXES = ("", " (2)")  # of the user name, by side; a key's name cannot hold a space
 
 _WAYS_ON = f"""Three ways on:
   1. the environment:   export OPENAI_API_KEY=… (or the variable of your provider)
@@ -74,7 +59,6 @@ class KeyringUnavailable(NoKeyError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"no keyring can be used: {why}.\n{_WAYS_ON}")
-        self.why = why
 
 
 class Keyring:
@@ -87,18 +71,20 @@ class Keyring:
         self._backend = backend
 
     @classmethod
-    def open(cls, environ: Mapping[str, str], ask: Callable[[str], str] | None = None) -> Self:
+    def open(cls, environ: Mapping[str, str]) -> Self:
         """The keyring that is configured for `keyring`, or found; ready for use.
 
-        `ask` gets a hidden answer from a person at a terminal, None where there is none. Raises
-        `KeyringUnavailable` when there is no backend, or none that keeps a secret secret.
+        Raises `KeyringUnavailable` also when the backend does not keep a secret secret.
         """
         backend = _bounded(_find_backend)
-        if why := refusal(backend):
-            raise KeyringUnavailable(why)
+        module, kind = type(backend).__module__, type(backend).__name__.lower()
+        if module in _REFUSED:
+            raise KeyringUnavailable(_REFUSED[module])
+        if "plaintext" in kind or (module.startswith(_FILE_BACKED) and "crypt" not in kind):
+            raise KeyringUnavailable(f"{backend.name} keeps keys as plain text")
         opened = cls(backend)
         if hasattr(type(backend), "keyring_key"):  # the property itself would ask
-            password = environ.get(PASSWORD) or (opened._ask_password(ask) if ask else None)
+            password = environ.get(PASSWORD)
             if not password:
                 raise KeyringUnavailable(f"{opened.where} needs its password in {PASSWORD}")
             opened._change(lambda copied: setattr(copied, "keyring_key", password), password)
@@ -107,21 +93,14 @@ class Keyring:
     @property
     def where(self) -> str:
         """The backend as a person knows it."""
-        if self._file:
-            return f"the encrypted file {self._file}"
-        module = type(self._backend).__module__
-        known = (name for _, place, name in _BACKENDS if place.startswith(f"{module}."))
-        return next(known, _qualified(self._backend))
+        return f"the encrypted file {self._file}" if self._file else str(self._backend.name)
 
     def read(self, slot: KeySlot) -> KeyPair:
         """Both sides of the slot."""
         return KeyPair((self._get(slot, 0), self._get(slot, 1)))
 
     def write(self, slot: KeySlot, pair: KeyPair, change: Change) -> KeyPair:
-        """Write or delete one side, read it back, and return the pair after that.
-
-        The null backend accepts and keeps nothing.
-        """
+        """Write or delete one side, read it back, and return the pair after that."""
         name = _names(slot, change.side)
         if change.key is None:
             self._change(lambda backend: backend.delete_password(*name))
@@ -144,33 +123,22 @@ class Keyring:
     def _file(self) -> Path | None:
         """The one file that the backend rewrites, if it is of those that do."""
         path: Any = getattr(self._backend, "file_path", None)
-        backed = type(self._backend).__module__.startswith(_FILE_BACKED)
-        return Path(path) if backed and isinstance(path, str) else None
-
-    def _ask_password(self, ask: Callable[[str], str]) -> str:
-        """The password of the encrypted file; typed twice for a file that is made now."""
-        file = self._file
-        password = ask(f"Password of {self.where}: ")
-        if file and not file.exists() and ask("The same again, for the file is new: ") != password:
-            raise KeyringUnavailable("the two passwords are not the same")
-        return password
+        return Path(path) if path else None
 
     def _change(self, work: Callable[[KeyringBackend], object], secret: str | None = None) -> None:
         """A bounded change of what the backend keeps.
 
-        A backend that rewrites its one file in place would leave an empty file and no key at all
-        when it is killed in the middle. So a copy of the backend works on a copy of the file,
-        which takes the file's place only after the work has ended in time: a thread that was
-        abandoned holds the copies, and nobody else ever uses them.
+        A backend that rewrites its one file in place would leave no key at all when it is killed
+        in the middle. So a copy of it works on a copy of the file, which takes the file's place
+        once the work has ended in time: an abandoned thread holds copies that nobody else uses.
         """
         path = self._file
         if path is None:
             self._call(lambda: work(self._backend), secret)
             return
         backend: Any = copy.copy(self._backend)
-        private_folder(path.parent)
         scratch = tempfile.TemporaryDirectory(
-            prefix=".llmctl-keyring-", dir=path.parent, ignore_cleanup_errors=True
+            prefix=".llmctl-", dir=private_folder(path.parent), ignore_cleanup_errors=True
         )
         with disk("write", path), scratch as folder:
             copied = Path(folder) / path.name
@@ -190,11 +158,10 @@ class Keyring:
 
 
 def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None = None) -> T:
-    """What `work` returns, if that takes at most `seconds`.
+    """What `work` returns. Raises `KeyringUnavailable` when it raises anything, or takes longer.
 
-    Raises `KeyringUnavailable` when it takes longer or raises anything, with a message that does
-    not hold `secret`. It runs in a daemon thread that can be abandoned: a call that hangs in a
-    bus or in a system library cannot be interrupted.
+    The message does not hold `secret`. It runs in a daemon thread that can be abandoned: a call
+    that hangs in a bus or in a system library cannot be interrupted.
     """
     future: Future[T] = Future()
 
@@ -219,15 +186,6 @@ def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None =
         raise KeyringUnavailable(redact(why, secret)) from None
 
 
-def refusal(backend: KeyringBackend) -> str | None:
-    """Why this backend is not used; None when it may be."""
-    module, kind = type(backend).__module__, type(backend).__name__.lower()
-    if module in _REFUSED:
-        return _REFUSED[module]
-    plain = "plaintext" in kind or (module.startswith(_FILE_BACKED) and "crypt" not in kind)
-    return f"{_qualified(backend)} keeps keys as plain text" if plain else None
-
-
 def _find_backend() -> KeyringBackend:
     """The backend that the user configured, else the system's first that works.
 
@@ -240,18 +198,13 @@ def _find_backend() -> KeyringBackend:
 
     if configured := core.load_env() or core.load_config():
         return configured
-    here = sys.platform if sys.platform in {"darwin", "win32"} else ""
-    for system, place, _ in _BACKENDS:
-        if system in {here, "*"}:
-            try:
-                return core.load_keyring(place)
-            except Exception:  # noqa: BLE001, S112 - not installed, not running, not for here
-                continue
+    names = _BACKENDS.get(sys.platform, _OTHER_BACKENDS)
+    for place in (*(f"keyring.backends.{name}" for name in names), _ENCRYPTED_FILE):
+        try:
+            return core.load_keyring(place)
+        except Exception:  # noqa: BLE001, S112 - not installed, not running, not for here
+            continue
     return core.load_keyring("keyring.backends.fail.Keyring")
-
-
-def _qualified(backend: KeyringBackend) -> str:
-    return f"{type(backend).__module__}.{type(backend).__name__}"
 
 
 def _names(slot: KeySlot, side: int) -> tuple[str, str]:
@@ -265,9 +218,9 @@ _INDEX = "keys.json"
 def stored_slots(state: Path) -> frozenset[KeySlot]:
     """The slots that have a stored key, from the index in the state folder: a hint.
 
-    The keyring is the truth, but not every system's can be asked what it holds, and asking
-    costs. A slot is added before its key is written, and removed after it has been deleted: a
-    crash leaves a slot too many, never one too few. Nothing when the file is missing or damaged.
+    The keyring is the truth, but cannot be asked what it holds everywhere. A slot is added before
+    its key is written and removed after: a crash leaves one too many, never one too few. Nothing
+    when the file is missing or damaged.
     """
     try:
         rows = json.loads((state / _INDEX).read_bytes())["keys"]

@@ -1,8 +1,8 @@
 """Key lookup: the sources of a profile's key, and the rotating key of a run.
 
 A profile's `key` names the one place; without it the environment comes first, then the keyring.
-Configuration says which variable that is: a profile has the variable of its preset only at the
-preset's own origin, and a stored key is found only from the origin it was stored for.
+A profile has the variable of its preset only at the preset's own origin, and a stored key is
+found only from the origin it was stored for.
 """
 
 from __future__ import annotations
@@ -58,28 +58,20 @@ class KeyringSource(Struct, frozen=True):
 
 
 class KeyResolver:
-    """Finds the keys of profiles.
+    """Finds the keys of profiles; the keyring is opened only when a stored key is needed.
 
-    The keyring is opened only when a stored key is needed. `stored` are the slots that llmctl has
-    stored a key in: a hint that saves servers which want no key a look into the keyring. `ask`
-    gets a hidden answer from a person, None where nobody can be asked.
+    `stored` are the slots with a stored key: a hint that saves servers which want no key a look
+    into the keyring.
     """
 
-    def __init__(
-        self,
-        environ: Mapping[str, str],
-        *,
-        stored: Collection[KeySlot] = (),
-        ask: Callable[[str], str] | None = None,
-    ) -> None:
+    def __init__(self, environ: Mapping[str, str], stored: Collection[KeySlot] = ()) -> None:
         self._environ = environ
-        self._ask = ask
         self.stored = stored
 
     @cached_property
     def keyring(self) -> Keyring:
         """The keyring, opened now if it was not. Raises `KeyringUnavailable`."""
-        return Keyring.open(self._environ, self._ask)
+        return Keyring.open(self._environ)
 
     def environment(self, profile: Profile) -> Key | None:
         """The key in the profile's variable. Raises `NoKeyError` when it cannot be one."""
@@ -97,10 +89,7 @@ class KeyResolver:
         return [*variable, *([keyring] if source.keyring else [])]
 
     async def find(self, profile: Profile) -> Key | None:
-        """The key that calls use, None when there is none.
-
-        Raises `NoKeyError` when a place that was named cannot be looked at.
-        """
+        """The key that calls use, None when there is none. Raises `NoKeyError`."""
         for source in self.sources(profile):
             if key := await source.find(slot_of(profile)):
                 return key
@@ -144,10 +133,10 @@ class KeyResolver:
 
 
 class RotatingKey:
-    """The key of a run, which may be rotated while the run goes on.
+    """The key of a run, which may be rotated meanwhile; each key is tried once a run.
 
     When the provider refuses it, its source is asked again: the keyring may hold a newer primary
-    by now, or the previous key. Each key is tried once a run.
+    by now, or the previous key.
     """
 
     def __init__(
@@ -160,13 +149,16 @@ class RotatingKey:
         self._resolver = resolver
         self._profile = profile
         self._say = say
-        self._current = first
-        self.value = first.value if first else None
-        """The key, or None for a server that is called without one."""
+        self._key = first
         self.may_change = first is not None and not first.source.startswith("$")
         """Whether there may be another key; a process cannot see its environment change."""
         self._refused: set[str] = set()
         self._asking = asyncio.Lock()
+
+    @property
+    def value(self) -> str | None:
+        """The key, or None for a server that is called without one."""
+        return self._key.value if self._key else None
 
     async def refused(self, value: str | None) -> bool:
         """The provider refused this key: whether there is another one to use now.
@@ -176,11 +168,9 @@ class RotatingKey:
         async with self._asking:
             if self.value != value:
                 return True
-            if self._current is None or self._current.value in self._refused:
+            if self._key is None or not self.may_change or self._key.value in self._refused:
                 return False
-            self._refused.add(self._current.value)
-            if not self.may_change:
-                return False
+            self._refused.add(self._key.value)
             try:
                 key = primary = await self._resolver.find(self._profile)
             except NoKeyError as error:
@@ -193,8 +183,8 @@ class RotatingKey:
             what = "the one it was replaced by" if key is primary else "the previous one"
             self._say(
                 f"profile {self._profile.name}: the provider refused the key "
-                f"{last_chars(self._current.value)}; going on with {what}, "
+                f"{last_chars(self._key.value)}; going on with {what}, "
                 f"{last_chars(key.value)} ({key.source})"
             )
-            self._current, self.value = key, key.value
+            self._key = key
             return True

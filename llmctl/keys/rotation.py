@@ -1,18 +1,14 @@
 """Key rotation: a pure state machine, and the driver that stores its steps.
 
-There is no moment in which no key works.
-
-A slot of the keyring has two sides. Each side stores one key together with its state, so there
-is no second record that could disagree with it after a crash:
+A slot of the keyring has two sides. Each stores one key together with its state, so no second
+record can disagree with it after a crash:
 
     settled   one key with a rank: the primary
     stored    beside it a candidate (no rank yet)
     rotated   both have a rank: the higher is the primary, the lower the previous key
 
-Every step writes or deletes one side, never the side of the only key known to work. A process
-that is killed between two of them leaves a state from which the same command goes on. Promotion,
-once the provider has accepted the candidate, is a single write: the candidate gets the higher
-rank, and with that the old primary *is* the previous key.
+Every step writes or deletes one side, never that of the only key known to work: a process killed
+between two steps leaves a state from which the same command goes on.
 """
 
 from __future__ import annotations
@@ -23,8 +19,8 @@ from enum import Enum, auto
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.errors import AuthFailed, InputError, NoKeyError, PermissionRefused, UsageError
-from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey, usable
+from llmctl.errors import AuthFailed, NoKeyError, PermissionRefused, UsageError
+from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey
 from llmctl.keys.keyring_store import Keyring
 from llmctl.redact import last_chars
 
@@ -44,7 +40,7 @@ class Event(Enum):
 def transition(pair: KeyPair, event: Event, new: StoredKey | None = None) -> Change | None:
     """The next durable step of an event, None when nothing is (left) to do.
 
-    Raises `UsageError` where the event makes no sense, in words that complete "NAME …".
+    Raises `UsageError`, in words that complete "NAME …".
     """
     primary, previous, candidate = pair.primary, pair.previous, pair.candidate
     if new:
@@ -76,10 +72,11 @@ def _with_new_key(pair: KeyPair, event: Event, new: StoredKey) -> Change | None:
         raise UsageError("already has this key; make a new one at the provider first")
     if pair.previous:
         raise UsageError("is being rotated already; end that with --finish or --rollback first")
+    free = next(n for n, side in enumerate(pair.sides) if side is None or side.rank is None)
     if event is Event.REPLACE:
-        return Change(pair.free_side, replace(new, rank=_next_rank(pair)))
+        return Change(free, replace(new, rank=_next_rank(pair)))
     known = pair.candidate and pair.candidate.key == new.key
-    return None if known else Change(pair.free_side, replace(new, rank=None))
+    return None if known else Change(free, replace(new, rank=None))
 
 
 def _next_rank(pair: KeyPair) -> int:
@@ -88,14 +85,6 @@ def _next_rank(pair: KeyPair) -> int:
 
 Check = Callable[[str], None]
 """Makes one free call with a key; raises the `CallError` that says how it went wrong."""
-
-
-def new_key(text: str) -> str:
-    """The key that a person typed or piped in. Raises `InputError`."""
-    value = text.rstrip("\r\n")
-    if not value:
-        raise InputError("no key was given; type it at the prompt, or pipe it in on stdin")
-    return usable(value, "what was given", "give the key alone", InputError)
 
 
 class KeyStore(Struct, frozen=True):
@@ -126,9 +115,8 @@ class KeyStore(Struct, frozen=True):
     ) -> KeyPair:
         """Take a rotation, from any state, to its end, where both keys are kept.
 
-        `offered` is the new key; None goes on with one that was stored before. Raises the
-        check's `CallError`: a refused key is deleted, one that could not be checked is kept for
-        the same command to go on with. Raises `UsageError`, `NoKeyError`.
+        `offered` None goes on with the key stored before. Raises `UsageError`, `NoKeyError` and
+        the check's `CallError`: a refused key is deleted, an unchecked one kept to go on with.
         """
         pair = self.read()
         if pair == KeyPair():
@@ -151,10 +139,7 @@ class KeyStore(Struct, frozen=True):
         return self._step(pair, Event.PASSED) or pair
 
     def finish(self, check: Check) -> KeyPair:
-        """Check the primary once more, then delete the previous key.
-
-        Raises the check's error, and keeps both keys then.
-        """
+        """Check the primary once more, then delete the previous key. Raises the check's error."""
         pair = self.read()
         if pair.candidate:
             raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.jsonl import prompts, read, write
-from tests.conftest import KEY, LLMCTL, Run, sent
+from tests.conftest import LLMCTL, Run, sent
 from tests.simulator import errors
 from tests.simulator.reply import Reply
-from tests.simulator.scripts import fail_first, for_prompt
+from tests.simulator.scripts import for_prompt
 from tests.simulator.server import Simulator
 
 
@@ -116,21 +115,14 @@ def test_nothing_is_sent_when_the_input_is_wrong(
     assert not (tmp_path / "bad.out.jsonl").exists()
 
 
-def test_stdin_to_stdout(llmctl: Run) -> None:
-    """`batch - -o -` reads stdin and writes rows, and nothing else, to stdout."""
-    text = "".join(json.dumps(row) + "\n" for row in prompts(5))
-    done = llmctl("batch", "-", "-o", "-", stdin=text)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert sorted(r["id"] for r in rows) == [f"r{n}" for n in range(5)]
-
-
-def test_with_stdout_as_output_errors_go_to_stderr(llmctl: Run, sim: Simulator) -> None:
-    """With `-o -` a failed row is a JSON line on stderr: every row still has one record."""
+def test_stdin_to_stdout(llmctl: Run, sim: Simulator) -> None:
+    """`batch - -o -` reads stdin and writes rows, and nothing else, to stdout; a failed row is a
+    JSON line on stderr."""
     sim.fault = for_prompt("say 1", errors.status(400))
     text = "".join(json.dumps(row) + "\n" for row in prompts(3))
     done = llmctl("batch", "-", "-o", "-", "-q", stdin=text)
     assert done.returncode == 1
-    assert len(done.stdout.splitlines()) == 2
+    assert {json.loads(line)["id"] for line in done.stdout.splitlines()} == {"r0", "r2"}
     assert json.loads(done.stderr.splitlines()[0])["id"] == "r1"
 
 
@@ -147,14 +139,6 @@ def test_csv_with_a_template(llmctl: Run, tmp_path: Path) -> None:
     missing = llmctl("batch", str(path), "--template", "{{ txt }}", "--restart")
     assert missing.returncode == 2
     assert "txt" in missing.stderr
-
-
-def test_gzip_input(llmctl: Run, tmp_path: Path) -> None:
-    """A gzipped input is read as it is, and answered beside it."""
-    path = tmp_path / "in.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in prompts(3)).encode()))
-    assert llmctl("batch", str(path)).returncode == 0
-    assert len(read(tmp_path / "in.out.jsonl")) == 3
 
 
 def test_openai_lines_go_out_as_they_are(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
@@ -191,11 +175,8 @@ def test_openai_lines_go_out_as_they_are(llmctl: Run, tmp_path: Path, sim: Simul
 def test_raw_rows_keep_their_whole_answer(llmctl: Run, tmp_path: Path) -> None:
     """In llmctl's own format a passed-through row also carries the provider's body."""
     body = {"model": "e1", "input": "some text"}
-    path = write(
-        tmp_path / "in.jsonl",
-        [{"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": body}],
-    )
-    assert llmctl("batch", str(path)).returncode == 0
+    line = {"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": body}
+    assert llmctl("batch", str(write(tmp_path / "in.jsonl", [line]))).returncode == 0
     assert read(tmp_path / "in.out.jsonl")[0]["body"]["data"][0]["embedding"]
 
 
@@ -238,14 +219,11 @@ def test_identical_rows_are_sent_once(llmctl: Run, tmp_path: Path, sim: Simulato
     assert len(read(tmp_path / "in.out.jsonl")) == 12
 
 
-@pytest.mark.parametrize("allowed", ["4", "4%"])
-def test_too_many_errors_stop_the_run(
-    llmctl: Run, tmp_path: Path, sim: Simulator, allowed: str
-) -> None:
+def test_too_many_errors_stop_the_run(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     """Beyond `--max-errors` nothing more is sent, and the rest is recorded as not sent."""
     sim.fault = errors.status(400)
     path = write(tmp_path / "in.jsonl", prompts(100))
-    done = llmctl("batch", str(path), "--concurrency", "2", "--max-errors", allowed)
+    done = llmctl("batch", str(path), "--concurrency", "2", "--max-errors", "4%")
     assert done.returncode == 1
     assert 5 <= len(sim.calls) <= 6
     failed = read(tmp_path / "in.out.errors.jsonl")
@@ -275,15 +253,6 @@ def test_rows_say_what_the_profile_does_not(llmctl: Run, tmp_path: Path, sim: Si
     assert body["gpt-5-mini"]["messages"][0]["content"] == "flag"
     tags = {r["id"]: r["tags"] for r in read(tmp_path / "in.out.jsonl")}
     assert tags == {"a": {"k": "row", "j": "1"}, "b": {"k": "flag", "j": "1"}}
-
-
-def test_no_key_is_in_any_file(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
-    """Success and failure alike leave no key in output, errors, state, cache or on the screen."""
-    sim.fault = fail_first(3, errors.unauthorized(echo_key=True))
-    done = llmctl("batch", str(ten), "-vv")
-    assert KEY not in done.stdout + done.stderr
-    for path in tmp_path.rglob("*"):
-        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
 def test_rpm_holds(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:

@@ -93,16 +93,6 @@ def test_a_person_gets_the_fallbacks_answer(
     assert "asking spare instead" in done.stderr
 
 
-def test_a_bad_request_is_nobody_elses_business(
-    at: At, run: Run, sim: Simulator, other: Simulator
-) -> None:
-    """What the provider refuses for its content is not tried elsewhere."""
-    sim.fault = errors.status(400, "temperature is out of range")
-    env = at(sim.base_url, "    fallback: [spare]", other_profile(other))
-    assert run("ask", "hello", env=env).returncode == 1
-    assert other.record.requests == 0
-
-
 def test_a_fallback_without_a_key_is_left_out(at: At, run: Run, sim: Simulator) -> None:
     """It is said at the start, and the rest goes on."""
     env = at(sim.base_url, "    fallback: [anthropic]")

@@ -129,44 +129,6 @@ def test_without_a_cache_duplicates_are_sent(
     assert done["input_tokens"] == plan["input_tokens"]
 
 
-def test_a_stale_answer_is_not_cached(run: Run, configured: dict[str, str], mixed: Path) -> None:
-    """What is older than the cache's `ttl` is planned to be sent again, and is."""
-    configure(configured, "    cache: {ttl: 1ms}\n")
-    plan, done = plan_and_run(run, configured, str(mixed))
-    assert (plan["cached"], plan["to_send"]) == (0, 9)
-    assert done["requests"] >= 9  # answers of this very run are stale at once, too
-
-
-def test_cut_off_answers_stay_below_the_worst_case(
-    run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
-) -> None:
-    """An answer at the output limit is not kept, so duplicates may be sent: the worst case holds
-    them."""
-    configure(configured, "    params: {max_tokens: 3}\n    limits: {concurrency: 1}\n")
-    sim.reply = lambda call: Reply(
-        "long",
-        finish="length",
-        usage=Usage(counted(call).usage.input, 3),  # type: ignore[union-attr]
-    )
-    path = write(tmp_path / "in.jsonl", [{"id": str(n), "prompt": "same"} for n in range(8)])
-    plan, done = plan_and_run(run, configured, str(path))
-    assert (plan["to_send"], plan["duplicates"]) == (1, 7)
-    assert done["requests"] == 8
-    assert plan["worst_case_usd"] == done["cost_usd"]
-    assert plan["expected_usd"] < done["cost_usd"]
-
-
-def test_several_answers_at_once_are_all_in_the_worst_case(llmctl: Run, tmp_path: Path) -> None:
-    """With `n: 4` the provider bills four answers."""
-    row = {"id": "a", "prompt": "x", "max_tokens": 10}
-    one = write(tmp_path / "one.jsonl", [row])
-    four = write(tmp_path / "four.jsonl", [{**row, "options": {"n": 4}}])
-    plans = [
-        json.loads(llmctl("batch", str(path), "--dry-run", "--json").stdout) for path in (one, four)
-    ]
-    assert [plan["max_output_tokens"] for plan in plans] == [10, 40]
-
-
 @pytest.mark.parametrize(("budget", "code"), [("1", 0), ("0.00006", 0), ("0.000059", 3)])
 def test_a_budget_is_held_against_the_worst_case(
     llmctl: Run, tmp_path: Path, sim: Simulator, budget: str, code: int
@@ -196,31 +158,6 @@ def test_an_unknown_price_is_null_and_does_not_pass_a_budget(
     held = run("batch", str(path), "--dry-run", "--budget", "100", env=configured)
     assert held.returncode == 3
     assert "is not known" in held.stderr
-
-
-def test_wrong_rows_are_found_by_the_plan_too(llmctl: Run, tmp_path: Path) -> None:
-    """A plan of a file that cannot run is exit 2, with line numbers."""
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"id":"a","prompt":"x"}\n{"id":"a","prompt":"y"}\nnot json\n')
-    done = llmctl("batch", str(path), "--dry-run")
-    assert done.returncode == 2
-    assert "bad.jsonl:2:" in done.stderr
-    assert "bad.jsonl:3:" in done.stderr
-
-
-def test_the_time_at_the_limits(llmctl: Run, tmp_path: Path) -> None:
-    """Requests a minute, or tokens a minute, whichever takes longer."""
-    rows = [{"id": str(n), "prompt": f"say {n}", "max_tokens": 100} for n in range(60)]
-    path = str(write(tmp_path / "in.jsonl", rows))
-
-    def plan(*limits: str) -> Any:
-        return json.loads(llmctl("batch", path, "--dry-run", "--json", *limits).stdout)
-
-    assert (plan()["time_s"], plan()["time_bound_by"]) == (None, None)
-    assert (plan("--rpm", "30")["time_s"], plan("--rpm", "30")["time_bound_by"]) == (120, "rpm")
-    slow = plan("--rpm", "30", "--tpm", "600")
-    tokens = slow["input_tokens"] + slow["expected_output_tokens"]
-    assert (slow["time_s"], slow["time_bound_by"]) == (pytest.approx(tokens / 10, abs=0.1), "tpm")
 
 
 def test_the_providers_batch_interface_costs_half(llmctl: Run, tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, Run
+from tests.cli.jsonl import read
+from tests.conftest import KEY, Run, ledger
 from tests.simulator.reply import Reply
 from tests.simulator.reply import Usage as Billed
 from tests.simulator.server import Simulator
@@ -59,20 +58,6 @@ def schema(tmp_path: Path) -> str:
     return str(path)
 
 
-def ledger(home: Path) -> list[sqlite3.Row]:
-    """All rows of the ledger."""
-    with sqlite3.connect(home / ".local/state/llmctl/ledger.db") as connection:
-        connection.row_factory = sqlite3.Row
-        found = connection.execute("SELECT * FROM calls ORDER BY started_ms").fetchall()
-    connection.close()
-    return found
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of an output."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 @pytest.mark.parametrize("provider", [*BASES])
 @pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
 def test_every_provider_answers(run: Run, at: At, provider: str, stream: str) -> None:
@@ -88,13 +73,6 @@ def test_responses(run: Run, at: At, sim: Simulator) -> None:
     assert sim.calls[0].path == "/v1/responses"
 
 
-def test_only_openai_has_responses(run: Run, at: At) -> None:
-    """Another provider's profile with `api: responses` is refused, with its line."""
-    done = run("ask", "hi", env=at("groq", "api: responses"))
-    assert done.returncode == 2
-    assert "api is not spoken by groq" in done.stderr
-
-
 def test_azure(run: Run, at: At, sim: Simulator) -> None:
     """The key goes into the header and the version into the address that Azure wants."""
     lines = ("key_header: api-key", 'query: {api-version: "2024-10-21"}')
@@ -104,16 +82,6 @@ def test_azure(run: Run, at: At, sim: Simulator) -> None:
     assert call.query == "api-version=2024-10-21"
     assert call.headers["api-key"] == KEY
     assert "authorization" not in call.headers
-
-
-@pytest.mark.parametrize("line", ["key_header: x-key", "query: {a: b}"])
-def test_a_project_may_not_redirect_a_key(run: Run, at: At, tmp_path: Path, line: str) -> None:
-    """Where a key goes is the user's own to say."""
-    env = at()
-    (tmp_path / ".git").mkdir()
-    text = f"profiles:\n  sim:\n    {line}\n"
-    (tmp_path / "llmctl.yaml").write_text(text, encoding="utf-8")
-    assert run("ask", "hi", env=env).returncode == 2
 
 
 @pytest.mark.parametrize("provider", [*BASES])
@@ -181,9 +149,9 @@ def test_a_batch_with_schemas(
     command = ("batch", "in.jsonl", "--schema", schema, "--json")
     done = run(*command, env=at())
     assert done.returncode == 1, done.stderr
-    answers = {row["id"]: row["parsed"] for row in rows(tmp_path / "in.out.jsonl")}
+    answers = {row["id"]: row["parsed"] for row in read(tmp_path / "in.out.jsonl")}
     assert answers == {"a": {"city": "Paris"}, "c": {"town": "Paris"}}
-    (failed,) = rows(tmp_path / "in.out.errors.jsonl")
+    (failed,) = read(tmp_path / "in.out.errors.jsonl")
     assert (failed["id"], failed["error"]["type"]) == ("b", "schema")
     assert failed["cost_usd"] > 0
     summary = json.loads(done.stdout)
@@ -232,9 +200,9 @@ def test_openai_lines_for_others(run: Run, at: At, sim: Simulator, tmp_path: Pat
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     done = run("batch", "in.jsonl", env=at("anthropic"))
     assert done.returncode == 1, done.stderr
-    (answer,) = rows(tmp_path / "in.out.jsonl")
+    (answer,) = read(tmp_path / "in.out.jsonl")
     assert (answer["id"], answer["text"]) == ("a", "echo: hi")
-    (failed,) = rows(tmp_path / "in.out.errors.jsonl")
+    (failed,) = read(tmp_path / "in.out.errors.jsonl")
     assert (failed["id"], failed["error"]["type"]) == ("b", "invalid_request")
     assert "`logit_bias`" in failed["error"]["message"]
     assert (failed["attempts"], failed["cost_usd"]) == (0, 0)

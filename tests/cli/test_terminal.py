@@ -15,7 +15,6 @@ from llmctl.redact import printable
 from tests.cli.terminal import on_a_terminal
 from tests.conftest import Run, sent
 from tests.simulator import errors
-from tests.simulator.scripts import fail_first
 from tests.simulator.server import Simulator
 
 NASTY = "a\x1b[31mred\x1b]0;owned\x07\x1b[2J\x9b2Jb\tc\u202eend"
@@ -61,24 +60,13 @@ def test_a_providers_error_is_safe(
 ) -> None:
     """The error, the notes about retries, and the traceback hold its words and nothing else."""
     sim.fault = errors.status(code, NASTY)
-    _, shown, _ = on_a_terminal(configured, tmp_path, "ask", "q", *more)
-    assert b"owned" not in shown
-    assert b"aredb" in shown
-    assert (b"trying again" in shown) == (code == 500)
-    assert obeyed(shown) == []
-
-
-@pytest.mark.parametrize("fault", [errors.status(400, NASTY), errors.status(500, NASTY)])
-def test_the_errors_of_a_batch_are_safe(
-    configured: dict[str, str], sim: Simulator, tmp_path: Path, fault: errors.Status
-) -> None:
-    """Retry notes and the last error in the summary; the errors file keeps what was said."""
-    sim.fault = fail_first(1, fault)
     (tmp_path / "in.jsonl").write_text(json.dumps({"id": "a\x1b[2J", "prompt": "x"}) + "\n")
-    _, shown, _ = on_a_terminal(configured, tmp_path, "batch", "in.jsonl", "-v")
-    assert b"aredb" in shown
-    assert b"owned" not in shown
-    assert obeyed(shown) == []
+    for words in (("ask", "q"), ("batch", "in.jsonl", "-v")):
+        _, shown, _ = on_a_terminal(configured, tmp_path, *words, *more)
+        assert b"owned" not in shown
+        assert b"aredb" in shown
+        assert (b"trying again" in shown) == (code == 500)
+        assert obeyed(shown) == []
 
 
 def test_file_names_are_safe(configured: dict[str, str], tmp_path: Path) -> None:

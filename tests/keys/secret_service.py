@@ -27,8 +27,7 @@ def missing() -> list[str]:
 class SecretService:
     """`with SecretService(folder) as service:` serves at `service.environ`.
 
-    `unlocked` False leaves the keyring locked, with nobody to unlock it; `silent` has a bus on
-    which the service's name is taken by something that never answers.
+    `unlocked` False leaves the keyring locked, with nobody to unlock it.
     """
 
     def __init__(self, folder: Path, *, unlocked: bool = True) -> None:

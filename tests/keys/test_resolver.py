@@ -55,7 +55,8 @@ def test_the_one_place_or_environment_before_keyring() -> None:
     """A profile's `key` is where the key is looked for, and nowhere else; without one of its own
     it takes the variable of its provider first, and then the stored key."""
     environ = {"MY_KEY": "sk-1234", "OPENAI_API_KEY": "sk-1"}
-    assert require(VARIABLE, environ) == Key("sk-1234", "$MY_KEY")
+    for end in ("", "\n", "\r\n"):  # a secret read from a file ends its line
+        assert require(VARIABLE, {"MY_KEY": f"sk-1234{end}"}) == Key("sk-1234", "$MY_KEY")
     assert require(PROFILE, environ) == Key("sk-1", "$OPENAI_API_KEY")
     found = require(PROFILE, {}, holding(SLOT, "sk-2", "sk-1"))
     assert found == Key("sk-2", "keyring", Key("sk-1", "keyring"))
@@ -85,7 +86,6 @@ ELSEWHERE = replace(PROFILE, base_url="https://proxy.example/v1", key=KeyPlaces(
     ("profile", "environ", "message"),
     [
         (VARIABLE, {}, "$MY_KEY is not set; set it with `export MY_KEY=…`"),
-        (VARIABLE, {"MY_KEY": ""}, "$MY_KEY is empty; set it"),
         (VARIABLE, {"MY_KEY": "\n"}, "$MY_KEY is empty; set it"),
         (
             PROFILE,
@@ -111,9 +111,7 @@ def test_missing(profile: Profile, environ: dict[str, str], message: str) -> Non
     stored one of another origin is not used."""
     with pytest.raises(NoKeyError) as caught:
         require(profile, environ, Keyring(Memory()), stored={SLOT} if profile is ELSEWHERE else ())
-    said = caught.value.message
-    assert said.startswith(f"no key for the profile openai: {message}")
-    assert said.endswith(", or choose another profile with -p")
+    assert caught.value.message.startswith(f"no key for the profile openai: {message}")
     assert caught.value.exit_code == 4
 
 
@@ -125,20 +123,12 @@ def test_missing_and_no_keyring() -> None:
         require(replace(PROFILE, key=KeyPlaces(keyring="openai")), {})
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_trailing_newline_is_taken_away(end: str) -> None:
-    """The line end that comes with a secret read from a file does not belong to it."""
-    assert require(VARIABLE, {"MY_KEY": f"sk-1234{end}"}) == Key("sk-1234", "$MY_KEY")
-
-
 @pytest.mark.parametrize(
     ("value", "wrong"),
     [
         (" sk-1234", "white space"),
-        ("sk-1234 ", "white space"),
         ("   ", "white space"),
         ("sk-12\n34", "line break"),
-        ("sk-12\x0034", "control character"),
         ("sk-12\x7f34", "control character"),
         ("sk-12\x8534", "control character"),
         ("sk-12…34", "no HTTP header"),

@@ -13,7 +13,7 @@ from llmctl.keys.key import Key, slot_of
 from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.protocols import Emit
 from llmctl.types import Answer, Request
-from tests.keys.fakes import holding, put
+from tests.keys.fakes import holding
 from tests.support import request, response
 
 OLD, NEW = "old-key-number-0001", "new-key-number-0002"
@@ -64,20 +64,6 @@ def test_the_previous_key_helps_out() -> None:
             "(keyring)"
         )
     ]
-
-
-def test_a_run_that_began_before_the_rotation() -> None:
-    """A run that holds the old key finds the new primary when the old one is revoked; until then
-    nothing is looked for."""
-    world = World(OLD, accepted={OLD, NEW})
-    world.run(2)
-    put(world.keyring, slot_of(PROFILE), NEW, OLD)
-    world.run(2)
-    assert (world.key.value, world.said) == (OLD, [])
-    world.accepted = {NEW}
-    world.run(2)
-    assert world.key.value == NEW
-    assert "the one it was replaced by, …0002" in world.said[0]
 
 
 @pytest.mark.parametrize("keys", [(NEW,), (NEW, OLD)])
