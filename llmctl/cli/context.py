@@ -7,7 +7,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,16 +23,14 @@ from llmctl.redact import printable, redact_known_keys
 if TYPE_CHECKING:
     from llmctl.config.load import Overrides
     from llmctl.config.settings import Budget, Folders, Profile, Settings
-    from llmctl.config.trust import Untrusted
     from llmctl.runner import Runner
     from llmctl.shutdown import Stop
 
-_MAX_SECRET = 64 * 1024
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MAX_SECRET = 64 * 1024  # bytes
 
 
 class Context(Struct, frozen=True):
-    """The options common to all commands, and the world outside as a command may see it."""
+    """The options common to all commands, the environment and the clock."""
 
     profile: str | None = None
     model: str | None = None
@@ -67,11 +66,9 @@ class Context(Struct, frozen=True):
 
 
 def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
-    """Run a command and leave with its exit code.
+    """Run a command and leave with its exit code; an error is one sentence on stderr.
 
-    An error of ours is one sentence on stderr; any other is a mistake in the program, and one
-    sentence too. With `-vv` the traceback comes before it, without locals, which may hold keys
-    and prompts.
+    With `-vv` the traceback comes before it, without locals, which may hold keys and prompts.
     """
     try:
         code = run()
@@ -103,10 +100,7 @@ def _clean(text: str) -> str:
 class Selection(Struct, frozen=True):
     """The profile a command works with, complete, and what the configuration says besides.
 
-    Attributes:
-        cache_size: most bytes of the answer cache; None: no limit.
-        fallbacks: profiles to ask when this one fails.
-
+    `cache_size` is the most bytes of the answer cache; None: no limit.
     """
 
     profile: Profile
@@ -165,39 +159,35 @@ def runner_for(
 
 
 def load_settings(context: Context, overrides: Overrides | None = None) -> Settings:
-    """Read the configuration, asking for trust at a terminal. Raises `ConfigError`.
+    """Read the configuration, asking at a terminal whether to trust a project's file.
 
-    A project's file that needs the user's trust is an error where nobody can be asked.
+    Raises `ConfigError`.
     """
     from llmctl.config.load import Overrides, load
     from llmctl.config.trust import Untrusted, record
     from llmctl.keys.keyring_store import stored_slots
 
-    def read() -> Settings:
-        return load(
-            environ=context.environ,
-            cwd=context.cwd(),
-            config=context.config,
-            overrides=overrides or Overrides(),
-            stored=stored_slots(context.folders.state),
-        )
-
+    read = partial(
+        load,
+        environ=context.environ,
+        cwd=context.cwd(),
+        config=context.config,
+        overrides=overrides or Overrides(),
+        stored=stored_slots(context.folders.state),
+    )
     try:
         return read()
     except Untrusted as error:
-        if not (is_tty(sys.stdin) and is_tty(sys.stderr)) or not _agreed(error):
+        if secret_prompt() is None:  # nobody can be asked
+            raise
+        print(f"{_clean(str(error.path))} sets what needs your trust:", file=sys.stderr)
+        for line in error.asks:
+            print(f"  {_clean(line)}", file=sys.stderr)
+        print("Trust this file until it changes? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise
         record(context.folders, error.path, error.raw)
     return read()
-
-
-def _agreed(error: Untrusted) -> bool:
-    """Ask the person at the terminal whether to trust the file as it is now."""
-    print(f"{_clean(str(error.path))} sets what needs your trust:", file=sys.stderr)
-    for line in error.asks:
-        print(f"  {_clean(line)}", file=sys.stderr)
-    print("Trust this file until it changes? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def secret_prompt() -> Callable[[str], str] | None:
@@ -240,16 +230,13 @@ def handle_signals(on_signal: Callable[[int], None]) -> Iterator[None]:
     import asyncio
 
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
-        try:
-            loop.add_signal_handler(number, on_signal, int(number))
-        except NotImplementedError:  # Windows has no such loop; plain handlers do there
-            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, n))
+
+    def forward(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(on_signal, number)
+
+    before = {each: signal.signal(each, forward) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
             signal.signal(number, handler)

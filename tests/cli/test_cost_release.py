@@ -58,8 +58,8 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
     text = run("cost", "report").stdout
     assert "end unknown: 2 calls, $0.024+? at the most" in text
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
-    assert lines["one"].split()[3:] == ["fast/gpt-5-mini", "$0.024"]
-    assert lines["two"].split()[3:] == ["fast/m", "$?"]
+    assert lines["one"].split()[3:] == ["$0.024", "fast/gpt-5-mini"]
+    assert lines["two"].split()[3:] == ["$?", "fast/m"]
     assert "old" not in lines
     assert "\x1b" not in text
     said = report(run)

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 
 from llmctl.cli.app import program
 from llmctl.cli.context import Context
-from llmctl.cli.profiles_run import run_list
 from llmctl.config.load import load
-from llmctl.errors import ConfigError, DiskError
+from llmctl.errors import DiskError
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
@@ -220,8 +219,9 @@ def test_folder_that_is_gone(world: World) -> None:
     gone.mkdir()
     os.chdir(gone)
     gone.rmdir()
-    with pytest.raises(ConfigError, match="is gone"):
-        run_list(Context(environ=world.environ))
+    result = invoke("list")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "is gone" in result.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 200])
