@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Literal
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
+from msgspec.structs import asdict, replace
 from typer import Argument, Option
 
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import BUDGET_FLAG, command, command_group, parse_dollars, parsed
-from llmctl.cli.output import age, money, plural, print_json, print_lines
+from llmctl.cli.output import age, money, plural, print_json, print_lines, write_stdout
 from llmctl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from llmctl.storage.ledger_queries import UnknownCall
+    from llmctl.config.settings import Budget, Settings
+    from llmctl.reports.report import BudgetCheck
+    from llmctl.storage.ledger_queries import Reading, UnknownCall
 
+T = TypeVar("T")
 app = command_group("Report spending, check budgets, settle what is unknown.")
 
 ByOption = Annotated[
@@ -33,8 +38,9 @@ TimezoneOption = Annotated[
 @command(app, "report", "config", "json")
 def report(
     context: Context,
-    since: Annotated[
-        str | None, Option(metavar="7d|DATE", help="So long ago until now. Default: 30d.")
+    ago: Annotated[
+        str | None,
+        Option("--since", metavar="7d|DATE", help="So long ago until now. Default: 30d."),
     ] = None,
     first: Annotated[
         str | None, Option("--from", metavar="D", help="From this date, or time, on.")
@@ -82,17 +88,24 @@ def report(
       llmctl cost report --since 7d --by day
       llmctl cost report --from 2026-11-01 --to 2026-11-30 --by profile,model --format csv
     """
-    from llmctl.cli.cost_report import run_report
+    from llmctl.cli.cost_formats import as_csv, as_json, as_markdown
+    from llmctl.cli.cost_tables import draw
+    from llmctl.reports import report as reports
+    from llmctl.reports.periods import between, since, zone_named
 
-    return run_report(
-        context,
-        ago=since,
-        first=first,
-        last=last,
-        by=by or ["model"],
-        format="json" if context.json else format,
-        timezone=timezone,
-    )
+    zone, now = zone_named(timezone), round(context.clock.wall() * 1000)
+    if first is None and last is None:
+        span = since(ago or "30d", now, zone)
+    elif ago is None:
+        span = between(first, last, now, zone)
+    else:
+        raise UsageError("--since and --from/--to exclude each other; give one of them")
+    query = reports.Query(span, reports.parse_by(by or ["model"]), zone, now)
+    settings = load_settings(context)
+    found = _read(settings, lambda ledger: reports.make(ledger, query, settings.budgets))
+    formats = {"table": draw, "json": as_json, "csv": as_csv, "markdown": as_markdown}
+    write_stdout(formats["json" if context.json else format](found))
+    return 0
 
 
 @command(app, "check", "config", "json")
@@ -106,7 +119,6 @@ def check(
         Option(metavar="day|week|month|run:ID", help="What --budget is for. Default: month."),
     ] = None,
     by: ByOption = None,
-    each: Annotated[bool, Option("--each", help="Hold each group to the budget.")] = False,
     warn_at: Annotated[
         str | None, Option(metavar="80%", help="Say `warning` from this share on; still exit 0.")
     ] = None,
@@ -128,21 +140,55 @@ def check(
     \b
     Examples:
       llmctl cost check --budget 200 --period month --warn-at 80%
-      llmctl cost check --budget 5 --period day --by tag:team --each
+      llmctl cost check --budget 5 --period day --by tag:team
     """
-    from llmctl.cli.cost_report import run_check
+    from llmctl.cli.cost_formats import budget_json, groups_json
+    from llmctl.cli.cost_tables import draw_check
     from llmctl.config.settings import parse_share
+    from llmctl.reports import report as reports
+    from llmctl.reports.periods import period_at, zone_named
 
-    return run_check(
-        context,
-        budget=parse_dollars(BUDGET_FLAG, budget),
-        period=period,
-        by=by or (),
-        each=each,
-        warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share),
-        strict=strict,
-        timezone=timezone,
-    )
+    zone, now = zone_named(timezone), round(context.clock.wall() * 1000)
+    limit, dimensions = parse_dollars(BUDGET_FLAG, budget), reports.parse_by(by or ())
+    share = parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share)
+    settings = load_settings(context)
+    budgets = _budgets(settings, limit, period, dimensions)
+    if share is not None:
+        budgets = [replace(one, warn_at=(share,)) for one in budgets]
+    _, of_run, run_name = (period or "").partition("run:")
+
+    def look(ledger: Reading) -> list[BudgetCheck]:
+        run = _run_id(ledger, run_name) if of_run else None
+        return [
+            reports.check(ledger, one, run or period_at(one.period, now, zone), dimensions, zone)
+            for one in budgets
+        ]
+
+    found, complaints = [], []
+    for checked in _read(settings, look):
+        state = checked.state
+        groups = checked.groups if dimensions else ()
+        name, most = state.budget.name, money(state.budget.limit)
+        if state.state == "exceeded":
+            complaints.append(f"budget {name} is exceeded: {money(state.used)} of {most}")
+        elif strict and state.unknown:
+            complaints.append(
+                f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
+                "`price:` in their profile"
+            )
+        if context.json:
+            figures = groups_json(groups, dimensions, state.figures)
+            unpriced = [asdict(one) for one in checked.unpriced]
+            result = {"groups": figures, "unpriced": unpriced}
+            found.append(budget_json(state, zone) | result)
+        else:
+            write_stdout(draw_check(checked, groups, zone))
+    code = 3 if complaints else 0
+    if context.json:
+        print_json({"budgets": found, "exit_code": code})
+    for complaint in complaints:
+        context.info(complaint)
+    return code
 
 
 @command(app, "release", "config", "json")
@@ -175,7 +221,6 @@ def release(
     from datetime import UTC
 
     from llmctl.batch.output import dollars
-    from llmctl.cli.context import load_settings
     from llmctl.cli.cost_formats import calls_json, total_of
     from llmctl.storage.ledger import UnknownSelection, open_ledger
 
@@ -265,3 +310,48 @@ def prices(
         f"fetched   {never if old is None else f'{fetched}, {age(old)} ago'}",
     )
     return 0
+
+
+def _budgets(
+    settings: Settings, limit: Decimal | None, period: str | None, by: Sequence[str]
+) -> Sequence[Budget]:
+    """The budgets to check: that of the flags, or the configured ones. Raises `UsageError`."""
+    from llmctl.config.settings import PERIODS, Budget
+
+    if limit is not None:
+        period = period or "month"
+        if period.startswith("run:"):
+            if "day" in by:
+                raise UsageError("--by day does not go with a run: leave it out")
+            return [Budget(period, limit, "month")]
+        if period not in PERIODS:
+            raise UsageError(f"--period wants day, week, month or run:ID, not {period!r}")
+        return [Budget(f"this {period}", limit, period)]
+    if period is not None:
+        raise UsageError("--period goes with --budget; configured budgets have their own")
+    if not settings.budgets:
+        raise UsageError(
+            "there is no budget to check: give --budget USD, or write `budgets:` into the "
+            "configuration (- {name: team, limit_usd: 100, period: month})"
+        )
+    return settings.budgets
+
+
+def _run_id(ledger: Reading, name: str) -> str:
+    """The id of a run, or of the latest for `last`. Raises `UsageError`."""
+    found = ledger.last_run() if name == "last" else name if ledger.has_run(name) else None
+    if found is None:
+        raise UsageError(f"there is no call of a run {name!r} in the ledger")
+    return found
+
+
+def _read(settings: Settings, work: Callable[[Reading], T]) -> T:
+    """What `work` makes of the ledger; where there is none yet, of an empty one."""
+    from llmctl.storage.ledger import empty_reading, open_ledger
+
+    path = settings.folders.state / "ledger.db"
+    if not path.exists():
+        with empty_reading() as reading:
+            return work(reading)
+    with closing(open_ledger(path, "", "")) as ledger:
+        return ledger.report(work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -201,20 +201,10 @@ def as_csv(report: Report) -> str:
 
 def as_markdown(report: Report) -> str:
     """Tables of groups and budgets, for a page that renders GitHub's or GitLab's Markdown."""
-    query, total, month = report.query, report.total, report.month
-    first, last = (iso(at, query.zone)[:10] for at in (query.span.start, query.span.end - 1))
-    spent = (
-        f"**{_usd(total.cost, total.unpriced)} USD** for {total.calls:,} calls, "
-        f"{first} to {last} ({query.zone}); "
-        f"{percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
-        f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
-        f"projected to {_usd(month.projected)} USD at the month's end."
-    )
-    names = [escaped(name.removeprefix("tag:").capitalize()) for name in query.by]
-    rows = [([escaped(v or "-") for v in group.key], group.figures) for group in report.groups]
-    if len(rows) != 1:
-        rows.append((["**total**", *[""] * (len(names) - 1)] if names else [], total))
-    lines = ["## LLM cost", "", spent, "", _line(*names, *(column.long for column in COLUMNS))]
+    total, names = report.total, [escaped(name.capitalize()) for name in dimensions(report)]
+    rows = group_rows(report, escaped, "**total**")
+    spent = summary(report).replace(" USD", " USD**", 1)
+    lines = ["## LLM cost", "", f"**{spent}", "", _line(*names, *(each.long for each in COLUMNS))]
     lines.append("|" + ":--|" * len(names) + "--:|" * len(COLUMNS))
     for key, figures in rows:
         cells = (column.full(column.value(figures, total)) for column in COLUMNS)
@@ -225,28 +215,63 @@ def as_markdown(report: Report) -> str:
     for state in report.budgets:
         used, limit = _usd(state.used, state.unknown), _usd(state.budget.limit)
         share = percent(None if state.share is None else float(state.share))
-        end = iso(state.span.end - 1, query.zone)[:10] if state.span else "its run"
+        end = iso(state.span.end - 1, report.query.zone)[:10] if state.span else "its run"
         name = escaped(state.budget.name)
         lines.append(_line(name, _STATES[state.state], used, limit, share, end))
-    if total.doubtful:
-        amount = _usd(total.doubt, total.doubtful_unpriced)
-        doubt = (
-            f"{total.doubtful:,} attempts may have been billed although no answer came of them: "
-            f"{amount} USD at the most, not in the figures."
-        )
-        lines += ["", doubt]
-    if report.unknown:
-        amount, count = _usd(*total_of(report.unknown)), len(report.unknown)
-        lines += ["", f"It is unknown how {count:,} calls ended; they may have cost {amount} USD."]
-    if report.unpriced:
-        calls = [(escaped(f"{u.profile}/{u.model}"), u.calls) for u in report.unpriced]
-        named = ", ".join(f"{name} ({count:,})" for name, count in calls)
-        lines += ["", f"Calls whose price is unknown are not in the figures: {named}."]
+    for remark in remarks(report, escaped):
+        lines += ["", remark]
     return "\n".join(lines) + "\n"
 
 
 def _line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def summary(report: Report) -> str:
+    """Cost, calls, errors and savings of the span, and the month to date with its projection."""
+    query, total, month = report.query, report.total, report.month
+    first, last = (iso(at, query.zone)[:10] for at in (query.span.start, query.span.end - 1))
+    return (
+        f"{_usd(total.cost, total.unpriced)} USD for {total.calls:,} calls, "
+        f"{first} to {last} ({query.zone}); "
+        f"{percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
+        f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
+        f"projected to {_usd(month.projected)} USD at the month's end."
+    )
+
+
+def dimensions(report: Report) -> list[str]:
+    """Titles of the columns that name a group."""
+    return [name.removeprefix("tag:") for name in report.query.by]
+
+
+def group_rows(
+    report: Report, safe: Callable[[str], str], total: str
+) -> list[tuple[list[str], Figures]]:
+    """Names and figures of each group, and of the whole unless it is the only group."""
+    rows = [([safe(value or "-") for value in group.key], group.figures) for group in report.groups]
+    if len(rows) != 1:
+        by = report.query.by
+        rows.append(([total, *[""] * (len(by) - 1)] if by else [], report.total))
+    return rows
+
+
+def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
+    """What the figures leave out: attempts in doubt, calls of unknown end, unknown prices."""
+    total = report.total
+    if total.doubtful:
+        amount = _usd(total.doubt, total.doubtful_unpriced)
+        yield (
+            f"{total.doubtful:,} attempts may have been billed although no answer came of them: "
+            f"{amount} USD at the most, not in the figures."
+        )
+    if report.unknown:
+        amount, count = _usd(*total_of(report.unknown)), len(report.unknown)
+        yield f"It is unknown how {count:,} calls ended; they may have cost {amount} USD."
+    if report.unpriced:
+        calls = [(safe(f"{each.profile}/{each.model}"), each.calls) for each in report.unpriced]
+        named = ", ".join(f"{name} ({count:,})" for name, count in calls)
+        yield f"Calls whose price is unknown are not in the figures: {named}."
 
 
 def escaped(text: str) -> str:

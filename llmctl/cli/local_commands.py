@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,8 +16,6 @@ from llmctl.cli.options import command, command_group
 from llmctl.cli.output import file_size, has_colour, is_tty, print_json
 
 app = command_group("Install, inspect and remove the embedded model.")
-
-_PROGRESS_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 @command(app, "install", "json")
@@ -36,14 +34,28 @@ def install(
     The server that runs it is a package of its own, xllamacpp: without it the model is installed
     all the same, and a warning names the command that brings it.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
     from llmctl.providers import local_model_files as files
 
     model, path = files.SMOLLM2, files.default_model(context.folders)
     size = file_size(model.size)
     context.info(f"{model.name} by {model.author}, {size}, licence {model.licence}")
-    with unwound_by_sigterm(), _progress(context) as bar:
+    console = Console(stderr=True, no_color=not has_colour(sys.stderr))
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    hidden = context.quiet or not is_tty(sys.stderr)
+    with (
+        unwound_by_sigterm(),
+        Progress(*columns, console=console, transient=True, disable=hidden) as bar,
+    ):
+        task = bar.add_task("fetch", total=None, visible=False)
         fetched = files.install(
-            context.folders, context.environ, source=source, note=context.info, progress=bar
+            context.folders,
+            context.environ,
+            source=source,
+            note=context.info,
+            progress=lambda n, of: bar.update(task, completed=n, total=of, visible=True),
         )
     context.info("installed, SHA-256 verified" if fetched else "installed already: nothing to do")
     if context.json:
@@ -101,30 +113,6 @@ def remove(context: Context) -> int:
     else:
         print(f"nothing to remove: no model at {path}")
     return 0
-
-
-@contextmanager
-def _progress(context: Context) -> Iterator[Callable[[int, int], None]]:
-    """Progress of the download on stderr: a bar on a terminal, else a line now and then."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    if is_tty(sys.stderr) and not context.quiet:
-        console = Console(stderr=True, no_color=not has_colour(sys.stderr))
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("fetch", total=None, visible=False)
-            yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
-        return
-    said = context.clock.monotonic()
-
-    def note(done: int, total: int) -> None:
-        nonlocal said
-        if context.clock.monotonic() - said >= _PROGRESS_EVERY:
-            said = context.clock.monotonic()
-            context.info(f"fetched {file_size(done)} of {file_size(total)}")
-
-    yield note
 
 
 @contextmanager

@@ -122,10 +122,11 @@ def test_the_table_in_a_pipe_is_plain(run: Run) -> None:
     done = run("cost", "report")
     assert "\x1b" not in done.stdout
     assert max(map(cells, done.stdout.splitlines())) <= 80
-    assert "$5.00+?" in done.stdout
-    assert "may have been billed: $0.50" in done.stdout
-    assert "mine/new (1 call)" in done.stdout
-    assert "month to date" in done.stdout
+    shown = " ".join(done.stdout.split())
+    assert "5.00 + ? USD for 6 calls" in shown
+    assert "no answer came of them: 0.50 USD at the most" in shown
+    assert "price is unknown are not in the figures: mine/new (1)" in shown
+    assert "Month to date 5.00 + ? USD" in shown
 
 
 def test_colours_follow_the_environment(run: Run, spent: Path, environ: dict[str, str]) -> None:
@@ -205,7 +206,7 @@ def test_strict_does_not_pass_unknown_prices(run: Run) -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_a_check_by_group(run: Run) -> None:
-    """`--by` shows the parts of the sum; with `--each` every group is held to the budget."""
+    """`--by` shows the parts of the sum."""
     done = run("cost", "check", "--budget", "4.2", "--by", "model", "--json")
     said = json.loads(done.stdout, parse_float=Decimal)
     assert (done.returncode, said["exit_code"]) == (3, 3)
@@ -214,10 +215,6 @@ def test_a_check_by_group(run: Run) -> None:
         "gpt-5-mini",
         "new",
     ]
-    assert run("cost", "check", "--budget", "4.2", "--by", "model", "--each").returncode == 0
-    each = run("cost", "check", "--budget", "3", "--by", "model", "--each")
-    assert each.returncode == 3
-    assert re.search(r"\$4\.00 +gpt-5 exceeded", each.stdout)
 
 
 def test_configured_budgets(run: Run, spent: Path, home: Path, environ: dict[str, str]) -> None:
@@ -268,7 +265,6 @@ def test_calls_under_way_count_at_their_worst_case(run: Run, state: Path) -> Non
         ("check", "--budget", "1", "--period", "year"),
         ("check", "--period", "month"),
         ("check", "--budget", "1", "--period", "run:nobody"),
-        ("check", "--budget", "1", "--each"),
         ("check", "--budget", "1", "--warn-at", "0"),
         ("check", "--budget", "1", "--warn-at", "180%"),
         ("check", "--budget", "1", "--period", "run:run-1", "--by", "day"),
