@@ -185,19 +185,6 @@ def test_an_answer_without_limit_is_refused_under_a_budget(llmctl: Run, sim: Sim
     assert "nothing limits the answers" in done.stderr
 
 
-def test_a_row_dearer_than_the_budget_fails_alone(
-    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """The others are answered; exit 3."""
-    sim.reply = bills(1)
-    rows = [{"id": "dear", "prompt": "x", "max_tokens": 100_000}, *read(ten)]
-    done = llmctl("batch", str(write(ten, rows)), "--budget", "0.1")
-    assert (done.returncode, sim.billed.requests) == (3, 10)
-    (error,) = read(tmp_path / "in.out.errors.jsonl")
-    assert (error["id"], error["error"]["type"], error["attempts"]) == ("dear", "budget", 0)
-    assert "more than all of the budget" in error["error"]["message"]
-
-
 def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
     llmctl: Run, ten: Path, sim: Simulator
 ) -> None:
@@ -207,15 +194,6 @@ def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
     done = llmctl("batch", str(ten), "--budget", "0.01", "--concurrency", "4")
     assert (done.returncode, sim.billed.requests) == (3, 4)
     assert re.search(r"billed \$0\.0013\d+ more than the worst case of 4 calls", done.stderr)
-
-
-def test_progress_shows_what_is_spent_of_the_budget(llmctl: Run, config: Path, ten: Path) -> None:
-    """Dollars against the tightest budget; the run's own is named as such in the summary."""
-    budgets(config, "name: team, limit_usd: 100, period: day")
-    done = llmctl("batch", str(ten), "--budget", "0.5")
-    assert done.returncode == 0
-    assert "budget: $0.02005 of $0.50 spent" in done.stderr
-    assert "budget team: $0.02005 of $100.00 spent" in done.stderr
 
 
 def test_a_budget_that_makes_no_sense_is_refused(llmctl: Run, ten: Path, sim: Simulator) -> None:

@@ -80,24 +80,6 @@ def test_no_cache_and_refresh(llmctl: Run, home: Path, sim: Simulator) -> None:
     assert [state for state, _, _ in calls(home)] == ["bypass", "miss", "miss", "hit", "bypass"]
 
 
-def test_an_answer_beyond_its_time_is_asked_for_again(
-    run: Run, configured: dict[str, str], home: Path, cache: Path, sim: Simulator
-) -> None:
-    """`ttl: 1h` of the profile: what was stored two hours ago does not count, and is replaced."""
-    set_up(home, "    retry:", "    cache: {ttl: 1h}\n    retry:")
-    run("ask", "x", env=configured)
-    with closing(sqlite3.connect(cache)) as db, db:
-        kept = db.execute("SELECT stored FROM answers").fetchone()[0]
-    assert run("ask", "x", env={**configured}).returncode == 0
-    assert len(sim.calls) == 1
-    set_up(home, "ttl: 1h", "ttl: 1ms")
-    run("ask", "x", env=configured)
-    assert len(sim.calls) == 2
-    with closing(sqlite3.connect(cache)) as db:
-        ((later,),) = db.execute("SELECT stored FROM answers").fetchall()
-    assert later > kept
-
-
 def test_stats(llmctl: Run, rows: Path, sim: Simulator) -> None:
     """Entries, hits, misses and dollars by model: what a second run did not have to pay."""
     llmctl("batch", str(rows))
@@ -146,13 +128,9 @@ def test_unknown_prices_are_no_savings_of_nothing(llmctl: Run, home: Path) -> No
     [
         (("--all",), 0),
         (("--older-than", "1h"), ROWS),
-        (("--older-than", "0s"), 0),
         (("--model", "gpt-5-mini"), 0),
-        (("--model", "gpt-5-mini-2026-05-01"), 0),
         (("--model", "gpt-5"), ROWS),
-        (("--max-size", "1GB"), ROWS),
         (("--max-size", "1"), 0),
-        (("--older-than", "1h", "--max-size", "1"), 0),
     ],
 )
 def test_prune(
@@ -248,20 +226,6 @@ def batch(environ: dict[str, str], cwd: Path, path: Path, *flags: str) -> subpro
     )  # fmt: skip
 
 
-def test_a_process_that_was_killed_holds_up_nobody(
-    run: Run, configured: dict[str, str], tmp_path: Path, rows: Path, sim: Simulator
-) -> None:
-    """What it was asking is asked by the next one at once."""
-    sim.hold()
-    with batch(configured, tmp_path, rows) as process:
-        sim.wait_for_calls(8, timeout=20)
-        process.kill()
-    sim.release()
-    done = run("batch", str(rows), "--json", env=configured)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["elapsed_s"] < 10
-
-
 @pytest.mark.parametrize("way", ["ask", "batch", "stdin"])
 def test_a_disabled_cache_leaves_no_prompt_on_the_disk(
     run: Run, configured: dict[str, str], tmp_path: Path, rows: Path, home: Path, way: str
@@ -304,13 +268,3 @@ def test_the_configured_size_is_kept(
     assert cache.stat().st_size <= 100_000
     with closing(sqlite3.connect(cache)) as db:
         assert 0 < db.execute("SELECT count(*) FROM answers").fetchone()[0] < 400
-
-
-def test_the_configured_size_must_be_one(llmctl: Run, home: Path) -> None:
-    """A wrong size, and a key that there is not, name file, line and what would do."""
-    set_up(home, "default: sim", "cache: {max_size: lots}\ndefault: sim")
-    done = llmctl("ask", "x")
-    assert done.returncode == 2
-    assert "config.yaml:2: cache.max_size must be a size such as 500MB" in done.stderr
-    set_up(home, "max_size: lots", "max_siz: 1GB")
-    assert "max_size" in llmctl("ask", "x").stderr

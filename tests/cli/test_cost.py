@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -10,25 +11,21 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len as cells
 
-from llmctl.cli.cost_formats import as_csv, as_markdown, escaped
-from llmctl.cli.cost_tables import draw
-from llmctl.config.settings import Budget
-from llmctl.reports.periods import since
-from llmctl.reports.report import Query, Report, make, parse_by
-from llmctl.storage.ledger import empty_reading, open_ledger
+from llmctl.cli.cost_formats import escaped
+from llmctl.storage.ledger import open_ledger
+from tests.conformance.calls import a_hold, a_request
 from tests.conftest import Run
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 from tests.price_lists import encoded, published
@@ -241,19 +238,13 @@ def test_configured_budgets(run: Run, spent: Path, home: Path, environ: dict[str
 
 def test_calls_under_way_count_at_their_worst_case(run: Run, state: Path) -> None:
     """A check in the middle of a run holds what the calls in flight can come to."""
-    import asyncio
-
-    from tests.conformance.calls import NOW, a_hold, a_request
-
-    ledger = open_ledger(state / "ledger.db", "run-9", "ann")
-    asyncio.run(ledger.hold(a_hold(a_request())))
-    with closing(sqlite3.connect(state / "ledger.db")) as connection, connection:
-        connection.execute("UPDATE holds SET at_ms = ?", (now(),))
-    assert NOW
-    done = run("cost", "check", "--budget", "0.0122")
+    with closing(open_ledger(state / "ledger.db", "run-9", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(a_request())))
+        with closing(sqlite3.connect(state / "ledger.db")) as connection, connection:
+            connection.execute("UPDATE holds SET at_ms = ?", (now(),))
+        done = run("cost", "check", "--budget", "0.0122")
     assert done.returncode == 3
     assert "for 1 call under way" in done.stdout
-    ledger.close()
 
 
 @pytest.mark.parametrize(
@@ -261,17 +252,12 @@ def test_calls_under_way_count_at_their_worst_case(run: Run, state: Path) -> Non
     [
         ("check",),
         ("check", "--budget", "x"),
-        ("check", "--budget", "-1"),
         ("check", "--budget", "1", "--period", "year"),
         ("check", "--period", "month"),
         ("check", "--budget", "1", "--period", "run:nobody"),
-        ("check", "--budget", "1", "--warn-at", "0"),
         ("check", "--budget", "1", "--warn-at", "180%"),
         ("check", "--budget", "1", "--period", "run:run-1", "--by", "day"),
-        ("report", "--since", "yesterday"),
         ("report", "--since", "7d", "--from", "2026-01-01"),
-        ("report", "--from", "2026-01-02", "--to", "2026-01-01"),
-        ("report", "--by", "colour"),
         ("report", "--timezone", "Mars/Base"),
         ("report", "--format", "xml"),
     ],
@@ -282,21 +268,6 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
     done = run("cost", *arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_timezone_shifts_the_windows(run: Run, state: Path) -> None:
-    """A call of late evening belongs to another day further east."""
-    late = 1_795_001_400_000 // DAY * DAY - 1_800_000  # half past eleven, UTC
-    a_ledger(state / "ledger.db", a_call(started_ms=late))
-    days = {
-        zone: [
-            d["day"]
-            for d in report(run, "--since", "2026-01-01", "--timezone", zone)["days"]
-            if d["calls"]
-        ]
-        for zone in ("UTC", "Asia/Tokyo")
-    }
-    assert days["UTC"][0] < days["Asia/Tokyo"][0]
 
 
 def test_a_damaged_ledger_is_one_sentence(run: Run, state: Path) -> None:
@@ -316,47 +287,6 @@ def test_model_names_cannot_paint_the_terminal(run: Run, state: Path) -> None:
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "red" in text
-
-
-# --- drawing ---
-
-
-def made(path: Path | None, by: str = "model", budgets: tuple[Budget, ...] = ()) -> Report:
-    """A report of the last 30 days."""
-    query = Query(since("30d", now() + 1000, UTC), parse_by([by]), UTC, now() + 1000)
-    if path is None:
-        with empty_reading() as reading:
-            return make(reading, query, budgets)
-    with closing(open_ledger(path, "", "")) as ledger:
-        return ledger.report(lambda reading: make(reading, query, budgets))
-
-
-names = st.sampled_from(["m", "gpt-5-mini", "模型零" * 8, "x" * 70, "", "a b c"])
-calls = st.builds(
-    lambda make_one, ago, model, pico: make_one(
-        started_ms=now() - ago, model=model, cost_pico=pico, latency_ms=ago % 200_000
-    ),
-    st.sampled_from([a_call, a_call, a_failure, lost]),
-    st.integers(0, 29 * DAY),
-    names,
-    st.none() | st.integers(0, 10**17),
-)
-
-
-@given(st.lists(calls, max_size=12), st.integers(60, 220))
-@settings(max_examples=30, deadline=None)
-def test_the_drawing_fits(made_of: list[dict[str, Any]], width: int) -> None:
-    """At any width from 60 columns no line is longer, and into a pipe nothing escapes."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        budgets = (Budget("a budget with a long name", Decimal(5), "week", (Decimal("0.8"),)),)
-        drawn = made(a_ledger(Path(folder) / "l.db", *made_of), "model", budgets)
-    text = draw(drawn, width)
-    assert "\x1b" not in text
-    assert max(map(cells, text.splitlines())) <= width
-    assert as_csv(drawn)
-    assert as_markdown(drawn)
 
 
 # --- prices ---
@@ -419,31 +349,18 @@ def test_updated_prices_are_used_from_then_on(
     assert (state / "prices.json").stat().st_mode & 0o777 == 0o600
 
 
-def poorer() -> bytes:
-    """A list that lacks half of all models."""
-    return encoded([{**p, "models": p["models"][::2]} for p in published()])
-
-
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        (lambda: b"[]", 200, 1),
-        (lambda: b"<html>login</html>", 200, 1),
-        (poorer, 200, 1),
-        (lambda: b"gone", 404, 5),
-        (lambda: b"", 302, 5),
-        (lambda: b"oops", 500, 5),
-    ],
+    ("body", "status", "code"), [(b"<html>login</html>", 200, 1), (b"", 302, 5), (b"oops", 500, 5)]
 )
 def test_a_failed_update_changes_nothing(
-    run: Run, environ: dict[str, str], body: Callable[[], bytes], status: int, code: int
+    run: Run, environ: dict[str, str], body: bytes, status: int, code: int
 ) -> None:
     """What was fetched before stays, byte for byte, and stays in use."""
     with serving(encoded(published(**{"brand-new": (1, 7)}))) as (url, _):
         run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
     stored = Path(environ["HOME"]) / ".local/state/llmctl/prices.json"
     before = stored.read_bytes()
-    with serving(body(), status) as (url, _):
+    with serving(body, status) as (url, _):
         done = run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
     assert done.returncode == code, done.stderr
     assert "stay in use" in done.stderr

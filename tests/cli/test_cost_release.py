@@ -137,13 +137,6 @@ def test_what_makes_no_sense_changes_nothing(
     assert report(run)["calls"] == 1
 
 
-def test_without_a_ledger_there_is_nothing_to_release(run: Run, home: Path) -> None:
-    """And none is made."""
-    assert run("cost", "release", "--all").returncode == 0
-    assert run("cost", "release", "one").returncode == 2
-    assert not (home / ".local").exists()
-
-
 def test_what_a_killed_batch_left_behind_is_released(
     run: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
 ) -> None:

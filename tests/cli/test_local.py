@@ -78,12 +78,6 @@ def test_data_folder_can_be_named(run: Run, environ: dict[str, str], tmp_path: P
         assert f"{tmp_path}/there/{below}models/{SMOLLM2.file}" in done.stdout
 
 
-def test_help_names_size_and_licence(run: Run) -> None:
-    """Before anything is fetched, help says what it will be."""
-    shown = " ".join(run("local", "install", "--help").stdout.split())
-    assert "98 MB, licence Apache-2.0" in shown
-
-
 def test_missing_server_is_told(
     model_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

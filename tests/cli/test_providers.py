@@ -81,13 +81,6 @@ def test_every_provider_answers(run: Run, at: At, provider: str, stream: str) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there", "")
 
 
-def test_responses(run: Run, at: At, sim: Simulator) -> None:
-    """`api: responses` speaks OpenAI's other interface."""
-    done = run("ask", "hi", "--stream", env=at("openai", "api: responses"))
-    assert (done.returncode, done.stdout) == (0, "echo: hi")
-    assert sim.calls[0].path == "/v1/responses"
-
-
 def test_only_openai_has_responses(run: Run, at: At) -> None:
     """Another provider's profile with `api: responses` is refused, with its line."""
     done = run("ask", "hi", env=at("groq", "api: responses"))
@@ -104,16 +97,6 @@ def test_azure(run: Run, at: At, sim: Simulator) -> None:
     assert call.query == "api-version=2024-10-21"
     assert call.headers["api-key"] == KEY
     assert "authorization" not in call.headers
-
-
-@pytest.mark.parametrize("line", ["key_header: x-key", "query: {a: b}"])
-def test_a_project_may_not_redirect_a_key(run: Run, at: At, tmp_path: Path, line: str) -> None:
-    """Where a key goes is the user's own to say."""
-    env = at()
-    (tmp_path / ".git").mkdir()
-    text = f"profiles:\n  sim:\n    {line}\n"
-    (tmp_path / "llmctl.yaml").write_text(text, encoding="utf-8")
-    assert run("ask", "hi", env=env).returncode == 2
 
 
 @pytest.mark.parametrize("provider", [*BASES])
@@ -239,15 +222,6 @@ def test_openai_lines_for_others(run: Run, at: At, sim: Simulator, tmp_path: Pat
     assert "`logit_bias`" in failed["error"]["message"]
     assert (failed["attempts"], failed["cost_usd"]) == (0, 0)
     assert len(sim.calls) == 1
-
-
-def test_openrouters_own_price_is_the_cost(run: Run, at: At, sim: Simulator) -> None:
-    """What the provider says it cost wins over any list of prices."""
-    from tests.simulator.wires.openrouter import cost
-
-    sim.reply = lambda _: Reply("hi", usage=Billed(input=100, output=50))
-    row = json.loads(run("ask", "hi", "--json", env=at("openrouter")).stdout)
-    assert row["cost_usd"] == float(cost(Billed(input=100, output=50)))
 
 
 def test_the_providers_own_count(run: Run, at: At, sim: Simulator) -> None:
