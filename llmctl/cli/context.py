@@ -72,24 +72,20 @@ def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
     """
     try:
         code = run()
-    except LlmctlError as error:
-        _explain(error.message, context)
-        code = error.exit_code
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - its traceback is for whoever mends it
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        _explain(f"a mistake in llmctl, {what}; please report it with what -vv shows", context)
-        code = 1
+        if isinstance(error, LlmctlError):
+            code, message = error.exit_code, error.message
+        else:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            code, message = 1, f"a mistake in llmctl, {what}; please report it with what -vv shows"
+        if context.verbose > 1:
+            print(_clean(traceback.format_exc()), end="", file=sys.stderr)
+        print(f"error: {_clean(message)}", file=sys.stderr)
     raise typer.Exit(code)
-
-
-def _explain(message: str, context: Context) -> None:
-    if context.verbose > 1:
-        print(_clean(traceback.format_exc()), end="", file=sys.stderr)
-    print(f"error: {_clean(message)}", file=sys.stderr)
 
 
 def _clean(text: str) -> str:
@@ -98,14 +94,11 @@ def _clean(text: str) -> str:
 
 
 class Selection(Struct, frozen=True):
-    """The profile a command works with, complete, and what the configuration says besides.
-
-    `cache_size` is the most bytes of the answer cache; None: no limit.
-    """
+    """The profile a command works with, complete, and what the configuration says besides."""
 
     profile: Profile
     folders: Folders
-    cache_size: int | None = None
+    cache_size: int | None = None  # most bytes of the answer cache
     fallbacks: tuple[Profile, ...] = ()
     budgets: tuple[Budget, ...] = ()
 
@@ -113,7 +106,7 @@ class Selection(Struct, frozen=True):
 def select_profile(context: Context, **flags: Any) -> Selection:
     """Read the configuration and choose; `flags` are further fields of `Overrides`.
 
-    Raises `ConfigError`, `NoKeyError` and `SetupError`.
+    Raises `ConfigError`, `NoKeyError`, `SetupError`.
     """
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
@@ -159,10 +152,7 @@ def runner_for(
 
 
 def load_settings(context: Context, overrides: Overrides | None = None) -> Settings:
-    """Read the configuration, asking at a terminal whether to trust a project's file.
-
-    Raises `ConfigError`.
-    """
+    """The configuration; a terminal is asked to trust a project's file. Raises `ConfigError`."""
     from llmctl.config.load import Overrides, load
     from llmctl.config.trust import Untrusted, record
     from llmctl.keys.keyring_store import stored_slots

@@ -158,9 +158,13 @@ def check(
     _, of_run, run_name = (period or "").partition("run:")
 
     def look(ledger: Reading) -> list[BudgetCheck]:
-        run = _run_id(ledger, run_name) if of_run else None
+        run = ledger.last_run() if run_name == "last" else run_name
+        if of_run and not (run and ledger.has_run(run)):
+            raise UsageError(f"there is no call of a run {run_name!r} in the ledger")
         return [
-            reports.check(ledger, one, run or period_at(one.period, now, zone), dimensions, zone)
+            reports.check(
+                ledger, one, (of_run and run) or period_at(one.period, now, zone), dimensions, zone
+            )
             for one in budgets
         ]
 
@@ -335,14 +339,6 @@ def _budgets(
             "configuration (- {name: team, limit_usd: 100, period: month})"
         )
     return settings.budgets
-
-
-def _run_id(ledger: Reading, name: str) -> str:
-    """The id of a run, or of the latest for `last`. Raises `UsageError`."""
-    found = ledger.last_run() if name == "last" else name if ledger.has_run(name) else None
-    if found is None:
-        raise UsageError(f"there is no call of a run {name!r} in the ledger")
-    return found
 
 
 def _read(settings: Settings, work: Callable[[Reading], T]) -> T:

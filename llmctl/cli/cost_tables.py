@@ -22,8 +22,8 @@ _BAR = 16  # columns of a bar or gauge
 _COLOURS = {"within": "green", "warning": "yellow", "exceeded": "red"}
 
 
-def draw(report: Report, width: int | None = None) -> str:
-    """The report, `width` columns wide; None: as wide as stdout."""
+def draw(report: Report) -> str:
+    """The report, as wide as stdout."""
     blocks: list[list[RenderableType]] = [[Text("LLM cost", "bold"), Text(), Text(summary(report))]]
     if report.total.calls:
         blocks += [[table] for table in _groups(report)]
@@ -35,7 +35,7 @@ def draw(report: Report, width: int | None = None) -> str:
             table.add_row(*_budget(state, report.query.zone))
         blocks.append([table])
     blocks.append([*_remarks(report)])
-    return "\n".join(drawn(*block, width=width) for block in blocks if block)
+    return "\n".join(drawn(*block) for block in blocks if block)
 
 
 def draw_check(checked: BudgetCheck, groups: Sequence[Group], zone: tzinfo) -> str:

@@ -10,11 +10,11 @@ from typer import Argument, Option
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import command, command_group
 from llmctl.cli.output import print_json, print_table, write_stdout
-from llmctl.errors import NoKeyError, UsageError
+from llmctl.errors import ConfigError, NoKeyError, UsageError
 from llmctl.redact import printable
 
 if TYPE_CHECKING:
-    from llmctl.config.settings import Folders, Profile, Settings
+    from llmctl.config.settings import Folders, Profile
 
 app = command_group("List, show and begin the configuration of providers.")
 
@@ -25,10 +25,19 @@ def list_profiles(context: Context) -> int:
 
     KEY says whether the variable that should hold a profile's key is set; nothing is sent.
     """
+    from llmctl.config.load import Overrides
+    from llmctl.config.profiles import choose
+    from llmctl.providers.local_model_files import is_installed
     from llmctl.providers.registry import LOCAL
 
-    settings = load_settings(context)
-    default, why = _default(settings, context)
+    named = context.environ.get("LLMCTL_PROFILE") or None
+    settings = load_settings(context, Overrides(profile=named))
+    default = None
+    try:
+        used = choose(settings, lambda: is_installed(settings.folders))
+        default, why = used.name, f"{used.name}, for {used.chosen}"
+    except (ConfigError, NoKeyError) as error:
+        why = f"none; {error.message}"
     rows: list[dict[str, Any]] = [
         {
             "name": profile.name,
@@ -125,23 +134,6 @@ def trust_project(
         context.info("it sets nothing that needs trust")
     print(f"{path}: trusted until it changes (SHA-256 {digest})")
     return 0
-
-
-def _default(settings: Settings, context: Context) -> tuple[str | None, str]:
-    """The profile that `ask` would use now, and why."""
-    from llmctl.config.profiles import choose
-    from llmctl.providers.local_model_files import is_installed
-
-    named = context.environ.get("LLMCTL_PROFILE")
-    if named and named not in settings.profiles:
-        return None, f"none, for LLMCTL_PROFILE names {named!r}, which there is not"
-    if named:
-        return named, f"{named}, for LLMCTL_PROFILE names it"
-    try:
-        profile = choose(settings, lambda: is_installed(settings.folders))
-    except NoKeyError:
-        return None, "none, for no key is set and no local model is installed"
-    return profile.name, f"{profile.name}, for {profile.chosen}"
 
 
 def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str | None]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import subprocess
-from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 
 from tests.cli.jsonl import prompts, read, write
 from tests.conftest import LLMCTL, Run
+from tests.ledgers import calls_of
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
@@ -52,13 +51,6 @@ def budgets(config: Path, *said: str) -> None:
     lines = "".join(f"  - {{{one}}}\n" for one in said)
     text = config.read_text(encoding="utf-8").partition("budgets:")[0]
     config.write_text(f"{text}budgets:\n{lines}", encoding="utf-8")
-
-
-def ledger(configured: dict[str, str], asked: str) -> list[tuple[Any, ...]]:
-    """What the ledger says."""
-    path = Path(configured["HOME"]) / ".local/state/llmctl/ledger.db"
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute(asked).fetchall()
 
 
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
@@ -163,8 +155,9 @@ def test_a_share_of_a_budget_is_told_in_one_call_of_many(
 
 
 def test_an_unknown_price_is_refused_under_a_budget(
-    run: Run, configured: dict[str, str], config: Path, ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+    run: Run, configured: dict[str, str], home: Path, config: Path, ten: Path, tmp_path: Path,
+    sim: Simulator,
+) -> None:  # fmt: skip
     """Every row is denied once, unsent, and says what to set; without a budget they go."""
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("    price: {input: 1, output: 2}\n", ""), encoding="utf-8")
@@ -173,8 +166,8 @@ def test_an_unknown_price_is_refused_under_a_budget(
     errors = read(tmp_path / "in.out.errors.jsonl")
     assert [row["error"]["type"] for row in errors] == ["budget"] * 10
     assert "set `price:` in profile sim" in errors[0]["error"]["message"]
-    counted = "SELECT status, error_type, count(*), sum(attempts) FROM calls GROUP BY 1, 2"
-    assert ledger(configured, counted) == [("error", "budget", 10, 0)]
+    refused = [(row["status"], row["error_type"], row["attempts"]) for row in calls_of(home)]
+    assert refused == [("error", "budget", 0)] * 10
     assert run("batch", str(ten), env=configured).returncode == 0
 
 

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import re
-import socket
 import sqlite3
 import threading
 import time
@@ -366,15 +365,3 @@ def test_a_failed_update_changes_nothing(
     assert "stay in use" in done.stderr
     assert stored.read_bytes() == before
     assert json.loads(run("cost", "prices", "--json").stdout)["fetched"] is not None
-
-
-def test_nobody_at_the_address(run: Run, environ: dict[str, str]) -> None:
-    """No network is exit 5 in one sentence; an address in the clear is refused unasked."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
-        done = run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
-    assert done.returncode == 5
-    assert "Traceback" not in done.stderr
-    plain = {**environ, "LLMCTL_PRICES_URL": "http://prices.example/data.json"}
-    assert run("cost", "prices", "--update", env=plain).returncode == 2

@@ -73,15 +73,6 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
     assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in markdown
 
 
-def test_only_the_first_of_many_are_listed(run: Run, ledger: Make) -> None:
-    """And how many there are besides."""
-    ledger(*(ago(call_id=f"call-{n:02}") for n in range(23)))
-    text = run("cost", "report").stdout
-    assert text.count("call-") == 20
-    assert "and 3 more" in text
-    assert len(report(run)["first"]) == 20
-
-
 def test_a_call_is_released_by_its_id(run: Run, ledger: Make) -> None:
     """It is named with what it counted at; budgets and reports count what was billed instead."""
     ledger(ago(call_id="one"), ago(call_id="two"))

@@ -85,7 +85,7 @@ def test_list_without_anything(world: World) -> None:
     result = invoke("list")
     assert result.exit_code == 0
     assert "*" not in result.stdout
-    assert "no key is set and no local model is installed" in result.stderr
+    assert "no key is set, no local model is installed" in result.stderr
 
 
 def test_default_of_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

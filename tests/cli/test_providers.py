@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cli.jsonl import read
 from tests.conftest import KEY, Run
+from tests.ledgers import calls_of
 from tests.simulator.reply import Reply
 from tests.simulator.reply import Usage as Billed
 from tests.simulator.server import Simulator
@@ -57,20 +57,6 @@ def schema(tmp_path: Path) -> str:
     path = tmp_path / "city.json"
     path.write_text(json.dumps(CITY), encoding="utf-8")
     return str(path)
-
-
-def ledger(home: Path) -> list[sqlite3.Row]:
-    """All rows of the ledger."""
-    with sqlite3.connect(home / ".local/state/llmctl/ledger.db") as connection:
-        connection.row_factory = sqlite3.Row
-        found = connection.execute("SELECT * FROM calls ORDER BY started_ms").fetchall()
-    connection.close()
-    return found
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of an output."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.mark.parametrize("provider", [*BASES])
@@ -126,7 +112,7 @@ def test_an_answer_that_does_not_fit(
         assert (done.returncode, done.stdout) == (1, "")
         assert "does not fit the schema" in done.stderr
         assert len(sim.calls) == calls
-    row = ledger(home)[0]
+    row = calls_of(home)[0]
     assert (row["input_tokens"], row["output_tokens"]) == (100, 50)
     assert row["cost_pico"] == 200_000_000
 
@@ -164,9 +150,9 @@ def test_a_batch_with_schemas(
     command = ("batch", "in.jsonl", "--schema", schema, "--json")
     done = run(*command, env=at())
     assert done.returncode == 1, done.stderr
-    answers = {row["id"]: row["parsed"] for row in rows(tmp_path / "in.out.jsonl")}
+    answers = {row["id"]: row["parsed"] for row in read(tmp_path / "in.out.jsonl")}
     assert answers == {"a": {"city": "Paris"}, "c": {"town": "Paris"}}
-    (failed,) = rows(tmp_path / "in.out.errors.jsonl")
+    (failed,) = read(tmp_path / "in.out.errors.jsonl")
     assert (failed["id"], failed["error"]["type"]) == ("b", "schema")
     assert failed["cost_usd"] > 0
     summary = json.loads(done.stdout)
@@ -215,9 +201,9 @@ def test_openai_lines_for_others(run: Run, at: At, sim: Simulator, tmp_path: Pat
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     done = run("batch", "in.jsonl", env=at("anthropic"))
     assert done.returncode == 1, done.stderr
-    (answer,) = rows(tmp_path / "in.out.jsonl")
+    (answer,) = read(tmp_path / "in.out.jsonl")
     assert (answer["id"], answer["text"]) == ("a", "echo: hi")
-    (failed,) = rows(tmp_path / "in.out.errors.jsonl")
+    (failed,) = read(tmp_path / "in.out.errors.jsonl")
     assert (failed["id"], failed["error"]["type"]) == ("b", "invalid_request")
     assert "`logit_bias`" in failed["error"]["message"]
     assert (failed["attempts"], failed["cost_usd"]) == (0, 0)
