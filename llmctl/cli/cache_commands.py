@@ -38,11 +38,9 @@ def prune(
     """Remove answers from the cache; say how many, and the bytes freed.
 
     At least one of --older-than, --max-size, --model and --all is needed. With --older-than and
-    --max-size both kinds go; --model narrows them to one model, by the name it was asked by or
-    the dated one it answered with. MB is a million bytes, MiB is 1,048,576.
-
-    The text that goes is overwritten: no byte of it stays in the database or its WAL. With --all
-    and --older-than damaged files that were set aside go, too.
+    --max-size both kinds go; --model narrows them to one model. The text is overwritten: no byte
+    of it stays in the database or its WAL. With --all and --older-than damaged files that were
+    set aside go, too.
 
     \b
     With --json, one object: {"entries", "bytes", "dry_run", "wal_emptied"}.
@@ -106,10 +104,8 @@ def _prune(what: PruneFilter, context: Context, everything: bool, dry_run: bool)
 def stats(context: Context) -> int:
     """Show what the cache holds, how often it answered, and its savings.
 
-    Models are named as they answered. Hits, misses and dollars are those of the ledger, since it
-    began: HITS were answered without a call (identical rows in flight among them), a MISS looked
-    here first and then called. Dollars are what the hits cost when they were first made; $? is
-    a price that nobody knows.
+    Models are named as they answered. HITS were answered without a call, a MISS looked here
+    first and then called, since the ledger began; SAVED is what the hits first cost.
 
     \b
     With --json, one object:

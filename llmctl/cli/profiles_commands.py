@@ -68,9 +68,8 @@ def list_profiles(context: Context) -> int:
 def show(context: Context, name: Annotated[str, Argument(help="Profile to show.")]) -> int:
     """Show one profile, complete.
 
-    It is printed as a configuration file would say it, with everything it inherits from its
-    provider and what LLMCTL_ variables change; first, where it comes from and whether its key
-    is found (the key itself is never shown).
+    It is printed as a configuration file would say it, with what it inherits and what LLMCTL_
+    variables change; first, where it comes from and whether its key is found.
     """
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import as_json, as_yaml, choose
