@@ -77,14 +77,6 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
     assert not (tmp_path / "in.out.errors.jsonl").exists()
 
 
-def test_rows_that_cost_less_make_room_for_others(llmctl: Run, ten: Path, sim: Simulator) -> None:
-    """Only four can be in flight at a time, but all are answered."""
-    sim.reply = bills(10)
-    sim.latency = 0.02
-    done = llmctl("batch", str(ten), "--budget", "0.01")
-    assert (done.returncode, sim.billed.requests) == (0, 10)
-
-
 def test_one_that_waits_for_another_process_goes_on_when_that_settles(
     configured: dict[str, str], config: Path, sim: Simulator
 ) -> None:

@@ -176,9 +176,7 @@ def test_escaped_text_has_no_markup(text: str) -> None:
     assert "<" not in safe
 
 
-@pytest.mark.parametrize(
-    ("budget", "code"), [("5.5", 0), ("5.49", 3), ("100", 0), ("0", 3), ("$6", 0)]
-)
+@pytest.mark.parametrize(("budget", "code"), [("$5.5", 0), ("5.49", 3), ("0", 3)])
 @pytest.mark.usefixtures("spent")
 def test_a_check_counts_what_may_have_been_billed(run: Run, budget: str, code: int) -> None:
     """The figure is charged plus doubtful; a budget spent to the cent is not exceeded."""
