@@ -71,3 +71,10 @@ def a_ledger(path: Path, *calls: dict[str, Any]) -> Path:
         for call in calls:
             add_call(connection, CallRow(**call))
     return path
+
+
+def calls_of(home: Path) -> list[sqlite3.Row]:
+    """All calls in the user's ledger, in their order."""
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as connection:
+        connection.row_factory = sqlite3.Row
+        return connection.execute("SELECT * FROM calls ORDER BY call_id").fetchall()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -12,12 +12,12 @@ from llmctl.cli.output import file_size, money, percent, plural, print_json, pri
 from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
-    from llmctl.storage.answer_cache import CacheFigures as Figures
-    from llmctl.storage.answer_cache import PruneFilter
+    from llmctl.storage.answer_cache import Pruned, PruneFilter
 
 app = command_group("Show what is kept of answers and what it saved; remove it.")
+
+_FIELDS = ("entries", "bytes", "hits", "misses", "hit_rate")
+_HEAD = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
 
 
 @command(app, "prune", "json")
@@ -38,12 +38,9 @@ def prune(
     """Remove answers from the cache; say how many, and the bytes freed.
 
     At least one of --older-than, --max-size, --model and --all is needed. With --older-than and
-    --max-size both kinds go; --model narrows them to one model, by the name it was asked by or
-    the dated one it answered with. MB is a million bytes, MiB is 1,048,576.
-
-    The text that goes is overwritten: no byte of it stays in the database or its WAL. If another
-    llmctl keeps the WAL from being emptied, a warning says so: run the same command again when it
-    has ended. With --all and --older-than damaged files that were set aside go, too.
+    --max-size both kinds go; --model narrows them to one model. The text is overwritten: no byte
+    of it stays in the database or its WAL. With --all and --older-than damaged files that were
+    set aside go, too.
 
     \b
     With --json, one object: {"entries", "bytes", "dry_run", "wal_emptied"}.
@@ -66,46 +63,25 @@ def prune(
     age = parsed("--older-than", "a time such as 90m, 24h or 7d", older_than, parse_duration)
     size = parsed("--max-size", "a size such as 500MB, 1GB or 2GiB", max_size, parse_size)
     before = None if age is None else context.clock.wall() - age
-    what = PruneFilter(before, size, model)
-    return run_prune(what, context, everything=everything, dry_run=dry_run)
-
-
-@command(app, "stats", "json")
-def stats(context: Context) -> int:
-    """Show what the cache holds, how often it answered, and its savings.
-
-    Models are named as they answered. Hits, misses and dollars are those of the ledger, since it
-    began: HITS were answered without a call (identical rows in flight among them), a MISS looked
-    here first and then called. Dollars are what the hits cost when they were first made; $? is
-    a price that nobody knows.
-
-    \b
-    With --json, one object:
-      entries, bytes (of the answers), file_bytes (of the database and its WAL), hits, misses,
-      hit_rate, saved_usd, unpriced_hits, path
-      models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd, unpriced_hits}]
-      hit_rate is null when nothing was asked, saved_usd when no price of a hit is known.
-    """
-    from llmctl.storage.answer_cache import cache_stats
-
-    path = context.folders.cache / "cache.db"
-    found = cache_stats(path, context.folders.state / "ledger.db")
-    models = sorted(found.models.items(), key=lambda item: (-item[1].bytes, item[0]))
+    done = _prune(PruneFilter(before, size, model), context, everything, dry_run)
+    if done.lingers:
+        context.warn(
+            "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
+            "text that was removed; run the same command again when that one has ended"
+        )
+    answers, freed = plural(done.entries, "answer"), file_size(done.bytes)
     if context.json:
-        print_json({
-            **_fields(found.total), "file_bytes": found.file_bytes, "path": str(path),
-            "models": [{"model": name, **_fields(figures)} for name, figures in models],
-        })  # fmt: skip
-        return 0
-    head = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")
-    rows = [(name, *_cells(figures)) for name, figures in (*models, ("all", found.total))]
-    print_table(head, rows, right=head[1:])
-    context.info(f"{path}: {file_size(found.file_bytes)}")
+        said = {"entries": done.entries, "bytes": done.bytes, "dry_run": dry_run}
+        print_json({**said, "wal_emptied": not done.lingers})
+    elif dry_run:
+        print(f"would remove {answers} and free about {freed}")
+    else:
+        print(f"removed {answers}, {freed} freed")
     return 0
 
 
-def run_prune(what: PruneFilter, context: Context, *, everything: bool, dry_run: bool) -> int:
-    """Remove, or say what would go; print entries and bytes."""
+def _prune(what: PruneFilter, context: Context, everything: bool, dry_run: bool) -> Pruned:
+    """Remove the answers, and with `--all` or an age damaged files that were set aside."""
     from llmctl.storage import answer_cache as storage
     from llmctl.storage.database import DamagedError, OldFormatError
 
@@ -121,51 +97,45 @@ def run_prune(what: PruneFilter, context: Context, *, everything: bool, dry_run:
     aside = everything or what.before is not None
     files = storage.set_aside_files(path, what.before) if aside else []
     more = sum(file.stat().st_size for file in files) if dry_run else storage.remove_files(files)
-    size = done.bytes + more
-    if done.lingers:
-        context.warn(
-            "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
-            "text that was removed; run the same command again when that one has ended"
-        )
-    if context.json:
-        print_json({
-            "entries": done.entries, "bytes": size, "dry_run": dry_run,
-            "wal_emptied": not done.lingers,
-        })  # fmt: skip
-        return 0
-    left = [] if files else storage.set_aside_files(path)
-    if left:
-        context.info(f"{len(left)} damaged files that were set aside stay; --all removes them")
-    answers = plural(done.entries, "answer")
-    if dry_run:
-        print(f"would remove {answers} and free about {file_size(size)}")
-    else:
-        print(f"removed {answers}, {file_size(size)} freed")
-    return 0
+    return storage.Pruned(done.entries, done.bytes + more, done.lingers)
 
 
-def _cells(figures: Figures) -> tuple[str, ...]:
-    return (
-        f"{figures.entries:,}",
-        file_size(figures.bytes),
-        f"{figures.hits:,}",
-        f"{figures.misses:,}",
-        percent(figures.hit_rate),
-        money(_saved(figures), figures.unpriced),
-    )
+@command(app, "stats", "json")
+def stats(context: Context) -> int:
+    """Show what the cache holds, how often it answered, and its savings.
 
+    Models are named as they answered. HITS were answered without a call, a MISS looked here
+    first and then called, since the ledger began; SAVED is what the hits first cost.
 
-def _fields(figures: Figures) -> dict[str, Any]:
+    \b
+    With --json, one object:
+      entries, bytes (of the answers), file_bytes (of the database and its WAL), hits, misses,
+      hit_rate, saved_usd, unpriced_hits, path
+      models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd, unpriced_hits}]
+      hit_rate is null when nothing was asked, saved_usd when no price of a hit is known.
+    """
     from llmctl.batch.output import dollars
+    from llmctl.storage.answer_cache import cache_stats
 
-    names = ("entries", "bytes", "hits", "misses", "hit_rate")
-    return {
-        **{name: getattr(figures, name) for name in names},
-        "saved_usd": dollars(_saved(figures)),
-        "unpriced_hits": figures.unpriced,
-    }
-
-
-def _saved(figures: Figures) -> Decimal | None:
-    """Dollars saved; None when there were hits and the price of none is known."""
-    return figures.saved if figures.unpriced < figures.hits or not figures.hits else None
+    path = context.folders.cache / "cache.db"
+    found = cache_stats(path, context.folders.state / "ledger.db")
+    models = sorted(found.models.items(), key=lambda item: (-item[1].bytes, item[0]))
+    rows, objects = [], []
+    for name, figures in (*models, ("all", found.total)):
+        known = figures.unpriced < figures.hits or not figures.hits
+        saved = figures.saved if known else None
+        fields = {key: getattr(figures, key) for key in _FIELDS}
+        fields |= {"saved_usd": dollars(saved), "unpriced_hits": figures.unpriced}
+        objects.append({"model": name, **fields})
+        counts = (f"{figures.hits:,}", f"{figures.misses:,}", percent(figures.hit_rate))
+        size = file_size(figures.bytes)
+        rows.append((name, f"{figures.entries:,}", size, *counts, money(saved, figures.unpriced)))
+    if context.json:
+        total = objects.pop()
+        del total["model"]
+        files = {"file_bytes": found.file_bytes, "path": str(path)}
+        print_json({**total, **files, "models": objects})
+        return 0
+    print_table(_HEAD, rows, right=_HEAD[1:])
+    context.info(f"{path}: {file_size(found.file_bytes)}")
+    return 0

@@ -7,7 +7,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,17 +23,15 @@ from llmctl.redact import printable, redact_known_keys
 if TYPE_CHECKING:
     from llmctl.config.load import Overrides
     from llmctl.config.settings import Budget, Folders, Profile, Settings
-    from llmctl.config.trust import Untrusted
     from llmctl.runner import Runner
     from llmctl.shutdown import Stop
     from llmctl.wiring import Surroundings
 
-_MAX_SECRET = 64 * 1024
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MAX_SECRET = 64 * 1024  # bytes
 
 
 class Context(Struct, frozen=True):
-    """The options common to all commands, and the world outside as a command may see it."""
+    """The options common to all commands, the environment and the clock."""
 
     profile: str | None = None
     model: str | None = None
@@ -68,32 +67,26 @@ class Context(Struct, frozen=True):
 
 
 def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
-    """Run a command and leave with its exit code.
+    """Run a command and leave with its exit code; an error is one sentence on stderr.
 
-    An error of ours is one sentence on stderr; any other is a mistake in the program, and one
-    sentence too. With `-vv` the traceback comes before it, without locals, which may hold keys
-    and prompts.
+    With `-vv` the traceback comes before it, without locals, which may hold keys and prompts.
     """
     try:
         code = run()
-    except LlmctlError as error:
-        _explain(error.message, context)
-        code = error.exit_code
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - its traceback is for whoever mends it
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        _explain(f"a mistake in llmctl, {what}; please report it with what -vv shows", context)
-        code = 1
+        if isinstance(error, LlmctlError):
+            code, message = error.exit_code, error.message
+        else:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            code, message = 1, f"a mistake in llmctl, {what}; please report it with what -vv shows"
+        if context.verbose > 1:
+            print(_clean(traceback.format_exc()), end="", file=sys.stderr)
+        print(f"error: {_clean(message)}", file=sys.stderr)
     raise typer.Exit(code)
-
-
-def _explain(message: str, context: Context) -> None:
-    if context.verbose > 1:
-        print(_clean(traceback.format_exc()), end="", file=sys.stderr)
-    print(f"error: {_clean(message)}", file=sys.stderr)
 
 
 def _clean(text: str) -> str:
@@ -102,17 +95,11 @@ def _clean(text: str) -> str:
 
 
 class Selection(Struct, frozen=True):
-    """The profile a command works with, complete, and what the configuration says besides.
-
-    Attributes:
-        cache_size: most bytes of the answer cache; None: no limit.
-        fallbacks: profiles to ask when this one fails.
-
-    """
+    """The profile a command works with, complete, and what the configuration says besides."""
 
     profile: Profile
     folders: Folders
-    cache_size: int | None = None
+    cache_size: int | None = None  # most bytes of the answer cache
     fallbacks: tuple[Profile, ...] = ()
     budgets: tuple[Budget, ...] = ()
 
@@ -120,7 +107,7 @@ class Selection(Struct, frozen=True):
 def select_profile(context: Context, **flags: Any) -> Selection:
     """Read the configuration and choose; `flags` are further fields of `Overrides`.
 
-    Raises `ConfigError`, `NoKeyError` and `SetupError`.
+    Raises `ConfigError`, `NoKeyError`, `SetupError`.
     """
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
@@ -174,39 +161,32 @@ def surroundings(selection: Selection, context: Context) -> Surroundings:
 
 
 def load_settings(context: Context, overrides: Overrides | None = None) -> Settings:
-    """Read the configuration, asking for trust at a terminal. Raises `ConfigError`.
-
-    A project's file that needs the user's trust is an error where nobody can be asked.
-    """
+    """The configuration; a terminal is asked to trust a project's file. Raises `ConfigError`."""
     from llmctl.config.load import Overrides, load
     from llmctl.config.trust import Untrusted, record
     from llmctl.keys.keyring_store import stored_slots
 
-    def read() -> Settings:
-        return load(
-            environ=context.environ,
-            cwd=context.cwd(),
-            config=context.config,
-            overrides=overrides or Overrides(),
-            stored=stored_slots(context.folders.state),
-        )
-
+    read = partial(
+        load,
+        environ=context.environ,
+        cwd=context.cwd(),
+        config=context.config,
+        overrides=overrides or Overrides(),
+        stored=stored_slots(context.folders.state),
+    )
     try:
         return read()
     except Untrusted as error:
-        if not (is_tty(sys.stdin) and is_tty(sys.stderr)) or not _agreed(error):
+        if not (is_tty(sys.stdin) and is_tty(sys.stderr)):  # nobody can be asked
+            raise
+        print(f"{_clean(str(error.path))} sets what needs your trust:", file=sys.stderr)
+        for line in error.asks:
+            print(f"  {_clean(line)}", file=sys.stderr)
+        print("Trust this file until it changes? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise
         record(context.folders, error.path, error.raw)
     return read()
-
-
-def _agreed(error: Untrusted) -> bool:
-    """Ask the person at the terminal whether to trust the file as it is now."""
-    print(f"{_clean(str(error.path))} sets what needs your trust:", file=sys.stderr)
-    for line in error.asks:
-        print(f"  {_clean(line)}", file=sys.stderr)
-    print("Trust this file until it changes? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def read_secret(prompt: str) -> str:
@@ -240,16 +220,13 @@ def handle_signals(on_signal: Callable[[int], None]) -> Iterator[None]:
     import asyncio
 
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
-        try:
-            loop.add_signal_handler(number, on_signal, int(number))
-        except NotImplementedError:  # Windows has no such loop; plain handlers do there
-            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, n))
+
+    def forward(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(on_signal, number)
+
+    before = {each: signal.signal(each, forward) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
             signal.signal(number, handler)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
+from msgspec.structs import asdict, replace
 from typer import Argument, Option
 
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import BUDGET_FLAG, command, command_group, parse_dollars, parsed
+from llmctl.cli.output import age, money, plural, print_json, print_lines, write_stdout
+from llmctl.errors import InputError, UsageError
 
+if TYPE_CHECKING:
+    from llmctl.config.settings import Budget, Settings
+    from llmctl.reports.report import BudgetCheck
+    from llmctl.storage.ledger_queries import Reading, UnknownCall
+
+T = TypeVar("T")
 app = command_group("Report spending, check budgets, settle what is unknown.")
 
 ByOption = Annotated[
@@ -26,8 +38,9 @@ TimezoneOption = Annotated[
 @command(app, "report", "config", "json")
 def report(
     context: Context,
-    since: Annotated[
-        str | None, Option(metavar="7d|DATE", help="So long ago until now. Default: 30d.")
+    ago: Annotated[
+        str | None,
+        Option("--since", metavar="7d|DATE", help="So long ago until now. Default: 30d."),
     ] = None,
     first: Annotated[
         str | None, Option("--from", metavar="D", help="From this date, or time, on.")
@@ -43,11 +56,10 @@ def report(
 ) -> int:
     """Show what calls cost, from the ledger on this machine.
 
-    Groups are models, unless --by says others. A kept answer costs nothing and counts as saved;
-    tokens are those of calls made. Errors are calls without an answer, not those you gave up.
-    Latencies are nearest-rank percentiles of the attempts that answered. The projection lets each
-    day to come cost the average of the month so far. Costs that nobody knows are $?, null or
-    empty, and never 0; what attempts without an answer may have cost stands by itself.
+    Groups are models, unless --by says others. A kept answer costs nothing and counts as saved.
+    Errors are calls without an answer, not those you gave up. Latencies are nearest-rank
+    percentiles. The projection lets each day to come cost the average of the month so far.
+    Costs that nobody knows are $?, null or empty, and never 0.
 
     \b
     --format json (or --json), one object; amounts are exact numbers in USD, null is unknown:
@@ -75,20 +87,25 @@ def report(
     Examples:
       llmctl cost report --since 7d --by day
       llmctl cost report --from 2026-11-01 --to 2026-11-30 --by profile,model --format csv
-      llmctl cost report --format markdown >> "$GITHUB_STEP_SUMMARY"
     """
-    from llmctl.cli.cost_report import run_report
-    from llmctl.reports.report import parse_by
+    from llmctl.cli.cost_formats import as_csv, as_json, as_markdown
+    from llmctl.cli.cost_tables import draw
+    from llmctl.reports import report as reports
+    from llmctl.reports.periods import between, since, zone_named
 
-    return run_report(
-        context,
-        ago=since,
-        first=first,
-        last=last,
-        by=parse_by(by or ["model"]),
-        format="json" if context.json else format,
-        timezone=timezone,
-    )
+    zone, now = zone_named(timezone), round(context.clock.wall() * 1000)
+    if first is None and last is None:
+        span = since(ago or "30d", now, zone)
+    elif ago is None:
+        span = between(first, last, now, zone)
+    else:
+        raise UsageError("--since and --from/--to exclude each other; give one of them")
+    query = reports.Query(span, reports.parse_by(by or ["model"]), zone, now)
+    settings = load_settings(context)
+    found = _read(settings, lambda ledger: reports.make(ledger, query, settings.budgets))
+    formats = {"table": draw, "json": as_json, "csv": as_csv, "markdown": as_markdown}
+    write_stdout(formats["json" if context.json else format](found))
+    return 0
 
 
 @command(app, "check", "config", "json")
@@ -102,7 +119,6 @@ def check(
         Option(metavar="day|week|month|run:ID", help="What --budget is for. Default: month."),
     ] = None,
     by: ByOption = None,
-    each: Annotated[bool, Option("--each", help="Hold each group to the budget.")] = False,
     warn_at: Annotated[
         str | None, Option(metavar="80%", help="Say `warning` from this share on; still exit 0.")
     ] = None,
@@ -114,9 +130,8 @@ def check(
     """Compare spending with a budget: exit 0 within it and 3 above it.
 
     The figure is conservative: what was charged, what attempts without an answer may have cost,
-    and what calls still under way can come to. Calls with an unknown price are counted and
-    named. A budget that is spent to the cent is not exceeded. A week begins on Monday; run:last
-    is the latest run.
+    and what calls still under way can come to. A budget that is spent to the cent is not
+    exceeded. A week begins on Monday; run:last is the latest run.
 
     \b
     --json prints {"budgets": [...], "exit_code"}; a budget has the fields of `cost report`
@@ -124,24 +139,60 @@ def check(
 
     \b
     Examples:
-      llmctl cost check
       llmctl cost check --budget 200 --period month --warn-at 80%
-      llmctl cost check --budget 5 --period day --by tag:team --each
+      llmctl cost check --budget 5 --period day --by tag:team
     """
-    from llmctl.cli.cost_report import CheckOptions, run_check
+    from llmctl.cli.cost_formats import budget_json, groups_json
+    from llmctl.cli.cost_tables import draw_check
     from llmctl.config.settings import parse_share
-    from llmctl.reports.report import parse_by
+    from llmctl.reports import report as reports
+    from llmctl.reports.periods import period_at, zone_named
 
-    options = CheckOptions(
-        budget=parse_dollars(BUDGET_FLAG, budget),
-        period=period,
-        by=parse_by(by or ()),
-        each=each,
-        warn_at=parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share),
-        strict=strict,
-        timezone=timezone,
-    )
-    return run_check(options, context)
+    zone, now = zone_named(timezone), round(context.clock.wall() * 1000)
+    limit, dimensions = parse_dollars(BUDGET_FLAG, budget), reports.parse_by(by or ())
+    share = parsed("--warn-at", "a share such as 80% or 0.8", warn_at, parse_share)
+    settings = load_settings(context)
+    budgets = _budgets(settings, limit, period, dimensions)
+    if share is not None:
+        budgets = [replace(one, warn_at=(share,)) for one in budgets]
+    _, of_run, run_name = (period or "").partition("run:")
+
+    def look(ledger: Reading) -> list[BudgetCheck]:
+        run = ledger.last_run() if run_name == "last" else run_name
+        if of_run and not (run and ledger.has_run(run)):
+            raise UsageError(f"there is no call of a run {run_name!r} in the ledger")
+        return [
+            reports.check(
+                ledger, one, (of_run and run) or period_at(one.period, now, zone), dimensions, zone
+            )
+            for one in budgets
+        ]
+
+    found, complaints = [], []
+    for checked in _read(settings, look):
+        state = checked.state
+        groups = checked.groups if dimensions else ()
+        name, most = state.budget.name, money(state.budget.limit)
+        if state.state == "exceeded":
+            complaints.append(f"budget {name} is exceeded: {money(state.used)} of {most}")
+        elif strict and state.unknown:
+            complaints.append(
+                f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
+                "`price:` in their profile"
+            )
+        if context.json:
+            figures = groups_json(groups, dimensions, state.figures)
+            unpriced = [asdict(one) for one in checked.unpriced]
+            result = {"groups": figures, "unpriced": unpriced}
+            found.append(budget_json(state, zone) | result)
+        else:
+            write_stdout(draw_check(checked, groups, zone))
+    code = 3 if complaints else 0
+    if context.json:
+        print_json({"budgets": found, "exit_code": code})
+    for complaint in complaints:
+        context.info(complaint)
+    return code
 
 
 @command(app, "release", "config", "json")
@@ -158,26 +209,53 @@ def release(
 ) -> int:
     """Say what calls cost whose end is unknown.
 
-    A call that was sent and got no answer (its connection broke, or llmctl was killed) may have
-    been billed: it counts at its worst case until somebody knows better. `llmctl cost report`
-    names it; look it up on your provider's bill, then release it. Nothing is sent. A call whose
-    end is known stays as it is.
+    A call that got no answer may have been billed: it counts at its worst case until somebody
+    knows better. `llmctl cost report` names it; look it up on the bill, then release it.
 
     \b
     --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}], "usd",
     "billed_usd"}; usd is what it counted at before, billed_usd what each counts at now.
 
     \b
-    Examples:
-      llmctl cost release 01JD4T1E8ZVMKQ0R4Y1ZB7K3NQ
+    Example:
       llmctl cost release --run 01JD4T1DWW3XQ2P6F9M5A0R8CH --billed 0.0012
-      llmctl cost release --all
     """
-    from llmctl.cli.cost_release import run_release
+    from datetime import UTC
+
+    from llmctl.batch.output import dollars
+    from llmctl.cli.cost_formats import calls_json, total_of
+    from llmctl.storage.ledger import UnknownSelection, open_ledger
 
     amount = parse_dollars("--billed", billed)
     assert amount is not None
-    return run_release(tuple(ids or ()), run_id, amount, context, everything=everything)
+    if [bool(ids), run_id is not None, everything].count(True) != 1:
+        raise UsageError(
+            "which calls are to be released? give their ids (`llmctl cost report` lists them), "
+            "--run ID, or --all"
+        )
+    path = load_settings(context).folders.state / "ledger.db"
+    released: Sequence[UnknownCall] = ()
+    if path.exists():
+        with closing(open_ledger(path, "", "")) as ledger:
+            released = ledger.release(UnknownSelection(tuple(ids or ()), run_id), amount)
+    elif not everything:
+        raise InputError("there is no ledger yet, and so no call to release")
+    total, unpriced = total_of(released)
+    calls = calls_json(released, UTC)
+    if context.json:
+        print_json({"released": calls, "usd": dollars(total), "billed_usd": dollars(amount)})
+        return 0
+    now, each = money(amount), " each" if amount and len(released) > 1 else ""
+    for call, said in zip(released, calls, strict=True):
+        name = f"{call.profile}/{call.model}"
+        print_lines(f"{call.call_id}  {said['time']}  {name}  {money(call.cost)} → {now}")
+    print_lines(
+        f"released {plural(len(released), 'call')}: {money(total, unpriced)} at the most → "
+        f"{now}{each}"
+        if released
+        else "nothing to release: of every such call it is known how it ended"
+    )
+    return 0
 
 
 @command(app, "prices", "config", "json")
@@ -187,17 +265,85 @@ def prices(
 ) -> int:
     """Show which published prices are in use, and how old they are.
 
-    They come with genai-prices and work offline. --update fetches that project's present list
-    into the state folder; it is used from then on when it is whole, of the format this program
-    knows, and not older or poorer than what is in use. A failed update changes nothing.
-    LLMCTL_PRICES_URL names another source of the same format.
-
-    A profile's own `price:` wins over them, and the cost that OpenRouter reports over both.
+    They come with genai-prices and work offline; a profile's own `price:` wins over them.
+    --update fetches that project's present list into the state folder; a failed update changes
+    nothing. LLMCTL_PRICES_URL names another source of the same format.
 
     \b
     --json: {"source", "library", "fetched", "age_s", "newest_price", "providers", "models"};
     fetched and age_s are null for the prices that came with the library.
     """
-    from llmctl.cli.cost_prices import run_prices
+    import asyncio
+    from datetime import UTC
 
-    return run_prices(context, update=update)
+    from llmctl.pricing import catalogue
+    from llmctl.reports.periods import iso
+    from llmctl.storage import price_list
+
+    state = context.folders.state
+    used = catalogue(state, context.warn)
+    if update:
+        source = context.environ.get("LLMCTL_PRICES_URL") or price_list.default_source()
+        before = used.models
+        used = asyncio.run(price_list.update(state, source, used, context.clock))
+        context.info(f"prices updated: {used.models:,} models, {used.models - before:+,}")
+    at, newest, providers = used.origin.fetched, used.newest.isoformat(), len(used.data.providers)
+    fetched = None if at is None else iso(round(at) * 1000, UTC)
+    old = None if at is None else max(0, round(context.clock.wall() - at))
+    if context.json:
+        facts = {
+            "source": used.origin.source,
+            "library": used.origin.library,
+            "fetched": fetched,
+            "age_s": old,
+            "newest_price": newest,
+            "providers": providers,
+            "models": used.models,
+        }
+        print_json(facts, compact=True)
+        return 0
+    never = "never; `llmctl cost prices --update` fetches the present ones"
+    print_lines(
+        f"source    {used.origin.source}",
+        f"models    {used.models:,} of {providers:,} providers",
+        f"newest    a price that holds from {newest} on",
+        f"fetched   {never if old is None else f'{fetched}, {age(old)} ago'}",
+    )
+    return 0
+
+
+def _budgets(
+    settings: Settings, limit: Decimal | None, period: str | None, by: Sequence[str]
+) -> Sequence[Budget]:
+    """The budgets to check: that of the flags, or the configured ones. Raises `UsageError`."""
+    from llmctl.config.settings import PERIODS, Budget
+
+    if limit is not None:
+        period = period or "month"
+        if period.startswith("run:"):
+            if "day" in by:
+                raise UsageError("--by day does not go with a run: leave it out")
+            return [Budget(period, limit, "month")]
+        if period not in PERIODS:
+            raise UsageError(f"--period wants day, week, month or run:ID, not {period!r}")
+        return [Budget(f"this {period}", limit, period)]
+    if period is not None:
+        raise UsageError("--period goes with --budget; configured budgets have their own")
+    if not settings.budgets:
+        raise UsageError(
+            "there is no budget to check: give --budget USD, or write `budgets:` into the "
+            "configuration (- {name: team, limit_usd: 100, period: month})"
+        )
+    return settings.budgets
+
+
+def _read(settings: Settings, work: Callable[[Reading], T]) -> T:
+    """What `work` makes of the ledger; where there is none yet, of an empty one."""
+    from llmctl.storage.ledger import empty_reading, open_ledger
+
+    path = settings.folders.state / "ledger.db"
+    if not path.exists():
+        with empty_reading() as reading:
+            return work(reading)
+    with closing(open_ledger(path, "", "")) as ledger:
+        return ledger.report(work)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import tzinfo
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec.structs import asdict
+from rich.filesize import pick_unit_and_suffix
 
 from llmctl.batch.output import dollars
-from llmctl.cli.cost_release import MAX_NAMED, calls_json, total_of
 from llmctl.cli.output import json_text, money, percent
 from llmctl.reports.periods import iso
 from llmctl.reports.report import BudgetState, Figures, Group, Report, percentiles
+from llmctl.storage.ledger_queries import UnknownCall
 
+MAX_NAMED = 20  # calls of unknown end that a report names one by one
 PERCENTILES = (50, 95, 99)
 _SPECIAL = re.compile(r'[",\r\n]')
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -24,36 +27,49 @@ _STATES = {"within": "✅ within", "warning": "⚠️ warning", "exceeded": "❌
 
 
 class Column(NamedTuple):
-    """A column of figures: its title, its title in Markdown, its kind, and its value.
+    """A column of figures: titles, the value beside the whole, and its texts.
 
-    `kind` is money (dollars and calls of unknown price), share, count or latency (in ms).
+    `title` and `show` are for a terminal, `long` and `full` for Markdown.
     """
 
     title: str
     long: str
-    kind: Literal["money", "share", "count", "tokens", "latency"]
     value: Callable[[Figures, Figures], Any]
+    show: Callable[[Any], str]
+    full: Callable[[Any], str]
 
 
+def _tokens(number: int) -> str:
+    unit, suffix = pick_unit_and_suffix(number, ["", "k", "M", "G"], 1000)
+    return f"{number / unit:.1f}{suffix}" if suffix else str(number)
+
+
+def _latency(share: int) -> Column:
+    return Column(
+        f"p{share}",
+        f"p{share} (s)",
+        lambda figures, _: percentiles(figures.latencies, [share])[0],
+        lambda ms: "-" if ms is None else f"{ms / 1000:.{1 if ms >= 10_000 else 2}f}s",
+        lambda ms: "-" if ms is None else f"{ms / 1000:.2f}",
+    )
+
+
+_dollars = (lambda amount: money(*amount), lambda amount: _usd(*amount))
 COLUMNS = (
-    Column("cost", "Cost (USD)", "money", lambda f, _: (f.cost, f.unpriced)),
-    Column("share", "Share", "share", lambda f, whole: f.share_of(whole)),
-    Column("calls", "Calls", "count", lambda f, _: f.calls),
-    Column("in", "Tokens in", "tokens", lambda f, _: f.input_tokens),
-    Column("out", "Tokens out", "tokens", lambda f, _: f.output_tokens),
-    Column("saved", "Saved (USD)", "money", lambda f, _: (f.saved, f.unsaved)),
-    Column("errors", "Errors", "share", lambda f, _: f.error_rate),
-    Column("p50", "p50 (s)", "latency", lambda f, _: percentiles(f.latencies, [50])[0]),
-    Column("p95", "p95 (s)", "latency", lambda f, _: percentiles(f.latencies, [95])[0]),
-    Column("p99", "p99 (s)", "latency", lambda f, _: percentiles(f.latencies, [99])[0]),
+    Column("cost", "Cost (USD)", lambda f, _: (f.cost, f.unpriced), *_dollars),
+    Column("share", "Share", lambda f, whole: f.share_of(whole), percent, percent),
+    Column("calls", "Calls", lambda f, _: f.calls, "{:,}".format, "{:,}".format),
+    Column("in", "Tokens in", lambda f, _: f.input_tokens, _tokens, "{:,}".format),
+    Column("out", "Tokens out", lambda f, _: f.output_tokens, _tokens, "{:,}".format),
+    Column("saved", "Saved (USD)", lambda f, _: (f.saved, f.unsaved), *_dollars),
+    Column("errors", "Errors", lambda f, _: f.error_rate, percent, percent),
+    *map(_latency, PERCENTILES),
 )
-"""Figures of a group in a table and in Markdown, beside the group and the whole."""
 
 
 def as_json(report: Report) -> str:
     """The whole report as one JSON object; see `llmctl cost report --help`."""
-    query, zone = report.query, report.query.zone
-    month = report.month
+    query, zone, month = report.query, report.query.zone, report.month
     total, unpriced = total_of(report.unknown)
     return json_text(
         {
@@ -91,7 +107,6 @@ def as_json(report: Report) -> str:
 def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
     """The figures of a group; `share` is its part of the whole's cost."""
     values = percentiles(figures.latencies, PERCENTILES)
-    latency = {f"p{share}": ms for share, ms in zip(PERCENTILES, values, strict=True)}
     return {
         "calls": figures.calls,
         "errors": figures.errors,
@@ -108,7 +123,7 @@ def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
         "unpriced_calls": figures.unpriced,
         "uncertain_attempts": figures.doubtful,
         "may_have_been_billed_usd": dollars(figures.doubt),
-        "latency_ms": latency,
+        "latency_ms": {f"p{at}": ms for at, ms in zip(PERCENTILES, values, strict=True)},
     }
 
 
@@ -120,8 +135,8 @@ def groups_json(groups: Sequence[Group], by: Sequence[str], whole: Figures) -> l
     ]
 
 
-def budget_json(state: BudgetState, zone: Any) -> dict[str, Any]:
-    """How far a budget is used up."""
+def budget_json(state: BudgetState, zone: tzinfo) -> dict[str, Any]:
+    """Limit, usage and state of a budget."""
     span, figures = state.span, state.figures
     return {
         "name": state.budget.name,
@@ -140,106 +155,123 @@ def budget_json(state: BudgetState, zone: Any) -> dict[str, Any]:
     }
 
 
+def calls_json(calls: Sequence[UnknownCall], zone: tzinfo) -> list[dict[str, Any]]:
+    """Calls of unknown end; `usd` is the most that one can have cost."""
+    names = ("profile", "provider", "model")
+    return [
+        {
+            "call_id": call.call_id,
+            "run_id": call.run_id,
+            "time": iso(call.started_ms, zone),
+            **{name: getattr(call, name) for name in names},
+            "usd": dollars(call.cost),
+        }
+        for call in calls
+    ]
+
+
+def total_of(calls: Sequence[UnknownCall]) -> tuple[Decimal, int]:
+    """Most that the calls can have cost, in US dollars, and how many have an unknown price."""
+    total = sum((call.cost or Decimal(0) for call in calls), Decimal(0))
+    return total, sum(call.pico is None for call in calls)
+
+
 def as_csv(report: Report) -> str:
     """One line a group, after a line of column names; amounts in USD, unknown is empty.
 
     Text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, "CSV
     Injection").
     """
-    rows = [[*report.query.by, *_flat(figures_json(Figures(), report.total))]]
+
+    def flat(figures: Figures) -> dict[str, Any]:
+        fields = figures_json(figures, report.total)
+        latency = fields.pop("latency_ms")
+        return fields | {f"latency_{name}_ms": ms for name, ms in latency.items()}
+
+    def quoted(cell: str) -> str:  # RFC 4180; `csv` leaves a carriage return as it is
+        return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
+
+    rows = [[*report.query.by, *flat(Figures())]]
     for group in report.groups:
         key = [f"'{value}" if _FORMULA.match(value or "") else value or "" for value in group.key]
-        rows.append([*key, *_flat(figures_json(group.figures, report.total)).values()])
-    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
-
-
-def _quoted(cell: str) -> str:
-    """The cell as RFC 4180 wants it; `csv` would leave a carriage return as it is."""
-    return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
-
-
-def _flat(figures: Mapping[str, Any]) -> dict[str, str]:
-    flat = {name: value for name, value in figures.items() if name != "latency_ms"}
-    flat |= {f"latency_{name}_ms": value for name, value in figures["latency_ms"].items()}
-    return {k: "" if v is None else orjson.dumps(v).decode() for k, v in flat.items()}
+        values = flat(group.figures).values()
+        rows.append([*key, *("" if v is None else orjson.dumps(v).decode() for v in values)])
+    return "".join(",".join(map(quoted, row)) + "\n" for row in rows)
 
 
 def as_markdown(report: Report) -> str:
     """Tables of groups and budgets, for a page that renders GitHub's or GitLab's Markdown."""
+    total, names = report.total, [escaped(name.capitalize()) for name in dimensions(report)]
+    rows = group_rows(report, escaped, "**total**")
+    spent = summary(report).replace(" USD", " USD**", 1)
+    lines = ["## LLM cost", "", f"**{spent}", "", _line(*names, *(each.long for each in COLUMNS))]
+    lines.append("|" + ":--|" * len(names) + "--:|" * len(COLUMNS))
+    for key, figures in rows:
+        cells = (column.full(column.value(figures, total)) for column in COLUMNS)
+        lines.append(_line(*key, *cells))
+    if report.budgets:
+        heads = ("Budget", "State", "Used (USD)", "Limit (USD)", "Share", "Until")
+        lines += ["", _line(*heads), "|:--|:--|--:|--:|--:|:--|"]
+    for state in report.budgets:
+        used, limit = _usd(state.used, state.unknown), _usd(state.budget.limit)
+        share = percent(None if state.share is None else float(state.share))
+        end = iso(state.span.end - 1, report.query.zone)[:10] if state.span else "its run"
+        name = escaped(state.budget.name)
+        lines.append(_line(name, _STATES[state.state], used, limit, share, end))
+    for remark in remarks(report, escaped):
+        lines += ["", remark]
+    return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def summary(report: Report) -> str:
+    """Cost, calls, errors and savings of the span, and the month to date with its projection."""
     query, total, month = report.query, report.total, report.month
-    zone = query.zone
-    spent = (
-        f"**{_usd(total.cost, total.unpriced)} USD** for {total.calls:,} calls, "
-        f"{_day(query.span.start, zone)} to {_day(query.span.end - 1, zone)} ({zone}); "
+    first, last = (iso(at, query.zone)[:10] for at in (query.span.start, query.span.end - 1))
+    return (
+        f"{_usd(total.cost, total.unpriced)} USD for {total.calls:,} calls, "
+        f"{first} to {last} ({query.zone}); "
         f"{percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
         f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
         f"projected to {_usd(month.projected)} USD at the month's end."
     )
-    lines = ["## LLM cost", "", spent, "", *_group_table(report)]
-    if report.budgets:
-        lines += [
-            "",
-            "| Budget | State | Used (USD) | Limit (USD) | Share | Until |",
-            "|:--|:--|--:|--:|--:|:--|",
-        ]
-        for state in report.budgets:
-            end = _day(state.span.end - 1, zone) if state.span else "its run"
-            lines.append(
-                f"| {escaped(state.budget.name)} | {_STATES[state.state]} "
-                f"| {_usd(state.used, state.unknown)} | {_usd(state.budget.limit)} "
-                f"| {percent(None if state.share is None else float(state.share))} | {end} |"
-            )
-    return "\n".join([*lines, *_remarks(report)]) + "\n"
 
 
-def _group_table(report: Report) -> list[str]:
-    by = report.query.by
-    head = [escaped(name.removeprefix("tag:").capitalize()) for name in by]
-    head += [column.long for column in COLUMNS]
-    keys = [[escaped(value or "-") for value in group.key] for group in report.groups]
-    rows = list(zip(keys, [group.figures for group in report.groups], strict=True))
+def dimensions(report: Report) -> list[str]:
+    """Titles of the columns that name a group."""
+    return [name.removeprefix("tag:") for name in report.query.by]
+
+
+def group_rows(
+    report: Report, safe: Callable[[str], str], total: str
+) -> list[tuple[list[str], Figures]]:
+    """Names and figures of each group, and of the whole unless it is the only group."""
+    rows = [([safe(value or "-") for value in group.key], group.figures) for group in report.groups]
     if len(rows) != 1:
-        rows.append((["**total**", *[""] * (len(by) - 1)] if by else [], report.total))
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + ":--|" * len(by) + "--:|" * len(COLUMNS),
-        *(
-            f"| {' | '.join([*key, *(_shown(c, figures, report.total) for c in COLUMNS)])} |"
-            for key, figures in rows
-        ),
-    ]
+        by = report.query.by
+        rows.append(([total, *[""] * (len(by) - 1)] if by else [], report.total))
+    return rows
 
 
-def _shown(column: Column, figures: Figures, whole: Figures) -> str:
-    value = column.value(figures, whole)
-    if column.kind == "money":
-        return _usd(*value)
-    if column.kind == "share":
-        return percent(value)
-    if column.kind == "latency":
-        return "-" if value is None else f"{value / 1000:.2f}"
-    return f"{value:,}"
-
-
-def _remarks(report: Report) -> list[str]:
-    lines: list[str] = []
+def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
+    """What the figures leave out: attempts in doubt, calls of unknown end, unknown prices."""
     total = report.total
     if total.doubtful:
-        doubt = (
+        amount = _usd(total.doubt, total.doubtful_unpriced)
+        yield (
             f"{total.doubtful:,} attempts may have been billed although no answer came of them: "
-            f"{_usd(total.doubt, total.doubtful_unpriced)} USD at the most, not in the figures."
+            f"{amount} USD at the most, not in the figures."
         )
-        lines += ["", doubt]
     if report.unknown:
-        amount = _usd(*total_of(report.unknown))
-        n = len(report.unknown)
-        lines += ["", f"It is unknown how {n:,} calls ended; they may have cost {amount} USD."]
+        amount, count = _usd(*total_of(report.unknown)), len(report.unknown)
+        yield f"It is unknown how {count:,} calls ended; they may have cost {amount} USD."
     if report.unpriced:
-        named = ", ".join(
-            f"{escaped(f'{u.profile}/{u.model}')} ({u.calls:,})" for u in report.unpriced
-        )
-        lines += ["", f"Calls whose price is unknown are not in the figures: {named}."]
-    return lines
+        calls = [(safe(f"{each.profile}/{each.model}"), each.calls) for each in report.unpriced]
+        named = ", ".join(f"{name} ({count:,})" for name, count in calls)
+        yield f"Calls whose price is unknown are not in the figures: {named}."
 
 
 def escaped(text: str) -> str:
@@ -253,12 +285,7 @@ def escaped(text: str) -> str:
 
 def _usd(amount: Decimal | None, unknown: int = 0) -> str:
     """Dollars without their sign, which Markdown may take for mathematics; `?` is unknown."""
-    more = " + ?" if unknown and amount is not None else ""
-    return money(amount).removeprefix("$") + more
-
-
-def _day(moment: int, zone: Any) -> str:
-    return iso(moment, zone)[:10]
+    return money(amount, unknown).removeprefix("$").replace("+?", " + ?")
 
 
 def _rate(share: float | None) -> float | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, select_profile, surroundings
+from llmctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llmctl.types import ModelInfo
 
 
@@ -26,8 +25,6 @@ def models(context: Context) -> int:
     """
     import asyncio
 
-    from llmctl.cli.context import select_profile, surroundings
-    from llmctl.cli.output import print_json
     from llmctl.providers.models_api import list_models
     from llmctl.wiring import open_endpoint
 
@@ -39,36 +36,24 @@ def models(context: Context) -> int:
             return await list_models(endpoint)
 
     found = asyncio.run(ask())
-    try:
-        if context.json:
-            fields = ("id", "name", "context", "max_output", "created")
-            rows = (
-                (one.id, one.name, one.context, one.output, _day(one.created) or None)
-                for one in found
-            )
-            print_json([dict(zip(fields, row, strict=True)) for row in rows], compact=True)
-        elif found:
-            _print_table(found)
-    except BrokenPipeError:
-        return 1
-    if not found:
-        context.info(f"the profile {profile.name} offers no models")
-    return 0
-
-
-def _print_table(models: Sequence[ModelInfo]) -> None:
-    """Print the models, one a line; a column that is empty for all of them is left out."""
-    from llmctl.cli.output import print_table
-
+    if context.json:
+        fields = ("id", "name", "context", "max_output", "created")
+        rows = ((m.id, m.name, m.context, m.output, _day(m.created) or None) for m in found)
+        print_json([dict(zip(fields, row, strict=True)) for row in rows], compact=True)
+        return 0
     columns = {
-        "MODEL": [one.id for one in models],
-        "CONTEXT": [f"{one.context:,}" if one.context else "" for one in models],
-        "OUTPUT": [f"{one.output:,}" if one.output else "" for one in models],
-        "SINCE": [_day(one.created) for one in models],
-        "NAME": [one.name or "" for one in models],
+        "MODEL": [model.id for model in found],
+        "CONTEXT": [f"{model.context:,}" if model.context else "" for model in found],
+        "OUTPUT": [f"{model.output:,}" if model.output else "" for model in found],
+        "SINCE": [_day(model.created) for model in found],
+        "NAME": [model.name or "" for model in found],
     }
     kept = {head: cells for head, cells in columns.items() if any(cells)}
-    print_table(list(kept), list(zip(*kept.values(), strict=True)), right=("CONTEXT", "OUTPUT"))
+    if found:
+        print_table(list(kept), list(zip(*kept.values(), strict=True)), right=("CONTEXT", "OUTPUT"))
+    else:
+        context.info(f"the profile {profile.name} offers no models")
+    return 0
 
 
 def _day(created: float | None) -> str:

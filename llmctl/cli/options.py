@@ -26,35 +26,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<10}{what}" for code, what in EXIT_CODES)
-"""Exit codes, as the end of a command's help."""
-
-BUDGET_FLAG = "--budget"
-"""Name of a run's own budget in messages."""
-
+BUDGET_FLAG = "--budget"  # name of a run's own budget in messages
 _USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
 _RESERVED = {"model", "messages", "stream", "stream_options"}
 
-_COMMON: dict[str, tuple[Any, Any, Any]] = {
-    "profile": (
-        str | None,
-        None,
-        Option("--profile", "-p", help="Profile to use.", envvar="LLMCTL_PROFILE"),
-    ),
-    "model": (
-        str | None,
-        None,
-        Option("--model", "-m", help="Model to use.", envvar="LLMCTL_MODEL"),
-    ),
-    "config": (Path | None, None, Option(help="Configuration file.", envvar="LLMCTL_CONFIG")),
-    "json": (bool, False, Option("--json", help="Machine-readable result on stdout.")),
-    "quiet": (bool, False, Option("--quiet", "-q", help="No progress or notes on stderr.")),
-    "verbose": (
-        int,
-        0,
-        Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks."),
-    ),
+_VERBOSE = Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks.")
+_COMMON = {
+    "profile": Option("--profile", "-p", help="Profile to use.", envvar="LLMCTL_PROFILE"),
+    "model": Option("--model", "-m", help="Model to use.", envvar="LLMCTL_MODEL"),
+    "config": Option(help="Configuration file.", envvar="LLMCTL_CONFIG"),
+    "json": Option("--json", help="Machine-readable result on stdout."),
+    "quiet": Option("--quiet", "-q", help="No progress or notes on stderr."),
+    "verbose": _VERBOSE,
 }
-"""Type, default and declaration of the options that a `Context` holds."""
+"""Declarations of the options that a `Context` holds."""
 
 BudgetOption = Annotated[
     str | None,
@@ -85,31 +70,32 @@ def command(
     *common: str,
     options: type[Struct] | None = None,
     **settings: Any,
-) -> Callable[[Callable[..., int]], None]:
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a function of a `Context` and its own options, which returns the exit code.
 
-    The context is filled by the options named in `common`, by --quiet and --verbose. `options`: the
-    own ones are the fields of a struct, whose docstring is the help.
+    The context holds the options named in `common`, --quiet and --verbose. `options`: the own ones
+    are the fields of a struct, whose docstring is the help.
     """
     shared = (*common, "quiet", "verbose")
 
-    def register(work: Callable[..., int]) -> None:
+    def register(work: Callable[..., int]) -> Callable[..., int]:
         def run(**given: Any) -> None:
             context = Context(**{key: given.pop(key) for key in shared})
             words = {"options": options(**given)} if options else given
             exit_with(lambda: work(context, **words), context)
 
         own = [*inspect.signature(options or work, eval_str=True).parameters.values()]
-        own = own if options else own[1:]
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        parameters = own if options else own[1:]
+        fields = inspect.signature(Context).parameters
         for key in shared:
-            kind, default, option = _COMMON[key]
-            one = inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
-            parameters.append(one.replace(annotation=Annotated[kind, option]))
+            kind: Any = fields[key].annotation
+            parameters.append(fields[key].replace(annotation=Annotated[kind, _COMMON[key]]))
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
         run.__dict__["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         run.__doc__ = (options or work).__doc__
         app.command(name, epilog=EPILOG, **settings)(run)
+        return work
 
     return register
 
@@ -189,11 +175,8 @@ def params(given: Sequence[str] | None) -> dict[str, Any]:
 def budget_windows(
     own: Decimal | None, budgets: Sequence[Budget], run_id: str, user: str
 ) -> Callable[[float], list[BudgetWindow]]:
-    """The budget windows of a moment (Unix seconds), as a function of it.
-
-    They are `own` US dollars for the run, and the configured budgets that calls of this user
-    count towards, in their present UTC day, week or month.
-    """
+    """Budget windows as a function of the moment (Unix seconds): `own` US dollars for the run,
+    and the budgets that calls of this user count towards, in their UTC day, week or month."""
     from datetime import UTC
 
     from llmctl.config.settings import Budget

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from llmctl.types import CallRecord
 
-MAX_WIDTH = 140
-"""Columns beyond which lines get harder to follow, not better."""
-
 _MICRO = Decimal("0.000001")
 _OPEN_SEQUENCE = re.compile(
     r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*"
@@ -84,14 +81,9 @@ def age(seconds: float) -> str:
 
 def file_size(count: int) -> str:
     """`812 bytes`, `3.4 kB`, `1.2 GB`."""
-    if count < 1000:
-        return f"{count} bytes"
-    value = float(count)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 999.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1000:.1f} TB"
+    from rich.filesize import decimal
+
+    return decimal(count)
 
 
 def percent(share: float | None) -> str:
@@ -129,8 +121,7 @@ def print_lines(*lines: str) -> None:
 
 
 def json_text(value: Any, *, compact: bool = False) -> str:
-    """JSON with a newline: indented, or one line when `compact`. A `Decimal` becomes a float;
-    for exact amounts see `batch.records.dollars`."""
+    """JSON with a newline: indented, or one line when `compact`. A `Decimal` becomes a float."""
     import orjson
 
     option = 0 if compact else orjson.OPT_INDENT_2
@@ -142,15 +133,12 @@ def print_json(value: Any, *, compact: bool = False) -> None:
     write_stdout(json_text(value, compact=compact))
 
 
-def columns() -> int:
-    """Width of stdout in columns: 80 for a pipe."""
-    import shutil
-
-    return max(40, min(shutil.get_terminal_size((80, 24)).columns, MAX_WIDTH))
-
-
 def drawn(*parts: RenderableType, width: int | None = None) -> str:
-    """What rich makes of the parts for stdout, without blanks at the ends of lines."""
+    """What rich makes of the parts for stdout, without blanks at the ends of lines.
+
+    None: as wide as the terminal, 80 columns in a pipe.
+    """
+    import shutil
     from io import StringIO
 
     from rich.console import Console
@@ -158,7 +146,7 @@ def drawn(*parts: RenderableType, width: int | None = None) -> str:
     colour, shown = has_colour(sys.stdout), StringIO()
     canvas = Console(
         file=shown,
-        width=width or columns(),
+        width=width or shutil.get_terminal_size((80, 24)).columns,
         color_system="standard" if colour else None,
         force_terminal=colour,
         highlight=False,
@@ -192,19 +180,15 @@ def print_table(
 
 
 class SafeText:
-    """Strips control and escape sequences from text that arrives in pieces.
-
-    A sequence may begin in one piece and end in the next: its beginning is kept back until
-    then.
-    """
+    """Strips control and escape sequences, also those that begin in one piece of text and end
+    in the next."""
 
     def __init__(self) -> None:
         self._held = ""
 
     def __call__(self, text: str) -> str:
         """What of `text`, and of what was kept back, may be shown now."""
-        text = self._held + text
-        self._held = ""
+        text, self._held = self._held + text, ""
         match = _OPEN_SEQUENCE.search(text)
         if match and len(text) - match.start() < _LONGEST_SEQUENCE:
             text, self._held = text[: match.start()], match[0]
@@ -212,14 +196,9 @@ class SafeText:
 
 
 class AnswerPrinter:
-    """Prints one answer, piece by piece, on stdout.
+    """Prints one answer, piece by piece: safe on a terminal, byte for byte into a pipe.
 
-    On a terminal control and escape sequences are stripped, and the answer ends with a newline;
-    into a pipe it goes byte for byte.
-
-    Attributes:
-        closed: the reader of stdout has gone; `failure`: why stdout takes no more otherwise.
-
+    `closed`: the reader of stdout has gone; `failure`: why stdout takes no more otherwise.
     """
 
     def __init__(self, *, markdown: bool) -> None:
@@ -243,8 +222,12 @@ class AnswerPrinter:
     def end(self) -> None:
         """Finish the answer."""
         if self._markdown:
-            text, self._markdown = "".join(self._markdown), []
-            _print_markdown(text)
+            from rich.console import Console
+            from rich.markdown import Markdown
+
+            text, self._markdown = printable("".join(self._markdown)), []
+            plain = not has_colour(sys.stdout)
+            Console(no_color=plain).print(Markdown(text, hyperlinks=False))
         elif self._tty and self._last != "\n":
             self._last = "\n"
             self.write("\n")
@@ -262,11 +245,3 @@ class AnswerPrinter:
             # Python flushes stdout once more when it ends, and would complain then.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise Cancelled("stdout was closed before the answer ended") from error
-
-
-def _print_markdown(text: str) -> None:
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    plain = not has_colour(sys.stdout)
-    Console(no_color=plain).print(Markdown(printable(text), hyperlinks=False))

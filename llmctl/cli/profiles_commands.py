@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from typer import Argument, Option
 
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import command, command_group
+from llmctl.cli.output import print_json, print_table, write_stdout
+from llmctl.errors import ConfigError, NoKeyError, UsageError
+from llmctl.redact import printable
+
+if TYPE_CHECKING:
+    from llmctl.config.settings import Folders, Profile
 
 app = command_group("List, show and begin the configuration of providers.")
 
@@ -18,22 +25,64 @@ def list_profiles(context: Context) -> int:
 
     KEY says whether the variable that should hold a profile's key is set; nothing is sent.
     """
-    from llmctl.cli.profiles_run import run_list
+    from llmctl.config.load import Overrides
+    from llmctl.config.profiles import choose
+    from llmctl.providers.local_model_files import is_installed
+    from llmctl.providers.registry import LOCAL
 
-    return run_list(context)
+    named = context.environ.get("LLMCTL_PROFILE") or None
+    settings = load_settings(context, Overrides(profile=named))
+    default = None
+    try:
+        used = choose(settings, lambda: is_installed(settings.folders))
+        default, why = used.name, f"{used.name}, for {used.chosen}"
+    except (ConfigError, NoKeyError) as error:
+        why = f"none; {error.message}"
+    rows: list[dict[str, Any]] = [
+        {
+            "name": profile.name,
+            "provider": profile.provider,
+            "model": profile.model,
+            "base_url": None if profile.provider == LOCAL else profile.base_url,
+            "model_path": str(profile.model_path) if profile.model_path else None,
+            "key": _key(profile, context, settings.folders),
+            "default": profile.name == default,
+            "source": profile.source,
+        }
+        for profile in settings.profiles.values()
+    ]
+    if context.json:
+        print_json(rows)
+        return 0
+    table = []
+    for row in rows:
+        where = urlsplit(row["base_url"] or "").netloc or "this machine"
+        names = (row["name"], row["provider"], row["model"])
+        table.append(("*" if row["default"] else "", *names, where, _key_words(row["key"])))
+    print_table(("", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"), table)
+    context.info(f"* used without -p: {why}")
+    return 0
 
 
 @command(app, "show", "config", "json")
 def show(context: Context, name: Annotated[str, Argument(help="Profile to show.")]) -> int:
     """Show one profile, complete.
 
-    It is printed as a configuration file would say it, with everything it inherits from its
-    provider and what LLMCTL_ variables change; first, where it comes from and whether its key
-    is found (the key itself is never shown).
+    It is printed as a configuration file would say it, with what it inherits and what LLMCTL_
+    variables change; first, where it comes from and whether its key is found.
     """
-    from llmctl.cli.profiles_run import run_show
+    from llmctl.config.load import Overrides
+    from llmctl.config.profiles import as_json, as_yaml, choose
 
-    return run_show(name, context)
+    settings = load_settings(context, Overrides(profile=name))
+    profile = choose(settings, lambda: True)
+    key = _key(profile, context, settings.folders)
+    if context.json:
+        said = as_json(profile)
+        print_json({"name": profile.name, "source": profile.source, **said, "key": key})
+    else:
+        write_stdout(f"# from: {profile.source}\n# key: {_key_words(key)}\n{as_yaml(profile)}")
+    return 0
 
 
 @command(app, "init")
@@ -42,13 +91,18 @@ def init(
     force: Annotated[bool, Option("--force", help="Overwrite the file when it exists.")] = False,
 ) -> int:
     """Write a configuration file to begin with; print where it is."""
-    from llmctl.cli.profiles_run import run_init
+    from llmctl.config.paths import CONFIG_FILE
+    from llmctl.config.profiles import write_starter
 
-    return run_init(context, force=force)
+    path = context.folders.config / CONFIG_FILE
+    write_starter(path, force=force)
+    print(path)
+    context.info("all of it is commented out; edit it, then see `llmctl profiles list`")
+    return 0
 
 
 @command(app, "trust")
-def trust(
+def trust_project(
     context: Context,
     revoke: Annotated[bool, Option("--revoke", help="Trust the project's file no more.")] = False,
 ) -> int:
@@ -58,6 +112,60 @@ def trust(
     prompts go (base_url, key, a command, …) it may say only when you trust the file: read it
     first. The trust is for this path and these bytes: any change ends it.
     """
-    from llmctl.cli.profiles_run import run_trust
+    from llmctl.config import trust
+    from llmctl.config.load import project
 
-    return run_trust(context, revoke=revoke)
+    folders = context.folders
+    found = project(folders, context.cwd())
+    if found is None:
+        raise UsageError(
+            "there is no llmctl.yaml here or above, up to the repository's root: nothing to trust"
+        )
+    path = printable(str(found.path))
+    if revoke:
+        known = trust.forget(folders, found.path)
+        print(f"{path}: {'no longer trusted' if known else 'was not trusted'}")
+        return 0
+    digest = trust.record(folders, found.path, found.raw)
+    for line in trust.places(found.needs):
+        context.info(f"trusted: {line}")
+    if not found.needs:
+        context.info("it sets nothing that needs trust")
+    print(f"{path}: trusted until it changes (SHA-256 {digest})")
+    return 0
+
+
+def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str | None]:
+    """Source and state of a key: found, stored, missing, unusable, asked, or not needed.
+
+    Neither the keyring nor a command is asked.
+    """
+    from llmctl.keys.key import slot_of
+    from llmctl.keys.keyring_store import stored_slots
+    from llmctl.keys.resolver import KeyResolver
+
+    source = profile.key
+    said: dict[str, str | None] = {"env": source.env if source else None}
+    stored = slot_of(profile) in stored_slots(folders.state)
+    if source is None:
+        more = {"keyring": profile.name, "state": "stored"} if stored else {"state": "not needed"}
+        return {**said, **more}
+    if source.command:
+        return {**said, "command": source.command[0], "state": "asked"}
+    if source.keyring:
+        said["keyring"] = source.keyring
+    try:
+        found = KeyResolver(context.environ).environment(profile)
+    except NoKeyError:
+        return {**said, "state": "unusable"}
+    return {**said, "state": "found" if found else "stored" if stored else "missing"}
+
+
+def _key_words(key: dict[str, str | None]) -> str:
+    if key["state"] == "not needed":
+        return "not needed"
+    if "command" in key:
+        return f"command: {key['command']}"
+    if key["state"] == "stored" or not key["env"]:
+        return f"{key['state']}: {key['keyring']}"
+    return f"{key['state']}: ${key['env']}"

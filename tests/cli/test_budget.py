@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import subprocess
-from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 
 from tests.cli.jsonl import prompts, read, write
 from tests.conftest import LLMCTL, Run
+from tests.ledgers import calls_of
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
@@ -52,13 +51,6 @@ def budgets(config: Path, *said: str) -> None:
     lines = "".join(f"  - {{{one}}}\n" for one in said)
     text = config.read_text(encoding="utf-8").partition("budgets:")[0]
     config.write_text(f"{text}budgets:\n{lines}", encoding="utf-8")
-
-
-def ledger(configured: dict[str, str], asked: str) -> list[tuple[Any, ...]]:
-    """What the ledger says."""
-    path = Path(configured["HOME"]) / ".local/state/llmctl/ledger.db"
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute(asked).fetchall()
 
 
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
@@ -156,8 +148,9 @@ def test_a_share_of_a_budget_is_told_in_one_call_of_many(
 
 
 def test_an_unknown_price_is_refused_under_a_budget(
-    run: Run, configured: dict[str, str], config: Path, ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
+    run: Run, configured: dict[str, str], home: Path, config: Path, ten: Path, tmp_path: Path,
+    sim: Simulator,
+) -> None:  # fmt: skip
     """Every row is denied once, unsent, and says what to set; without a budget they go."""
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("    price: {input: 1, output: 2}\n", ""), encoding="utf-8")
@@ -166,22 +159,16 @@ def test_an_unknown_price_is_refused_under_a_budget(
     errors = read(tmp_path / "in.out.errors.jsonl")
     assert [row["error"]["type"] for row in errors] == ["budget"] * 10
     assert "set `price:` in profile sim" in errors[0]["error"]["message"]
-    counted = "SELECT status, error_type, count(*), sum(attempts) FROM calls GROUP BY 1, 2"
-    assert ledger(configured, counted) == [("error", "budget", 10, 0)]
+    refused = [(row["status"], row["error_type"], row["attempts"]) for row in calls_of(home)]
+    assert refused == [("error", "budget", 0)] * 10
     assert run("batch", str(ten), env=configured).returncode == 0
 
 
-def test_a_row_dearer_than_the_budget_fails_alone(
-    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
-) -> None:
-    """The others are answered; exit 3."""
-    sim.reply = bills(1)
-    rows = [{"id": "dear", "prompt": "x", "max_tokens": 100_000}, *read(ten)]
-    done = llmctl("batch", str(write(ten, rows)), "--budget", "0.1")
-    assert (done.returncode, sim.billed.requests) == (3, 10)
-    (error,) = read(tmp_path / "in.out.errors.jsonl")
-    assert (error["id"], error["error"]["type"], error["attempts"]) == ("dear", "budget", 0)
-    assert "more than all of the budget" in error["error"]["message"]
+def test_an_answer_without_limit_is_refused_under_a_budget(llmctl: Run, sim: Simulator) -> None:
+    """It might go on for ever."""
+    done = llmctl("ask", "hello", "--budget", "1")
+    assert (done.returncode, len(sim.calls)) == (3, 0)
+    assert "nothing limits the answers" in done.stderr
 
 
 def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
@@ -193,3 +180,11 @@ def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
     done = llmctl("batch", str(ten), "--budget", "0.01", "--concurrency", "4")
     assert (done.returncode, sim.billed.requests) == (3, 4)
     assert re.search(r"billed \$0\.0013\d+ more than the worst case of 4 calls", done.stderr)
+
+
+def test_a_budget_that_makes_no_sense_is_refused(llmctl: Run, ten: Path, sim: Simulator) -> None:
+    """Nothing is sent."""
+    for words in (("batch", str(ten)), ("ask", "x")):
+        done = llmctl(*words, "--budget", "much")
+        assert (done.returncode, len(sim.calls)) == (2, 0)
+        assert "--budget wants an amount in USD" in done.stderr

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 import re
-import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len as cells
 
-from llmctl.cli.cost_formats import as_csv, as_markdown, escaped
-from llmctl.cli.cost_tables import draw
-from llmctl.config.settings import Budget
-from llmctl.reports.periods import since
-from llmctl.reports.report import Query, Report, make, parse_by
-from llmctl.storage.ledger import empty_reading, open_ledger
+from llmctl.cli.cost_formats import escaped
+from llmctl.storage.ledger import open_ledger
+from tests.conformance.calls import a_hold, a_request
 from tests.conftest import Run
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
 from tests.price_lists import encoded, published
@@ -122,10 +118,11 @@ def test_the_table_in_a_pipe_is_plain(run: Run) -> None:
     done = run("cost", "report")
     assert "\x1b" not in done.stdout
     assert max(map(cells, done.stdout.splitlines())) <= 80
-    assert "$5.00+?" in done.stdout
-    assert "may have been billed: $0.50" in done.stdout
-    assert "mine/new (1 calls)" in done.stdout
-    assert "month to date" in done.stdout
+    shown = " ".join(done.stdout.split())
+    assert "5.00 + ? USD for 6 calls" in shown
+    assert "no answer came of them: 0.50 USD at the most" in shown
+    assert "price is unknown are not in the figures: mine/new (1)" in shown
+    assert "Month to date 5.00 + ? USD" in shown
 
 
 def test_colours_follow_the_environment(run: Run, spent: Path, environ: dict[str, str]) -> None:
@@ -179,9 +176,7 @@ def test_escaped_text_has_no_markup(text: str) -> None:
     assert "<" not in safe
 
 
-@pytest.mark.parametrize(
-    ("budget", "code"), [("5.5", 0), ("5.49", 3), ("100", 0), ("0", 3), ("$6", 0)]
-)
+@pytest.mark.parametrize(("budget", "code"), [("$5.5", 0), ("5.49", 3), ("0", 3)])
 @pytest.mark.usefixtures("spent")
 def test_a_check_counts_what_may_have_been_billed(run: Run, budget: str, code: int) -> None:
     """The figure is charged plus doubtful; a budget spent to the cent is not exceeded."""
@@ -205,7 +200,7 @@ def test_strict_does_not_pass_unknown_prices(run: Run) -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_a_check_by_group(run: Run) -> None:
-    """`--by` shows the parts of the sum; with `--each` every group is held to the budget."""
+    """`--by` shows the parts of the sum."""
     done = run("cost", "check", "--budget", "4.2", "--by", "model", "--json")
     said = json.loads(done.stdout, parse_float=Decimal)
     assert (done.returncode, said["exit_code"]) == (3, 3)
@@ -214,10 +209,6 @@ def test_a_check_by_group(run: Run) -> None:
         "gpt-5-mini",
         "new",
     ]
-    assert run("cost", "check", "--budget", "4.2", "--by", "model", "--each").returncode == 0
-    each = run("cost", "check", "--budget", "3", "--by", "model", "--each")
-    assert each.returncode == 3
-    assert re.search(r"\$4\.00 +gpt-5 exceeded", each.stdout)
 
 
 def test_configured_budgets(run: Run, spent: Path, home: Path, environ: dict[str, str]) -> None:
@@ -244,19 +235,13 @@ def test_configured_budgets(run: Run, spent: Path, home: Path, environ: dict[str
 
 def test_calls_under_way_count_at_their_worst_case(run: Run, state: Path) -> None:
     """A check in the middle of a run holds what the calls in flight can come to."""
-    import asyncio
-
-    from tests.conformance.calls import NOW, a_hold, a_request
-
-    ledger = open_ledger(state / "ledger.db", "run-9", "ann")
-    asyncio.run(ledger.hold(a_hold(a_request())))
-    with closing(sqlite3.connect(state / "ledger.db")) as connection, connection:
-        connection.execute("UPDATE holds SET at_ms = ?", (now(),))
-    assert NOW
-    done = run("cost", "check", "--budget", "0.0122")
+    with closing(open_ledger(state / "ledger.db", "run-9", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(a_request())))
+        with closing(sqlite3.connect(state / "ledger.db")) as connection, connection:
+            connection.execute("UPDATE holds SET at_ms = ?", (now(),))
+        done = run("cost", "check", "--budget", "0.0122")
     assert done.returncode == 3
-    assert "for 1 calls under way" in done.stdout
-    ledger.close()
+    assert "for 1 call under way" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -264,18 +249,12 @@ def test_calls_under_way_count_at_their_worst_case(run: Run, state: Path) -> Non
     [
         ("check",),
         ("check", "--budget", "x"),
-        ("check", "--budget", "-1"),
         ("check", "--budget", "1", "--period", "year"),
         ("check", "--period", "month"),
         ("check", "--budget", "1", "--period", "run:nobody"),
-        ("check", "--budget", "1", "--each"),
-        ("check", "--budget", "1", "--warn-at", "0"),
         ("check", "--budget", "1", "--warn-at", "180%"),
         ("check", "--budget", "1", "--period", "run:run-1", "--by", "day"),
-        ("report", "--since", "yesterday"),
         ("report", "--since", "7d", "--from", "2026-01-01"),
-        ("report", "--from", "2026-01-02", "--to", "2026-01-01"),
-        ("report", "--by", "colour"),
         ("report", "--timezone", "Mars/Base"),
         ("report", "--format", "xml"),
     ],
@@ -286,21 +265,6 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
     done = run("cost", *arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_timezone_shifts_the_windows(run: Run, state: Path) -> None:
-    """A call of late evening belongs to another day further east."""
-    late = 1_795_001_400_000 // DAY * DAY - 1_800_000  # half past eleven, UTC
-    a_ledger(state / "ledger.db", a_call(started_ms=late))
-    days = {
-        zone: [
-            d["day"]
-            for d in report(run, "--since", "2026-01-01", "--timezone", zone)["days"]
-            if d["calls"]
-        ]
-        for zone in ("UTC", "Asia/Tokyo")
-    }
-    assert days["UTC"][0] < days["Asia/Tokyo"][0]
 
 
 def test_a_damaged_ledger_is_one_sentence(run: Run, state: Path) -> None:
@@ -320,55 +284,6 @@ def test_model_names_cannot_paint_the_terminal(run: Run, state: Path) -> None:
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "red" in text
-
-
-# --- drawing ---
-
-
-def made(path: Path | None, by: str = "model", budgets: tuple[Budget, ...] = ()) -> Report:
-    """A report of the last 30 days."""
-    query = Query(since("30d", now() + 1000, UTC), parse_by([by]), UTC, now() + 1000)
-    if path is None:
-        with empty_reading() as reading:
-            return make(reading, query, budgets)
-    with closing(open_ledger(path, "", "")) as ledger:
-        return ledger.report(lambda reading: make(reading, query, budgets))
-
-
-names = st.sampled_from(["m", "gpt-5-mini", "模型零" * 8, "x" * 70, "", "a b c"])
-calls = st.builds(
-    lambda make_one, ago, model, pico: make_one(
-        started_ms=now() - ago, model=model, cost_pico=pico, latency_ms=ago % 200_000
-    ),
-    st.sampled_from([a_call, a_call, a_failure, lost]),
-    st.integers(0, 29 * DAY),
-    names,
-    st.none() | st.integers(0, 10**17),
-)
-
-
-@given(st.lists(calls, max_size=12), st.integers(60, 220))
-@settings(max_examples=30, deadline=None)
-def test_the_drawing_fits(made_of: list[dict[str, Any]], width: int) -> None:
-    """At any width from 60 columns no line is longer, and into a pipe nothing escapes."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        budgets = (Budget("a budget with a long name", Decimal(5), "week", (Decimal("0.8"),)),)
-        drawn = made(a_ledger(Path(folder) / "l.db", *made_of), "model", budgets)
-    text = draw(drawn, width)
-    assert "\x1b" not in text
-    assert max(map(cells, text.splitlines())) <= width
-    assert as_csv(drawn)
-    assert as_markdown(drawn)
-
-
-def test_many_groups_are_summed_on_a_terminal(tmp_path: Path) -> None:
-    """What is not shown by itself is in the last line, so that shares add up."""
-    calls = [a_call(started_ms=now(), model=f"m{n:02}") for n in range(40)]
-    drawn = made(a_ledger(tmp_path / "l.db", *calls))
-    assert "11 others" in draw(drawn, 80, 30)
-    assert "others" not in draw(drawn, 80)
 
 
 # --- prices ---
@@ -431,45 +346,20 @@ def test_updated_prices_are_used_from_then_on(
     assert (state / "prices.json").stat().st_mode & 0o777 == 0o600
 
 
-def poorer() -> bytes:
-    """A list that lacks half of all models."""
-    return encoded([{**p, "models": p["models"][::2]} for p in published()])
-
-
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        (lambda: b"[]", 200, 1),
-        (lambda: b"<html>login</html>", 200, 1),
-        (poorer, 200, 1),
-        (lambda: b"gone", 404, 5),
-        (lambda: b"", 302, 5),
-        (lambda: b"oops", 500, 5),
-    ],
+    ("body", "status", "code"), [(b"<html>login</html>", 200, 1), (b"", 302, 5), (b"oops", 500, 5)]
 )
 def test_a_failed_update_changes_nothing(
-    run: Run, environ: dict[str, str], body: Callable[[], bytes], status: int, code: int
+    run: Run, environ: dict[str, str], body: bytes, status: int, code: int
 ) -> None:
     """What was fetched before stays, byte for byte, and stays in use."""
     with serving(encoded(published(**{"brand-new": (1, 7)}))) as (url, _):
         run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
     stored = Path(environ["HOME"]) / ".local/state/llmctl/prices.json"
     before = stored.read_bytes()
-    with serving(body(), status) as (url, _):
+    with serving(body, status) as (url, _):
         done = run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
     assert done.returncode == code, done.stderr
     assert "stay in use" in done.stderr
     assert stored.read_bytes() == before
     assert json.loads(run("cost", "prices", "--json").stdout)["fetched"] is not None
-
-
-def test_nobody_at_the_address(run: Run, environ: dict[str, str]) -> None:
-    """No network is exit 5 in one sentence; an address in the clear is refused unasked."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
-        done = run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
-    assert done.returncode == 5
-    assert "Traceback" not in done.stderr
-    plain = {**environ, "LLMCTL_PRICES_URL": "http://prices.example/data.json"}
-    assert run("cost", "prices", "--update", env=plain).returncode == 2

@@ -56,10 +56,11 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
         a_call(call_id="fine", started_ms=round(time.time() * 1000)),
     )
     text = run("cost", "report").stdout
-    assert "end unknown: 2 calls, $0.024+? at the most" in text
+    shown = " ".join(text.split())
+    assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in shown
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
-    assert lines["one"].split()[3:] == ["fast/gpt-5-mini", "$0.024"]
-    assert lines["two"].split()[3:] == ["fast/m", "$?"]
+    assert lines["one"].split()[3:] == ["$0.024", "fast/gpt-5-mini"]
+    assert lines["two"].split()[3:] == ["$?", "fast/m"]
     assert "old" not in lines
     assert "\x1b" not in text
     said = report(run)
@@ -70,15 +71,6 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
     ]
     markdown = run("cost", "report", "--format", "markdown").stdout
     assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in markdown
-
-
-def test_only_the_first_of_many_are_listed(run: Run, ledger: Make) -> None:
-    """And how many there are besides."""
-    ledger(*(ago(call_id=f"call-{n:02}") for n in range(23)))
-    text = run("cost", "report").stdout
-    assert text.count("call-") == 20
-    assert "and 3 more" in text
-    assert len(report(run)["first"]) == 20
 
 
 def test_a_call_is_released_by_its_id(run: Run, ledger: Make) -> None:
@@ -134,13 +126,6 @@ def test_what_makes_no_sense_changes_nothing(
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert report(run)["calls"] == 1
-
-
-def test_without_a_ledger_there_is_nothing_to_release(run: Run, home: Path) -> None:
-    """And none is made."""
-    assert run("cost", "release", "--all").returncode == 0
-    assert run("cost", "release", "one").returncode == 2
-    assert not (home / ".local").exists()
 
 
 def test_what_a_killed_batch_left_behind_is_released(

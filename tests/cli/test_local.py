@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from llmctl.cli.context import Context
-from llmctl.cli.local_run import run_install, run_status
+from llmctl.cli.local_commands import install, status
 from llmctl.providers import local_model_files
 from llmctl.providers.local_model_files import SMOLLM2
 
@@ -78,19 +78,13 @@ def test_data_folder_can_be_named(run: Run, environ: dict[str, str], tmp_path: P
         assert f"{tmp_path}/there/{below}models/{SMOLLM2.file}" in done.stdout
 
 
-def test_help_names_size_and_licence(run: Run) -> None:
-    """Before anything is fetched, help says what it will be."""
-    shown = " ".join(run("local", "install", "--help").stdout.split())
-    assert "98 MB, licence Apache-2.0" in shown
-
-
 def test_missing_server_is_told(
     model_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the extra, install does its part and warns; status tells the same; both exit 0."""
     monkeypatch.setattr(local_model_files, "find_spec", lambda _: None)
     context = Context(environ={"LLMCTL_DATA_DIR": str(model_data)}, quiet=True)
-    assert run_install(None, context) == 0
+    assert install(context) == 0
     assert "run `pip install 'xllamacpp==" in capsys.readouterr().err
-    assert run_status(context) == 0
+    assert status(context) == 0
     assert "server   missing: run `pip install 'xllamacpp==" in capsys.readouterr().out

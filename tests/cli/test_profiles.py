@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from llmctl.cli.app import program
-from llmctl.cli.context import Context
-from llmctl.cli.profiles_run import run_list
 from llmctl.config.load import load
-from llmctl.errors import ConfigError, DiskError
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
@@ -56,21 +54,10 @@ def test_list_piped(world: World) -> None:
     assert head == ["", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
     assert [line[1] for line in lines] == [*PRESETS, "fast", "box"]
     named = {line[1]: line for line in lines}
-    assert named["openai"][2:] == [
-        "openai",
-        "gpt-5-mini",
-        "api.openai.com",
-        "missing: $OPENAI_API_KEY",
-    ]
+    openai = ["openai", "gpt-5-mini", "api.openai.com"]
+    assert named["openai"][2:] == [*openai, "missing: $OPENAI_API_KEY"]
     assert named["local"][2:] == ["local", "smollm2-135m", "this machine", "not needed"]
-    assert named["fast"] == [
-        "*",
-        "fast",
-        "openai",
-        "gpt-5-mini",
-        "api.openai.com",
-        "missing: $CORP_KEY",
-    ]
+    assert named["fast"] == ["*", "fast", *openai, "missing: $CORP_KEY"]
     assert named["box"][3:] == ["Qwen/Qwen3-8B", "gpu.internal:8000", "not needed"]
     assert "fast, for the default" in result.stderr
     assert invoke("list", "-q").stderr == ""
@@ -97,7 +84,7 @@ def test_list_without_anything(world: World) -> None:
     result = invoke("list")
     assert result.exit_code == 0
     assert "*" not in result.stdout
-    assert "no key is set and no local model is installed" in result.stderr
+    assert "no key is set, no local model is installed" in result.stderr
 
 
 def test_default_of_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,12 +109,7 @@ def test_show_can_be_read_again(world: World, tmp_path: Path) -> None:
         copy.write_text(result.stdout)
         again = load(environ=world.environ, cwd=tmp_path, config=copy).profiles[name]
         first = world.load().profiles[name]
-        assert {n: getattr(again, n) for n in Context.__struct_fields__ if hasattr(again, n)} == {
-            n: getattr(first, n) for n in Context.__struct_fields__ if hasattr(first, n)
-        }
-        for field in first.__struct_fields__:
-            if field != "source":
-                assert getattr(again, field) == getattr(first, field), field
+        assert replace(again, source=first.source) == first
 
 
 def test_show_names_sources(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +124,6 @@ def test_show_names_sources(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     shown = json.loads(invoke("show", "fast", "--json").stdout)
     assert shown["price"]["input"] == 0.1
     assert shown["source"].startswith(str(path))
-
-
-def test_show_unknown(world: World) -> None:
-    """An unknown profile is exit 2 and one sentence with the nearest name."""
-    world.user(TEXT)
-    result = invoke("show", "fsat")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith('error: there is no profile "fsat"; did you mean "fast"?')
 
 
 def test_broken_configuration(world: World) -> None:
@@ -199,33 +173,18 @@ def test_init_does_not_overwrite(world: World) -> None:
     assert invoke("init").exit_code == 2
 
 
-def test_init_ignores_a_broken_configuration(world: World) -> None:
-    """`init --force` mends a file that no longer loads."""
-    world.user("profiles: [")
-    assert invoke("init", "--force").exit_code == 0
-    assert world.load().files == (world.own,)
-
-
-def test_init_where_it_cannot_write(world: World) -> None:
-    """A folder that cannot be made is the disk's refusal, in one sentence."""
-    (world.root / "home/.config").write_text("a file")
-    result = invoke("init")
-    assert result.exit_code == DiskError.exit_code
-    assert result.stderr.count("\n") == 1
-
-
 def test_folder_that_is_gone(world: World) -> None:
     """A current folder that was removed is a sentence, not a traceback."""
     gone = world.root / "gone"
     gone.mkdir()
     os.chdir(gone)
     gone.rmdir()
-    with pytest.raises(ConfigError, match="is gone"):
-        run_list(Context(environ=world.environ))
+    result = invoke("list")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "is gone" in result.stderr
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-@pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.parametrize(("columns", "no_color"), [(80, False), (200, True)])
 def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> None:
     """On a terminal the table keeps to its width and colours nothing when told so."""
     world.user(TEXT)

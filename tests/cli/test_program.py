@@ -44,13 +44,6 @@ def test_help_everywhere(run: Run, environ: dict[str, str], command: tuple[str, 
             assert f"{code:<10}{meaning}" in short.stdout
 
 
-@pytest.mark.parametrize("group", COMMANDS)
-def test_every_command_is_listed(run: Run, group: str) -> None:
-    """A group's help names its commands."""
-    listed = run(*group.split(), "-h").stdout.partition("Commands:")[2].partition("Exit codes")[0]
-    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == COMMANDS[group]
-
-
 @pytest.mark.parametrize("flags", [("--version",), ("--version", "ask")])
 def test_version(run: Run, flags: tuple[str, ...]) -> None:
     """`--version` names the version and ends."""

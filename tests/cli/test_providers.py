@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.jsonl import read
-from tests.conftest import KEY, Run, ledger
+from tests.conftest import KEY, Run
+from tests.ledgers import calls_of
 from tests.simulator.reply import Reply
 from tests.simulator.reply import Usage as Billed
 from tests.simulator.server import Simulator
@@ -66,11 +67,11 @@ def test_every_provider_answers(run: Run, at: At, provider: str, stream: str) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there", "")
 
 
-def test_responses(run: Run, at: At, sim: Simulator) -> None:
-    """`api: responses` speaks OpenAI's other interface."""
-    done = run("ask", "hi", "--stream", env=at("openai", "api: responses"))
-    assert (done.returncode, done.stdout) == (0, "echo: hi")
-    assert sim.calls[0].path == "/v1/responses"
+def test_only_openai_has_responses(run: Run, at: At) -> None:
+    """Another provider's profile with `api: responses` is refused, with its line."""
+    done = run("ask", "hi", env=at("groq", "api: responses"))
+    assert done.returncode == 2
+    assert "api is not spoken by groq" in done.stderr
 
 
 def test_azure(run: Run, at: At, sim: Simulator) -> None:
@@ -111,7 +112,7 @@ def test_an_answer_that_does_not_fit(
         assert (done.returncode, done.stdout) == (1, "")
         assert "does not fit the schema" in done.stderr
         assert len(sim.calls) == calls
-    row = ledger(home)[0]
+    row = calls_of(home)[0]
     assert (row["input_tokens"], row["output_tokens"]) == (100, 50)
     assert row["cost_pico"] == 200_000_000
 
@@ -207,15 +208,6 @@ def test_openai_lines_for_others(run: Run, at: At, sim: Simulator, tmp_path: Pat
     assert "`logit_bias`" in failed["error"]["message"]
     assert (failed["attempts"], failed["cost_usd"]) == (0, 0)
     assert len(sim.calls) == 1
-
-
-def test_openrouters_own_price_is_the_cost(run: Run, at: At, sim: Simulator) -> None:
-    """What the provider says it cost wins over any list of prices."""
-    from tests.simulator.wires.openrouter import cost
-
-    sim.reply = lambda _: Reply("hi", usage=Billed(input=100, output=50))
-    row = json.loads(run("ask", "hi", "--json", env=at("openrouter")).stdout)
-    assert row["cost_usd"] == float(cost(Billed(input=100, output=50)))
 
 
 def test_the_providers_own_count(run: Run, at: At, sim: Simulator) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.storage.ledger_rows import from_pico
 from tests.conftest import KEY, Run
+from tests.ledgers import calls_of
 from tests.simulator.call import Call
 from tests.simulator.fault import Fault
 from tests.simulator.faults import Disconnect
@@ -73,14 +73,6 @@ profiles:
     return {**environ, "SIM_KEY": KEY}
 
 
-def ledger(env: dict[str, str]) -> list[sqlite3.Row]:
-    """The rows of the ledger."""
-    path = Path(env["HOME"]) / ".local/state/llmctl/ledger.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return connection.execute("SELECT * FROM calls ORDER BY call_id").fetchall()
-
-
 def bill(sim: Simulator, provider: str) -> Decimal:
     """What the provider charges for all that it has billed: what it says itself, where it does,
     else by the profile's prices. A format without a word for tokens written to its cache charges
@@ -119,12 +111,12 @@ def rows_of(path: Path) -> Path:
 
 @pytest.mark.parametrize(("provider", "api"), WIRES)
 def test_a_batch_settles_what_was_billed(
-    run: Run, pointed: dict[str, str], sim: Simulator, provider: str, tmp_path: Path
+    run: Run, pointed: dict[str, str], sim: Simulator, provider: str, tmp_path: Path, home: Path
 ) -> None:
     """Plain answers: every token of every kind, and the sum to the last picodollar."""
     done = run("batch", str(rows_of(tmp_path / "in.jsonl")), "--json", env=pointed)
     assert done.returncode == 0, done.stderr
-    rows = ledger(pointed)
+    rows = calls_of(home)
     assert len(rows) == sim.billed.requests == len(USAGES)
     assert sum(r["input_tokens"] for r in rows) == sim.billed.input_tokens
     assert sum(r["output_tokens"] for r in rows) == sim.billed.output_tokens
@@ -138,13 +130,13 @@ def test_a_batch_settles_what_was_billed(
 
 @pytest.mark.parametrize(("provider", "api"), WIRES)
 def test_a_stream_settles_what_was_billed(
-    run: Run, pointed: dict[str, str], sim: Simulator, provider: str
+    run: Run, pointed: dict[str, str], sim: Simulator, provider: str, home: Path
 ) -> None:
     """Streamed answers report the same usage at their end."""
     for n in range(len(USAGES)):
         done = run("ask", "--stream", "--no-history", f"usage {n}", env=pointed)
         assert done.returncode == 0, done.stderr
-    rows = ledger(pointed)
+    rows = calls_of(home)
     streamed = [call.body for call in sim.calls if call.body is not None]
     assert all(body.get("stream", True) for body in streamed)
     assert not any(row["estimated"] for row in rows)

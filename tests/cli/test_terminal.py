@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.cli.output import SafeText, duration, money, print_table
+from llmctl.cli.output import SafeText, money, print_table
 from llmctl.redact import printable
 from tests.cli.terminal import on_a_terminal
 from tests.conftest import Run, sent
@@ -116,12 +116,3 @@ def test_money(amount: str | None, unknown: int, exact: bool, shown: str) -> Non
 
     value = None if amount is None else Decimal(amount)
     assert money(value, unknown, exact=exact) == shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.91, "0.9 s"), (12.4, "12 s"), (185, "3 min 5 s"), (8040, "2 h 14 min")],
-)
-def test_durations(seconds: float, shown: str) -> None:
-    """One or two units, whatever is readable."""
-    assert duration(seconds) == shown

@@ -278,13 +278,13 @@ INSTALLER = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
-from llmctl.cli.local_run import _terminated
+from llmctl.cli.local_commands import unwound_by_sigterm
 from llmctl.providers import local_model_files
 from tests.providers.test_local_model_files import WEIGHTS, put
 from llmctl.config.settings import Folders
 local_model_files.SMOLLM2 = WEIGHTS
 root = Path(sys.argv[1])
-with _terminated():
+with unwound_by_sigterm():
     put(Folders(root, root, root, root / "data"), os.environ)
 """
 
