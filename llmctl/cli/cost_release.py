@@ -13,7 +13,7 @@ from llmctl.cli.context import Context, load_settings
 from llmctl.cli.output import money, plural, print_json, print_lines
 from llmctl.errors import InputError, UsageError
 from llmctl.reports.periods import iso
-from llmctl.storage.ledger import UnknownSelection, open_ledger
+from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_queries import UnknownCall
 
 MAX_NAMED = 20
@@ -55,7 +55,7 @@ def run_release(
     released: Sequence[UnknownCall] = ()
     if path.exists():
         with closing(open_ledger(path, "", "")) as ledger:
-            released = ledger.release(UnknownSelection(ids, run_id), billed)
+            released = ledger.release(billed, ids=ids, run_id=run_id)
     elif not everything:
         raise InputError("there is no ledger yet, and so no call to release")
     total, unpriced = total_of(released)

@@ -44,10 +44,11 @@ def to_pico(dollars: Decimal | None) -> int | None:
 
 def from_pico(pico: int | None) -> Decimal | None:
     """Picodollars in US dollars, exactly; None stays None."""
-    return None if pico is None else _dollars(pico)
+    return None if pico is None else dollars(pico)
 
 
-def _dollars(pico: int) -> Decimal:
+def dollars(pico: int) -> Decimal:
+    """Picodollars in US dollars, exactly."""
     return Decimal(pico).scaleb(-12, context=_EXACT)
 
 
@@ -116,7 +117,7 @@ def tags_as_json(tags: Mapping[str, str]) -> str:
 
 def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
     """Picodollars of a window in dollars."""
-    return BudgetUsage(_dollars(spent_pico), _dollars(held_pico))
+    return BudgetUsage(dollars(spent_pico), dollars(held_pico))
 
 
 class HeldCall(Struct, frozen=True):
@@ -154,7 +155,7 @@ class HeldCall(Struct, frozen=True):
         return None if self.cost_pico is None else min(MOST, self.cost_pico * self.times)
 
 
-class CallRow(Struct, frozen=True, kw_only=True):
+class CallRow(Struct, frozen=True):
     """A call that has ended, in the order of the columns of `calls`.
 
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
@@ -181,8 +182,8 @@ class CallRow(Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
-    estimated: bool
-    cost_pico: int | None
+    estimated: bool = False
+    cost_pico: int | None = None
     saved_pico: int | None = None
     uncertain: int = 0
     uncertain_pico: int | None = 0
@@ -190,7 +191,7 @@ class CallRow(Struct, frozen=True, kw_only=True):
     elapsed_ms: int | None = None
     first_token_ms: int | None = None
     attempts: int | None = None
-    status: Status
+    status: Status = "ok"
     error_type: str | None = None
     cache: str | None = None
     http_status: int | None = None

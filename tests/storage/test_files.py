@@ -16,11 +16,11 @@ from llmctl.errors import BusyError, DiskError
 from llmctl.storage import files
 from llmctl.storage.files import (
     LockedFile,
-    UseLock,
     disk,
     open_private,
     private_folder,
     replacing,
+    use_lock,
     write_private,
 )
 
@@ -222,10 +222,14 @@ def test_a_file_in_use_is_not_replaced(tmp_path: Path) -> None:
     """Any number may use it; who is to replace it must be alone, within a process too, and one
     user who ends does not end the others' use."""
     path = tmp_path / "f"
-    one, other = UseLock.shared(path), UseLock.shared(path)
-    one.close()
-    with pytest.raises(BusyError, match=f"still uses {path}"):
-        UseLock.exclusive(path)
-    other.close()
-    UseLock.exclusive(path).close()
-    assert mode(tmp_path / "f.lock") == 0o600
+    with use_lock(path):
+        with (
+            use_lock(path),
+            pytest.raises(BusyError, match=f"still uses {path}"),
+            use_lock(path, alone=True),
+        ):
+            pass
+        with pytest.raises(BusyError), use_lock(path, alone=True):
+            pass
+    with use_lock(path, alone=True):
+        assert mode(tmp_path / "f.lock") == 0o600

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from llmctl.errors import CallTimeout, InputError, LlmctlError, RateLimited
 from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.storage.database import DamagedError, Database, Migration, NewerError
-from llmctl.storage.ledger import Ledger, UnknownSelection, open_ledger
+from llmctl.storage.ledger import Ledger, open_ledger
 from llmctl.storage.ledger_rows import CallRow, HeldCall
 from llmctl.storage.ledger_schema import MIGRATIONS
 from llmctl.types import Target
@@ -275,7 +276,7 @@ def test_a_window_computed_afresh_is_the_one_that_was_enforced(
                 make(ledger, call, [window] if call["aware"] and number >= begins else [])
         with closing(open_ledger(path, "run-0", "eve")) as ledger:
             if released is not None:
-                ledger.release(UnknownSelection(), released)
+                ledger.release(released)
             probe(ledger, window)
             kept = stands(ledger, window)
             afresh = stands(ledger, replace(window, key="afresh"))
@@ -400,14 +401,14 @@ def test_a_timeout_settles_with_what_its_hold_says_of_one_attempt(path: Path) ->
 @pytest.mark.parametrize(
     ("chosen", "released"),
     [
-        (UnknownSelection(ids=("b", "a", "b")), ["b", "a"]),
-        (UnknownSelection(run_id="run-2"), ["c"]),
-        (UnknownSelection(run_id="run-3"), []),
-        (UnknownSelection(), ["a", "b", "c"]),
+        ({"ids": ("b", "a", "b")}, ["b", "a"]),
+        ({"run_id": "run-2"}, ["c"]),
+        ({"run_id": "run-3"}, []),
+        ({}, ["a", "b", "c"]),
     ],
 )
 def test_a_person_may_say_what_became_of_calls(
-    tmp_path: Path, chosen: UnknownSelection, released: list[str]
+    tmp_path: Path, chosen: dict[str, Any], released: list[str]
 ) -> None:
     """Only those whose end is unknown change; what they cost then is what was billed."""
     path = a_ledger(
@@ -419,7 +420,7 @@ def test_a_person_may_say_what_became_of_calls(
         a_call(call_id="e", run_id="run-3"),
     )
     with closing(open_ledger(path, "", "")) as ledger:
-        found = ledger.release(chosen, Decimal("0.25"))
+        found = ledger.release(Decimal("0.25"), **chosen)
         rows = {row.call_id: row for row in ledger.calls()}
     assert [call.call_id for call in found] == released
     for call_id, row in rows.items():
@@ -435,13 +436,14 @@ def test_what_is_known_cannot_be_released(tmp_path: Path) -> None:
     """Nor what is not there; then nothing is, not even the others that were named."""
     path = a_ledger(tmp_path / "l.db", lost(call_id="a"), a_call(call_id="b"))
     with closing(open_ledger(path, "", "")) as ledger:
+        chosen: dict[str, Any]
         for chosen, words in (
-            (UnknownSelection(ids=("a", "b")), "is known"),
-            (UnknownSelection(ids=("a", "z")), "no call 'z'"),
-            (UnknownSelection(run_id="z"), "no call of a run 'z'"),
+            ({"ids": ("a", "b")}, "is known"),
+            ({"ids": ("a", "z")}, "no call 'z'"),
+            ({"run_id": "z"}, "no call of a run 'z'"),
         ):
             with pytest.raises(InputError, match=words):
-                ledger.release(chosen, Decimal(0))
+                ledger.release(Decimal(0), **chosen)
         assert [row.status for row in ledger.calls()] == ["unknown", "ok"]
 
 
@@ -449,6 +451,6 @@ def test_what_cost_nothing_used_no_tokens(tmp_path: Path) -> None:
     """The worst case was never sent, as far as anybody can tell."""
     path = a_ledger(tmp_path / "l.db", lost(call_id="a"))
     with closing(open_ledger(path, "", "")) as ledger:
-        ledger.release(UnknownSelection(), Decimal(0))
+        ledger.release(Decimal(0))
         (row,) = ledger.calls()
     assert (row.input_tokens, row.output_tokens, row.cost_pico) == (0, 0, 0)
