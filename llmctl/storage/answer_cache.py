@@ -36,8 +36,7 @@ from llmctl.storage.process import Process
 T = TypeVar("T")
 
 SILENCE = 30.0
-"""Seconds without a `beat` after which a process that cannot be seen (it runs in another
-container) counts as dead. Any other is asked after by its number."""
+"""Seconds without a `beat` after which a process in another container counts as dead."""
 
 _REMEDY = (
     "the next call sets it aside and starts an empty one; or remove it: nothing but cached "
@@ -86,8 +85,7 @@ _PUT = (
 )
 _MINE = "pid = ? AND birth = ? AND world = ?"
 _END = f"DELETE FROM claims WHERE key = ? AND {_MINE}"  # noqa: S608 - our own words
-_BATCH = 1000
-"""Hits whose time of use is written together; answers stored between two looks at the size."""
+_BATCH = 1000  # hits noted together; answers stored between two looks at the size
 
 
 def open_database(path: Path) -> Database:
@@ -100,13 +98,10 @@ class SqliteCache:
 
     A file that is damaged, found at once or later, or of version 0.1.0 is set aside under another
     name and a new one takes its place. Where there can be no file (its folder cannot be written,
-    it belongs to a newer llmctl, it is damaged and another process still uses it) or is to be none
-    (`path` is None) no answer is kept. `warn` gets a sentence each time. All verbs raise
-    `DiskError` and `BusyError`: a disk that refuses in the middle of a run is not the cache's to
-    excuse.
-
-    With `size` the file is kept below so many bytes: the answers used least recently go, when it
-    has grown and when it is closed.
+    it belongs to a newer llmctl, it is damaged and another process still uses it) no answer is
+    kept, nor where `path` is None. `warn` gets a sentence each time. All verbs raise `DiskError`
+    and `BusyError`. With `size` the file is kept below so many bytes: the answers used least
+    recently go, when it has grown and when it is closed.
     """
 
     def __init__(
@@ -300,13 +295,6 @@ class SqliteCache:
         for owner in connection.execute(asked).fetchall():
             if self._is_dead(*owner):
                 connection.execute(f"DELETE FROM claims WHERE {_MINE}", owner[:3])  # noqa: S608
-
-
-def open_cache(
-    path: Path | None, clock: Clock, warn: Callable[[str], None], *, size: int | None = None
-) -> SqliteCache:
-    """The cache at `path`, kept below `size` bytes; None: no answer is kept."""
-    return SqliteCache(path, warn, clock, size)
 
 
 _WORTH_SQUEEZING = 2048  # bytes; below, unpacking takes more time than a disk block is worth

@@ -1,8 +1,7 @@
 """The ledger: calls that ended, calls under way, and budget windows, in one SQLite file.
 
-Which windows a call counts towards is decided by `matches` when the call is held, and stored with
-the hold and with the call. The ledger itself decides: a window that anybody has ever used counts
-the calls of all processes, also of those that know nothing of the budget.
+Which windows a call counts towards is decided when it is held, and stored with it: a window that
+anybody has ever used counts the calls of all processes.
 """
 
 from __future__ import annotations
@@ -87,8 +86,7 @@ _LIVE = (
 
 
 class _Window(Struct):
-    """A row of `windows`: picodollars spent and held, and the highest share of the limit that
-    somebody was warned of."""
+    """A row of `windows`, in picodollars; `warned`: the highest share that somebody heard of."""
 
     key: str
     match: str
@@ -257,9 +255,10 @@ class Ledger:
                 row = replace(
                     old, status="error", cost_pico=pico, uncertain=0, uncertain_pico=0,
                     estimated=True,
+                    # What was sent is not known either, where it cost nothing.
+                    input_tokens=old.input_tokens if pico else 0,
+                    output_tokens=old.output_tokens if pico else 0,
                 )  # fmt: skip
-                if not pico:  # what was sent is not known either, where it cost nothing
-                    row = replace(row, input_tokens=0, output_tokens=0)
                 _charge(connection, row.windows, spent=pico)
                 add_call(connection, row)
             return found

@@ -34,8 +34,7 @@ _FIND = (
     "SELECT requests_full_at, tokens_full_at, paused_until FROM lanes WHERE name = ? AND boot = ?"
 )
 _KEEP = "INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, ?)"
-_FURTHEST = 600.0
-"""Seconds into the future that a moment may lie; more is damage, and would stop everybody."""
+_FURTHEST = 600.0  # seconds into the future that a moment may lie; more is damage
 
 
 class RateLimitStore:

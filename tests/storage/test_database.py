@@ -162,14 +162,6 @@ def test_files_are_private_under_any_umask(path: Path, umask: int) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_file_that_was_open_to_others_is_closed_to_them(path: Path) -> None:
-    """A mode that somebody widened is narrowed when the file is opened."""
-    Database(path, [FIRST]).close()
-    path.chmod(0o644)
-    Database(path, [FIRST]).close()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
     """A disk that refuses to let any file grow beyond `size` bytes."""
