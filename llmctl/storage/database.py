@@ -67,9 +67,8 @@ class OldFormatError(SetupError):
 class Migration(Struct, frozen=True):
     """One step of a file's schema: SQL statements, or functions of the connection.
 
-    `name` is never used again. A migration that `replaces` former ones makes a new file by its
-    `steps`, and a file that has all of the former ones by its `upgrade`; None: such a file is not
-    migrated.
+    `name` is never used again. One that `replaces` former ones makes a new file by its `steps`, and
+    a file that has all of those by its `upgrade`; None: such a file is not migrated.
     """
 
     name: str
@@ -128,12 +127,10 @@ class Database:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.name)
 
     async def write(self, work: Work[T]) -> T:
-        """What `work(connection)` returns, once it is committed.
-
-        When `work` raises, only its own changes are undone. Cancelling the wait does not undo the
-        write.
-        """
-        self._check_open()
+        """What `work(connection)` returns, once it is committed. When `work` raises, only its own
+        changes are undone. Cancelling the wait does not undo the write."""
+        if self._closed:
+            raise RuntimeError(f"{self.path} is closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, done))
         if not self._scheduled:
@@ -143,14 +140,12 @@ class Database:
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
-        self._check_open()
         value: T = self._thread.submit(self._commit, [work]).result()[0]
         return value
 
     def read(self, work: Work[T]) -> T:
         """What `work(connection)` returns, at once: it sees what was committed when its statement
         began, and never waits for writers."""
-        self._check_open()
         if self._reader is None:
             with self._mapped_errors():
                 self._reader = _retry_busy(lambda: _connect(self.path, read_only=True))
@@ -167,8 +162,6 @@ class Database:
 
     def close(self) -> None:
         """Commit what waits, fold the WAL into the file, and give everything back."""
-        if self._closed:
-            return
         self._closed = True
         self._thread.shutdown()
         if self._reader is not None:
@@ -181,10 +174,6 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError(f"{self.path} is closed")
 
     def _commit_waiting(self) -> None:
         """Commit all that waits, a group at a time."""
@@ -331,12 +320,8 @@ def _settle(outcomes: Sequence[_Outcome]) -> None:
 
 def _connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
     """A connection in autocommit mode that any one thread at a time may use; commits that are
-    `durable` survive a power cut.
-
-    A reader waits for locks inside SQLite. A writer does not: SQLite's own waiting sleeps up
-    to 100 ms between two tries, which starves one of several busy processes, so writers ask
-    again themselves (`_retry_busy`).
-    """
+    `durable` survive a power cut. A reader waits for locks inside SQLite; a writer asks again
+    itself (`_retry_busy`): SQLite sleeps up to 100 ms between two tries, and starves it."""
     connection = sqlite3.connect(
         path,
         timeout=PATIENCE if read_only else 0.0,

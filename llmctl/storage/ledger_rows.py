@@ -38,14 +38,14 @@ def to_pico(dollars: Decimal | None) -> int | None:
     return min(MOST, int(exact.to_integral_value(rounding=ROUND_HALF_EVEN, context=_EXACT)))
 
 
-def from_pico(pico: int | None) -> Decimal | None:
-    """Picodollars in US dollars, exactly; None stays None."""
-    return None if pico is None else dollars(pico)
-
-
 def dollars(pico: int) -> Decimal:
     """Picodollars in US dollars, exactly."""
     return Decimal(pico).scaleb(-12, context=_EXACT)
+
+
+def from_pico(pico: int | None) -> Decimal | None:
+    """Picodollars in US dollars, exactly; None stays None."""
+    return None if pico is None else dollars(pico)
 
 
 class CallKind(Struct, frozen=True):

@@ -141,9 +141,10 @@ def test_closing_writes_what_is_queued_and_folds_the_wal_in(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT count(*) FROM notes").fetchone() == (2000,)
-    for use in (lambda: db.write_now(add("late")), lambda: notes(db)):
-        with pytest.raises(RuntimeError, match="closed"):
-            use()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        db.write_now(add("late"))
+    with pytest.raises(RuntimeError, match="closed"):
+        asyncio.run(db.write(add("late")))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])

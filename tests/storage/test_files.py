@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -66,14 +63,6 @@ def test_through_a_dangling_link(tmp_path: Path) -> None:
     os.close(fd)
     assert created
     assert mode(tmp_path / "f") == 0o600
-
-
-def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
-    """A folder that cannot be made is one sentence."""
-    (tmp_path / "f").write_bytes(b"")
-    for path in (tmp_path / "f", tmp_path / "f" / "g"):
-        with pytest.raises(DiskError, match=f"cannot create the folder {path}: a part of"):
-            private_folder(path)
 
 
 @pytest.mark.parametrize(
@@ -146,42 +135,6 @@ def test_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "replace", replace)
     write_private(tmp_path / "f", b"x")
     assert diary == ["file", "rename", "folder"]
-
-
-HOLD = """
-    import sys
-    from pathlib import Path
-    from llmctl.storage.files import LockedFile
-    with LockedFile.open(Path(sys.argv[1])):
-        print("held", flush=True)
-        sys.stdin.read()
-"""
-
-
-def holder(path: Path) -> subprocess.Popen[str]:
-    """Another process that holds the file, until its stdin ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLD), str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_two_processes(tmp_path: Path) -> None:
-    """A file held by another process is refused with exit code 75, until that process has
-    ended, even by `kill -9`."""
-    path = tmp_path / "out.jsonl"
-    with holder(path) as process:
-        with pytest.raises(BusyError, match=f"another llmctl holds {path}: wait") as caught:
-            LockedFile.open(path)
-        assert caught.value.exit_code == 75
-        process.kill()
-    with LockedFile.open(path) as file:
-        assert not file.created
 
 
 def test_a_file_replaced_while_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

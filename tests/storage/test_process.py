@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -57,18 +56,3 @@ def test_a_clock_that_was_set_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(psutil, "boot_time", lambda: boot + 86400)
     monkeypatch.setattr("psutil._psplatform.boot_time", lambda: boot + 86400)
     assert not me.is_dead(out_of_sight=True)
-
-
-def test_a_boot_has_an_id_where_there_is_no_proc(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Another one after each start of the machine."""
-    monkeypatch.setattr(process, "_PROC", tmp_path)
-    boots = []
-    for moment in (1.7e9, 1.7e9, 1.8e9):
-        monkeypatch.setattr(psutil, "boot_time", lambda moment=moment: moment)
-        process.boot_id.cache_clear()
-        boots.append(process.boot_id())
-    process.boot_id.cache_clear()
-    assert boots[0] == boots[1] != boots[2]
-    assert all(boots)
