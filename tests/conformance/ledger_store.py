@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
-from typing import Protocol
 
 import pytest
 from msgspec.structs import replace
@@ -17,27 +16,11 @@ from llmctl.errors import (
     Interrupted,
     RateLimited,
 )
-from llmctl.protocols import Budget
+from llmctl.storage.ledger import Ledger
 from llmctl.storage.ledger_rows import CallRow, HeldCall
-from llmctl.types import CallRecord, Usage
+from llmctl.types import Usage
 from tests.conformance.calls import a_hold, a_request, an_answer, an_outcome
-
-
-class Ledger(Budget, Protocol):
-    """A `Budget` that can be read."""
-
-    def calls(self) -> list[CallRow]:
-        """Ended calls, by start."""
-        ...
-
-    def open_holds(self) -> list[HeldCall]:
-        """Calls under way."""
-        ...
-
-
-def settle(store: Budget, record: CallRecord) -> None:
-    """The call has ended."""
-    asyncio.run(store.settle(record))
+from tests.conformance.ledger_budgets import settle
 
 
 class LedgerContract:
