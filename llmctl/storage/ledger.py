@@ -351,10 +351,12 @@ def _expire_dead_holds(connection: sqlite3.Connection) -> None:
         if owner not in dead:
             dead[owner] = process.is_dead(out_of_sight=owner[1])
         if dead[owner]:
-            lost = lost_call(held)
+            amount = held.amount_pico or 0
             connection.execute(_END_HOLD, (held.call_id,)).fetchall()
-            _charge(connection, held.windows, spent=lost.spent_pico, held=-lost.spent_pico)
-            add_call(connection, lost)
+            _charge(connection, held.windows, held=-amount)
+            if _find_call(connection, held.call_id) is None:  # else it was thought dead before
+                _charge(connection, held.windows, spent=amount)
+                add_call(connection, lost_call(held))
 
 
 def _select_unknown(
