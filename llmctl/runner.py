@@ -171,7 +171,7 @@ async def open_runner(
     Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
     paid call.
     """
-    from llmctl.storage.answer_cache import open_cache
+    from llmctl.storage.answer_cache import SqliteCache
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
@@ -198,7 +198,7 @@ async def open_runner(
         ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
         file = folders.cache / "cache.db" if profile.cache.enabled else None
-        cache = open_cache(file, clock, warn, size=cache_size)
+        cache = SqliteCache(file, warn, clock, size=cache_size)
         stack.callback(cache.close)
         own = {route.profile.name: route.profile.price for route in routes}
         runner = Runner(

@@ -224,7 +224,7 @@ def release(
 
     from llmctl.batch.output import dollars
     from llmctl.cli.cost_formats import calls_json, total_of
-    from llmctl.storage.ledger import UnknownSelection, open_ledger
+    from llmctl.storage.ledger import open_ledger
 
     amount = parse_dollars("--billed", billed)
     assert amount is not None
@@ -237,7 +237,7 @@ def release(
     released: Sequence[UnknownCall] = ()
     if path.exists():
         with closing(open_ledger(path, "", "")) as ledger:
-            released = ledger.release(UnknownSelection(tuple(ids or ()), run_id), amount)
+            released = ledger.release(amount, ids=tuple(ids or ()), run_id=run_id)
     elif not everything:
         raise InputError("there is no ledger yet, and so no call to release")
     total, unpriced = total_of(released)

@@ -6,13 +6,12 @@ import contextlib
 import sqlite3
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,30 +21,24 @@ from llmctl.clock import Clock, SystemClock
 from llmctl.errors import BusyError, DiskError, LlmctlError
 from llmctl.protocols import CachedAnswer
 from llmctl.storage.database import (
-    FOREIGN,
     DamagedError,
     Database,
     Migration,
-    NewerError,
     OldFormatError,
     ReadOnlyFile,
-    connect,
-    damaged,
-    map_error,
-    retry_busy,
+    corrupt,
 )
-from llmctl.storage.files import UseLock, disk
-from llmctl.storage.ledger import REMEDY as LEDGER_REMEDY
+from llmctl.storage.files import disk, use_lock
+from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_rows import from_pico
 from llmctl.storage.process import Process
 
 T = TypeVar("T")
 
 SILENCE = 30.0
-"""Seconds without a `beat` after which a process that cannot be seen (it runs in another
-container) counts as dead. Any other is asked after by its number."""
+"""Seconds without a `beat` after which a process in another container counts as dead."""
 
-REMEDY = (
+_REMEDY = (
     "the next call sets it aside and starts an empty one; or remove it: nothing but cached "
     "answers is lost"
 )
@@ -83,8 +76,8 @@ MIGRATIONS = (
     ),
 )
 
-_FIND = "SELECT id, key, stored, body FROM answers WHERE key"
 _PAGE = 500
+_FIND = "SELECT id, key, stored, body FROM answers WHERE key"
 _FIND_MANY = f"{_FIND} IN ({', '.join('?' * _PAGE)})"
 _PUT = (
     "INSERT OR REPLACE INTO answers (key, asked, model, stored, used, bytes, body) "
@@ -92,37 +85,41 @@ _PUT = (
 )
 _MINE = "pid = ? AND birth = ? AND world = ?"
 _END = f"DELETE FROM claims WHERE key = ? AND {_MINE}"  # noqa: S608 - our own words
-_BATCH = 1000
-"""Hits whose time of use is written together; answers stored between two looks at the size."""
+_BATCH = 1000  # hits noted together; answers stored between two looks at the size
 
 
 def open_database(path: Path) -> Database:
     """The database of a cache. Raises as `Database` does."""
-    return Database(path, MIGRATIONS, remedy=REMEDY, erasable=True, replaceable=True)
+    return Database(path, MIGRATIONS, remedy=_REMEDY, erasable=True, replaceable=True)
 
 
 class SqliteCache:
-    """The `AnswerCache` in one file. Keys are fingerprints: hexadecimal digits.
+    """The `AnswerCache` at `path`. Keys are fingerprints: hexadecimal digits. Opening never fails.
 
-    With `size` the file is kept below so many bytes: the answers used least recently go, when it
-    has grown and when it is closed. All verbs raise what `Database` does; an answer that is not
-    what was stored is a `DamagedError` too.
+    A file that is damaged, found at once or later, or of version 0.1.0 is set aside under another
+    name and a new one takes its place. Where there can be no file (its folder cannot be written,
+    it belongs to a newer llmctl, it is damaged and another process still uses it) no answer is
+    kept, nor where `path` is None. `warn` gets a sentence each time. All verbs raise `DiskError`
+    and `BusyError`. With `size` the file is kept below so many bytes: the answers used least
+    recently go, when it has grown and when it is closed.
     """
 
-    def __init__(self, path: Path, clock: Clock | None = None, size: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        warn: Callable[[str], None],
+        clock: Clock | None = None,
+        size: int | None = None,
+    ) -> None:
+        self._warn = warn
         self._clock = clock or SystemClock()
         self._size = size
         self._puts = 0
         self._used: dict[int, int] = {}
         me = Process.current()
         self._me = (me.pid, me.birth, me.world)
-        self._db = open_database(path)
-        try:
-            if self._db.read(lambda c: c.execute("SELECT 1 FROM claims").fetchone()):
-                self._db.write_now(self._drop_dead_claims)
-        except BaseException:
-            self._db.close()
-            raise
+        self._inode: int | None = None
+        self._db = None if path is None else self._open(path)
 
     async def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
@@ -130,30 +127,33 @@ class SqliteCache:
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
         """The answers, however old, of those keys that have one."""
-        found: dict[str, CachedAnswer] = {}
         asked = [bytes.fromhex(key) for key in dict.fromkeys(keys)]
-        for start in range(0, len(asked), _PAGE):
-            for number, key, stored, body in self._db.read(self._find(asked[start:][:_PAGE])):
-                found[bytes(key).hex()] = self._unpack(key, stored, body)
-                # Written later, many together: a look-up must not cost a write.
-                self._used[number] = int(self._clock.wall())
-        if len(self._used) >= _BATCH:
-            await self._db.write(self._note_use())
-        return found
 
-    def _find(self, keys: list[bytes]) -> Callable[[sqlite3.Connection], list[Any]]:
+        async def find(db: Database) -> dict[str, CachedAnswer]:
+            found: dict[str, CachedAnswer] = {}
+            for start in range(0, len(asked), _PAGE):
+                found |= db.read(partial(self._find, keys=asked[start : start + _PAGE]))
+            if len(self._used) >= _BATCH:
+                await db.write(self._note_use())
+            return found
+
+        return await self._ask(find, {})
+
+    def _find(self, connection: sqlite3.Connection, keys: list[bytes]) -> dict[str, CachedAnswer]:
         if len(keys) == 1:
-            return lambda connection: connection.execute(f"{_FIND} = ?", keys).fetchall()
-        values = keys + keys[-1:] * (_PAGE - len(keys))  # one statement stays prepared
-        return lambda connection: connection.execute(_FIND_MANY, values).fetchall()
-
-    def _unpack(self, key: bytes, stored: float, body: bytes) -> CachedAnswer:
-        try:
-            answer = unpack(key, stored, body)
-        except Exception as error:
-            # Flipped bits may change the type of any column: whatever fails here is damage.
-            raise damaged(self._db.path, REMEDY, f"an answer is not as stored: {error}") from error
-        return answer
+            rows = connection.execute(f"{_FIND} = ?", keys).fetchall()
+        else:  # always as many, so that one statement stays prepared
+            rows = connection.execute(_FIND_MANY, keys + keys[-1:] * (_PAGE - len(keys))).fetchall()
+        found = {}
+        for number, key, stored, body in rows:
+            try:
+                found[bytes(key).hex()] = unpack(key, stored, body)
+            except Exception as error:
+                # Flipped bits may change the type of any column: whatever fails here is damage.
+                raise corrupt(f"an answer is not as stored: {error}") from error
+            # Written later, many together: a look-up must not cost a write.
+            self._used[number] = int(self._clock.wall())
+        return found
 
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer instead of an older one, and end this process's claim on it. On return
@@ -168,11 +168,11 @@ class SqliteCache:
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(_PUT, row)
             connection.execute(_END, (binary, *self._me))
+            self._puts += 1
+            if self._puts % _BATCH == 0:
+                self._shrink(connection)
 
-        await self._db.write(work)
-        self._puts += 1
-        if self._size is not None and self._puts % _BATCH == 0:
-            await self._db.write(self._shrink)
+        await self._ask(lambda db: db.write(work), None)
 
     async def claim(self, key: str) -> bool:
         """True when this process is to get the answer; False while another one is at it."""
@@ -190,28 +190,84 @@ class SqliteCache:
                 connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", values)
             return free
 
-        # Asked again and again by who waits: without the lock for writing, while it is not free.
-        return self._db.read(is_free) and await self._db.write(work)
+        async def ask(db: Database) -> bool:
+            # Again and again by who waits: without the lock for writing, while it is not free.
+            return db.read(is_free) and await db.write(work)
+
+        return await self._ask(ask, otherwise=True)
 
     async def release(self, key: str) -> None:
         """End this process's claim without an answer; a claim of another process stays."""
-        values = (bytes.fromhex(key), *self._me)
-        await self._db.write(lambda connection: connection.execute(_END, values).rowcount)
+        await self._change(_END, bytes.fromhex(key), *self._me)
 
     async def beat(self) -> None:
         """Renew this process's claims: it is alive."""
-        values = (self._clock.wall(), *self._me)
-        statement = f"UPDATE claims SET at = ? WHERE {_MINE}"  # noqa: S608 - our own words
-        await self._db.write(lambda connection: connection.execute(statement, values).rowcount)
+        await self._change(
+            f"UPDATE claims SET at = ? WHERE {_MINE}",  # noqa: S608 - our own words
+            self._clock.wall(),
+            *self._me,
+        )
 
     def close(self) -> None:
         """Write what waits, make the file small enough, and close it."""
+        if self._db is None:
+            return
         with contextlib.suppress(DiskError, BusyError, RuntimeError):  # neither loses an answer
             if self._used:
                 self._db.write_now(self._note_use())
-            if self._size is not None:
-                self._db.write_now(self._shrink)
+            self._db.write_now(self._shrink)
         self._db.close()
+
+    async def _change(self, statement: str, *values: object) -> None:
+        await self._ask(
+            lambda db: db.write(lambda c: c.execute(statement, values).rowcount), otherwise=0
+        )
+
+    async def _ask(self, work: Callable[[Database], Awaitable[T]], otherwise: T) -> T:
+        """What `work` makes of the database, or of its replacement; `otherwise` without one."""
+        for _ in range(2):
+            db = self._db
+            if db is None:
+                break
+            try:
+                return await work(db)
+            except DamagedError as error:
+                if self._db is db:  # unless another task has seen to that
+                    self._used = {}
+                    db.close()
+                    self._db = self._replace(db.path, error)
+        return otherwise
+
+    def _open(self, path: Path) -> Database | None:
+        self._inode = _inode(path)
+        try:
+            with contextlib.ExitStack() as stack:
+                db = stack.enter_context(open_database(path))
+                self._inode = _inode(path)
+                db.write_now(self._drop_dead_claims)
+                stack.pop_all()
+        except (DamagedError, OldFormatError) as error:
+            return self._replace(path, error)
+        except LlmctlError as error:
+            self._warn(f"answers are not cached on disk in this run: {error}")
+            return None
+        return db
+
+    def _replace(self, path: Path, error: DamagedError | OldFormatError) -> Database | None:
+        old = isinstance(error, OldFormatError)
+        # Another process may have done it: then the path leads to a new file already.
+        if self._inode == _inode(path):
+            try:
+                aside = set_aside(path, self._clock.wall(), "old" if old else "damaged")
+            except LlmctlError as refusal:
+                self._warn(f"answers are not cached on disk in this run: {refusal}")
+                return None
+            why = "is of an older llmctl" if old else f"is damaged ({error.__cause__ or error})"
+            self._warn(
+                f"{path} {why}: it was set aside as {aside.name}, and the run goes on with an "
+                "empty cache"
+            )
+        return self._open(path)
 
     def _note_use(self) -> Callable[[sqlite3.Connection], None]:
         used, self._used = self._used, {}
@@ -231,8 +287,8 @@ class SqliteCache:
             connection.execute("DELETE FROM answers WHERE id IN (SELECT id FROM chosen)")
 
     def _is_dead(self, pid: int, birth: str, world: str, at: float) -> bool:
-        dead = Process(pid, birth, world).is_dead()
-        return self._clock.wall() - at >= SILENCE if dead is None else dead
+        silent = self._clock.wall() - at >= SILENCE
+        return Process(pid, birth, world).is_dead(out_of_sight=silent)
 
     def _drop_dead_claims(self, connection: sqlite3.Connection) -> None:
         asked = "SELECT pid, birth, world, max(at) FROM claims GROUP BY pid, birth, world"
@@ -263,154 +319,6 @@ def unpack(key: bytes, stored: float, body: bytes) -> CachedAnswer:
     return replace(answer, text=text.decode("utf-8", "surrogatepass"))
 
 
-class MemoryCache:
-    """An `AnswerCache` that ends with the process. It keeps the answers used last, about
-    `max_bytes` of them."""
-
-    def __init__(self, max_bytes: int = 64 << 20) -> None:
-        self._room = max_bytes
-        self._answers: OrderedDict[str, CachedAnswer] = OrderedDict()
-
-    async def get(self, key: str) -> CachedAnswer | None:
-        """The answer, or None."""
-        answer = self._answers.get(key)
-        if answer is not None:
-            self._answers.move_to_end(key)
-        return answer
-
-    async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
-        """The answers of those keys that have one."""
-        return {key: answer for key in keys if (answer := await self.get(key)) is not None}
-
-    async def put(self, key: str, answer: CachedAnswer) -> None:
-        """Keep the answer instead of an older one."""
-        if old := self._answers.pop(key, None):
-            self._room += _memory_of(old)
-        self._answers[key] = answer = replace(answer, asked="")
-        self._room -= _memory_of(answer)
-        while self._room < 0:
-            self._room += _memory_of(self._answers.popitem(last=False)[1])
-
-    async def claim(self, key: str) -> bool:  # noqa: ARG002 - nobody else can be at it
-        """True: no other process sees this memory."""
-        return True
-
-    async def release(self, key: str) -> None:
-        """Nothing to give back."""
-
-    async def beat(self) -> None:
-        """Nobody listens."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def _memory_of(answer: CachedAnswer) -> int:
-    # What Python adds for the object and its fields is about a kilobyte.
-    return 1024 + len(answer.text) + len(answer.body or b"")
-
-
-class SelfHealingCache:
-    """The `AnswerCache` at `path`, kept below `size` bytes. Opening it never fails.
-
-    A file that is damaged, found at once or later, or of version 0.1.0 is set aside under another
-    name and a new one takes its place. Where there can be no file (its folder cannot be written,
-    it belongs to a newer llmctl, it is damaged and another process still uses it) answers are kept
-    in memory. `warn` gets a sentence each time. All verbs raise `DiskError` and `BusyError`: a
-    disk that refuses in the middle of a run is not the cache's to excuse.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        warn: Callable[[str], None],
-        clock: Clock | None = None,
-        size: int | None = None,
-    ) -> None:
-        self._path = path
-        self._warn = warn
-        self._clock = clock or SystemClock()
-        self._size = size
-        self._inode: int | None = None
-        self._store: SqliteCache | MemoryCache
-        try:
-            self._store = self._open()
-        except (DamagedError, OldFormatError) as error:
-            self._store = self._replacement(error)
-        except (DiskError, BusyError, NewerError) as error:
-            self._store = self._memory_fallback(error)
-
-    async def get(self, key: str) -> CachedAnswer | None:
-        """The answer, however old, or None."""
-        return await self._ask(lambda store: store.get(key))
-
-    async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
-        """The answers, however old, of those keys that have one."""
-        return await self._ask(lambda store: store.get_many(keys))
-
-    async def put(self, key: str, answer: CachedAnswer) -> None:
-        """Keep the answer instead of an older one, and end this process's claim on it."""
-        await self._ask(lambda store: store.put(key, answer))
-
-    async def claim(self, key: str) -> bool:
-        """True when this process is to get the answer; False while another one is at it."""
-        return await self._ask(lambda store: store.claim(key))
-
-    async def release(self, key: str) -> None:
-        """End this process's claim without an answer."""
-        await self._ask(lambda store: store.release(key))
-
-    async def beat(self) -> None:
-        """Renew this process's claims."""
-        await self._ask(lambda store: store.beat())
-
-    def close(self) -> None:
-        """Write what waits, make the file small enough, and close it."""
-        self._store.close()
-
-    async def _ask(self, work: Callable[[SqliteCache | MemoryCache], Awaitable[T]]) -> T:
-        store = self._store
-        try:
-            return await work(store)
-        except DamagedError as error:
-            if self._store is store:  # unless another task has seen to that
-                store.close()
-                self._store = self._replacement(error)
-        return await work(self._store)
-
-    def _open(self) -> SqliteCache:
-        self._inode = _inode(self._path)
-        store = SqliteCache(self._path, self._clock, self._size)
-        self._inode = _inode(self._path)
-        return store
-
-    def _replacement(self, error: DamagedError | OldFormatError) -> SqliteCache | MemoryCache:
-        old = isinstance(error, OldFormatError)
-        try:
-            # Another process may have done it: then the path leads to a new file already.
-            if self._inode is not None and self._inode == _inode(self._path):
-                aside = set_aside(self._path, self._clock.wall(), "old" if old else "damaged")
-                why = "is of an older llmctl" if old else f"is damaged ({error.__cause__ or error})"
-                self._warn(
-                    f"{self._path} {why}: it was set aside as {aside.name}, and the run goes on "
-                    "with an empty cache"
-                )
-            return self._open()
-        except (DiskError, BusyError, NewerError, OldFormatError) as refusal:
-            return self._memory_fallback(refusal)
-
-    def _memory_fallback(self, error: LlmctlError) -> MemoryCache:
-        self._warn(f"answers are not cached on disk in this run: {error}")
-        return MemoryCache()
-
-
-def open_cache(
-    path: Path | None, clock: Clock, warn: Callable[[str], None], *, size: int | None = None
-) -> SelfHealingCache | MemoryCache:
-    """The cache at `path`, kept below `size` bytes; None: one that ends with the process."""
-    return MemoryCache() if path is None else SelfHealingCache(path, warn, clock, size)
-
-
 def set_aside(path: Path, now: float, reason: str = "damaged") -> Path:
     """Rename a database that is not open here, with its WAL, to `NAME.REASON-TIME` (`now`:
     seconds since the epoch); gives the new path.
@@ -423,7 +331,7 @@ def set_aside(path: Path, now: float, reason: str = "damaged") -> Path:
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.{reason}-{moment}-{number}")
-    with UseLock.exclusive(path), disk("set aside", path):
+    with use_lock(path, alone=True), disk("set aside", path):
         for ending in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(f"{path.name}{ending}").rename(f"{aside}{ending}")
@@ -449,10 +357,9 @@ def remove_files(files: Sequence[Path]) -> int:
 
 
 def _inode(path: Path) -> int | None:
-    try:
+    with contextlib.suppress(OSError):
         return path.stat().st_ino
-    except OSError:
-        return None
+    return None
 
 
 class CachePeek(ReadOnlyFile):
@@ -474,8 +381,6 @@ class CachePeek(ReadOnlyFile):
 
 _STEP = 500  # answers of one transaction: bounds how long others wait for the lock for writing
 _REST = 0.005  # seconds between two of them: whoever waits asks every millisecond
-_ROUNDS = 3  # times to look whether the file is small enough: others may add all the time
-_CHECKPOINT = 10.0  # seconds to wait until nobody reads the WAL any more
 
 _CHOOSE = """
     INSERT INTO chosen SELECT id, bytes FROM (
@@ -524,31 +429,21 @@ def prune(path: Path, chosen: PruneFilter, *, dry_run: bool = False) -> Pruned:
     """
     if not path.exists():
         return Pruned()
-    with contextlib.closing(open_database(path)) as db:
-        try:
-            with contextlib.closing(db.connect()) as connection:
-                return _prune(connection, chosen, dry_run=dry_run)
-        except FOREIGN as error:
-            raise map_error(error, path, REMEDY) from error
-
-
-def _prune(connection: sqlite3.Connection, chosen: PruneFilter, *, dry_run: bool) -> Pruned:
-    before, entries = _used_bytes(connection), 0
-    for _ in range(_ROUNDS):
-        chosen_now, about = retry_busy(lambda: _choose(connection, chosen))
-        if dry_run or not chosen_now:
-            break
-        entries += chosen_now
-        _steps(connection, "chosen", _DELETE)
-        # What stays may lie less densely than was counted on, or others have added to it.
-        if chosen.max_bytes is None or _used_bytes(connection) <= chosen.max_bytes:
-            break
-    if dry_run:
-        return Pruned(chosen_now, about)
-    if chosen.model is not None and entries:
-        _steps(connection, "answers", _MOVE)  # half-empty pages give nothing back
-    lingers = not _empty_wal(connection)
-    return Pruned(entries, max(0, before - _used_bytes(connection)), lingers)
+    with open_database(path) as db:
+        before, removed = db.read(_used_bytes), 0
+        while True:
+            entries, about = db.write_now(lambda connection: _choose(connection, chosen))
+            if dry_run:
+                return Pruned(entries, about)
+            _steps(db, "chosen", _DELETE)
+            removed += entries
+            # What stays may lie less densely than was counted on, or others have added to it.
+            if not entries or chosen.max_bytes is None:
+                break
+        if chosen.model is not None and removed:
+            _steps(db, "answers", _MOVE)  # half-empty pages give nothing back
+        lingers = not db.empty_wal()
+        return Pruned(removed, max(0, before - db.read(_used_bytes)), lingers)
 
 
 def _choose(connection: sqlite3.Connection, chosen: PruneFilter) -> tuple[int, int]:
@@ -573,27 +468,23 @@ def _choose(connection: sqlite3.Connection, chosen: PruneFilter) -> tuple[int, i
     return entries, size + entries * overhead
 
 
-def _steps(connection: sqlite3.Connection, table: str, statement: str) -> None:
+def _steps(db: Database, table: str, statement: str) -> None:
     """Run the statement over the ids that the table has now, a stretch in each transaction."""
     ids = f"SELECT id FROM {table} WHERE id > ? AND id <= ? ORDER BY id LIMIT {_STEP}"  # noqa: S608
-    (last,) = connection.execute(f"SELECT ifnull(max(id), 0) FROM {table}").fetchone()  # noqa: S608
     done = -1
-    while stretch := connection.execute(ids, (done, last)).fetchall():
-        (first,), (done,) = stretch[0], stretch[-1]
-        values = {"first": first, "last": done}
-        retry_busy(partial(connection.execute, statement, values))
-        time.sleep(_REST)
 
+    def step(connection: sqlite3.Connection) -> int:
+        stretch = connection.execute(ids, (done, last)).fetchall()
+        if not stretch:
+            return last
+        first, end = int(stretch[0][0]), int(stretch[-1][0])
+        connection.execute(statement, {"first": first, "last": end})
+        return end
 
-def _empty_wal(connection: sqlite3.Connection) -> bool:
-    """Fold the WAL into the file and cut it to nothing; False when a reader prevents that."""
-    until = time.monotonic() + _CHECKPOINT
-    while True:
-        with contextlib.suppress(sqlite3.OperationalError):
-            if not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                return True
-        if time.monotonic() >= until:
-            return False
+    latest = f"SELECT ifnull(max(id), 0) FROM {table}"  # noqa: S608
+    last = db.write_now(lambda connection: int(connection.execute(latest).fetchone()[0]))
+    while done < last:
+        done = db.write_now(step)
         time.sleep(_REST)
 
 
@@ -606,13 +497,6 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 
 
 # --- Statistics
-
-_ENTRIES = "SELECT model, count(*), sum(bytes) FROM answers GROUP BY model"
-_CALLS = (
-    "SELECT model, sum(cache IN ('hit', 'shared')), sum(cache = 'miss'), "
-    "sum(saved_pico), sum(cache IN ('hit', 'shared') AND saved_pico IS NULL) "
-    "FROM calls WHERE cache IN ('hit', 'shared', 'miss') GROUP BY model"
-)
 
 
 @dataclass(slots=True)
@@ -662,24 +546,18 @@ def cache_stats(cache: Path, ledger: Path) -> CacheStats:
     """
     stats = CacheStats()
     if cache.exists():
-        with contextlib.closing(open_database(cache)) as db:
-            rows = db.read(lambda connection: connection.execute(_ENTRIES).fetchall())
-        for model, entries, size in rows:
-            stats.models[model] = CacheFigures(entries, size)
+        asked = "SELECT model, count(*), sum(bytes) FROM answers GROUP BY model"
+        with open_database(cache) as db:
+            rows = db.read(lambda connection: connection.execute(asked).fetchall())
+        stats.models = {model: CacheFigures(entries, size) for model, entries, size in rows}
         for file in (cache, cache.with_name(f"{cache.name}-wal")):
             with contextlib.suppress(OSError):
                 stats.file_bytes += file.stat().st_size
     if ledger.exists():
-        for model, hits, misses, saved, unpriced in _read_calls(ledger):
+        with contextlib.closing(open_ledger(ledger, "", "")) as opened:
+            calls = opened.report(lambda reading: reading.cache_use())
+        for model, hits, misses, saved, unpriced in calls:
             of = stats.models.setdefault(model, CacheFigures())
             of.hits, of.misses, of.unpriced = hits, misses, unpriced
             of.saved = from_pico(saved) or Decimal(0)
     return stats
-
-
-def _read_calls(ledger: Path) -> list[tuple[Any, ...]]:
-    try:
-        with contextlib.closing(connect(ledger, read_only=True)) as connection:
-            return connection.execute(_CALLS).fetchall()
-    except FOREIGN as error:
-        raise map_error(error, ledger, LEDGER_REMEDY) from error

@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,34 +22,27 @@ from typing import Any, Self, TypeVar
 from msgspec import Struct
 
 from llmctl.errors import BusyError, DiskError, SetupError
-from llmctl.storage.files import UseLock, disk, open_private, private_folder, sync_folder
+from llmctl.storage.files import disk, open_private, private_folder, sync_folder, use_lock
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 """Statements on a connection, within a transaction when they write. A writer may be run again
 after a rollback, so it changes nothing but the database; a reader fetches all rows."""
 
-FOREIGN = (sqlite3.Error, UnicodeDecodeError)
-"""What SQLite raises; the second when a message quotes a damaged schema that is no text."""
+# The second when a message quotes a damaged schema that is no text.
+_FOREIGN = (sqlite3.Error, UnicodeDecodeError)
 
 APPLICATION_ID = 0x6C6C6D63
 """Marks a SQLite file as ours (`PRAGMA application_id`); "llmc" in ASCII."""
 
-_APPLIED = "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) WITHOUT ROWID"
-
 PATIENCE = 15.0
 """Seconds to wait for another process that writes before giving up."""
 
-GROUP = 500
-"""Most writes in one transaction: bounds how long other processes wait for the lock."""
-
-_GATHER = 0.002
-"""Seconds that writes are gathered for while several come at a time: a commit costs as much as ten
-rows."""
-
-_PAUSE = 0.001
+_GROUP = 500  # most writes in one transaction: bounds how long other processes wait for the lock
+_GATHER = 0.002  # seconds that writes are gathered for while several come at a time
+_PAUSE = 0.001  # seconds between two tries
+_CHECKPOINT = 10.0  # seconds to wait until nobody reads the WAL any more
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSED = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
@@ -74,9 +67,8 @@ class OldFormatError(SetupError):
 class Migration(Struct, frozen=True):
     """One step of a file's schema: SQL statements, or functions of the connection.
 
-    `name` is never used again. A migration that `replaces` former ones makes a new file by its
-    `steps`, and a file that has all of the former ones by its `upgrade`; None: such a file is not
-    migrated.
+    `name` is never used again. One that `replaces` former ones makes a new file by its `steps`, and
+    a file that has all of those by its `upgrade`; None: such a file is not migrated.
     """
 
     name: str
@@ -85,8 +77,7 @@ class Migration(Struct, frozen=True):
     upgrade: tuple[str | Work[None], ...] | None = None
 
 
-_Write = tuple[Work[Any], "asyncio.Future[Any] | Future[Any]"]
-_Outcome = tuple["asyncio.Future[Any] | Future[Any]", Any, BaseException | None]
+_Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
 class Database:
@@ -94,15 +85,15 @@ class Database:
 
     `remedy` is what a user does about a damaged file, as the end of a sentence. `erasable`: what is
     deleted is overwritten with zeros, free pages go back to the file system, and no copy is kept
-    of an older file that is migrated. `replaceable`: a damaged file may be replaced (a `UseLock` is
-    held while it is open), and a commit survives the death of the process only, not a power cut.
+    of an older file that is migrated. `replaceable`: a damaged file may be replaced (a `use_lock`
+    is held while it is open), and a commit survives the death of the process only, not a power cut.
     Files are 0600 in a 0700 folder: SQLite gives -wal and -shm the mode of the database.
 
     Opening raises `DiskError` when the disk refuses, `DamagedError`, `NewerError`,
     `OldFormatError`, and `BusyError` when another process keeps the file locked. Reads and writes
     raise the same, and what a `Work` itself raises. After a `DiskError` in a write every later
     write fails alike: what a failed sync left on the disk is unknown, and asking again may falsely
-    succeed. A process forked while the file is open must open its own.
+    succeed.
     """
 
     def __init__(
@@ -119,55 +110,58 @@ class Database:
         self._remedy = remedy
         self._erasable = erasable
         self._durable = not replaceable
-        self._pid = os.getpid()
         self._closed = False
         self._reader: sqlite3.Connection | None = None
-        self._waiting: deque[_Write] = deque()
+        self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._scheduled = False
-        self._busy = False
-        self._broken: BaseException | None = None
+        self._broken: DiskError | None = None
         with contextlib.ExitStack() as stack:
             _make_private(path)
             if replaceable:
-                stack.enter_context(UseLock.shared(path))
-            self._connection = self._open()
+                stack.enter_context(use_lock(path))
+            # All of it again when another process is in the way: which of the statements meets
+            # a process that is just creating, recovering or closing the file is chance.
+            with self._mapped_errors():
+                self._connection = _retry_busy(self._open)
             self._in_use = stack.pop_all()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.name)
 
     async def write(self, work: Work[T]) -> T:
-        """What `work(connection)` returns, once it is committed.
-
-        When `work` raises, only its own changes are undone. Cancelling the wait does not undo the
-        write.
-        """
+        """What `work(connection)` returns, once it is committed. When `work` raises, only its own
+        changes are undone. Cancelling the wait does not undo the write."""
+        if self._closed:
+            raise RuntimeError(f"{self.path} is closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(work, done)
+        self._waiting.append((work, done))
+        if not self._scheduled:
+            self._scheduled = True
+            self._thread.submit(self._commit_waiting)
         return await done
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
-        done: Future[T] = Future()
-        self._submit(work, done)
-        return done.result()
+        value: T = self._thread.submit(self._commit, [work]).result()[0]
+        return value
 
     def read(self, work: Work[T]) -> T:
         """What `work(connection)` returns, at once: it sees what was committed when its statement
         began, and never waits for writers."""
-        self._check_usable()
-        try:
-            if self._reader is None:
-                self._reader = retry_busy(lambda: self.connect(read_only=True))
+        if self._reader is None:
+            with self._mapped_errors():
+                self._reader = _retry_busy(lambda: _connect(self.path, read_only=True))
+        with self._mapped_errors(self._reader):
             return work(self._reader)
-        except FOREIGN as error:
-            known = self._known(error, self._reader)
-            if known is error:
-                raise
-            raise known from error
+
+    def empty_wal(self) -> bool:
+        """Fold the WAL into the file and cut it to nothing; False when another process reads it
+        for ten seconds. For callers that write nothing meanwhile."""
+        with self._mapped_errors(self._connection):
+            self._connection.execute(f"PRAGMA busy_timeout={_CHECKPOINT * 1000:.0f}")
+            blocked, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not blocked
 
     def close(self) -> None:
         """Commit what waits, fold the WAL into the file, and give everything back."""
-        if self._closed or self._pid != os.getpid():
-            return  # in a forked child the connections are the parent's, with its locks
         self._closed = True
         self._thread.shutdown()
         if self._reader is not None:
@@ -181,104 +175,100 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, work: Work[Any], done: asyncio.Future[Any] | Future[Any]) -> None:
-        self._check_usable()
-        self._waiting.append((work, done))
-        if not self._scheduled:
-            self._scheduled = True
-            self._thread.submit(self._commit_waiting)
-
-    def _check_usable(self) -> None:
-        if self._pid != os.getpid():
-            raise RuntimeError(f"{self.path} was opened before a fork: open it again")
-        if self._closed:
-            raise RuntimeError(f"{self.path} is closed")
-
     def _commit_waiting(self) -> None:
         """Commit all that waits, a group at a time."""
+        group: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         while True:
-            if self._busy:  # more come: one sync serves those, too
+            if len(group) > 1:  # more come: one sync serves those, too
                 time.sleep(_GATHER)
-            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-            self._busy = len(group) > 1
+            group = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
             if group:
-                _tell(self._commit(group))
+                _tell(self._outcomes(group))
                 continue
             self._scheduled = False
             if not self._waiting:  # else it came just now, and found the thread scheduled
                 return
             self._scheduled = True
 
-    def _commit(self, group: Sequence[_Write]) -> list[_Outcome]:
+    def _outcomes(self, group: list[tuple[Work[Any], asyncio.Future[Any]]]) -> list[_Outcome]:
         """One transaction for all; where one of them raises, one for each."""
         try:
-            values = self._transaction([work for work, _ in group])
+            values = self._commit([work for work, _ in group])
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
-            known = self._known(error, self._connection)
-            if isinstance(known, DiskError):
-                self._broken = error
-            if len(group) > 1 and not isinstance(known, DiskError | BusyError):
-                return [outcome for write in group for outcome in self._commit([write])]
-            # Each its own: a traceback grows with every raise.
-            return [(done, None, self._known(error, self._connection)) for _, done in group]
+            if len(group) > 1 and not isinstance(error, DiskError | BusyError):
+                return [outcome for write in group for outcome in self._outcomes([write])]
+            return [(done, None, error) for _, done in group]
         return [(done, value, None) for (_, done), value in zip(group, values, strict=True)]
 
-    def _transaction(self, works: Sequence[Work[Any]]) -> list[Any]:
+    def _commit(self, works: Sequence[Work[Any]]) -> list[Any]:
         """What the works return, once they are committed; on any error all is undone."""
         if self._broken is not None:
             raise self._broken
-        with transaction(self._connection):
-            return [work(self._connection) for work in works]
+        try:
+            with self._mapped_errors(self._connection), _transaction(self._connection):
+                return [work(self._connection) for work in works]
+        except DiskError as error:
+            self._broken = error
+            raise
 
     def _open(self) -> sqlite3.Connection:
-        try:
-            # All of it again when another process is in the way: which of the statements meets
-            # a process that is just creating, recovering or closing the file is chance.
-            return retry_busy(self._open_once)
-        except FOREIGN as error:
-            known = map_error(error, self.path, self._remedy)
-            if known is error:  # all statements so far are our own, and fit the files we make
-                known = damaged(self.path, self._remedy, str(error))
-            raise known from error
-
-    def _open_once(self) -> sqlite3.Connection:
-        connection = self.connect()
-        try:
+        with contextlib.ExitStack() as stack:
+            connection = _connect(self.path, durable=self._durable)
+            stack.callback(connection.close)
+            connection.execute(f"PRAGMA secure_delete={int(self._erasable)}")
             if _is_new(connection):
                 connection.execute(f"PRAGMA auto_vacuum={'FULL' if self._erasable else 'NONE'}")
             connection.execute("PRAGMA journal_mode=WAL")
-            _migrate(connection, self.path, self._migrations, keep_copy=not self._erasable)
+            if _missing(connection, self.path, self._migrations):
+                self._migrate(connection)
             # A file that cannot be written is found now, not after the first paid call.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-        except BaseException:
-            connection.close()
-            raise
+            stack.pop_all()
         return connection
 
-    def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
-        """A further connection to the file, for who closes it before this database."""
-        connection = connect(self.path, read_only=read_only, durable=self._durable)
-        connection.execute(f"PRAGMA secure_delete={int(self._erasable)}")
-        return connection
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        with _transaction(connection):
+            # Asked again under the lock: another process may have done it meanwhile.
+            missing = _missing(connection, self.path, self._migrations)
+            if missing and not self._erasable and not _is_new(connection):
+                _copy(self.path, self.path.with_name(f"{self.path.name}.before-{missing[0].name}"))
+            create(connection, missing)
 
-    def _known(self, error: BaseException, connection: sqlite3.Connection | None) -> BaseException:
-        """The program's own error for a foreign one.
+    @contextlib.contextmanager
+    def _mapped_errors(self, connection: sqlite3.Connection | None = None) -> Iterator[None]:
+        """Raise the program's own errors for those of SQLite.
 
         A statement that does not fit the tables is a mistake of the program, unless the tables
-        are not those the migrations made: then the file's schema is damaged.
+        are not those the migrations made: then the file's schema is damaged. So it is without a
+        connection: the statements that open a file fit those that we make.
         """
-        known = map_error(error, self.path, self._remedy)
-        if (
-            connection is not None
-            and isinstance(error, sqlite3.Error)
-            and _primary(error) == sqlite3.SQLITE_ERROR
-            and not fits(connection, self._migrations)
-        ):
-            known = damaged(self.path, self._remedy, str(error))
-        if known is not error:
-            known.__cause__ = error
-        return known
+        try:
+            yield
+        except _FOREIGN as error:
+            code = _primary(error)
+            if code in _REFUSED:
+                raise DiskError(
+                    f"{self.path}: the disk refused ({error}); make room or make the folder "
+                    "writable, then run the same command again"
+                ) from error
+            if code in _BUSY:
+                raise BusyError(
+                    f"{self.path}: another llmctl has kept it busy for {PATIENCE:g} s; "
+                    "wait for that one to end, then run the same command again"
+                ) from error
+            damaged = (
+                connection is None
+                or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+                # Without a code it is Python's own complaint that a text is no text.
+                or (code is None and isinstance(error, sqlite3.OperationalError | ValueError))
+                or (code == sqlite3.SQLITE_ERROR and not fits(connection, self._migrations))
+            )
+            if not damaged:
+                raise
+            # SQLite quotes statements of a damaged schema as they stand, over many lines.
+            why = " ".join(str(error).split())[:200]
+            raise DamagedError(f"{self.path} is damaged ({why}); {self._remedy}") from error
 
 
 class ReadOnlyFile:
@@ -290,13 +280,13 @@ class ReadOnlyFile:
     def __init__(self, path: Path) -> None:
         self._connection: sqlite3.Connection | None = None
         if path.exists():
-            with contextlib.suppress(*FOREIGN):
-                self._connection = connect(path, read_only=True)
+            with contextlib.suppress(*_FOREIGN):
+                self._connection = _connect(path, read_only=True)
 
     def ask(self, work: Work[T]) -> T | None:
         """What `work` returns, or None."""
         if self._connection is not None:
-            with contextlib.suppress(*FOREIGN):
+            with contextlib.suppress(*_FOREIGN):
                 return work(self._connection)
         return None
 
@@ -312,11 +302,7 @@ def _tell(outcomes: Sequence[_Outcome]) -> None:
     """Tell those who wait, each event loop by one call: a call wakes it."""
     loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
     for outcome in outcomes:
-        done = outcome[0]
-        if isinstance(done, asyncio.Future):
-            loops.setdefault(done.get_loop(), []).append(outcome)
-        else:
-            _settle([outcome])
+        loops.setdefault(outcome[0].get_loop(), []).append(outcome)
     for loop, own in loops.items():
         with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
             loop.call_soon_threadsafe(_settle, own)
@@ -332,14 +318,10 @@ def _settle(outcomes: Sequence[_Outcome]) -> None:
             done.set_exception(error)
 
 
-def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
+def _connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:
     """A connection in autocommit mode that any one thread at a time may use; commits that are
-    `durable` survive a power cut.
-
-    A reader waits for locks inside SQLite. A writer does not: SQLite's own waiting sleeps up
-    to 100 ms between two tries, which starves one of several busy processes, so writers ask
-    again themselves (`retry_busy`).
-    """
+    `durable` survive a power cut. A reader waits for locks inside SQLite; a writer asks again
+    itself (`_retry_busy`): SQLite sleeps up to 100 ms between two tries, and starves it."""
     connection = sqlite3.connect(
         path,
         timeout=PATIENCE if read_only else 0.0,
@@ -364,10 +346,9 @@ def connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sql
 
 
 @contextlib.contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """What the block writes is committed when it ends well, else undone; waits for other writers
-    as `retry_busy` does."""
-    retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What the block writes is committed when it ends well, else undone."""
+    _retry_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
     try:
         yield
         connection.execute("COMMIT")
@@ -378,7 +359,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def retry_busy(step: Callable[[], T]) -> T:
+def _retry_busy(step: Callable[[], T]) -> T:
     """What `step` returns; asks again while another process is in the way, for `PATIENCE`
     seconds, then lets SQLite's own error through."""
     deadline = time.monotonic() + PATIENCE
@@ -391,38 +372,6 @@ def retry_busy(step: Callable[[], T]) -> T:
         time.sleep(_PAUSE)
 
 
-def map_error(error: BaseException, path: Path, remedy: str) -> BaseException:
-    """The program's own error for one of SQLite's; any other error as it is.
-
-    `remedy` is what a user does about a damaged file, as the end of a sentence.
-    """
-    if isinstance(error, UnicodeDecodeError):
-        return damaged(path, remedy, "a text in it is no text")
-    if not isinstance(error, sqlite3.Error):
-        return error
-    code = _primary(error)
-    # Without a code it is Python's own complaint that a text is no text.
-    if code in _DAMAGED or (code is None and isinstance(error, sqlite3.OperationalError)):
-        return damaged(path, remedy, str(error))
-    if code in _REFUSED:
-        return DiskError(
-            f"{path}: the disk refused ({error}); make room or make the folder writable, "
-            "then run the same command again"
-        )
-    if code in _BUSY:
-        return BusyError(
-            f"{path}: another llmctl has kept it busy for {PATIENCE:g} s; "
-            "wait for that one to end, then run the same command again"
-        )
-    return error
-
-
-def damaged(path: Path, remedy: str, why: str) -> DamagedError:
-    """The error that says a file is damaged, and the way out."""
-    # SQLite quotes statements of a damaged schema as they stand, over many lines.
-    return DamagedError(f"{path} is damaged ({' '.join(why.split())[:200]}); {remedy}")
-
-
 def corrupt(why: str) -> sqlite3.DatabaseError:
     """SQLite's own error for damage, for what it does not look for itself."""
     error = sqlite3.DatabaseError(why)
@@ -430,49 +379,29 @@ def corrupt(why: str) -> sqlite3.DatabaseError:
     return error
 
 
-def _migrate(
-    connection: sqlite3.Connection,
-    path: Path,
-    migrations: Sequence[Migration],
-    *,
-    keep_copy: bool,
-) -> None:
-    """Bring the file to the newest migration; `keep_copy` of an older one as
-    `NAME.before-MIGRATION`. Raises `NewerError`, `OldFormatError` and SQLite's own errors."""
-    if not _missing(connection, path, migrations):
-        return
-    with transaction(connection):
-        # Asked again under the lock: another process may have done it meanwhile.
-        missing = _missing(connection, path, migrations)
-        if missing and keep_copy and not _is_new(connection):
-            _copy(path, path.with_name(f"{path.name}.before-{missing[0].name}"))
-        create(connection, missing)
-
-
 def fits(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> bool:
     """True when the file has the tables, columns and indexes that the migrations make."""
-    try:
-        found = _schema(connection)
-    except FOREIGN:
-        return False
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as ideal:
-        create(ideal, migrations)
-        return found == _schema(ideal)
-
-
-def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
-    return connection.execute(
+    schema = (
         "SELECT m.type, m.name, m.tbl_name, c.name, c.type, c.pk, c.dflt_value "
         "FROM sqlite_master AS m LEFT JOIN pragma_table_xinfo(m.name) AS c "
         "ORDER BY m.type, m.name, c.cid"
-    ).fetchall()
+    )
+    try:
+        found = connection.execute(schema).fetchall()
+    except _FOREIGN:
+        return False
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as ideal:
+        create(ideal, migrations)
+        return found == ideal.execute(schema).fetchall()
 
 
 def create(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
     """Make what the migrations make, and put their names on record, in one transaction of the
     caller's."""
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(_APPLIED)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) WITHOUT ROWID"
+    )
     applied = _applied(connection)
     for migration in migrations:
         former = applied & set(migration.replaces)
@@ -487,9 +416,10 @@ def create(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> N
 
 def _missing(
     connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]
-) -> list[Migration]:
+) -> Sequence[Migration]:
+    """The migrations that the file needs. Raises `NewerError` and `OldFormatError`."""
     if _is_new(connection):
-        return list(migrations)
+        return migrations
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise corrupt("it is not a database of llmctl, or no longer")
     applied = _applied(connection)
@@ -527,7 +457,7 @@ def _copy(path: Path, copy: Path) -> None:
         part.unlink(missing_ok=True)
         os.close(open_private(part, os.O_RDWR)[0])
     with (
-        closing(connect(path, read_only=True)) as source,
+        closing(_connect(path, read_only=True)) as source,
         closing(sqlite3.connect(part, isolation_level=None)) as target,
     ):
         source.backup(target)
@@ -550,7 +480,7 @@ def _make_private(path: Path) -> None:
             os.close(open_private(path, os.O_RDWR)[0])
 
 
-def _primary(error: sqlite3.Error) -> int | None:
+def _primary(error: Exception) -> int | None:
     """The primary result code, without the extended part."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF

@@ -1,8 +1,4 @@
-"""Private, durable and locked files.
-
-Files are 0600 and folders 0700 under any umask. Every `OSError` of a file becomes one sentence
-that says what to do, in one place (`disk_error`).
-"""
+"""Private, durable and locked files: 0600 in folders of 0700, under any umask."""
 
 from __future__ import annotations
 
@@ -40,10 +36,7 @@ _ADVICE = {
 
 
 def disk_error(error: OSError, what: str, path: str | os.PathLike[str]) -> DiskError:
-    """The error for a file operation that failed.
-
-    `what` completes "cannot …" (`write to`, `read`); the sentence names the path and what to do.
-    """
+    """The error for a failed operation: `what` completes "cannot …" (`write to`, `read`)."""
     reason = error.strerror or str(error) or type(error).__name__
     advice = _ADVICE.get(error.errno or 0, f"{reason}: check the disk and try again")
     return DiskError(f"cannot {what} {os.fspath(path)}: {advice}")
@@ -59,10 +52,8 @@ def disk(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made with its missing parents as 0700; one that exists is left as it is.
-
-    Raises `DiskError` when it cannot be made or is no folder.
-    """
+    """The folder, made with its missing parents as 0700; one that exists is left as it is. Raises
+    `DiskError` when it cannot be made or is no folder."""
     with disk("create the folder", path):
         missing = [path]
         while not missing[-1].parent.exists():
@@ -79,11 +70,8 @@ def private_folder(path: Path) -> Path:
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> tuple[int, bool]:
-    """Open a file, creating it as 0600 when it is missing.
-
-    Gives the descriptor and whether the file is new. An existing file keeps its mode.
-    Raises `OSError`: the caller knows what it was about to do.
-    """
+    """Open a file, creating it as 0600 when it is missing; an existing one keeps its mode. Gives
+    the descriptor and whether the file is new. Raises `OSError`."""
     flags |= getattr(os, "O_BINARY", 0)
     while True:
         try:
@@ -177,68 +165,41 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-class _Descriptor:
-    """An open file that is closed once, and by `with`."""
+@contextlib.contextmanager
+def use_lock(path: Path, *, alone: bool = False) -> Iterator[None]:
+    """Hold a lock file beside the file: shared by those who use the file, and `alone` by one who
+    puts another in its place.
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        """Give the file and its lock back; again: nothing to do."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class UseLock(_Descriptor):
-    """A lock file beside a file: shared by the processes that use the file, so that one that has
-    it alone may put another file in its place.
-
-    Unlike SQLite's own locks (POSIX), which belong to a process, these belong to a descriptor:
-    other users within this process count, and closing one does not end the lock of another.
+    Unlike SQLite's own locks, which belong to a process, it belongs to a descriptor: users within
+    one process count each. Waits while the file is replaced. Raises `DiskError`, and `BusyError`
+    where who would be alone is not.
     """
-
-    @classmethod
-    def shared(cls, path: Path) -> Self:
-        """Use the file; waits while another process replaces it. Raises `DiskError`."""
-        return cls._open(path, exclusive=False)
-
-    @classmethod
-    def exclusive(cls, path: Path) -> Self:
-        """Replace the file. Raises `BusyError` while anybody uses it, and `DiskError`."""
-        return cls._open(path, exclusive=True)
-
-    @classmethod
-    def _open(cls, path: Path, *, exclusive: bool) -> Self:
-        if sys.platform == "win32":
-            return cls(-1)  # there a file that is open cannot be replaced
-        lock = path.with_name(f"{path.name}.lock")
-        with disk("lock", lock), contextlib.ExitStack() as stack:
-            file = cls(open_private(lock, os.O_RDWR)[0])
-            stack.enter_context(file)
-            try:
-                fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-            except BlockingIOError:
+    if sys.platform == "win32":
+        yield  # there a file that is open cannot be replaced
+        return
+    lock = path.with_name(f"{path.name}.lock")
+    with disk("lock", lock):
+        fd = open_private(lock, os.O_RDWR)[0]
+    try:
+        with disk("lock", lock):
+            if not alone:
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            elif not try_lock(fd):
                 raise BusyError(
                     f"another llmctl still uses {path}: run the same command again when that one "
                     "has ended"
-                ) from None
-            stack.pop_all()
-        return file
+                )
+        yield
+    finally:
+        os.close(fd)
 
 
-class LockedFile(_Descriptor):
+class LockedFile:
     """A file open for reading and appending, held by this process alone."""
 
     def __init__(self, path: Path, fd: int, *, created: bool) -> None:
-        super().__init__(fd)
         self.path = path
+        self.fd = fd
         self.created = created
 
     @classmethod
@@ -260,6 +221,18 @@ class LockedFile(_Descriptor):
                     if os.path.samestat(path.stat(), os.fstat(fd)):
                         stack.pop_all()
                         return file
+
+    def close(self) -> None:
+        """Give the file and its lock back; again: nothing to do."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def size(self) -> int:

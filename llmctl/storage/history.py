@@ -105,8 +105,7 @@ class History:
         return self._db.read(work)
 
     def close(self) -> None:
-        """Write what is queued and close the file; then no byte of it holds what was
-        forgotten."""
+        """Close the file; then no byte of it holds what was forgotten."""
         self._db.close()
 
 

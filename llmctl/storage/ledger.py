@@ -1,8 +1,7 @@
 """The ledger: calls that ended, calls under way, and budget windows, in one SQLite file.
 
-Which windows a call counts towards is decided by `matches` when the call is held, and stored with
-the hold and with the call. The ledger itself decides: a window that anybody has ever used counts
-the calls of all processes, also of those that know nothing of the budget.
+Which windows a call counts towards is decided when it is held, and stored with it: a window that
+anybody has ever used counts the calls of all processes.
 """
 
 from __future__ import annotations
@@ -10,16 +9,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import lru_cache
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from llmctl.errors import InputError
 from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWarning, BudgetWindow, Hold
@@ -30,6 +28,7 @@ from llmctl.storage.ledger_rows import (
     HeldCall,
     Labels,
     call_row,
+    dollars,
     held_call,
     lost_call,
     matches,
@@ -42,7 +41,7 @@ from llmctl.types import CallRecord
 
 T = TypeVar("T")
 
-REMEDY = (
+_REMEDY = (
     "no paid call is made while spending cannot be recorded: when no other llmctl runs, move it "
     "(and its -wal and -shm) to another folder, then run the same command again"
 )
@@ -54,8 +53,6 @@ _RUN = 30 * _DAY  # milliseconds after which the window of a run goes: it can be
 
 _CALL, _HELD = CallRow.__struct_fields__, HeldCall.__struct_fields__
 _OWNED = (*_HELD, "pid", "birth", "world")
-_call_values: Callable[[CallRow], tuple[Any, ...]] = attrgetter(*_CALL)
-_held_values: Callable[[HeldCall], tuple[Any, ...]] = attrgetter(*_HELD)
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:
@@ -64,8 +61,8 @@ def _insert(table: str, columns: Sequence[str]) -> str:
 
 
 _SELECT_CALL = f"SELECT {', '.join(_CALL)} FROM calls"  # noqa: S608 - our own names
+_SELECT_HOLD = f"SELECT {', '.join(_OWNED)} FROM holds"  # noqa: S608
 _ADD_CALL = f"INSERT {_insert('calls', _CALL)}"
-_ADD_LOST = f"INSERT OR IGNORE {_insert('calls', _CALL)}"
 _HOLD = f"INSERT OR REPLACE {_insert('holds', _OWNED)}"
 _END_HOLD = f"DELETE FROM holds WHERE call_id = ? RETURNING {', '.join(_HELD)}"  # noqa: S608
 _COUNT = (
@@ -86,36 +83,16 @@ _LIVE = (
     "SELECT key, match, spent_pico, held_pico, warned FROM windows "
     "WHERE start_ms <= ?1 AND end_ms > ?1"
 )
-# What was sent is not known either, where it cost nothing; what it may have been stays, flagged
-# as estimated, where it was billed.
-_RELEASE = """
-    UPDATE calls SET
-        status = 'error', cost_pico = ?1, uncertain = 0, uncertain_pico = 0, estimated = 1,
-        input_tokens = iif(?1, input_tokens, 0), output_tokens = iif(?1, output_tokens, 0)
-    WHERE call_id = ?2
-"""
-
-
-class UnknownSelection(Struct, frozen=True):
-    """Which calls of unknown end: those of these ids, else those of a run, else (None) all."""
-
-    ids: Sequence[str] = ()
-    run_id: str | None = None
 
 
 class _Window(Struct):
-    """A row of `windows`: picodollars spent and held, and the highest share of the limit that
-    somebody was warned of."""
+    """A row of `windows`, in picodollars; `warned`: the highest share that somebody heard of."""
 
     key: str
     match: str
     spent: int
     held: int
     warned: str
-
-    def counts(self, kind: Labels) -> bool:
-        """Whether calls of the kind count towards it."""
-        return matches(_read_match(self.match), kind)
 
 
 class Ledger:
@@ -131,8 +108,9 @@ class Ledger:
         self._db = db
         self._run_id = run_id
         self._user = user
-        self._me = Process.current()
+        self._me: tuple[int, str, str] = astuple(Process.current())
         self._windows: dict[str, BudgetWindow] = {}
+        self._held: set[str] = set()
         db.read(_probe)
         if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
             db.write_now(_expire_dead_holds)
@@ -145,34 +123,40 @@ class Ledger:
         """
         held = held_call(hold, self._run_id, self._user)
         self._windows.update({window.key: window for window in windows})
-        return await self._db.write(lambda c: self._hold(c, held, windows))
+        denied = await self._db.write(lambda c: self._hold(c, held, windows))
+        if denied is None:
+            self._held.add(hold.call_id)
+        return denied
 
     def _hold(
         self, connection: sqlite3.Connection, held: HeldCall, windows: Sequence[BudgetWindow]
     ) -> BudgetDenied | None:
-        live = _live(connection, held.at_ms)
-        missing = [window for window in windows if window.key not in live]
-        for window in missing:
-            _begin(connection, window, held.at_ms)
-        if missing:
-            live = _live(connection, held.at_ms)
-        live = {key: window for key, window in live.items() if window.counts(held)}
-        before, before_keys = _held_before(connection, held.call_id)
-        amount = held.amount_pico or 0
+        live = _live(connection, held.at_ms, held)
+        if missing := [window for window in windows if window.key not in live]:
+            for window in missing:
+                _begin(connection, window, held.at_ms)
+            live = _live(connection, held.at_ms, held)
+        amount, before, before_keys = held.amount_pico or 0, 0, "[]"
+        if held.call_id in self._held:
+            asked = f"{_SELECT_HOLD} WHERE call_id = ?"
+            for row in connection.execute(asked, (held.call_id,)).fetchall():
+                first = HeldCall(*row[: len(_HELD)])
+                before, before_keys = first.amount_pico or 0, first.windows
+        counted: list[str] = json.loads(before_keys)
         denials: list[BudgetDenied] = []
         for window in windows:
-            if row := live.get(window.key):
-                others = row.held - (before if row.key in before_keys else 0)
+            if found := live.get(window.key):
+                others = found.held - (before if window.key in counted else 0)
                 limit = to_pico(window.limit) or 0
-                if row.spent + others + amount > limit:
-                    never = row.spent + amount > limit
-                    denials.append(BudgetDenied(window, usage_of(row.spent, others), never))
+                if found.spent + others + amount > limit:
+                    never = found.spent + amount > limit
+                    denials.append(BudgetDenied(window, usage_of(found.spent, others), never))
         if denials:  # one for which waiting does not help, if there is such a one
             return max(denials, key=lambda denial: denial.never)
-        values = _held_values(replace(held, windows=json.dumps([*live])))
-        connection.execute(_HOLD, (*values, self._me.pid, self._me.birth, self._me.world))
+        keys = json.dumps([*live]) if live else "[]"
+        connection.execute(_HOLD, (*astuple(replace(held, windows=keys)), *self._me))
         _charge(connection, before_keys, held=-before)
-        _charge(connection, live, held=amount)
+        _charge(connection, keys, held=amount)
         return None
 
     async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
@@ -183,6 +167,7 @@ class Ledger:
         the hold. Settling a call twice ends in `sqlite3.IntegrityError`, unless the first row
         says `unknown`. Gives the shares of windows to warn at that were reached now.
         """
+        self._held.discard(record.request.call_id)
         return await self._db.write(lambda connection: self._settle(connection, record))
 
     def _settle(
@@ -192,44 +177,47 @@ class Ledger:
         found = connection.execute(_END_HOLD, (call_id,)).fetchall()
         held = HeldCall(*found[0]) if found else None
         row = call_row(record, held, self._run_id, self._user)
-        if held is not None:
-            _charge(connection, json.loads(held.windows), held=-(held.amount_pico or 0))
-        elif old := _take_unknown(connection, call_id):
+        if held is None and (old := _take_unknown(connection, call_id)):
             row = replace(row, started_ms=old.started_ms, windows=old.windows)
-        if not row.spent_pico and row.windows == "[]":
+        spent = row.spent_pico
+        if not spent and row.windows == "[]":
             add_call(connection, row)
             return ()
         # Those of the hold, and those that match by the name of the model that has answered.
-        live = _live(connection, row.started_ms)
-        stored: list[str] = json.loads(row.windows)
-        keys = dict.fromkeys([*stored, *(key for key, one in live.items() if one.counts(row))])
-        add_call(connection, replace(row, windows=json.dumps([*keys])))
-        _charge(connection, keys, spent=row.spent_pico)
-        charged = [live[key] for key in keys if key in live]
-        return list(self._warnings(connection, charged, row.spent_pico))
+        live, keys = _live(connection, row.started_ms, row), json.loads(row.windows)
+        more = [key for key in live if key not in keys]
+        _charge(connection, row.windows, spent=spent, held=-((held and held.amount_pico) or 0))
+        if more:
+            _charge(connection, json.dumps(more), spent=spent)
+            row = replace(row, windows=json.dumps([*keys, *more]))
+        add_call(connection, row)
+        charged = [live[key] for key in (*keys, *more) if key in live]
+        return [*self._warnings(connection, charged, spent)]
 
     def _warnings(
-        self, connection: sqlite3.Connection, charged: Iterable[_Window], spent: int
+        self, connection: sqlite3.Connection, charged: Sequence[_Window], spent: int
     ) -> Iterator[BudgetWarning]:
         """The shares to warn at that were reached by so much more, each told once in all
         processes."""
         for row in charged:
             window = self._windows.get(row.key)
-            amount = usage_of(row.spent + spent, 0).spent
-            reached = [s for s in window.warn_at if amount >= s * window.limit] if window else []
-            if window and reached and reached[-1] > Decimal(row.warned):
-                told = (str(reached[-1]), row.key)
+            if window is None or not window.warn_at:
+                continue
+            amount = dollars(row.spent + spent)
+            reached = max([s for s in window.warn_at if amount >= s * window.limit], default=None)
+            if reached is not None and reached > Decimal(row.warned):
+                told = (str(reached), row.key)
                 connection.execute("UPDATE windows SET warned = ? WHERE key = ?", told)
-                yield BudgetWarning(window, reached[-1], amount)
+                yield BudgetWarning(window, reached, amount)
 
     async def usage(self, window: BudgetWindow) -> BudgetUsage:
         """What counts against the window now."""
         return self._db.read(lambda connection: Reading(connection).usage(window))
 
-    def calls(self) -> Iterator[CallRow]:
+    def calls(self) -> list[CallRow]:
         """Ended calls in the order they were started."""
         asked = f"{_SELECT_CALL} ORDER BY started_ms, call_id"
-        return map(_read_call, self._db.read(lambda c: c.execute(asked).fetchall()))
+        return [CallRow(*row) for row in self._db.read(lambda c: c.execute(asked).fetchall())]
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
@@ -247,15 +235,35 @@ class Ledger:
 
         return self._db.read(at_once)
 
-    def release(self, chosen: UnknownSelection, billed: Decimal) -> list[UnknownCall]:
-        """Write that the chosen calls, whose end is unknown, cost `billed` US dollars each, and
-        correct the windows that they count towards; gives what was known of the calls before.
+    def release(
+        self, billed: Decimal, *, ids: Sequence[str] = (), run_id: str | None = None
+    ) -> list[UnknownCall]:
+        """Write that calls whose end is unknown cost `billed` US dollars each, and correct the
+        windows that they count towards; gives what was known of them before. The calls are those
+        of the `ids`, else those of the run, else all.
 
         Raises `InputError`, and nothing has changed, when an id or the run is not in the ledger,
         or when it is known how the call of that id ended.
         """
         pico = to_pico(billed) or 0
-        return self._db.write_now(lambda connection: _release(connection, chosen, pico))
+
+        def work(connection: sqlite3.Connection) -> list[UnknownCall]:
+            found = _select_unknown(connection, ids, run_id)
+            for call in found:
+                old = _take_unknown(connection, call.call_id)
+                assert old is not None
+                row = replace(
+                    old, status="error", cost_pico=pico, uncertain=0, uncertain_pico=0,
+                    estimated=True,
+                    # What was sent is not known either, where it cost nothing.
+                    input_tokens=old.input_tokens if pico else 0,
+                    output_tokens=old.output_tokens if pico else 0,
+                )  # fmt: skip
+                _charge(connection, row.windows, spent=pico)
+                add_call(connection, row)
+            return found
+
+        return self._db.write_now(work)
 
     def close(self) -> None:
         """Write what waits and close the file."""
@@ -272,7 +280,7 @@ def empty_reading() -> Iterator[Reading]:
 
 def open_ledger(path: Path, run_id: str, user: str) -> Ledger:
     """The ledger at `path`, created when it is missing. Raises as `Database` and `Ledger` do."""
-    db = Database(path, MIGRATIONS, remedy=REMEDY)
+    db = Database(path, MIGRATIONS, remedy=_REMEDY)
     try:
         return Ledger(db, run_id, user)
     except BaseException:
@@ -286,18 +294,16 @@ def _read_match(text: str) -> Mapping[str, str]:
     return match
 
 
-def _live(connection: sqlite3.Connection, at_ms: int) -> dict[str, _Window]:
-    """The windows of all budgets that count the calls of this moment."""
+def _live(connection: sqlite3.Connection, at_ms: int, kind: Labels) -> dict[str, _Window]:
+    """The windows of all budgets that count calls of the kind at this moment."""
     rows = connection.execute(_LIVE, (at_ms,)).fetchall()
-    return {row[0]: _Window(*row) for row in rows}
+    return {row[0]: _Window(*row) for row in rows if matches(_read_match(row[1]), kind)}
 
 
-def _charge(
-    connection: sqlite3.Connection, keys: Iterable[str], *, spent: int = 0, held: int = 0
-) -> None:
-    """Add picodollars to what is spent and held of windows."""
-    if (spent or held) and (keys := [*keys]):
-        connection.execute(_CHARGE, (spent, held, json.dumps(keys)))
+def _charge(connection: sqlite3.Connection, keys: str, *, spent: int = 0, held: int = 0) -> None:
+    """Add picodollars to what is spent and held of windows; `keys` is a JSON list."""
+    if (spent or held) and keys != "[]":
+        connection.execute(_CHARGE, (spent, held, keys))
 
 
 def _begin(connection: sqlite3.Connection, window: BudgetWindow, now: int) -> None:
@@ -309,20 +315,10 @@ def _begin(connection: sqlite3.Connection, window: BudgetWindow, now: int) -> No
     add_window(connection, window, spent, "0", now)
 
 
-def _held_before(connection: sqlite3.Connection, call_id: str) -> tuple[int, list[str]]:
-    """Picodollars of the hold that the call has already, and the keys of its windows."""
-    asked = f"SELECT {', '.join(_HELD)} FROM holds WHERE call_id = ?"  # noqa: S608
-    row = connection.execute(asked, (call_id,)).fetchone()
-    if row is None:
-        return 0, []
-    before = HeldCall(*row)
-    return before.amount_pico or 0, json.loads(before.windows)
-
-
 def add_call(connection: sqlite3.Connection, row: CallRow) -> None:
     """Write the row of a call that has ended, and count it in its hour; charges no window. Raises
     `sqlite3.IntegrityError` when the call has a row."""
-    connection.execute(_ADD_CALL, _call_values(row))
+    connection.execute(_ADD_CALL, astuple(row))
     _count(connection, row.call_id)
 
 
@@ -341,78 +337,54 @@ def _take_unknown(connection: sqlite3.Connection, call_id: str) -> CallRow | Non
     if old.status != "unknown":
         raise sqlite3.IntegrityError(f"the row of call {call_id} is final")
     _count(connection, call_id, -1)
-    _charge(connection, json.loads(old.windows), spent=-old.spent_pico)
+    _charge(connection, old.windows, spent=-old.spent_pico)
     connection.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
     return old
 
 
 def _expire_dead_holds(connection: sqlite3.Connection) -> None:
     """Make `unknown` rows of the holds whose processes have died."""
-    dead: dict[Process, bool | None] = {}
-    asked = f"SELECT {', '.join(_OWNED)} FROM holds"  # noqa: S608
-    for row in connection.execute(asked).fetchall():
+    dead: dict[tuple[Process, bool], bool] = {}
+    for row in connection.execute(_SELECT_HOLD).fetchall():
         held, process = HeldCall(*row[: len(_HELD)]), Process(*row[len(_HELD) :])
-        if process not in dead:
-            dead[process] = process.is_dead()
-        ended = dead[process]
-        if ended is None:
-            ended = time.time() - held.at_ms / 1000 > _UNSEEN
-        if ended:
-            amount, keys = held.amount_pico or 0, json.loads(held.windows)
-            connection.execute("DELETE FROM holds WHERE call_id = ?", (held.call_id,))
-            _charge(connection, keys, held=-amount)
-            if connection.execute(_ADD_LOST, _call_values(lost_call(held))).rowcount:
-                _charge(connection, keys, spent=amount)
-                _count(connection, held.call_id)
+        owner = process, time.time() - held.at_ms / 1000 > _UNSEEN
+        if owner not in dead:
+            dead[owner] = process.is_dead(out_of_sight=owner[1])
+        if dead[owner]:
+            amount = held.amount_pico or 0
+            connection.execute(_END_HOLD, (held.call_id,)).fetchall()
+            _charge(connection, held.windows, held=-amount)
+            if _find_call(connection, held.call_id) is None:  # else it was thought dead before
+                _charge(connection, held.windows, spent=amount)
+                add_call(connection, lost_call(held))
 
 
-def _release(
-    connection: sqlite3.Connection, chosen: UnknownSelection, pico: int
+def _select_unknown(
+    connection: sqlite3.Connection, ids: Sequence[str], run_id: str | None
 ) -> list[UnknownCall]:
-    found = _select_unknown(connection, chosen)
-    for call_id in [call.call_id for call in found]:
-        old = _find_call(connection, call_id)
-        assert old is not None
-        _count(connection, call_id, -1)
-        _charge(connection, json.loads(old.windows), spent=pico - old.spent_pico)
-        connection.execute(_RELEASE, (pico, call_id))
-        _count(connection, call_id)
-    return found
-
-
-def _select_unknown(connection: sqlite3.Connection, chosen: UnknownSelection) -> list[UnknownCall]:
     """The chosen calls; raises `InputError` for those that there are not."""
     reading = Reading(connection)
-    if chosen.ids:
-        return [_unknown_call(connection, call_id) for call_id in dict.fromkeys(chosen.ids)]
-    if chosen.run_id is None:
-        return reading.unknown_where("1")
-    if not reading.has_run(chosen.run_id):
-        raise InputError(f"there is no call of a run {chosen.run_id!r} in the ledger")
-    return reading.unknown_where("run_id = ?", chosen.run_id)
-
-
-def _unknown_call(connection: sqlite3.Connection, call_id: str) -> UnknownCall:
-    calls = Reading(connection).unknown_where("call_id = ?", call_id)
-    if calls:
-        return calls[0]
-    known = _find_call(connection, call_id)
-    if known is None:
-        raise InputError(
-            f"there is no call {call_id!r} in the ledger, or it is still under way; "
-            "`llmctl cost report` lists the calls whose end is unknown"
-        )
-    raise InputError(f"how call {call_id} ended is known ({known.status}): its row is final")
+    if run_id is not None and not ids:
+        if not reading.has_run(run_id):
+            raise InputError(f"there is no call of a run {run_id!r} in the ledger")
+        return reading.unknown_where("run_id = ?", run_id)
+    calls = {call.call_id: call for call in reading.unknown_where("1")}
+    for call_id in ids:
+        if call_id not in calls and (known := _find_call(connection, call_id)):
+            raise InputError(
+                f"how call {call_id} ended is known ({known.status}): its row is final"
+            )
+        if call_id not in calls:
+            raise InputError(
+                f"there is no call {call_id!r} in the ledger, or it is still under way; "
+                "`llmctl cost report` lists the calls whose end is unknown"
+            )
+    return [calls[call_id] for call_id in dict.fromkeys(ids)] if ids else [*calls.values()]
 
 
 def _find_call(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
     row = connection.execute(f"{_SELECT_CALL} WHERE call_id = ?", (call_id,)).fetchone()
-    return None if row is None else _read_call(row)
-
-
-def _read_call(row: Sequence[Any]) -> CallRow:
-    values = dict(zip(_CALL, row, strict=True))
-    return CallRow(**{**values, "estimated": bool(values["estimated"])})  # SQLite has no booleans
+    return None if row is None else CallRow(*row)
 
 
 def _probe(connection: sqlite3.Connection) -> None:

@@ -126,6 +126,16 @@ class Reading:
         """Whether a run has made a call."""
         return bool(self._all("SELECT 1 FROM calls WHERE run_id = ? LIMIT 1", (run_id,)))
 
+    def cache_use(self) -> list[tuple[str, int, int, int | None, int]]:
+        """Of each model: hits and misses of the cache, picodollars saved, and hits of unknown
+        worth."""
+        hit = "cache IN ('hit', 'shared')"
+        return self._all(
+            f"SELECT model, sum({hit}), sum(NOT {hit}), sum(saved_pico), "  # noqa: S608
+            f"sum({hit} AND saved_pico IS NULL) FROM calls "
+            "WHERE cache IN ('hit', 'shared', 'miss') GROUP BY model"
+        )
+
     def cells(self, edges: Sequence[int], *, tags: bool) -> Iterator[Cell]:
         """The sums between each two neighbours of `edges` (ascending, milliseconds since the epoch;
         a span holds its start, not its end). With `tags` calls with other tags are other kinds."""

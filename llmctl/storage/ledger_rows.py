@@ -18,8 +18,7 @@ from llmctl.types import Answer, CallRecord, Request, Usage
 Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
 """How a call ended. `unknown`: it may have been billed, up to the amount in its row."""
 
-MOST = (1 << 63) - 1
-"""What SQLite can hold, 9.2 million dollars: a call can only cost more by a price misread."""
+MOST = (1 << 63) - 1  # picodollars that SQLite can hold: a call can only cost more by mistake
 
 _PICO = Decimal(10) ** 12
 _EXACT = Context(prec=40)
@@ -31,24 +30,22 @@ _VERSION = re.compile(r"(-latest|-[0-9]{3,}(-.*)?)?", re.DOTALL)
 
 @lru_cache(maxsize=1024)
 def to_pico(dollars: Decimal | None) -> int | None:
-    """US dollars in whole picodollars (1e-12 USD); None, the unknown, stays None.
-
-    A millionth of a published price per million tokens has at most 12 decimals, so no price is
-    rounded; anything finer is, half to even.
-    """
+    """US dollars in whole picodollars (1e-12 USD), half to even: a millionth of a published price
+    per million tokens has at most 12 decimals. None, the unknown, stays None."""
     if not dollars:
         return None if dollars is None else 0
     exact = _EXACT.multiply(dollars, _PICO)
     return min(MOST, int(exact.to_integral_value(rounding=ROUND_HALF_EVEN, context=_EXACT)))
 
 
+def dollars(pico: int) -> Decimal:
+    """Picodollars in US dollars, exactly."""
+    return Decimal(pico).scaleb(-12, context=_EXACT)
+
+
 def from_pico(pico: int | None) -> Decimal | None:
     """Picodollars in US dollars, exactly; None stays None."""
-    return None if pico is None else _dollars(pico)
-
-
-def _dollars(pico: int) -> Decimal:
-    return Decimal(pico).scaleb(-12, context=_EXACT)
+    return None if pico is None else dollars(pico)
 
 
 class CallKind(Struct, frozen=True):
@@ -77,16 +74,16 @@ def matches(match: Mapping[str, str], kind: Labels) -> bool:
     A model's dated versions count as the model. A call counts by the name that was asked for, and
     by the one that the provider answered with.
     """
-    return all(_has(kind, name, wanted) for name, wanted in match.items())
-
-
-def _has(kind: Labels, name: str, wanted: str) -> bool:
-    if name == "model":
-        return same_model(wanted, kind.model) or same_model(wanted, kind.asked_model)
-    if name.startswith("tag:"):
-        return read_tags(kind.tags).get(name.removeprefix("tag:")) == wanted
-    value: str = getattr(kind, "run_id" if name == "run" else name)
-    return value == wanted
+    for name, wanted in match.items():
+        if name == "model":
+            found = same_model(wanted, kind.model) or same_model(wanted, kind.asked_model)
+        elif name.startswith("tag:"):
+            found = read_tags(kind.tags).get(name.removeprefix("tag:")) == wanted
+        else:
+            found = getattr(kind, "run_id" if name == "run" else name) == wanted
+        if not found:
+            return False
+    return True
 
 
 @lru_cache(maxsize=1024)
@@ -116,7 +113,7 @@ def tags_as_json(tags: Mapping[str, str]) -> str:
 
 def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
     """Picodollars of a window in dollars."""
-    return BudgetUsage(_dollars(spent_pico), _dollars(held_pico))
+    return BudgetUsage(dollars(spent_pico), dollars(held_pico))
 
 
 class HeldCall(Struct, frozen=True):
@@ -144,17 +141,12 @@ class HeldCall(Struct, frozen=True):
         return self.model
 
     @property
-    def cost(self) -> Decimal | None:
-        """The worst case of one attempt in US dollars; None when the price is unknown."""
-        return from_pico(self.cost_pico)
-
-    @property
     def amount_pico(self) -> int | None:
         """What is held: the worst case of all attempts."""
         return None if self.cost_pico is None else min(MOST, self.cost_pico * self.times)
 
 
-class CallRow(Struct, frozen=True, kw_only=True):
+class CallRow(Struct, frozen=True):
     """A call that has ended, in the order of the columns of `calls`.
 
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
@@ -181,8 +173,8 @@ class CallRow(Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
-    estimated: bool
-    cost_pico: int | None
+    estimated: bool = False
+    cost_pico: int | None = None
     saved_pico: int | None = None
     uncertain: int = 0
     uncertain_pico: int | None = 0
@@ -190,23 +182,13 @@ class CallRow(Struct, frozen=True, kw_only=True):
     elapsed_ms: int | None = None
     first_token_ms: int | None = None
     attempts: int | None = None
-    status: Status
+    status: Status = "ok"
     error_type: str | None = None
     cache: str | None = None
     http_status: int | None = None
     provider_request_id: str | None = None
     asked_model: str = ""
     windows: str = "[]"
-
-    @property
-    def cost(self) -> Decimal | None:
-        """The cost in US dollars; None when the price is unknown."""
-        return from_pico(self.cost_pico)
-
-    @property
-    def saved(self) -> Decimal | None:
-        """What the cache saved, in US dollars; None when nothing, or an unknown amount."""
-        return from_pico(self.saved_pico)
 
     @property
     def spent_pico(self) -> int:
@@ -238,9 +220,9 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
 
 
 def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) -> CallRow:
-    """The row of a call that has ended; `held` is its hold, if it had one.
+    """The row of a call that has ended; `held` is its hold, if it had one: the call belongs to the
+    moment of that.
 
-    A call belongs to the moment of its hold: that is when a budget's period was chosen.
     A failure after which the provider may have done the work is not free: without figures of
     its own the row takes those of the hold, and where it is not even known how the call ended
     it always does, with status `unknown`.
@@ -254,8 +236,11 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
     if held is not None and (status == "unknown" or (in_doubt and usage == Usage())):
         usage = Usage(held.input_tokens, held.output_tokens, estimated=True)
         cost = held.cost_pico
-    # The row's own amount already stands for one of the attempts that came to nothing.
+    # The row's own amount already stands for one of the attempts that came to nothing. Any other
+    # that may have been billed counts in full: nobody saw its bill.
     uncertain = record.uncertain - (record.uncertain > 0 and in_doubt)
+    each = None if held is None else held.cost_pico
+    doubt = 0 if not uncertain else None if each is None else min(MOST, uncertain * each)
     # The answer may come from a fallback, which is then the one to be paid.
     target = answer.target if answer is not None else request.target
     return CallRow(
@@ -276,7 +261,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         cost_pico=cost,
         saved_pico=to_pico(record.saved),
         uncertain=uncertain,
-        uncertain_pico=_times(uncertain, held),
+        uncertain_pico=doubt,
         latency_ms=_ms(answer.latency) if answer is not None else None,
         elapsed_ms=_ms(record.elapsed),
         first_token_ms=None if record.first_token is None else _ms(record.first_token),
@@ -302,15 +287,6 @@ def lost_call(held: HeldCall) -> CallRow:
         cost_pico=held.amount_pico,
         status="unknown",
     )
-
-
-def _times(uncertain: int, held: HeldCall | None) -> int | None:
-    """The full amount for every attempt that may have been billed and whose bill nobody saw."""
-    if not uncertain:
-        return 0
-    if held is None or held.cost_pico is None:
-        return None
-    return min(MOST, uncertain * held.cost_pico)
 
 
 def _status(record: CallRecord) -> Status:

@@ -38,7 +38,9 @@ async def update(state: Path, source: str, used: PriceCatalogue, clock: Clock) -
     `BadResponse` for data that is not fit, `ConfigError` for an address that is not https,
     `DiskError`. In each case what is stored stays.
     """
-    _hold_to_https(source)
+    parts = urlsplit(source)
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in _LOOPBACK):
+        raise ConfigError(f"LLMCTL_PRICES_URL must begin with https://, not {source!r}")
     payload = await _fetch(source)
     try:
         data = parse(payload)
@@ -70,10 +72,3 @@ async def _fetch(source: str) -> bytes:
             return await reply.read()
     finally:
         await client.close()
-
-
-def _hold_to_https(source: str) -> None:
-    parts = urlsplit(source)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        return
-    raise ConfigError(f"LLMCTL_PRICES_URL must begin with https://, not {source!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -27,22 +28,23 @@ class Process(Struct, frozen=True):
         """The process that asks."""
         return cls(os.getpid(), start_time(os.getpid()) or "", world())
 
-    def is_dead(self) -> bool | None:
-        """True when the process has ended, False while it runs; None when it runs out of sight,
-        in another container."""
+    def is_dead(self, *, out_of_sight: bool) -> bool:
+        """True when the process has ended; `out_of_sight` when it runs in another container."""
         boot, _, namespace = self.world.partition(" ")
         own_boot, _, own_namespace = world().partition(" ")
         if sys.platform == "linux" and boot != own_boot:
             return True
         if namespace != own_namespace:
-            return None
+            return out_of_sight
         return start_time(self.pid) != self.birth
 
 
 @functools.cache
 def world() -> str:
     """The boot id and the process namespace (Linux only), separated by a space."""
-    return f"{boot_id()} {_namespace()}"
+    with contextlib.suppress(OSError):
+        return f"{boot_id()} {(_PROC / 'self/ns/pid').readlink()}"
+    return f"{boot_id()} "
 
 
 @functools.cache
@@ -65,10 +67,3 @@ def start_time(pid: int) -> str | None:
         return str(round((process.create_time() - psutil.boot_time()) * 100))
     except psutil.Error:
         return None
-
-
-def _namespace() -> str:
-    try:
-        return str((_PROC / "self/ns/pid").readlink())
-    except OSError:
-        return ""

@@ -9,7 +9,7 @@ from llmctl.clock import Clock
 from llmctl.errors import BusyError
 from llmctl.protocols import INITIAL_LIMITS, LimitChange, LimitState
 from llmctl.storage.database import DamagedError, Database, Migration, OldFormatError
-from llmctl.storage.files import UseLock, disk
+from llmctl.storage.files import disk, use_lock
 from llmctl.storage.process import boot_id
 
 MIGRATIONS = (
@@ -34,8 +34,7 @@ _FIND = (
     "SELECT requests_full_at, tokens_full_at, paused_until FROM lanes WHERE name = ? AND boot = ?"
 )
 _KEEP = "INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, ?)"
-_FURTHEST = 600.0
-"""Seconds into the future that a moment may lie; more is damage, and would stop everybody."""
+_FURTHEST = 600.0  # seconds into the future that a moment may lie; more is damage
 
 
 class RateLimitStore:
@@ -60,7 +59,9 @@ class RateLimitStore:
         except (DamagedError, OldFormatError):
             self.close()
         try:
-            self._remove()
+            with use_lock(self._path, alone=True), disk("replace", self._path):
+                for ending in ("-wal", "-shm", ""):
+                    self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
             return await self._change(name, change)
         except (DamagedError, OldFormatError, BusyError):
             self.close()
@@ -82,11 +83,6 @@ class RateLimitStore:
             return result
 
         return await self._db.write(work)
-
-    def _remove(self) -> None:
-        with UseLock.exclusive(self._path), disk("replace", self._path):
-            for ending in ("-wal", "-shm", ""):
-                self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the file back."""

@@ -101,22 +101,6 @@ class BudgetContract:
         assert refused.never
         assert stands(store, wide) == (CENT, CENT)
 
-    def test_calls_from_before_the_first_use_count(self, store: Budget) -> None:
-        """What was spent and held without the budget is there when it is first asked for."""
-        spent(store, CENT)
-        assert held(store, []) is None
-        cap = a_cap("0.03")
-        assert held(store, [cap]) is None
-        assert stands(store, cap) == (CENT, 2 * CENT)
-
-    def test_calls_of_others_count_although_they_know_of_no_budget(self, store: Budget) -> None:
-        """Whoever holds and settles: the budget sees it."""
-        cap = a_cap("0.03")
-        assert held(store, [cap], Decimal("0.001")) is None
-        spent(store, CENT)
-        held(store, [])
-        assert stands(store, cap) == (CENT, CENT + Decimal("0.001"))
-
     def test_attempts_that_may_have_been_billed_are_held_and_spent(self, store: Budget) -> None:
         """A hold of three attempts is three times the amount; they settle at the doubt."""
         cap, request = a_cap("0.03"), a_request()
@@ -143,14 +127,6 @@ class BudgetContract:
             assert held(store, [cap], CENT, request) is None
             settle(store, an_outcome(request, error, cost=Decimal(0)))
         assert stands(store, cap) == (CENT, 0)
-
-    def test_an_unknown_end_that_becomes_known_counts_as_what_it_is(self, store: Budget) -> None:
-        """The doubt is taken back."""
-        cap, request = a_cap("1"), a_request()
-        assert held(store, [cap], CENT, request) is None
-        settle(store, an_outcome(request, CallTimeout("late"), cost=None))
-        settle(store, an_outcome(request, cost=Decimal("0.002")))
-        assert stands(store, cap) == (Decimal("0.002"), 0)
 
     @pytest.mark.parametrize(
         ("match", "counts"),

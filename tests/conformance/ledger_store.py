@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from decimal import Decimal
-from typing import Protocol
 
 import pytest
 from msgspec.structs import replace
@@ -18,27 +16,11 @@ from llmctl.errors import (
     Interrupted,
     RateLimited,
 )
-from llmctl.protocols import Budget
+from llmctl.storage.ledger import Ledger
 from llmctl.storage.ledger_rows import CallRow, HeldCall
-from llmctl.types import CallRecord, Usage
-from tests.conformance.calls import NOW, a_hold, a_request, an_answer, an_outcome
-
-
-class Ledger(Budget, Protocol):
-    """A `Budget` that can be read."""
-
-    def calls(self) -> Iterator[CallRow]:
-        """Ended calls, by start."""
-        ...
-
-    def open_holds(self) -> list[HeldCall]:
-        """Calls under way."""
-        ...
-
-
-def settle(store: Budget, record: CallRecord) -> None:
-    """The call has ended."""
-    asyncio.run(store.settle(record))
+from llmctl.types import Usage
+from tests.conformance.calls import a_hold, a_request, an_answer, an_outcome
+from tests.conformance.ledger_budgets import settle
 
 
 class LedgerContract:
@@ -53,7 +35,6 @@ class LedgerContract:
             request.call_id, "run-1", 1_800_000_000_000, "fast", "openai", "gpt-5-mini",
             held.tags, "ann", 1000, 500, 12_300_000_000,
         )  # fmt: skip
-        assert held.cost == Decimal("0.0123")
         assert not list(store.calls())
         settle(store, an_outcome(request))
         assert store.open_holds() == []
@@ -94,7 +75,6 @@ class LedgerContract:
             provider_request_id="req_1",
             asked_model="gpt-5-mini",
         )
-        assert row.cost == Decimal("0.00021")
 
     def test_a_cached_answer_costs_nothing_and_says_what_it_saved(self, store: Ledger) -> None:
         """A hit needs no hold."""
@@ -103,7 +83,7 @@ class LedgerContract:
         outcome = an_outcome(request, hit, cost=Decimal(0))
         settle(store, replace(outcome, saved=Decimal("0.00021")))
         (row,) = store.calls()
-        assert (row.cache, row.cost, row.saved) == ("hit", Decimal(0), Decimal("0.00021"))
+        assert (row.cache, row.cost_pico, row.saved_pico) == ("hit", 0, 210_000_000)
 
     def test_attempts_that_came_to_nothing_are_not_free(self, store: Ledger) -> None:
         """Two attempts that may have been billed before the answer count at the held amount."""
@@ -112,16 +92,16 @@ class LedgerContract:
         answer = replace(an_answer(request), attempts=3, uncertain=2)
         settle(store, replace(an_outcome(request, answer), uncertain=2))
         (row,) = store.calls()
-        assert (row.status, row.cost, row.uncertain) == ("ok", Decimal("0.00021"), 2)
+        assert (row.status, row.cost_pico, row.uncertain) == ("ok", 210_000_000, 2)
         assert row.uncertain_pico == 10**12
 
     def test_an_unknown_price_is_unknown_and_not_zero(self, store: Ledger) -> None:
         """No price, no cost: held and settled."""
         request = a_request()
         asyncio.run(store.hold(a_hold(request, cost=None)))
-        assert store.open_holds()[0].cost is None
+        assert store.open_holds()[0].cost_pico is None
         settle(store, an_outcome(request, cost=None))
-        assert next(store.calls()).cost is None
+        assert store.calls()[0].cost_pico is None
 
     @pytest.mark.parametrize(
         ("error", "status", "type"),
@@ -136,12 +116,8 @@ class LedgerContract:
     ) -> None:
         """The provider refused, or nothing was sent: the hold is simply over."""
         row = self._settled(store, error, cost=Decimal(0))
-        assert (row.status, row.error_type, row.cost, row.input_tokens) == (
-            status,
-            type,
-            Decimal(0),
-            0,
-        )
+        found = row.status, row.error_type, row.cost_pico, row.input_tokens
+        assert found == (status, type, 0, 0)
         assert row.http_status == error.http_status
 
     @pytest.mark.parametrize(
@@ -153,7 +129,7 @@ class LedgerContract:
     ) -> None:
         """The hold's worst case stands until somebody knows better."""
         row = self._settled(store, error, cost=None)
-        assert (row.status, row.cost) == ("unknown", Decimal("0.0123"))
+        assert (row.status, row.cost_pico) == ("unknown", 12_300_000_000)
         assert (row.input_tokens, row.output_tokens, row.estimated) == (1000, 500, True)
 
     @pytest.mark.parametrize(
@@ -169,9 +145,9 @@ class LedgerContract:
         """With figures of its own the row has those, without any it has the hold's."""
         counted = Usage(312, 9, estimated=True)
         row = self._settled(store, error, cost=Decimal("0.0001"), usage=counted)
-        assert (row.status, row.cost, row.output_tokens) == (status, Decimal("0.0001"), 9)
+        assert (row.status, row.cost_pico, row.output_tokens) == (status, 100_000_000, 9)
         row = self._settled(store, error, cost=None)
-        assert (row.status, row.cost, row.output_tokens) == (status, Decimal("0.0123"), 500)
+        assert (row.status, row.cost_pico, row.output_tokens) == (status, 12_300_000_000, 500)
 
     def test_a_row_is_final(self, store: Ledger) -> None:
         """A settled call cannot be settled again."""
@@ -179,20 +155,7 @@ class LedgerContract:
         settle(store, outcome)
         with pytest.raises(Exception, match="final"):
             settle(store, replace(outcome, cost=Decimal(0)))
-        assert next(store.calls()).cost == Decimal("0.00021")
-
-    def test_calls_come_in_order(self, store: Ledger) -> None:
-        """That of the starts."""
-        for second in (3, 1, 2, 0):
-            settle(store, an_outcome(a_request(), started=NOW + second))
-        assert [row.started_ms // 1000 - int(NOW) for row in store.calls()] == [0, 1, 2, 3]
-
-    def test_the_ledger_keeps_no_prompt_and_no_answer(self, store: Ledger) -> None:
-        """What was said is nowhere in holds and rows."""
-        request = a_request()
-        asyncio.run(store.hold(a_hold(request)))
-        settle(store, an_outcome(a_request()))
-        assert "canary" not in repr([store.open_holds(), list(store.calls())])
+        assert store.calls()[0].cost_pico == 210_000_000
 
     def _settled(
         self, store: Ledger, error: CallError, *, cost: Decimal | None, usage: Usage | None = None

@@ -43,7 +43,7 @@ async def work(cache: SqliteCache, ended: asyncio.Event) -> tuple[int, float]:
 
 async def main(path: Path) -> None:
     """Work until stdin ends."""
-    cache = SqliteCache(path)
+    cache = SqliteCache(path, print)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""The cache: its contract in every form, claims across processes, damage, and files of old."""
+"""The cache: what it keeps, claims across processes, damage, and files of old."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from msgspec.structs import astuple, replace
 
+from llmctl.protocols import CachedAnswer
 from llmctl.storage.answer_cache import (
     MIGRATIONS,
     SILENCE,
     CachePeek,
-    MemoryCache,
-    SelfHealingCache,
     SqliteCache,
     open_database,
     set_aside_files,
 )
-from llmctl.storage.database import APPLICATION_ID, DamagedError, Database, Migration
+from llmctl.storage.database import APPLICATION_ID, Database, Migration
 from llmctl.storage.process import Process
-from tests.conformance.cache_store import CacheContract, get, put
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.storage.clocks import StoppedClock
 from tests.storage.damage import damaged_versions, sql
@@ -48,51 +46,16 @@ def clock() -> StoppedClock:
 
 
 @pytest.fixture
-def cache(path: Path, clock: StoppedClock) -> Iterator[SqliteCache]:
+def said() -> list[str]:
+    """The warnings."""
+    return []
+
+
+@pytest.fixture
+def cache(path: Path, clock: StoppedClock, said: list[str]) -> Iterator[SqliteCache]:
     """An empty cache."""
-    with closing(SqliteCache(path, clock)) as opened:
+    with closing(SqliteCache(path, said.append, clock)) as opened:
         yield opened
-
-
-class TestSqliteCache(CacheContract):
-    """The contract, on disk."""
-
-    @pytest.fixture
-    def store(self, cache: SqliteCache) -> SqliteCache:
-        """An empty one."""
-        return cache
-
-
-class TestSelfHealingCache(CacheContract):
-    """The contract, without a warning."""
-
-    @pytest.fixture
-    def store(self, path: Path) -> Iterator[SelfHealingCache]:
-        """An empty one."""
-        said: list[str] = []
-        with closing(SelfHealingCache(path, said.append)) as cache:
-            yield cache
-        assert said == []
-
-
-class TestMemoryCache(CacheContract):
-    """The contract, in memory."""
-
-    @pytest.fixture
-    def store(self) -> MemoryCache:
-        """An empty one."""
-        return MemoryCache()
-
-
-def test_the_memory_cache_forgets_what_was_used_longest_ago() -> None:
-    """Its size is bounded however many answers there are, and a hit counts as use."""
-    cache = MemoryCache(max_bytes=30_000)
-    answer = replace(a_cached_answer("x" * 9_000), body=None)
-    for key in ("a", "b", "c"):
-        put(cache, key, answer)
-        get(cache, "a")
-    put(cache, "a", answer)
-    assert [get(cache, key) is not None for key in "abc"] == [True, False, True]
 
 
 def key(n: int) -> str:
@@ -105,46 +68,62 @@ def text(n: int) -> str:
     return f"answer {n} " * (n % 40)
 
 
-def used(path: Path) -> list[int]:
-    """Which answers were used after the year 2065."""
-    return [late for (late,) in sql(path, "SELECT used > 3000000000 FROM answers ORDER BY id")]
+def get(cache: SqliteCache, key: str) -> CachedAnswer | None:
+    """The answer."""
+    return asyncio.run(cache.get(key))
+
+
+def put(cache: SqliteCache, key: str, answer: CachedAnswer) -> None:
+    """Keep it."""
+    asyncio.run(cache.put(key, answer))
+
+
+def fill(cache: SqliteCache, number: int) -> None:
+    """Store as many answers at once."""
+
+    async def put_all() -> None:
+        await asyncio.gather(*(cache.put(key(n), a_cached_answer(text(n))) for n in range(number)))
+
+    asyncio.run(put_all())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        a_cached_answer(),
+        *(replace(a_cached_answer(), body=body, cost=None) for body in (None, b"", b"\x00\xff no")),
+        *map(a_cached_answer, ("", "\ud800 half a pair", "a\x00b\u2028✓🎉", "yes " * 99_999)),
+    ],
+)
+def test_an_answer_comes_back_as_it_was(cache: SqliteCache, answer: CachedAnswer) -> None:
+    """Every field survives, the provider's bytes and the exact cost included, and takes the place
+    of an older one."""
+    put(cache, KEY, a_cached_answer("older", stored=NOW - 1))
+    put(cache, KEY, answer)
+    assert get(cache, KEY) == answer
+    assert get(cache, key(1)) is None
+
+
+def test_many_answers_at_once_are_those_one_by_one(cache: SqliteCache) -> None:
+    """However many are asked for, and twice the same: what is kept is given, the rest is not."""
+    fill(cache, 600)
+    keys = [key(n) for n in (*range(0, 1200, 2), 4, 4)]
+    found = asyncio.run(cache.get_many(keys))
+    assert found == {key(n): a_cached_answer(text(n)) for n in range(0, 600, 2)}
+    assert asyncio.run(cache.get_many([])) == {}
 
 
 def test_a_hit_notes_its_time_of_use_without_a_write_of_its_own(
     cache: SqliteCache, path: Path
 ) -> None:
     """The times are written together, at the latest when the cache is closed."""
-    for n in range(3):
-        put(cache, key(n), a_cached_answer())
-    with closing(SqliteCache(path, StoppedClock(NOW * 2))) as later:
+    used = "SELECT used > 3000000000 FROM answers ORDER BY id"
+    fill(cache, 3)
+    with closing(SqliteCache(path, print, StoppedClock(NOW * 2))) as later:
         for _ in range(3):
             get(later, key(1))
-        assert used(path) == [0, 0, 0]
-    assert used(path) == [0, 1, 0]
-
-
-@pytest.mark.parametrize(
-    "said", ["body = x'00'", "stored = stored + 1", "body = 'text'", "stored = 'text'"]
-)
-def test_an_answer_that_was_changed_is_damage(cache: SqliteCache, path: Path, said: str) -> None:
-    """A wrong answer is worse than none: what is not as it was stored is not given out."""
-    put(cache, KEY, a_cached_answer())
-    sql(path, f"UPDATE answers SET {said}")
-    with pytest.raises(DamagedError, match=r"answers\.sqlite3 is damaged"):
-        get(cache, KEY)
-
-
-def test_many_answers_at_once_are_those_one_by_one(cache: SqliteCache) -> None:
-    """However many are asked for, and twice the same: what is kept is given, the rest is not."""
-
-    async def fill() -> None:
-        answers = ((key(n), a_cached_answer(text(n))) for n in range(600))
-        await asyncio.gather(*(cache.put(name, answer) for name, answer in answers))
-
-    asyncio.run(fill())
-    keys = [key(n) for n in (*range(0, 1200, 2), 4, 4)]
-    found = asyncio.run(cache.get_many(keys))
-    assert found == {key(n): a_cached_answer(text(n)) for n in range(0, 600, 2)}
+        assert sql(path, used) == [(0,), (0,), (0,)]
+    assert sql(path, used) == [(0,), (1,), (0,)]
 
 
 def test_a_peek_knows_the_ttl_and_makes_no_file(cache: SqliteCache, path: Path) -> None:
@@ -164,22 +143,28 @@ def test_a_peek_knows_the_ttl_and_makes_no_file(cache: SqliteCache, path: Path) 
 
 # --- Claims
 
-CLAIMS = (
+PROGRAM = (
     "import asyncio, sys; from pathlib import Path\n"
     "from llmctl.storage.answer_cache import SqliteCache\n"
-    "cache = SqliteCache(Path(sys.argv[1]))\n"
+    "cache = SqliteCache(Path(sys.argv[1]), print)\n"
     "print(asyncio.run(cache.claim(sys.argv[2])), flush=True); input(); cache.close()"
 )
+
+
+def another_process(path: Path) -> subprocess.Popen[str]:
+    """One that claims the key, and has the cache open until its stdin ends."""
+    other = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(path), KEY],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    return other
 
 
 def claim(cache: SqliteCache) -> bool:
     """Whether this process may go."""
     return asyncio.run(cache.claim(KEY))
-
-
-def claims(path: Path) -> int:
-    """How many there are."""
-    return len(sql(path, "SELECT * FROM claims"))
 
 
 def owned_by(path: Path, owner: Process, *, at: float = NOW) -> None:
@@ -192,12 +177,7 @@ def test_a_living_process_keeps_its_claim_and_a_dead_one_does_not(
     cache: SqliteCache, path: Path
 ) -> None:
     """While it runs the answer is awaited; once it was killed, the next one goes."""
-    with subprocess.Popen(
-        [sys.executable, "-c", CLAIMS, str(path), KEY],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as other:  # fmt: skip
-        assert other.stdout is not None
-        assert other.stdout.readline() == "True\n"
+    with another_process(path) as other:
         assert not claim(cache)
         assert not claim(cache)
         other.kill()
@@ -207,16 +187,17 @@ def test_a_living_process_keeps_its_claim_and_a_dead_one_does_not(
 
 def test_storing_or_giving_up_ends_the_claim(cache: SqliteCache, path: Path) -> None:
     """No row is left of a claim that went well, nor of one that was given up; that of another
-    process stays."""
+    process stays. Within a process a claim may be had again."""
+    assert claim(cache)
     assert claim(cache)
     put(cache, KEY, a_cached_answer())
-    assert claims(path) == 0
+    assert sql(path, "SELECT * FROM claims") == []
     claim(cache)
     asyncio.run(cache.release(KEY))
-    assert claims(path) == 0
+    assert sql(path, "SELECT * FROM claims") == []
     owned_by(path, replace(Process.current(), pid=1, birth="another"))
     asyncio.run(cache.release(KEY))
-    assert claims(path) == 1
+    assert len(sql(path, "SELECT * FROM claims")) == 1
 
 
 def test_claims_of_the_dead_are_dropped_when_the_cache_is_opened(path: Path) -> None:
@@ -231,8 +212,8 @@ def test_claims_of_the_dead_are_dropped_when_the_cache_is_opened(path: Path) -> 
     ):
         sql(path, "DELETE FROM claims")
         owned_by(path, owner)
-        SqliteCache(path, StoppedClock(NOW + later)).close()
-        assert claims(path) == left
+        SqliteCache(path, print, StoppedClock(NOW + later)).close()
+        assert len(sql(path, "SELECT * FROM claims")) == left
 
 
 def test_a_process_out_of_sight_counts_by_its_signs_of_life(
@@ -242,7 +223,6 @@ def test_a_process_out_of_sight_counts_by_its_signs_of_life(
     life begins the time anew."""
     boot = Process.current().world.partition(" ")[0]
     owned_by(path, Process(1, "1", f"{boot} pid:[elsewhere]"))
-    assert not claim(cache)
     clock.now += SILENCE - 1
     assert not claim(cache)
     sql(path, f"UPDATE claims SET at = {clock.now}")
@@ -258,127 +238,59 @@ def test_a_process_out_of_sight_counts_by_its_signs_of_life(
 # --- Damage
 
 
-def fill(path: Path, number: int) -> None:
-    """Make a cache with this many answers."""
-
-    async def put_all(cache: SqliteCache) -> None:
-        await asyncio.gather(*(cache.put(key(n), a_cached_answer(text(n))) for n in range(number)))
-
-    with closing(SqliteCache(path)) as cache:
-        asyncio.run(put_all(cache))
-
-
-def test_a_damaged_cache_is_set_aside_and_the_run_goes_on(path: Path) -> None:
+def test_a_damaged_cache_is_set_aside_and_the_run_goes_on(cache: SqliteCache, path: Path) -> None:
     """Whatever byte is broken: an answer is right or missing, and new ones are kept."""
-    fill(path, 60)
+    fill(cache, 60)
+    cache.close()
     found_out = 0
     for n, (what, broken) in enumerate(damaged_versions(path.read_bytes(), 60)):
         victim = path.with_name(f"{n}.sqlite3")
         victim.write_bytes(broken)
         said: list[str] = []
-        with closing(SelfHealingCache(victim, said.append)) as cache:
+        with closing(SqliteCache(victim, said.append)) as opened:
             for k in range(60):
-                assert get(cache, key(k)) in (None, a_cached_answer(text(k))), what
-            put(cache, key(99), a_cached_answer("new"))
-            assert get(cache, key(99)) == a_cached_answer("new"), what
+                assert get(opened, key(k)) in (None, a_cached_answer(text(k))), what
+            put(opened, key(99), a_cached_answer("new"))
+            assert get(opened, key(99)) == a_cached_answer("new"), what
         assert len(set_aside_files(victim)) == len(said) <= 1, what
         found_out += len(said)
     assert found_out > 20
 
 
-def test_the_warning_names_the_file_and_where_it_went(path: Path) -> None:
-    """The damaged bytes are kept, private, under a name that tells when."""
-    path.parent.mkdir(mode=0o700)
-    path.write_bytes(b"rubbish" * 1000)
-    said: list[str] = []
-    SelfHealingCache(path, said.append, StoppedClock(NOW)).close()
-    aside = path.with_name("answers.sqlite3.damaged-20270115T080000Z")
-    assert set_aside_files(path) == [aside]
-    assert aside.read_bytes() == b"rubbish" * 1000
-    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
-    (sentence,) = said
-    assert str(path) in sentence
-    assert aside.name in sentence
+@pytest.mark.parametrize(
+    "change", ["body = x'00'", "stored = stored + 1", "body = 'text'", "stored = 'text'"]
+)
+def test_an_answer_that_was_changed_is_damage(
+    cache: SqliteCache, path: Path, said: list[str], change: str
+) -> None:
+    """A wrong answer is worse than none: what is not as it was stored is not given out, and the
+    file is set aside."""
+    put(cache, KEY, a_cached_answer())
+    sql(path, f"UPDATE answers SET {change}")
+    assert get(cache, KEY) is None
+    assert claim(cache)
+    put(cache, KEY, a_cached_answer("mended"))
+    assert get(cache, KEY) == a_cached_answer("mended")
+    assert len(set_aside_files(path)) == len(said) == 1
 
 
-def test_writes_that_meet_damage_together_are_all_done_again(path: Path) -> None:
-    """Storing into a file that has lost its table sets it aside once and loses nothing; an answer
-    that is broken is a miss."""
-    said: list[str] = []
-    with closing(SelfHealingCache(path, said.append)) as cache:
-        sql(path, "DROP TABLE answers")
-
-        async def put_all() -> None:
-            await asyncio.gather(*(cache.put(key(n), a_cached_answer(text(n))) for n in range(100)))
-
-        asyncio.run(put_all())
-        assert all(get(cache, key(n)) == a_cached_answer(text(n)) for n in range(100))
-        assert len(said) == 1
-        sql(path, "UPDATE answers SET body = x'00' WHERE id = 8")
-        assert get(cache, key(7)) is None
-        assert asyncio.run(cache.claim(key(7)))
-        put(cache, key(7), a_cached_answer("mended"))
-        assert get(cache, key(7)) == a_cached_answer("mended")
-    assert len(set_aside_files(path)) == len(said) == 2
-
-
-def test_a_file_that_somebody_uses_is_not_taken_from_them(path: Path) -> None:
-    """While another process, or another thread of this one, has the damaged file open this run
-    caches in memory; the next run sets the file aside."""
-    fill(path, 3)
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from llmctl.storage.answer_cache import SelfHealingCache\n"
-        "cache = SelfHealingCache(Path(sys.argv[1]), print); print('open', flush=True); input()\n"
-        "cache.close()"
-    )
-    said: list[str] = []
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(path)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as other:  # fmt: skip
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
-        sql(path, "UPDATE answers SET body = x'00'")
-        with closing(SelfHealingCache(path, said.append)) as cache:
-            assert get(cache, key(2)) is None
-            put(cache, key(2), a_cached_answer())
-            assert get(cache, key(2)) == a_cached_answer()
-        assert other.communicate("\n")[0] == ""
-    with open_database(path), closing(SelfHealingCache(path, said.append)) as cache:
-        assert get(cache, key(2)) is None
-    assert set_aside_files(path) == []
-    assert ["another llmctl still uses" in sentence for sentence in said] == [True, True]
-    with closing(SelfHealingCache(path, said.append)) as cache:
-        assert get(cache, key(2)) is None
-    assert len(set_aside_files(path)) == 1
-    assert len(said) == 3
-
-
-def test_without_a_folder_to_write_to_the_cache_is_in_memory(tmp_path: Path) -> None:
-    """A warning, and the run goes on."""
-    (tmp_path / "file").touch()
-    said: list[str] = []
-    with closing(SelfHealingCache(tmp_path / "file" / "answers.sqlite3", said.append)) as cache:
-        put(cache, key(1), a_cached_answer())
-        assert get(cache, key(1)) == a_cached_answer()
+def test_writes_that_meet_damage_together_are_all_done_again(
+    cache: SqliteCache, path: Path, said: list[str]
+) -> None:
+    """Storing into a file that has lost its table sets it aside once and loses nothing."""
+    sql(path, "DROP TABLE answers")
+    fill(cache, 100)
+    assert all(get(cache, key(n)) == a_cached_answer(text(n)) for n in range(100))
     assert len(said) == 1
-    assert "not cached on disk" in said[0]
 
 
-def test_a_newer_cache_is_left_alone(path: Path) -> None:
-    """Its file stays for the newer program; this run's cache is in memory."""
-    newer = (*MIGRATIONS, Migration("cache-999-more", ("CREATE TABLE more (x)",)))
-    Database(path, newer).close()
-    said: list[str] = []
-    SelfHealingCache(path, said.append).close()
-    assert "use a newer llmctl" in said[0]
-    Database(path, newer).close()
+def rubbish(path: Path) -> None:
+    """A file that is no database."""
+    path.write_bytes(b"rubbish" * 1000)
 
 
-def test_a_cache_of_version_0_1_0_is_set_aside(path: Path) -> None:
-    """With a warning; the run goes on with an empty one."""
-    path.parent.mkdir(mode=0o700)
+def of_version_0_1_0(path: Path) -> None:
+    """The tables of the cache of old."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(
             f"PRAGMA application_id = {APPLICATION_ID};"
@@ -386,12 +298,68 @@ def test_a_cache_of_version_0_1_0_is_set_aside(path: Path) -> None:
             "INSERT INTO migrations VALUES ('cache-001-answers'), ('cache-002-apart');"
             "CREATE TABLE texts (id INTEGER PRIMARY KEY, key BLOB NOT NULL)"
         )
-    said: list[str] = []
-    with closing(SelfHealingCache(path, said.append, StoppedClock(NOW))) as cache:
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "words"),
+    [(rubbish, "damaged", "is damaged"), (of_version_0_1_0, "old", "is of an older llmctl")],
+)
+def test_the_warning_names_the_file_and_where_it_went(
+    path: Path, said: list[str], make: Callable[[Path], None], name: str, words: str
+) -> None:
+    """The old bytes are kept, private, under a name that tells when; the run goes on with an
+    empty cache."""
+    path.parent.mkdir(mode=0o700)
+    make(path)
+    before = path.read_bytes()[100:]  # the header says WAL after a look
+    with closing(SqliteCache(path, said.append, StoppedClock(NOW))) as cache:
         put(cache, KEY, a_cached_answer())
-    aside = path.with_name("answers.sqlite3.old-20270115T080000Z")
+    aside = path.with_name(f"answers.sqlite3.{name}-20270115T080000Z")
     assert set_aside_files(path) == [aside]
-    assert "is of an older llmctl: it was set aside" in said[0]
-    with closing(SelfHealingCache(path, said.append)) as cache:
+    assert aside.read_bytes()[100:] == before
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    with closing(SqliteCache(path, said.append)) as cache:
         assert get(cache, KEY) == a_cached_answer()
-    assert len(said) == 1
+    (sentence,) = said
+    assert f"{path} {words}" in sentence
+    assert aside.name in sentence
+
+
+def test_a_file_that_somebody_uses_is_not_taken_from_them(
+    cache: SqliteCache, path: Path, said: list[str]
+) -> None:
+    """While another process, or another thread of this one, has the damaged file open this run
+    keeps no answer; the next run sets the file aside."""
+    fill(cache, 3)
+    with another_process(path) as other:
+        sql(path, "UPDATE answers SET body = x'00'")
+        assert get(cache, key(2)) is None
+        put(cache, key(2), a_cached_answer())
+        assert get(cache, key(2)) is None
+        assert claim(cache)
+        assert other.communicate("\n")[0] == ""
+    with open_database(path), closing(SqliteCache(path, said.append)) as again:
+        assert get(again, key(2)) is None
+    assert set_aside_files(path) == []
+    assert ["another llmctl still uses" in sentence for sentence in said] == [True, True]
+    with closing(SqliteCache(path, said.append)) as again:
+        assert get(again, key(2)) is None
+    assert len(set_aside_files(path)) == 1
+    assert len(said) == 3
+
+
+def test_where_there_can_be_no_file_no_answer_is_kept(
+    path: Path, tmp_path: Path, said: list[str]
+) -> None:
+    """A warning, and the run goes on. The file of a newer program stays as it is."""
+    newer = (*MIGRATIONS, Migration("cache-999-more", ("CREATE TABLE more (x)",)))
+    Database(path, newer).close()
+    (tmp_path / "file").touch()
+    for where, words in ((path, "use a newer"), (tmp_path / "file" / "x", "not cached on disk")):
+        with closing(SqliteCache(where, said.append)) as cache:
+            put(cache, KEY, a_cached_answer())
+            assert get(cache, KEY) is None
+            assert claim(cache)
+        assert words in said.pop()
+    assert not said
+    Database(path, newer).close()

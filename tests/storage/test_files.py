@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,11 +13,11 @@ from llmctl.errors import BusyError, DiskError
 from llmctl.storage import files
 from llmctl.storage.files import (
     LockedFile,
-    UseLock,
     disk,
     open_private,
     private_folder,
     replacing,
+    use_lock,
     write_private,
 )
 
@@ -66,14 +63,6 @@ def test_through_a_dangling_link(tmp_path: Path) -> None:
     os.close(fd)
     assert created
     assert mode(tmp_path / "f") == 0o600
-
-
-def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
-    """A folder that cannot be made is one sentence."""
-    (tmp_path / "f").write_bytes(b"")
-    for path in (tmp_path / "f", tmp_path / "f" / "g"):
-        with pytest.raises(DiskError, match=f"cannot create the folder {path}: a part of"):
-            private_folder(path)
 
 
 @pytest.mark.parametrize(
@@ -148,42 +137,6 @@ def test_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert diary == ["file", "rename", "folder"]
 
 
-HOLD = """
-    import sys
-    from pathlib import Path
-    from llmctl.storage.files import LockedFile
-    with LockedFile.open(Path(sys.argv[1])):
-        print("held", flush=True)
-        sys.stdin.read()
-"""
-
-
-def holder(path: Path) -> subprocess.Popen[str]:
-    """Another process that holds the file, until its stdin ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLD), str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_two_processes(tmp_path: Path) -> None:
-    """A file held by another process is refused with exit code 75, until that process has
-    ended, even by `kill -9`."""
-    path = tmp_path / "out.jsonl"
-    with holder(path) as process:
-        with pytest.raises(BusyError, match=f"another llmctl holds {path}: wait") as caught:
-            LockedFile.open(path)
-        assert caught.value.exit_code == 75
-        process.kill()
-    with LockedFile.open(path) as file:
-        assert not file.created
-
-
 def test_a_file_replaced_while_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock on a file that no longer bears the name is worth nothing: the new one is locked."""
     path = tmp_path / "f"
@@ -222,10 +175,14 @@ def test_a_file_in_use_is_not_replaced(tmp_path: Path) -> None:
     """Any number may use it; who is to replace it must be alone, within a process too, and one
     user who ends does not end the others' use."""
     path = tmp_path / "f"
-    one, other = UseLock.shared(path), UseLock.shared(path)
-    one.close()
-    with pytest.raises(BusyError, match=f"still uses {path}"):
-        UseLock.exclusive(path)
-    other.close()
-    UseLock.exclusive(path).close()
-    assert mode(tmp_path / "f.lock") == 0o600
+    with use_lock(path):
+        with (
+            use_lock(path),
+            pytest.raises(BusyError, match=f"still uses {path}"),
+            use_lock(path, alone=True),
+        ):
+            pass
+        with pytest.raises(BusyError), use_lock(path, alone=True):
+            pass
+    with use_lock(path, alone=True):
+        assert mode(tmp_path / "f.lock") == 0o600

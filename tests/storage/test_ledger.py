@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -21,10 +22,8 @@ from msgspec.structs import replace
 
 from llmctl.errors import CallTimeout, InputError, LlmctlError, RateLimited
 from llmctl.protocols import BudgetUsage, BudgetWindow
-from llmctl.storage.database import DamagedError, Database, Migration, NewerError
-from llmctl.storage.ledger import Ledger, UnknownSelection, open_ledger
-from llmctl.storage.ledger_rows import CallRow, HeldCall
-from llmctl.storage.ledger_schema import MIGRATIONS
+from llmctl.storage.database import DamagedError
+from llmctl.storage.ledger import Ledger, open_ledger
 from llmctl.types import Target
 from tests.conformance.calls import (
     DAY,
@@ -67,15 +66,6 @@ class TestLedger(LedgerContract, BudgetContract):
         return ledger
 
 
-@pytest.mark.usefixtures("ledger")
-def test_the_tables_hold_the_fields_of_the_rows(path: Path) -> None:
-    """Every field has a column, in the order of the fields."""
-    for table, row in (("calls", CallRow), ("holds", HeldCall)):
-        columns = [name for (name,) in sql(path, f"SELECT name FROM pragma_table_info('{table}')")]
-        names = [*row.__struct_fields__]
-        assert [name for name in columns if name in names] == names
-
-
 def test_a_hold_is_on_disk_when_it_returns(ledger: Ledger, path: Path) -> None:
     """Another process sees it at once; no prompt and no answer is in any byte of the files."""
     request = a_request()
@@ -105,9 +95,8 @@ def test_calls_whose_process_was_killed_become_unknown(path: Path) -> None:
         assert ledger.open_holds() == []
     assert sorted(row.status for row in rows) == ["ok"] + ["unknown"] * 30
     lost = [row for row in rows if row.status == "unknown"]
-    assert {row.cost for row in lost} == {Decimal("0.0123")}
-    assert {(row.input_tokens, row.output_tokens, row.run_id) for row in lost} == {
-        (1000, 500, "run-hang")
+    assert {(row.cost_pico, row.input_tokens, row.output_tokens, row.run_id) for row in lost} == {
+        (12_300_000_000, 1000, 500, "run-hang")
     }
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
@@ -123,7 +112,7 @@ def test_a_crash_moves_what_was_held_to_what_is_spent(path: Path) -> None:
     with closing(open_ledger(path, "run-2", "ann")) as ledger:
         assert stands(ledger, cap) == (4, 0)
         (row,) = ledger.calls()
-        assert (row.status, row.cost) == ("unknown", Decimal(4))
+        assert (row.status, row.cost_pico) == ("unknown", 4 * PICO)
 
 
 def test_holds_of_another_container_are_left_alone_for_a_day(path: Path) -> None:
@@ -200,13 +189,6 @@ def test_tables_that_llmctl_did_not_make_are_damage(path: Path, change: str) -> 
         open_ledger(path, "", "")
 
 
-def test_a_newer_ledger_is_refused(path: Path) -> None:
-    """Spending is not recorded in a form that the newer program may misread."""
-    Database(path, (*MIGRATIONS, Migration("ledger-999-more", ("CREATE TABLE more (x)",)))).close()
-    with pytest.raises(NewerError, match="ledger-999-more"):
-        open_ledger(path, "run-1", "ann")
-
-
 # --- Windows of budgets
 
 
@@ -275,7 +257,7 @@ def test_a_window_computed_afresh_is_the_one_that_was_enforced(
                 make(ledger, call, [window] if call["aware"] and number >= begins else [])
         with closing(open_ledger(path, "run-0", "eve")) as ledger:
             if released is not None:
-                ledger.release(UnknownSelection(), released)
+                ledger.release(released)
             probe(ledger, window)
             kept = stands(ledger, window)
             afresh = stands(ledger, replace(window, key="afresh"))
@@ -316,27 +298,9 @@ def make(ledger: Ledger, call: dict[str, object], windows: list[BudgetWindow]) -
         settle(ledger, outcome)
 
 
-def test_a_window_is_looked_at_without_being_made(path: Path) -> None:
-    """Who only reads writes nothing."""
-    with closing(open_ledger(path, "run-1", "ann")) as ledger:
-        assert stands(ledger, a_cap(1)) == (0, 0)
-    assert windows(path) == []
-
-
 def windows(path: Path) -> list[str]:
     """The keys of the windows that are kept."""
     return [str(key) for (key,) in sql(path, "SELECT key FROM windows ORDER BY key")]
-
-
-def test_a_window_that_is_over_goes_after_a_day(path: Path) -> None:
-    """When a new one is made."""
-    with closing(open_ledger(path, "run-1", "ann")) as ledger:
-        for days in range(4):
-            at = NOW + days * 86400
-            start = a_cap(1).start + days * DAY
-            cap = a_cap(1, key=f"day {days}", start=start, end=start + DAY)
-            assert asyncio.run(ledger.hold(a_hold(a_request(), at=at), [cap])) is None
-    assert windows(path) == ["day 2", "day 3"]
 
 
 def test_the_window_of_a_run_goes_after_30_days(path: Path) -> None:
@@ -352,19 +316,6 @@ def test_the_window_of_a_run_goes_after_30_days(path: Path) -> None:
             assert sorted(windows(path)) == sorted(found), days
         assert asyncio.run(ledger.hold(a_hold(a_request(), Decimal(1), at=at), [run])) is None
         assert stands(ledger, run) == (0, 4)
-
-
-def test_a_denied_hold_writes_nothing(path: Path) -> None:
-    """Rows that wait ask again and again: that must not wear out the disk."""
-    cap = a_cap("0.01")
-    with closing(open_ledger(path, "run-1", "ann")) as ledger:
-        assert asyncio.run(ledger.hold(a_hold(a_request(), Decimal("0.01")), [cap])) is None
-        assert asyncio.run(ledger.hold(a_hold(a_request()), [cap])) is not None
-        wal = path.with_name(f"{path.name}-wal")
-        before = wal.stat().st_size, wal.read_bytes()[-4096:]
-        for _ in range(100):
-            assert asyncio.run(ledger.hold(a_hold(a_request()), [cap])) is not None
-        assert (wal.stat().st_size, wal.read_bytes()[-4096:]) == before
 
 
 def test_a_call_that_went_elsewhere_counts_there(path: Path) -> None:
@@ -400,14 +351,14 @@ def test_a_timeout_settles_with_what_its_hold_says_of_one_attempt(path: Path) ->
 @pytest.mark.parametrize(
     ("chosen", "released"),
     [
-        (UnknownSelection(ids=("b", "a", "b")), ["b", "a"]),
-        (UnknownSelection(run_id="run-2"), ["c"]),
-        (UnknownSelection(run_id="run-3"), []),
-        (UnknownSelection(), ["a", "b", "c"]),
+        ({"ids": ("b", "a", "b")}, ["b", "a"]),
+        ({"run_id": "run-2"}, ["c"]),
+        ({"run_id": "run-3"}, []),
+        ({}, ["a", "b", "c"]),
     ],
 )
 def test_a_person_may_say_what_became_of_calls(
-    tmp_path: Path, chosen: UnknownSelection, released: list[str]
+    tmp_path: Path, chosen: dict[str, Any], released: list[str]
 ) -> None:
     """Only those whose end is unknown change; what they cost then is what was billed."""
     path = a_ledger(
@@ -419,12 +370,12 @@ def test_a_person_may_say_what_became_of_calls(
         a_call(call_id="e", run_id="run-3"),
     )
     with closing(open_ledger(path, "", "")) as ledger:
-        found = ledger.release(chosen, Decimal("0.25"))
+        found = ledger.release(Decimal("0.25"), **chosen)
         rows = {row.call_id: row for row in ledger.calls()}
     assert [call.call_id for call in found] == released
     for call_id, row in rows.items():
         if call_id in released:
-            assert (row.status, row.cost, row.uncertain_pico) == ("error", Decimal("0.25"), 0)
+            assert (row.status, row.cost_pico, row.uncertain_pico) == ("error", PICO // 4, 0)
         else:
             assert row.status == ("unknown" if call_id in "abc" else "ok")
     known = {call.call_id: call.cost for call in found}
@@ -435,20 +386,15 @@ def test_what_is_known_cannot_be_released(tmp_path: Path) -> None:
     """Nor what is not there; then nothing is, not even the others that were named."""
     path = a_ledger(tmp_path / "l.db", lost(call_id="a"), a_call(call_id="b"))
     with closing(open_ledger(path, "", "")) as ledger:
+        chosen: dict[str, Any]
         for chosen, words in (
-            (UnknownSelection(ids=("a", "b")), "is known"),
-            (UnknownSelection(ids=("a", "z")), "no call 'z'"),
-            (UnknownSelection(run_id="z"), "no call of a run 'z'"),
+            ({"ids": ("a", "b")}, "is known"),
+            ({"ids": ("a", "z")}, "no call 'z'"),
+            ({"run_id": "z"}, "no call of a run 'z'"),
         ):
             with pytest.raises(InputError, match=words):
-                ledger.release(chosen, Decimal(0))
+                ledger.release(Decimal(0), **chosen)
         assert [row.status for row in ledger.calls()] == ["unknown", "ok"]
-
-
-def test_what_cost_nothing_used_no_tokens(tmp_path: Path) -> None:
-    """The worst case was never sent, as far as anybody can tell."""
-    path = a_ledger(tmp_path / "l.db", lost(call_id="a"))
-    with closing(open_ledger(path, "", "")) as ledger:
-        ledger.release(UnknownSelection(), Decimal(0))
-        (row,) = ledger.calls()
-    assert (row.input_tokens, row.output_tokens, row.cost_pico) == (0, 0, 0)
+        ledger.release(Decimal(0))
+        row = ledger.calls()[0]  # what cost nothing used no tokens, as far as anybody can tell
+        assert (row.input_tokens, row.output_tokens, row.cost_pico) == (0, 0, 0)

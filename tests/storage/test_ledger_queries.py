@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 from llmctl.errors import CallTimeout
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_queries import HOUR, SUMS, LedgerPeek, Reading
-from llmctl.storage.ledger_rows import CallRow, from_pico, matches, to_pico
+from llmctl.storage.ledger_rows import from_pico, to_pico
 from tests.conformance.calls import NOW, a_hold, a_request, an_outcome
 from tests.conformance.ledger_budgets import settle
 from tests.ledgers import a_call, a_failure, a_hit, a_ledger, lost
@@ -236,25 +235,3 @@ def test_what_is_finer_than_a_picodollar_is_rounded_to_even() -> None:
     assert to_pico(None) is None
     assert to_pico(Decimal(10) ** 12) == (1 << 63) - 1, "an absurd price does not break the ledger"
     assert from_pico(None) is None
-
-
-@pytest.mark.parametrize(
-    ("wanted", "asked", "answered", "counts"),
-    [
-        ("gpt-5-mini", "gpt-5-mini", "gpt-5-mini-2026-05-01", True),
-        ("gpt-5-mini", "my-deployment", "gpt-5-mini-2026-05-01", True),
-        ("my-deployment", "my-deployment", "gpt-5-mini-2026-05-01", True),
-        ("my-deployment", "", "gpt-5-mini-2026-05-01", False),
-        ("gpt-5", "gpt-5-mini", "gpt-5-mini-2026-05-01", False),
-        ("gpt-5", "gpt-5", "gpt-5-12", True),
-        ("mistral-large-latest", "", "mistral-large-2411", True),
-        ("gemini-1.5-pro", "", "gemini-1.5-pro-002", True),
-    ],
-)
-def test_a_model_is_known_by_its_dated_versions(
-    wanted: str, asked: str, answered: str, *, counts: bool
-) -> None:
-    """By the name that was asked for, and by the one that answered."""
-    call = CallRow(**a_call(asked_model=asked, model=answered))
-    assert matches({"model": wanted}, call) is counts
-    assert not matches({"model": wanted, "tag:team": "x"}, call)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from llmctl.storage.database import Database, OldFormatError
-from llmctl.storage.ledger import UnknownSelection, open_ledger
+from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_queries import SUMS
 from llmctl.storage.ledger_rows import to_pico
 from llmctl.storage.ledger_schema import MIGRATIONS
@@ -112,7 +112,7 @@ def test_a_call_of_unknown_end_is_released_from_the_budgets_it_counts_towards(pa
         "AND started_ms >= 1799971200000 AND started_ms < 1800057600000",
     )
     with closing(open_ledger(path, "run", "ann")) as ledger:
-        ledger.release(UnknownSelection(), Decimal(0))
+        ledger.release(Decimal(0))
     spent, _, told = before["team 1799971200000"]
     assert isinstance(spent, int)
     assert isinstance(rows[0][0], int)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -19,22 +18,23 @@ def test_the_process_that_asks_is_alive() -> None:
     """It knows its own number, and asking again gives the same process."""
     me = Process.current()
     assert me.pid == os.getpid()
-    assert me.is_dead() is False
+    assert not me.is_dead(out_of_sight=True)
     assert Process.current() == me
 
 
 def test_a_number_used_again_is_another_process() -> None:
     """The same number with another birth, or of another boot, belongs to a dead process."""
     me = Process.current()
-    assert replace(me, birth="1").is_dead() is True
-    assert replace(me, world="another-boot pid:[1]").is_dead() is True
+    assert replace(me, birth="1").is_dead(out_of_sight=False)
+    assert replace(me, world="another-boot pid:[1]").is_dead(out_of_sight=False)
 
 
 def test_a_process_of_another_container_is_out_of_sight() -> None:
     """In the same boot but another namespace nothing can be said about a number."""
     me = Process.current()
     boot = me.world.partition(" ")[0]
-    assert replace(me, world=f"{boot} pid:[1]").is_dead() is None
+    elsewhere = replace(me, world=f"{boot} pid:[1]")
+    assert [elsewhere.is_dead(out_of_sight=said) for said in (True, False)] == [True, False]
 
 
 def test_a_zombie_is_dead() -> None:
@@ -55,19 +55,4 @@ def test_a_clock_that_was_set_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> N
     boot = psutil.boot_time()
     monkeypatch.setattr(psutil, "boot_time", lambda: boot + 86400)
     monkeypatch.setattr("psutil._psplatform.boot_time", lambda: boot + 86400)
-    assert me.is_dead() is False
-
-
-def test_a_boot_has_an_id_where_there_is_no_proc(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Another one after each start of the machine."""
-    monkeypatch.setattr(process, "_PROC", tmp_path)
-    boots = []
-    for moment in (1.7e9, 1.7e9, 1.8e9):
-        monkeypatch.setattr(psutil, "boot_time", lambda moment=moment: moment)
-        process.boot_id.cache_clear()
-        boots.append(process.boot_id())
-    process.boot_id.cache_clear()
-    assert boots[0] == boots[1] != boots[2]
-    assert all(boots)
+    assert not me.is_dead(out_of_sight=True)

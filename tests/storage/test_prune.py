@@ -15,13 +15,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from llmctl.storage import answer_cache
-from llmctl.storage.answer_cache import (
-    Pruned,
-    PruneFilter,
-    SqliteCache,
-    prune,
-)
+from llmctl.storage import answer_cache, database
+from llmctl.storage.answer_cache import Pruned, PruneFilter, SqliteCache, prune
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.storage.clocks import StoppedClock
 
@@ -45,7 +40,7 @@ def path(tmp_path: Path) -> Path:
     one before."""
     path = tmp_path / "cache.db"
     clock = StoppedClock(NOW)
-    cache = SqliteCache(path, clock)
+    cache = SqliteCache(path, print, clock)
 
     async def put_all() -> None:
         for n in range(NUMBER):
@@ -72,7 +67,7 @@ def left(path: Path) -> Iterator[list[int]]:
 
 def remaining(path: Path) -> list[int]:
     """Which answers are there still, each whole."""
-    cache = SqliteCache(path)
+    cache = SqliteCache(path, print)
     found = []
     for n in range(NUMBER):
         answer = asyncio.run(cache.get(key(n)))
@@ -123,7 +118,7 @@ def test_what_goes_is_gone_from_every_byte(path: Path, what: PruneFilter, stays:
 @pytest.mark.usefixtures("left")
 def test_by_size_the_least_recently_used_go(path: Path) -> None:
     """What was read lately stays, however old it is; the file is no larger than asked for."""
-    later = SqliteCache(path, StoppedClock(NOW * 2))
+    later = SqliteCache(path, print, StoppedClock(NOW * 2))
     for n in range(0, NUMBER, 10):
         asyncio.run(later.get(key(n)))
     later.close()
@@ -167,7 +162,7 @@ def test_others_store_and_read_meanwhile(path: Path) -> None:
 def test_a_reader_that_does_not_end_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The WAL cannot be emptied while somebody reads from it: the caller hears of that, and the
     next pruning makes it good."""
-    monkeypatch.setattr(answer_cache, "_CHECKPOINT", 0.05)
+    monkeypatch.setattr(database, "_CHECKPOINT", 0.05)
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM answers").fetchone()
@@ -205,7 +200,7 @@ def test_a_cache_is_kept_below_its_limit(
     """As it grows and when it is closed, the least recently used answers make room."""
     monkeypatch.setattr(answer_cache, "_BATCH", 1)
     most = path.stat().st_size // 2
-    cache = SqliteCache(path, StoppedClock(NOW + NUMBER), size=most)
+    cache = SqliteCache(path, print, StoppedClock(NOW + NUMBER), size=most)
     if grows:
         asyncio.run(cache.put(key(NUMBER - 1), a_cached_answer(text(NUMBER - 1))))
         with closing(sqlite3.connect(path)) as connection:
