@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
-from llmctl.providers.openai_base import AttachmentKind
-from llmctl.providers.openai_chat import ChatCompletions
-from llmctl.providers.replies import count, object_or_empty
+from llmctl.protocols import RateHeaders
+from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
+from llmctl.providers.replies import number, object_or_empty, rate_headers
 from llmctl.types import JSON
-
-_REQUESTS = "x-ratelimit-remaining-req-minute"
-_TOKENS = "x-ratelimit-remaining-tokens-minute"
 
 
 class Mistral(ChatCompletions):
@@ -43,9 +39,5 @@ class Mistral(ChatCompletions):
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What is left of this minute; when it is full again is not said."""
-        if _REQUESTS not in headers and _TOKENS not in headers:
-            return NO_RATE_HEADERS
-        return RateHeaders(
-            remaining_requests=count(headers.get(_REQUESTS)),
-            remaining_tokens=count(headers.get(_TOKENS)),
-        )
+        form = "x-ratelimit-{what}-{of}-minute"
+        return rate_headers(headers, form, number, ("req", "tokens"))

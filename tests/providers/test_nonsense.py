@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from llmctl.errors import BadResponse
-from llmctl.providers.openai_base import json_schema_format
+from llmctl.providers.openai_chat import json_schema_format
 from llmctl.providers.registry import codec
 from tests.providers.recordings import any_json
 

@@ -9,8 +9,7 @@ import pytest
 
 from llmctl.errors import ContentFiltered, InvalidRequest, ServerFailed
 from llmctl.protocols import Codec
-from llmctl.providers.openai_base import json_schema_format
-from llmctl.providers.openai_chat import OpenAIChat
+from llmctl.providers.openai_chat import OpenAIChat, json_schema_format
 from llmctl.types import Message, RawRequest, Target, Usage
 from tests.providers.recordings import streamed
 from tests.support import TARGET, request
