@@ -1,8 +1,7 @@
 """OpenAI-shaped messages, tools and bodies, read for providers that speak another language. Pure.
 
 Reference: platform.openai.com/docs/api-reference/chat/create. `types.Message` names the shapes of
-parts. A part whose `type` is none of OpenAI's is `Native`: a codec lets it through when it is one
-of its provider's own.
+parts.
 """
 
 from __future__ import annotations
@@ -10,15 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import mimetypes
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import orjson
-from msgspec import Struct, field
+from msgspec import Meta, Struct, ValidationError, convert, field
 from msgspec.structs import replace
 
 from llmctl.errors import InvalidRequest
+from llmctl.providers.replies import required_text
 from llmctl.types import JSON, Message, Request
 
 _SHAPE_ERRORS = (KeyError, TypeError, AttributeError, ValueError)
@@ -63,7 +64,7 @@ class Media(Struct, frozen=True):
 
 
 class Native(Struct, frozen=True):
-    """A part that is none of OpenAI's."""
+    """A part that is none of OpenAI's; a codec lets its provider's own through."""
 
     part: JSON
 
@@ -106,9 +107,7 @@ def text_only(message: Message, request: Request, where: str) -> str:
 
 
 def _text(part: JSON) -> Part:
-    if not isinstance(part["text"], str):
-        raise TypeError("text is a string")
-    return Text(part["text"], _extra(part, "text"))
+    return Text(required_text(part["text"]), _extra(part, "text"))
 
 
 def _image(part: JSON) -> Part:
@@ -147,12 +146,10 @@ def _located(url: str, name: str | None, extra: JSON, *, image: bool) -> Media:
         head, comma, payload = url[5:].partition(",")
         if not comma:
             raise ValueError("a data URL has a comma")
-        settings = [setting.strip().lower() for setting in head.split(";")]
-        mime = settings[0] or _guessed_mime(name) or "text/plain"
-        if "base64" in settings[1:]:
-            data = _base64(payload)
-        else:
-            data = base64.b64encode(unquote_to_bytes(payload)).decode()
+        kind, *settings = (setting.strip().lower() for setting in head.split(";"))
+        mime = kind or _guessed_mime(name) or "text/plain"
+        plain = "base64" not in settings
+        data = base64.b64encode(unquote_to_bytes(payload)).decode() if plain else _base64(payload)
         return Media(mime, data=data, image=image, extra=extra)
     if "://" not in url[:16]:
         # Some clients give a file's bare base64 where a data URL belongs.
@@ -238,46 +235,57 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(str(call.get("id") or ""), name, arguments, signature)
 
 
-def _functions(tools: Any, request: Request) -> list[JSON]:
-    if not isinstance(tools, list | tuple):
-        raise refusal("these `tools`", request, "they are no list")
-    found: list[JSON] = []
-    for tool in tools:
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise refusal("`tools` other than functions", request)
-        found.append(function)
-    return found
-
-
-def _tool_choice(choice: Any, request: Request) -> Choice:
-    if isinstance(choice, str) and choice in ("auto", "none", "required"):
-        return choice, None
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
-        raise refusal("this `tool_choice`", request)
-    return "named", name
-
-
 # --- The body of a chat completion --------------------------------------------------------------
 
 _CHAT = "/chat/completions"
-_LIMITS = ("max_completion_tokens", "max_tokens")
-_FIELDS = frozenset(
-    {"model", "messages", "temperature", "response_format", "tools", "tool_choice", *_LIMITS}
-)
-"""Fields that codecs read; the others become options."""
 
-_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "stream": (False,),
-    "logprobs": (False,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "store": (False,),
+_DEFAULTS: JSON = {
+    "n": 1,
+    "stream": False,
+    "logprobs": False,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "store": False,
 }
 """Values that only say what holds without them."""
+
+
+class _Turn(Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _Function(Struct):
+    name: str
+
+
+class _Tool(Struct):
+    function: _Function
+
+
+class _Schema(Struct):
+    schema: dict[str, Any]
+
+
+class _SchemaFormat(Struct, tag="json_schema"):
+    json_schema: _Schema
+
+
+class _TextFormat(Struct, tag="text"):
+    pass
+
+
+class _Body(Struct):
+    """The fields that codecs read; the others become options."""
+
+    messages: Annotated[list[_Turn], Meta(min_length=1)]
+    model: Any = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    response_format: _SchemaFormat | _TextFormat | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | _Tool | None = None
 
 
 def from_chat(
@@ -295,69 +303,41 @@ def from_chat(
     if raw.path.rstrip("/") != _CHAT:
         why = f"`/v1{raw.path}` is not translated, only `/v1{_CHAT}`"
         raise _untranslated("url", why, request)
-    body = raw.body
+    try:
+        body = convert(raw.body, _Body)
+    except ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        raise _untranslated(re.split(r"\W", where)[0] or "body", what, request) from error
     found: dict[str, Any] = {}
-    for name, value in body.items():
-        if name in _FIELDS or value is None or value in _DEFAULTS.get(name, ()):
+    for name, value in raw.body.items():
+        if name in _Body.__struct_fields__ or value is None or value == _DEFAULTS.get(name, ...):
             continue
         if name not in options:
             raise _untranslated(name, "it has no counterpart", request)
         found[options[name]] = [value] if name == "stop" and isinstance(value, str) else value
-    limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
-    if limit is not None and type(limit) is not int:
-        raise _untranslated("max_tokens", "it must be a whole number", request)
-    temperature = body.get("temperature")
-    if temperature is not None and type(temperature) not in (int, float):
-        raise _untranslated("temperature", "it must be a number", request)
+    messages = []
+    for turn, given in zip(body.messages, raw.body["messages"], strict=True):
+        content = tuple(turn.content) if isinstance(turn.content, list) else turn.content
+        known = ("role", "content")
+        extra = {k: v for k, v in given.items() if k not in known and v is not None}
+        messages.append(Message(turn.role, content, extra))
+    limits = (body.max_completion_tokens, body.max_tokens)
+    form, choice = body.response_format, body.tool_choice
     plain = replace(
         request,
-        messages=_messages(body.get("messages"), request),
-        max_tokens=limit,
-        temperature=temperature,
+        messages=tuple(messages),
+        max_tokens=next((limit for limit in limits if limit is not None), None),
+        temperature=raw.body.get("temperature"),
         options=found,
-        schema=_schema(body.get("response_format"), request),
+        schema=form.json_schema.schema if isinstance(form, _SchemaFormat) else None,
         raw=None,
     )
-    tools, choice = body.get("tools"), body.get("tool_choice")
-    return (
-        plain,
-        _functions(tools, request) if tools else [],
-        None if choice is None else _tool_choice(choice, request),
-    )
+    functions = [tool["function"] for tool in raw.body.get("tools") or ()]
+    if isinstance(choice, _Tool):
+        return plain, functions, ("named", choice.function.name)
+    return plain, functions, None if choice is None else (choice, None)
 
 
-def _untranslated(field: str, why: str, request: Request) -> InvalidRequest:
+def _untranslated(name: str, why: str, request: Request) -> InvalidRequest:
     where = request.target.provider
-    return InvalidRequest(f"`{field}` cannot be translated for {where}: {why}", sent=False)
-
-
-def _messages(given: Any, request: Request) -> tuple[Message, ...]:
-    if not isinstance(given, list | tuple) or not given:
-        raise _untranslated("messages", "it must be a list of messages", request)
-    found = []
-    for turn in given:
-        role = turn.get("role") if isinstance(turn, Mapping) else None
-        content = turn.get("content") if isinstance(turn, Mapping) else None
-        if isinstance(content, list | tuple) and all(isinstance(p, Mapping) for p in content):
-            content = tuple(content)
-        elif content is not None and not isinstance(content, str):
-            why = "a message's `content` is neither text nor parts"
-            raise _untranslated("messages", why, request)
-        if not isinstance(role, str):
-            raise _untranslated("messages", "a message has no `role`", request)
-        extra = {k: v for k, v in turn.items() if k not in ("role", "content") and v is not None}
-        found.append(Message(role, content, extra))
-    return tuple(found)
-
-
-def _schema(form: Any, request: Request) -> JSON | None:
-    """The schema of a `response_format`. `json_object` names none, so it has no translation."""
-    kind = form.get("type") if isinstance(form, Mapping) else form
-    if form is None or kind == "text":
-        return None
-    if kind == "json_schema" and isinstance(form, Mapping):
-        held = form.get("json_schema")
-        schema = held.get("schema") if isinstance(held, Mapping) else None
-        if isinstance(schema, Mapping):
-            return schema
-    raise _untranslated("response_format", "only a `json_schema` has a counterpart", request)
+    return InvalidRequest(f"`{name}` cannot be translated for {where}: {why}", sent=False)
