@@ -102,7 +102,7 @@ def test_secrets_stay_secret(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     async def use(running: LocalModelServer) -> None:
         proc = Path(f"/proc/{running.pid}")
         arguments, environ = (proc / "cmdline").read_bytes(), (proc / "environ").read_bytes()
-        assert b"local_model_server" in arguments
+        assert b"llmctl.providers.local_model" in arguments
         assert b"HOME=" in environ
         for place in (arguments, environ, repr(running).encode()):
             assert running.token.encode() not in place
