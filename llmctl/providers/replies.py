@@ -63,7 +63,7 @@ class BaseCodec(ABC):
         """A complete answer. Raises the mapped `CallError`; `BadResponse` for what is none."""
         if status != 200:
             raise self.failure(status, headers, body)
-        return read_object(body, self.reply, headers)
+        return read_object(body, self.reply)
 
     @abstractmethod
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
@@ -212,9 +212,7 @@ def json_or_none(body: bytes) -> Any:
         return None
 
 
-def read_object(
-    body: bytes, read: Callable[[Mapping[str, Any]], T], headers: Mapping[str, str] | None = None
-) -> T:
+def read_object(body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
     """What `read` makes of the JSON object of a body. Raises `BadResponse` for no JSON, no object,
     and one that is not built as `read` expects."""
     try:
@@ -226,7 +224,6 @@ def read_object(
             f"the answer is not what this API sends ({why}){': ' + shown if shown else ''}; "
             "check `base_url`",
             http_status=200,
-            provider_request_id=request_id(headers or {}),
         ) from error
 
 
