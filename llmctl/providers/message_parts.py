@@ -80,20 +80,13 @@ Part = Text | Media | Native
 def parts(message: Message, request: Request) -> Iterator[Part]:
     """The parts of the content; empty texts are left out (providers refuse them). Raises
     `InvalidRequest` for parts that are not what their type says."""
-    if isinstance(message.content, str):
-        if message.content:
-            yield Text(message.content)
-        return
-    for part in message.content or ():
-        kind = part.get("type")
-        read = _READERS.get(kind) if isinstance(kind, str) else None
-        if read is None:
-            yield Native(part)
-            continue
+    content = message.content
+    for part in ({"type": "text", "text": content},) if isinstance(content, str) else content or ():
         try:
-            found = read(part)
+            found = _read(part)
         except _SHAPE_ERRORS as error:
-            raise refusal(f"this `{kind}` part", request, "it is not well-formed") from error
+            what = f"this `{part.get('type')}` part"
+            raise refusal(what, request, "it is not well-formed") from error
         if not isinstance(found, Text) or found.text:
             yield found
 
@@ -106,39 +99,26 @@ def text_only(message: Message, request: Request, where: str) -> str:
     return "".join(part.text for part in found if isinstance(part, Text))
 
 
-def _text(part: JSON) -> Part:
-    return Text(required_text(part["text"]), _extra(part, "text"))
-
-
-def _image(part: JSON) -> Part:
-    found = part["image_url"]
-    url = found if isinstance(found, str) else found["url"]
-    extra = dict(_extra(part, "image_url"))
-    if isinstance(found, Mapping) and isinstance(found.get("detail"), str):
-        extra["detail"] = found["detail"]
-    return _located(url, None, extra, image=True)
-
-
-def _file(part: JSON) -> Part:
-    found = part["file"]
-    extra = _extra(part, "file")
+def _read(part: JSON) -> Part:
+    kind = part.get("type")
+    found: Any = part.get(str(kind))
+    extra = {key: value for key, value in part.items() if key not in ("type", kind)}
+    if kind == "text":
+        return Text(required_text(found), extra)
+    if kind == "image_url":
+        url = found if isinstance(found, str) else found["url"]
+        if isinstance(found, Mapping) and isinstance(found.get("detail"), str):
+            extra["detail"] = found["detail"]
+        return _located(url, None, extra, image=True)
+    if kind == "input_audio":
+        form = str(found.get("format") or "wav").lower()
+        return Media(f"audio/{form}", data=_base64(found["data"]), extra=extra)
+    if kind != "file":
+        return Native(part)
     name = found.get("filename")
     if found.get("file_id"):
         return Media(_guessed_mime(name), file_id=str(found["file_id"]), extra=extra)
     return _located(found.get("file_data") or found["file_url"], name, extra, image=False)
-
-
-def _audio(part: JSON) -> Part:
-    found = part["input_audio"]
-    form = str(found.get("format") or "wav").lower()
-    return Media(f"audio/{form}", data=_base64(found["data"]), extra=_extra(part, "input_audio"))
-
-
-_READERS = {"text": _text, "image_url": _image, "file": _file, "input_audio": _audio}
-
-
-def _extra(part: JSON, own: str) -> JSON:
-    return {key: value for key, value in part.items() if key not in ("type", own)}
 
 
 def _located(url: str, name: str | None, extra: JSON, *, image: bool) -> Media:
@@ -215,24 +195,18 @@ def call_id(message: Message) -> str:
 
 def tool_calls(message: Message, request: Request) -> list[ToolCall]:
     """The calls of an assistant's turn; arguments are read from their JSON text."""
-    given = message.extra.get("tool_calls") if message.role == "assistant" else None
-    if not isinstance(given, list | tuple):
-        return []
+    listed = message.extra.get("tool_calls") if message.role == "assistant" else None
+    found: list[ToolCall] = []
     try:
-        return [_tool_call(call) for call in given]
+        for call in listed or ():
+            function, given = call["function"], call["function"].get("arguments") or "{}"
+            arguments = dict(orjson.loads(given) if isinstance(given, str) else given)
+            google = (call.get("extra_content") or {}).get("google") or {}
+            name, signature = str(function["name"]), google.get("thought_signature")
+            found.append(ToolCall(str(call.get("id") or ""), name, arguments, signature))
     except _SHAPE_ERRORS as error:
         raise refusal("this `tool_calls`", request, "it is not well-formed") from error
-
-
-def _tool_call(call: Mapping[str, Any]) -> ToolCall:
-    function = call["function"]
-    given = function.get("arguments") or "{}"
-    arguments = orjson.loads(given) if isinstance(given, str) else given
-    if not isinstance(arguments, Mapping):
-        raise TypeError("arguments are an object")
-    google = (call.get("extra_content") or {}).get("google") or {}
-    name, signature = str(function["name"]), google.get("thought_signature")
-    return ToolCall(str(call.get("id") or ""), name, arguments, signature)
+    return found
 
 
 # --- The body of a chat completion --------------------------------------------------------------

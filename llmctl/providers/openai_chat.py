@@ -37,7 +37,9 @@ class OpenAIFamily(replies.BaseCodec):
         if "output" in found:
             return responses_reply(found)
         if isinstance(found.get("data"), list):  # embeddings
-            return ProviderReply("", "stop", model_of(found), openai_usage(found))
+            return ProviderReply(
+                "", "stop", replies.first_text(found, "model") or "", openai_usage(found)
+            )
         raise KeyError("choices")
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
@@ -164,7 +166,7 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
     text = content_text(message.get("content", choice.get("text")))
     if not text and (message.get("refusal") or finish == "content_filter"):
         raise refused(message.get("refusal"), usage, cost)
-    return ProviderReply(text, finish, model_of(answer), usage, cost)
+    return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
 
 
 def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
@@ -190,7 +192,7 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     refusal = _joined(parts, "refusal", "refusal")
     if not text and (refusal or finish == "content_filter"):
         raise refused(refusal, usage, cost)
-    return ProviderReply(text, finish, model_of(answer), usage, cost)
+    return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
 
 
 def _joined(parts: Iterable[Mapping[str, Any]], kind: str, name: str) -> str:
@@ -219,11 +221,6 @@ def content_text(value: object) -> str:
     if not isinstance(value, list):
         raise TypeError("`content` is neither text nor parts")
     return _joined(filter(replies.object_or_empty, value), "text", "text")
-
-
-def model_of(answer: Mapping[str, Any]) -> str:
-    """The model that answered; empty where it is not said."""
-    return replies.first_text(answer, "model") or ""
 
 
 def openai_usage(answer: Mapping[str, Any]) -> Usage | None:
@@ -290,7 +287,9 @@ class ChatReader(replies.BaseReader):
         delta = choice.get("delta") or {}
         text = content_text(delta.get("content", choice.get("text")))
         self._refusal += content_text(delta.get("refusal"))
-        return StreamChunk(text, finish, model_of(found), usage, openai_cost(counted))
+        return StreamChunk(
+            text, finish, replies.first_text(found, "model") or "", usage, openai_cost(counted)
+        )
 
 
 # --- Input items of responses -------------------------------------------------------------------

@@ -370,25 +370,17 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
 
     `retry-after-ms` wins over `retry-after` (seconds or an HTTP date).
     """
-    millis = number(headers.get("retry-after-ms"))
-    if millis is not None:
-        return min(millis / 1000, MAX_WAIT)
-    text = headers.get("retry-after", "")
-    wait = number(text)
-    wait = _seconds_until(text, now) if wait is None else wait
-    return None if wait is None else min(wait, MAX_WAIT)
+    millis, text = number(headers.get("retry-after-ms")), headers.get("retry-after", "")
+    wait = number(text) if millis is None else millis / 1000
+    if wait is None:
+        from email.utils import parsedate_to_datetime  # dates are rare; this is slow to import
 
-
-def _seconds_until(text: str, now: float) -> float | None:
-    from email.utils import parsedate_to_datetime  # dates are rare, and this is slow to import
-
-    try:
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    wait = (when - datetime.fromtimestamp(now, UTC)).total_seconds()
-    return wait if wait > 0 else None
+        try:
+            when = parsedate_to_datetime(text)
+        except (ValueError, TypeError):
+            return None
+        wait = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
+    return min(wait, MAX_WAIT) if wait >= 0 else None
 
 
 def rate_headers(
@@ -571,14 +563,6 @@ def _message(found: Mapping[str, Any]) -> str:
 
 
 def _error(status: int, found: Mapping[str, Any], sentence: str) -> CallError:
-    kind = _error_type(status, found)
-    error = kind(sentence)
-    if kind in (ServerFailed, CallTimeout):  # other types: the provider says what happened
-        error.ambiguous = status in _GATEWAY
-    return error
-
-
-def _error_type(status: int, found: Mapping[str, Any]) -> type[CallError]:
     kind = _BY_STATUS.get(status) or (ServerFailed if status >= 500 else InvalidRequest)
     for key in ("code", "type", "status"):
         coded = _BY_CODE.get(str(found.get(key)))
@@ -588,10 +572,14 @@ def _error_type(status: int, found: Mapping[str, Any]) -> type[CallError]:
     said = f"{_message(found)} {orjson.dumps(found.get('details')).decode()}"
     for kinds, words, better in _BY_MESSAGE:
         if kind in kinds and re.search(words, said, re.IGNORECASE | re.DOTALL):
-            return better
+            kind = better
+            break
     if kind is PermissionRefused and object_or_empty(found.get("metadata")).get("reasons"):
-        return ContentFiltered  # OpenRouter's moderation (openrouter.ai/docs, "Moderation errors")
-    return kind
+        kind = ContentFiltered  # OpenRouter's moderation (openrouter.ai/docs, "Moderation errors")
+    error = kind(sentence)
+    if kind in (ServerFailed, CallTimeout):  # other types: the provider says what happened
+        error.ambiguous = status in _GATEWAY
+    return error
 
 
 def _plain_text(body: bytes) -> str:
