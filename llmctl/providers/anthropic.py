@@ -190,11 +190,11 @@ def _content(turn: Message, request: Request) -> str | list[JSON]:
 def _block(part: chat.Part, request: Request) -> JSON:
     if isinstance(part, chat.Text):
         return {"type": "text", "text": part.text, **part.extra}
-    if isinstance(part, chat.Native):
-        if part.kind in _OWN or "tool" in part.kind:
-            return part.part
-        raise chat.refusal(f"parts of the type `{part.kind}`", request)
-    return _media(part, request)
+    if isinstance(part, chat.Media):
+        return _media(part, request)
+    if part.kind in _OWN or "tool" in part.kind:
+        return part.part
+    raise chat.refusal(f"parts of the type `{part.kind}`", request)
 
 
 def _media(part: chat.Media, request: Request) -> JSON:
@@ -333,12 +333,10 @@ def _refusal(found: Mapping[str, Any]) -> str | None:
 
 
 class AnthropicReader(replies.BaseReader):
-    """Reads one stream. Usage comes in pieces: the input with `message_start`, the rest, and
-    what changed, with `message_delta`; its counts are totals, not differences. `message_stop`
-    is the end mark."""
+    """Reads one stream. Usage comes with `message_start` and `message_delta`, whose counts are
+    totals, not differences; `message_stop` is the end mark."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._usage: dict[str, Any] = {}
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:

@@ -93,8 +93,6 @@ class Cohere(replies.BaseCodec):
 
     def count(self, request: Request) -> WireRequest:
         """The tokens of all texts; the template around them, and tools, are not counted."""
-        if request.raw is not None:
-            request = _from_openai(request)
         found = (part for turn in chat.turns(request) for part in chat.parts(turn, request))
         text = "\n".join(part.text for part in found if isinstance(part, chat.Text))
         if not 0 < len(text) <= _TOKENIZED:

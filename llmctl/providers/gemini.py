@@ -276,11 +276,8 @@ class GeminiReader(replies.BaseReader):
     """Reads one stream. It ends with the connection: complete once a reason to finish came.
     Every chunk counts all tokens so far."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = False
-        """Whether a function is called: Gemini calls that STOP as well."""
-        self._finished = False
+    calls = False  # whether a function is called: Gemini calls that STOP as well
+    _finished = False
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""

@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -220,7 +219,6 @@ def _main() -> NoReturn:
     try:
         server = _serve(settings)
         address = server.listening_address
-        _warm_up(address.removeprefix("http://"), settings["token"])
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
         said, unloaded = f"{type(error).__name__}: {error}", "xllamacpp" not in sys.modules
         failure = {"error": said, "import": unloaded}
@@ -257,17 +255,6 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.endpoint_slots = False
     params.verbosity = 1  # errors only: they tell why a model does not load
     return xllamacpp.Server(params)
-
-
-def _warm_up(address: str, token: str) -> None:
-    """Send one request, so that the user's first is not the slow one. Its answer is ignored: when a
-    model cannot chat, the server tells every request so."""
-    connection = HTTPConnection(address)
-    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection.request("POST", "/v1/chat/completions", body, headers)
-    connection.getresponse().read()
-    connection.close()
 
 
 def _die_with_parent() -> bool:

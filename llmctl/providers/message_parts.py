@@ -267,10 +267,9 @@ def from_chat(
 ) -> tuple[Request, list[JSON], Choice | None]:
     """The raw request with its body taken apart, the functions among its tools, and its choice.
 
-    Messages, model, limit, temperature and schema are in their fields, all else in `options`.
     `options` maps OpenAI's names to the provider's: {"top_p": "topP", "stop": "stopSequences"};
-    `stop` always arrives as a list. Fields that are null, or say what holds anyway, are left
-    out. Raises `InvalidRequest` (`sent=False`) that names the field which has no translation.
+    `stop` always arrives as a list. Raises `InvalidRequest` (`sent=False`) that names the field
+    which has no translation.
     """
     raw = request.raw
     assert raw is not None

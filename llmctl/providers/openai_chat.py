@@ -24,34 +24,7 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 _REASONING = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
-class OpenAIFamily(replies.BaseCodec):
-    """The base of the family's codecs; see `protocols.Codec`."""
-
-    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
-        """An answer of chat completions, responses or embeddings: rows that are passed through
-        raw may ask for any of them."""
-        if found.get("error") or found.get("object") == "error":
-            raise replies.error_from_event(found)
-        if "choices" in found:
-            return chat_reply(found)
-        if "output" in found:
-            return responses_reply(found)
-        if isinstance(found.get("data"), list):  # embeddings
-            return ProviderReply(
-                "", "stop", replies.first_text(found, "model") or "", openai_usage(found)
-            )
-        raise KeyError("choices")
-
-    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
-        """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
-        return replies.rate_headers(headers, "x-ratelimit-{what}-{of}", replies.duration)
-
-    def models(self, after: str | None) -> WireRequest:  # noqa: ARG002 - it is one page
-        """All models."""
-        return WireRequest("/models", None, method="GET")
-
-
-class ChatCompletions(OpenAIFamily):
+class ChatCompletions(replies.BaseCodec):
     """The base of the family's codecs; see `protocols.Codec`.
 
     `takes` are the attachments that the provider understands; `streams_usage` says whether a
@@ -84,6 +57,28 @@ class ChatCompletions(OpenAIFamily):
                 body["stream_options"] = {"include_usage": True}
         return WireRequest("/chat/completions", body)
 
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """An answer of chat completions, responses or embeddings: rows that are passed through
+        raw may ask for any of them."""
+        if found.get("error") or found.get("object") == "error":
+            raise replies.error_from_event(found)
+        if "choices" in found:
+            return chat_reply(found)
+        if "output" in found:
+            return responses_reply(found)
+        if isinstance(found.get("data"), list):  # embeddings
+            model = replies.first_text(found, "model") or ""
+            return ProviderReply("", "stop", model, *openai_usage(found))
+        raise KeyError("choices")
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
+        """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
+        return replies.rate_headers(headers, "x-ratelimit-{what}-{of}", replies.duration)
+
+    def models(self, after: str | None) -> WireRequest:  # noqa: ARG002 - it is one page
+        """All models."""
+        return WireRequest("/models", None, method="GET")
+
     def limit_name(self, target: Target) -> str:  # noqa: ARG002 - OpenAI's own depends on it
         """What the output limit is called."""
         return "max_tokens"
@@ -99,7 +94,7 @@ class ChatCompletions(OpenAIFamily):
         """A part that the provider takes, in its words."""
         return part
 
-    def reader(self) -> ChatReader:
+    def reader(self) -> replies.BaseReader:
         """A reader for one streamed answer."""
         return ChatReader()
 
@@ -160,7 +155,7 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
     """The answer of a chat completion (or of the older completions). Raises `ContentFiltered` for a
     refusal, and as `BaseCodec.reply` does."""
     choice = answer["choices"][0]
-    usage, cost = openai_usage(answer), openai_cost(answer)
+    usage, cost = openai_usage(answer)
     finish = chat_finish(choice) or "other"
     message = choice.get("message") or {}
     text = content_text(message.get("content", choice.get("text")))
@@ -188,7 +183,7 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     parts = [p for i in items if i.get("type") == "message" for p in i.get("content") or ()]
     text = _joined(parts, "output_text", "text")
     finish = _responses_finish(answer, items)
-    usage, cost = openai_usage(answer), openai_cost(answer)
+    usage, cost = openai_usage(answer)
     refusal = _joined(parts, "refusal", "refusal")
     if not text and (refusal or finish == "content_filter"):
         raise refused(refusal, usage, cost)
@@ -223,28 +218,25 @@ def content_text(value: object) -> str:
     return _joined(filter(replies.object_or_empty, value), "text", "text")
 
 
-def openai_usage(answer: Mapping[str, Any]) -> Usage | None:
-    """The `usage` of a chat completion (`prompt_tokens`…) or a response (`input_tokens`…)."""
+def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | None]:
+    """The `usage` of a chat completion (`prompt_tokens`…) or a response (`input_tokens`…), and the
+    provider's own price in it (OpenRouter), in dollars."""
     found = replies.object_or_empty(answer.get("usage"))
     if not found:
-        return None
+        return None, None
     details = found.get("prompt_tokens_details") or found.get("input_tokens_details")
     read = replies.object_or_empty(details)
     cached = read.get("cached_tokens") or found.get("num_cached_tokens")  # the latter: Mistral's
     details = found.get("completion_tokens_details") or found.get("output_tokens_details")
     written = replies.object_or_empty(details)
-    return Usage(
+    usage = Usage(
         input=replies.token_count(found.get("prompt_tokens", found.get("input_tokens"))),
         output=replies.token_count(found.get("completion_tokens", found.get("output_tokens"))),
         cached_input=replies.token_count(cached),
         cache_write=replies.token_count(read.get("cache_write_tokens")),
         reasoning=replies.token_count(written.get("reasoning_tokens")),
     )
-
-
-def openai_cost(answer: Mapping[str, Any]) -> Decimal | None:
-    """The provider's own price of the answer (OpenRouter), in dollars."""
-    return replies.dollars(replies.object_or_empty(answer.get("usage")).get("cost"))
+    return usage, replies.dollars(found.get("cost"))
 
 
 def refused(
@@ -260,10 +252,8 @@ def refused(
 class ChatReader(replies.BaseReader):
     """Reads one streamed chat completion; its end mark is `[DONE]`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._refusal = ""
-        self._usage: Usage | None = None
+    _refusal = ""
+    _usage: Usage | None = None
 
     def done(self) -> StreamChunk:
         """The end. Raises `ContentFiltered` for a refusal, which also comes in pieces."""
@@ -276,8 +266,7 @@ class ChatReader(replies.BaseReader):
         groq = replies.object_or_empty(found.get("x_groq"))
         if found.get("error") or groq.get("error") or "error" in (event, found.get("object")):
             raise replies.error_from_event(groq if groq.get("error") else found)
-        counted = found if found.get("usage") else groq
-        usage = openai_usage(counted)
+        usage, cost = openai_usage(found if found.get("usage") else groq)
         self._usage = usage or self._usage
         # Further choices (`n`) come in chunks of their own.
         choices = found.get("choices")
@@ -287,9 +276,7 @@ class ChatReader(replies.BaseReader):
         delta = choice.get("delta") or {}
         text = content_text(delta.get("content", choice.get("text")))
         self._refusal += content_text(delta.get("refusal"))
-        return StreamChunk(
-            text, finish, replies.first_text(found, "model") or "", usage, openai_cost(counted)
-        )
+        return StreamChunk(text, finish, replies.first_text(found, "model"), usage, cost)
 
 
 # --- Input items of responses -------------------------------------------------------------------
@@ -306,18 +293,10 @@ _TAKES: frozenset[AttachmentKind] = frozenset({"image", "image_url", "file", "fi
 def count_request(request: Request) -> WireRequest:
     """Asks how many tokens the request is (platform.openai.com/docs/api-reference/responses,
     "Get input token counts"). Raises `InvalidRequest` as `OpenAIResponses.encode` does."""
-    raw = request.raw
-    body: dict[str, Any]
-    if raw is not None and raw.path.endswith("/responses"):
-        body = dict(raw.body)
-    else:
-        body = {
-            "model": request.target.model,
-            "input": input_items(request.messages, request.target),
-        }
-        body |= request.options if raw is None else raw.body
-        if request.schema is not None:
-            body["text"] = text_format(request.schema)
+    items = input_items(request.messages, request.target)
+    body: dict[str, Any] = {"model": request.target.model, "input": items, **request.options}
+    if request.schema is not None:
+        body["text"] = text_format(request.schema)
     return WireRequest("/responses/input_tokens", {k: v for k, v in body.items() if k in _COUNTED})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from llmctl.protocols import WireRequest
 from llmctl.providers import replies
 from llmctl.providers.openai_chat import (
-    OpenAIFamily,
+    ChatCompletions,
     count_request,
     input_items,
     responses_reply,
@@ -21,7 +21,7 @@ from llmctl.providers.openai_chat import (
 from llmctl.types import Request, StreamChunk
 
 
-class OpenAIResponses(OpenAIFamily):
+class OpenAIResponses(ChatCompletions):
     """The codec; see `protocols.Codec`."""
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:

@@ -118,8 +118,7 @@ class BaseCodec(ABC):
 class BaseReader(ABC):
     """What the readers of streams share; see `protocols.StreamReader`."""
 
-    def __init__(self) -> None:
-        self._has_text = False
+    _has_text = False
 
     def piece(self, event: str, data: str) -> StreamChunk:
         """One event. Raises the mapped error where it carries one, `BadResponse` for nonsense."""
