@@ -67,8 +67,7 @@ class ChatCompletions(replies.BaseCodec):
         if "output" in found:
             return responses_reply(found)
         if isinstance(found.get("data"), list):  # embeddings
-            model = replies.first_text(found, "model") or ""
-            return ProviderReply("", "stop", model, *openai_usage(found))
+            return _answered(found, "", "stop", None)
         raise KeyError("choices")
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
@@ -155,12 +154,16 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
     """The answer of a chat completion (or of the older completions). Raises `ContentFiltered` for a
     refusal, and as `BaseCodec.reply` does."""
     choice = answer["choices"][0]
-    usage, cost = openai_usage(answer)
     finish = chat_finish(choice) or "other"
     message = choice.get("message") or {}
     text = content_text(message.get("content", choice.get("text")))
-    if not text and (message.get("refusal") or finish == "content_filter"):
-        raise refused(message.get("refusal"), usage, cost)
+    return _answered(answer, text, finish, message.get("refusal"))
+
+
+def _answered(answer: Mapping[str, Any], text: str, finish: Finish, refusal: Any) -> ProviderReply:
+    usage, cost = openai_usage(answer)
+    if not text and (refusal or finish == "content_filter"):
+        raise refused(refusal, usage, cost)
     return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
 
 
@@ -181,13 +184,8 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     if not isinstance(items, list):
         raise TypeError("`output` is no list")
     parts = [p for i in items if i.get("type") == "message" for p in i.get("content") or ()]
-    text = _joined(parts, "output_text", "text")
-    finish = _responses_finish(answer, items)
-    usage, cost = openai_usage(answer)
-    refusal = _joined(parts, "refusal", "refusal")
-    if not text and (refusal or finish == "content_filter"):
-        raise refused(refusal, usage, cost)
-    return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
+    text, refusal = _joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal")
+    return _answered(answer, text, _responses_finish(answer, items), refusal)
 
 
 def _joined(parts: Iterable[Mapping[str, Any]], kind: str, name: str) -> str:
@@ -239,9 +237,7 @@ def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | Non
     return usage, replies.dollars(found.get("cost"))
 
 
-def refused(
-    refusal: object, usage: Usage | None = None, cost: Decimal | None = None
-) -> ContentFiltered:
+def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
     """The error for a refusal of the model, or for an answer that the filter stopped."""
     if isinstance(refusal, str) and refusal:
         return replies.content_filtered("the model refused", refusal, usage, cost)

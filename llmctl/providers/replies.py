@@ -91,8 +91,20 @@ class BaseCodec(ABC):
         """A page of the list of models."""
 
     def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
-        """The models of a page, and the token of the next."""
-        return models_page(body)
+        """The models of a page, and the token of the next. Raises `BadResponse` for no list."""
+        found = json_or_none(body)
+        if isinstance(found, list):
+            found = {"data": found}
+        items = (
+            found.get("data", found.get("models", found)) or []  # null: Ollama without any model
+            if isinstance(found, dict)
+            else None
+        )
+        if not isinstance(items, list):
+            raise BadResponse("the list of models is none; check `base_url`", retryable=False)
+        more = ("last_id",) if found.get("has_more") is True else ()
+        models = [model for item in items if (model := _model_info(object_or_empty(item)))]
+        return models, first_text(found, "nextPageToken", "next_page_token", *more)
 
     def probe(self) -> WireRequest:
         """The list of models costs nothing."""
@@ -268,23 +280,6 @@ _CONTEXT = (
 )  # fmt: skip
 _OUTPUT = ("max_completion_tokens", "outputTokenLimit", "max_tokens")
 """What Anthropic, Gemini, Groq, OpenRouter and Cohere, Mistral, vLLM call a model's limits."""
-
-
-def models_page(body: bytes) -> tuple[list[ModelInfo], str | None]:
-    """The models of a page, and the token of the next page. Raises `BadResponse` for no list."""
-    found = json_or_none(body)
-    if isinstance(found, list):
-        found = {"data": found}
-    items = (
-        found.get("data", found.get("models", found)) or []  # null: Ollama without any model
-        if isinstance(found, dict)
-        else None
-    )
-    if not isinstance(items, list):
-        raise BadResponse("the list of models is none; check `base_url`", retryable=False)
-    more = ("last_id",) if found.get("has_more") is True else ()
-    models = [model for item in items if (model := _model_info(object_or_empty(item)))]
-    return models, first_text(found, "nextPageToken", "next_page_token", *more)
 
 
 def _model_info(item: Mapping[str, Any]) -> ModelInfo | None:

@@ -205,13 +205,6 @@ def test_thoughts_and_code_are_not_text() -> None:
     ("data", "why"),
     [
         (body(candidates=[], promptFeedback={"blockReason": "PROHIBITED_CONTENT"}), "PROHIBITED"),
-        (
-            body(
-                candidates=None,
-                promptFeedback={"blockReason": "OTHER", "blockReasonMessage": "because"},
-            ),
-            "because",
-        ),
         (candidate(finishReason="SAFETY"), "SAFETY"),
         (candidate({"text": "hm", "thought": True}, finishReason="SPII"), "SPII"),
         (

@@ -306,77 +306,42 @@ def test_what_is_not_taken(codec: Any, part: JSON, named: str) -> None:
     assert (caught.value.sent, caught.value.exit_code) == (False, 2)
 
 
+TOP = {"top_provider": {"max_completion_tokens": 6}}
+MODELS: list[tuple[JSON, ModelInfo]] = [
+    ({"id": "y", "max_input_tokens": 9, "max_tokens": 8}, ModelInfo("y", None, 9, 8)),
+    ({"id": "z", "created_at": "2027-01-15T08:00:00Z"}, ModelInfo("z", created=NOW)),
+    (
+        {"name": "models/x", "displayName": "X", "inputTokenLimit": 9, "outputTokenLimit": 8},
+        ModelInfo("x", "X", 9, 8),
+    ),
+    ({"name": "c", "context_length": 5.0}, ModelInfo("c", context=5)),
+    (
+        {"id": "a", "context_window": 10, "max_completion_tokens": 5, "created": 7},
+        ModelInfo("a", None, 10, 5, 7.0),
+    ),
+    ({"id": "b", "context_length": 20, **TOP}, ModelInfo("b", None, 20, 6)),
+    ({"id": "d", "max_model_len": 40, "name": "The D"}, ModelInfo("d", "The D", 40)),
+]
+
+
+def test_the_list_of_models() -> None:
+    """Windows and longest answers are read under each server's names; what is no model is not."""
+    listed = [*(given for given, _ in MODELS), {"no": "id"}, 3]
+    for name in ("data", "models"):
+        found, after = GROQ.decode_models(orjson.dumps({name: listed}))
+        assert (found, after) == ([model for _, model in MODELS], None)
+
+
 @pytest.mark.parametrize(
-    ("codec", "path", "listed", "found"),
+    ("codec", "path", "said"),
     [
-        (
-            ANTHROPIC,
-            "/models?limit=1000&after_id=t%3D1",
-            {
-                "data": [
-                    {
-                        "id": "y",
-                        "display_name": "Y",
-                        "created_at": "2027-01-15T08:00:00Z",
-                        "max_input_tokens": 200_000,
-                        "max_tokens": 64_000,
-                    }
-                ],
-                "has_more": True,
-                "last_id": "y",
-            },
-            ([ModelInfo("y", "Y", 200_000, 64_000, NOW)], "y"),
-        ),
-        (ANTHROPIC, None, {"data": [], "has_more": False, "last_id": "y"}, ([], None)),
-        (
-            GEMINI,
-            "/models?pageSize=1000&pageToken=t%3D1",
-            {
-                "models": [
-                    {
-                        "name": "models/x",
-                        "displayName": "X",
-                        "inputTokenLimit": 1_048_576,
-                        "outputTokenLimit": 65_536,
-                    }
-                ],
-                "nextPageToken": "t2",
-            },
-            ([ModelInfo("x", "X", 1_048_576, 65_536)], "t2"),
-        ),
-        (GEMINI, None, {}, ([], None)),
-        (
-            COHERE,
-            "../v1/models?page_size=1000&page_token=t%3D1",
-            {"models": [{"name": "c", "context_length": 5.0}], "next_page_token": "t3"},
-            ([ModelInfo("c", context=5)], "t3"),
-        ),
-        (
-            GROQ,
-            "/models",
-            {
-                "data": [
-                    {"id": "a", "context_window": 10, "max_completion_tokens": 5, "created": 7},
-                    {"id": "b", "context_length": 20, "top_provider": {"max_completion_tokens": 6}},
-                    {"id": "c", "max_context_length": 30, "name": "c"},
-                    {"id": "d", "max_model_len": 40, "name": "The D"},
-                    {"no": "id"},
-                    3,
-                ]
-            },
-            (
-                [
-                    ModelInfo("a", None, 10, 5, 7.0),
-                    ModelInfo("b", None, 20, 6),
-                    ModelInfo("c", None, 30),
-                    ModelInfo("d", "The D", 40),
-                ],
-                None,
-            ),
-        ),
+        (ANTHROPIC, "/models?limit=1000&after_id=t%3D1", {"has_more": True, "last_id": "t2"}),
+        (GEMINI, "/models?pageSize=1000&pageToken=t%3D1", {"nextPageToken": "t2"}),
+        (COHERE, "../v1/models?page_size=1000&page_token=t%3D1", {"next_page_token": "t2"}),
     ],
 )
-def test_the_list_of_models(codec: Any, path: str | None, listed: JSON, found: Any) -> None:
-    """It is read page by page, with windows and longest answers under each server's names."""
-    assert path is None or codec.models("t=1").path == path
-    assert codec.decode_models(orjson.dumps(listed)) == found
+def test_pages_of_models(codec: Any, path: str, said: JSON) -> None:
+    """Each provider's token of the next page is read, and sent back."""
+    assert codec.models("t=1").path == path
+    assert codec.decode_models(orjson.dumps({"models": [], **said})) == ([], "t2")
+    assert codec.decode_models(b'{"data":[],"has_more":false,"last_id":"y"}') == ([], None)

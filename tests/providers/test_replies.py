@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from llmctl.errors import (
     AuthFailed,
+    BadResponse,
     RateLimited,
     ServerFailed,
 )
+from llmctl.providers.registry import codec
 from llmctl.providers.replies import (
     MAX_WAIT,
     count,
@@ -115,3 +117,26 @@ def test_no_header_crashes(text: str) -> None:
         assert wait is None or 0 <= wait <= MAX_WAIT
     duration(text)
     count(text)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "body"),
+    [
+        ("openai", b'{"choices":[]}'),
+        ("openai", b'{"choices":[{"message":{"content":3}}]}'),
+        ("openai", b'{"choices":{"0":1}}'),
+        ("openai", b'{"output":3}'),
+        ("openai", b'{"output":[{"type":"message","content":[3]}]}'),
+        ("anthropic", b'{"content":[{"type":"text"}]}'),
+        ("anthropic", b'{"content":"x"}'),
+        ("gemini", b'{"candidates":[]}'),
+        ("gemini", b'{"candidates":[{}]}'),
+        ("gemini", b'{"candidates":[{"content":{"parts":[{"text":3}]},"finishReason":"STOP"}]}'),
+        ("cohere", b'{"message":{"content":[]}}'),
+        ("cohere", b'{"message":{"content":[{"type":"text","text":3}]},"finish_reason":"x"}'),
+    ],
+)
+def test_what_is_built_wrongly(adapter: str, body: bytes) -> None:
+    """An answer that lacks a part, or has something else in its place, is `bad_response`."""
+    with pytest.raises(BadResponse):
+        codec(adapter).decode(200, {}, body)
