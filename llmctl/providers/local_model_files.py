@@ -83,7 +83,9 @@ def has_server() -> bool:
 
 def get_server() -> str:
     """The command that installs the server, in the version that llmctl was tested with."""
-    needed = metadata.requires("llmctl-cli") or []
+    needed: list[str] = []
+    with suppress(metadata.PackageNotFoundError):
+        needed = metadata.requires("llmctl-cli") or []
     named = (line.partition(";")[0].strip() for line in needed if line.startswith("xllamacpp"))
     return f"pip install '{next(named, 'xllamacpp')}'"
 
