@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmctl.protocols import RateHeaders
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
 from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
-from llmctl.providers.replies import number, object_or_empty, rate_headers
+from llmctl.providers.replies import count, object_or_empty
 from llmctl.types import JSON
 
 
@@ -39,5 +39,6 @@ class Mistral(ChatCompletions):
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What is left of this minute; when it is full again is not said."""
-        form = "x-ratelimit-{what}-{of}-minute"
-        return rate_headers(headers, form, number, ("req", "tokens"))
+        form = "x-ratelimit-remaining-{}-minute"
+        left = [count(headers.get(form.format(of))) for of in ("req", "tokens")]
+        return NO_RATE_HEADERS if left == [None, None] else RateHeaders(*left)
