@@ -19,42 +19,23 @@ from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
-from llmctl.errors import CallError, ContentFiltered
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import message_parts as chat
 from llmctl.providers import replies
 from llmctl.tokens import anthropic_limit
-from llmctl.types import (
-    JSON,
-    Finish,
-    Message,
-    ModelInfo,
-    ProviderReply,
-    Request,
-    StreamChunk,
-    Usage,
-)
+from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Usage
 
 VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
 answers alike (platform.claude.com/docs/en/api/versioning, …/api/migration-2026-10-21)."""
 
-_PAGE = 1000
-"""Models in one page: the most there can be (…/api/models-list)."""
+_PAGE = 1000  # models in one page: the most there can be (…/api/models-list)
 
 _COUNTED = frozenset(
     {"model", "messages", "system", "tools", "tool_choice", "thinking", "output_config",
      "cache_control", "context_management", "mcp_servers"}
 )  # fmt: skip
 """What count_tokens takes of a request's fields."""
-
-_MODEL = {
-    "id": "id",
-    "name": "display_name",
-    "context": "max_input_tokens",
-    "output": "max_tokens",
-    "created": "created_at",
-}
 
 
 class Anthropic(replies.BaseCodec):
@@ -75,22 +56,13 @@ class Anthropic(replies.BaseCodec):
         """The text blocks, joined; thinking, tools and their results are not text. Raises
         `ContentFiltered` for a refusal without text."""
         if found.get("type") == "error" or found.get("error"):
-            raise _error_within(found)
-        texts = [block["text"] for block in found["content"] if block.get("type") == "text"]
-        text = "".join(map(replies.required_text, texts))
+            raise replies.error_from_event(found)
+        text = replies.block_texts(found["content"])
         usage = _usage(replies.object_or_empty(found.get("usage")))
         finish = replies.finish_of(found.get("stop_reason"), _FINISH) or "other"
         if finish == "content_filter" and not text:
-            raise _refused(found, usage)
+            raise replies.content_filtered(_REFUSED, _refusal(found), usage)
         return ProviderReply(text, finish, replies.first_text(found, "model") or "", usage)
-
-    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-        """By `error.type` and status; what is terminal is also read out of the message."""
-        whole = replies.object_or_empty(replies.json_or_none(body))
-        known = _with_code(replies.error_object(whole))
-        return _with_id(
-            replies.error_from_reply(status, headers, body, known, now=self._now), whole
-        )
 
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
@@ -101,26 +73,18 @@ class Anthropic(replies.BaseCodec):
         only by direction, those of the input, which run out first in a batch."""
         form = "anthropic-ratelimit-{of}-{what}"
         both = form.format(of="tokens", what="remaining") in headers
-        return replies.rate_headers(headers, form, self._wait, "tokens" if both else "input-tokens")
 
-    def _wait(self, when: str) -> float | None:
-        at = replies.unix_time(when)
-        return None if at is None else max(0.0, at - self._now())
+        def wait(when: str) -> float | None:
+            at = replies.unix_time(when)
+            return None if at is None else max(0.0, at - self._now())
 
-    def probe(self) -> WireRequest:
-        """One model of the list."""
-        return _list_models(limit=1)
+        names = ("requests", "tokens" if both else "input-tokens")
+        return replies.rate_headers(headers, form, wait, names)
 
     def models(self, after: str | None) -> WireRequest:
         """A page of the list, after the model `after`."""
-        return _list_models(limit=_PAGE, **({"after_id": after} if after else {}))
-
-    def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
-        """Models with their name, limits and date; the last one's id is the next page's token."""
-        found, models = replies.models_page(body, "data", _MODEL)
-        return models, replies.first_text(found, "last_id") if found.get(
-            "has_more"
-        ) is True else None
+        query = urlencode({"limit": _PAGE, **({"after_id": after} if after else {})})
+        return WireRequest(f"/models?{query}", None, _headers(), "GET")
 
     def count(self, request: Request) -> WireRequest:
         """Anthropic counts whatever it would answer, for nothing."""
@@ -128,24 +92,11 @@ class Anthropic(replies.BaseCodec):
         kept = {name: value for name, value in body.items() if name in _COUNTED}
         return WireRequest("/messages/count_tokens", kept, headers)
 
-    def decode_count(self, body: bytes) -> int:
-        """`input_tokens`."""
-        found = replies.json_object(body)
-        with replies.shape_errors(body):
-            return int(found["input_tokens"])
-
-
-def _list_models(**query: Any) -> WireRequest:
-    return WireRequest(f"/models?{urlencode(query)}", None, _headers(), "GET")
-
 
 def _headers(betas: object = None) -> Mapping[str, str]:
-    headers = {"anthropic-version": VERSION}
     if isinstance(betas, list | tuple):
         betas = ",".join(map(str, betas))
-    if betas:
-        headers["anthropic-beta"] = str(betas)
-    return headers
+    return {"anthropic-version": VERSION, **({"anthropic-beta": str(betas)} if betas else {})}
 
 
 def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -154,20 +105,20 @@ def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
     options = dict(request.options)
     betas = options.pop("betas", None)
     limit = request.max_tokens
+    if limit is None:
+        limit = anthropic_limit(request.options)
     body: dict[str, Any] = {
         "model": request.target.model,
-        "max_tokens": anthropic_limit(request.options) if limit is None else limit,
+        "max_tokens": limit,
         **_conversation(request),
     }
     if request.temperature is not None:
         body["temperature"] = request.temperature
     body.update(options)
     if request.schema is not None:
+        given = replies.object_or_empty(options.get("output_config"))
         form = {"type": "json_schema", "schema": to_anthropic_schema(request.schema)}
-        body["output_config"] = {
-            **replies.object_or_empty(options.get("output_config")),
-            "format": form,
-        }
+        body["output_config"] = {**given, "format": form}
     return body, _headers(betas)
 
 
@@ -198,23 +149,23 @@ claude-opus-4-8)."""
 
 
 def _conversation(request: Request) -> dict[str, Any]:
-    """`messages`, and `system` where there is one.
-
-    Instructions ahead of the conversation are `system`. Later ones stay where they are on models
-    that know such turns, and join the others at older ones. Several are kept apart by a blank
-    line. Results of tools that follow each other are one turn, as the API demands.
-    """
-    listed = list(chat.turns(request))
+    """`messages`, and `system` where there is one. Results of tools that follow each other are one
+    turn, as the API demands."""
+    spoken = list(chat.turns(request))
     if _SYSTEM_FIRST.match(request.target.model):
-        system = [turn for turn in listed if turn.role == "system"]
-        spoken = [turn for turn in listed if turn.role != "system"]
-    else:
-        system = list(takewhile(lambda turn: turn.role == "system", listed))
-        spoken = listed[len(system) :]
+        spoken.sort(key=lambda turn: turn.role != "system")
+    system = list(takewhile(lambda turn: turn.role == "system", spoken))
     messages: list[JSON] = []
-    for is_result, group in groupby(spoken, lambda turn: turn.role == "tool"):
+    for is_result, group in groupby(spoken[len(system) :], lambda turn: turn.role == "tool"):
         if is_result:
-            results = [_result(turn, request) for turn in group]
+            results = [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": chat.call_id(turn),
+                    "content": _content(turn, request),
+                }
+                for turn in group
+            ]
             messages.append({"role": "user", "content": results})
         else:
             messages += [{"role": t.role, "content": _content(t, request)} for t in group]
@@ -236,19 +187,14 @@ def _content(turn: Message, request: Request) -> str | list[JSON]:
     ]
 
 
-def _result(turn: Message, request: Request) -> JSON:
-    content = _content(turn, request)
-    return {"type": "tool_result", "tool_use_id": chat.call_id(turn), "content": content}
-
-
 def _block(part: chat.Part, request: Request) -> JSON:
     if isinstance(part, chat.Text):
         return {"type": "text", "text": part.text, **part.extra}
-    if isinstance(part, chat.Native):
-        if part.kind in _OWN or "tool" in part.kind:
-            return part.part
-        raise chat.refusal(f"parts of the type `{part.kind}`", request)
-    return _media(part, request)
+    if isinstance(part, chat.Media):
+        return _media(part, request)
+    if part.kind in _OWN or "tool" in part.kind:
+        return part.part
+    raise chat.refusal(f"parts of the type `{part.kind}`", request)
 
 
 def _media(part: chat.Media, request: Request) -> JSON:
@@ -311,12 +257,9 @@ _DROPPED = frozenset({"$schema", "$id", "$comment"})
 
 
 def to_anthropic_schema(schema: JSON) -> JSON:
-    """A JSON Schema as Anthropic's structured output takes it; the rest stays as it is.
-
-    "JSON Schema limitations", and what Anthropic's own SDKs make of a schema: objects are closed,
-    `oneOf` becomes `anyOf`, and limits the API does not enforce move into the description, where
-    the model still reads them. The answer is checked against the schema as it was given.
-    """
+    """A JSON Schema as Anthropic's structured output takes it, by its own SDKs: objects are closed,
+    `oneOf` becomes `anyOf`, and limits the API does not enforce move into the description. The
+    answer is checked against the schema as it was given."""
     made: dict[str, Any] = {}
     moved: dict[str, Any] = {}
     for key, value in schema.items():
@@ -381,91 +324,43 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def _refused(found: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
-    why = replies.first_text(
-        replies.object_or_empty(found.get("stop_details")), "explanation", "category"
-    )
-    return replies.content_filtered(
-        "the model refused to answer" + (f": {why}" if why else ""), usage
-    )
+_REFUSED = "the model refused to answer"
+
+
+def _refusal(found: Mapping[str, Any]) -> str | None:
+    details = replies.object_or_empty(found.get("stop_details"))
+    return replies.first_text(details, "explanation", "category")
 
 
 class AnthropicReader(replies.BaseReader):
-    """Reads one stream. Usage comes in pieces: the input with `message_start`, the rest, and
-    what changed, with `message_delta`; its counts are totals, not differences. `message_stop`
-    is the end mark."""
+    """Reads one stream. Usage comes with `message_start` and `message_delta`, whose counts are
+    totals, not differences; `message_stop` is the end mark."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._usage: dict[str, Any] = {}
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; `ping` and events that are not known say nothing."""
         kind = found.get("type", event)
         if kind == "error" or event == "error":
-            raise _error_within(found)
+            raise replies.error_from_event(found)
         if kind == "message_start":
             start = found["message"]
-            return StreamChunk(
-                model=replies.first_text(start, "model"), usage=self._usage_so_far(start)
-            )
-        if kind == "content_block_start":
-            return _text(found["content_block"], "text")
-        if kind == "content_block_delta":
-            return _text(found["delta"], "text_delta")
+            model = replies.first_text(start, "model")
+            return StreamChunk(model=model, usage=self._usage_so_far(start))
+        if kind in ("content_block_start", "content_block_delta"):
+            block = found.get("content_block") or found["delta"]
+            texts = block.get("type") in ("text", "text_delta")
+            return StreamChunk(text=replies.required_text(block["text"]) if texts else "")
         if kind != "message_delta":
             return StreamChunk(done=kind == "message_stop")
         usage = self._usage_so_far(found)
         finish = replies.finish_of(found["delta"].get("stop_reason"), _FINISH)
         if finish == "content_filter" and not self._has_text:
-            raise _refused(found["delta"], usage)
+            raise replies.content_filtered(_REFUSED, _refusal(found["delta"]), usage)
         return StreamChunk(finish=finish, usage=usage)
 
     def _usage_so_far(self, found: Mapping[str, Any]) -> Usage | None:
         news = replies.object_or_empty(found.get("usage"))
         self._usage.update({key: value for key, value in news.items() if value is not None})
         return _usage(self._usage)
-
-
-def _text(block: Mapping[str, Any], kind: str) -> StreamChunk:
-    return StreamChunk(
-        text=replies.required_text(block["text"]) if block.get("type") == kind else ""
-    )
-
-
-# --- Errors -------------------------------------------------------------------------------------
-
-_CODES = {
-    "billing_error": "insufficient_quota",
-    "timeout_error": "server_error",
-    "api_error": "server_error",
-    "request_too_large": "invalid_request_error",
-}
-"""Anthropic's error types that `replies` does not know → ones that it does."""
-
-_NO_CREDIT = re.compile(r"credit balance is too low|usage limits?\b.*regain access", re.DOTALL)
-_TOO_LONG = re.compile(r"prompt is too long|exceeds? (?:the )?context (?:limit|window)")
-"""What comes as a plain `invalid_request_error` (400) and only its message tells apart."""
-
-
-def _error_within(found: Mapping[str, Any]) -> CallError:
-    """The mapped error of an `error` inside a successful reply or a stream."""
-    return _with_id(replies.error_from_event(_with_code(replies.error_object(found))), found)
-
-
-def _with_code(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The error with a `type` that `replies` knows."""
-    kind, message = str(found.get("type") or ""), str(found.get("message") or "")
-    code = _CODES.get(kind, kind)
-    if kind in ("invalid_request_error", ""):
-        if _NO_CREDIT.search(message):
-            code = "insufficient_quota"
-        elif _TOO_LONG.search(message):
-            code = "context_length_exceeded"
-    return {**found, "type": code}
-
-
-def _with_id(error: CallError, whole: Mapping[str, Any]) -> CallError:
-    """The error; the id of its request is the body's where no header says it."""
-    error.provider_request_id = error.provider_request_id or replies.first_text(whole, "request_id")
-    return error

@@ -9,7 +9,6 @@ chat has a second version: the other calls climb from the base URL to `v1`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -17,26 +16,14 @@ from urllib.parse import urlencode
 import orjson
 from msgspec.structs import replace
 
-from llmctl.errors import AuthFailed, CallError, QuotaExhausted, ServerFailed
+from llmctl.errors import AuthFailed, CallError, ContentFiltered, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import message_parts as chat
 from llmctl.providers import replies
-from llmctl.types import (
-    JSON,
-    Finish,
-    Message,
-    ModelInfo,
-    ProviderReply,
-    Request,
-    StreamChunk,
-    Usage,
-)
+from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Usage
 
-_PAGE = 1000
-"""Models in one page: the most there can be (docs.cohere.com/reference/list-models)."""
-
-_TOKENIZED = 65_536
-"""Characters that one call counts at most (docs.cohere.com/reference/tokenize)."""
+_PAGE = 1000  # models in one page: the most there can be (docs.cohere.com/reference/list-models)
+_TOKENIZED = 65_536  # characters that one call counts at most (docs.cohere.com/reference/tokenize)
 
 
 class Cohere(replies.BaseCodec):
@@ -65,37 +52,21 @@ class Cohere(replies.BaseCodec):
         not say which model answered."""
         content = found["message"].get("content")
         usage = _usage(found.get("usage"))
-        if content is None or isinstance(content, str):
-            text = content or ""
-        else:
-            texts = [block["text"] for block in content if block.get("type") == "text"]
-            text = "".join(map(replies.required_text, texts))
+        text = content if isinstance(content, str) else replies.block_texts(content or ())
         finish = _finish(found["finish_reason"], found, usage, has_text=bool(text))
         return ProviderReply(text, finish, "", usage)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-        """By status; what is terminal is also read out of the message."""
-        whole = replies.object_or_empty(replies.json_or_none(body))
-        inner = replies.object_or_empty(whole.get("error"))
-        message = replies.first_text(whole, "message") or replies.first_text(inner, "message") or ""
-        found: dict[str, Any] = {"message": message}
-        if status in _STATUS:
-            found["type"] = _STATUS[status]
-        elif status in (400, 422) and _TOO_LONG.search(message):
-            found["type"] = "context_length_exceeded"
-        elif status == 429 and _NO_CREDIT.search(message):
-            found["type"] = "insufficient_quota"
-        elif status in (400, 403) and _BAD_KEY.search(message):
-            found["type"] = "invalid_api_key"
-        error = replies.error_from_reply(
-            status, headers, body, found if message else None, now=self._now
-        )
-        if status == 499 and replies.should_retry(headers) is None:
-            error.retryable = False
-        if error.retry_after is None and not isinstance(error, QuotaExhausted):
-            wait = _until_reset(headers, self._now())
-            error.retry_after = None if not wait else min(wait, replies.MAX_WAIT)
-        return error
+        """As everywhere, but for 498: a token on a deny list (docs.cohere.com/reference/errors)."""
+        error = super().failure(status, headers, body)
+        if status != 498:
+            return error
+        named = error.provider_request_id
+        return ContentFiltered(error.message, http_status=status, provider_request_id=named)
+
+    def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
+        """The time of `x-ratelimit-reset`, when it is not past."""
+        return self.limits(headers).reset_requests or None
 
     def reader(self) -> CohereReader:
         """A reader for one stream."""
@@ -103,7 +74,8 @@ class Cohere(replies.BaseCodec):
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-reset`, in seconds since the epoch; nothing is said of what remains."""
-        return RateHeaders(reset_requests=_until_reset(headers, self._now()))
+        at = replies.number(headers.get("x-ratelimit-reset"))
+        return RateHeaders(reset_requests=None if at is None else max(0.0, at - self._now()))
 
     def probe(self) -> WireRequest:
         """Cohere has a call for this very question."""
@@ -111,7 +83,7 @@ class Cohere(replies.BaseCodec):
 
     def decode_probe(self, body: bytes) -> None:
         """`valid`."""
-        if replies.json_object(body).get("valid") is not True:
+        if replies.object_or_empty(replies.json_or_none(body)).get("valid") is not True:
             raise AuthFailed("Cohere says that this key is not valid", http_status=200)
 
     def models(self, after: str | None) -> WireRequest:
@@ -119,17 +91,8 @@ class Cohere(replies.BaseCodec):
         query = {"page_size": _PAGE, **({"page_token": after} if after else {})}
         return WireRequest(f"../v1/models?{urlencode(query)}", None, method="GET")
 
-    def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
-        """Models with their window."""
-        found, models = replies.models_page(
-            body, "models", {"id": "name", "context": "context_length"}
-        )
-        return models, replies.first_text(found, "next_page_token")
-
     def count(self, request: Request) -> WireRequest:
         """The tokens of all texts; the template around them, and tools, are not counted."""
-        if request.raw is not None:
-            request = _from_openai(request)
         found = (part for turn in chat.turns(request) for part in chat.parts(turn, request))
         text = "\n".join(part.text for part in found if isinstance(part, chat.Text))
         if not 0 < len(text) <= _TOKENIZED:
@@ -138,11 +101,7 @@ class Cohere(replies.BaseCodec):
 
     def decode_count(self, body: bytes) -> int:
         """How many `tokens` are listed."""
-        found = replies.json_object(body)
-        with replies.shape_errors(body):
-            if not isinstance(found["tokens"], list):
-                raise TypeError("`tokens` is no list")
-            return len(found["tokens"])
+        return replies.read_object(body, lambda found: len([*found["tokens"]]))
 
 
 # --- Messages -----------------------------------------------------------------------------------
@@ -174,20 +133,15 @@ def _turn(turn: Message, request: Request) -> JSON:
         if blocks or not calls:
             made["content"] = blocks
     if calls:
-        made["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": orjson.dumps(call.arguments).decode(),
-                },
-            }
-            for call in calls
-        ]
+        made["tool_calls"] = [_tool_call(call) for call in calls]
     if turn.role == "tool":
         made["tool_call_id"] = chat.call_id(turn)
     return made
+
+
+def _tool_call(call: chat.ToolCall) -> JSON:
+    function = {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _block(part: chat.Part, request: Request) -> JSON:
@@ -231,18 +185,14 @@ _FINISH: dict[str, Finish] = {
     "ERROR_TOXIC": "content_filter",
 }
 
-_FAILED = ("ERROR", "TIMEOUT")
-"""Reasons to finish that say that the answer is none."""
+_FAILED = ("ERROR", "TIMEOUT")  # reasons to finish that say that the answer is none
 
 
 def _usage(value: object) -> Usage | None:
-    """`tokens`: all that the model read and wrote, its template and thinking included;
-    `cached_tokens` are part of them. `billed_units`, which leave the template out, only where
-    nothing else is said."""
+    """`tokens`: all that the model read and wrote, cached ones too. `billed_units`, which leave
+    the template out, only where nothing else is said."""
     found = replies.object_or_empty(value)
-    counts = replies.object_or_empty(found.get("tokens")) or replies.object_or_empty(
-        found.get("billed_units")
-    )
+    counts = replies.object_or_empty(found.get("tokens") or found.get("billed_units"))
     if not counts:
         return None
     return Usage(
@@ -264,7 +214,7 @@ def _finish(
         raise error
     finish = replies.finish_of(reason, _FINISH) or "other"
     if finish == "content_filter" and not has_text:
-        raise replies.content_filtered("the provider's filter stopped the answer", usage)
+        raise replies.content_filtered("the provider's filter stopped the answer", None, usage)
     return finish
 
 
@@ -284,22 +234,5 @@ class CohereReader(replies.BaseReader):
             finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
             return StreamChunk(finish=finish, usage=usage, done=True)
         if kind == "error" or "message" in found:
-            raise Cohere().failure(500, {}, orjson.dumps(found))
+            raise replies.error_from_event(found)
         return StreamChunk()
-
-
-# --- Errors -------------------------------------------------------------------------------------
-
-_STATUS = {498: "content_filter", 499: "server_error"}
-"""498: the request or the answer holds a token on a deny list. 499: cancelled, not by us
-(docs.cohere.com/reference/errors)."""
-
-_TOO_LONG = re.compile(r"too many tokens: (?!max tokens must)")
-_NO_CREDIT = re.compile(r"(?:/|per|a) ?month\b|billing limit", re.IGNORECASE)
-_BAD_KEY = re.compile(r"invalid api (?:token|key)|no api key", re.IGNORECASE)
-
-
-def _until_reset(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds until `x-ratelimit-reset`, which is in seconds since the epoch."""
-    at = replies.number(headers.get("x-ratelimit-reset"))
-    return None if at is None else max(0.0, at - now)

@@ -12,23 +12,10 @@ from msgspec import Struct
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
-from llmctl.errors import (
-    BadResponse,
-    CallError,
-    ContentFiltered,
-    Interrupted,
-    InvalidRequest,
-)
+from llmctl.errors import BadResponse, CallError, Interrupted, InvalidRequest
 from llmctl.http import HttpClient, HttpReply, build
-from llmctl.protocols import (
-    Auth,
-    Codec,
-    Emit,
-    RateHeaders,
-    StreamReader,
-    WireRequest,
-)
-from llmctl.providers.replies import EventReader, request_id
+from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
+from llmctl.providers.replies import EventReader, content_filtered, request_id
 from llmctl.redact import redact_known_keys, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
 
@@ -139,12 +126,9 @@ class Endpoint(Struct, frozen=True):
         url = join(base if isinstance(base, str) else await base(), wire.path)
         body = b"" if wire.body is None else orjson.dumps(wire.body)
         request = build(wire.method, url, {**_JSON, **wire.headers}, body)
-        limits = self.timeouts
+        request, limits = await self.auth.sign(request), self.timeouts
         return self.http.send(
-            await self.auth.sign(request),
-            connect=limits.connect,
-            first_byte=limits.first_byte,
-            total=limits.total,
+            request, connect=limits.connect, first_byte=limits.first_byte, total=limits.total
         )
 
     async def _attempt(self, request: Request, wire: WireRequest, emit: Emit | None) -> Answer:
@@ -152,16 +136,19 @@ class Endpoint(Struct, frozen=True):
         started = self.clock.monotonic()
         async with sending as reply:
             self.heard(self.codec.limits(reply.headers))
-            body: bytes | None = None
+            named, body = request_id(reply.headers), None
             streams = "event-stream" in reply.headers.get("content-type", "")
-            if emit is not None and reply.status == 200 and streams:
-                answer = await self._stream(reply, emit)
-            else:
-                body = await reply.read()
-                answer = self.codec.decode(reply.status, reply.headers, body)
-                if emit is not None:
-                    emit(answer.text)
-            said = request_id(reply.headers)
+            try:
+                if emit is not None and reply.status == 200 and streams:
+                    answer = await self._stream(reply, emit)
+                else:
+                    body = await reply.read()
+                    answer = self.codec.decode(reply.status, reply.headers, body)
+                    if emit is not None:
+                        emit(answer.text)
+            except CallError as error:
+                error.provider_request_id = error.provider_request_id or named
+                raise
             return Answer(
                 text=answer.text,
                 usage=answer.usage or self.estimate(request, answer.text),
@@ -171,36 +158,44 @@ class Endpoint(Struct, frozen=True):
                 body=body,
                 latency=self.clock.monotonic() - started,
                 status=reply.status,
-                provider_request_id=redact_known_keys(said) if said else None,
+                provider_request_id=redact_known_keys(named) if named else None,
                 reported_cost=answer.cost,
             )
 
     async def _stream(self, reply: HttpReply, emit: Emit) -> ProviderReply:
         text: list[str] = []
         last = StreamChunk()
-        try:
-            async with aclosing(_pieces(self.codec.reader(), reply)) as pieces:
-                async for piece in pieces:
-                    if piece.text:
-                        text.append(piece.text)
-                        emit(piece.text)
-                    last = _both(last, piece)
-                    if piece.done:
-                        break
-        except CallError as error:
-            error.provider_request_id = error.provider_request_id or request_id(reply.headers)
-            raise
+        async with aclosing(self._pieces(reply)) as pieces:
+            async for piece in pieces:
+                if piece.text:
+                    text.append(piece.text)
+                    emit(piece.text)
+                last = StreamChunk(
+                    finish=piece.finish or last.finish,
+                    model=piece.model or last.model,
+                    usage=piece.usage or last.usage,
+                    cost=last.cost if piece.cost is None else piece.cost,
+                    done=piece.done or last.done,
+                )
+                if last.done:
+                    break
         if not last.done:
-            raise BadResponse(
-                "the stream ended before the answer did",
-                provider_request_id=request_id(reply.headers),
-            )
+            raise BadResponse("the stream ended before the answer did")
         if last.finish == "content_filter" and not text:
-            filtered = ContentFiltered("the provider's content filter stopped the answer")
-            filtered.usage, filtered.cost = last.usage, last.cost
-            raise filtered
+            sentence = "the provider's content filter stopped the answer"
+            raise content_filtered(sentence, None, last.usage, last.cost)
         finish = last.finish or "other"
         return ProviderReply("".join(text), finish, last.model or "", last.usage, last.cost)
+
+    async def _pieces(self, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
+        events, answer = EventReader(), self.codec.reader()
+        async with aclosing(reply.chunks()) as chunks:
+            async for chunk in chunks:
+                for event in events.feed(chunk):
+                    yield answer.piece(event.name, event.data)
+        if (rest := events.end()) is not None:
+            yield answer.piece(rest.name, rest.data)
+        yield answer.end()
 
 
 @lru_cache(maxsize=64)
@@ -214,32 +209,8 @@ def join(base_url: str, path: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
-def _both(before: StreamChunk, piece: StreamChunk) -> StreamChunk:
-    """What is known of the answer once `piece` has come; its text is kept elsewhere."""
-    return StreamChunk(
-        finish=piece.finish or before.finish,
-        model=piece.model or before.model,
-        usage=piece.usage or before.usage,
-        cost=before.cost if piece.cost is None else piece.cost,
-        done=piece.done or before.done,
-    )
-
-
 def _clean(error: CallError) -> None:
     """Take keys out of what the error says: a provider may have echoed one."""
-    cleaned = redact_known_keys(str(error))
-    if cleaned != str(error):
-        error.args = (cleaned,)
+    error.args = (redact_known_keys(str(error)),)
     if error.provider_request_id:  # a header, and stored in the ledger
         error.provider_request_id = redact_known_keys(error.provider_request_id)
-
-
-async def _pieces(answer: StreamReader, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
-    reader = EventReader()
-    async with aclosing(reply.chunks()) as chunks:
-        async for chunk in chunks:
-            for event in reader.feed(chunk):
-                yield answer.piece(event.name, event.data)
-    if (last := reader.end()) is not None:
-        yield answer.piece(last.name, last.data)
-    yield answer.end()

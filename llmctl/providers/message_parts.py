@@ -1,8 +1,7 @@
 """OpenAI-shaped messages, tools and bodies, read for providers that speak another language. Pure.
 
 Reference: platform.openai.com/docs/api-reference/chat/create. `types.Message` names the shapes of
-parts. A part whose `type` is none of OpenAI's is `Native`: a codec lets it through when it is one
-of its provider's own.
+parts.
 """
 
 from __future__ import annotations
@@ -10,15 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import mimetypes
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import orjson
-from msgspec import Struct, field
+from msgspec import Meta, Struct, ValidationError, convert, field
 from msgspec.structs import replace
 
 from llmctl.errors import InvalidRequest
+from llmctl.providers.replies import required_text
 from llmctl.types import JSON, Message, Request
 
 _SHAPE_ERRORS = (KeyError, TypeError, AttributeError, ValueError)
@@ -63,7 +64,7 @@ class Media(Struct, frozen=True):
 
 
 class Native(Struct, frozen=True):
-    """A part that is none of OpenAI's."""
+    """A part that is none of OpenAI's; a codec lets its provider's own through."""
 
     part: JSON
 
@@ -79,20 +80,13 @@ Part = Text | Media | Native
 def parts(message: Message, request: Request) -> Iterator[Part]:
     """The parts of the content; empty texts are left out (providers refuse them). Raises
     `InvalidRequest` for parts that are not what their type says."""
-    if isinstance(message.content, str):
-        if message.content:
-            yield Text(message.content)
-        return
-    for part in message.content or ():
-        kind = part.get("type")
-        read = _READERS.get(kind) if isinstance(kind, str) else None
-        if read is None:
-            yield Native(part)
-            continue
+    content = message.content
+    for part in ({"type": "text", "text": content},) if isinstance(content, str) else content or ():
         try:
-            found = read(part)
+            found = _read(part)
         except _SHAPE_ERRORS as error:
-            raise refusal(f"this `{kind}` part", request, "it is not well-formed") from error
+            what = f"this `{part.get('type')}` part"
+            raise refusal(what, request, "it is not well-formed") from error
         if not isinstance(found, Text) or found.text:
             yield found
 
@@ -105,41 +99,26 @@ def text_only(message: Message, request: Request, where: str) -> str:
     return "".join(part.text for part in found if isinstance(part, Text))
 
 
-def _text(part: JSON) -> Part:
-    if not isinstance(part["text"], str):
-        raise TypeError("text is a string")
-    return Text(part["text"], _extra(part, "text"))
-
-
-def _image(part: JSON) -> Part:
-    found = part["image_url"]
-    url = found if isinstance(found, str) else found["url"]
-    extra = dict(_extra(part, "image_url"))
-    if isinstance(found, Mapping) and isinstance(found.get("detail"), str):
-        extra["detail"] = found["detail"]
-    return _located(url, None, extra, image=True)
-
-
-def _file(part: JSON) -> Part:
-    found = part["file"]
-    extra = _extra(part, "file")
+def _read(part: JSON) -> Part:
+    kind = part.get("type")
+    found: Any = part.get(str(kind))
+    extra = {key: value for key, value in part.items() if key not in ("type", kind)}
+    if kind == "text":
+        return Text(required_text(found), extra)
+    if kind == "image_url":
+        url = found if isinstance(found, str) else found["url"]
+        if isinstance(found, Mapping) and isinstance(found.get("detail"), str):
+            extra["detail"] = found["detail"]
+        return _located(url, None, extra, image=True)
+    if kind == "input_audio":
+        form = str(found.get("format") or "wav").lower()
+        return Media(f"audio/{form}", data=_base64(found["data"]), extra=extra)
+    if kind != "file":
+        return Native(part)
     name = found.get("filename")
     if found.get("file_id"):
         return Media(_guessed_mime(name), file_id=str(found["file_id"]), extra=extra)
     return _located(found.get("file_data") or found["file_url"], name, extra, image=False)
-
-
-def _audio(part: JSON) -> Part:
-    found = part["input_audio"]
-    form = str(found.get("format") or "wav").lower()
-    return Media(f"audio/{form}", data=_base64(found["data"]), extra=_extra(part, "input_audio"))
-
-
-_READERS = {"text": _text, "image_url": _image, "file": _file, "input_audio": _audio}
-
-
-def _extra(part: JSON, own: str) -> JSON:
-    return {key: value for key, value in part.items() if key not in ("type", own)}
 
 
 def _located(url: str, name: str | None, extra: JSON, *, image: bool) -> Media:
@@ -147,12 +126,10 @@ def _located(url: str, name: str | None, extra: JSON, *, image: bool) -> Media:
         head, comma, payload = url[5:].partition(",")
         if not comma:
             raise ValueError("a data URL has a comma")
-        settings = [setting.strip().lower() for setting in head.split(";")]
-        mime = settings[0] or _guessed_mime(name) or "text/plain"
-        if "base64" in settings[1:]:
-            data = _base64(payload)
-        else:
-            data = base64.b64encode(unquote_to_bytes(payload)).decode()
+        kind, *settings = (setting.strip().lower() for setting in head.split(";"))
+        mime = kind or _guessed_mime(name) or "text/plain"
+        plain = "base64" not in settings
+        data = base64.b64encode(unquote_to_bytes(payload)).decode() if plain else _base64(payload)
         return Media(mime, data=data, image=image, extra=extra)
     if "://" not in url[:16]:
         # Some clients give a file's bare base64 where a data URL belongs.
@@ -218,66 +195,71 @@ def call_id(message: Message) -> str:
 
 def tool_calls(message: Message, request: Request) -> list[ToolCall]:
     """The calls of an assistant's turn; arguments are read from their JSON text."""
-    given = message.extra.get("tool_calls") if message.role == "assistant" else None
-    if not isinstance(given, list | tuple):
-        return []
+    listed = message.extra.get("tool_calls") if message.role == "assistant" else None
+    found: list[ToolCall] = []
     try:
-        return [_tool_call(call) for call in given]
+        for call in listed or ():
+            function, given = call["function"], call["function"].get("arguments") or "{}"
+            arguments = dict(orjson.loads(given) if isinstance(given, str) else given)
+            google = (call.get("extra_content") or {}).get("google") or {}
+            name, signature = str(function["name"]), google.get("thought_signature")
+            found.append(ToolCall(str(call.get("id") or ""), name, arguments, signature))
     except _SHAPE_ERRORS as error:
         raise refusal("this `tool_calls`", request, "it is not well-formed") from error
-
-
-def _tool_call(call: Mapping[str, Any]) -> ToolCall:
-    function = call["function"]
-    given = function.get("arguments") or "{}"
-    arguments = orjson.loads(given) if isinstance(given, str) else given
-    if not isinstance(arguments, Mapping):
-        raise TypeError("arguments are an object")
-    google = (call.get("extra_content") or {}).get("google") or {}
-    name, signature = str(function["name"]), google.get("thought_signature")
-    return ToolCall(str(call.get("id") or ""), name, arguments, signature)
-
-
-def _functions(tools: Any, request: Request) -> list[JSON]:
-    if not isinstance(tools, list | tuple):
-        raise refusal("these `tools`", request, "they are no list")
-    found: list[JSON] = []
-    for tool in tools:
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise refusal("`tools` other than functions", request)
-        found.append(function)
     return found
-
-
-def _tool_choice(choice: Any, request: Request) -> Choice:
-    if isinstance(choice, str) and choice in ("auto", "none", "required"):
-        return choice, None
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
-        raise refusal("this `tool_choice`", request)
-    return "named", name
 
 
 # --- The body of a chat completion --------------------------------------------------------------
 
 _CHAT = "/chat/completions"
-_LIMITS = ("max_completion_tokens", "max_tokens")
-_FIELDS = frozenset(
-    {"model", "messages", "temperature", "response_format", "tools", "tool_choice", *_LIMITS}
-)
-"""Fields that codecs read; the others become options."""
 
-_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "stream": (False,),
-    "logprobs": (False,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "store": (False,),
+_DEFAULTS: JSON = {
+    "n": 1,
+    "stream": False,
+    "logprobs": False,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "store": False,
 }
 """Values that only say what holds without them."""
+
+
+class _Turn(Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _Function(Struct):
+    name: str
+
+
+class _Tool(Struct):
+    function: _Function
+
+
+class _Schema(Struct):
+    schema: dict[str, Any]
+
+
+class _SchemaFormat(Struct, tag="json_schema"):
+    json_schema: _Schema
+
+
+class _TextFormat(Struct, tag="text"):
+    pass
+
+
+class _Body(Struct):
+    """The fields that codecs read; the others become options."""
+
+    messages: Annotated[list[_Turn], Meta(min_length=1)]
+    model: Any = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    response_format: _SchemaFormat | _TextFormat | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | _Tool | None = None
 
 
 def from_chat(
@@ -285,79 +267,50 @@ def from_chat(
 ) -> tuple[Request, list[JSON], Choice | None]:
     """The raw request with its body taken apart, the functions among its tools, and its choice.
 
-    Messages, model, limit, temperature and schema are in their fields, all else in `options`.
     `options` maps OpenAI's names to the provider's: {"top_p": "topP", "stop": "stopSequences"};
-    `stop` always arrives as a list. Fields that are null, or say what holds anyway, are left
-    out. Raises `InvalidRequest` (`sent=False`) that names the field which has no translation.
+    `stop` always arrives as a list. Raises `InvalidRequest` (`sent=False`) that names the field
+    which has no translation.
     """
     raw = request.raw
     assert raw is not None
     if raw.path.rstrip("/") != _CHAT:
         why = f"`/v1{raw.path}` is not translated, only `/v1{_CHAT}`"
         raise _untranslated("url", why, request)
-    body = raw.body
+    try:
+        body = convert(raw.body, _Body)
+    except ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        raise _untranslated(re.split(r"\W", where)[0] or "body", what, request) from error
     found: dict[str, Any] = {}
-    for name, value in body.items():
-        if name in _FIELDS or value is None or value in _DEFAULTS.get(name, ()):
+    for name, value in raw.body.items():
+        if name in _Body.__struct_fields__ or value is None or value == _DEFAULTS.get(name, ...):
             continue
         if name not in options:
             raise _untranslated(name, "it has no counterpart", request)
         found[options[name]] = [value] if name == "stop" and isinstance(value, str) else value
-    limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
-    if limit is not None and type(limit) is not int:
-        raise _untranslated("max_tokens", "it must be a whole number", request)
-    temperature = body.get("temperature")
-    if temperature is not None and type(temperature) not in (int, float):
-        raise _untranslated("temperature", "it must be a number", request)
+    messages = []
+    for turn, given in zip(body.messages, raw.body["messages"], strict=True):
+        content = tuple(turn.content) if isinstance(turn.content, list) else turn.content
+        known = ("role", "content")
+        extra = {k: v for k, v in given.items() if k not in known and v is not None}
+        messages.append(Message(turn.role, content, extra))
+    limits = (body.max_completion_tokens, body.max_tokens)
+    form, choice = body.response_format, body.tool_choice
     plain = replace(
         request,
-        messages=_messages(body.get("messages"), request),
-        max_tokens=limit,
-        temperature=temperature,
+        messages=tuple(messages),
+        max_tokens=next((limit for limit in limits if limit is not None), None),
+        temperature=raw.body.get("temperature"),
         options=found,
-        schema=_schema(body.get("response_format"), request),
+        schema=form.json_schema.schema if isinstance(form, _SchemaFormat) else None,
         raw=None,
     )
-    tools, choice = body.get("tools"), body.get("tool_choice")
-    return (
-        plain,
-        _functions(tools, request) if tools else [],
-        None if choice is None else _tool_choice(choice, request),
-    )
+    functions = [tool["function"] for tool in raw.body.get("tools") or ()]
+    if isinstance(choice, _Tool):
+        return plain, functions, ("named", choice.function.name)
+    return plain, functions, None if choice is None else (choice, None)
 
 
-def _untranslated(field: str, why: str, request: Request) -> InvalidRequest:
+def _untranslated(name: str, why: str, request: Request) -> InvalidRequest:
     where = request.target.provider
-    return InvalidRequest(f"`{field}` cannot be translated for {where}: {why}", sent=False)
-
-
-def _messages(given: Any, request: Request) -> tuple[Message, ...]:
-    if not isinstance(given, list | tuple) or not given:
-        raise _untranslated("messages", "it must be a list of messages", request)
-    found = []
-    for turn in given:
-        role = turn.get("role") if isinstance(turn, Mapping) else None
-        content = turn.get("content") if isinstance(turn, Mapping) else None
-        if isinstance(content, list | tuple) and all(isinstance(p, Mapping) for p in content):
-            content = tuple(content)
-        elif content is not None and not isinstance(content, str):
-            why = "a message's `content` is neither text nor parts"
-            raise _untranslated("messages", why, request)
-        if not isinstance(role, str):
-            raise _untranslated("messages", "a message has no `role`", request)
-        extra = {k: v for k, v in turn.items() if k not in ("role", "content") and v is not None}
-        found.append(Message(role, content, extra))
-    return tuple(found)
-
-
-def _schema(form: Any, request: Request) -> JSON | None:
-    """The schema of a `response_format`. `json_object` names none, so it has no translation."""
-    kind = form.get("type") if isinstance(form, Mapping) else form
-    if form is None or kind == "text":
-        return None
-    if kind == "json_schema" and isinstance(form, Mapping):
-        held = form.get("json_schema")
-        schema = held.get("schema") if isinstance(held, Mapping) else None
-        if isinstance(schema, Mapping):
-            return schema
-    raise _untranslated("response_format", "only a `json_schema` has a counterpart", request)
+    return InvalidRequest(f"`{name}` cannot be translated for {where}: {why}", sent=False)

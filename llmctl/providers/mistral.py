@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
-from llmctl.providers.openai_base import AttachmentKind
-from llmctl.providers.openai_chat import ChatCompletions
+from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
 from llmctl.providers.replies import count, object_or_empty
 from llmctl.types import JSON
-
-_REQUESTS = "x-ratelimit-remaining-req-minute"
-_TOKENS = "x-ratelimit-remaining-tokens-minute"
 
 
 class Mistral(ChatCompletions):
@@ -43,9 +39,6 @@ class Mistral(ChatCompletions):
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What is left of this minute; when it is full again is not said."""
-        if _REQUESTS not in headers and _TOKENS not in headers:
-            return NO_RATE_HEADERS
-        return RateHeaders(
-            remaining_requests=count(headers.get(_REQUESTS)),
-            remaining_tokens=count(headers.get(_TOKENS)),
-        )
+        form = "x-ratelimit-remaining-{}-minute"
+        left = [count(headers.get(form.format(of))) for of in ("req", "tokens")]
+        return NO_RATE_HEADERS if left == [None, None] else RateHeaders(*left)

@@ -12,11 +12,8 @@ from llmctl.providers.registry import PRESETS, codec
 from llmctl.redact import redact
 from llmctl.types import ModelInfo, Request, Usage
 
-_LONGEST_PROBE = 30.0
-"""Seconds: listing models takes a provider less than one."""
-
-_MOST_PAGES = 100
-"""More pages than any provider has: a listing without end must not hang the program."""
+_LONGEST_PROBE = 30.0  # seconds: listing models takes a provider less than one
+_MOST_PAGES = 100  # more than any provider has: a listing without end must not hang the program
 
 _KEY_PAGES = {
     "openai": "https://platform.openai.com/api-keys",
@@ -45,14 +42,10 @@ async def list_models(endpoint: Endpoint) -> list[ModelInfo]:
 
 
 async def count_tokens(endpoint: Endpoint, request: Request) -> int | None:
-    """The provider's own count of the request's input; None where it counts none.
-
-    Raises the mapped `CallError`, and `InvalidRequest` as `Codec.encode` does.
-    """
+    """The provider's own count of the request's input; None where it counts none. Raises the
+    mapped `CallError`, and `InvalidRequest` as `Codec.encode` does."""
     wire = endpoint.codec.count(request)
-    if wire is None:
-        return None
-    return endpoint.codec.decode_count(await endpoint.fetch(wire))
+    return None if wire is None else endpoint.codec.decode_count(await endpoint.fetch(wire))
 
 
 def key_page(profile: Profile) -> str:
@@ -68,7 +61,6 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
     from llmctl.http import HttpClient
 
     spoken, client = codec(profile.adapter, profile.api), HttpClient()
-
     endpoint = Endpoint(
         codec=spoken,
         http=client,

@@ -1,36 +1,30 @@
-"""Chat completions of OpenAI and of every server that imitates them. Pure.
+"""Chat completions of OpenAI and of every server that imitates them, and what OpenAI's interfaces
+have in common. Pure.
 
 vLLM, Ollama, llama.cpp, LM Studio, Azure OpenAI. Reference: platform.openai.com/docs/
-api-reference/chat.
+api-reference/chat, …/docs/guides/structured-outputs ("Supported schemas"), docs.mistral.ai/api,
+openrouter.ai/docs/api-reference, console.groq.com/docs/api-reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import re
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
 
-from llmctl.protocols import WireRequest
+from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
+from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
-from llmctl.providers.openai_base import (
-    AttachmentKind,
-    OpenAIFamily,
-    chat_finish,
-    content_text,
-    json_schema_format,
-    model_of,
-    openai_cost,
-    openai_usage,
-    refused,
-    require_taken,
-)
-from llmctl.providers.openai_responses import count_request
-from llmctl.types import JSON, Message, Request, StreamChunk, Target, Usage
+from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Target, Usage
+
+AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _REASONING = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
-class ChatCompletions(OpenAIFamily):
+class ChatCompletions(replies.BaseCodec):
     """The base of the family's codecs; see `protocols.Codec`.
 
     `takes` are the attachments that the provider understands; `streams_usage` says whether a
@@ -63,6 +57,27 @@ class ChatCompletions(OpenAIFamily):
                 body["stream_options"] = {"include_usage": True}
         return WireRequest("/chat/completions", body)
 
+    def reply(self, found: Mapping[str, Any]) -> ProviderReply:
+        """An answer of chat completions, responses or embeddings: rows that are passed through
+        raw may ask for any of them."""
+        if found.get("error") or found.get("object") == "error":
+            raise replies.error_from_event(found)
+        if "choices" in found:
+            return chat_reply(found)
+        if "output" in found:
+            return responses_reply(found)
+        if isinstance(found.get("data"), list):  # embeddings
+            return _answered(found, "", "stop", None)
+        raise KeyError("choices")
+
+    def limits(self, headers: Mapping[str, str]) -> RateHeaders:
+        """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
+        return replies.rate_headers(headers, "x-ratelimit-{what}-{of}", replies.duration)
+
+    def models(self, after: str | None) -> WireRequest:  # noqa: ARG002 - it is one page
+        """All models."""
+        return WireRequest("/models", None, method="GET")
+
     def limit_name(self, target: Target) -> str:  # noqa: ARG002 - OpenAI's own depends on it
         """What the output limit is called."""
         return "max_tokens"
@@ -78,7 +93,7 @@ class ChatCompletions(OpenAIFamily):
         """A part that the provider takes, in its words."""
         return part
 
-    def reader(self) -> ChatReader:
+    def reader(self) -> replies.BaseReader:
         """A reader for one streamed answer."""
         return ChatReader()
 
@@ -105,13 +120,136 @@ class OpenAIChat(ChatCompletions):
         return count_request(request) if request.target.provider == "openai" else None
 
 
+# --- Answers ------------------------------------------------------------------------------------
+
+_FINISH: dict[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "model_length": "length",  # Mistral: the model's window is full
+    "max_output_tokens": "length",  # of responses
+}
+
+
+def chat_finish(choice: Mapping[str, Any]) -> Finish | None:
+    """The finish of a choice; None while there is none. Raises where the model failed."""
+    reason = choice.get("finish_reason")
+    if choice.get("error"):
+        raise replies.error_from_event(choice)
+    if reason == "error":
+        raise replies.error_from_event({"message": "the model failed while it answered"})
+    return (replies.finish_of(reason, _FINISH) or "other") if reason else None
+
+
+_FOR_THE_CALLER = (
+    "function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call",
+    "mcp_approval_request",
+)  # fmt: skip
+"""Items that wait for the caller to act; other calls (`web_search_call`…) are done by OpenAI."""
+
+
+def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
+    """The answer of a chat completion (or of the older completions). Raises `ContentFiltered` for a
+    refusal, and as `BaseCodec.reply` does."""
+    choice = answer["choices"][0]
+    finish = chat_finish(choice) or "other"
+    message = choice.get("message") or {}
+    text = content_text(message.get("content", choice.get("text")))
+    return _answered(answer, text, finish, message.get("refusal"))
+
+
+def _answered(answer: Mapping[str, Any], text: str, finish: Finish, refusal: Any) -> ProviderReply:
+    usage, cost = openai_usage(answer)
+    if not text and (refusal or finish == "content_filter"):
+        raise refused(refusal, usage, cost)
+    return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
+
+
+def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
+    """The answer of a response. Raises `ContentFiltered`, `BadResponse` for one that is not
+    finished, and as `BaseCodec.reply` does."""
+    status = answer.get("status")
+    if status == "failed" or answer.get("error"):
+        raise replies.error_from_event(answer)
+    if status in ("queued", "in_progress", "cancelled"):
+        raise BadResponse(
+            f"the provider answered that the response is {status}: llmctl asks for answers, not "
+            "for work in the background; leave `background` out",
+            http_status=200,
+            retryable=False,
+        )
+    items = answer["output"]
+    if not isinstance(items, list):
+        raise TypeError("`output` is no list")
+    parts = [p for i in items if i.get("type") == "message" for p in i.get("content") or ()]
+    text, refusal = _joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal")
+    return _answered(answer, text, _responses_finish(answer, items), refusal)
+
+
+def _joined(parts: Iterable[Mapping[str, Any]], kind: str, name: str) -> str:
+    found = (part.get(name) for part in parts if part.get("type") == kind)
+    return "".join(text for text in found if isinstance(text, str))
+
+
+def _responses_finish(answer: Mapping[str, Any], items: Iterable[Any]) -> Finish:
+    reason = replies.object_or_empty(answer.get("incomplete_details")).get("reason")
+    if answer.get("status") == "incomplete" or reason:
+        return replies.finish_of(reason, _FINISH) or "other"
+    for item in items:
+        by_client = item.get("type") == "tool_search_call" and item.get("execution") == "client"
+        if by_client or item.get("type") in _FOR_THE_CALLER:
+            return "tool_calls"
+    return "stop"
+
+
+def content_text(value: object) -> str:
+    """The text of a message's content: text, or the text parts of a list (a reasoning model's
+    thoughts stand beside them and are left out). Raises `TypeError` for anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise TypeError("`content` is neither text nor parts")
+    return _joined(filter(replies.object_or_empty, value), "text", "text")
+
+
+def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | None]:
+    """The `usage` of a chat completion (`prompt_tokens`…) or a response (`input_tokens`…), and the
+    provider's own price in it (OpenRouter), in dollars."""
+    found = replies.object_or_empty(answer.get("usage"))
+    if not found:
+        return None, None
+    details = found.get("prompt_tokens_details") or found.get("input_tokens_details")
+    read = replies.object_or_empty(details)
+    cached = read.get("cached_tokens") or found.get("num_cached_tokens")  # the latter: Mistral's
+    details = found.get("completion_tokens_details") or found.get("output_tokens_details")
+    written = replies.object_or_empty(details)
+    usage = Usage(
+        input=replies.token_count(found.get("prompt_tokens", found.get("input_tokens"))),
+        output=replies.token_count(found.get("completion_tokens", found.get("output_tokens"))),
+        cached_input=replies.token_count(cached),
+        cache_write=replies.token_count(read.get("cache_write_tokens")),
+        reasoning=replies.token_count(written.get("reasoning_tokens")),
+    )
+    return usage, replies.dollars(found.get("cost"))
+
+
+def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
+    """The error for a refusal of the model, or for an answer that the filter stopped."""
+    if isinstance(refusal, str) and refusal:
+        return replies.content_filtered("the model refused", refusal, usage, cost)
+    sentence = "the provider's content filter stopped the answer"
+    return replies.content_filtered(sentence, None, usage, cost)
+
+
 class ChatReader(replies.BaseReader):
     """Reads one streamed chat completion; its end mark is `[DONE]`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._refusal = ""
-        self._usage: Usage | None = None
+    _refusal = ""
+    _usage: Usage | None = None
 
     def done(self) -> StreamChunk:
         """The end. Raises `ContentFiltered` for a refusal, which also comes in pieces."""
@@ -121,31 +259,180 @@ class ChatReader(replies.BaseReader):
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One chunk."""
-        error = found.get("error")
-        # Mistral's errors stand at the top of the object, others under `error`.
-        if event == "error" or error or found.get("object") == "error":
-            whole = {"message": error} if isinstance(error, str) else found
-            raise replies.error_from_event(error if isinstance(error, dict) else whole)
         groq = replies.object_or_empty(found.get("x_groq"))
-        if groq.get("error"):
-            raise replies.error_from_event({"message": str(groq["error"])})
-        counted = found if found.get("usage") else groq
-        usage = openai_usage(counted)
+        if found.get("error") or groq.get("error") or "error" in (event, found.get("object")):
+            raise replies.error_from_event(groq if groq.get("error") else found)
+        usage, cost = openai_usage(found if found.get("usage") else groq)
         self._usage = usage or self._usage
         # Further choices (`n`) come in chunks of their own.
         choices = found.get("choices")
         listed = choices if isinstance(choices, list) else ()
         choice: Mapping[str, Any] = next((c for c in listed if c.get("index") in (0, None)), {})
-        if choice.get("error"):
-            raise replies.error_from_event(replies.object_or_empty(choice["error"]))
-        finish = chat_finish(choice.get("finish_reason"))
+        finish = chat_finish(choice)
         delta = choice.get("delta") or {}
         text = content_text(delta.get("content", choice.get("text")))
         self._refusal += content_text(delta.get("refusal"))
-        return StreamChunk(
-            text=text,
-            finish=finish,
-            model=model_of(found) or None,
-            usage=usage,
-            cost=openai_cost(counted),
-        )
+        return StreamChunk(text, finish, replies.first_text(found, "model"), usage, cost)
+
+
+# --- Input items of responses -------------------------------------------------------------------
+
+_COUNTED = frozenset(
+    {"conversation", "input", "instructions", "model", "parallel_tool_calls",
+     "previous_response_id", "reasoning", "text", "tool_choice", "tools", "truncation"}
+)  # fmt: skip
+"""What the counting endpoint takes of a request."""
+
+_TAKES: frozenset[AttachmentKind] = frozenset({"image", "image_url", "file", "file_url"})
+
+
+def count_request(request: Request) -> WireRequest:
+    """Asks how many tokens the request is (platform.openai.com/docs/api-reference/responses,
+    "Get input token counts"). Raises `InvalidRequest` as `OpenAIResponses.encode` does."""
+    items = input_items(request.messages, request.target)
+    body: dict[str, Any] = {"model": request.target.model, "input": items, **request.options}
+    if request.schema is not None:
+        body["text"] = text_format(request.schema)
+    return WireRequest("/responses/input_tokens", {k: v for k, v in body.items() if k in _COUNTED})
+
+
+def input_items(messages: Iterable[Message], target: Target) -> list[JSON]:
+    """The input items. Raises `InvalidRequest` for parts that responses do not take (audio)."""
+    found: list[JSON] = []
+    for message in messages:
+        if message.role == "tool":
+            result = {"type": "function_call_output", "output": message.text}
+            found.append({**result, "call_id": message.extra.get("tool_call_id", "")})
+            continue
+        calls = list(_function_calls(message))
+        if message.content or (message.content is not None and not calls):
+            content: Any = message.content
+            if isinstance(content, tuple):
+                content = [_part(part, message.role, target) for part in content]
+            found.append({"role": message.role, "content": content})
+        found.extend(calls)
+    return found
+
+
+def _function_calls(message: Message) -> Iterable[JSON]:
+    calls = message.extra.get("tool_calls")
+    for call in calls if isinstance(calls, list | tuple) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping):
+            yield {
+                "type": "function_call",
+                "call_id": call.get("id", ""),
+                "name": function.get("name", ""),
+                "arguments": function.get("arguments", ""),
+            }
+
+
+def _part(part: JSON, role: str, target: Target) -> JSON:
+    kind = require_taken(part, _TAKES, target).get("type")
+    if kind == "text":
+        return {**part, "type": "output_text" if role == "assistant" else "input_text"}
+    if kind == "image_url":
+        image = part.get("image_url")
+        given = image if isinstance(image, Mapping) else {"url": image}
+        detail = {"detail": given["detail"]} if "detail" in given else {}
+        return {"type": "input_image", "image_url": given.get("url"), **detail}
+    if kind == "file":
+        file = dict(replies.object_or_empty(part.get("file")))
+        if "file_url" in file:
+            file.pop("filename", None)  # the interface takes a name only with the data
+        return {"type": "input_file", **file}
+    return part  # an item of the interface's own
+
+
+def text_format(schema: JSON) -> JSON:
+    """The `text` parameter that asks for an answer of this schema."""
+    return {"format": {"type": "json_schema", **json_schema_format(schema)}}
+
+
+# --- Attachments --------------------------------------------------------------------------------
+
+_KIND_NAMES: dict[AttachmentKind, str] = {
+    "image": "images",
+    "image_url": "images by address",
+    "file": "PDF files",
+    "file_url": "PDF files by address",
+    "audio": "WAV and MP3 audio",
+    "other_audio": "audio but WAV and MP3",
+}
+
+
+def require_taken(part: JSON, takes: Collection[AttachmentKind], target: Target) -> JSON:
+    """The part, when it is no attachment that the provider refuses. Raises `InvalidRequest`.
+
+    Parts that are none of `types.Message` pass: a provider may know parts that we do not.
+    """
+    kind = _attachment_kind(part)
+    if kind is None or kind in takes:
+        return part
+    others = ", ".join(_KIND_NAMES[name] for name in sorted(takes)) or "nothing but text"
+    raise InvalidRequest(
+        f"{target.provider} takes no {_KIND_NAMES[kind]} (it takes {others}): nothing was sent",
+        sent=False,
+    )
+
+
+def _attachment_kind(part: JSON) -> AttachmentKind | None:
+    kind = part.get("type")
+    if kind == "image_url":
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, Mapping) else image
+        return "image" if isinstance(url, str) and url.startswith("data:") else "image_url"
+    if kind == "file":
+        return "file_url" if replies.object_or_empty(part.get("file")).get("file_url") else "file"
+    if kind == "input_audio":
+        form = replies.object_or_empty(part.get("input_audio")).get("format")
+        return "audio" if form in ("wav", "mp3", None) else "other_audio"
+    return None
+
+
+# --- Schemas ------------------------------------------------------------------------------------
+
+_NOT_STRICT = frozenset(
+    {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas",
+     "patternProperties", "propertyNames", "unevaluatedProperties", "minProperties",
+     "maxProperties", "contains", "uniqueItems", "prefixItems", "unevaluatedItems", "default",
+     "$dynamicRef", "$id", "$anchor"}
+)  # fmt: skip
+"""Keywords that strict mode refuses."""
+
+
+def json_schema_format(schema: JSON) -> dict[str, Any]:
+    """The `json_schema` of a response format, named by its title in letters, digits, `_` and `-`.
+
+    Strict mode takes an object whose objects, at every depth, name all of their properties as
+    required and allow no others; elsewhere it would be refused.
+    """
+    title = schema.get("title")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", title).strip("_") if isinstance(title, str) else ""
+    strict = schema.get("type") == "object" and "anyOf" not in schema and _is_strict(schema)
+    return {"name": name[:64] or "answer", "schema": schema, "strict": strict}
+
+
+def _is_strict(node: Any) -> bool:
+    if not isinstance(node, Mapping) or not _NOT_STRICT.isdisjoint(node):
+        return False
+    kinds = node.get("type")
+    if kinds == "object" or (isinstance(kinds, list) and "object" in kinds) or "properties" in node:
+        properties, required = node.get("properties"), node.get("required")
+        if not isinstance(properties, Mapping) or node.get("additionalProperties") is not False:
+            return False
+        if not isinstance(required, list) or set(map(str, required)) != set(properties):
+            return False
+    elif not {"type", "anyOf", "$ref", "enum", "const"} & node.keys():
+        return False  # "anything" has no strict form
+    return all(map(_is_strict, _subschemas(node)))
+
+
+def _subschemas(node: Mapping[str, Any]) -> Iterable[Any]:
+    for key in ("properties", "$defs", "definitions"):
+        yield from replies.object_or_empty(node.get(key)).values()
+    if "items" in node:
+        yield node["items"]
+    choices = node.get("anyOf")
+    if isinstance(choices, list):
+        yield from choices

@@ -7,12 +7,12 @@ comments while the provider behind it is looked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from llmctl.errors import AuthFailed, CallError, RateLimited
+from llmctl.errors import AuthFailed
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers import replies
-from llmctl.providers.openai_base import AttachmentKind
-from llmctl.providers.openai_chat import ChatCompletions
+from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
 from llmctl.types import JSON
 
 
@@ -32,16 +32,12 @@ class OpenRouter(ChatCompletions):
         rest = {name: value for name, value in file.items() if name != "file_url"}
         return {"type": "file", "file": {**rest, "file_data": file["file_url"]}}
 
-    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-        """The mapped error; the wait may stand in the body (`metadata.headers`)."""
-        error = super().failure(status, headers, body)
-        if isinstance(error, RateLimited) and error.retry_after is None:
-            metadata = replies.object_or_empty(replies.error_body(body).get("metadata"))
-            told = replies.object_or_empty(metadata.get("headers"))
-            lower = {str(name).lower(): str(value) for name, value in told.items()}
-            wait = self.limits(lower).reset_requests
-            error.retry_after = None if wait is None else min(wait, replies.MAX_WAIT)
-        return error
+    def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
+        """The wait in the body, by the provider behind it (`metadata.headers`)."""
+        told = replies.object_or_empty(
+            replies.object_or_empty(error.get("metadata")).get("headers")
+        )
+        return self.limits({k.lower(): str(v) for k, v in told.items()}).reset_requests
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-{remaining,reset}`; the reset is milliseconds since the epoch."""
@@ -61,5 +57,5 @@ class OpenRouter(ChatCompletions):
 
     def decode_probe(self, body: bytes) -> None:
         """What is said of the key."""
-        if not isinstance(replies.object_or_empty(replies.json_value(body)).get("data"), dict):
+        if not isinstance(replies.object_or_empty(replies.json_or_none(body)).get("data"), dict):
             raise AuthFailed("OpenRouter says nothing of this key")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from llmctl.protocols import Codec
 
@@ -13,8 +13,8 @@ from llmctl.protocols import Codec
 class Preset(Struct, frozen=True):
     """A provider as it comes: its address, key variables and a default model.
 
-    `codecs` says by which class each of its interfaces is spoken, `module:Class` below this
-    package; it is imported when it is used. Of `key_env` the first variable that is set counts.
+    Of `key_env` the first variable that is set counts. `codecs` says by which class each of its
+    interfaces is spoken, `module:Class` below this package; it is imported when it is used.
     `shares` names the preset whose codecs it uses.
     """
 
@@ -22,7 +22,7 @@ class Preset(Struct, frozen=True):
     base_url: str
     model: str
     key_env: tuple[str, ...]
-    codecs: Mapping[str, str] = field(default_factory=dict)
+    codecs: Mapping[str, str]
     shares: str | None = None
 
     @property
@@ -34,61 +34,55 @@ class Preset(Struct, frozen=True):
 LOCAL = "local"
 """The preset served by the embedded model; its address is known only once it runs."""
 
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            "openai",
-            "https://api.openai.com/v1",
-            "gpt-5-mini",
-            ("OPENAI_API_KEY",),
-            {"chat": "openai_chat:OpenAIChat", "responses": "openai_responses:OpenAIResponses"},
-        ),
-        Preset(
-            "anthropic",
-            "https://api.anthropic.com/v1",
-            "claude-sonnet-5-5",
-            ("ANTHROPIC_API_KEY",),
-            {"chat": "anthropic:Anthropic"},
-        ),
-        Preset(
-            "gemini",
-            "https://generativelanguage.googleapis.com/v1beta",
-            "gemini-3.8-flash",
-            ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-            {"chat": "gemini:Gemini"},
-        ),
-        Preset(
-            "cohere",
-            "https://api.cohere.com/v2",
-            "command-a-03-2025",
-            ("COHERE_API_KEY", "CO_API_KEY"),
-            {"chat": "cohere:Cohere"},
-        ),
-        Preset(
-            "mistral",
-            "https://api.mistral.ai/v1",
-            "mistral-small-latest",
-            ("MISTRAL_API_KEY",),
-            {"chat": "mistral:Mistral"},
-        ),
-        Preset(
-            "openrouter",
-            "https://openrouter.ai/api/v1",
-            "openai/gpt-5-mini",
-            ("OPENROUTER_API_KEY",),
-            {"chat": "openrouter:OpenRouter"},
-        ),
-        Preset(
-            "groq",
-            "https://api.groq.com/openai/v1",
-            "openai/gpt-oss-120b",
-            ("GROQ_API_KEY",),
-            {"chat": "groq:Groq"},
-        ),
-        Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), shares="openai"),
-    )
-}
+_OPENAI = {"chat": "openai_chat:OpenAIChat", "responses": "openai_responses:OpenAIResponses"}
+
+_LISTED = (
+    Preset("openai", "https://api.openai.com/v1", "gpt-5-mini", ("OPENAI_API_KEY",), _OPENAI),
+    Preset(
+        "anthropic",
+        "https://api.anthropic.com/v1",
+        "claude-sonnet-5-5",
+        ("ANTHROPIC_API_KEY",),
+        {"chat": "anthropic:Anthropic"},
+    ),
+    Preset(
+        "gemini",
+        "https://generativelanguage.googleapis.com/v1beta",
+        "gemini-3.8-flash",
+        ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        {"chat": "gemini:Gemini"},
+    ),
+    Preset(
+        "cohere",
+        "https://api.cohere.com/v2",
+        "command-a-03-2025",
+        ("COHERE_API_KEY", "CO_API_KEY"),
+        {"chat": "cohere:Cohere"},
+    ),
+    Preset(
+        "mistral",
+        "https://api.mistral.ai/v1",
+        "mistral-small-latest",
+        ("MISTRAL_API_KEY",),
+        {"chat": "mistral:Mistral"},
+    ),
+    Preset(
+        "openrouter",
+        "https://openrouter.ai/api/v1",
+        "openai/gpt-5-mini",
+        ("OPENROUTER_API_KEY",),
+        {"chat": "openrouter:OpenRouter"},
+    ),
+    Preset(
+        "groq",
+        "https://api.groq.com/openai/v1",
+        "openai/gpt-oss-120b",
+        ("GROQ_API_KEY",),
+        {"chat": "groq:Groq"},
+    ),
+    Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), {}, shares="openai"),
+)
+PRESETS = {preset.name: preset for preset in _LISTED}
 
 
 def codec(adapter: str, api: str = "chat") -> Codec:

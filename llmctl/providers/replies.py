@@ -1,9 +1,10 @@
 """Provider replies: event streams, JSON, headers, counts and errors, as our own values. Pure.
 
 Sources: RFC 9110 (Retry-After), platform.openai.com/docs/guides/error-codes, docs.mistral.ai/api,
-openrouter.ai/docs/api-reference/errors, console.groq.com/docs/errors,
-learn.microsoft.com/azure/ai-services/openai/how-to/content-filter, and the headers that vendors'
-SDKs honour.
+platform.claude.com/docs/en/api/errors, cloud.google.com/apis/design/errors,
+docs.cohere.com/reference/errors, openrouter.ai/docs/api-reference/errors,
+console.groq.com/docs/errors, learn.microsoft.com/azure/ai-services/openai/how-to/content-filter,
+and the headers that vendors' SDKs honour.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import math
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 from msgspec import Struct, field
@@ -36,18 +37,14 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
-from llmctl.types import Finish, ModelInfo, ProviderReply, StreamChunk, Usage
+from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
+from llmctl.types import Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
 
-MAX_WAIT = 120.0
-"""Seconds a provider's wait is honoured at most."""
+T = TypeVar("T")
 
-MAX_LINE = 16 * 1024 * 1024
-"""Bytes of a stream's line at most: a line without end must not fill the memory."""
-
-_NO_HEADERS: Mapping[str, str] = {}
-_SHOWN = 500
-"""Characters of a provider's own words that an error repeats."""
+MAX_WAIT = 120.0  # seconds a provider's wait is honoured at most
+MAX_LINE = 16 * 1024 * 1024  # bytes: a stream's line without end must not fill the memory
+_SHOWN = 500  # characters of a provider's own words that an error repeats
 
 # --- Codecs and readers of streams --------------------------------------------------------------
 
@@ -66,42 +63,80 @@ class BaseCodec(ABC):
         """A complete answer. Raises the mapped `CallError`; `BadResponse` for what is none."""
         if status != 200:
             raise self.failure(status, headers, body)
-        found = json_object(body, status, headers)
-        with shape_errors(body, status, headers):
-            return self.reply(found)
+        return read_object(body, self.reply)
 
     @abstractmethod
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
         """The answer in a body of status 200. Raises the mapped `CallError`, and the errors that
-        `shape_errors` maps."""
+        `read_object` maps."""
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The mapped error of a reply that is no success."""
-        return error_from_reply(status, headers, body, now=self._now)
+        error = error_from_reply(status, headers, body, now=self._now())
+        if error.retry_after is None and not isinstance(error, QuotaExhausted):
+            wait = self.wait(headers, error_object(json_or_none(body)))
+            error.retry_after = None if wait is None else min(wait, MAX_WAIT)
+        return error
+
+    def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
+        """Seconds to wait by a failure's headers or error, where `retry-after` does not say it."""
+        return None
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:  # noqa: ARG002 - the seam's
         """Nothing: the provider says nothing of its limits in headers."""
         return NO_RATE_HEADERS
 
+    @abstractmethod
+    def models(self, after: str | None) -> WireRequest:
+        """A page of the list of models."""
+
+    def decode_models(self, body: bytes) -> tuple[list[ModelInfo], str | None]:
+        """The models of a page, and the token of the next. Raises `BadResponse` for no list."""
+        found = json_or_none(body)
+        if isinstance(found, list):
+            found = {"data": found}
+        items = (
+            found.get("data", found.get("models", found)) or []  # null: Ollama without any model
+            if isinstance(found, dict)
+            else None
+        )
+        if not isinstance(items, list):
+            raise BadResponse("the list of models is none; check `base_url`", retryable=False)
+        more = ("last_id",) if found.get("has_more") is True else ()
+        models = [model for item in items if (model := _model_info(object_or_empty(item)))]
+        return models, first_text(found, "nextPageToken", "next_page_token", *more)
+
+    def probe(self) -> WireRequest:
+        """The list of models costs nothing."""
+        return self.models(None)
+
     def decode_probe(self, body: bytes) -> None:
-        """An object is enough: a key that is not good gets no status 200."""
-        json_object(body)
+        """A list says that the key is good; it must be one."""
+        self.decode_models(body)
+
+    def count(self, request: Request) -> WireRequest | None:  # noqa: ARG002 - most do not count
+        """None: the provider counts no tokens."""
+        return None
+
+    def decode_count(self, body: bytes) -> int:
+        """`input_tokens`, or Gemini's `totalTokens`."""
+        found = object_or_empty(json_or_none(body))
+        tokens = found.get("input_tokens", found.get("totalTokens"))
+        if type(tokens) is not int:
+            raise BadResponse("the provider's token count is none", retryable=False)
+        return tokens
 
 
 class BaseReader(ABC):
     """What the readers of streams share; see `protocols.StreamReader`."""
 
-    def __init__(self) -> None:
-        self._has_text = False
+    _has_text = False
 
     def piece(self, event: str, data: str) -> StreamChunk:
         """One event. Raises the mapped error where it carries one, `BadResponse` for nonsense."""
         if data.strip() == "[DONE]":
             return self.done()
-        body = data.encode(errors="replace")
-        found = json_object(body)
-        with shape_errors(body):
-            chunk = self.read(event, found)
+        chunk = read_object(data.encode(errors="replace"), partial(self.read, event))
         self._has_text = self._has_text or bool(chunk.text)
         return chunk
 
@@ -180,69 +215,33 @@ class EventReader(Struct):
 # --- JSON ---------------------------------------------------------------------------------------
 
 
-def json_value(body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Any:
-    """The JSON of a body. Raises `BadResponse`."""
+def json_or_none(body: bytes) -> Any:
+    """The JSON of a body; None where it is no JSON."""
     try:
         return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise bad_response(status, headers, body, "no JSON") from error
+    except orjson.JSONDecodeError:
+        return None
 
 
-def json_object(
-    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
-) -> dict[str, Any]:
-    """The JSON object of a body. Raises `BadResponse` for anything else."""
-    found = json_value(body, status, headers)
-    if not isinstance(found, dict):
-        raise bad_response(status, headers, body, "no JSON object")
-    return found
-
-
-@contextmanager
-def shape_errors(
-    body: bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
-) -> Iterator[None]:
-    """Maps the errors of reading an object that is not built as expected to `BadResponse`."""
+def read_object(body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
+    """What `read` makes of the JSON object of a body. Raises `BadResponse` for no JSON, no object,
+    and one that is not built as `read` expects."""
     try:
-        yield
+        return read(_required_object(orjson.loads(body)))
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise bad_response(status, headers, body, f"{type(error).__name__} {error}") from error
+        why = "no JSON" if isinstance(error, orjson.JSONDecodeError) else repr(error)
+        shown = _plain_text(body)
+        raise BadResponse(
+            f"the answer is not what this API sends ({why}){': ' + shown if shown else ''}; "
+            "check `base_url`",
+            http_status=200,
+        ) from error
 
 
-def bad_response(status: int, headers: Mapping[str, str], body: bytes, why: str) -> BadResponse:
-    """The error for a successful reply that is not what it should be."""
-    shown = _plain_text(body)
-    return BadResponse(
-        f"the answer is not what this API sends ({why}){': ' + shown if shown else ''}; "
-        "check `base_url`",
-        http_status=status,
-        provider_request_id=request_id(headers),
-    )
-
-
-def models_page(
-    body: bytes, listed: str, keys: Mapping[str, str]
-) -> tuple[dict[str, Any], list[ModelInfo]]:
-    """A page of models and what is in it under `listed` (absent: none).
-
-    `keys` are the provider's names for the fields of `ModelInfo`, and `prefix`, which its ids have
-    before them. Raises `BadResponse`.
-    """
-    found = json_object(body)
-    items = found.get(listed, [])
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise BadResponse(f"the listing's `{listed}` is no list of objects; check `base_url`")
-    models = [
-        ModelInfo(
-            id=(first_text(item, keys["id"]) or "").removeprefix(keys.get("prefix", "")),
-            name=first_text(item, keys.get("name", "")),
-            context=token_count(item.get(keys.get("context", ""))) or None,
-            output=token_count(item.get(keys.get("output", ""))) or None,
-            created=unix_time(item.get(keys.get("created", ""))),
-        )
-        for item in items
-    ]
-    return found, models
+def _required_object(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
 
 
 def object_or_empty(value: object) -> Mapping[str, Any]:
@@ -257,24 +256,15 @@ def required_text(value: object) -> str:
     return value
 
 
+def block_texts(blocks: Iterable[Mapping[str, Any]]) -> str:
+    """The text blocks of a content, joined; what thinks or calls tools is no text."""
+    return "".join(required_text(block["text"]) for block in blocks if block.get("type") == "text")
+
+
 def first_text(found: Mapping[str, Any], *names: str) -> str | None:
     """The first of the fields `names` that holds a text which is not empty."""
-    for name in names:
-        value = found.get(name)
-        if isinstance(value, str) and value:
-            return value
-    return None
-
-
-def unix_time(value: object) -> float | None:
-    """Seconds since the epoch of an RFC 3339 time; None for anything else."""
-    if not isinstance(value, str):
-        return None
-    try:
-        when = datetime.fromisoformat(value)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    texts = map(found.get, names)
+    return next((text for text in texts if isinstance(text, str) and text), None)
 
 
 def finish_of(reason: object, finishes: Mapping[str, Finish]) -> Finish | None:
@@ -282,7 +272,34 @@ def finish_of(reason: object, finishes: Mapping[str, Finish]) -> Finish | None:
     return finishes.get(reason, "other") if isinstance(reason, str) and reason else None
 
 
-# --- Token counts and dollars -------------------------------------------------------------------
+# --- Lists of models ----------------------------------------------------------------------------
+
+_CONTEXT = (
+    "max_input_tokens", "inputTokenLimit", "context_window", "context_length",
+    "max_context_length", "max_model_len",
+)  # fmt: skip
+_OUTPUT = ("max_completion_tokens", "outputTokenLimit", "max_tokens")
+"""What Anthropic, Gemini, Groq, OpenRouter and Cohere, Mistral, vLLM call a model's limits."""
+
+
+def _model_info(item: Mapping[str, Any]) -> ModelInfo | None:
+    identity = first_text(item, "id", "name")
+    if identity is None:
+        return None
+    shown = first_text(item, "display_name", "displayName", "name")
+    item = {**object_or_empty(item.get("top_provider")), **item}  # OpenRouter's longest answer
+    return ModelInfo(
+        id=identity.removeprefix("models/"),  # Gemini's
+        name=None if shown == identity else shown,
+        context=next(filter(None, (token_count(item.get(name)) for name in _CONTEXT)), None),
+        output=next(filter(None, (token_count(item.get(name)) for name in _OUTPUT)), None),
+        created=unix_time(item.get("created_at"))
+        or float(token_count(item.get("created")))
+        or None,
+    )
+
+
+# --- Numbers and times --------------------------------------------------------------------------
 
 
 def token_count(value: object) -> int:
@@ -294,13 +311,22 @@ def token_count(value: object) -> int:
 
 def dollars(value: object) -> Decimal | None:
     """An amount in dollars, with the digits it was written in; None for anything else."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         amount = Decimal(str(value))
     except InvalidOperation:
         return None
     return amount if amount.is_finite() and amount >= 0 else None
+
+
+def unix_time(value: object) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time; None for anything else."""
+    try:
+        when = datetime.fromisoformat(value if isinstance(value, str) else "")
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 # --- Headers ------------------------------------------------------------------------------------
@@ -338,49 +364,36 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
 
     `retry-after-ms` wins over `retry-after` (seconds or an HTTP date).
     """
-    millis = number(headers.get("retry-after-ms"))
-    if millis is not None:
-        return min(millis / 1000, MAX_WAIT)
-    text = headers.get("retry-after", "")
-    wait = number(text)
-    wait = _seconds_until(text, now) if wait is None else wait
-    return None if wait is None else min(wait, MAX_WAIT)
+    millis, text = number(headers.get("retry-after-ms")), headers.get("retry-after", "")
+    wait = number(text) if millis is None else millis / 1000
+    if wait is None:
+        from email.utils import parsedate_to_datetime  # dates are rare; this is slow to import
 
-
-def _seconds_until(text: str, now: float) -> float | None:
-    from email.utils import parsedate_to_datetime  # dates are rare, and this is slow to import
-
-    try:
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    wait = (when - datetime.fromtimestamp(now, UTC)).total_seconds()
-    return wait if wait > 0 else None
+        try:
+            when = parsedate_to_datetime(text)
+        except (ValueError, TypeError):
+            return None
+        wait = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
+    return min(wait, MAX_WAIT) if wait >= 0 else None
 
 
 def rate_headers(
     headers: Mapping[str, str],
     form: str,
     wait: Callable[[str], float | None],
-    tokens: str = "tokens",
+    names: tuple[str, str] = ("requests", "tokens"),
 ) -> RateHeaders:
-    """What is left of requests and tokens, by headers named after `form` (`x-{what}-{of}`).
-    `wait` reads the seconds until each is full again."""
+    """What is left of requests and tokens, by headers named after `form` (`x-{what}-{of}`), in
+    which they have `names`. `wait` reads the seconds until each is full again."""
     found: dict[str, Any] = {}
     for what in ("remaining", "limit", "reset"):
-        for of, name in (("requests", "requests"), ("tokens", tokens)):
+        for of, name in zip(("requests", "tokens"), names, strict=True):
             text = headers.get(form.format(what=what, of=name))
             if text is not None:
                 found[f"{what}_{of}"] = wait(text) if what == "reset" else count(text)
     if "remaining_requests" not in found and "remaining_tokens" not in found:
         return NO_RATE_HEADERS
     return RateHeaders(**found)
-
-
-def should_retry(headers: Mapping[str, str]) -> bool | None:
-    """The provider's own word on retrying (`x-should-retry`); None when it has none."""
-    return {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -412,111 +425,123 @@ _GATEWAY = frozenset({408, 502, 504, *range(520, 525)})
 are Cloudflare's): the model may have answered, and been billed, all the same."""
 
 _BY_CODE: dict[str, type[CallError]] = {
+    # OpenAI's, and those of the servers that speak its language
     "insufficient_quota": QuotaExhausted,
     "billing_hard_limit_reached": QuotaExhausted,
     "billing_not_active": QuotaExhausted,
     "context_length_exceeded": ContextTooLong,
     "exceed_context_size_error": ContextTooLong,
     "invalid_api_key": AuthFailed,
-    "authentication_error": AuthFailed,
-    "permission_error": PermissionRefused,
     "model_not_found": NotFound,
     "invalid_model": NotFound,  # Mistral, with status 400
     "DeploymentNotFound": NotFound,  # Azure
-    "not_found_error": NotFound,
     "content_filter": ContentFiltered,
     "content_policy_violation": ContentFiltered,
     "rate_limit_exceeded": RateLimited,
-    "rate_limit_error": RateLimited,
-    "overloaded_error": Overloaded,
     "server_error": ServerFailed,
     "invalid_request_error": InvalidRequest,
+    # Anthropic's
+    "authentication_error": AuthFailed,
+    "billing_error": QuotaExhausted,
+    "permission_error": PermissionRefused,
+    "not_found_error": NotFound,
+    "request_too_large": InvalidRequest,
+    "rate_limit_error": RateLimited,
+    "api_error": ServerFailed,
+    "timeout_error": ServerFailed,
+    "overloaded_error": Overloaded,
+    # Google's
+    "UNAUTHENTICATED": AuthFailed,
+    "PERMISSION_DENIED": PermissionRefused,
+    "FAILED_PRECONDITION": PermissionRefused,  # the country, or a project without billing
+    "NOT_FOUND": NotFound,
+    "RESOURCE_EXHAUSTED": RateLimited,
+    "UNAVAILABLE": Overloaded,
+    "INVALID_ARGUMENT": InvalidRequest,
 }
-"""Codes and types of OpenAI, and of the servers that speak its language; a code says more
-than the status it came with."""
+"""Codes, types and status names; they say more than the status they came with."""
 
-_TOO_LONG = re.compile(
-    r"maximum context|context[ _-]length|context window|too large for model with",
-    re.IGNORECASE,
+_REFUSED = (InvalidRequest, PermissionRefused)
+_BAD_KEY = (
+    r"API_KEY_INVALID|API key (?:not valid|not found|expired|was reported as leaked)"
+    r"|unregistered callers|missing a valid API key|invalid api (?:token|key)|no api key"
 )
-"""How servers without a code of their own say that a prompt is too long: Mistral, OpenRouter,
-vLLM, llama.cpp."""
+_NO_CREDIT = (
+    r"credit balance is too low|usage limits?\b.*regain access|spending cap"
+    r"|credits? (?:are|is|have been) (?:depleted|exhausted)"
+)
+_USED_UP = r"per[ -]?day|\b[RT]PD\b|(?:/|per|a) ?month\b|billing limit"  # Gemini: in a `quotaId`
+_TOO_LONG = (
+    r"maximum context|context[ _-]length|context window|too large for model with"
+    r"|prompt is too long|exceeds? (?:the )?context limit|too many tokens: (?!max tokens must)"
+    r"|token count .*exceeds the maximum|exceeds the maximum number of tokens"
+)
+_BY_MESSAGE: tuple[tuple[tuple[type[CallError], ...], str, type[CallError]], ...] = (
+    # OpenAI and Groq: a request above the tokens of a whole minute is refused for ever.
+    ((RateLimited,), "request too large", InvalidRequest),
+    ((RateLimited,), f"{_USED_UP}|{_NO_CREDIT}", QuotaExhausted),
+    (_REFUSED, _BAD_KEY, AuthFailed),
+    (_REFUSED, _NO_CREDIT, QuotaExhausted),
+    ((InvalidRequest,), _TOO_LONG, ContextTooLong),
+)
+"""What only an error's words tell: the type by code or status, the words, the type it is."""
 
-_PER_DAY = re.compile(r"\bper[ -]day\b|\b[RT]PD\b", re.IGNORECASE)
-_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
-"""OpenAI and Groq: a request above the tokens of a whole minute is refused for ever."""
 
-
-def json_or_none(body: bytes) -> Any:
-    """The JSON of an error's body; None where it is no JSON."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def error_body(body: bytes) -> Mapping[str, Any]:
-    """The error object of a body; empty when there is none."""
-    return error_object(object_or_empty(json_or_none(body)))
-
-
-def error_object(whole: Mapping[str, Any]) -> Mapping[str, Any]:
+def error_object(whole: object) -> Mapping[str, Any]:
     """The error object of a body: under `error`, or the body itself where it has a `message` or
-    `detail` (Mistral, and gateways in front of others)."""
-    found = whole.get("error")
+    `detail` (Mistral, and gateways in front of others). Gemini may wrap the body in a list."""
+    whole = object_or_empty(whole[0] if isinstance(whole, list) and whole else whole)
+    found, detail = whole.get("error"), whole.get("detail")
     if isinstance(found, str):
         return {**whole, "message": found}
     if isinstance(found, dict):
         return found
-    if "message" not in whole and "detail" in whole:
-        detail = whole["detail"]
+    if "message" not in whole and detail is not None:
         message = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
         return {**whole, "message": message}
     return whole if "message" in whole else {}
 
 
 def error_from_reply(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    found: Mapping[str, Any] | None = None,
-    *,
-    now: Callable[[], float] = time.time,
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float
 ) -> CallError:
     """The mapped error of a reply that is not a success. `now`: seconds since the epoch.
 
-    `found` is the body's error with a code of `_BY_CODE`, where the codec knows better.
     `ambiguous` by `_GATEWAY`; `retryable` by `x-should-retry`, where the provider sends it.
     """
-    found = found or error_body(body)
+    whole = json_or_none(body)
+    found = error_object(whole)
     message = _message(found) or _plain_text(body)
     if 300 <= status < 400:
         where = headers.get("location")
         message = f"a redirect to {where!r}, which is not followed; mend `base_url`"
     sentence = f"the provider answered {status}" + (f": {message[:_SHOWN]}" if message else "")
     error = _error(status, found, sentence)
-    error.http_status, error.provider_request_id = status, request_id(headers)
-    error.retry_after = retry_after(headers, now=now())
-    if (told := should_retry(headers)) is not None:
-        error.retryable = told
+    error.http_status = status
+    named = request_id(headers) or first_text(object_or_empty(whole), "request_id")
+    error.provider_request_id = named
+    error.retry_after = retry_after(headers, now=now)
+    told = {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
+    error.retryable = error.retryable if told is None else told
     return error
 
 
-def error_from_event(found: Mapping[str, Any]) -> CallError:
-    """The mapped error of an `error` object inside a stream or a successful reply."""
+def error_from_event(whole: Mapping[str, Any]) -> CallError:
+    """The mapped error of an `error` inside a stream or a successful reply."""
+    found = error_object(whole)
     codes = map(found.get, ("status_code", "raw_status_code", "code", "status"))
     status = next((c for c in codes if type(c) is int and 400 <= c < 600), None)
     message = _message(found) or "the provider reported an error"
     error = _error(status or 500, found, message[:_SHOWN])
-    error.http_status = status
+    error.http_status, error.provider_request_id = status, first_text(whole, "request_id")
     return error
 
 
 def content_filtered(
-    sentence: str, usage: Usage | None, cost: Decimal | None = None
+    sentence: str, why: str | None, usage: Usage | None, cost: Decimal | None = None
 ) -> ContentFiltered:
     """The error for a refusal, which was billed like an answer."""
-    error = ContentFiltered(sentence, http_status=200)
+    error = ContentFiltered(f"{sentence}: {why[:_SHOWN]}" if why else sentence, http_status=200)
     error.usage, error.cost = usage, cost
     return error
 
@@ -532,35 +557,23 @@ def _message(found: Mapping[str, Any]) -> str:
 
 
 def _error(status: int, found: Mapping[str, Any], sentence: str) -> CallError:
-    kind = _error_type(status, found)
+    kind = _BY_STATUS.get(status) or (ServerFailed if status >= 500 else InvalidRequest)
+    for key in ("code", "type", "status"):
+        coded = _BY_CODE.get(str(found.get(key)))
+        if coded is not None and not (coded is InvalidRequest and status in _BY_STATUS):
+            kind = coded
+            break
+    said = f"{_message(found)} {orjson.dumps(found.get('details')).decode()}"
+    for kinds, words, better in _BY_MESSAGE:
+        if kind in kinds and re.search(words, said, re.IGNORECASE | re.DOTALL):
+            kind = better
+            break
+    if kind is PermissionRefused and object_or_empty(found.get("metadata")).get("reasons"):
+        kind = ContentFiltered  # OpenRouter's moderation (openrouter.ai/docs, "Moderation errors")
     error = kind(sentence)
     if kind in (ServerFailed, CallTimeout):  # other types: the provider says what happened
         error.ambiguous = status in _GATEWAY
     return error
-
-
-def _error_type(status: int, found: Mapping[str, Any]) -> type[CallError]:
-    message = _message(found)
-    kind = _by_code(status, found) or _BY_STATUS.get(status)
-    if kind is None:
-        kind = ServerFailed if status >= 500 else InvalidRequest
-    if kind is RateLimited:
-        if status == 413 or _TOO_LARGE.search(message):
-            return InvalidRequest
-        return QuotaExhausted if _PER_DAY.search(message) else kind
-    if kind is InvalidRequest and _TOO_LONG.search(message):
-        return ContextTooLong
-    if kind is PermissionRefused and object_or_empty(found.get("metadata")).get("reasons"):
-        return ContentFiltered  # OpenRouter's moderation (openrouter.ai/docs, "Moderation errors")
-    return kind
-
-
-def _by_code(status: int, found: Mapping[str, Any]) -> type[CallError] | None:
-    for key in ("code", "type"):
-        kind = _BY_CODE.get(str(found.get(key)))
-        if kind is not None and not (kind is InvalidRequest and status in _BY_STATUS):
-            return kind
-    return None
 
 
 def _plain_text(body: bytes) -> str:

@@ -9,10 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from functools import partial
 from random import Random
-from time import time
 from typing import Any, ClassVar
 
 import pytest
@@ -249,18 +247,6 @@ class CodecContract:
             wired.ask("hi", fault=errors.unauthorized(echo_key=True))
         assert KEY not in str(caught.value)
 
-    def test_a_system_prompt(self, wired: Wired) -> None:
-        """The system prompt goes where this provider wants it, ahead of the user's text."""
-        wired.ask(messages=(Message("system", "be brief"), Message("user", "hello")))
-        assert wired.call.ask.turns[0] in {("system", "be brief"), ("developer", "be brief")}  # type: ignore[union-attr]
-        assert wired.call.ask.turns[1:] == (("user", "hello"),)  # type: ignore[union-attr]
-
-    def test_turns_keep_their_order_and_roles(self, wired: Wired) -> None:
-        """A conversation arrives turn by turn."""
-        turns = (("user", "one"), ("assistant", "two"), ("user", "three"))
-        wired.ask(messages=tuple(Message(*turn) for turn in turns))
-        assert wired.call.ask.turns == turns  # type: ignore[union-attr]
-
     @plainly_and_streamed
     def test_max_tokens(self, wired: Wired, *, stream: bool) -> None:
         """The limit arrives under its own name, and an answer that hits it says so."""
@@ -354,20 +340,6 @@ class CodecContract:
         with pytest.raises(RateLimited) as caught:
             wired.ask("hi", fault=errors.rate_limited(45))
         assert caught.value.retry_after == 45
-
-    @pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
-    def test_waits_in_headers_are_heard(self, wired: Wired, form: str) -> None:
-        """A wait in a header is heard, whoever sends it: a provider, or a gateway before it."""
-        date = formatdate(time() + 50, usegmt=True)
-        told = {
-            "seconds": {"retry-after": "50"},
-            "milliseconds": {"retry-after-ms": "50000", "retry-after": "1"},
-            "date": {"retry-after": date},
-        }
-        wired.sim.headers = told[form]
-        with pytest.raises(CallError) as caught:
-            wired.ask("hi", fault=errors.unavailable())
-        assert caught.value.retry_after == pytest.approx(50, abs=5)
 
     @pytest.mark.parametrize(("told", "retryable"), [("true", True), ("false", False)])
     def test_the_provider_may_say_whether_to_retry(

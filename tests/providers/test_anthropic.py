@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from llmctl.errors import (
-    ContentFiltered,
     InvalidRequest,
 )
 from llmctl.protocols import Codec
@@ -123,34 +122,6 @@ def test_messages_that_have_no_counterpart() -> None:
             sent(messages=(message,))
 
 
-def test_tool_calls_and_results() -> None:
-    """OpenAI-style calls and results become blocks; results that follow each other one turn."""
-    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-    other = {"id": "c2", "type": "function", "function": {"name": "g", "arguments": ""}}
-    made = sent(
-        messages=(
-            Message("user", "u"),
-            Message("assistant", "", {"tool_calls": [call, other]}),
-            Message("tool", "one", {"tool_call_id": "c1", "name": "f"}),
-            Message("tool", ({"type": "text", "text": "two"},), {"tool_call_id": "c2"}),
-            Message("user", "go on"),
-        )
-    )["messages"]
-    assert made[1]["content"] == [
-        {"type": "tool_use", "id": "c1", "name": "f", "input": {"a": 1}},
-        {"type": "tool_use", "id": "c2", "name": "g", "input": {}},
-    ]
-    text = [{"type": "text", "text": "two"}]
-    assert made[2] == {
-        "role": "user",
-        "content": [
-            {"type": "tool_result", "tool_use_id": "c1", "content": "one"},
-            {"type": "tool_result", "tool_use_id": "c2", "content": text},
-        ],
-    }
-    assert made[3] == {"role": "user", "content": "go on"}
-
-
 def test_a_schema_is_made_to_fit() -> None:
     """Objects are closed at every depth, and limits that are not enforced become description."""
     inner = {"type": "object", "properties": {"s": {"type": "string", "minLength": 1}}}
@@ -230,16 +201,3 @@ def test_cache_writes_split_by_their_life() -> None:
     usage = {"cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}}
     found = CODEC.decode(200, {}, body(usage=usage)).usage
     assert found == Usage(input=5, cache_write=5, cache_write_1h=3)
-
-
-def test_a_refusal_is_no_answer() -> None:
-    """It says why, and what it was billed; a stream that refuses likewise."""
-    details = {"type": "refusal", "category": "bio", "explanation": "because"}
-    whole = body(content=[], stop_reason="refusal", stop_details=details)
-    with pytest.raises(ContentFiltered, match="because") as caught:
-        CODEC.decode(200, {}, whole)
-    assert caught.value.usage == CODEC.decode(200, {}, body()).usage
-    reader = CODEC.reader()
-    delta = {"type": "message_delta", "delta": {"stop_reason": "refusal", "stop_details": details}}
-    with pytest.raises(ContentFiltered, match="because"):
-        reader.piece("message_delta", orjson.dumps(delta).decode())

@@ -108,23 +108,6 @@ def body(**changes: Any) -> bytes:
     return orjson.dumps({**whole, **changes})
 
 
-def test_an_answer() -> None:
-    """Text and finish are read, and all tokens, not only the billed ones."""
-    reply = CODEC.decode(200, {}, body())
-    assert (reply.text, reply.finish, reply.model) == ("hi", "stop", "")
-    assert reply.usage == Usage(input=10, output=7, cached_input=4)
-    billed = {"billed_units": {"input_tokens": 1.0, "output_tokens": 2.0}}
-    assert CODEC.decode(200, {}, body(usage=billed)).usage == Usage(input=1, output=2)
-
-
-def test_thinking_and_plans_are_not_text() -> None:
-    """Only text blocks are text; a call of a tool has none."""
-    blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]
-    assert CODEC.decode(200, {}, body(message={"content": blocks})).text == "a"
-    planned = {"tool_calls": [CALL], "tool_plan": "I will"}
-    assert CODEC.decode(200, {}, body(message=planned, finish_reason="TOOL_CALL")).text == ""
-
-
 @pytest.mark.parametrize("reason", ["ERROR", "TIMEOUT"])
 def test_an_answer_that_was_given_up_is_an_error(reason: str) -> None:
     """It may be tried again, and was perhaps billed; in a stream as well."""

@@ -115,15 +115,6 @@ async def test_a_stream_that_ends_with_its_end_mark_is_complete(end: bytes) -> N
 
 
 @driven
-async def test_a_stream_without_its_end_mark_is_not() -> None:
-    """A stream that ends before its end mark may be billed, and is no answer."""
-    async with opened(streaming(CHUNK)) as (endpoint, _):
-        with pytest.raises(Exception, match="ended before the answer did") as caught:
-            await endpoint(request(), lambda _: None)
-        assert getattr(caught.value, "ambiguous", False)
-
-
-@driven
 async def test_only_a_call_that_may_be_billed_says_so_when_it_is_cancelled() -> None:
     """A call that is cancelled before a byte of it has left costs nothing."""
     arrived = asyncio.Event()

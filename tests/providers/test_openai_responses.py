@@ -10,14 +10,12 @@ import pytest
 from llmctl.errors import (
     BadResponse,
     CallError,
-    InvalidRequest,
     QuotaExhausted,
     RateLimited,
     ServerFailed,
 )
 from llmctl.protocols import Codec
 from llmctl.providers.openai_responses import OpenAIResponses
-from llmctl.types import Message
 from tests.providers.recordings import streamed
 from tests.support import request
 
@@ -44,12 +42,6 @@ def whole(**changes: Any) -> dict[str, Any]:
     }
 
 
-def refusal(**changes: Any) -> dict[str, Any]:
-    """A response that refuses."""
-    part = {"type": "refusal", "refusal": "No."}
-    return whole(output=[{"type": "message", "content": [part]}], **changes)
-
-
 def sent(**changes: Any) -> dict[str, Any]:
     """The body of a request."""
     return dict(CODEC.encode(request(**changes), stream=False).body or {})
@@ -60,26 +52,6 @@ def stream(*steps: dict[str, Any]) -> bytes:
     return b"".join(
         b"event: %b\ndata: %b\n\n" % (step["type"].encode(), orjson.dumps(step)) for step in steps
     )
-
-
-def test_parts_have_this_apis_names() -> None:
-    """Texts, images and files are translated; audio is refused unsent."""
-    parts = (
-        {"type": "text", "text": "t"},
-        {"type": "image_url", "image_url": {"url": "https://h/i.png", "detail": "low"}},
-        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf,x"}},
-        {"type": "file", "file": {"filename": "a.pdf", "file_url": "https://h/a.pdf"}},
-    )
-    (item,) = sent(messages=(Message("user", parts),))["input"]
-    assert item["content"] == [
-        {"type": "input_text", "text": "t"},
-        {"type": "input_image", "image_url": "https://h/i.png", "detail": "low"},
-        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf,x"},
-        {"type": "input_file", "file_url": "https://h/a.pdf"},
-    ]
-    audio = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
-    with pytest.raises(InvalidRequest):
-        sent(messages=(Message("user", (audio,)),))
 
 
 def test_a_schema_stands_beside_other_text_settings() -> None:
