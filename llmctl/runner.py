@@ -19,7 +19,7 @@ from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
 from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
-from llmctl.guards.retry import Retry, RetryBudget, RetryDetails
+from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.protocols import AnswerCache, Handler, Observer
 from llmctl.request import retarget
 from llmctl.shutdown import Stop
@@ -122,14 +122,10 @@ class Runner(Struct, frozen=True):
     def _target(
         self, route: Route, on_retry: Callable[[RetryDetails], None], *, exact: bool
     ) -> Handler:
-        policy, ttl, waiting = (
-            route.profile.retry,
-            route.profile.cache.ttl,
-            self.stop.clock(self.clock),
-        )
+        policy, ttl = route.profile.retry, route.profile.cache.ttl
+        waiting = self.stop.clock(self.clock)
         # The longest that a call takes, in seconds, rate limits of our own aside.
         longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
-        tries = RetryBudget(policy, longest, patient=self.patient)
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
         def tokens(request: Request) -> int:
@@ -146,7 +142,9 @@ class Runner(Struct, frozen=True):
         return target_handler(
             route,
             tokens,
-            retry=lambda inner: Retry(inner, tries, waiting, on_retry, self.budget.can_afford),
+            retry=lambda inner: Retry(
+                inner, policy, longest, waiting, on_retry, self.budget.can_afford, self.patient
+            ),
             budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.worst),
             cache=cache,
         )

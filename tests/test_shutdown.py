@@ -10,7 +10,7 @@ from llmctl.config.settings import BreakerPolicy, Limits, RetryPolicy
 from llmctl.errors import CallTimeout, Cancelled, QuotaExhausted, RateLimited
 from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
-from llmctl.guards.retry import Retry, RetryBudget
+from llmctl.guards.retry import Retry
 from llmctl.protocols import Handler
 from llmctl.shutdown import Stop
 from llmctl.types import Request
@@ -29,8 +29,7 @@ def guarded(inner: Handler, clock: FakeClock, stop: Stop, limits: Limits) -> Ret
     provider = ProviderLimits(limits, clock, stop=stop)
     breaker = circuit_breaker(rate_limit(inner, provider, lambda _: 0), health)
     policy = RetryPolicy(attempts=9, ambiguous_attempts=9)
-    budget = RetryBudget(policy, 9e9, patient=True)
-    return Retry(breaker, budget, waiting, lambda _: None, afford_all)
+    return Retry(breaker, policy, 9e9, waiting, lambda _: None, afford_all, patient=True)
 
 
 def stopped_after(seconds: float, inner: Scripted, limits: Limits) -> list[BaseException]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl import vocabulary
+from llmctl import tokens
 from llmctl.errors import ContextTooLong
 from llmctl.pricing import Prices
 from llmctl.protocols import TokenCount
@@ -54,7 +54,7 @@ def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:
         Message("user", "This late pivot means we don't have time to boil the ocean."),
     )
     request = Request(id="a", target=target("gpt-4"), messages=messages)
-    encode = vocabulary.encoding("cl100k_base").encode
+    encode = tokens.encoding("cl100k_base").encode
     expected = 3
     for message in messages:
         expected += 3
@@ -279,14 +279,14 @@ def test_loading_a_vocabulary_leaves_the_event_loops_thread(
 ) -> None:
     """The first count of a short prompt loads its vocabulary in another thread."""
     threads: list[int] = []
-    load = vocabulary.encoding
+    load = tokens.encoding
 
     def spy(name: str) -> Any:
         threads.append(threading.get_ident())
         return load(name)
 
-    monkeypatch.setattr(vocabulary, "_loaded", {})
-    monkeypatch.setattr(vocabulary, "encoding", spy)
+    monkeypatch.setattr(tokens, "_loaded", {})
+    monkeypatch.setattr(tokens, "encoding", spy)
     asyncio.run(Counter().count_async(ask("hi")))
     assert threads
     assert threading.get_ident() not in threads
@@ -296,7 +296,7 @@ def test_many_long_requests_are_not_all_remembered(
     counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept of long prompts is bounded."""
-    monkeypatch.setattr("llmctl.vocabulary.CHUNK", 5)
+    monkeypatch.setattr("llmctl.tokens.CHUNK", 5)
     for number in range(5000):
         counter.count(ask("a long prompt", fingerprint=str(number)))
-    assert 0 < len(counter._long) <= 4096
+    assert 0 < len(counter._known) <= 4096

@@ -14,14 +14,11 @@ from llmctl.protocols import Emit, Handler, Observer, TokenCount
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Answer, CallRecord, Price, Request, Usage
 
-_NO_USAGE = Usage()
-_NO_COST = Decimal(0)
+_FREE = Decimal(0)
 
 
 class Stopwatch:
     """Stands before the caller's `emit`: when a call began, its first token came, and its text."""
-
-    __slots__ = ("_clock", "_emit", "first", "start", "text", "wall")
 
     def __init__(self, clock: Clock, emit: Emit | None = None) -> None:
         self._clock = clock
@@ -42,13 +39,13 @@ class Stopwatch:
 
 def estimated_usage(counter: Counter, request: Request, text: str) -> Usage:
     """What a call used that nobody reported: the prompt, and the text that came back."""
-    read, wrote = counter.count(request).tokens, counter.count_text(request.target, text)
-    return Usage(read, wrote, estimated=True)
+    wrote = counter.count_text(request.target, text)
+    return Usage(counter.count(request).tokens, wrote, estimated=True)
 
 
 class CostCalculator:
-    """What calls cost, or may cost, in US dollars; None: not known. `own` are the prices that
-    profiles set themselves, by the profile's name."""
+    """What calls cost, or may cost, in US dollars; None: not known. `own` are the profiles' own
+    prices, by the profile's name."""
 
     def __init__(
         self, counter: Counter, prices: Prices, own: Mapping[str, Price | None], clock: Clock
@@ -88,32 +85,24 @@ class CostCalculator:
         most, output = self._counter.upper_bound(request), max_output(request)
         own, cost = self._own.get(request.target.profile), None
         if own is not None:
-            now = self._clock.wall()
-            cost = self._prices.worst_case(request.target, own, most, output, now)
+            cost = self._prices.worst_case(request.target, own, most, output, self._clock.wall())
         return Usage(most, output or 0, estimated=True), cost
 
     def record(self, request: Request, result: Answer | CallError, watch: Stopwatch) -> CallRecord:
-        """The record of a call that has ended.
-
-        A stream that broke off after its first token, or was interrupted by the user, counts what
-        was received, marked as estimated; where nothing at all is known of a call's end the ledger
-        takes the whole hold (status `unknown`).
-        """
+        """The record of a call that has ended. A stream that broke off, or was interrupted by the
+        user, counts what was received, marked as estimated."""
         request = result.request or request
-        usage, cost, saved = _NO_USAGE, None, None
+        usage: Usage = result.usage or Usage()
+        cost: Decimal | None = _FREE
+        saved = None
         if isinstance(result, Answer):
-            usage = result.usage
-            cost = self.price(request, usage, result.reported_cost)
-            if result.cache in {"hit", "shared"}:
-                cost, saved = _NO_COST, cost
+            price = self.price(request, usage, result.reported_cost)
+            cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
         elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
-            usage = result.usage
             cost = self.price(request, usage, result.cost)
         elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
             usage = self.estimate(request, "".join(watch.text))
             cost = self.price(request, usage, None)
-        else:
-            cost = _NO_COST
         return CallRecord(
             request=request,
             result=result,
@@ -128,22 +117,19 @@ class CostCalculator:
 
 
 def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> Handler:
-    """The outermost guard: an answer is returned when `sink` has dealt with the call's record.
-
-    Every ending is recorded, a cancelled call's too. What `sink` raises (a full disk) replaces the
-    answer.
-    """
+    """The outermost guard: an answer is returned when `sink` has dealt with the call's record. A
+    cancelled call has one, too. What `sink` raises (a full disk) replaces the answer."""
 
     async def account(request: Request, emit: Emit | None) -> Answer:
         watch = Stopwatch(clock, emit)
         result: Answer | CallError
-        cancelled = None
+        raised: BaseException | None = None
         try:
             result = await inner(request, None if emit is None else watch)
         except CallError as error:
-            result = error
+            raised = result = error
         except asyncio.CancelledError as stop:
-            cancelled, result = stop, Cancelled("the call was interrupted")
+            raised, result = stop, Cancelled("the call was interrupted")
             if isinstance(stop, CancelledAfterSending):
                 result.attempts, result.uncertain = stop.attempts, stop.uncertain
                 result.ambiguous = True
@@ -155,10 +141,9 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
             await asyncio.wait((work,))
             work.result()
             raise
-        if cancelled is not None:
-            raise cancelled
-        if isinstance(result, CallError):
-            raise result
+        if raised is not None:
+            raise raised
+        assert isinstance(result, Answer)
         return result
 
     return account

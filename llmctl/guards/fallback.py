@@ -14,11 +14,8 @@ from llmctl.guards.accounting import Stopwatch
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
-_UNAVAILABLE = 5
-"""The exit code of all errors that say: this provider cannot serve anybody now."""
-
-_LEAST_PAUSE = 1.0
-"""Seconds between two looks at providers that are all down."""
+_UNAVAILABLE = 5  # the exit code of all errors of a provider that cannot serve anybody now
+_LEAST_PAUSE = 1.0  # seconds between two looks at providers that are all down
 
 
 class FallbackTarget(Struct, frozen=True):

@@ -25,32 +25,17 @@ from llmctl.shutdown import Stop
 from llmctl.types import Answer, Request
 
 _NEVER = float("-inf")
-_BURST_SHARE = 0.005
-"""Share of a minute's requests that may go out at once. Small, so that the start of a run does not
-spend the minute in its first second; above one request, so that late timers are made up."""
-
-_TOKEN_BURST_SHARE = 1 / 12
-"""The same for tokens, five seconds' worth: single requests are large against a minute."""
-
+_BURST_SHARE = 0.005  # of a minute's requests may go at once: late timers are made up
+_TOKEN_BURST_SHARE = 1 / 12  # of a minute's tokens: one request is large against a minute
+# Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
+# the shared file a second, not 500, each of which costs a millisecond of processor.
 _LOT_SHARE = 0.05 / 60
-"""Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
-the shared file a second, not 500, each of which costs a millisecond of processor."""
-
-_LOT_EXPIRES = 1.0
-"""Seconds after which the rest of a lot is given back."""
-
-_LATE_LOTS = 4
-"""Lots of the past that processes may still use in a minute, without a request too many."""
-
-_DEFAULT_PAUSE = 1.0
-"""Seconds of pause after a 429 that names none."""
-
+_LOT_EXPIRES = 1.0  # seconds after which the rest of a lot is given back
+_LATE_LOTS = 4  # lots of the past that processes may still use without a request too many
+_DEFAULT_PAUSE = 1.0  # seconds after a 429 that names none
 _MINUTE = 60.0
-_LONGEST_WAIT = 120.0
-"""Seconds that a header may hold requests back: then the provider is asked itself."""
-
-_JUDGED = 8
-"""Answers after which the share of refusals says something."""
+_LONGEST_WAIT = 120.0  # seconds a header may hold requests back: then the provider is asked
+_JUDGED = 8  # answers after which the share of refusals says something
 
 
 class Bucket:
@@ -58,18 +43,16 @@ class Bucket:
 
     At most `per_minute` units pass in any 60 seconds, as long as each request is at most as large
     as `burst`; a larger one waits for a full bucket and leaves a debt. The refill is slowed by what
-    the bucket holds at the start, (n + 1 - burst - late) / 60 units a second: burst and refill
-    together never exceed n in a half-open minute. `late` are units used later than they were taken.
-
-    Its whole state is `full_at`, when it is full again, so that processes can share it (the
-    "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
+    the bucket holds at the start: burst and refill together never exceed n in a half-open minute.
+    `late` are units used later than they were taken. Its whole state is `full_at`, when it is full
+    again (the "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
     """
 
     def __init__(
         self, per_minute: float, burst: float, full_at: float = _NEVER, late: float = 0.0
     ) -> None:
-        self.burst = burst
-        self.rate = (per_minute + 1 - burst - late) / 60
+        self.burst = max(1.0, burst)
+        self.rate = (per_minute + 1 - self.burst - late) / 60
         self.full_at = full_at
 
     def wait(self, units: float, now: float) -> float:
@@ -84,19 +67,18 @@ class Bucket:
 
 def request_bucket(rpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of requests."""
-    lot = request_lot(rpm)
-    late = _LATE_LOTS * lot if lot > 1 else 0.0
-    return Bucket(rpm, max(1.0, rpm * _BURST_SHARE), full_at, late)
-
-
-def request_lot(rpm: int) -> float:
-    """Requests that are taken at a time."""
-    return max(1.0, rpm * _LOT_SHARE // 1)
+    lot = _request_lot(rpm)
+    return Bucket(rpm, rpm * _BURST_SHARE, full_at, _LATE_LOTS * lot if lot > 1 else 0.0)
 
 
 def token_bucket(tpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of tokens."""
-    return Bucket(tpm, max(1.0, tpm * _TOKEN_BURST_SHARE), full_at)
+    return Bucket(tpm, tpm * _TOKEN_BURST_SHARE, full_at)
+
+
+def _request_lot(rpm: int) -> float:
+    """Requests that are taken at a time."""
+    return max(1.0, rpm * _LOT_SHARE // 1)
 
 
 class LocalLimits:
@@ -114,25 +96,19 @@ class LocalLimits:
 class ProviderQuota:
     """The provider's own allowance as its headers tell it; pure, `now` in seconds.
 
-    It only slows down: the profile's limits stay the most that is sent. `left` is None until a
-    header says what is left. A provider that names no reset (Mistral) counts by the minute.
+    It only slows down. `left` is None until a header says what is left. A provider that names no
+    reset (Mistral) counts by the minute.
     """
 
     def __init__(self) -> None:
         self.left: float | None = None
         self._at = self._rate = self._full_at = 0.0
 
-    def update_from_headers(
-        self,
-        left: int | None,
-        limit: int | None,
-        reset: float | None,
-        *,
-        in_flight: float,
-        now: float,
+    def update(
+        self, left: int | None, limit: int | None, reset: float | None, in_flight: float, now: float
     ) -> None:
-        """Units `left` of `limit`, full again in `reset` seconds. `in_flight` are units of other
-        calls, which the provider may not have counted yet."""
+        """Units `left` of `limit`, full again in `reset` seconds; the provider may not have counted
+        those `in_flight` yet."""
         if left is None and reset is None:
             return
         seconds = _MINUTE if reset is None else reset
@@ -160,12 +136,9 @@ class ProviderQuota:
 
 
 class AdaptiveConcurrency:
-    """Calls in flight that the provider bears: additive increase, multiplicative decrease; pure.
-
-    The rule is TCP's (RFC 5681): one more for every round of answers, half after a sign of too
-    many, at most once for all calls that were in flight at that sign. `ceiling`: the most; `size`:
-    what is allowed now, at least one; `generation` counts the decreases.
-    """
+    """Calls in flight that the provider bears, by TCP's rule (RFC 5681): one more for every round
+    of answers, half after a sign of too many, once for all calls in flight then; pure. `size` is
+    what is allowed now, at least one; `generation` counts the decreases."""
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
@@ -193,8 +166,7 @@ class AdaptiveConcurrency:
 
 
 class Permit(Struct, frozen=True):
-    """Leave to send one attempt: `tokens` taken for it; `generation` of the concurrency limit
-    then, so that one crowd of refusals counts once."""
+    """Leave to send one attempt: `tokens` taken for it; the concurrency's `generation` then."""
 
     tokens: int
     generation: int
@@ -211,11 +183,10 @@ class Lot(Struct):
 
 
 class ProviderLimits:
-    """What one provider is sent; first come, first served.
+    """What one provider is sent; first come, first served; nothing once `stop` was asked for.
 
     `shared` keeps the minute's state under `name` together with other processes; when it fails,
-    which is told to `warn` once, the limits are those of this process alone. Nothing is let
-    through once `stop` was asked for.
+    which is told to `warn` once, the limits are those of this process alone.
     """
 
     def __init__(
@@ -249,16 +220,13 @@ class ProviderLimits:
         return self._limits.tpm is not None or self._tokens.left is not None
 
     async def acquire(self, tokens: int) -> Permit:
-        """Return when a request of `tokens` may be sent; whoever gets a permit releases it.
-
-        Raises the run's own error once it is to end.
-        """
+        """Return when a request of `tokens` may be sent; whoever gets a permit releases it. Raises
+        the run's own error once it is to end."""
         async with self._turn:
             taken = not self._per_minute
             try:
                 while True:
-                    if self._stop.asked:
-                        self._stop.check()
+                    self._stop.check()
                     if self._in_flight + 1 > self._concurrency.size:
                         self._room.clear()
                         await self._room.wait()
@@ -295,36 +263,33 @@ class ProviderLimits:
         """An attempt was served."""
         self._concurrency.on_success()
 
-    def on_throttled(self, permit: Permit, retry_after: float | None) -> None:
-        """The provider refused the attempt: peace for `retry_after` seconds, for all; where none
-        is named until the reset that its headers told, else one second."""
-        self._concurrency.on_throttled(permit.generation, told_when=retry_after is not None)
-        if retry_after is None:
-            retry_after = self._requests.reset_in(self._clock.monotonic())
-        self.pause(_DEFAULT_PAUSE if retry_after is None else retry_after)
-
-    def on_overloaded(self, permit: Permit) -> None:
-        """The provider has too much to do: fewer calls at a time, no pause."""
-        self._concurrency.on_throttled(permit.generation, told_when=False)
+    def on_refused(self, permit: Permit, error: RateLimited | Overloaded) -> None:
+        """The provider refused the attempt. Peace for as long as it says, for all; where a 429
+        names no time until the reset that its headers told, else one second. Too much to do, and
+        no time named: fewer calls at a time, no pause."""
+        pause = error.retry_after
+        self._concurrency.on_throttled(permit.generation, told_when=pause is not None)
+        if pause is None and isinstance(error, RateLimited):
+            pause = self._requests.reset_in(self._clock.monotonic()) or _DEFAULT_PAUSE
+        if pause is not None:
+            self.pause(pause)
 
     def pause(self, seconds: float) -> None:
         """Send nothing for so long."""
         self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
-    def update_from_headers(self, headers: RateHeaders) -> None:
+    def update_from_headers(self, said: RateHeaders) -> None:
         """What a reply's headers say of the provider's own limits."""
-        if headers is NO_RATE_HEADERS:
+        if said is NO_RATE_HEADERS:
             return
-        now, others, told = self._clock.monotonic(), max(0, self._in_flight - 1), headers
-        self._requests.update_from_headers(
-            told.remaining_requests, told.limit_requests, told.reset_requests,
-            in_flight=others, now=now,
-        )  # fmt: skip
-        each = self._tokens_in_flight / max(1, self._in_flight)
-        self._tokens.update_from_headers(
-            told.remaining_tokens, told.limit_tokens, told.reset_tokens,
-            in_flight=each * others, now=now,
-        )  # fmt: skip
+        now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
+        self._requests.update(
+            said.remaining_requests, said.limit_requests, said.reset_requests, others, now
+        )
+        tokens = self._tokens_in_flight / max(1, self._in_flight) * others
+        self._tokens.update(
+            said.remaining_tokens, said.limit_tokens, said.reset_tokens, tokens, now
+        )
 
     def waits(self) -> float:
         """Seconds that requests will still wait; 0 when they do not."""
@@ -354,7 +319,7 @@ class ProviderLimits:
         rpm, tpm = self._limits.rpm, self._limits.tpm
         back = (self._unused[0] + self._lot.requests, self._unused[1] + self._lot.tokens)
         self._unused, self._lot = (0.0, 0.0), Lot()
-        taken = (request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
+        taken = (_request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
         change = partial(self._change, taken, back)
         try:
             wait = await self._shared.change(self._name, change)
@@ -401,13 +366,12 @@ def rate_limit(inner: Handler, limits: ProviderLimits, tokens: Callable[[Request
                 used = answer.usage.input + answer.usage.output
             limits.on_success()
         except CallError as error:
-            if isinstance(error, RateLimited | Overloaded) or not error.sent:
+            if isinstance(error, RateLimited | Overloaded):
                 used = 0
-            if isinstance(error, Overloaded) and error.retry_after is None:
-                limits.on_overloaded(permit)
-            elif isinstance(error, RateLimited | Overloaded):
-                limits.on_throttled(permit, error.retry_after)
-            elif error.sent and error.retryable and error.retry_after is not None:
+                limits.on_refused(permit, error)
+            elif not error.sent:
+                used = 0
+            elif error.retryable and error.retry_after is not None:
                 limits.pause(error.retry_after)
             raise
         finally:

@@ -126,7 +126,7 @@ def test_at_least_one_and_at_most_the_ceiling(ceiling: int, events: list[str]) -
 def test_the_quota_fills_by_what_the_headers_imply() -> None:
     """10 left of 70, full in 60 s: one comes back every second."""
     quota = ProviderQuota()
-    quota.update_from_headers(10, 70, 60.0, in_flight=0, now=100.0)
+    quota.update(10, 70, 60.0, 0, 100.0)
     for _ in range(10):
         assert quota.wait(1, 100.0) == 0
         quota.take(1)
@@ -137,7 +137,7 @@ def test_the_quota_fills_by_what_the_headers_imply() -> None:
 def test_calls_in_flight_may_not_have_been_counted() -> None:
     """10 left, but 9 on their way: one may go."""
     quota = ProviderQuota()
-    quota.update_from_headers(10, None, 30.0, in_flight=9, now=0.0)
+    quota.update(10, None, 30.0, 9, 0.0)
     assert quota.wait(1, 0.0) == 0
     quota.take(1)
     assert quota.wait(1, 0.0) == 30.0
@@ -148,7 +148,7 @@ def test_nothing_left_waits_for_the_reset(reset: float | None, longest: float) -
     """At most two minutes; a provider that names no reset (Mistral) counts by the minute. After
     that the provider is asked itself."""
     quota = ProviderQuota()
-    quota.update_from_headers(0, None, reset, in_flight=0, now=0.0)
+    quota.update(0, None, reset, 0, 0.0)
     assert quota.wait(1, 0.0) == longest
     assert quota.wait(50, longest) == 0
 
@@ -161,7 +161,7 @@ def test_a_reset_alone_is_the_pause_after_a_429() -> None:
     async def work() -> None:
         permit = await run.limits.acquire(0)
         assert run.clock.now == 1000
-        run.limits.on_throttled(permit, None)
+        run.limits.on_refused(permit, RateLimited("x"))
         run.limits.release(permit, 0)
         await run.limits.acquire(0)
 
@@ -318,7 +318,7 @@ def test_a_pause_holds_for_the_other_process_too() -> None:
 
     async def run() -> float:
         permit = await one.acquire(0)
-        one.on_throttled(permit, 30.0)
+        one.on_refused(permit, RateLimited("x", retry_after=30.0))
         one.release(permit, 0)
         waiting = asyncio.ensure_future(one.acquire(0))
         await clock.sleep(30.05)  # the first has asked the shared limits by then

@@ -17,7 +17,7 @@ from llmctl.engines.local import LocalEngine
 from llmctl.errors import CallError, ServerFailed
 from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
-from llmctl.guards.retry import Retry, RetryBudget
+from llmctl.guards.retry import Retry
 from llmctl.protocols import Emit
 from llmctl.shutdown import Stop
 from llmctl.types import Answer, CallRecord, Request
@@ -98,8 +98,10 @@ def run(rows: int, begin: float) -> Seen:
         health = ProviderHealth(BreakerPolicy(), clock, "test", patient=True)
         limits = ProviderLimits(Limits(concurrency=CONCURRENCY), clock)
         breaker = circuit_breaker(rate_limit(provider, limits, lambda _: 0), health)
-        budget = RetryBudget(RetryPolicy(), 1440.0, patient=True)
-        counted = Counted(Retry(breaker, budget, clock, lambda _: None, afford_all))
+        retry = Retry(
+            breaker, RetryPolicy(), 1440.0, clock, lambda _: None, afford_all, patient=True
+        )
+        counted = Counted(retry)
         engine = LocalEngine(CONCURRENCY, Stop(), clock)
         await engine.run(questions(rows), counted, nothing)
         end = provider.begin + OUTAGE
