@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl import pricing
-from llmctl.clock import Clock, ulid
+from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
@@ -21,7 +21,7 @@ from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.protocols import AnswerCache, Handler, Observer
-from llmctl.request import retarget
+from llmctl.request import retarget, ulid
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.types import CallRecord, Request
@@ -184,7 +184,7 @@ async def open_runner(
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
-    stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
+    stop, user, run_id = stop or Stop(), user_name(), ulid(clock.wall())
     around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
@@ -219,7 +219,7 @@ async def open_runner(
             budget=RunBudget(ledger, clock, warn, run_id, user),
             cache=cache,
             warn=warn,
-            call_id=partial(ulid, clock),
+            call_id=lambda: ulid(clock.wall()),
             patient=patient,
             stop=stop,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -69,9 +70,16 @@ class Target(Struct, frozen=True):
     @property
     def origin(self) -> str:
         """Scheme, host and port: what a key and a cached answer are bound to."""
-        parts = urlsplit(self.base_url)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
-        return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+        return _place(self.base_url)[0]
+
+
+@lru_cache(maxsize=64)
+def _place(base_url: str) -> tuple[str, str, str]:
+    """Origin, path and query."""
+    parts = urlsplit(base_url)
+    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    origin = f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+    return origin, parts.path.rstrip("/"), parts.query
 
 
 class RawRequest(Struct, frozen=True):
@@ -105,22 +113,15 @@ class Request(Struct, frozen=True):
     own: frozenset[str] = frozenset()
     index: int = 0
     call_id: str = ""
-    fingerprint: str = ""
-    """Set by `compose`: SHA-256 over everything that changes the answer; see `fingerprint()`."""
+    fingerprint: str = ""  # set by `compose`
 
 
 def fingerprint(request: Request) -> str:
-    """The identity of an answer: equal for requests that any provider must answer alike.
-
-    SHA-256, in hex, over the canonical JSON (sorted keys, no white space) of adapter, API,
-    origin and path of the provider, model, messages, all parameters and the schema. Ids, tags,
-    call ids and how the answer is delivered are not part of it.
-    """
+    """The identity of an answer: SHA-256, in hex, over the canonical JSON (sorted keys, no white
+    space) of adapter, API, origin and path of the provider, model, messages, all parameters and
+    the schema."""
     target, raw = request.target, request.raw
-    base = urlsplit(target.base_url)
-    what: list[Any] = [
-        2, target.adapter, target.api, target.origin, base.path.rstrip("/"), base.query,
-    ]  # fmt: skip
+    what: list[Any] = [2, target.adapter, target.api, *_place(target.base_url)]
     if raw is not None:
         what += [raw.path, raw.body]
     else:

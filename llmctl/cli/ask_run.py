@@ -16,12 +16,11 @@ from llmctl.batch.output import dollars, record
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
-from llmctl.clock import ulid
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest
 from llmctl.guards.retry import RetryDetails
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
-from llmctl.request import Question, compose
+from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import JSON, Answer, CacheMode, CallRecord, Message, Request
@@ -256,7 +255,7 @@ async def _remember(
     try:
         with closing(open_history(context.folders.state / "history.db")) as history:
             await history.append(
-                before.id if before else ulid(context.clock),
+                before.id if before else ulid(context.clock.wall()),
                 (*asked, Message("assistant", answer.text)),
                 profile=request.target.profile,
                 model=request.target.model,

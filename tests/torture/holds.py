@@ -16,8 +16,9 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
-from llmctl.clock import SystemClock, ulid
+from llmctl.clock import SystemClock
 from llmctl.protocols import BudgetWindow
+from llmctl.request import ulid
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
 from tests.torture.judge import Size, main, sound
@@ -71,7 +72,7 @@ async def work(ledger: Ledger, each: int, room: int) -> dict[str, float]:
 
     async def one() -> bool:
         nonlocal longest
-        request = a_request(ulid(clock))
+        request = a_request(ulid(clock.wall()))
         while True:
             start = time.perf_counter()
             refused = await ledger.hold(a_hold(request, COST), [cap])
