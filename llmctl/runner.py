@@ -17,7 +17,7 @@ from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
 from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
-from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
+from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.protocols import AnswerCache, Handler, Observer
@@ -82,9 +82,8 @@ class Runner(Struct, frozen=True):
         handler, *others = [self._target(route, on_retry, exact=exact) for route in self.routes]
         if others:
 
-            async def settle_failed(failed: FailedAttempt) -> None:
-                record = self.costs.record(failed.request, failed.error, failed.watch)
-                await self.budget.settle(record)
+            async def settle_failed(asked: Request, error: CallError, watch: Stopwatch) -> None:
+                await self.budget.settle(self.costs.record(asked, error, watch))
 
             pairs = zip(self.routes[1:], others, strict=True)
             handler = Fallback(

@@ -18,7 +18,7 @@ from llmctl.errors import (
     ProviderDown,
     QuotaExhausted,
 )
-from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
+from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.request import retarget
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
@@ -48,11 +48,11 @@ class Asked:
         patient: bool = False,
     ) -> None:
         self.clock = FakeClock()
-        self.over: list[FailedAttempt] = []
+        self.over: list[tuple[Request, CallError]] = []
         self.other = Scripted(other or response("from claude"))
 
-        async def hand(failed: FailedAttempt) -> None:
-            self.over.append(failed)
+        async def hand(asked: Request, error: CallError, _: object) -> None:
+            self.over.append((asked, error))
 
         async def admit(asked: Request) -> Request:
             if refuses is not None:
@@ -91,7 +91,7 @@ def test_what_is_unavailable_is_asked_for_elsewhere(error: CallError) -> None:
     asked = Asked(sent(error))
     found = asked.answer()
     assert (found.text, found.attempts) == ("from claude", 5)
-    assert [failed.request.call_id for failed in asked.over] == ["call-1"]
+    assert [failed.call_id for failed, _ in asked.over] == ["call-1"]
     assert asked.other.calls[0].target.profile == "claude"
     assert found.request is not None
     assert (found.request.call_id, found.request.fingerprint) == ("call-2", request().fingerprint)
