@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from llmctl.clock import Clock
 from llmctl.config.settings import Profile
 from llmctl.types import JSON, CacheMode, Message, RawRequest, Request, Target
 from llmctl.types import fingerprint as fingerprint_of
@@ -35,10 +36,10 @@ _CROCKFORD = bytes.maketrans(
 )
 
 
-def ulid(now: float) -> str:
-    """A call's or a run's id: a ULID (github.com/ulid/spec), 48 bits of milliseconds (`now` is
-    seconds since the epoch) and 80 random bits; no secret."""
-    number = int(now * 1000) << 80 | random.getrandbits(80)
+def ulid(clock: Clock) -> str:
+    """A call's or a run's id: a ULID (github.com/ulid/spec), 48 bits of milliseconds and 80 random
+    bits; no secret."""
+    number = int(clock.wall() * 1000) << 80 | random.getrandbits(80)
     return base64.b32encode(number.to_bytes(20)).translate(_CROCKFORD)[-26:].decode()
 
 

@@ -183,7 +183,7 @@ async def open_runner(
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
-    stop, user, run_id = stop or Stop(), user_name(), ulid(clock.wall())
+    stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
     around = Surroundings(folders, environ, clock, say, warn, ask)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
@@ -218,7 +218,7 @@ async def open_runner(
             budget=RunBudget(ledger, clock, warn, run_id, user),
             cache=cache,
             warn=warn,
-            call_id=lambda: ulid(clock.wall()),
+            call_id=partial(ulid, clock),
             patient=patient,
             stop=stop,
         )

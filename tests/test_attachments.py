@@ -29,11 +29,6 @@ def put(folder: Path, name: str, data: bytes) -> str:
     return str(folder / name)
 
 
-def test_nothing_attached() -> None:
-    """The prompt alone stays text."""
-    assert parts() == "look"
-
-
 def test_texts_are_inlined_with_their_names(tmp_path: Path) -> None:
     """Texts need no parts: every model reads them."""
     made = parts(put(tmp_path, "a.md", b"\xef\xbb\xbfnaive\n"), put(tmp_path, "b", "ü".encode()))

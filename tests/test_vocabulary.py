@@ -44,22 +44,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tiktoken.Encodi
     [
         ("gpt-5-mini", "o200k_base"),
         ("gpt-5-mini-2026-05-01", "o200k_base"),
-        ("gpt-4.1-nano", "o200k_base"),
-        ("gpt-4o", "o200k_base"),
         ("openai/gpt-4o:extended", "o200k_base"),
-        ("o3", "o200k_base"),
-        ("o4-mini-2025-04-16", "o200k_base"),
         ("ft:gpt-4o:mine::abc", "o200k_base"),
         ("gpt-4", "cl100k_base"),
-        ("gpt-3.5-turbo", "cl100k_base"),
         ("text-embedding-3-small", "cl100k_base"),
         ("openai/gpt-oss-20b", "o200k_harmony"),
         ("gpt-oss:120b", "o200k_harmony"),
         ("smollm2-135m", None),
         ("claude-sonnet-5", None),
-        ("my-azure-deployment", None),
-        ("text-davinci-003", None),
-        ("", None),
     ],
 )
 def test_a_model_is_counted_with_its_own_vocabulary_or_none(model: str, name: str | None) -> None:
@@ -178,11 +170,3 @@ def test_an_endless_word_or_gap_is_counted_in_pieces(
     assert 0 < counted <= tokens.most(text)
     assert 0 < tokens.estimate(encoding, text) <= tokens.most(text)
     assert capfd.readouterr().err == ""
-
-
-def test_a_long_text_is_counted_exactly(plain: dict[str, tiktoken.Encoding]) -> None:
-    """Many pieces of ordinary text add up to what the whole counts."""
-    text = "".join(text for _, text in SMOLLM2.values()) * 200
-    for name in ("cl100k_base", "o200k_base"):
-        expected = len(plain[name].encode_ordinary(text))
-        assert tokens.count(tokens.encoding(name), text) == (expected, True)

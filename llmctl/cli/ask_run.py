@@ -255,7 +255,7 @@ async def _remember(
     try:
         with closing(open_history(context.folders.state / "history.db")) as history:
             await history.append(
-                before.id if before else ulid(context.clock.wall()),
+                before.id if before else ulid(context.clock),
                 (*asked, Message("assistant", answer.text)),
                 profile=request.target.profile,
                 model=request.target.model,

@@ -226,7 +226,8 @@ class ProviderLimits:
             taken = not self._per_minute
             try:
                 while True:
-                    self._stop.check()
+                    if self._stop.asked:
+                        self._stop.check()
                     if self._in_flight + 1 > self._concurrency.size:
                         self._room.clear()
                         await self._room.wait()

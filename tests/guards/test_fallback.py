@@ -114,14 +114,6 @@ def test_what_is_the_requests_own_fault_is_not(error: CallError) -> None:
     assert (asked.other.calls, asked.over) == ([], [])
 
 
-def test_a_prompt_that_is_too_long_goes_on_where_the_profile_wants_that() -> None:
-    """With `on_overflow: fallback` the next profile gets it; nothing was sent, so nothing is
-    handed over."""
-    asked = Asked(ContextTooLong("long", sent=False), overflow=True)
-    assert asked.answer().text == "from claude"
-    assert asked.over == []
-
-
 def test_the_next_one_takes_its_own_parameters() -> None:
     """Model and parameters are the fallback profile's, but for what the question said itself."""
     asked = Asked(sent(Overloaded("busy")))
@@ -173,10 +165,3 @@ def test_nobody_waits_for_what_never_was(*, reached: bool, patient: bool) -> Non
     """Providers that never replied in this run are not waited for, and a person is not kept."""
     down = ProviderDown("fast", None, 60, reached=reached)
     assert Asked(down, refuses=down, patient=patient).error() is down
-
-
-def test_pieces_of_the_fallbacks_answer_are_shown() -> None:
-    """A stream that never began at the first provider comes from the second."""
-    asked, shown = Asked(sent(Overloaded("busy"))), list[str]()
-    asked.clock.run(asked.guard(request(), shown.append))
-    assert shown == ["from claude"]

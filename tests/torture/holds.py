@@ -72,7 +72,7 @@ async def work(ledger: Ledger, each: int, room: int) -> dict[str, float]:
 
     async def one() -> bool:
         nonlocal longest
-        request = a_request(ulid(clock.wall()))
+        request = a_request(ulid(clock))
         while True:
             start = time.perf_counter()
             refused = await ledger.hold(a_hold(request, COST), [cap])
