@@ -148,8 +148,8 @@ class _Exchange:
         now = self._loop.time()
         self._end = now + total
         self._first_byte = first_byte
-        self._limit = f"accepted no connection within {connect:g} s (`timeout.connect`"
-        self._total = f"did not finish its answer within {total:g} s (`timeout.total`"
+        self._limit = ("accepted no connection within", connect, "connect")
+        self._total = ("did not finish its answer within", total, "total")
         self._answered = False
         self._connecting: Any = None
         self.sent = False  # whether a byte of the request may have left
@@ -164,7 +164,7 @@ class _Exchange:
         elif event.endswith("connect_tcp.complete"):
             self._connecting = info["return_value"]
         elif event.endswith("send_request_body.complete") and self.sent and not self._answered:
-            self._limit = f"sent nothing for {self._first_byte:g} s (`timeout.first_byte`"
+            self._limit = ("sent nothing for", self._first_byte, "first_byte")
             self._move(self._loop.time() + self._first_byte)
 
     def answered(self) -> None:
@@ -185,8 +185,9 @@ class _Exchange:
     def late(self, where: str) -> CallTimeout:
         """The error of a deadline that has passed."""
         last = self.deadline.when()
-        limit = self._total if last is None or last >= self._end else self._limit
-        return CallTimeout(f"{where} {limit} of the profile)", ambiguous=self.sent)
+        what, seconds, name = self._total if last is None or last >= self._end else self._limit
+        why = f"{where} {what} {seconds:g} s (`timeout.{name}` of the profile)"
+        return CallTimeout(why, ambiguous=self.sent)
 
 
 class HttpClient:
@@ -325,7 +326,12 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
         return None
     known = urllib.request.getproxies()
     found = known.get(url.scheme) or known.get("all")
-    if not found or urllib.request.proxy_bypass(netloc) or _excluded(host, known.get("no", "")):
+    excluded = [entry.strip() for entry in known.get("no", "").lower().split(",")]
+    domains = tuple(entry[1:] for entry in excluded if entry.startswith("*."))
+    # Names and `.domain` are what the standard library knows.
+    if not found or urllib.request.proxy_bypass(netloc) or host.endswith(domains):
+        return None
+    if _in_networks(host, excluded):
         return None
     try:
         proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
@@ -338,14 +344,6 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
             "address of an HTTP proxy"
         )
     return proxy
-
-
-def _excluded(host: str, listed: str) -> bool:
-    """Whether `NO_PROXY` excludes a host by `*.domain`, address or network; names and `.domain`
-    are what the standard library knows."""
-    entries = [entry.strip() for entry in listed.lower().split(",")]
-    domains = tuple(entry[1:] for entry in entries if entry.startswith("*."))
-    return host.endswith(domains) or _in_networks(host, entries)
 
 
 def _in_networks(host: str, networks: Iterable[str]) -> bool:

@@ -27,7 +27,7 @@ from msgspec import Struct, field
 
 from llmctl.errors import ContextTooLong, SetupError
 from llmctl.protocols import TokenCount
-from llmctl.types import JSON, Message, RawRequest, Request, Target
+from llmctl.types import JSON, Message, RawRequest, Request, Target, Usage
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -142,6 +142,9 @@ def _folder() -> Path:
 def chunks(text: str, size: int = CHUNK) -> Iterator[tuple[str, bool]]:
     """The text in pieces of `size` to `2 * size` characters, each with whether its counts add
     up exactly: False where no seam was found and the cut may have split a token."""
+    if len(text) <= size:
+        yield text, True
+        return
     start, seams = 0, re.compile(_SEAM)
     while len(text) - start > size:
         seam = seams.search(text, start + size, start + 2 * size)
@@ -287,9 +290,10 @@ class Counter:
             self._known[model, request.fingerprint] = counted
         return counted
 
-    def count_text(self, target: Target, text: str) -> int:
-        """The tokens of an answer's text. Raises `SetupError`."""
-        return _tokenizer(target.model).count([text])[0] if text else 0
+    def usage(self, request: Request, text: str) -> Usage:
+        """What a call used that nobody reported: the prompt, and the text that came back."""
+        wrote = _tokenizer(request.target.model).count([text])[0] if text else 0
+        return Usage(self.count(request).tokens, wrote, estimated=True)
 
     def upper_bound(self, request: Request) -> int:
         """No less than `count`, without a vocabulary: a token for every byte."""

@@ -21,10 +21,8 @@ class Stopwatch:
     """Stands before the caller's `emit`: when a call began, its first token came, and its text."""
 
     def __init__(self, clock: Clock, emit: Emit | None = None) -> None:
-        self._clock = clock
-        self._emit = emit
-        self.wall = clock.wall()
-        self.start = clock.monotonic()
+        self._clock, self._emit = clock, emit
+        self.wall, self.start = clock.wall(), clock.monotonic()
         self.first: float | None = None
         self.text: list[str] = []
 
@@ -37,12 +35,6 @@ class Stopwatch:
             self._emit(text)
 
 
-def estimated_usage(counter: Counter, request: Request, text: str) -> Usage:
-    """What a call used that nobody reported: the prompt, and the text that came back."""
-    wrote = counter.count_text(request.target, text)
-    return Usage(counter.count(request).tokens, wrote, estimated=True)
-
-
 class CostCalculator:
     """What calls cost, or may cost, in US dollars; None: not known. `own` are the profiles' own
     prices, by the profile's name."""
@@ -50,10 +42,7 @@ class CostCalculator:
     def __init__(
         self, counter: Counter, prices: Prices, own: Mapping[str, Price | None], clock: Clock
     ) -> None:
-        self._counter = counter
-        self._prices = prices
-        self._own = own
-        self._clock = clock
+        self._counter, self._prices, self._own, self._clock = counter, prices, own, clock
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; the provider's own figure wins."""
@@ -63,8 +52,8 @@ class CostCalculator:
         return self._prices.price(request.target, own, usage, self._clock.wall(), terms)
 
     def estimate(self, request: Request, text: str) -> Usage:
-        """See `estimated_usage`."""
-        return estimated_usage(self._counter, request, text)
+        """See `Counter.usage`."""
+        return self._counter.usage(request, text)
 
     async def worst(
         self, request: Request, counted: TokenCount | None = None
@@ -103,16 +92,9 @@ class CostCalculator:
         elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
             usage = self.estimate(request, "".join(watch.text))
             cost = self.price(request, usage, None)
+        elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
-            request=request,
-            result=result,
-            usage=usage,
-            cost=cost,
-            saved=saved,
-            started=watch.wall,
-            elapsed=self._clock.monotonic() - watch.start,
-            first_token=watch.first,
-            uncertain=result.uncertain,
+            request, result, usage, cost, saved, watch.wall, elapsed, watch.first, result.uncertain
         )
 
 

@@ -41,10 +41,8 @@ class RunBudget:
     def __init__(
         self, ledger: Budget, clock: Clock, warn: Callable[[str], None], run_id: str, user: str
     ) -> None:
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._clock, self._warn = ledger, clock, warn
         self._run_id, self._user = run_id, user
-        self._warn = warn
         self._windows_at: Windows = lambda _: ()
         self._windows: tuple[BudgetWindow, ...] = ()
         self._period = (0.0, 0.0)
@@ -52,8 +50,7 @@ class RunBudget:
         self._on_wait: Callable[[BudgetDenied], None] = lambda _: None
         self._open: dict[str, tuple[Hold, tuple[BudgetWindow, ...], bool]] = {}
         self._used: set[str] = set()
-        self._turn = asyncio.Lock()
-        self._settled = asyncio.Event()
+        self._turn, self._settled = asyncio.Lock(), asyncio.Event()
         self._exhausted: BudgetDenied | None = None
         self._asking = 0
         self.waiting = 0  # calls, until others have settled

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -85,9 +85,11 @@ class Cache:
         try:
             kept = None
             if request.cache_mode == "use" and not self._failed:
-                with self._tolerated():
+                try:
                     kept = None if self._looked_up else await self._find(request)
                     kept = kept or await self._claim(request)
+                except LlmctlError as error:
+                    self._give_up(error)
             answer = await self._inner(request, emit) if kept is None else _deliver(kept, emit)
         except BaseException as error:
             self._land(key, flight)
@@ -160,24 +162,22 @@ class Cache:
         """Do the work in the background."""
 
         async def do() -> None:
-            with self._tolerated():
+            try:
                 await work
+            except LlmctlError as error:
+                self._give_up(error)
 
         task = asyncio.create_task(do())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    @contextmanager
-    def _tolerated(self) -> Iterator[None]:
-        """Use the store no more when it fails."""
-        try:
-            yield
-        except CallError:  # the run is to end
-            raise
-        except LlmctlError as error:
-            if not self._failed:
-                self._failed = True
-                self._warn(f"answers are no longer cached: {error.message}")
+    def _give_up(self, error: LlmctlError) -> None:
+        """Use the store, which failed, no more."""
+        if isinstance(error, CallError):  # the run is to end
+            raise error
+        if not self._failed:
+            self._failed = True
+            self._warn(f"answers are no longer cached: {error.message}")
 
 
 def answer_of(

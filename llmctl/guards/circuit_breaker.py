@@ -119,9 +119,7 @@ class ProviderHealth:
 
     def __init__(self, policy: BreakerPolicy, clock: Clock, name: str, *, patient: bool) -> None:
         self._circuit = Circuit(policy)
-        self._clock = clock
-        self._name = name
-        self._patient = patient
+        self._clock, self._name, self._patient = clock, name, patient
         self._reached = False
         self._last: CallError | None = None
         self._changed = asyncio.Event()

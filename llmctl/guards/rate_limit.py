@@ -48,12 +48,9 @@ class Bucket:
     again (the "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
     """
 
-    def __init__(
-        self, per_minute: float, burst: float, full_at: float = _NEVER, late: float = 0.0
-    ) -> None:
-        self.burst = max(1.0, burst)
+    def __init__(self, per_minute: float, burst: float, full_at: float, late: float = 0.0) -> None:
+        self.burst, self.full_at = max(1.0, burst), full_at
         self.rate = (per_minute + 1 - self.burst - late) / 60
-        self.full_at = full_at
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go; 0 when they may go now."""
@@ -65,6 +62,10 @@ class Bucket:
         self.full_at = max(self.full_at, now) + units / self.rate
 
 
+def _request_lot(rpm: int) -> float:
+    return max(1.0, rpm * _LOT_SHARE // 1)
+
+
 def request_bucket(rpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of requests."""
     lot = _request_lot(rpm)
@@ -74,11 +75,6 @@ def request_bucket(rpm: int, full_at: float = _NEVER) -> Bucket:
 def token_bucket(tpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of tokens."""
     return Bucket(tpm, tpm * _TOKEN_BURST_SHARE, full_at)
-
-
-def _request_lot(rpm: int) -> float:
-    """Requests that are taken at a time."""
-    return max(1.0, rpm * _LOT_SHARE // 1)
 
 
 class LocalLimits:
@@ -118,9 +114,9 @@ class ProviderQuota:
             # It fills all the time, so the rate follows from when it is full.
             self._rate = (limit - left) / seconds if limit is not None and seconds > 0 else 0.0
 
-    def reset_in(self, now: float) -> float | None:
-        """Seconds until the allowance is whole again; None when that is over or not known."""
-        return self._full_at - now if self._full_at > now else None
+    def reset_in(self, now: float) -> float:
+        """Seconds until the allowance is whole again; 0 when that is over or not known."""
+        return max(0.0, self._full_at - now)
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go, as far as the provider said."""
@@ -198,21 +194,16 @@ class ProviderLimits:
         warn: Callable[[str], None] = lambda _: None,
         stop: Stop | None = None,
     ) -> None:
-        self._limits = limits
-        self._stop = stop or Stop()
+        self._limits, self._name, self._warn = limits, name, warn
+        self._stop, self._shared = stop or Stop(), shared or LocalLimits()
         self._clock = self._stop.clock(clock)
-        self._shared = shared or LocalLimits()
-        self._name = name
-        self._warn = warn
         self._per_minute = bool(limits.rpm or limits.tpm)
         self._concurrency = AdaptiveConcurrency(limits.concurrency)
         self._requests, self._tokens = ProviderQuota(), ProviderQuota()
         self._paused_until = self._waiting_until = _NEVER
         self._in_flight = self._tokens_in_flight = 0
-        self._lot = Lot()
-        self._unused = (0.0, 0.0)
-        self._turn = asyncio.Lock()
-        self._room = asyncio.Event()
+        self._lot, self._unused = Lot(), (0.0, 0.0)
+        self._turn, self._room = asyncio.Lock(), asyncio.Event()
 
     @property
     def counts_tokens(self) -> bool:
@@ -297,8 +288,7 @@ class ProviderLimits:
         return max(0.0, self._waiting_until - self._clock.monotonic())
 
     def _give_back(self, requests: float, tokens: float) -> None:
-        """Units that were taken and not used (negative: used beyond); written with the next
-        change, whatever is under way."""
+        """Units taken and not used (negative: used beyond); written with the next change."""
         self._unused = (self._unused[0] + requests, self._unused[1] + tokens)
 
     async def _take(self, tokens: int) -> float:
@@ -306,8 +296,7 @@ class ProviderLimits:
         those until the end of a pause."""
         lot, now = self._lot, self._clock.monotonic()
         if now >= lot.expires or lot.requests < 1 or lot.tokens < tokens:
-            wait = await self._draw(tokens)
-            if wait < 0:
+            if (wait := await self._draw(tokens)) < 0:
                 return wait
             lot, now = self._lot, self._clock.monotonic()
         lot.requests -= 1
