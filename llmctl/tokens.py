@@ -104,11 +104,11 @@ _loaded: dict[str, Encoding] = {}
 def encoding(name: str) -> Encoding:
     """The vocabulary; the first call takes 0.1 to 0.2 s. Raises `SetupError`. tiktoken's
     definitions are used in a private copy of its module, whose loader is ours."""
-    from tiktoken import Encoding
-
     name = _BUILT_FROM.get(name, name)
     with _lock:
         if name not in _loaded:
+            from tiktoken import Encoding
+
             spec = importlib.util.find_spec("tiktoken_ext.openai_public")
             assert spec is not None
             assert spec.loader is not None

@@ -122,8 +122,7 @@ class EngineSuite:
 
     def test_a_disk_error_ends_the_run_at_once(self) -> None:
         """An error that is not a call's own stops the dispatch and is raised."""
-        clock = FakeClock()
-        begun: list[int] = []
+        clock, begun = FakeClock(), list[int]()
 
         async def full(asked: Request, _: Emit | None) -> Answer:
             begun.append(asked.index)

@@ -173,29 +173,6 @@ class HttpClientContract:
             assert method == "GET" or len(peer.lines) == 1
 
     @driven
-    async def test_pieces_as_they_come(self) -> None:
-        """Each piece of a stream can be read before the server sends the next one."""
-        goes_on = asyncio.Event()
-
-        async def speak(line: Line) -> None:
-            await line.request()
-            line.say(CHUNKED)
-            for _ in range(5):
-                line.say(b"3\r\nabc\r\n")
-                await goes_on.wait()
-                goes_on.clear()
-            line.say(b"0\r\n\r\n")
-            await line.end()
-
-        async with self.opened(speak) as (client, peer), send(client, peer.url) as reply:
-            count = 0
-            async for piece in reply.chunks():
-                assert piece == b"abc"
-                count += 1
-                goes_on.set()
-            assert count == 5
-
-    @driven
     async def test_replies_arrive_as_they_are(self) -> None:
         """Names of headers are lower case, all values of a repeated one stay, long ones are read;
         a redirect is handed on and not followed, and no cookie comes back."""
@@ -301,17 +278,6 @@ class HttpClientContract:
         await client.close()
 
     # Connections.
-
-    @driven
-    async def test_connections_are_used_again(self) -> None:
-        """One call after the other uses one connection; two at a time use two."""
-        async with self.opened(always) as (client, peer):
-            for _ in range(3):
-                assert await answer(client, peer.url) == b"ok"
-            assert len(peer.lines) == 1
-            for _ in range(3):
-                await asyncio.gather(*(answer(client, peer.url) for _ in range(2)))
-            assert len(peer.lines) == 2
 
     @driven
     async def test_many_at_a_time(self) -> None:

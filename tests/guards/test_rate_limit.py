@@ -95,18 +95,6 @@ def test_only_a_flood_of_timed_refusals_means_too_many(
     assert least <= allowed.size <= most
 
 
-@given(st.integers(1, 1000), st.lists(st.sampled_from(["answer", "wait", "no"]), max_size=300))
-def test_at_least_one_and_at_most_the_ceiling(ceiling: int, events: list[str]) -> None:
-    """Whatever the provider says, something may be in flight, and never too much."""
-    allowed = AdaptiveConcurrency(ceiling)
-    for event in events:
-        if event == "answer":
-            allowed.on_success()
-        else:
-            allowed.on_throttled(allowed.generation, told_when=event == "wait")
-        assert 1 <= allowed.size <= ceiling
-
-
 # Headers
 
 
