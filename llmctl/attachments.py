@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 from llmctl.errors import InputError
 from llmctl.types import JSON, Message
 
+# Bytes of all attachments of one call: in base64 they stay below the smallest limit of a request
+# that a provider has (Anthropic: 32 MB).
 MOST = 20 * 1024 * 1024
-"""Bytes of all attachments of one call: in base64 they stay below the smallest limit of a
-request that a provider has (Anthropic: 32 MB)."""
 
 _TYPES = {
     rb"\x89PNG\r\n\x1a\n": "image/png",
@@ -40,11 +40,8 @@ _KNOWN = "text, PNG, JPEG, GIF, WebP, PDF, WAV, MP3, FLAC, Ogg, M4A or AAC"
 
 
 def message(prompt: str, sources: Iterable[str]) -> Message:
-    """The user's message: the attachments, then the prompt.
-
-    Texts are inlined with their names. Raises `InputError` for what cannot be read, is too large,
-    or is of no known type.
-    """
+    """The user's message: the attachments, then the prompt. Raises `InputError` for what cannot be
+    read, is too large, or is of no known type."""
     parts: list[JSON] = []
     room = MOST
     for source in sources:

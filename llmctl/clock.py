@@ -1,30 +1,24 @@
-"""Clocks, which tests replace by their own, and time-sorted ids (ULIDs)."""
+"""Clocks, which tests replace by their own."""
 
 from __future__ import annotations
 
-import random
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
-    """Where the program gets its time from.
-
-    Deadlines, pauses and buckets use `monotonic`, which a changed system clock
-    cannot move; only time stamps and budget windows use `wall`.
-    """
+    """Where the program gets its time from. Only time stamps and budget windows use `wall`, which
+    a changed system clock moves."""
 
     def wall(self) -> float:
         """Seconds since the Unix epoch (UTC)."""
-        ...
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start; never goes back."""
-        ...
 
-    async def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Return after `seconds`; at once when that is zero or less."""
-        ...
 
 
 class SystemClock:
@@ -38,16 +32,3 @@ class SystemClock:
         import asyncio  # here, so that commands that never wait do not load it
 
         await asyncio.sleep(max(0.0, seconds))
-
-
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's, as the ULID specification says
-
-
-def ulid(clock: Clock) -> str:
-    """A ULID: 48 bits of milliseconds, 80 random bits, 26 characters.
-
-    As in github.com/ulid/spec. Unique and time-sorted, not a secret: Python seeds its generator
-    in every process and fork.
-    """
-    number = int(clock.wall() * 1000) << 80 | random.getrandbits(80)
-    return "".join(_BASE32[number >> shift & 31] for shift in range(125, -5, -5))

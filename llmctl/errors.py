@@ -116,12 +116,11 @@ class CallError(LlmctlError):
         sent: False when the program refused the call itself (exit code 2 instead of 1).
         retry_after: seconds.
         attempts, uncertain: attempts made, and those that may have been billed without an answer.
-        held: the call is on record and must be settled; the retry guard fills these three in.
+        held: the call is on record and must be settled.
         excused: the provider was down for all: the row is not to blame.
         cause: what broke the stream, or was last heard of a provider that is down.
         request: the one that failed, where a fallback was asked another one than the caller's.
-        usage, cost: a `types.Usage` (which lies above this page) and the provider's own figure:
-            what a refusal or an unusable answer was billed.
+        usage, cost: a `types.Usage` and the provider's own figure, where it was billed.
 
     """
 
@@ -234,8 +233,7 @@ class Overloaded(CallError):
 
 
 class ProviderDown(CallError):
-    """Nothing is sent while the provider counts as down. `retry_after`: seconds until the next
-    look at it; `reached`: it has replied before, so that it may come back."""
+    """Nothing is sent while the provider counts as down; `reached`: it has replied before."""
 
     type = "overloaded"
     exit_code = 5

@@ -2,8 +2,7 @@
 
 httpx2's `Request`, `Response`, exceptions and `AsyncBaseTransport` are the seam. One request at a
 time goes over httpx2's own transport, many go over aiohttp (`http_aiohttp`), which takes a quarter
-of its processor time. Redirects are not followed; there are no cookies and no netrc. httpx2 is
-loaded with the first request.
+of its processor time. Redirects are not followed; there are no cookies and no netrc.
 
     client = HttpClient()
     request = build("POST", "https://api.example/v1/chat", {"x-a": "b"}, b"{}")
@@ -37,12 +36,11 @@ from llmctl.errors import (
 if TYPE_CHECKING:
     import httpx2
 
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of a decoded body that are read at most: far above any answer, far below the memory."""
+MAX_BODY = 64 * 1024 * 1024  # bytes of a decoded body that are read at most
 
+# Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
+# serves vLLM) close one, so that a connection is rarely found closed by the server.
 KEEP_ALIVE = 4.0
-"""Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
-serves vLLM) close one, so that a connection is rarely found closed by the server."""
 
 _DEFAULT_HEADERS = {
     "accept": "*/*",
@@ -50,28 +48,16 @@ _DEFAULT_HEADERS = {
     "user-agent": f"llmctl/{llmctl.__version__}",
 }
 _DECODED = frozenset({"", "identity", "gzip", "deflate"})
-"""Encodings of a body that are decoded: those that were asked for."""
-
+# Headers that say where a request goes and where it ends; no caller may set them.
 _RESERVED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
-"""Headers that say where a request goes and where it ends; no caller may set them."""
-
 _LOOPBACK = ("127.0.0.0/8", "::1")
-
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A token (RFC 9110, 5.6.2): what the name of a header may be."""
-
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token (RFC 9110, 5.6.2)
 _VALUE = re.compile(rb"[\t\x20-\x7e]*")
-"""What the value of a header may be: ASCII without control characters."""
 
 
 class CancelledAfterSending(asyncio.CancelledError):
-    """A cancelled call that may be billed.
-
-    Attributes:
-        attempts: attempts made until then.
-        uncertain: those of them that may have been billed without an answer.
-
-    """
+    """A cancelled call that may be billed, after so many `attempts`, of which `uncertain` may have
+    been billed without an answer."""
 
     def __init__(self, *, attempts: int = 1, uncertain: int = 1) -> None:
         super().__init__()
@@ -80,33 +66,23 @@ class CancelledAfterSending(asyncio.CancelledError):
 
 
 def build(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> httpx2.Request:
-    """An HTTP request, with the names of `headers` in lower case; name and password in the address
-    become a header.
-
-    Raises `ConfigError` for an address that is none, `InvalidRequest` for headers that HTTP cannot
-    carry or that the client sets itself; an error never shows a header's value.
-    """
+    """An HTTP request; name and password in the address become a header. Raises `ConfigError` for
+    an address that is none, `InvalidRequest` for headers that HTTP cannot carry or that the client
+    sets itself; an error never shows a header's value."""
     import httpx2
 
-    target, login = _address(url)
-    headers = {name.lower(): value for name, value in headers.items()}
-    if bad := _RESERVED & headers.keys():
-        raise InvalidRequest(f"the header {min(bad)} is set by the client itself", sent=False)
-    fields = {"host": target.netloc.decode(), **_DEFAULT_HEADERS, **login, **headers}
+    target, fields = _address(url, tuple(headers.items()))
+    # As a stream: httpx2 would look for the same headers again.
+    request = httpx2.Request(method, target, headers=fields, stream=httpx2.ByteStream(body))
     if body or method != "GET":
-        fields["content-length"] = str(len(body))
-    try:
-        # As a stream: httpx2 would look for the same headers again.
-        request = httpx2.Request(method, target, headers=fields, stream=httpx2.ByteStream(body))
-    except UnicodeEncodeError:
-        raise InvalidRequest("a header is not in ASCII", sent=False) from None
+        request.headers["content-length"] = str(len(body))
     request.read()
     return request
 
 
 @lru_cache(maxsize=64)
-def _address(url: str) -> tuple[httpx2.URL, Mapping[str, str]]:
-    """The address without its login, and the header that carries the login."""
+def _address(url: str, given: tuple[tuple[str, str], ...]) -> tuple[httpx2.URL, httpx2.Headers]:
+    """The address without its login, and the headers: alike for all rows of a batch."""
     import httpx2
 
     try:
@@ -116,17 +92,23 @@ def _address(url: str) -> tuple[httpx2.URL, Mapping[str, str]]:
         usable = False
     if not usable:
         raise ConfigError("the address is none of http:// or https:// and a host; check `base_url`")
-    if not target.userinfo:
-        return target, {}
-    login = base64.b64encode(f"{target.username}:{target.password}".encode()).decode()
-    return target.copy_with(userinfo=b""), {"authorization": f"Basic {login}"}
+    headers = {name.lower(): value for name, value in given}
+    if bad := _RESERVED & headers.keys():
+        raise InvalidRequest(f"the header {min(bad)} is set by the client itself", sent=False)
+    fields = {"host": target.netloc.decode(), **_DEFAULT_HEADERS}
+    if target.userinfo:
+        login = base64.b64encode(f"{target.username}:{target.password}".encode()).decode()
+        fields["authorization"] = f"Basic {login}"
+        target = target.copy_with(userinfo=b"")
+    try:
+        return target, httpx2.Headers({**fields, **headers})
+    except UnicodeEncodeError:
+        raise InvalidRequest("a header is not in ASCII", sent=False) from None
 
 
 class HttpReply:
     """A reply whose body has not been read. Names of `headers` are lower case; the values of a
     repeated header are joined by commas."""
-
-    __slots__ = ("_response", "headers", "status")
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
@@ -134,8 +116,7 @@ class HttpReply:
         self.headers: dict[str, str] = {}
         for raw_name, raw_value in response.headers.raw:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            held = self.headers.get(name)
-            self.headers[name] = value if held is None else f"{held}, {value}"
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `MAX_BODY`
@@ -167,12 +148,11 @@ class _Exchange:
         now = self._loop.time()
         self._end = now + total
         self._first_byte = first_byte
-        self._limit = f"accepted no connection within {connect:g} s (`timeout.connect`"
-        self._total = f"did not finish its answer within {total:g} s (`timeout.total`"
+        self._limit = ("accepted no connection within", connect, "connect")
+        self._total = ("did not finish its answer within", total, "total")
         self._answered = False
         self._connecting: Any = None
-        self.sent = False
-        """Whether a byte of the request may have left."""
+        self.sent = False  # whether a byte of the request may have left
         self.deadline = asyncio.timeout_at(min(now + connect, self._end))
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -184,7 +164,7 @@ class _Exchange:
         elif event.endswith("connect_tcp.complete"):
             self._connecting = info["return_value"]
         elif event.endswith("send_request_body.complete") and self.sent and not self._answered:
-            self._limit = f"sent nothing for {self._first_byte:g} s (`timeout.first_byte`"
+            self._limit = ("sent nothing for", self._first_byte, "first_byte")
             self._move(self._loop.time() + self._first_byte)
 
     def answered(self) -> None:
@@ -205,23 +185,21 @@ class _Exchange:
     def late(self, where: str) -> CallTimeout:
         """The error of a deadline that has passed."""
         last = self.deadline.when()
-        limit = self._total if last is None or last >= self._end else self._limit
-        return CallTimeout(f"{where} {limit} of the profile)", ambiguous=self.sent)
+        what, seconds, name = self._total if last is None or last >= self._end else self._limit
+        why = f"{where} {what} {seconds:g} s (`timeout.{name}` of the profile)"
+        return CallTimeout(why, ambiguous=self.sent)
 
 
 class HttpClient:
-    """Sends HTTP requests. Whoever calls limits how many there are at a time.
-
-    Belongs to the event loop of its first request. `many` says that requests are sent many at a
-    time, over aiohttp.
-    """
+    """Sends HTTP requests; `many` at a time go over aiohttp. Belongs to the event loop of its first
+    request."""
 
     def __init__(self, *, many: bool = False) -> None:
         self._many = many
         if many:  # a second of a minute's requests would wait for this import
             import llmctl.http_aiohttp  # noqa: F401
+        # By origin; and the words for the proxy that is on the way.
         self._routes: dict[tuple[bytes, bytes], tuple[httpx2.AsyncBaseTransport, str]] = {}
-        """Ways to origins, and the words for the proxy that is on one."""
 
     @asynccontextmanager
     async def send(
@@ -237,11 +215,7 @@ class HttpClient:
         """
         import httpx2
 
-        _check_headers(request)
-        key = (request.url.raw_scheme, request.url.netloc)
-        if key not in self._routes:
-            self._routes[key] = self._open(request.url)
-        transport, way = self._routes[key]
+        transport, way = self._route(request)
         name = request.url.netloc.decode()
         exchange = _Exchange(connect, first_byte, total)
         request.extensions["trace"] = exchange.trace
@@ -274,6 +248,14 @@ class HttpClient:
                 why += "; check the network and `base_url`"
             raise ConnectionFailed(why, ambiguous=exchange.sent) from error
 
+    def _route(self, request: httpx2.Request) -> tuple[httpx2.AsyncBaseTransport, str]:
+        for field in request.headers.raw:
+            _check_header(*field)
+        key = (request.url.raw_scheme, request.url.netloc)
+        if key not in self._routes:
+            self._routes[key] = self._open(request.url)
+        return self._routes[key]
+
     def _open(self, url: httpx2.URL) -> tuple[httpx2.AsyncBaseTransport, str]:
         import httpx2
 
@@ -300,18 +282,18 @@ class HttpClient:
             await transport.aclose()
 
 
-def _check_headers(request: httpx2.Request) -> None:
+@lru_cache(maxsize=256)
+def _check_header(name: bytes, value: bytes) -> None:
     """Raises `InvalidRequest` for a header that would break the request; its value may be a key
     and is not shown."""
-    for name, value in request.headers.raw:
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest("a header has a name that HTTP does not allow", sent=False)
-        if not _VALUE.fullmatch(value):
-            raise InvalidRequest(
-                f"the header {name.decode()} has a value that HTTP cannot carry (a line break, "
-                "another control character, or one that is not ASCII)",
-                sent=False,
-            )
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest("a header has a name that HTTP does not allow", sent=False)
+    if not _VALUE.fullmatch(value):
+        raise InvalidRequest(
+            f"the header {name.decode()} has a value that HTTP cannot carry (a line break, another "
+            "control character, or one that is not ASCII)",
+            sent=False,
+        )
 
 
 def _reason(error: BaseException) -> str:
@@ -322,7 +304,7 @@ def _reason(error: BaseException) -> str:
             return cause.strerror or str(cause)
         if isinstance(cause, OSError) and cause.errno:
             # asyncio and aiohttp put an address in the place of the system's words; a name that
-            # is not found has a negative number, and words of its own.
+            # is not found has a negative number.
             return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
         if isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
@@ -344,7 +326,12 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
         return None
     known = urllib.request.getproxies()
     found = known.get(url.scheme) or known.get("all")
-    if not found or urllib.request.proxy_bypass(netloc) or _excluded(host, known.get("no", "")):
+    excluded = [entry.strip() for entry in known.get("no", "").lower().split(",")]
+    domains = tuple(entry[1:] for entry in excluded if entry.startswith("*."))
+    # Names and `.domain` are what the standard library knows.
+    if not found or urllib.request.proxy_bypass(netloc) or host.endswith(domains):
+        return None
+    if _in_networks(host, excluded):
         return None
     try:
         proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
@@ -357,14 +344,6 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
             "address of an HTTP proxy"
         )
     return proxy
-
-
-def _excluded(host: str, listed: str) -> bool:
-    """Whether `NO_PROXY` excludes a host by `*.domain`, address or network; names and `.domain`
-    are what the standard library knows."""
-    entries = [entry.strip() for entry in listed.lower().split(",")]
-    domains = tuple(entry[1:] for entry in entries if entry.startswith("*."))
-    return host.endswith(domains) or _in_networks(host, entries)
 
 
 def _in_networks(host: str, networks: Iterable[str]) -> bool:

@@ -19,14 +19,8 @@ from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-_MAX_HEADER = 64 * 1024
-"""Bytes of one header: gateways and their cookies exceed aiohttp's 8 KiB."""
-
-_PIECE = 256 * 1024
-"""Bytes of a request's body that are handed to the event loop at a time."""
-
-_NO_TIMEOUT = aiohttp.ClientTimeout()
-"""Deadlines are those of `HttpClient`."""
+_MAX_HEADER = 64 * 1024  # bytes: gateways and their cookies exceed aiohttp's 8 KiB
+_PIECE = 256 * 1024  # bytes of a request's body that are handed to the event loop at a time
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -54,7 +48,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 resolver=aiohttp.ThreadedResolver(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_NO_TIMEOUT,
+            timeout=aiohttp.ClientTimeout(),  # deadlines are those of `HttpClient`
             auto_decompress=False,
             max_line_size=_MAX_HEADER,
             max_field_size=_MAX_HEADER,

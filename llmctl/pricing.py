@@ -25,21 +25,14 @@ if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice, PriceVariant
 
-FILE = "prices.json"
-"""In the state folder: a line about the data, then the data as it came."""
-
+FILE = "prices.json"  # in the state folder: a line about the data, then the data as it came
 _MILLION = Decimal(1_000_000)
 _ZERO = Decimal(0)
-
-_NAMED_BY_THE_USER = frozenset({"azure"})
-"""Providers whose model names say nothing: a deployment may be called anything."""
-
+_NAMED_BY_THE_USER = frozenset({"azure"})  # a deployment may be called anything
+# Providers without which data cannot be that of the whole list: those of the presets.
 _WANTED = frozenset({"openai", "anthropic", "google", "cohere", "mistral", "openrouter", "groq"})
-"""Providers without which data cannot be that of the whole list: those of the presets."""
-
-_KEPT = 0.9
-"""The share of the models priced now that newer data must still have. The list drops a model
-now and then, never many at once."""
+_KEPT = 0.9  # the share of the models priced now that newer data must still have
+_USUAL = frozenset({"auto", "default", "standard", "standard_only"})
 
 Terms = tuple[tuple[str, str], ...]
 """What besides the model decides about the price: how a call is processed."""
@@ -47,12 +40,12 @@ Terms = tuple[tuple[str, str], ...]
 BATCH: Terms = (("processing", "batch"),)
 """The provider's own batch interface."""
 
-_USUAL = frozenset({"auto", "default", "standard", "standard_only"})
-
 
 def terms_of(request: Request) -> Terms:
     """What the request's parameters say of its processing: a tier or speed other than usual."""
     said = request.options if request.raw is None else request.raw.body
+    if not said:
+        return ()
     found = ((name, said.get(name)) for name in ("service_tier", "speed"))
     return tuple((k, v) for k, v in found if isinstance(v, str) and v not in _USUAL)
 
@@ -97,9 +90,8 @@ class Rates(Struct, frozen=True):
 class Prices:
     """The published prices; `load` gives them when the first one is asked for.
 
-    A profile's own price wins; else that of the provider whose address the target has counts. A
-    server elsewhere that serves a model of the same name has no known price, nor has an Azure
-    deployment. Times are seconds since the epoch.
+    A profile's own price wins; else that of the provider whose address the target has. A server
+    elsewhere has no known price, nor has an Azure deployment. Times are seconds since the epoch.
     """
 
     def __init__(self, load: Callable[[], DataSnapshot] | None = None) -> None:
@@ -173,6 +165,7 @@ def bundled() -> DataSnapshot:
     return get_snapshot()
 
 
+@lru_cache(maxsize=64)
 def _own_rates(own: Price) -> Rates:
     read, wrote = own.input / _MILLION, own.output / _MILLION
     cached = read if own.cached_input is None else own.cached_input / _MILLION
@@ -204,9 +197,6 @@ def _rates_of(prices: ModelPrice, input_tokens: int) -> Rates:
         rate("output_reasoning_mtok", wrote) or _ZERO,
         (rate("requests_kcount") or _ZERO) * 1000,
     )
-
-
-# Which data is in use, and whether fetched data is fit to be used.
 
 
 class UnfitError(ValueError):
@@ -247,16 +237,13 @@ class PriceCatalogue(Struct, frozen=True):
 
 
 def load(state: Path, warn: Callable[[str], None]) -> DataSnapshot:
-    """The data that `catalogue` chooses. A stored file that is damaged is named to `warn`."""
+    """The data that `catalogue` chooses."""
     return catalogue(state, warn).data if (state / FILE).exists() else bundled()
 
 
 def catalogue(state: Path, warn: Callable[[str], None]) -> PriceCatalogue:
-    """The newer of the stored data and the library's.
-
-    Where neither is newer by its own dates the stored one is used with the library it was
-    fetched for; a later library brings its own.
-    """
+    """The newer of the stored data and the library's; where neither is, the stored one with the
+    library it was fetched for. A stored file that is damaged is named to `warn`."""
     own = library_catalogue()
     try:
         stored = read_stored(state)

@@ -1,8 +1,4 @@
-"""The seams of the program: every protocol that more than one room answers or asks.
-
-What may be answered by another process or machine (`Budget`, `AnswerCache`, `SharedLimits`) is
-awaited and returns plain values.
-"""
+"""The seams of the program: every protocol that more than one room answers or asks."""
 
 from __future__ import annotations
 
@@ -33,12 +29,8 @@ Emit = Callable[[str], None]
 
 
 class Handler(Protocol):
-    """Answers a request, or raises a `CallError`; the only way to get an answer.
-
-        answer = await handler(request, None)
-
-    With `emit` the answer is streamed: its text goes to `emit` piece by piece.
-    """
+    """Answers a request, or raises a `CallError`. With `emit` the answer is streamed: its text goes
+    to `emit` piece by piece."""
 
     async def __call__(self, request: Request, emit: Emit | None, /) -> Answer:
         """The whole answer, when its last piece has arrived."""
@@ -57,15 +49,14 @@ class Engine(Protocol):
     async def run(self, requests: AsyncIterator[Request], handler: Handler, sink: Observer) -> None:
         """Return when every request has been dealt with, or the engine was told to stop.
 
-        `handler` hands the record of every call to `sink` itself (its outermost guard does);
-        `sink` is the same object, for engines that get records in another way (provider batches).
-        A `CallError` concerns its request only; any other error ends the run and is raised.
+        `handler` hands the record of every call to `sink` itself; an engine that gets records in
+        another way (a provider's batch) does so. A `CallError` concerns its request only; any
+        other error ends the run and is raised.
         """
 
 
 class WireRequest(Struct, frozen=True):
-    """A codec's work: path below the base URL (`../v1/x` climbs), JSON body (None: none),
-    extra headers, method."""
+    """A codec's work: path below the base URL (`../v1/x` climbs), JSON body, extra headers."""
 
     path: str
     body: JSON | None
@@ -96,9 +87,8 @@ class Codec(Protocol):
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """The request as the provider wants it. Raises `InvalidRequest` (with `sent=False`) for
-        what this provider cannot take. Of a `raw` request the body goes out as it is where the
-        provider speaks OpenAI's language; elsewhere `message_parts.from_chat` makes it a plain one.
-        """
+        what this provider cannot take. The body of a `raw` request goes out as it is where the
+        provider speaks OpenAI's language."""
 
     def auth(self, key: str) -> Mapping[str, str]:
         """The headers that carry the key."""
@@ -136,8 +126,7 @@ class Codec(Protocol):
 
 
 class RateHeaders(Struct, frozen=True):
-    """The provider's own count: what is left of requests and tokens, of how many in all, and the
-    seconds until each is full again. None: not said."""
+    """The provider's own count; `reset` is seconds until all is there again. None: not said."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
@@ -148,12 +137,11 @@ class RateHeaders(Struct, frozen=True):
 
 
 NO_RATE_HEADERS = RateHeaders()
-"""Headers that say nothing of limits."""
 
 
 class CachedAnswer(Struct, frozen=True):
-    """What the cache keeps of an answer. `model` is the one that answered, `asked` the one that
-    was asked for (empty once it is kept: it only serves to find answers by model)."""
+    """What the cache keeps of an answer. `model` answered, `asked` was asked for (empty once it is
+    kept: it only serves to find answers by model)."""
 
     text: str
     finish: Finish
@@ -172,27 +160,25 @@ class AnswerCache(Protocol):
         """The answer, or None."""
 
     async def get_many(self, keys: Sequence[str], /) -> Mapping[str, CachedAnswer]:
-        """The answers of those keys that have one: a page of a batch's rows before workers see
-        them, and used nowhere else."""
+        """The answers of those keys that have one: a page of a batch's rows, and nothing else."""
 
     async def put(self, key: str, answer: CachedAnswer, /) -> None:
         """Keep the answer instead of an older one and end the claim on it; on disk on return."""
 
     async def claim(self, key: str, /) -> bool:
         """True when this process is to get the answer, and says `put` or `release` in the end;
-        False while another living process holds the claim."""
+        False while another living one is."""
 
     async def release(self, key: str, /) -> None:
         """End this process's claim without an answer."""
 
     async def beat(self) -> None:
-        """Renew this process's claims: it is alive, and still at them."""
+        """Renew this process's claims: it is alive."""
 
 
 class Hold(Struct, frozen=True):
-    """A call about to be sent. `cost` is the worst case of one attempt in US dollars, None when
-    it is unknown; `times` how many attempts may have to be paid for; `at` seconds since the
-    epoch."""
+    """A call about to be sent, at `at` (seconds since the epoch). `cost` is the worst case of one
+    attempt in US dollars (None: unknown); `times` how many may have to be paid for."""
 
     call_id: str
     request: Request
@@ -203,13 +189,10 @@ class Hold(Struct, frozen=True):
 
 
 class BudgetWindow(Struct, frozen=True):
-    """One period of a budget: at most `limit` US dollars for its calls.
-
-    It counts the calls from `start` to before `end` (milliseconds since the epoch) that have all
-    of `match`: a value by `run`, `profile`, `provider`, `model`, `user` or `tag:NAME`. `key` names
-    the window, in all processes alike and whatever the limit; `name` is for people. `warn_at` are
-    shares of the limit, ascending.
-    """
+    """One period of a budget: at most `limit` US dollars for the calls from `start` to before `end`
+    (milliseconds since the epoch) that have all of `match`: a value by `run`, `profile`,
+    `provider`, `model`, `user` or `tag:NAME`. `key` names the window in all processes, whatever
+    the limit; `name` is for people. `warn_at` are shares of the limit, ascending."""
 
     key: str
     name: str
@@ -221,16 +204,15 @@ class BudgetWindow(Struct, frozen=True):
 
 
 class BudgetUsage(Struct, frozen=True):
-    """What counts against a window, in US dollars: `spent` is what ended calls cost, or may have
-    cost; `held` the worst case of those under way."""
+    """US dollars that count against a window: `spent` by ended calls, `held` by those under way."""
 
     spent: Decimal
     held: Decimal
 
 
 class BudgetDenied(Struct, frozen=True):
-    """A hold that does not fit into `window`, of which `usage` counted without it. `never`: what
-    is spent alone leaves too little, so waiting for calls under way does not help."""
+    """A hold that does not fit into `window`, of which `usage` counted without it. `never`: waiting
+    for calls under way does not help."""
 
     window: BudgetWindow
     usage: BudgetUsage
@@ -252,13 +234,12 @@ class Budget(Protocol):
         self, hold: Hold, windows: Sequence[BudgetWindow] = (), /
     ) -> BudgetDenied | None:
         """Put the call on record where its worst case fits into all `windows`, which are those
-        that it counts towards (`storage.ledger_rows.matches`) and are stored with it; durable when
-        this returns None. A second hold of one call takes the place of the first."""
+        that it counts towards and are stored with it; durable when this returns None. A second
+        hold of one call takes the place of the first."""
 
     async def settle(self, record: CallRecord, /) -> Sequence[BudgetWarning]:
-        """Write the call's row, end its hold and charge the windows stored with that hold, in one
-        transaction; durable on return. A record without a hold (a kept answer, a refusal) only
-        gets its row. Gives the shares of `warn_at` reached for the first time in any process."""
+        """Write the call's row, end its hold, where it has one, and charge the windows stored with
+        it; durable on return. Gives the shares of `warn_at` reached for the first time anywhere."""
 
     async def usage(self, window: BudgetWindow, /) -> BudgetUsage:
         """What counts against the window now."""
@@ -269,8 +250,6 @@ LimitState = tuple[float, float, float]
 when the allowance of requests is whole again, when that of tokens is, until when to pause."""
 
 INITIAL_LIMITS: LimitState = (float("-inf"), float("-inf"), float("-inf"))
-"""Nothing used, no pause."""
-
 LimitChange = Callable[[LimitState], tuple[LimitState, float]]
 """From the state to the next one, and a number of seconds for the caller."""
 
@@ -279,13 +258,13 @@ class SharedLimits(Protocol):
     """Rate limits that the processes of this machine share (`storage/rate_limits.py`)."""
 
     async def change(self, name: str, change: LimitChange, /) -> float:
-        """Apply `change` to the limits called `name` while no other process does; the number that
-        it gives. Raises `DiskError`."""
+        """Apply `change` to the limits called `name` while no other process does. Raises
+        `DiskError`."""
 
 
 class TokenCount(Struct, frozen=True):
-    """`tokens` of input; `exact` when the model's own vocabulary counted them, otherwise an
-    estimate that leans upward. `encoding` names what counted."""
+    """`tokens` of input; `exact` when the model's own vocabulary counted them, otherwise leaning
+    upward. `encoding` names what counted."""
 
     tokens: int
     exact: bool

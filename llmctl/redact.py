@@ -10,14 +10,9 @@ from urllib.parse import quote
 
 MARK = "[key]"
 _SHORTEST = 4
-_SHORTEST_INSIDE = 8
-"""Characters of base64 that must be a key's for a part of a longer text to be taken for it."""
-
-_LONG_ENOUGH = 12
-"""Characters a key must have before four of them may be shown: a third is the most."""
-
-_KNOWN: set[str] = set()
-"""Every key this process has held, for texts of which nobody knows which key they may repeat."""
+_SHORTEST_INSIDE = 8  # characters of base64 that must be a key's in a longer text
+_LONG_ENOUGH = 12  # characters of a key of which four may be shown
+_KNOWN: set[str] = set()  # every key this process has held
 
 _TOKEN = re.compile(r"(?=[\w+=-]*[0-9])(?=[\w+=-]*[A-Za-z])[\w+=-]{12,}")
 
@@ -33,11 +28,7 @@ CONTROL_SEQUENCES = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` without control and escape sequences: safe to print on a terminal.
-
-    C1 characters, window titles (OSC) and overrides of the reading direction go as well;
-    newlines and tabs stay.
-    """
+    """`text` without control and escape sequences, but with newlines and tabs: safe to print."""
     return CONTROL_SEQUENCES.sub("", text)
 
 
@@ -60,21 +51,14 @@ def redact_known_keys(text: str) -> str:
 
 
 def redact_possible_keys(text: str) -> str:
-    """`text` without known keys, and without words that could be unknown ones.
-
-    Those are of 12 and more characters, with letters and digits. For the output of a program
-    whose keys are not known.
-    """
+    """`text` without known keys, and words of 12 and more letters and digits, which could be
+    unknown ones."""
     return _TOKEN.sub(MARK, redact_known_keys(text))
 
 
 def redact(text: str, key: str | None) -> str:
-    """`text` without `key`, written raw, URL-encoded, in JSON or in base64.
-
-    In base64 the key may be a part of something longer (`user:KEY` in `Authorization: Basic`).
-    Keys shorter than four characters are left: cutting them would garble every message and
-    they protect nothing.
-    """
+    """`text` without `key`, written raw, URL-encoded, in JSON or in base64, there also as a part of
+    something longer (`user:KEY`). Keys shorter than four characters are left."""
     if not key or len(key) < _SHORTEST:
         return text
     for form in _forms(key):

@@ -2,16 +2,18 @@
 
 What the question says itself wins over the profile; flags are already part of the profile.
 """
-# ruff: noqa: D102 (what the fields of a profile mean is said at `config.settings.Profile`)
 
 from __future__ import annotations
 
+import base64
+import random
 from collections.abc import Mapping
-from typing import Any, Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from llmctl.clock import Clock
+from llmctl.config.settings import Profile
 from llmctl.types import JSON, CacheMode, Message, RawRequest, Request, Target
 from llmctl.types import fingerprint as fingerprint_of
 
@@ -29,46 +31,19 @@ class Question(Struct, frozen=True):
     schema: JSON | None = None
 
 
-class CacheSwitch(Protocol):
-    """Whether answers may be kept and reused."""
-
-    @property
-    def enabled(self) -> bool: ...
+_CROCKFORD = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+)
 
 
-class ProfileFields(Protocol):
-    """What a request takes from a profile."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def provider(self) -> str: ...
-    @property
-    def adapter(self) -> str: ...
-    @property
-    def url(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def context(self) -> int | None: ...
-    @property
-    def api(self) -> str: ...
-    @property
-    def max_tokens(self) -> int | None: ...
-    @property
-    def temperature(self) -> float | None: ...
-    @property
-    def params(self) -> Mapping[str, Any]: ...
-    @property
-    def tags(self) -> Mapping[str, str]: ...
-    @property
-    def cache(self) -> CacheSwitch: ...
+def ulid(clock: Clock) -> str:
+    """A call's or a run's id: a ULID (github.com/ulid/spec), 48 bits of milliseconds and 80 random
+    bits; no secret."""
+    number = int(clock.wall() * 1000) << 80 | random.getrandbits(80)
+    return base64.b32encode(number.to_bytes(20)).translate(_CROCKFORD)[-26:].decode()
 
 
-_NOTHING: frozenset[str] = frozenset()
-
-
-def target_for(profile: ProfileFields, model: str | None = None) -> Target:
+def target_for(profile: Profile, model: str | None = None) -> Target:
     """Where the profile's requests go; `model` instead of the profile's own."""
     return Target(
         profile=profile.name,
@@ -83,18 +58,19 @@ def target_for(profile: ProfileFields, model: str | None = None) -> Target:
 
 def compose(
     question: Question,
-    profile: ProfileFields,
+    profile: Profile,
     *,
     id: str,
     index: int = 0,
     cache_mode: CacheMode = "use",
     call_id: str = "",
 ) -> Request:
-    """The request, with its fingerprint. Raises `TypeError` for JSON that is nested too deeply
-    to be encoded."""
+    """The request, with its fingerprint. Raises `TypeError` for JSON that is nested too deeply."""
     raw = question.raw
     if raw is not None and "model" not in raw.body:
         raw = RawRequest(raw.path, {**raw.body, "model": question.model or profile.model})
+    said = ("max_tokens", question.max_tokens), ("temperature", question.temperature)
+    own = [*question.options, *(name for name, value in said if value is not None)]
     request = Request(
         id=id,
         target=target_for(profile, str(raw.body["model"]) if raw else question.model),
@@ -106,19 +82,19 @@ def compose(
         raw=raw,
         schema=question.schema,
         cache_mode=cache_mode if profile.cache.enabled else "bypass",
-        own=_own_parameters(question),
+        own=frozenset(own),
         index=index,
         call_id=call_id,
     )
     return replace(request, fingerprint=fingerprint_of(request))
 
 
-def fingerprint(question: Question, profile: ProfileFields) -> str:
+def fingerprint(question: Question, profile: Profile) -> str:
     """The fingerprint of the request that `compose` makes. Raises `TypeError` as `compose`."""
     return compose(question, profile, id="").fingerprint
 
 
-def retarget(request: Request, profile: ProfileFields, call_id: str) -> Request:
+def retarget(request: Request, profile: Profile, call_id: str) -> Request:
     """The request as another profile asks it: that one's model and parameters, except those that
     the question set itself. A body that is passed through only changes its model."""
     own, raw = request.own, request.raw
@@ -136,11 +112,3 @@ def retarget(request: Request, profile: ProfileFields, call_id: str) -> Request:
         call_id=call_id,
     )
     return replace(made, fingerprint=fingerprint_of(made))
-
-
-def _own_parameters(question: Question) -> frozenset[str]:
-    """The names of the parameters that the question sets itself."""
-    if question.max_tokens is None and question.temperature is None and not question.options:
-        return _NOTHING
-    said = ("max_tokens", question.max_tokens), ("temperature", question.temperature)
-    return frozenset((*question.options, *(name for name, value in said if value is not None)))

@@ -11,17 +11,17 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl import pricing
-from llmctl.clock import Clock, ulid
+from llmctl.clock import Clock
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
 from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
-from llmctl.guards.fallback import FailedAttempt, Fallback, FallbackTarget
+from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
-from llmctl.guards.retry import Retry, RetryBudget, RetryDetails
+from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.protocols import AnswerCache, Handler, Observer
-from llmctl.request import retarget
+from llmctl.request import retarget, ulid
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter, max_output
 from llmctl.types import CallRecord, Request
@@ -81,9 +81,8 @@ class Runner(Struct, frozen=True):
         handler, *others = [self._target(route, on_retry, exact=exact) for route in self.routes]
         if others:
 
-            async def settle_failed(failed: FailedAttempt) -> None:
-                record = self.costs.record(failed.request, failed.error, failed.watch)
-                await self.budget.settle(record)
+            async def settle_failed(asked: Request, error: CallError, watch: Stopwatch) -> None:
+                await self.budget.settle(self.costs.record(asked, error, watch))
 
             handler = Fallback(
                 inner=handler,
@@ -133,7 +132,6 @@ class Runner(Struct, frozen=True):
         policy, waiting = route.profile.retry, self.stop.clock(self.clock)
         # The longest that a call takes, in seconds, rate limits of our own aside.
         longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
-        tries = RetryBudget(policy, longest, patient=self.patient)
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
         def cache(inner: Handler) -> Cache:
@@ -147,7 +145,9 @@ class Runner(Struct, frozen=True):
         return target_handler(
             route,
             lambda request: self.counter.count(request).tokens + (max_output(request) or 0),
-            retry=lambda inner: Retry(inner, tries, waiting, on_retry, self.budget.can_afford),
+            retry=lambda inner: Retry(
+                inner, policy, longest, waiting, on_retry, self.budget.can_afford, self.patient
+            ),
             budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.worst),
             cache=cache,
         )

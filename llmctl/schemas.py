@@ -21,10 +21,8 @@ _KEPT = 64  # schemas of one batch whose validators are kept
 
 
 def check(schema: Any) -> JSON:
-    """The schema itself, if it is one, and complete: nothing is fetched.
-
-    Raises `ValueError` with a sentence otherwise, so that no call is paid for in vain.
-    """
+    """The schema itself, if it is one, and complete: nothing is fetched. Raises `ValueError` with a
+    sentence otherwise, so that no call is paid for in vain."""
     if not isinstance(schema, Mapping):
         raise ValueError("a JSON Schema is an object")  # noqa: TRY004 - one error for all reasons
     _validator(_key(schema))
@@ -85,10 +83,7 @@ def _validator(key: bytes) -> Validator:
 
 
 def _check_references(schema: JSON, kind: type[Validator]) -> None:
-    """Raise `ValueError` for a reference that the schema itself does not resolve.
-
-    Follows every reference that validation could meet, with the library's own resolver.
-    """
+    """Raises `ValueError` for a reference that the schema itself does not resolve."""
     from jsonschema.exceptions import SchemaError
     from referencing import Registry
     from referencing.exceptions import CannotDetermineSpecification, Unresolvable

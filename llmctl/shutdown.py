@@ -9,8 +9,7 @@ from typing import Any
 from llmctl.clock import Clock
 from llmctl.errors import CallError, Cancelled
 
-DRAIN = 30.0
-"""Seconds that calls in flight get to finish after a stop was asked for."""
+DRAIN = 30.0  # seconds that calls in flight get to finish after a stop was asked for
 
 
 def _stopped() -> CallError:
@@ -50,36 +49,29 @@ class Stop:
 
     def clock(self, clock: Clock) -> Clock:
         """The same clock, on which nothing sleeps past a stop: sleeping raises as `check` does."""
-        return _StoppableClock(self, clock)
+        return _StoppableClock(self, self._asked, clock)
 
     async def overdue(self, clock: Clock) -> None:
         """Return when what is in flight must be given up."""
         await self._asked.wait()
-        await _first(clock.sleep(DRAIN), self._at_once.wait())
-
-    async def _sleep(self, clock: Clock, seconds: float) -> None:
-        self.check()
-        await _first(clock.sleep(seconds), self._asked.wait())
-        self.check()
+        await first_of(clock.sleep(DRAIN), self._at_once.wait())
 
 
 class _StoppableClock:
-    """See `Stop.clock`."""
-
-    def __init__(self, stop: Stop, clock: Clock) -> None:
-        self._stop = stop
-        self._clock = clock
-        self.wall = clock.wall
-        self.monotonic = clock.monotonic
+    def __init__(self, stop: Stop, asked: asyncio.Event, clock: Clock) -> None:
+        self._stop, self._asked, self._clock = stop, asked, clock
+        self.wall, self.monotonic = clock.wall, clock.monotonic
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, unless the run is to end."""
         if seconds > 0:
-            await self._stop._sleep(self._clock, seconds)  # noqa: SLF001 - two halves of one thing
+            self._stop.check()
+            await first_of(self._clock.sleep(seconds), self._asked.wait())
+            self._stop.check()
 
 
-async def _first(*works: Coroutine[Any, Any, object]) -> None:
-    """Return when one of them has."""
+async def first_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them has; the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

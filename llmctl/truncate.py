@@ -13,12 +13,8 @@ Count = Callable[[Request], int]
 
 
 def cut(request: Request, room: int, count: Count) -> Request | None:
-    """The request in at most `room` tokens of input; None when that cannot be.
-
-    The oldest turns go first, but no system message and not the last one; if that is not
-    enough, the end of the last one's text. What is passed through raw, and parts that are no
-    text, are not cut.
-    """
+    """The request in at most `room` tokens of input; None when that cannot be. The oldest turns go
+    first, but no system message and not the last one; then the end of the last one's text."""
     if request.raw is not None or not request.messages:
         return None
     kept, last = list(request.messages[:-1]), request.messages[-1]

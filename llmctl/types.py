@@ -23,11 +23,9 @@ CacheMode = Literal["use", "refresh", "bypass"]
 
 
 class Message(Struct, frozen=True):
-    """One turn. `content` is text or parts; `extra` holds the turn's other fields (`name`,
-    `tool_calls`, `tool_call_id`) as they came.
+    """One turn. `content` is text or parts; `extra` holds the turn's other fields as they came.
 
-    Parts are OpenAI's, whoever is asked (platform.openai.com/docs/api-reference/chat/create);
-    a codec translates them or refuses them:
+    Parts are OpenAI's (platform.openai.com/docs/api-reference/chat/create), whoever is asked:
 
     - `{"type": "text", "text": T}`
     - `{"type": "image_url", "image_url": {"url": U, "detail": D}}`, U an https or a data URL
@@ -55,9 +53,8 @@ class Message(Struct, frozen=True):
 
 class Target(Struct, frozen=True):
     """Where a request goes. `provider` is the preset's name, `adapter` the wire format that
-    speaks to it, `api` which of the provider's interfaces (`chat` or `responses`), `context`
-    the model's window in tokens where it is known. `base_url` may end in a query, which belongs
-    to every call (Azure's `api-version`)."""
+    speaks to it, `api` `chat` or `responses`, `context` the model's window in tokens. `base_url`
+    may end in a query, which belongs to every call (Azure's `api-version`)."""
 
     profile: str
     provider: str
@@ -73,7 +70,7 @@ class Target(Struct, frozen=True):
         return _place(self.base_url)[0]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _place(base_url: str) -> tuple[str, str, str]:
     """Origin, path and query."""
     parts = urlsplit(base_url)
@@ -83,8 +80,7 @@ def _place(base_url: str) -> tuple[str, str, str]:
 
 
 class RawRequest(Struct, frozen=True):
-    """An OpenAI-shaped request to pass through as it is: `path` below the base URL
-    (`/chat/completions`, `/embeddings`, `/responses`) and the body."""
+    """An OpenAI-shaped request to pass through as it is: `path` below the base URL, and body."""
 
     path: str
     body: JSON
@@ -93,11 +89,10 @@ class RawRequest(Struct, frozen=True):
 class Request(Struct, frozen=True):
     """One question for one target.
 
-    `options` go to the provider untouched; `tags` only to the ledger and the output row.
-    With `raw` the body goes out as it is and `messages` only serve to count tokens. `schema` is
-    the JSON Schema that the answer must fit.
-    `own` names the parameters that the question set itself, over its profile.
-    `index` is the 0-based input row. `call_id` is unique per call.
+    `options` go to the provider untouched; `tags` only to the ledger and the output row. With `raw`
+    the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
+    Schema that the answer must fit. `own` names the parameters that the question set itself, over
+    its profile. `index` is the 0-based input row.
     """
 
     id: str
@@ -113,17 +108,13 @@ class Request(Struct, frozen=True):
     own: frozenset[str] = frozenset()
     index: int = 0
     call_id: str = ""
-    fingerprint: str = ""
-    """Set by `compose`: SHA-256 over everything that changes the answer; see `fingerprint()`."""
+    fingerprint: str = ""  # set by `compose`
 
 
 def fingerprint(request: Request) -> str:
-    """The identity of an answer: equal for requests that any provider must answer alike.
-
-    SHA-256, in hex, over the canonical JSON (sorted keys, no white space) of adapter, API,
-    origin and path of the provider, model, messages, all parameters and the schema. Ids, tags,
-    call ids and how the answer is delivered are not part of it.
-    """
+    """The identity of an answer: SHA-256, in hex, over the canonical JSON (sorted keys, no white
+    space) of adapter, API, origin and path of the provider, model, messages, all parameters and
+    the schema."""
     target, raw = request.target, request.raw
     what: list[Any] = [2, target.adapter, target.api, *_place(target.base_url)]
     if raw is not None:
@@ -137,9 +128,9 @@ def fingerprint(request: Request) -> str:
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one call. `input` includes cached ones, `output` includes reasoning.
-    `estimated` marks figures the provider did not report. `cache_write_1h` are those of
-    `cache_write` that are kept for an hour, which Anthropic charges more for."""
+    """Tokens of one call. `input` includes cached ones, `output` includes reasoning. `estimated`:
+    the provider did not report them. `cache_write_1h`: those of `cache_write` that are kept for an
+    hour, which Anthropic charges more for."""
 
     input: int = 0
     output: int = 0
@@ -170,9 +161,8 @@ class ProviderReply(Struct, frozen=True):
 
 
 class StreamChunk(Struct, frozen=True):
-    """What a codec reads out of one streamed event; empty fields say nothing new.
-    `done` is the provider's own end mark: a stream without one is incomplete. `cost` is the
-    provider's own figure, in dollars."""
+    """What a codec reads out of one streamed event; empty fields say nothing new. `done` is the
+    provider's own end mark; `cost` its own figure, in dollars."""
 
     text: str = ""
     finish: Finish | None = None
@@ -183,11 +173,10 @@ class StreamChunk(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """An answer. `uncertain` counts attempts before this one that may have been billed too;
-    `body` is the provider's own JSON, byte for byte (None when it was streamed);
-    `latency` the seconds from sending the attempt that succeeded to its last byte; `parsed` the
-    value that fits the request's schema; `request` the one that was asked, where a fallback was
-    asked another one than the caller's."""
+    """An answer. `uncertain` counts attempts before this one that may have been billed too; `body`
+    is the provider's own JSON, byte for byte (None when it was streamed); `latency` the seconds of
+    the attempt that succeeded; `parsed` the value that fits the request's schema; `request` the one
+    that was asked, where that is not the caller's."""
 
     text: str
     usage: Usage
@@ -207,8 +196,7 @@ class Answer(Struct, frozen=True):
 
 
 class ModelInfo(Struct, frozen=True):
-    """A model as the provider lists it. `name` is for people; `context` and `output` are tokens;
-    `created` is seconds since the epoch. None: not said."""
+    """A model as the provider lists it: tokens, and seconds since the epoch. None: not said."""
 
     id: str
     name: str | None = None
@@ -218,10 +206,9 @@ class ModelInfo(Struct, frozen=True):
 
 
 class CallRecord(Struct, frozen=True):
-    """How one call ended, for every observer. Times are seconds: `started` since the epoch,
-    `elapsed` and `first_token` since then. `cost` is None when the price is unknown;
-    `saved` is what a cached answer would have cost; `uncertain` counts attempts that may have
-    been billed although no answer came of them."""
+    """How one call ended, for every observer. Seconds: `started` since the epoch, `elapsed` and
+    `first_token` since then. `cost` is None when the price is unknown; `saved` is what a cached
+    answer would have cost; `uncertain` counts attempts that may have been billed for nothing."""
 
     request: Request
     result: Answer | CallError

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
-from llmctl.guards.accounting import estimated_usage
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.guards.context_window import Admission
 from llmctl.guards.pipeline import Route
@@ -124,7 +122,7 @@ async def _open(
         auth=KeyAuth(speaks.auth, holder, profile.key_header),
         timeouts=profile.timeout,
         clock=around.clock,
-        estimate=partial(estimated_usage, counter),
+        estimate=counter.usage,
         heard=on_headers,
     )
     return endpoint, key

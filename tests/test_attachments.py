@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from llmctl import attachments
 from llmctl.errors import InputError
@@ -27,11 +24,6 @@ def put(folder: Path, name: str, data: bytes) -> str:
     """A file of these bytes."""
     (folder / name).write_bytes(data)
     return str(folder / name)
-
-
-def test_nothing_attached() -> None:
-    """The prompt alone stays text."""
-    assert parts() == "look"
 
 
 def test_texts_are_inlined_with_their_names(tmp_path: Path) -> None:
@@ -111,11 +103,3 @@ def test_all_together_are_bounded(tmp_path: Path) -> None:
     assert len(parts(half)) == 2
     with pytest.raises(InputError, match="too large"):
         parts(half, half)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.binary(max_size=40))
-def test_any_bytes(tmp_path: Path, data: bytes) -> None:
-    """Whatever a file holds, it is a part or a sentence."""
-    with suppress(InputError):
-        parts(put(tmp_path, "any", data))

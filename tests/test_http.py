@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
@@ -102,20 +100,14 @@ PROXY = "http://proxy.example:3128"
     [
         ("https://api.example/v1", "", True),
         ("https://api.example/v1", "api.example", False),
-        ("https://api.example/v1", "example", False),
         ("https://api.example/v1", ".example", False),
         ("https://api.example/v1", "*.example", False),
         ("https://example/v1", "*.example", True),
-        ("https://api.example/v1", "other, *", True),
         ("https://api.example/v1", "*", False),
-        ("https://api.example:444/v1", "api.example:443", True),
         ("https://10.1.2.3/v1", "10.0.0.0/8", False),
         ("https://11.1.2.3/v1", "10.0.0.0/8", True),
-        ("https://10.1.2.3/v1", "10.1.2.3", False),
-        ("https://[fd00::1]/v1", "fd00::/8", False),
         ("https://[fd00::1]/v1", "[fd00::1]", False),
         ("https://[fe80::1]/v1", "fd00::/8, nonsense/99", True),
-        ("http://127.0.0.1:8080/v1", "", False),
         ("http://localhost/v1", "", False),
         ("http://[::1]:1/v1", "", False),
     ],
@@ -152,24 +144,3 @@ def test_a_batch_goes_over_aiohttp(
     assert ("aiohttp" in batch.stderr) is not bool(choice)
     assert "httpx2" in ask.stderr
     assert "aiohttp" not in ask.stderr
-
-
-def test_one_call_loads_no_aiohttp() -> None:
-    """Nothing is loaded before it is needed, and one call at a time needs no aiohttp."""
-    code = (
-        "import asyncio, sys\nimport llmctl.http\n"
-        "print({'httpx2', 'aiohttp'} & set(sys.modules))\n"
-        "from llmctl.errors import CallError\n"
-        "async def one():\n"
-        "    client, request = llmctl.http.HttpClient(), "
-        "llmctl.http.build('GET', 'http://127.0.0.1:9', {})\n"
-        "    try:\n"
-        "        async with client.send(request, connect=5, first_byte=5, total=5): pass\n"
-        "    except CallError as error: print(error.ambiguous)\n"
-        "    await client.close()\n"
-        "asyncio.run(one())\nprint({'aiohttp'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "set()\nFalse\nset()\n"

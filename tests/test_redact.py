@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from llmctl import redact as module
 from llmctl.redact import (
-    last_chars,
     printable,
     redact,
     redact_known_keys,
@@ -78,12 +77,6 @@ def test_possible_keys() -> None:
     assert redact_possible_keys(text) == (
         "item [key] [key] in /usr/lib/python3.11/x line 4711 not-found-yet"
     )
-
-
-def test_last_chars() -> None:
-    """Four characters of a key are shown, none of one so short that they would give it away."""
-    assert last_chars("sk-test-canary-4711") == "…4711"
-    assert last_chars("sk-4711") == "…"
 
 
 @pytest.mark.parametrize(

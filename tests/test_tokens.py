@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl import vocabulary
+from llmctl import tokens
 from llmctl.errors import ContextTooLong
 from llmctl.pricing import Prices
 from llmctl.protocols import TokenCount
@@ -54,7 +53,7 @@ def test_a_chat_costs_what_openai_publishes(counter: Counter) -> None:
         Message("user", "This late pivot means we don't have time to boil the ocean."),
     )
     request = Request(id="a", target=target("gpt-4"), messages=messages)
-    encode = vocabulary.encoding("cl100k_base").encode
+    encode = tokens.encoding("cl100k_base").encode
     expected = 3
     for message in messages:
         expected += 3
@@ -136,19 +135,6 @@ def test_parts_that_are_not_text_make_a_count_inexact(counter: Counter) -> None:
     assert count("gpt-4o", text) == (9, True)
     assert count("gpt-4o", text, image) == (5_009, False)
     assert count("gpt-4o-mini", text, image) == (48_178, False)
-
-
-def test_tool_definitions_are_counted_as_text(counter: Counter) -> None:
-    """`tools` and `response_format`, passed through or as options, add tokens and uncertainty."""
-    tools = [{"type": "function", "function": {"name": "weather", "description": "Say it."}}]
-    turns = [{"role": "user", "content": "hi"}]
-    bare = counter.count(raw("/chat/completions", {"messages": turns}))
-    assert bare == counter.count(ask("hi"))
-    for key in ("tools", "response_format"):
-        passed = counter.count(raw("/chat/completions", {"messages": turns, key: tools}))
-        assert passed == counter.count(ask("hi", options={key: tools}))
-        assert passed.tokens > bare.tokens + 10
-        assert not passed.exact
 
 
 @pytest.mark.parametrize(
@@ -272,31 +258,3 @@ def test_a_long_prompt_leaves_the_event_loop_free(counter: Counter) -> None:
     start = time.perf_counter()
     assert counter.count(request) == counted
     assert time.perf_counter() - start < 0.01
-
-
-def test_loading_a_vocabulary_leaves_the_event_loops_thread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The first count of a short prompt loads its vocabulary in another thread."""
-    threads: list[int] = []
-    load = vocabulary.encoding
-
-    def spy(name: str) -> Any:
-        threads.append(threading.get_ident())
-        return load(name)
-
-    monkeypatch.setattr(vocabulary, "_loaded", {})
-    monkeypatch.setattr(vocabulary, "encoding", spy)
-    asyncio.run(Counter().count_async(ask("hi")))
-    assert threads
-    assert threading.get_ident() not in threads
-
-
-def test_many_long_requests_are_not_all_remembered(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is kept of long prompts is bounded."""
-    monkeypatch.setattr("llmctl.vocabulary.CHUNK", 5)
-    for number in range(5000):
-        counter.count(ask("a long prompt", fingerprint=str(number)))
-    assert 0 < len(counter._long) <= 4096

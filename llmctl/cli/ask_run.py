@@ -23,11 +23,10 @@ from llmctl.cli.options import (
     read_schema,
 )
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
-from llmctl.clock import ulid
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
-from llmctl.request import Question, compose
+from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import Answer, CallRecord, Message, Request

@@ -14,17 +14,12 @@ from llmctl.types import Request
 
 
 class LocalEngine:
-    """`workers` tasks, each of which draws a request, awaits the handler, and draws the next.
-
-    The handler returns when the call's record is durable, so at most `workers` rows are between
-    their first byte on the wire and the disk. Nothing is read ahead: memory does not grow with the
-    input.
-    """
+    """`workers` tasks, each of which draws a request, awaits the handler, and draws the next. The
+    handler returns when the call's record is durable, so at most `workers` rows are between their
+    first byte on the wire and the disk."""
 
     def __init__(self, workers: int, stop: Stop, clock: Clock) -> None:
-        self._workers = workers
-        self._stop = stop
-        self._clock = clock
+        self._workers, self._stop, self._clock = workers, stop, clock
 
     async def run(
         self,

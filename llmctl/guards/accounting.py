@@ -14,20 +14,15 @@ from llmctl.protocols import Emit, Handler, Observer, TokenCount
 from llmctl.tokens import Counter, max_output
 from llmctl.types import Answer, CallRecord, Price, Request, Usage
 
-_NO_USAGE = Usage()
-_NO_COST = Decimal(0)
+_FREE = Decimal(0)
 
 
 class Stopwatch:
     """Stands before the caller's `emit`: when a call began, its first token came, and its text."""
 
-    __slots__ = ("_clock", "_emit", "first", "start", "text", "wall")
-
     def __init__(self, clock: Clock, emit: Emit | None = None) -> None:
-        self._clock = clock
-        self._emit = emit
-        self.wall = clock.wall()
-        self.start = clock.monotonic()
+        self._clock, self._emit = clock, emit
+        self.wall, self.start = clock.wall(), clock.monotonic()
         self.first: float | None = None
         self.text: list[str] = []
 
@@ -40,23 +35,14 @@ class Stopwatch:
             self._emit(text)
 
 
-def estimated_usage(counter: Counter, request: Request, text: str) -> Usage:
-    """What a call used that nobody reported: the prompt, and the text that came back."""
-    read, wrote = counter.count(request).tokens, counter.count_text(request.target, text)
-    return Usage(read, wrote, estimated=True)
-
-
 class CostCalculator:
-    """What calls cost, or may cost, in US dollars; None: not known. `own` are the prices that
-    profiles set themselves, by the profile's name."""
+    """What calls cost, or may cost, in US dollars; None: not known. `own` are the profiles' own
+    prices, by the profile's name."""
 
     def __init__(
         self, counter: Counter, prices: Prices, own: Mapping[str, Price | None], clock: Clock
     ) -> None:
-        self._counter = counter
-        self._prices = prices
-        self._own = own
-        self._clock = clock
+        self._counter, self._prices, self._own, self._clock = counter, prices, own, clock
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; the provider's own figure wins."""
@@ -66,8 +52,8 @@ class CostCalculator:
         return self._prices.price(request.target, own, usage, self._clock.wall(), terms)
 
     def estimate(self, request: Request, text: str) -> Usage:
-        """See `estimated_usage`."""
-        return estimated_usage(self._counter, request, text)
+        """See `Counter.usage`."""
+        return self._counter.usage(request, text)
 
     async def worst(
         self, request: Request, counted: TokenCount | None = None
@@ -88,62 +74,44 @@ class CostCalculator:
         most, output = self._counter.upper_bound(request), max_output(request)
         own, cost = self._own.get(request.target.profile), None
         if own is not None:
-            now = self._clock.wall()
-            cost = self._prices.worst_case(request.target, own, most, output, now)
+            cost = self._prices.worst_case(request.target, own, most, output, self._clock.wall())
         return Usage(most, output or 0, estimated=True), cost
 
     def record(self, request: Request, result: Answer | CallError, watch: Stopwatch) -> CallRecord:
-        """The record of a call that has ended.
-
-        A stream that broke off after its first token, or was interrupted by the user, counts what
-        was received, marked as estimated; where nothing at all is known of a call's end the ledger
-        takes the whole hold (status `unknown`).
-        """
+        """The record of a call that has ended. A stream that broke off, or was interrupted by the
+        user, counts what was received, marked as estimated."""
         request = result.request or request
-        usage, cost, saved = _NO_USAGE, None, None
+        usage: Usage = result.usage or Usage()
+        cost: Decimal | None = _FREE
+        saved = None
         if isinstance(result, Answer):
-            usage = result.usage
-            cost = self.price(request, usage, result.reported_cost)
-            if result.cache in {"hit", "shared"}:
-                cost, saved = _NO_COST, cost
+            price = self.price(request, usage, result.reported_cost)
+            cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
         elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
-            usage = result.usage
             cost = self.price(request, usage, result.cost)
         elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
             usage = self.estimate(request, "".join(watch.text))
             cost = self.price(request, usage, None)
-        else:
-            cost = _NO_COST
+        elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
-            request=request,
-            result=result,
-            usage=usage,
-            cost=cost,
-            saved=saved,
-            started=watch.wall,
-            elapsed=self._clock.monotonic() - watch.start,
-            first_token=watch.first,
-            uncertain=result.uncertain,
+            request, result, usage, cost, saved, watch.wall, elapsed, watch.first, result.uncertain
         )
 
 
 def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> Handler:
-    """The outermost guard: an answer is returned when `sink` has dealt with the call's record.
-
-    Every ending is recorded, a cancelled call's too. What `sink` raises (a full disk) replaces the
-    answer.
-    """
+    """The outermost guard: an answer is returned when `sink` has dealt with the call's record. A
+    cancelled call has one, too. What `sink` raises (a full disk) replaces the answer."""
 
     async def account(request: Request, emit: Emit | None) -> Answer:
         watch = Stopwatch(clock, emit)
         result: Answer | CallError
-        cancelled = None
+        raised: BaseException | None = None
         try:
             result = await inner(request, None if emit is None else watch)
         except CallError as error:
-            result = error
+            raised = result = error
         except asyncio.CancelledError as stop:
-            cancelled, result = stop, Cancelled("the call was interrupted")
+            raised, result = stop, Cancelled("the call was interrupted")
             if isinstance(stop, CancelledAfterSending):
                 result.attempts, result.uncertain = stop.attempts, stop.uncertain
                 result.ambiguous = True
@@ -155,10 +123,9 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
             await asyncio.wait((work,))
             work.result()
             raise
-        if cancelled is not None:
-            raise cancelled
-        if isinstance(result, CallError):
-            raise result
+        if raised is not None:
+            raise raised
+        assert isinstance(result, Answer)
         return result
 
     return account

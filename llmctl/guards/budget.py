@@ -12,14 +12,12 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
+from llmctl.shutdown import first_of
 from llmctl.storage.ledger_rows import kind_of, matches
 from llmctl.tokens import max_output
 from llmctl.types import Answer, CallRecord, Request, Usage
 
-POLL = 0.1
-"""Seconds between two looks at what other processes have settled meanwhile. One's own settling is
-known at once."""
-
+POLL = 0.1  # seconds between two looks at what other processes have settled meanwhile
 _ZERO = Decimal(0)
 
 Windows = Callable[[float], Sequence[BudgetWindow]]
@@ -37,19 +35,14 @@ class Overshoot(Struct):
 
 
 class RunBudget:
-    """The ledger as one run spends from it, whichever providers it asks.
-
-    Without windows every hold is simply written. `warn` gets a sentence for each share of a budget
-    that is reached, once in all processes. Raises what the ledger does.
-    """
+    """The ledger as one run spends from it, whichever providers it asks. `warn` gets a sentence for
+    each share of a budget that is reached, once in all processes. Raises what the ledger does."""
 
     def __init__(
         self, ledger: Budget, clock: Clock, warn: Callable[[str], None], run_id: str, user: str
     ) -> None:
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._clock, self._warn = ledger, clock, warn
         self._run_id, self._user = run_id, user
-        self._warn = warn
         self._windows_at: Windows = lambda _: ()
         self._windows: tuple[BudgetWindow, ...] = ()
         self._period = (0.0, 0.0)
@@ -57,12 +50,10 @@ class RunBudget:
         self._on_wait: Callable[[BudgetDenied], None] = lambda _: None
         self._open: dict[str, tuple[Hold, tuple[BudgetWindow, ...], bool]] = {}
         self._used: set[str] = set()
-        self._turn = asyncio.Lock()
-        self._settled = asyncio.Event()
+        self._turn, self._settled = asyncio.Lock(), asyncio.Event()
         self._exhausted: BudgetDenied | None = None
         self._asking = 0
-        self.waiting = 0
-        """Calls that wait until others have settled."""
+        self.waiting = 0  # calls, until others have settled
         self.overshoot = Overshoot()
 
     def limit(
@@ -97,11 +88,9 @@ class RunBudget:
         windows: tuple[BudgetWindow, ...],
     ) -> None:
         """Return when the call is on record, durably, at its worst case `cost`. `windows` are
-        `windows_of(request)`.
-
-        Raises `BudgetRefused` for a call that no budget would ever let through, `BudgetExhausted`
-        when there is not enough left of one, and `Cancelled` once the run is stopped.
-        """
+        `windows_of(request)`. Raises `BudgetRefused` for a call that no budget would ever let
+        through, `BudgetExhausted` when there is not enough left of one, and `Cancelled` once the
+        run is stopped."""
         hold = Hold(request.call_id, request, estimate, cost, self._clock.wall())
         _refuse(hold, windows)
         if not windows or (not self._turn.locked() and self._exhausted is None):
@@ -176,13 +165,7 @@ class RunBudget:
                 self._exhausted = denied
                 raise _exhausted(hold, denied)
             # Until a call of this process has settled, or those of others may have.
-            waits = [asyncio.ensure_future(self._settled.wait())]
-            waits.append(asyncio.ensure_future(self._clock.sleep(POLL)))  # type: ignore[arg-type]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+            await first_of(self._settled.wait(), self._clock.sleep(POLL))
 
     def _current(self, now: float) -> tuple[BudgetWindow, ...]:
         if not self._period[0] <= now < self._period[1]:
@@ -195,9 +178,9 @@ class RunBudget:
 def budget_guard(inner: Handler, budget: RunBudget, bound: WorstCase, exact: WorstCase) -> Handler:
     """The guard: takes a hold at the worst case, durably, before the request is handed on.
 
-    `bound` may be generous; where a budget applies to the request `exact` is asked instead. The
-    accounting guard's sink settles the hold. A process that is killed in between leaves the hold
-    behind: that is how the next one knows what may have been billed. Raises as `RunBudget.hold`.
+    `bound` may be generous; where a budget applies `exact` is asked. The accounting guard's sink
+    settles the hold; a process that is killed before leaves it: that is how the next one knows
+    what may have been billed. Raises as `RunBudget.hold`.
     """
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
@@ -223,26 +206,19 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
             continue
         budget = f"the budget of {usd(window.limit)} ({window.name})"
         if hold.cost is not None:
-            why = (
-                f"the call may cost {usd(hold.cost)}, more than all of {budget}: lower max_tokens, "
-                "or raise the budget"
-            )
+            why = f"the call may cost {usd(hold.cost)}, more than all of {budget}"
+            remedy = "lower max_tokens, or raise the budget"
         elif hold.estimate.output or max_output(hold.request) is not None:
-            why = (
-                f"the price of {target.model} is not known, so it cannot be held to {budget}: set "
-                f"`price:` in profile {target.profile}"
-            )
+            why = f"the price of {target.model} is not known, so it cannot be held to {budget}"
+            remedy = f"set `price:` in profile {target.profile}"
         else:
-            why = (
-                f"nothing limits the answers of {target.model}, so what they may cost cannot be "
-                f"held to {budget}: give max_tokens (`params: {{max_tokens: …}}` in profile "
-                f"{target.profile})"
-            )
-        raise BudgetRefused(why, sent=False)
+            why = f"nothing limits the answers of {target.model}, so what they may cost cannot be "
+            why += f"held to {budget}"
+            remedy = f"give max_tokens (`params: {{max_tokens: …}}` in profile {target.profile})"
+        raise BudgetRefused(f"{why}: {remedy}", sent=False)
 
 
 def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
-    """The error that ends the run: what is left is less than the call may cost."""
     window, spent = denied.window, denied.usage.spent
     return BudgetExhausted(
         f"the budget of {usd(window.limit)} ({window.name}) is used up: {usd(spent)} is spent, "

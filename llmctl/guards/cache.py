@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -15,23 +15,19 @@ from llmctl.errors import CallError, LlmctlError
 from llmctl.protocols import AnswerCache, CachedAnswer, Emit, Handler
 from llmctl.types import Answer, CacheState, Request
 
+# Seconds between two looks for an answer that another process is getting, and their growth.
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 0.25, 1.5
-"""Seconds between two looks for an answer that another process is getting: the first pause, the
-longest, and by what each is longer than the one before."""
-
-_BEAT = 10.0
-"""Seconds between two signs of life to the other processes."""
+_BEAT = 10.0  # seconds between two signs of life to the other processes
 
 
 class Cache:
     """The guard: answers from the cache, and one call a question, in all processes.
 
-    Keyed by the request's fingerprint. Only complete answers are kept. `ttl`: seconds an answer
-    may be reused, None for ever. `patience`: seconds to wait for an answer that another process is
-    getting, on the clock `waiting`; then the question is asked all the same, because being billed
-    twice is better than never going on. `looked_up`: requests come after a look (`kept_answers`),
-    so that most are not kept. Answers are kept in the background, until `close`: a paid
-    answer waits for no cache. A store that fails is told to `warn` once and used no more.
+    Only complete answers are kept, by the request's fingerprint, in the background until `close`:
+    a paid answer waits for no cache. `ttl`: seconds an answer may be reused, None for ever.
+    `patience`: seconds to wait, on the clock `waiting`, for an answer that another process is
+    getting; then it is asked for all the same. `looked_up`: requests come after a look
+    (`kept_answers`). A store that fails is told to `warn` once and used no more.
     """
 
     def __init__(
@@ -46,20 +42,13 @@ class Cache:
         *,
         looked_up: bool = False,
     ) -> None:
-        self._inner = inner
-        self._store = store
-        self._clock = clock
-        self._warn = warn
-        self._ttl = ttl
-        self._patience = patience
-        self._waiting = waiting or clock
-        self._looked_up = looked_up
-        self._failed = False
+        self._inner, self._store, self._clock, self._warn = inner, store, clock, warn
+        self._ttl, self._patience, self._waiting = ttl, patience, waiting or clock
+        self._looked_up, self._failed = looked_up, False
         self._flights: dict[str, asyncio.Future[Answer]] = {}
         self._claimed: set[str] = set()
         self._beating: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The kept answer, the answer of an identical request in flight, or a new one."""
@@ -82,14 +71,11 @@ class Cache:
             return _deliver(replace(shared, cache=how, attempts=0, uncertain=0), emit)
 
     async def close(self) -> None:
-        """Return when every answer is kept. Raises what kept one from being so, if that was not
-        the store's own failure."""
+        """Return when every answer is kept."""
         while self._background:
             await asyncio.wait(self._background)
         if self._beating is not None:
             self._beating.cancel()
-        if self._failure is not None:
-            raise self._failure
 
     async def _lead(self, request: Request, emit: Emit | None) -> Answer:
         """Get the answer for all requests of this process that want it now."""
@@ -99,9 +85,11 @@ class Cache:
         try:
             kept = None
             if request.cache_mode == "use" and not self._failed:
-                with self._giving_up():
+                try:
                     kept = None if self._looked_up else await self._find(request)
                     kept = kept or await self._claim(request)
+                except LlmctlError as error:
+                    self._give_up(error)
             answer = await self._inner(request, emit) if kept is None else _deliver(kept, emit)
         except BaseException as error:
             self._land(key, flight)
@@ -120,8 +108,7 @@ class Cache:
         return answer
 
     async def _claim(self, request: Request) -> Answer | None:
-        """The answer of another process, once that has it; None when it is this process's turn to
-        get it, which is then claimed."""
+        """The answer of another process, once that has it; None when it is this one's turn."""
         key = request.fingerprint
         end, pause = self._clock.monotonic() + self._patience, _FIRST_PAUSE
         self._claimed.add(key)  # a claim that is given up half-way may have gone through
@@ -146,19 +133,12 @@ class Cache:
         """Until it is kept, identical requests get the answer of the flight."""
         key = request.fingerprint
         kept = CachedAnswer(
-            text=answer.text,
-            finish=answer.finish,
-            model=answer.model,
-            usage=answer.usage,
-            cost=answer.reported_cost,
-            body=answer.body,
-            stored=self._clock.wall(),
-            asked=request.target.model,
-        )
+            answer.text, answer.finish, answer.model, answer.usage, answer.reported_cost,
+            answer.body, self._clock.wall(), request.target.model,
+        )  # fmt: skip
         try:
-            with self._giving_up():
-                await self._store.put(key, kept)
-                self._claimed.discard(key)  # `put` has ended it
+            await self._store.put(key, kept)
+            self._claimed.discard(key)  # `put` has ended it
         finally:
             self._land(key, flight)
 
@@ -168,11 +148,7 @@ class Cache:
             del self._flights[key]
             if key in self._claimed:
                 self._claimed.discard(key)
-                self._start(self._release(key))
-
-    async def _release(self, key: str) -> None:
-        with self._giving_up():
-            await self._store.release(key)
+                self._start(self._store.release(key))
 
     async def _beat(self) -> None:
         while self._claimed:
@@ -184,26 +160,24 @@ class Cache:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work in the background."""
-        task = asyncio.create_task(work)
+
+        async def do() -> None:
+            try:
+                await work
+            except LlmctlError as error:
+                self._give_up(error)
+
+        task = asyncio.create_task(do())
         self._background.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._background.discard)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            self._failure = self._failure or task.exception()
-
-    @contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """Use the store no more when it fails."""
-        try:
-            yield
-        except CallError:  # the run is to end
-            raise
-        except LlmctlError as error:
-            if not self._failed:
-                self._failed = True
-                self._warn(f"answers are no longer cached: {error.message}")
+    def _give_up(self, error: LlmctlError) -> None:
+        """Use the store, which failed, no more."""
+        if isinstance(error, CallError):  # the run is to end
+            raise error
+        if not self._failed:
+            self._failed = True
+            self._warn(f"answers are no longer cached: {error.message}")
 
 
 def answer_of(
@@ -212,28 +186,18 @@ def answer_of(
     """The request's answer as it was kept; None where it is older than `ttl` seconds."""
     if kept is None or (ttl is not None and now - kept.stored > ttl):
         return None
+    parsed = orjson.loads(kept.text) if request.schema is not None else None
     return Answer(
-        text=kept.text,
-        usage=kept.usage,
-        target=request.target,
-        finish=kept.finish,
-        model=kept.model,
-        body=kept.body,
-        cache="hit",
-        attempts=0,
-        reported_cost=kept.cost,
-        parsed=orjson.loads(kept.text) if request.schema is not None else None,
-    )
+        kept.text, kept.usage, request.target, kept.finish, kept.model, kept.body,
+        cache="hit", attempts=0, reported_cost=kept.cost, parsed=parsed,
+    )  # fmt: skip
 
 
 async def kept_answers(
     store: AnswerCache, requests: Sequence[Request], now: float, ttl: float | None
 ) -> list[Answer | None]:
-    """The kept answers of a page of requests, in their order; None for what must be asked.
-
-    The one place that looks up many at a time: 500 rows cost one query, so a file of kept rows
-    passes at more than 5,000 rows/s.
-    """
+    """The kept answers of a page of requests, in their order; None for what must be asked. The one
+    place that looks up many at a time: so a file of kept rows passes at over 5,000 rows/s."""
     keys = [r.fingerprint for r in requests if r.cache_mode == "use"]
     try:
         found = await store.get_many(keys) if keys else {}

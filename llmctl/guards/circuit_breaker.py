@@ -31,24 +31,16 @@ from llmctl.types import Answer, Request
 
 State = Literal["closed", "open", "half-open"]
 
-_SLOTS = 20
-"""Parts of the window, by which calls are counted."""
-
-_ENOUGH = 2
-"""Times `failures`: so many calls a window must hold before their share says anything."""
-
-_FAILURES = (ServerFailed, Overloaded, CallTimeout, ConnectionFailed)
-"""Errors that say that the provider is down."""
-
-_NEUTRAL = (BadResponse, RateLimited)
-"""Errors that say neither: too many requests, and an answer that cannot be read."""
-
+_SLOTS = 20  # parts of the window, by which calls are counted
+_ENOUGH = 2  # times `failures`: a window with fewer calls says nothing by their share
+_FAILURES = (ServerFailed, Overloaded, CallTimeout, ConnectionFailed)  # the provider is down
+_NEUTRAL = (BadResponse, RateLimited)  # it may be down or not
 _UNREACHED = (ConnectionFailed, CallTimeout)
 
 
 class CallPermit(Struct, frozen=True):
-    """Leave to make one call. `generation` counts the openings of the circuit by then: what a call
-    from before says later is no news. `probe`: the one call that finds out."""
+    """Leave to make one call. `generation`: what a call from before the circuit opened says later
+    is no news. `probe`: the one call that finds out."""
 
     generation: int
     probe: bool = False
@@ -77,8 +69,7 @@ class Circuit:
         return None
 
     def wait(self, now: float) -> float:
-        """Seconds until there may be leave; 0 while a probe is under way, or when there is leave
-        now."""
+        """Seconds until there may be leave; 0 while a probe is under way."""
         return max(0.0, self._open_until - now) if self.state == "open" else 0.0
 
     def end(self, permit: CallPermit, now: float, *, ok: bool | None) -> None:
@@ -123,17 +114,12 @@ class Circuit:
 
 
 class ProviderHealth:
-    """One provider's circuit, and the calls that wait for it.
-
-    `patient`: calls wait until the provider is back; otherwise they are refused. A provider that
-    has not replied once in this run is not waited for: its address may be wrong.
-    """
+    """One provider's circuit, and the calls that wait for it. `patient`: they wait until it is
+    back, unless it has not replied once in this run (its address may be wrong)."""
 
     def __init__(self, policy: BreakerPolicy, clock: Clock, name: str, *, patient: bool) -> None:
         self._circuit = Circuit(policy)
-        self._clock = clock
-        self._name = name
-        self._patient = patient
+        self._clock, self._name, self._patient = clock, name, patient
         self._reached = False
         self._last: CallError | None = None
         self._changed = asyncio.Event()
@@ -141,55 +127,51 @@ class ProviderHealth:
 
     def check(self) -> None:
         """Raises `ProviderDown` when a call would be refused now."""
-        if self._circuit.state == "open" and not (self._patient and self._reached):
-            wait = self._circuit.wait(self._clock.monotonic())
-            if wait > 0:
-                raise ProviderDown(self._name, self._last, wait, reached=self._reached)
+        if self._circuit.state == "open" and (wait := self._circuit.wait(self._clock.monotonic())):
+            self._refuse(wait)
+
+    def _refuse(self, wait: float) -> None:
+        if not (self._patient and self._reached):
+            raise ProviderDown(self._name, self._last, wait, reached=self._reached)
 
     async def acquire(self) -> CallPermit:
         """Leave to call. Raises `ProviderDown`."""
-        while True:
-            now = self._clock.monotonic()
-            permit = self._circuit.acquire(now)
-            if permit is not None:
-                return permit
+        while (permit := self._circuit.acquire(now := self._clock.monotonic())) is None:
             wait = self._circuit.wait(now)
-            if not (self._patient and self._reached):
-                raise ProviderDown(self._name, self._last, wait, reached=self._reached)
+            self._refuse(wait)
             self._waiting += 1
             try:
                 await (self._clock.sleep(wait) if wait > 0 else self._changed.wait())
             finally:
                 self._waiting -= 1
+        return permit
 
     def waits(self) -> float | None:
         """Seconds until the provider is looked at again; None when nothing waits for it."""
         return self._circuit.wait(self._clock.monotonic()) if self._waiting else None
 
-    def ended(self, permit: CallPermit, error: CallError | None) -> None:
-        """How the call went; None for an answer. Marks failures that are not the row's fault."""
+    def ended(self, permit: CallPermit, error: BaseException | None) -> None:
+        """How the call went; None for an answer. Marks failures that are not the row's fault. A
+        call that was given up, or not sent, says nothing."""
+        if error is not None and not (isinstance(error, CallError) and error.sent):
+            self._circuit.end(permit, self._clock.monotonic(), ok=None)
+            if permit.probe:
+                self._wake()
+            return
         now, circuit, before = self._clock.monotonic(), self._circuit, self._circuit.state
         cause = error.cause if isinstance(error, Interrupted) else error
         failed = isinstance(cause, _FAILURES)
+        if failed or isinstance(cause, QuotaExhausted):
+            self._last = cause
         if isinstance(cause, QuotaExhausted):
-            self._last = cause
             circuit.open(now)
-        elif failed:
-            self._last = cause
-            circuit.end(permit, now, ok=False)
         else:
             neutral = isinstance(cause, _NEUTRAL) and not permit.probe
-            circuit.end(permit, now, ok=None if neutral else True)
+            circuit.end(permit, now, ok=None if neutral else not failed)
         self._reached = self._reached or not isinstance(cause, _UNREACHED)
         if error is not None and failed:
             error.excused = circuit.state != "closed" and self._patient and self._reached
         if circuit.state != before or permit.probe:
-            self._wake()
-
-    def cancelled(self, permit: CallPermit) -> None:
-        """The call was given up before the provider said anything."""
-        self._circuit.end(permit, self._clock.monotonic(), ok=None)
-        if permit.probe:
             self._wake()
 
     def _wake(self) -> None:
@@ -198,18 +180,14 @@ class ProviderHealth:
 
 
 def circuit_breaker(inner: Handler, health: ProviderHealth) -> Handler:
-    """The guard: asks the provider's health before every attempt, and tells it the outcome. Its
-    handler raises `ProviderDown` for what is not sent."""
+    """The guard: every attempt waits for leave, and tells its outcome. Raises `ProviderDown`."""
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
         permit = await health.acquire()
         try:
             answer = await inner(request, emit)
         except BaseException as error:
-            if isinstance(error, CallError) and error.sent:
-                health.ended(permit, error)
-            else:
-                health.cancelled(permit)
+            health.ended(permit, error)
             raise
         health.ended(permit, None)
         return answer

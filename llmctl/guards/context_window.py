@@ -25,10 +25,8 @@ class Admission:
         *,
         truncate: bool,
     ) -> None:
-        self._counter = counter
-        self._health = health
-        self._start = start
-        self._truncate = truncate
+        self._counter, self._health = counter, health
+        self._start, self._truncate = start, truncate
         self.cuts = 0
 
     async def admit(self, request: Request) -> Request:

@@ -14,11 +14,8 @@ from llmctl.guards.accounting import Stopwatch
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
-_UNAVAILABLE = 5
-"""The exit code of all errors that say: this provider cannot serve anybody now."""
-
-_LEAST_PAUSE = 1.0
-"""Seconds between two looks at providers that are all down."""
+_UNAVAILABLE = 5  # the exit code of all errors of a provider that cannot serve anybody now
+_LEAST_PAUSE = 1.0  # seconds between two looks at providers that are all down
 
 
 class FallbackTarget(Struct, frozen=True):
@@ -31,23 +28,13 @@ class FallbackTarget(Struct, frozen=True):
     handler: Handler
 
 
-class FailedAttempt(Struct, frozen=True):
-    """A call that ended without an answer and whose row another call will answer."""
-
-    request: Request
-    error: CallError
-    watch: Stopwatch
-
-
 class Fallback(Struct, frozen=True, kw_only=True):
     """The guard: asks `others` in their order when the inner handler is unavailable: down, out of
-    quota, overloaded after all retries. A bad request, a refusal and an answer that broke off are
-    nobody else's business.
-
-    A call that was made and failed goes to `on_error`, which settles it, before another one is
-    made: each has a call id of its own, and each provider its bill.
+    quota, overloaded after all retries.
 
     Attributes:
+        on_error: settles a call that was made and failed, before another one is made: each has a
+            call id of its own, and each provider its bill.
         on_fallback: hears why which profile is asked instead.
         overflow: others are asked, too, when the prompt is longer than the window.
         patient: rows wait while all providers are down; otherwise that is an error.
@@ -57,14 +44,13 @@ class Fallback(Struct, frozen=True, kw_only=True):
     inner: Handler
     others: Sequence[FallbackTarget]
     clock: Clock
-    on_error: Callable[[FailedAttempt], Awaitable[None]]
+    on_error: Callable[[Request, CallError, Stopwatch], Awaitable[None]]
     on_fallback: Callable[[CallError, str], None] = lambda _, __: None
     overflow: bool = False
     patient: bool = False
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The first answer. The answer, or the error, names the request that was asked last, where
-        it is not the caller's."""
+        """The first answer; it, or the error, names the request that was asked, if another."""
         while True:
             watch = Stopwatch(self.clock)
             try:
@@ -72,8 +58,8 @@ class Fallback(Struct, frozen=True, kw_only=True):
             except CallError as error:
                 if not self._passes_on(error):
                     raise
-                failed = FailedAttempt(request, error, watch)
-            found = await self._ask_others(failed, emit)
+                first = error
+            found = await self._ask_others(request, first, watch, emit)
             if isinstance(found, Answer):
                 return found
             if not (self.patient and isinstance(found, ProviderDown) and found.reached):
@@ -81,33 +67,34 @@ class Fallback(Struct, frozen=True, kw_only=True):
             # Nobody was asked, so nobody may have been billed.
             await self.clock.sleep(max(_LEAST_PAUSE, found.retry_after or 0.0))
 
-    async def _ask_others(self, first: FailedAttempt, emit: Emit | None) -> Answer | CallError:
+    async def _ask_others(
+        self, request: Request, first: CallError, watch: Stopwatch, emit: Emit | None
+    ) -> Answer | CallError:
         """An answer, or the error that the row ends with."""
-        failed, attempts = first, 0
+        failed, last, attempts = request, first, 0
         for other in self.others:
-            asked = other.retarget(first.request)
+            asked = other.retarget(request)
             try:
                 await other.admit(asked)
             except CallError as error:
-                _wait_for_the_sooner(first.error, error)
+                _wait_for_the_sooner(first, error)
                 continue
-            if failed.error.held:
-                attempts += failed.error.attempts
-                await self.on_error(failed)
-            self.on_fallback(failed.error, other.name)
+            if last.held:
+                attempts += last.attempts
+                await self.on_error(failed, last, watch)
+            self.on_fallback(last, other.name)
             watch = Stopwatch(self.clock)
             # For observers it is still the answer to the question that was asked.
-            named = replace(asked, fingerprint=first.request.fingerprint)
+            failed = replace(asked, fingerprint=request.fingerprint)
             try:
                 answer = await other.handler(asked, emit)
             except CallError as error:
-                error.request = named
-                failed = FailedAttempt(named, error, watch)
+                error.request, last = failed, error
                 if not self._passes_on(error) and not _is_unusable(error):
                     return error
             else:
-                return replace(answer, request=named, attempts=answer.attempts + attempts)
-        return _verdict(first.error, failed.error)
+                return replace(answer, request=failed, attempts=answer.attempts + attempts)
+        return _verdict(first, last)
 
     def _passes_on(self, error: CallError) -> bool:
         if isinstance(error, ContextTooLong):

@@ -11,11 +11,8 @@ from llmctl.types import Answer, Request
 
 
 def key_failover(inner: Handler, key: RotatingKey) -> Handler:
-    """The guard: sends a request again with the key that a rotation left beside the refused one.
-
-    A 401 is not billed, so nothing is paid twice. Each key of a run is tried once, so this ends.
-    The attempts of a refused key are counted with the answer's.
-    """
+    """The guard: sends a request again with the key that a rotation left beside the refused one. A
+    401 is not billed; each key of a run is tried once, so this ends."""
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
         attempts = uncertain = 0

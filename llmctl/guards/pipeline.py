@@ -39,9 +39,9 @@ class Route(Struct, frozen=True):
 def target_handler(
     route: Route, tokens: Callable[[Request], int], retry: Guard, budget: Guard, cache: Guard
 ) -> Handler:
-    """The guards of one target around its endpoint, innermost first. `Runner.handler` puts
-    `Fallback` around targets: outside the caches, because an answer is kept as that of the provider
-    that gave it; and inside accounting, because a row has one ending, whichever answers it."""
+    """The guards of one target around its endpoint, innermost first. `Fallback` is around targets:
+    outside the caches, because an answer is kept as that of the provider that gave it; and inside
+    accounting, because a row has one ending, whichever answers it."""
     # Inside the breaker: what is not to be sent takes no permit.
     handler = rate_limit(route.endpoint, route.limits, tokens)
     # Inside retry, as the rate limit: every attempt asks both and is counted.

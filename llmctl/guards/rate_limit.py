@@ -25,32 +25,17 @@ from llmctl.shutdown import Stop
 from llmctl.types import Answer, Request
 
 _NEVER = float("-inf")
-_BURST_SHARE = 0.005
-"""Share of a minute's requests that may go out at once. Small, so that the start of a run does not
-spend the minute in its first second; above one request, so that late timers are made up."""
-
-_TOKEN_BURST_SHARE = 1 / 12
-"""The same for tokens, five seconds' worth: single requests are large against a minute."""
-
+_BURST_SHARE = 0.005  # of a minute's requests may go at once: late timers are made up
+_TOKEN_BURST_SHARE = 1 / 12  # of a minute's tokens: one request is large against a minute
+# Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
+# the shared file a second, not 500, each of which costs a millisecond of processor.
 _LOT_SHARE = 0.05 / 60
-"""Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
-the shared file a second, not 500, each of which costs a millisecond of processor."""
-
-_LOT_EXPIRES = 1.0
-"""Seconds after which the rest of a lot is given back."""
-
-_LATE_LOTS = 4
-"""Lots of the past that processes may still use in a minute, without a request too many."""
-
-_DEFAULT_PAUSE = 1.0
-"""Seconds of pause after a 429 that names none."""
-
+_LOT_EXPIRES = 1.0  # seconds after which the rest of a lot is given back
+_LATE_LOTS = 4  # lots of the past that processes may still use without a request too many
+_DEFAULT_PAUSE = 1.0  # seconds after a 429 that names none
 _MINUTE = 60.0
-_LONGEST_WAIT = 120.0
-"""Seconds that a header may hold requests back: then the provider is asked itself."""
-
-_JUDGED = 8
-"""Answers after which the share of refusals says something."""
+_LONGEST_WAIT = 120.0  # seconds a header may hold requests back: then the provider is asked
+_JUDGED = 8  # answers after which the share of refusals says something
 
 
 class Bucket:
@@ -58,19 +43,14 @@ class Bucket:
 
     At most `per_minute` units pass in any 60 seconds, as long as each request is at most as large
     as `burst`; a larger one waits for a full bucket and leaves a debt. The refill is slowed by what
-    the bucket holds at the start, (n + 1 - burst - late) / 60 units a second: burst and refill
-    together never exceed n in a half-open minute. `late` are units used later than they were taken.
-
-    Its whole state is `full_at`, when it is full again, so that processes can share it (the
-    "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
+    the bucket holds at the start: burst and refill together never exceed n in a half-open minute.
+    `late` are units used later than they were taken. Its whole state is `full_at`, when it is full
+    again (the "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
     """
 
-    def __init__(
-        self, per_minute: float, burst: float, full_at: float = _NEVER, late: float = 0.0
-    ) -> None:
-        self.burst = burst
-        self.rate = (per_minute + 1 - burst - late) / 60
-        self.full_at = full_at
+    def __init__(self, per_minute: float, burst: float, full_at: float, late: float = 0.0) -> None:
+        self.burst, self.full_at = max(1.0, burst), full_at
+        self.rate = (per_minute + 1 - self.burst - late) / 60
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go; 0 when they may go now."""
@@ -82,21 +62,19 @@ class Bucket:
         self.full_at = max(self.full_at, now) + units / self.rate
 
 
+def _request_lot(rpm: int) -> float:
+    return max(1.0, rpm * _LOT_SHARE // 1)
+
+
 def request_bucket(rpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of requests."""
-    lot = request_lot(rpm)
-    late = _LATE_LOTS * lot if lot > 1 else 0.0
-    return Bucket(rpm, max(1.0, rpm * _BURST_SHARE), full_at, late)
-
-
-def request_lot(rpm: int) -> float:
-    """Requests that are taken at a time."""
-    return max(1.0, rpm * _LOT_SHARE // 1)
+    lot = _request_lot(rpm)
+    return Bucket(rpm, rpm * _BURST_SHARE, full_at, _LATE_LOTS * lot if lot > 1 else 0.0)
 
 
 def token_bucket(tpm: int, full_at: float = _NEVER) -> Bucket:
     """The bucket of tokens."""
-    return Bucket(tpm, max(1.0, tpm * _TOKEN_BURST_SHARE), full_at)
+    return Bucket(tpm, tpm * _TOKEN_BURST_SHARE, full_at)
 
 
 class LocalLimits:
@@ -114,25 +92,19 @@ class LocalLimits:
 class ProviderQuota:
     """The provider's own allowance as its headers tell it; pure, `now` in seconds.
 
-    It only slows down: the profile's limits stay the most that is sent. `left` is None until a
-    header says what is left. A provider that names no reset (Mistral) counts by the minute.
+    It only slows down. `left` is None until a header says what is left. A provider that names no
+    reset (Mistral) counts by the minute.
     """
 
     def __init__(self) -> None:
         self.left: float | None = None
         self._at = self._rate = self._full_at = 0.0
 
-    def update_from_headers(
-        self,
-        left: int | None,
-        limit: int | None,
-        reset: float | None,
-        *,
-        in_flight: float,
-        now: float,
+    def update(
+        self, left: int | None, limit: int | None, reset: float | None, in_flight: float, now: float
     ) -> None:
-        """Units `left` of `limit`, full again in `reset` seconds. `in_flight` are units of other
-        calls, which the provider may not have counted yet."""
+        """Units `left` of `limit`, full again in `reset` seconds; the provider may not have counted
+        those `in_flight` yet."""
         if left is None and reset is None:
             return
         seconds = _MINUTE if reset is None else reset
@@ -142,9 +114,9 @@ class ProviderQuota:
             # It fills all the time, so the rate follows from when it is full.
             self._rate = (limit - left) / seconds if limit is not None and seconds > 0 else 0.0
 
-    def reset_in(self, now: float) -> float | None:
-        """Seconds until the allowance is whole again; None when that is over or not known."""
-        return self._full_at - now if self._full_at > now else None
+    def reset_in(self, now: float) -> float:
+        """Seconds until the allowance is whole again; 0 when that is over or not known."""
+        return max(0.0, self._full_at - now)
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until `units` may go, as far as the provider said."""
@@ -160,12 +132,9 @@ class ProviderQuota:
 
 
 class AdaptiveConcurrency:
-    """Calls in flight that the provider bears: additive increase, multiplicative decrease; pure.
-
-    The rule is TCP's (RFC 5681): one more for every round of answers, half after a sign of too
-    many, at most once for all calls that were in flight at that sign. `ceiling`: the most; `size`:
-    what is allowed now, at least one; `generation` counts the decreases.
-    """
+    """Calls in flight that the provider bears, by TCP's rule (RFC 5681): one more for every round
+    of answers, half after a sign of too many, once for all calls in flight then; pure. `size` is
+    what is allowed now, at least one; `generation` counts the decreases."""
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
@@ -193,8 +162,7 @@ class AdaptiveConcurrency:
 
 
 class Permit(Struct, frozen=True):
-    """Leave to send one attempt: `tokens` taken for it; `generation` of the concurrency limit
-    then, so that one crowd of refusals counts once."""
+    """Leave to send one attempt: `tokens` taken for it; the concurrency's `generation` then."""
 
     tokens: int
     generation: int
@@ -211,11 +179,10 @@ class Lot(Struct):
 
 
 class ProviderLimits:
-    """What one provider is sent; first come, first served.
+    """What one provider is sent; first come, first served; nothing once `stop` was asked for.
 
     `shared` keeps the minute's state under `name` together with other processes; when it fails,
-    which is told to `warn` once, the limits are those of this process alone. Nothing is let
-    through once `stop` was asked for.
+    which is told to `warn` once, the limits are those of this process alone.
     """
 
     def __init__(
@@ -227,21 +194,16 @@ class ProviderLimits:
         warn: Callable[[str], None] = lambda _: None,
         stop: Stop | None = None,
     ) -> None:
-        self._limits = limits
-        self._stop = stop or Stop()
+        self._limits, self._name, self._warn = limits, name, warn
+        self._stop, self._shared = stop or Stop(), shared or LocalLimits()
         self._clock = self._stop.clock(clock)
-        self._shared = shared or LocalLimits()
-        self._name = name
-        self._warn = warn
         self._per_minute = bool(limits.rpm or limits.tpm)
         self._concurrency = AdaptiveConcurrency(limits.concurrency)
         self._requests, self._tokens = ProviderQuota(), ProviderQuota()
         self._paused_until = self._waiting_until = _NEVER
         self._in_flight = self._tokens_in_flight = 0
-        self._lot = Lot()
-        self._unused = (0.0, 0.0)
-        self._turn = asyncio.Lock()
-        self._room = asyncio.Event()
+        self._lot, self._unused = Lot(), (0.0, 0.0)
+        self._turn, self._room = asyncio.Lock(), asyncio.Event()
 
     @property
     def counts_tokens(self) -> bool:
@@ -249,10 +211,8 @@ class ProviderLimits:
         return self._limits.tpm is not None or self._tokens.left is not None
 
     async def acquire(self, tokens: int) -> Permit:
-        """Return when a request of `tokens` may be sent; whoever gets a permit releases it.
-
-        Raises the run's own error once it is to end.
-        """
+        """Return when a request of `tokens` may be sent; whoever gets a permit releases it. Raises
+        the run's own error once it is to end."""
         async with self._turn:
             taken = not self._per_minute
             try:
@@ -295,44 +255,40 @@ class ProviderLimits:
         """An attempt was served."""
         self._concurrency.on_success()
 
-    def on_throttled(self, permit: Permit, retry_after: float | None) -> None:
-        """The provider refused the attempt: peace for `retry_after` seconds, for all; where none
-        is named until the reset that its headers told, else one second."""
-        self._concurrency.on_throttled(permit.generation, told_when=retry_after is not None)
-        if retry_after is None:
-            retry_after = self._requests.reset_in(self._clock.monotonic())
-        self.pause(_DEFAULT_PAUSE if retry_after is None else retry_after)
-
-    def on_overloaded(self, permit: Permit) -> None:
-        """The provider has too much to do: fewer calls at a time, no pause."""
-        self._concurrency.on_throttled(permit.generation, told_when=False)
+    def on_refused(self, permit: Permit, error: RateLimited | Overloaded) -> None:
+        """The provider refused the attempt. Peace for as long as it says, for all; where a 429
+        names no time until the reset that its headers told, else one second. Too much to do, and
+        no time named: fewer calls at a time, no pause."""
+        pause = error.retry_after
+        self._concurrency.on_throttled(permit.generation, told_when=pause is not None)
+        if pause is None and isinstance(error, RateLimited):
+            pause = self._requests.reset_in(self._clock.monotonic()) or _DEFAULT_PAUSE
+        if pause is not None:
+            self.pause(pause)
 
     def pause(self, seconds: float) -> None:
         """Send nothing for so long."""
         self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
-    def update_from_headers(self, headers: RateHeaders) -> None:
+    def update_from_headers(self, said: RateHeaders) -> None:
         """What a reply's headers say of the provider's own limits."""
-        if headers is NO_RATE_HEADERS:
+        if said is NO_RATE_HEADERS:
             return
-        now, others, told = self._clock.monotonic(), max(0, self._in_flight - 1), headers
-        self._requests.update_from_headers(
-            told.remaining_requests, told.limit_requests, told.reset_requests,
-            in_flight=others, now=now,
-        )  # fmt: skip
-        each = self._tokens_in_flight / max(1, self._in_flight)
-        self._tokens.update_from_headers(
-            told.remaining_tokens, told.limit_tokens, told.reset_tokens,
-            in_flight=each * others, now=now,
-        )  # fmt: skip
+        now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
+        self._requests.update(
+            said.remaining_requests, said.limit_requests, said.reset_requests, others, now
+        )
+        tokens = self._tokens_in_flight / max(1, self._in_flight) * others
+        self._tokens.update(
+            said.remaining_tokens, said.limit_tokens, said.reset_tokens, tokens, now
+        )
 
     def waits(self) -> float:
         """Seconds that requests will still wait; 0 when they do not."""
         return max(0.0, self._waiting_until - self._clock.monotonic())
 
     def _give_back(self, requests: float, tokens: float) -> None:
-        """Units that were taken and not used (negative: used beyond); written with the next
-        change, whatever is under way."""
+        """Units taken and not used (negative: used beyond); written with the next change."""
         self._unused = (self._unused[0] + requests, self._unused[1] + tokens)
 
     async def _take(self, tokens: int) -> float:
@@ -340,8 +296,7 @@ class ProviderLimits:
         those until the end of a pause."""
         lot, now = self._lot, self._clock.monotonic()
         if now >= lot.expires or lot.requests < 1 or lot.tokens < tokens:
-            wait = await self._draw(tokens)
-            if wait < 0:
+            if (wait := await self._draw(tokens)) < 0:
                 return wait
             lot, now = self._lot, self._clock.monotonic()
         lot.requests -= 1
@@ -354,7 +309,7 @@ class ProviderLimits:
         rpm, tpm = self._limits.rpm, self._limits.tpm
         back = (self._unused[0] + self._lot.requests, self._unused[1] + self._lot.tokens)
         self._unused, self._lot = (0.0, 0.0), Lot()
-        taken = (request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
+        taken = (_request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
         change = partial(self._change, taken, back)
         try:
             wait = await self._shared.change(self._name, change)
@@ -401,13 +356,12 @@ def rate_limit(inner: Handler, limits: ProviderLimits, tokens: Callable[[Request
                 used = answer.usage.input + answer.usage.output
             limits.on_success()
         except CallError as error:
-            if isinstance(error, RateLimited | Overloaded) or not error.sent:
+            if isinstance(error, RateLimited | Overloaded):
                 used = 0
-            if isinstance(error, Overloaded) and error.retry_after is None:
-                limits.on_overloaded(permit)
-            elif isinstance(error, RateLimited | Overloaded):
-                limits.on_throttled(permit, error.retry_after)
-            elif error.sent and error.retryable and error.retry_after is not None:
+                limits.on_refused(permit, error)
+            elif not error.sent:
+                used = 0
+            elif error.retryable and error.retry_after is not None:
                 limits.pause(error.retry_after)
             raise
         finally:

@@ -41,36 +41,28 @@ class RetryDetails(Struct, frozen=True):
     wait: float
 
 
-class RetryBudget(Struct, frozen=True):
-    """How long a call is tried.
-
-    Attributes:
-        policy: the profile's attempts and waits.
-        deadline: no attempt begins later than so many seconds after the first.
-        patient: rate limits, and failures of the whole provider, do not count as attempts: a
-            batch waits where a person would not.
-
-    """
-
-    policy: RetryPolicy
-    deadline: float
-    patient: bool = False
-
-
 class Retry(Struct, frozen=True):
     """The guard: repeats what the codec called retryable.
 
     A failure after which the provider may have billed (`ambiguous`) is repeated at most
     `ambiguous_attempts` times, and only when `can_afford(request, uncertain)` holds money for
-    another such bill. `on_retry` gets the details of every repetition. The last error, or the
-    answer, carries `attempts` and `uncertain`.
+    another such bill. The last error, or the answer, carries `attempts` and `uncertain`.
+
+    Attributes:
+        deadline: no attempt begins later than so many seconds after the first.
+        on_retry: gets the details of every repetition.
+        patient: rate limits, and failures of the whole provider, do not count as attempts: a
+            batch waits where a person would not.
+
     """
 
     inner: Handler
-    budget: RetryBudget
+    policy: RetryPolicy
+    deadline: float
     clock: Clock
     on_retry: Callable[[RetryDetails], None]
     can_afford: Callable[[Request, int], Awaitable[bool]]
+    patient: bool = False
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """The answer of the first attempt that has one."""
@@ -81,8 +73,7 @@ class Retry(Struct, frozen=True):
             except CallError as error:
                 if not _is_retryable(error):
                     raise
-                call.failure = error
-                answer = await self._again(call)
+                answer = await call.again(error)
         except CallError as error:  # perhaps of the pause: the run is to end
             error.attempts, error.uncertain, error.held = call.made, call.uncertain, True
             raise
@@ -94,42 +85,18 @@ class Retry(Struct, frozen=True):
             raise CancelledAfterSending(attempts=call.made, uncertain=call.uncertain) from stop
         return replace(answer, attempts=call.made, uncertain=call.uncertain)
 
-    async def _again(self, call: _Call) -> Answer:
-        """The answer of a later attempt. tenacity takes 30 ms to import, and most calls need it
-        not."""
-        from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
-
-        call.backoff = wait_random_exponential(FIRST_WAIT, self.budget.policy.max_wait)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_is_retryable),
-            stop=call.is_last,  # type: ignore[arg-type]  # tenacity awaits what it gives
-            wait=call.wait,
-            sleep=self.clock.sleep,
-            before_sleep=call.tell,
-            reraise=True,
-        )
-        answer: Answer = await retrying(call.attempt)
-        return answer
-
 
 class _Call:
     """The attempts of one call: how many were `made`, how many of them may have been billed
     (`uncertain`), and how many `count` against the policy."""
 
     def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
-        self._guard, self._budget = guard, guard.budget
-        self._request, self._emit = request, emit
-        self._started = guard.clock.monotonic()
-        self.backoff: Callable[[RetryCallState], float] = lambda _: 0.0
-        self.failure: CallError | None = None
-        """How the first attempt failed: for tenacity, which would make it."""
+        self._guard, self._request, self._emit = guard, request, emit
+        self._end = guard.clock.monotonic() + guard.deadline
         self.made = self.uncertain = self.count = 0
 
     async def attempt(self) -> Answer:
         """Make one."""
-        if self.failure is not None:
-            failure, self.failure = self.failure, None
-            raise failure
         self.made += 1
         try:
             return await self._guard.inner(self._request, self._emit)
@@ -137,15 +104,46 @@ class _Call:
             excused = error.excused or isinstance(error, RateLimited)
             self.made -= not error.sent
             self.uncertain += error.ambiguous
-            self.count += not (self._budget.patient and excused)
+            self.count += not (self._guard.patient and excused)
             raise
         except CancelledAfterSending as stop:
             stop.attempts, stop.uncertain = self.made, self.uncertain + 1
             raise
 
-    async def is_last(self, state: RetryCallState) -> bool:
-        """Whether there is no attempt after the failure that just came."""
-        error, policy = _failure(state), self._budget.policy
+    async def again(self, failure: CallError) -> Answer:
+        """The answer of a later attempt than the first, which failed. tenacity takes 30 ms to
+        import, and most calls need it not."""
+        from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+
+        first: list[CallError] = [failure]
+        backoff = wait_random_exponential(FIRST_WAIT, self._guard.policy.max_wait)
+
+        async def attempt() -> Answer:
+            if first:
+                raise first.pop()
+            return await self.attempt()
+
+        def wait(state: RetryCallState) -> float:
+            error = _failure(state)
+            return max(min(backoff(state), self._left(error)), error.retry_after or 0.0)
+
+        def tell(state: RetryCallState) -> None:
+            error, pause = _failure(state), state.upcoming_sleep
+            self._guard.on_retry(RetryDetails(self._request, error, self.made, pause))
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_is_retryable),
+            stop=self._is_last,  # type: ignore[arg-type]  # tenacity awaits what it gives
+            wait=wait,
+            sleep=self._guard.clock.sleep,
+            before_sleep=tell,
+            reraise=True,
+        )
+        answer: Answer = await retrying(attempt)
+        return answer
+
+    async def _is_last(self, state: RetryCallState) -> bool:
+        error, policy = _failure(state), self._guard.policy
         if self.count >= policy.attempts or (error.retry_after or 0.0) > self._left(error):
             return True
         if not error.ambiguous:
@@ -153,22 +151,11 @@ class _Call:
         may_not = self.uncertain > policy.ambiguous_attempts
         return may_not or not await self._guard.can_afford(self._request, self.uncertain)
 
-    def wait(self, state: RetryCallState) -> float:
-        """Seconds of backoff; not beyond the deadline, and no less than the provider asked for."""
-        error = _failure(state)
-        return max(min(self.backoff(state), self._left(error)), error.retry_after or 0.0)
-
-    def tell(self, state: RetryCallState) -> None:
-        """There will be another attempt."""
-        details = RetryDetails(self._request, _failure(state), self.made, state.upcoming_sleep)
-        self._guard.on_retry(details)
-
     def _left(self, error: CallError) -> float:
         """Seconds until it is too late for another attempt; without end while the provider is
         down for all."""
-        if self._budget.patient and error.excused:
-            return float("inf")
-        return self._started + self._budget.deadline - self._guard.clock.monotonic()
+        endless = self._guard.patient and error.excused
+        return float("inf") if endless else self._end - self._guard.clock.monotonic()
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from llmctl.types import Answer, Request
 
 
 def schema_validation(inner: Handler) -> Handler:
-    """The guard: holds every answer to its request's schema, and sets `parsed`. Its handler raises
+    """The guard: holds every answer to its request's schema, and sets `parsed`. Raises
     `SchemaMismatch`, with what was billed."""
 
     async def validate(request: Request, emit: Emit | None) -> Answer:

@@ -122,8 +122,7 @@ class EngineSuite:
 
     def test_a_disk_error_ends_the_run_at_once(self) -> None:
         """An error that is not a call's own stops the dispatch and is raised."""
-        clock = FakeClock()
-        begun: list[int] = []
+        clock, begun = FakeClock(), list[int]()
 
         async def full(asked: Request, _: Emit | None) -> Answer:
             begun.append(asked.index)
@@ -146,14 +145,3 @@ class EngineSuite:
         with pytest.raises(DiskError, match="unreadable"):
             clock.run(self.make(3, Stop(), clock).run(broken(), handler, nothing))
         assert handler.begun == [0]
-
-    def test_a_handler_may_use_tasks_of_its_own(self) -> None:
-        """Nothing depends on which task a row runs in: a shield or a gather loses no place."""
-        clock = FakeClock()
-        counting = Counting(clock)
-
-        async def in_a_task(asked: Request, emit: Emit | None) -> Answer:
-            return await asyncio.shield(asyncio.ensure_future(counting(asked, emit)))
-
-        clock.run(self.make(2, Stop(), clock).run(rows(20), in_a_task, nothing))
-        assert (counting.done, counting.most) == (20, 2)

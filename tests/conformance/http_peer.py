@@ -129,11 +129,6 @@ async def always(line: Line) -> None:
         line.say(OK)
 
 
-async def silent(line: Line) -> None:
-    """Accept, and say nothing."""
-    await line.end()
-
-
 def once(reply: bytes, *, then: str = "wait") -> Speak:
     """Answer one request with these bytes; then `wait` for the client to close, `close` or
     `reset`."""

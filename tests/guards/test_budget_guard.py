@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
-from llmctl.guards.budget import Overshoot, RunBudget, budget_guard, usd
+from llmctl.errors import BudgetRefused, Cancelled
+from llmctl.guards.budget import RunBudget, budget_guard, usd
 from llmctl.protocols import BudgetWindow, Emit
 from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.guards.fakes import FakeLedger
@@ -96,17 +96,6 @@ def test_without_budgets_every_call_is_held_at_its_bound() -> None:
     assert run.clock.now == 1001
 
 
-def test_calls_wait_until_others_have_settled_for_less() -> None:
-    """Two at a time fit; all are sent in the end, in their order."""
-    run = Run(a_window("0.02"))
-    run.cost = Decimal("0.002")
-    assert run.calls(6) == ["ok"] * 6
-    assert run.sent == [f"call {n}" for n in range(6)]
-    assert run.clock.now < 1006
-    assert run.waited
-    assert not run.budget.waiting
-
-
 def test_when_nothing_is_left_the_run_is_over() -> None:
     """As many as fit are sent; those that wait learn it when the last one under way has ended,
     and none of them is sent."""
@@ -116,47 +105,6 @@ def test_when_nothing_is_left_the_run_is_over() -> None:
     assert run.do(run.call("later")) == "BudgetExhausted"
     assert len(run.sent) == 5
     assert run.ledger.holds == {}
-
-
-def test_the_end_says_what_was_spent() -> None:
-    """And how to go on."""
-    run = Run(a_window("0.01"))
-    run.do(run.call("a"))
-    with pytest.raises(
-        BudgetExhausted, match=r"\$0\.01 \(team\) is used up: \$0\.01 is spent"
-    ) as e:
-        run.do(run.handler(request(call_id="b"), None))
-    assert (e.value.exit_code, e.value.row_type, e.value.sent, e.value.fatal_to_run) == (
-        3, "budget", False, True,
-    )  # fmt: skip
-
-
-def test_a_call_that_no_budget_would_let_through_is_refused_alone() -> None:
-    """Dearer than the whole budget: it does not wait, and others go on."""
-    run = Run(a_window("0.05"))
-    run.worst = Decimal("0.06")
-    with pytest.raises(BudgetRefused, match=r"may cost \$0\.06, more than all of the budget") as e:
-        run.do(run.handler(request(), None))
-    assert (e.value.exit_code, e.value.fatal_to_run, e.value.sent) == (3, False, False)
-    run.worst = CENT
-    assert run.do(run.call("b")) == "ok"
-    assert run.sent == ["b"]
-
-
-def test_an_unknown_price_is_refused_under_a_budget() -> None:
-    """It says what to set: the price, or the limit of the output."""
-    run = Run(a_window("0.05"))
-    run.worst = None
-    with pytest.raises(BudgetRefused, match=r"price of gpt-5-mini is not known.*`price:`"):
-        run.do(run.handler(request(max_tokens=5), None))
-
-    async def no_limit(_: Request) -> tuple[Usage, Decimal | None]:
-        return Usage(1, 0), None
-
-    handler = budget_guard(run.handler, run.budget, no_limit, no_limit)
-    with pytest.raises(BudgetRefused, match=r"nothing limits the answers.*max_tokens"):
-        run.do(handler(request(), None))
-    assert run.sent == []
 
 
 @pytest.mark.parametrize(
@@ -215,27 +163,6 @@ def test_nothing_waits_any_more_once_the_run_is_stopped() -> None:
     assert run.sent == ["a"]
 
 
-def test_what_another_process_settles_is_noticed() -> None:
-    """Within a tenth of a second."""
-    run = Run(a_window("0.01"))
-    other = RunBudget(run.ledger, run.clock, run.warned.append, "run-1", "ann")
-    other.limit(run.budget._current)
-    theirs = request(call_id="theirs")
-
-    async def work() -> str:
-        await other.hold(theirs, Usage(), CENT, other.windows_of(theirs))
-        waits = asyncio.ensure_future(run.call("ours", Decimal("0.001")))
-        await run.clock.sleep(5.02)
-        assert run.sent == []
-        outcome = CallRecord(theirs, response(), Usage(), Decimal(0), None, 0.0, 1.0, None)
-        await other.settle(outcome)
-        await run.clock.sleep(0.1)
-        assert run.sent == ["ours"]
-        return await waits
-
-    assert run.do(work()) == "ok"
-
-
 def test_a_new_day_has_a_new_budget() -> None:
     """Windows are those of the clock on the wall; what had to wait for one counts there."""
     midnight = 1_800_057_600.0
@@ -279,24 +206,6 @@ def test_another_attempt_is_held_before_it_is_made(
 
     assert run.do(work()) == affords
     assert run.ledger.holds["a"][0].times == 1 + sum(affords)
-
-
-def test_a_share_of_a_budget_is_told_once() -> None:
-    """With the figures."""
-    run = Run(a_window("0.10", warn_at=(Decimal("0.5"), Decimal("0.8"))))
-    assert run.calls(9) == ["ok"] * 9
-    assert run.warned == [
-        "budget team: 50% is reached, $0.05 of $0.10",
-        "budget team: 80% is reached, $0.08 of $0.10",
-    ]
-
-
-def test_what_is_billed_beyond_the_hold_is_counted() -> None:
-    """A provider that does not keep to `max_tokens`: the run stops, and knows by how much."""
-    run = Run(a_window("0.05"))
-    run.cost = Decimal("0.0117")
-    assert run.calls(8) == ["ok"] * 5 + ["BudgetExhausted"] * 3
-    assert run.budget.overshoot == Overshoot(Decimal("0.0085"), 5)
 
 
 def test_amounts_are_said_as_they_are() -> None:

@@ -125,30 +125,6 @@ def test_only_complete_answers_are_kept(first: Answer | ServerFailed) -> None:
     assert len(inner.calls) == 2
 
 
-def test_bypass_and_refresh() -> None:
-    """`bypass` neither reads nor writes; `refresh` calls and overwrites."""
-
-    async def turns(cache: Cache) -> list[str]:
-        modes = ("bypass", "use", "refresh", "use")
-        return [(await cache(request(cache_mode=mode), None)).text for mode in modes]
-
-    inner = Scripted(response("1"), response("2"), response("3"))
-    assert cached(inner, turns) == ["1", "2", "3", "3"]
-
-
-def test_an_old_answer_is_asked_for_again() -> None:
-    """Beyond its time to live an answer counts no more."""
-    clock, inner = FakeClock(), Scripted(response())
-
-    async def run(cache: Cache) -> None:
-        await cache(request(), None)
-        await clock.sleep(61)
-        await cache(request(), None)
-
-    cached(inner, run, clock, ttl=60)
-    assert len(inner.calls) == 2
-
-
 def test_a_failing_store_loses_no_answer() -> None:
     """When the cache cannot be written the answers still arrive, and the user is told once. A page
     of rows is asked, too."""
@@ -239,14 +215,6 @@ def test_the_second_goes_itself(
     """When the other process has nothing for it, a process asks."""
     other, calls, _, _ = across(first, result, patience)
     assert (other.cache, calls) == ("miss", 1)
-
-
-def test_waiting_is_no_storm() -> None:
-    """In a minute of waiting the store is asked some four times a second, not more."""
-    clock, store = FakeClock(), FakeCache()
-    store.owners[request().fingerprint] = "another process"
-    clock.run(Cache(Scripted(response()), store, clock, pytest.fail, None, 60)(request(), None))
-    assert 200 < store.claims < 330
 
 
 def test_a_cancelled_call_gives_its_claim_back() -> None:

@@ -12,7 +12,6 @@ from llmctl.config.settings import BreakerPolicy
 from llmctl.errors import (
     AuthFailed,
     CallError,
-    ConnectionFailed,
     ProviderDown,
     QuotaExhausted,
     RateLimited,
@@ -79,12 +78,6 @@ def test_failures_of_an_outage_are_excused_in_a_batch() -> None:
     assert [error.excused for error in errors] == [False, True, True, True]
 
 
-def test_an_address_where_nobody_ever_replied_is_not_waited_for() -> None:
-    """A batch with a wrong port ends; it does not wait for a server that never was."""
-    errors = errors_of(Scripted(ConnectionFailed("refused")), 5, patient=True)
-    assert [type(error) for error in errors] == [ConnectionFailed] * 2 + [ProviderDown] * 3
-
-
 class Outage:
     """A provider that is down until `back`."""
 
@@ -99,32 +92,6 @@ class Outage:
         if self.clock.now < self.back:
             raise ServerFailed("boom")
         return response()
-
-
-def test_a_batch_waits_and_one_call_a_minute_looks() -> None:
-    """While the provider is down fifty calls wait, one of them looks every 60 s, and all are
-    answered within one such interval of its return."""
-    clock = FakeClock()
-    outage = Outage(clock, back=clock.now + 300)
-    breaker, health = make(outage, clock, patient=True)
-
-    async def row() -> None:
-        while True:
-            try:
-                await breaker(request(), None)
-            except ServerFailed:
-                continue
-            return
-
-    async def rows() -> None:
-        await asyncio.gather(*(row() for _ in range(50)))
-
-    clock.run(rows())
-    looks = [at for at in outage.calls if 1001 < at < 1300]
-    assert len([at for at in outage.calls if at <= 1001]) <= 52
-    assert len(looks) <= 5
-    assert clock.now - 1300 <= 61
-    assert health.waits() is None
 
 
 def test_a_cancelled_look_lets_the_next_one_look() -> None:

@@ -15,7 +15,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.guards.retry import Retry, RetryBudget, RetryDetails
+from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Handler
 from llmctl.types import Answer, Request
@@ -47,8 +47,7 @@ class Tried:
             self.asked.append(uncertain)
             return affords
 
-        budget = RetryBudget(policy, deadline, patient=patient)
-        guard = Retry(inner, budget, self.clock, self.seen.append, afford)
+        guard = Retry(inner, policy, deadline, self.clock, self.seen.append, afford, patient)
         try:
             self.answer = self.clock.run(guard(request(), None))
         except (CallError, CancelledAfterSending) as error:

@@ -18,8 +18,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
-from llmctl.clock import SystemClock, ulid
+from llmctl.clock import SystemClock
 from llmctl.protocols import BudgetWindow
+from llmctl.request import ulid
 from llmctl.storage.ledger import Ledger, open_ledger
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
 from tests.torture.judge import Size, sound

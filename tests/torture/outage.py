@@ -14,7 +14,7 @@ from llmctl.engines.local import LocalEngine
 from llmctl.errors import ServerFailed
 from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
-from llmctl.guards.retry import Retry, RetryBudget
+from llmctl.guards.retry import Retry
 from llmctl.protocols import Emit
 from llmctl.shutdown import Stop
 from llmctl.types import Answer, CallRecord, Request
@@ -64,7 +64,6 @@ def outage(rows: int, begin: float) -> tuple[float, float]:
     health = ProviderHealth(BreakerPolicy(), clock, "test", patient=True)
     limits = ProviderLimits(Limits(concurrency=CONCURRENCY), clock)
     breaker = circuit_breaker(rate_limit(provider, limits, lambda _: 0), health)
-    budget = RetryBudget(RetryPolicy(), 1440.0, patient=True)
 
     async def questions() -> AsyncIterator[Request]:
         for number in range(rows):
@@ -76,7 +75,7 @@ def outage(rows: int, begin: float) -> tuple[float, float]:
     async def afford_all(_: Request, __: int) -> bool:
         return True
 
-    handler = Retry(breaker, budget, clock, lambda _: None, afford_all)
+    handler = Retry(breaker, RetryPolicy(), 1440.0, clock, lambda _: None, afford_all, patient=True)
     clock.run(LocalEngine(CONCURRENCY, Stop(), clock).run(questions(), handler, sink))
     assert len(provider.answered) == rows, f"{rows - len(provider.answered)} rows failed"
     down = [at for at in provider.asked if provider.begin <= at < provider.end]
