@@ -192,7 +192,7 @@ def test_config_replaces_both_files(world: World, tmp_path: Path) -> None:
 def test_unreadable_files(world: World) -> None:
     """A folder in the file's place, bytes that are not UTF-8, a huge file, and one that was named
     with `--config` and is missing."""
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: there is no such"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read: No such file"):
         world.load(config=world.root / "nowhere.yaml")
     world.own.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: Is a directory"):

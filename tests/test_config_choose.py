@@ -79,14 +79,11 @@ def test_default_without_a_key_is_still_the_default(world: World) -> None:
 
 
 def test_unknown_name(world: World) -> None:
-    """An unknown profile is answered with the nearest name and all of them."""
+    """An unknown profile is answered with the nearest name, or all of them."""
     world.user("profiles: {fast: {provider: openai}}")
     with pytest.raises(ConfigError) as caught:
         chosen(world, "fats")
-    assert str(caught.value) == (
-        'there is no profile "fats"; did you mean "fast"? (there are: openai, anthropic, gemini, '
-        "cohere, mistral, openrouter, groq, local, fast)"
-    )
+    assert str(caught.value) == 'there is no profile "fats"; did you mean "fast"?'
     with pytest.raises(ConfigError, match=r'"zzz"; there are: openai, .*, groq, local, fast$'):
         chosen(world, "zzz")
 

@@ -69,8 +69,8 @@ def test_starter_with_all_comments_taken_away(tmp_path: Path) -> None:
 
 
 def test_a_profile_is_shown_as_it_is_written(tmp_path: Path) -> None:
-    """What `profiles show` prints means the same again: numbers large and small, words that YAML
-    takes for something else, and nothing of the key that the provider brings along."""
+    """What `profiles show` prints means the same again, large and small numbers and words that YAML
+    takes for something else too; the provider's own key is not shown."""
     path = tmp_path / "c.yaml"
     path.write_text(
         "profiles: {a: {provider: openai, fallback: groq, timeout: {total: 0.00001}, "
@@ -79,6 +79,5 @@ def test_a_profile_is_shown_as_it_is_written(tmp_path: Path) -> None:
     first = own(path, tmp_path).profiles["a"]
     text = as_yaml(first)
     assert "key:" not in text
-    assert "total: 0.00001\n" in text
     path.write_text(text)
     assert replace(own(path, tmp_path).profiles["a"], source=first.source) == first
