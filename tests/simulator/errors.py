@@ -46,8 +46,9 @@ class Status(Fault):
         extra = {name: value.replace("{key}", key) for name, value in self.headers.items()}
         if self.retry_date is not None:
             extra["retry-after"] = formatdate(time() + self.retry_date, usegmt=True)
-        refused = wire.refuse(self.status, problem, extra)
-        return Answer(refused.status, (JSON, *refused.headers.items()), (dump(refused.body),))
+        code, body = wire.refuse(self.status, problem, extra)
+        shown = (pair for pair in extra.items() if pair[0] not in wire.unsaid)
+        return Answer(code, (JSON, *shown), (dump(body),))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,8 @@ class Provider:
         answer = fault.instead(call, wire) or self._ask(call, wire, fault)
         answer = fault.answer(answer, wire)
         call.status = answer.status
-        extra = (*wire.id_headers(call.index), *self.behaviour.headers.items())
+        named = ((wire.names, f"req_{call.index:08d}"),) if wire.names else ()
+        extra: Headers = (*named, *self.behaviour.headers.items())
         if self._limited:
             extra += wire.rate_headers(self._limits.standing(now))
         delivery = render(answer, extra, close=close)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
 from tests.simulator.call import Ask, Json
 
-from .wire import Base, Billing, Kind, Refused, Turn, data_event, kind_of, load, spoken
+from .wire import NOTHING, Kind, Turn, Wire, data_event, kind_of, load, spoken
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from tests.simulator.call import Call
-    from tests.simulator.http1 import Headers
     from tests.simulator.reply import Problem, Usage
 
 _FINISH = {
@@ -43,14 +41,19 @@ _SAID: dict[Kind, tuple[int, str, str]] = {
 }
 
 
-class Gemini(Base):
+class Gemini(Wire):
     """What every endpoint has in common: `x-goog-api-key` and Google's error shape."""
 
     def key(self, headers: Mapping[str, str]) -> str | None:
         """Take `x-goog-api-key`."""
         return headers.get("x-goog-api-key")
 
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    unsaid = frozenset({"retry-after", "retry-after-ms"})
+    names = ""  # Google names an answer in its body
+
+    def refuse(
+        self, status: int, problem: Problem, headers: Mapping[str, str] = NOTHING
+    ) -> tuple[int, Json]:
         """Give Google's status and details; waits stand in `RetryInfo`, never in a header."""
         kind = kind_of(status, problem)
         code, word, message = _SAID[kind]
@@ -62,13 +65,11 @@ class Gemini(Base):
         details = _details(kind, _seconds(headers.get("retry-after")))
         if details:
             error["details"] = details
-        hidden = {"retry-after", "retry-after-ms"}
-        kept = {name: value for name, value in headers.items() if name not in hidden}
-        return Refused(code, {"error": error}, kept)
+        return code, {"error": error}
 
     def error_event(self, problem: Problem) -> bytes:
         """Give the error as an event's data."""
-        return data_event(self.refuse(500, problem, {}).body, b"\r\n\r\n")
+        return data_event(self.refuse(500, problem)[1], b"\r\n\r\n")
 
     def unknown_event(self) -> bytes:
         """Give a chunk of fields nobody has heard of, and a part of a kind nobody knows."""
@@ -77,17 +78,11 @@ class Gemini(Base):
         chunks: tuple[Json, ...] = ({"unheard": [1]}, {"candidates": [candidate]})
         return b"".join(data_event(chunk, b"\r\n\r\n") for chunk in chunks)
 
-    def id_headers(self, index: int) -> Headers:  # noqa: ARG002  (the seam passes it)
-        """Give none: Google names an answer in its body."""
-        return ()
-
 
 class Generate(Gemini):
     """`POST …/models/M:generateContent` and `:streamGenerateContent?alt=sse`."""
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path names one of the two verbs."""
-        return method == "POST" and path.endswith((":generateContent", ":streamGenerateContent"))
+    place = "POST", (":generateContent", ":streamGenerateContent")
 
     def objection(self, call: Call) -> str | None:
         """Mind a stream that is not asked for as SSE."""
@@ -145,11 +140,9 @@ class Generate(Gemini):
 class CountTokens(Gemini):
     """`POST …/models/M:countTokens`."""
 
-    billing: Billing = "free"
+    billing = "free"
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `:countTokens`."""
-        return method == "POST" and path.endswith(":countTokens")
+    place = "POST", ":countTokens"
 
     def read(self, body: Json, path: str) -> Ask:
         """Read contents, or the whole request that would be sent."""
@@ -165,18 +158,9 @@ class CountTokens(Gemini):
 class Models(Gemini):
     """`GET …/models`."""
 
-    billing: Billing = "free"
+    billing = "free"
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._models = tuple(models)
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/models`."""
-        return method == "GET" and path.endswith("/models")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    place = "GET", "/models"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give the one page there is; names carry the collection before them."""
@@ -189,7 +173,7 @@ class Models(Gemini):
                     "outputTokenLimit": 65536,
                     "supportedGenerationMethods": ["generateContent", "countTokens"],
                 }
-                for name in self._models
+                for name in self.models
             ]
         }
 

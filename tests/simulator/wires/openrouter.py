@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Json
 
 from .openai import Chat
 from .openai_other import Models as OpenAIModels
-from .wire import Base, Billing, Kind, Refused, Turn, bearer, data_event, kind_of
+from .wire import NOTHING, Kind, Turn, Wire, data_event, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
     from tests.simulator.reply import Problem, Usage
 
 _COMMENT = b": OPENROUTER PROCESSING\n\n"
@@ -51,23 +48,23 @@ def cost(usage: Usage) -> Decimal:
     return _INPUT * usage.input + _OUTPUT * usage.output
 
 
-class OpenRouter(Base):
+class OpenRouter(Wire):
     """What every endpoint has in common: the status inside the body, and no rate headers."""
 
-    def key(self, headers: Mapping[str, str]) -> str | None:
-        """Take a bearer token."""
-        return bearer(headers)
-
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    def refuse(
+        self,
+        status: int,
+        problem: Problem,
+        headers: Mapping[str, str] = NOTHING,  # noqa: ARG002
+    ) -> tuple[int, Json]:
         """Give `{"error": {code, message, metadata}}`; with a status of 200 the body alone."""
         kind = kind_of(status if status >= 400 else 502, problem)
         code, message = _SAID.get(kind, (status, problem.message))
         if kind == "auth":
             message = f"{message} ({problem.message})"
         error = {"code": code, "message": message, "metadata": {"provider_name": "Simulator"}}
-        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
         shown = status if status < 400 else code
-        return Refused(shown, {"error": error, "user_id": "user_simulator"}, kept)
+        return shown, {"error": error, "user_id": "user_simulator"}
 
     def error_event(self, problem: Problem) -> bytes:
         """Give a chunk with an `error`, and the finish reason `error`."""
@@ -78,14 +75,10 @@ class OpenRouter(Base):
             "created": 1,
             "model": "sim",
             "provider": "Simulator",
-            "error": self.refuse(502, problem, {}).body["error"],
+            "error": self.refuse(502, problem)[1]["error"],
             "choices": [choice | {"finish_reason": "error", "native_finish_reason": "error"}],
         }
         return data_event(chunk)
-
-    def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:  # noqa: ARG002  (the seam passes it)
-        """Say nothing."""
-        return ()
 
 
 class OpenRouterChat(OpenRouter, Chat):
@@ -140,15 +133,9 @@ class OpenRouterChat(OpenRouter, Chat):
 class Key(OpenRouter):
     """`GET …/api/v1/key`: what is known of the key; free, so it serves to check one."""
 
-    billing: Billing = "free"
+    billing = "free"
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/key`."""
-        return method == "GET" and path.endswith("/key")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    place = "GET", "/key"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give the key's label and credit."""
