@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Literal
 
@@ -98,9 +99,9 @@ def out_of_quota() -> Status:
     return Status(status=429, problem=Problem(message, "insufficient_quota", "insufficient_quota"))
 
 
-def context_too_long(limit: int = 128_000) -> Status:
-    """400 because the prompt is longer than the model's window of `limit` tokens."""
-    message = f"This model's maximum context length is {limit} tokens."
+def context_too_long() -> Status:
+    """400 because the prompt is longer than the model's window."""
+    message = "This model's maximum context length is 128000 tokens."
     problem = Problem(message, "invalid_request_error", "context_length_exceeded", "messages")
     return Status(status=400, problem=problem)
 
@@ -113,34 +114,14 @@ def unauthorized(*, echo_key: bool = False) -> Status:
     return Status(status=401, problem=problem)
 
 
-def payment_required() -> Status:
-    """402: no credit left."""
-    return Status(status=402, problem=Problem("Insufficient credits", "billing_error"))
-
-
-def forbidden() -> Status:
-    """403: the key may not use this model."""
-    problem = Problem("You are not allowed to use this model", "permission_error")
-    return Status(status=403, problem=problem)
-
-
-def model_not_found() -> Status:
-    """404: no such model."""
-    message = "The model does not exist or you do not have access to it."
-    problem = Problem(message, "invalid_request_error", "model_not_found", "model")
-    return Status(status=404, problem=problem)
-
-
-def server_error() -> Status:
-    """500."""
-    return status(500, "The server had an error while processing your request.")
-
-
-def unavailable() -> Status:
-    """503."""
-    return status(503, "The engine is currently overloaded, please try again later.")
-
-
-def overloaded() -> Status:
-    """529, as Anthropic has it."""
-    return Status(status=529, problem=Problem("Overloaded", "overloaded_error"))
+_GONE = "The model does not exist or you do not have access to it."
+payment_required = partial(Status, status=402, problem=Problem("No credits", "billing_error"))
+forbidden = partial(Status, status=403, problem=Problem("Not this model", "permission_error"))
+model_not_found = partial(
+    Status,
+    status=404,
+    problem=Problem(_GONE, "invalid_request_error", "model_not_found", "model"),
+)
+server_error = partial(status, 500, "The server had an error while processing your request.")
+unavailable = partial(status, 503, "The engine is currently overloaded, please try again later.")
+overloaded = partial(Status, status=529, problem=Problem("Overloaded", "overloaded_error"))

@@ -18,8 +18,8 @@ from .wires.registry import Registry
 from .wires.wire import Turn, Wire, dump, load
 
 if TYPE_CHECKING:
-    from .behaviour import Behaviour
     from .record import Record
+    from .server import Simulator
 
 _HEALTHY = Fault()
 _STREAM: Headers = (
@@ -28,15 +28,20 @@ _STREAM: Headers = (
 )
 
 
+def rough_tokens(text: str) -> int:
+    """Count a token for every four bytes, rounded up: near enough, the same everywhere."""
+    return (len(text.encode("utf-8", "surrogatepass")) + 3) // 4
+
+
 class Provider:
     """Turns calls into deliveries; knows no sockets and no clock but the one it is given."""
 
-    def __init__(self, behaviour: Behaviour, record: Record) -> None:
+    def __init__(self, behaviour: Simulator, record: Record) -> None:
         self.behaviour = behaviour
         self.record = record
         self._limits = Limits(behaviour.rpm, behaviour.tpm)
         self._limited = bool(behaviour.rpm or behaviour.tpm)
-        self._registry = Registry(behaviour.models)
+        self._registry = Registry(("sim-small", "sim-large"))
 
     def receive(self, head: Head, raw: bytes, connection: int) -> Call:
         """Make the record of a request that has arrived."""
@@ -45,23 +50,6 @@ class Provider:
         call.body, call.ask = _read(wire, head, raw)
         self.record.arrived(call)
         return call
-
-    def before_read(self, head: Head, connection: int) -> tuple[Call, Delivery] | None:
-        """End a request whose body is unread, when the script for that says so."""
-        if self.behaviour.before_read is None:
-            return None
-        call = Call.of(head, b"", connection)
-        fault = pick(self.behaviour.before_read, call)
-        if fault is None:
-            return None
-        self.record.arrived(call)
-        call.fault = fault.name
-        wire = self._registry.find(head.method, head.path) or self._registry.default(head.path)
-        answer = fault.instead(call, wire)
-        if answer is None:
-            return call, Delivery((), end="reset")
-        call.status = answer.status
-        return call, render(answer, close=True)
 
     def decide(self, call: Call, now: float) -> Fault:
         """Choose what happens to a call: a refusal, the script's fault, or nothing bad."""
@@ -103,7 +91,7 @@ class Provider:
             return status(400, objection)
         if not self._limited or wire.billing == "free":
             return None
-        tokens = self.behaviour.count_tokens(call.prompt) + (call.ask.max_tokens or 0)
+        tokens = rough_tokens(call.prompt) + (call.ask.max_tokens or 0)
         wait = self._limits.admit(tokens, now)
         return _over_limit(wait) if wait else None
 
@@ -124,15 +112,14 @@ class Provider:
     def _counted(self, ask: Ask, said: Reply) -> tuple[Reply, Usage]:
         if said.usage is not None:
             return said, said.usage
-        count = self.behaviour.count_tokens
         spoken = [said.text, said.refusal or "", *(tool.arguments for tool in said.tool_calls)]
-        output = sum(count(text) for text in spoken if text)
+        output = sum(rough_tokens(text) for text in spoken if text)
         limit = ask.max_tokens
         if limit is not None and output > limit:
             cut = said.text.encode("utf-8", "surrogatepass")[: limit * 4]
             said = replace(said, text=cut.decode(errors="ignore"), finish="length", pieces=None)
             output = limit
-        return said, Usage(count(ask.prompt), output)
+        return said, Usage(rough_tokens(ask.prompt), output)
 
 
 def _read(wire: Wire | None, head: Head, raw: bytes) -> tuple[Json | None, Ask | None]:

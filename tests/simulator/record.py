@@ -56,11 +56,6 @@ class Record:
         self._condition = threading.Condition()
         self._waiting = 0
 
-    @property
-    def refused(self) -> int:
-        """Requests answered with a status of 400 or above."""
-        return self.outcomes["refused"]
-
     def wait_until(self, holds: Callable[[], bool], timeout: float) -> None:
         """Block until `holds()`; looked at after every event. TimeoutError after `timeout` s."""
         with self._condition:
@@ -124,28 +119,9 @@ class Record:
         self._changed()
 
     def snapshot(self) -> Json:
-        """Every counter as JSON (the calls and the keys themselves left out)."""
-        billed = self.billed
-        return {
-            "monotonic": time.monotonic(),
-            "requests": self.requests,
-            "keys": len(self.requests_per_key),
-            "billed_requests": billed.requests,
-            "billed_repeated": billed.repeated,
-            "billed_input_tokens": billed.input_tokens,
-            "billed_cached_tokens": billed.cached_tokens,
-            "billed_written_tokens": billed.written_tokens,
-            "billed_output_tokens": billed.output_tokens,
-            "billed_reasoning_tokens": billed.reasoning_tokens,
-            "in_flight": self.in_flight,
-            "max_in_flight": self.max_in_flight,
-            "refused": self.refused,
-            "outcomes": dict(self.outcomes),
-            "statuses": {str(status): n for status, n in self.statuses.items()},
-            "faults": dict(self.faults),
-            "connections": self.connections,
-            "open_connections": self.open_connections,
-        }
+        """The counters as JSON, for a message."""
+        names = ("requests", "in_flight", "connections", "open_connections", "outcomes", "faults")
+        return {name: getattr(self, name) for name in names} | {"billed": self.billed.requests}
 
     def _changed(self) -> None:
         if self._waiting:  # taking the lock only for a waiter keeps the hot path free of it
