@@ -23,21 +23,13 @@ BODIES: dict[str, dict[str, Any]] = {
     "openrouter": {"model": "sim-small", "messages": USER},
     "groq": {"model": "sim-small", "messages": USER},
 }
-PATHS = {
-    "anthropic": "/messages",
-    "gemini": "/models/sim-small:generateContent",
-    "cohere": "/chat",
-}
+PATHS = {"anthropic": "/messages", "gemini": "/models/sim-small:generateContent", "cohere": "/chat"}
 BEARER = {"authorization": "Bearer k1"}
 KEYS = {
     "anthropic": {"x-api-key": "k1", "anthropic-version": "2023-06-01"},
     "gemini": {"x-goog-api-key": "k1"},
 }
-ENDS = {
-    "anthropic": "message_stop",
-    "gemini": '"finishReason":"STOP"',
-    "cohere": "message-end",
-}
+ENDS = {"anthropic": "message_stop", "gemini": '"finishReason":"STOP"', "cohere": "message-end"}
 PROVIDERS = sorted(BASES)
 
 

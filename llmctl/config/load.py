@@ -150,10 +150,11 @@ def load(
 
 def _knobs(environ: Mapping[str, str], overrides: Overrides) -> list[Node]:
     """Each variable and flag that is given as the mapping of a profile, the weakest first."""
-    variables = [(f"LLMCTL_{n.upper()}", n, environ.get(f"LLMCTL_{n.upper()}")) for n in _KNOBS]
-    flags = [(f"--{name.replace('_', '-')}", name, getattr(overrides, name)) for name in _KNOBS]
+    variables = [(f"LLMCTL_{name.upper()}", name) for name in _KNOBS]
+    given: list[Any] = [(*each, environ.get(each[0], "").strip()) for each in variables]
+    given += [(f"--{name.replace('_', '-')}", name, getattr(overrides, name)) for name in _KNOBS]
     found = []
-    for where, name, value in (*variables, *flags):
+    for where, name, value in given:
         if value not in (None, ""):
             tree: Any = {name: Node(where, "", str(value))}
             if name != "model":

@@ -71,9 +71,7 @@ def status(code: int, message: str | None = None, *, delay: float = 0.0) -> Stat
 
 
 def rate_limited(
-    retry_after: float | str | None = None,
-    *,
-    form: Literal["seconds", "ms", "date"] = "seconds",
+    retry_after: float | str | None = None, *, form: Literal["seconds", "ms", "date"] = "seconds"
 ) -> Status:
     """429 that passes by itself.
 
@@ -118,9 +116,7 @@ _GONE = "The model does not exist or you do not have access to it."
 payment_required = partial(Status, status=402, problem=Problem("No credits", "billing_error"))
 forbidden = partial(Status, status=403, problem=Problem("Not this model", "permission_error"))
 model_not_found = partial(
-    Status,
-    status=404,
-    problem=Problem(_GONE, "invalid_request_error", "model_not_found", "model"),
+    Status, status=404, problem=Problem(_GONE, "invalid_request_error", "model_not_found", "model")
 )
 server_error = partial(status, 500, "The server had an error while processing your request.")
 unavailable = partial(status, 503, "The engine is currently overloaded, please try again later.")

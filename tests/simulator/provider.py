@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from .call import Ask, Call, Json
@@ -46,8 +47,10 @@ class Provider:
     def receive(self, head: Head, raw: bytes, connection: int) -> Call:
         """Make the record of a request that has arrived."""
         wire = self._registry.find(head.method, head.path)
-        call = Call.of(head, raw, connection)
-        call.body, call.ask = _read(wire, head, raw)
+        key = blake2b(raw, digest_size=8).hexdigest() if raw else f"{head.method} {head.path}"
+        body, ask = _read(wire, head, raw)
+        place = head.method, head.path, head.query, head.headers
+        call = Call(*place, raw, key, connection, time.monotonic(), body=body, ask=ask)
         self.record.arrived(call)
         return call
 
@@ -132,10 +135,7 @@ def _read(wire: Wire | None, head: Head, raw: bytes) -> tuple[Json | None, Ask |
 
 def _over_limit(wait: float) -> Status:
     """Refuse as OpenAI does, with the wait in both headers (whole seconds are rounded up)."""
-    headers = {
-        "retry-after": str(math.ceil(wait)),
-        "retry-after-ms": str(math.ceil(wait * 1000)),
-    }
+    headers = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
     message = f"Rate limit reached. Please try again in {wait:.3f}s."
     problem = Problem(message, "requests", "rate_limit_exceeded")
     return Status(status=429, problem=problem, headers=headers)

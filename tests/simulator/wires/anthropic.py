@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Ask, Json, bearer
 
-from .wire import NOTHING, Kind, Turn, Wire, bearer, kind_of, load, named_event, spoken
+from .wire import NOTHING, Kind, Turn, Wire, kind_of, load, named_event, spoken
 
 if TYPE_CHECKING:
     from tests.simulator.call import Call

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulator.call import Json, bearer
 from tests.simulator.limits import Standing
 
 from .openai import Chat, OpenAI
 from .openai_other import Models as OpenAIModels
-from .wire import bearer, data_event
+from .wire import data_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.simulator.call import Json
     from tests.simulator.http1 import Headers
     from tests.simulator.reply import Problem
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Ask, Json, bearer
 from tests.simulator.reply import Problem, Reply, ToolCall
 
-from .wire import NOTHING, Turn, Wire, bearer, data_event, spoken
+from .wire import NOTHING, Turn, Wire, data_event, spoken
 
 if TYPE_CHECKING:
     from tests.simulator.http1 import Headers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from tests.simulator.call import Ask
+from tests.simulator.call import Ask, bearer
 
 if TYPE_CHECKING:
     from tests.simulator.call import Call, Json
@@ -120,12 +120,6 @@ class Wire:
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:  # noqa: ARG002  (as above)
         """Give the headers that tell `requests` and `tokens` limits."""
         return ()
-
-
-def bearer(headers: Mapping[str, str]) -> str | None:
-    """Take the token of an `authorization: Bearer …` header."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def kind_of(status: int, problem: Problem) -> Kind:
