@@ -80,10 +80,9 @@ def test_nothing_to_use(world: World) -> None:
     message = str(caught.value)
     assert caught.value.exit_code == 4
     assert f"{path} (names no `default:`)" in message
-    assert "-p or `default:`: mine" in message
+    assert "groq, local, mine" in message
     assert "OPENAI_API_KEY, ANTHROPIC_API_KEY, " in message
     assert "GROQ_API_KEY (not set)" in message
-    assert "local model: not installed" in message
     assert "export OPENAI_API_KEY=…" in message
     assert "llmctl profiles init" in message
     assert "base_url" in message

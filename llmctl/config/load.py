@@ -16,16 +16,7 @@ from llmctl.config.paths import CONFIG_FILE, find_folders, home, project_file, r
 from llmctl.config.profiles import pick
 from llmctl.config.settings import Budget, ConfigFile, Folders, Limits, Profile, Settings
 from llmctl.config.trust import Untrusted, is_trusted
-from llmctl.config.yaml_nodes import (
-    Node,
-    keys_of,
-    merge,
-    nearest,
-    node_of,
-    parse_yaml,
-    quoted,
-    read,
-)
+from llmctl.config.yaml_nodes import Node, keys_of, merge, nearest, parse_yaml, quoted, read
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.types import Target
@@ -77,14 +68,9 @@ class SourceFile(Struct, frozen=True):
     raw: bytes = b""
     root: Node = _EMPTY
     says: Mapping[str, Any] = {}
+    profiles: Mapping[str, Node] = {}
     budgets: Mapping[str, tuple[Budget, Node]] = {}
     needs: tuple[Node, ...] = ()
-
-    @property
-    def profiles(self) -> Mapping[str, Node]:
-        """The node of each profile."""
-        found: Mapping[str, Node] = self.says.get("profiles", {})
-        return found
 
 
 def load(
@@ -117,10 +103,8 @@ def load(
     for file in files:
         size = file.says.get("cache", {}).get("max_size", size)
         if (default := file.says.get("default") or default) not in (None, *entries):
-            hint = nearest(str(default), entries)
-            raise file.root.mapping()["default"].error(
-                f"names no profile: {quoted(str(default))}; {hint}"
-            )
+            wrong = f"{quoted(str(default))}; {nearest(str(default), entries)}"
+            raise file.root.mapping()["default"].error(f"names no profile: {wrong}")
 
     def complete(name: str) -> Profile:
         return _complete(name, entries[name], sources[name], environ, cwd)
@@ -136,16 +120,8 @@ def load(
         profiles[used] = complete(used)
     _hide_keys(profiles)
     budgets = {name: budget for file in files for name, (budget, _) in file.budgets.items()}
-    return Settings(
-        profiles,
-        default,
-        folders,
-        tuple(file.path for file in files),
-        tuple(budgets.values()),
-        size,
-        used,
-        why,
-    )
+    paths = tuple(file.path for file in files)
+    return Settings(profiles, default, folders, paths, tuple(budgets.values()), size, used, why)
 
 
 def _knobs(environ: Mapping[str, str], overrides: Overrides) -> list[Node]:
@@ -156,10 +132,10 @@ def _knobs(environ: Mapping[str, str], overrides: Overrides) -> list[Node]:
     found = []
     for where, name, value in given:
         if value not in (None, ""):
-            tree: Any = {name: Node(where, "", str(value))}
+            tree: Any = {name: str(value)}
             if name != "model":
                 tree = {"limits" if name in keys_of(Limits) else "params": tree}
-            found.append(node_of(tree, where))
+            found.append(Node.of(tree, where))
     return found
 
 
@@ -255,7 +231,7 @@ def _read_file(path: Path) -> SourceFile:
         if budget.name in budgets:
             raise node.error(f"has the name of another budget, {quoted(budget.name)}")
         budgets[budget.name] = budget, node
-    return SourceFile(path, raw, root, says, budgets)
+    return SourceFile(path, raw, root, says, says.get("profiles", {}), budgets)
 
 
 # Entries become complete profiles.
@@ -272,14 +248,10 @@ def _complete(
     entries = entry.mapping()
     preset = _preset(name, entry, sources)
     local = preset.name == LOCAL
-    for key in ("base_url", "key", "key_header", "query") if local else ("model_path", "parallel"):
-        if key in entries:
-            why = "is not for `provider: local`, which llmctl starts itself; another server is "
-            raise entries[key].error(
-                f"{why}`provider: openai`" if local else "is only for `provider: local`"
-            )
+    for key in entries.keys() & {"base_url", "key"} if local else ():
+        raise entries[key].error("is not for `provider: local`; a server is `provider: openai`")
     base = {"provider": preset.name, "model": preset.model, "base_url": preset.base_url}
-    said = read(merge(node_of({**base, **(_LOCAL if local else {})}, name), entry), Profile)
+    said = read(merge(Node.of({**base, **(_LOCAL if local else {})}, name), entry), Profile)
 
     if written := said.get("model_path"):
         file = cwd / entries["model_path"].where.rpartition(":")[0]  # a path begins at its file
@@ -291,11 +263,7 @@ def _complete(
     params = said.get("params", {})
     if local:
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
-    elif (
-        not said.get("key")
-        and preset.key_env
-        and _origin(said["base_url"]) == _origin(base["base_url"])
-    ):
+    elif not said.get("key") and _origin(said["base_url"]) == _origin(preset.base_url):
         known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
         said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
     if said.get("api", "chat") not in PRESETS[preset.adapter].codecs:
@@ -330,13 +298,13 @@ def _origin(base_url: str) -> str:
 
 def _check_fallback(profile: Profile, entry: Node, profiles: Mapping[str, Profile]) -> None:
     """Fallbacks are profiles, and a prompt too long has one to go to."""
+    said = entry.mapping()
     for other in profile.fallback:
-        node = entry.mapping()["fallback"]
         if other not in profiles:
-            raise node.error(f"names no profile: {quoted(other)}; {nearest(other, profiles)}")
+            wrong = f"{quoted(other)}; {nearest(other, profiles)}"
+            raise said["fallback"].error(f"names no profile: {wrong}")
     if profile.on_overflow == "fallback" and not profile.fallback:
-        node = entry.mapping()["on_overflow"]
-        raise node.error("needs `fallback:`, a list of profiles to go to")
+        raise said["on_overflow"].error("needs `fallback:`, a list of profiles to go to")
 
 
 def _hide_keys(profiles: dict[str, Profile]) -> None:

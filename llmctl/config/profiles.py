@@ -72,17 +72,14 @@ def _nothing_to_use(settings: Settings) -> str:
     from llmctl.providers.local_model_files import get_server
 
     own = settings.folders.config / CONFIG_FILE
-    read = [f"{path} (names no `default:`)" for path in settings.files]
+    read = [f"{path} (names no `default:`)" for path in settings.files] or [f"{own} (not there)"]
     keys = [settings.profiles[name].key for name in PRESETS]
     variables = [key.env for key in keys if key is not None and key.env]
-    mine = [name for name in settings.profiles if name not in PRESETS]
-    choice = f"  profiles to choose from with -p or `default:`: {', '.join(mine)}\n" if mine else ""
     return (
         "no provider to ask: no profile is chosen, no key is set, no local model is installed.\n"
-        f"  configuration: {', '.join(read) or f'{own} (not there)'}\n"
+        f"  configuration: {', '.join(read)}\n"
+        f"  profiles to choose from with -p or `default:`: {', '.join(settings.profiles)}\n"
         f"  keys: {', '.join(variables)} (not set), none stored\n"
-        "  local model: not installed\n"
-        f"{choice}"
         "Three ways on:\n"
         "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)\n"
         "  2. point at a server: llmctl profiles init   (then set its base_url)\n"
@@ -113,19 +110,12 @@ def as_yaml(profile: Profile) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Writes text so that `load` takes it as text, and prices exactly."""
+        """Writes text so that `load` takes it as text."""
 
     Dumper.add_representer(str, _write_text)
-    Dumper.add_representer(Decimal, _write_price)
+    Dumper.add_representer(Decimal, lambda dumper, price: dumper.represent_float(float(price)))
     document = {"profiles": {profile.name: as_json(profile)}}
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _write_price(dumper: yaml.SafeDumper, value: Decimal) -> yaml.ScalarNode:
-    if value.adjusted() < -20:
-        return dumper.represent_float(float(value))
-    text = f"{value:f}"
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text if "." in text else f"{text}.0")
 
 
 def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:

@@ -118,7 +118,6 @@ Pause = Annotated[float, Meta(ge=0, le=86400), _DURATION_WORDS]
 Age = Annotated[
     float, Meta(gt=0, le=36500 * 86400), _written("a duration such as 24h or 7d", parse_duration)
 ]
-Attempts = Annotated[int, Meta(ge=1, le=100)]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 MaxTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 Temperature = Annotated[float, Meta(ge=0, le=100)]
@@ -154,7 +153,7 @@ class RetryPolicy(Struct, frozen=True):
     """`attempts`: tries in all; `max_wait`: longest pause between two, in seconds;
     `ambiguous_attempts`: retries after a failure that the provider may have billed."""
 
-    attempts: Attempts = 4
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 4
     max_wait: Pause = 60.0
     ambiguous_attempts: Annotated[int, Meta(ge=0, le=100)] = 1
 
@@ -217,11 +216,8 @@ class Profile(Struct, frozen=True):
             ("api_key", "token", "key_env"),
             "write key: {env: NAME}, where NAME is the environment variable that holds the key",
         ),
-        **dict.fromkeys(("url", "endpoint", "api_base"), "write base_url"),
         **dict.fromkeys(("temperature", "max_tokens"), "it belongs under params"),
         **dict.fromkeys(("concurrency", "rpm", "tpm"), "it belongs under limits"),
-        **dict.fromkeys(("headers", "proxy"), "it is not supported by this version of llmctl"),
-        "ttl": "it belongs under cache",
     }
 
     name: str
@@ -293,10 +289,6 @@ class CacheSize(Struct, frozen=True):
 
 class ConfigFile(Struct, frozen=True):
     """A configuration file; its profiles are read once all files are merged."""
-
-    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        Profile.__struct_encode_fields__, "it belongs into a profile"
-    )
 
     default: Text | None = None
     profiles: Mapping[StoredName, object] = field(default_factory=dict)

@@ -46,6 +46,13 @@ class Node(Struct, frozen=True):
     value: str | tuple[Node, ...] | Mapping[str, Node]
     plain: bool = True
 
+    @classmethod
+    def of(cls, value: str | Mapping[str, Any], where: str) -> Node:
+        """A tree that no file says: text, and mappings of it."""
+        if isinstance(value, str):
+            return cls(where, "", value)
+        return cls(where, "", {name: cls.of(child, where) for name, child in value.items()})
+
     def error(self, message: str) -> ConfigError:
         """The error that names this value; `message` begins with a verb."""
         place = f"{self.where}: {self.path}" if self.path else self.where
@@ -69,15 +76,6 @@ class Node(Struct, frozen=True):
         if self.null:
             return ()
         return self.value if isinstance(self.value, tuple) else (self,)
-
-
-def node_of(value: str | Node | Mapping[str, Any], where: str) -> Node:
-    """A tree that no file says: text, nodes, and mappings of them."""
-    if isinstance(value, Node):
-        return value
-    if isinstance(value, str):
-        return Node(where, "", value)
-    return Node(where, "", {name: node_of(child, where) for name, child in value.items()})
 
 
 def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
