@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from .reply import Usage
+from .reply import Usage
 
 Json = dict[str, Any]
 Outcome = Literal["pending", "answered", "refused", "dropped", "abandoned"]

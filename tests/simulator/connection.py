@@ -8,16 +8,14 @@ import socket
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
+from .call import Call
 from .errors import JSON
+from .fault import Fault
 from .http1 import Answer, Delivery, Head, parse_head, render
+from .provider import Provider
 from .wires.wire import dump
-
-if TYPE_CHECKING:
-    from .call import Call
-    from .fault import Fault
-    from .provider import Provider
 
 _LINGER_NONE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from .call import Call
 from .fault import Fault
 from .http1 import Answer
 from .reply import Problem
 from .wires.wire import Wire, dump
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .call import Call
 
 JSON = ("content-type", "application/json")
 

@@ -7,14 +7,12 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from .fault import Fault
 from .http1 import Answer, Delivery, End
-
-if TYPE_CHECKING:
-    from .reply import Finish, Reply
-    from .wires.wire import Wire
+from .reply import Finish, Reply
+from .wires.wire import Wire
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .call import Call, Json, Outcome
-    from .reply import Usage
+from .call import Call, Json, Outcome
+from .reply import Usage
 
 
 @dataclass(slots=True)

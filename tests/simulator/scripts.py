@@ -6,12 +6,9 @@ Where a fault is expected, None means a healthy answer and another script may st
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
+from .call import Call
 from .fault import Fault, Script
-
-if TYPE_CHECKING:
-    from .call import Call
 
 Step = Fault | Script | None
 

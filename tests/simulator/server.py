@@ -6,18 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from types import TracebackType
+from typing import Self
 
+from .call import Call
 from .connection import Connection, Gate, Moment
 from .provider import Provider
 from .record import Billed, Record
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from .call import Call
-    from .reply import Reply
-    from .scripts import Step
+from .reply import Reply
+from .scripts import Step
 
 HOST = "127.0.0.1"
 _BACKLOG = 4096

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import time
-from typing import TYPE_CHECKING
 
-from tests.simulator.call import Ask, Json, bearer
+from tests.simulator.call import Ask, Call, Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Usage
 
 from .wire import NOTHING, Kind, Turn, Wire, kind_of, load, named_event, spoken
-
-if TYPE_CHECKING:
-    from tests.simulator.call import Call
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Usage
 
 _STOP = {
     "stop": "end_turn",
@@ -30,14 +26,7 @@ _SAID: dict[Kind, tuple[int, str, str]] = {
     "not_found": (404, "not_found_error", "model: nobody-knows-it"),
     "overloaded": (529, "overloaded_error", "Overloaded"),
     "permission": (403, "permission_error", "Your API key may not use this model."),
-    "quota": (
-        400,
-        "invalid_request_error",
-        (
-            "Your credit balance is too low to access the Anthropic API. "
-            "Please go to Plans & Billing to upgrade or purchase credits."
-        ),
-    ),
+    "quota": (400, "invalid_request_error", "Your credit balance is too low to access the API."),
     "rate": (429, "rate_limit_error", "This request would exceed your rate limit."),
     "timeout": (504, "timeout_error", "The request timed out."),
 }
@@ -164,7 +153,6 @@ class CountTokens(Anthropic):
     """`POST …/messages/count_tokens`."""
 
     billing = "free"
-
     place = "POST", "/messages/count_tokens"
 
     def objection(self, call: Call) -> str | None:
@@ -187,7 +175,6 @@ class Models(Anthropic):
     """`GET …/models`."""
 
     billing = "free"
-
     place = "GET", "/models"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)

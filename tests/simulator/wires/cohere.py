@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from time import time
-from typing import TYPE_CHECKING
 
 from tests.simulator.call import Ask, Json
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Usage
 
 from .openai import tool_json
 from .wire import NOTHING, Kind, Turn, Wire, kind_of, named_event, spoken
-
-if TYPE_CHECKING:
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Usage
 
 _FINISH = {
     "stop": "COMPLETE",
@@ -26,20 +23,8 @@ _FINISH = {
 }
 _SAID: dict[Kind, tuple[int, str]] = {
     "auth": (401, "invalid api token"),
-    "context": (
-        400,
-        (
-            "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received "
-            "4292. Try using a shorter prompt, or enable prompt truncating."
-        ),
-    ),
-    "not_found": (
-        404,
-        (
-            "model 'nobody' not found, make sure the correct model ID was used and that you have "
-            "access to the model."
-        ),
-    ),
+    "context": (400, "too many tokens: total number of tokens in the prompt cannot exceed 4081"),
+    "not_found": (404, "model 'nobody' not found, make sure the correct model ID was used"),
     "overloaded": (503, "service unavailable"),
     "permission": (403, "you do not have access to this model"),
     "quota": (402, "Please add or update your payment method to continue"),
@@ -136,7 +121,6 @@ class Tokenize(Cohere):
     """`POST …/v1/tokenize`."""
 
     billing = "free"
-
     place = "POST", "/v1/tokenize"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
@@ -153,7 +137,6 @@ class CheckKey(Cohere):
     """`POST …/v1/check-api-key`; the status is the answer."""
 
     billing = "free"
-
     place = "POST", "/v1/check-api-key"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)

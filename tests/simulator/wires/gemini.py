@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Ask, Call, Json
+from tests.simulator.reply import Problem, Usage
 
 from .wire import NOTHING, Kind, Turn, Wire, data_event, kind_of, load, spoken
-
-if TYPE_CHECKING:
-    from tests.simulator.call import Call
-    from tests.simulator.reply import Problem, Usage
 
 _FINISH = {
     "stop": "STOP",
@@ -25,11 +21,7 @@ _ROLES = {"user": "user", "model": "assistant", "function": "tool"}
 _TYPES = "type.googleapis.com/google.rpc."
 _SAID: dict[Kind, tuple[int, str, str]] = {
     "auth": (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."),
-    "context": (
-        400,
-        "INVALID_ARGUMENT",
-        "The input token count (1200293) exceeds the maximum number of tokens allowed (1048576).",
-    ),
+    "context": (400, "INVALID_ARGUMENT", "The input token count exceeds the maximum number."),
     "invalid": (400, "INVALID_ARGUMENT", ""),
     "not_found": (404, "NOT_FOUND", "models/nobody is not found for API version v1beta."),
     "overloaded": (503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
@@ -141,7 +133,6 @@ class CountTokens(Gemini):
     """`POST …/models/M:countTokens`."""
 
     billing = "free"
-
     place = "POST", ":countTokens"
 
     def read(self, body: Json, path: str) -> Ask:
@@ -159,7 +150,6 @@ class Models(Gemini):
     """`GET …/models`."""
 
     billing = "free"
-
     place = "GET", "/models"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import ClassVar
 
 from tests.simulator.call import Json, bearer
+from tests.simulator.http1 import Headers
 from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem
 
 from .openai import Chat, OpenAI
 from .openai_other import Models as OpenAIModels
-from .wire import data_event
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.simulator.http1 import Headers
-    from tests.simulator.reply import Problem
-
-    from .wire import Turn
+from .wire import Turn, data_event
 
 _DAY = 24 * 60
 
@@ -92,9 +87,8 @@ class GroqChat(Groq, Chat):
 class Models(Groq, OpenAIModels):
     """`GET …/openai/v1/models`."""
 
-    def whole(self, turn: Turn) -> Json:
-        """Add the window."""
-        whole = super().whole(turn)
-        for model in whole["data"]:
-            model |= {"active": True, "context_window": 131072, "max_completion_tokens": 65536}
-        return whole
+    more: ClassVar[Json] = {
+        "active": True,
+        "context_window": 131072,
+        "max_completion_tokens": 65536,
+    }

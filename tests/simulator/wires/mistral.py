@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import ClassVar
+
+from tests.simulator.call import Call, Json
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem
 
 from .openai import Chat, content
 from .openai_other import Models as OpenAIModels
-from .wire import NOTHING, Kind, Wire, kind_of
-
-if TYPE_CHECKING:
-    from tests.simulator.call import Call, Json
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem
-
-    from .wire import Turn
+from .wire import NOTHING, Kind, Turn, Wire, kind_of
 
 _FIELDS = (
     "frequency_penalty guardrails logprobs max_tokens messages metadata min_tokens model n "
@@ -32,23 +29,16 @@ _SAID: dict[Kind, tuple[int, Json]] = {
     "context": (
         400,
         {
-            "message": "Prompt contains 38141 tokens and 0 draft tokens, too large for model with "
-            "32768 maximum context length",
+            "message": "Prompt contains 38141 tokens, too large for model with 32768 maximum "
+            "context length",
             "type": "invalid_request_prompt",
             "code": "3051",
         },
     ),
-    "not_found": (
-        400,
-        {"message": "Invalid model: nobody", "type": "invalid_model", "code": "1500"},
-    ),
+    "not_found": (400, {"message": "Invalid model", "type": "invalid_model", "code": "1500"}),
     "overloaded": (
         503,
-        {
-            "message": "Service tier capacity exceeded for this model.",
-            "type": "service_tier_capacity_exceeded",
-            "code": "3505",
-        },
+        {"message": "capacity exceeded", "type": "service_tier_capacity_exceeded", "code": "3505"},
     ),
     "permission": (403, {"message": "You cannot use this model.", "type": "forbidden"}),
     "quota": (402, {"detail": "Payment required"}),
@@ -147,13 +137,7 @@ class MistralChat(Mistral, Chat):
 class Models(Mistral, OpenAIModels):
     """`GET …/models`."""
 
-    def whole(self, turn: Turn) -> Json:
-        """Add what a model can do, and its window."""
-        whole = super().whole(turn)
-        for model in whole["data"]:
-            model |= {"type": "base", "max_context_length": 131072}
-            model["capabilities"] = {"completion_chat": True, "vision": True}
-        return whole
+    more: ClassVar[Json] = {"max_context_length": 131072, "capabilities": {"completion_chat": True}}
 
 
 def _thinking(turn: Turn) -> Json:

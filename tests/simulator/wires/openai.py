@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from tests.simulator.call import Ask, Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
 from tests.simulator.reply import Problem, Reply, ToolCall
 
 from .wire import NOTHING, Turn, Wire, data_event, spoken
-
-if TYPE_CHECKING:
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
 
 _MINUTE = 60
 

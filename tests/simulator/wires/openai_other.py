@@ -6,14 +6,12 @@ import base64
 import math
 import struct
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from tests.simulator.call import Ask, Json
 
 from .openai import OpenAI
-
-if TYPE_CHECKING:
-    from .wire import Turn
+from .wire import Turn
 
 _DIMENSIONS = 8  # few, so that a test's answers stay readable; `dimensions` in the request wins
 
@@ -22,7 +20,6 @@ class Embeddings(OpenAI):
     """`POST …/embeddings`: unit vectors that depend on the text alone."""
 
     billing = "input"
-
     place = "POST", "/embeddings"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
@@ -51,18 +48,14 @@ class Models(OpenAI):
     """`GET …/models`: what the key may use; free, so it serves to check a key."""
 
     billing = "free"
-
     place = "GET", "/models"
+
+    more: ClassVar[Json] = {}  # what a provider says of a model beside
 
     def whole(self, turn: Turn) -> Json:
         """Give a `list` of `model`s."""
-        return {
-            "object": "list",
-            "data": [
-                {"id": name, "object": "model", "created": turn.created, "owned_by": "simulator"}
-                for name in self.models
-            ],
-        }
+        each = {"object": "model", "created": turn.created, "owned_by": "simulator"} | self.more
+        return {"object": "list", "data": [{"id": name} | each for name in self.models]}
 
 
 def embedding(text: str, size: int) -> list[float]:

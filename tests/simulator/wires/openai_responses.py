@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
 
 from tests.simulator.call import Ask, Json
+from tests.simulator.reply import Problem, Usage
 
 from .openai import OpenAI
 from .wire import Turn, named_event, spoken
-
-if TYPE_CHECKING:
-    from tests.simulator.reply import Problem, Usage
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -20,7 +17,6 @@ class InputTokens(OpenAI):
     """`POST …/responses/input_tokens`: the provider's own count of a request."""
 
     billing = "free"
-
     place = "POST", "/responses/input_tokens"
 
     def read(self, body: Json, path: str) -> Ask:

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from tests.simulator.call import Json
+from tests.simulator.reply import Problem, Usage
 
 from .openai import Chat
 from .openai_other import Models as OpenAIModels
 from .wire import NOTHING, Kind, Turn, Wire, data_event, kind_of
 
-if TYPE_CHECKING:
-    from tests.simulator.reply import Problem, Usage
-
 _COMMENT = b": OPENROUTER PROCESSING\n\n"
 _INPUT, _OUTPUT = Decimal("0.00000123"), Decimal("0.00000456")
 _SAID: dict[Kind, tuple[int, str]] = {
     "auth": (401, "No auth credentials found"),
-    "context": (
-        400,
-        (
-            "This endpoint's maximum context length is 128000 tokens. However, you requested about "
-            "219898 tokens (219798 of text input, 100 in the output). Please reduce the length of "
-            'either one, or use the "middle-out" transform to compress your prompt automatically.'
-        ),
-    ),
+    "context": (400, "This endpoint's maximum context length is 128000 tokens."),
     "not_found": (404, "No endpoints found for nobody/knows-it."),
     "overloaded": (503, "Provider returned error"),
     "permission": (403, "This model requires moderation, and your input was flagged."),
-    "quota": (
-        402,
-        (
-            "This request requires more credits, or fewer max_tokens. You requested up to 4096 "
-            "tokens, but can only afford 4000."
-        ),
-    ),
+    "quota": (402, "This request requires more credits, or fewer max_tokens."),
     "rate": (429, "Rate limit exceeded: free-models-per-min."),
     "server": (502, "Provider returned error"),
     "timeout": (408, "The request timed out."),
@@ -134,7 +119,6 @@ class Key(OpenRouter):
     """`GET …/api/v1/key`: what is known of the key; free, so it serves to check one."""
 
     billing = "free"
-
     place = "GET", "/key"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
@@ -147,11 +131,8 @@ class Models(OpenRouter, OpenAIModels):
 
     public = True
 
-    def whole(self, turn: Turn) -> Json:
-        """Add the window and the prices."""
-        whole = super().whole(turn)
-        for model in whole["data"]:
-            model |= {"name": f"The {model['id']}", "context_length": 128000}
-            model["top_provider"] = {"max_completion_tokens": 16384}
-            model["pricing"] = {"prompt": str(_INPUT), "completion": str(_OUTPUT)}
-        return whole
+    more: ClassVar[Json] = {
+        "context_length": 128000,
+        "top_provider": {"max_completion_tokens": 16384},
+        "pricing": {"prompt": str(_INPUT), "completion": str(_OUTPUT)},
+    }

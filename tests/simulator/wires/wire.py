@@ -6,17 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import orjson
 
-from tests.simulator.call import Ask, bearer
-
-if TYPE_CHECKING:
-    from tests.simulator.call import Call, Json
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Reply, Usage
+from tests.simulator.call import Ask, Call, Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Reply, Usage
 
 Billing = Literal["generation", "input", "free"]
 Kind = (
