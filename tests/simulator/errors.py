@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from functools import partial
 from time import time
@@ -40,11 +40,12 @@ class Status(Fault):
         """Give the error."""
         key = call.api_key or ""
         given = self.problem
-        problem = Problem(given.message.replace("{key}", key), given.type, given.code, given.param)
         extra = {name: value.replace("{key}", key) for name, value in self.headers.items()}
         if self.retry_date is not None:
             extra["retry-after"] = formatdate(time() + self.retry_date, usegmt=True)
-        code, body = wire.refuse(self.status, problem, extra)
+        said = given.message.replace("{key}", key)
+        problem = replace(given, message=said, wait=extra.get("retry-after"))
+        code, body = wire.refuse(self.status, problem)
         shown = (pair for pair in extra.items() if pair[0] not in wire.unsaid)
         return Answer(code, (JSON, *shown), (dump(body),))
 

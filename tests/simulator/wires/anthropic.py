@@ -11,7 +11,7 @@ from tests.simulator.http1 import Headers
 from tests.simulator.limits import Standing
 from tests.simulator.reply import Problem, Usage
 
-from .wire import NOTHING, Kind, Turn, Wire, kind_of, load, named_event, spoken
+from .wire import Kind, Turn, Wire, kind_of, load, named_event, spoken
 
 _STOP = {
     "stop": "end_turn",
@@ -53,12 +53,7 @@ class Anthropic(Wire):
 
     names = "request-id"
 
-    def refuse(
-        self,
-        status: int,
-        problem: Problem,
-        headers: Mapping[str, str] = NOTHING,  # noqa: ARG002
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give status, type and sentence as Anthropic words them; low credit comes as a 400."""
         kind = kind_of(status, problem)
         if kind == "quota" and status == 402:

@@ -12,7 +12,7 @@ from tests.simulator.limits import Standing
 from tests.simulator.reply import Problem, Usage
 
 from .openai import tool_json
-from .wire import NOTHING, Kind, Turn, Wire, kind_of, named_event, spoken
+from .wire import Kind, Turn, Wire, kind_of, named_event, spoken
 
 _FINISH = {
     "stop": "COMPLETE",
@@ -38,12 +38,7 @@ class Cohere(Wire):
 
     names = "x-debug-trace-id"
 
-    def refuse(
-        self,
-        status: int,
-        problem: Problem,
-        headers: Mapping[str, str] = NOTHING,  # noqa: ARG002
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"id", "message"}`."""
         kind = kind_of(status, problem)
         code, message = _SAID.get(kind, (status, problem.message))

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote
 from tests.simulator.call import Ask, Call, Json
 from tests.simulator.reply import Problem, Usage
 
-from .wire import NOTHING, Kind, Turn, Wire, data_event, kind_of, load, spoken
+from .wire import Kind, Turn, Wire, data_event, kind_of, load, spoken
 
 _FINISH = {
     "stop": "STOP",
@@ -43,9 +43,7 @@ class Gemini(Wire):
     unsaid = frozenset({"retry-after", "retry-after-ms"})
     names = ""  # Google names an answer in its body
 
-    def refuse(
-        self, status: int, problem: Problem, headers: Mapping[str, str] = NOTHING
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give Google's status and details; waits stand in `RetryInfo`, never in a header."""
         kind = kind_of(status, problem)
         code, word, message = _SAID[kind]
@@ -54,7 +52,7 @@ class Gemini(Wire):
         if kind == "auth":
             message = f"{message} ({problem.message})"
         error: Json = {"code": code, "message": message, "status": word}
-        details = _details(kind, _seconds(headers.get("retry-after")))
+        details = _details(kind, _seconds(problem.wait))
         if details:
             error["details"] = details
         return code, {"error": error}

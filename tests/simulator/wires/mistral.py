@@ -13,7 +13,7 @@ from tests.simulator.reply import Problem
 
 from .openai import Chat, content
 from .openai_other import Models as OpenAIModels
-from .wire import NOTHING, Kind, Turn, Wire, kind_of
+from .wire import Kind, Turn, Wire, kind_of
 
 _FIELDS = (
     "frequency_penalty guardrails logprobs max_tokens messages metadata min_tokens model n "
@@ -51,12 +51,7 @@ class Mistral(Wire):
 
     names = "mistral-correlation-id"
 
-    def refuse(
-        self,
-        status: int,
-        problem: Problem,
-        headers: Mapping[str, str] = NOTHING,  # noqa: ARG002
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"object": "error", message, type, param, code, raw_status_code}` or `detail`."""
         kind = kind_of(status, problem)
         code, said = _SAID.get(kind, (status, {"message": problem.message, "type": problem.type}))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from tests.simulator.call import Ask, Json, bearer
 from tests.simulator.http1 import Headers
 from tests.simulator.limits import Standing
 from tests.simulator.reply import Problem, Reply, ToolCall
 
-from .wire import NOTHING, Turn, Wire, data_event, spoken
+from .wire import Turn, Wire, data_event, spoken
 
 _MINUTE = 60
+_ERROR = ("message", "type", "param", "code")
 
 
 class OpenAI(Wire):
@@ -24,14 +24,9 @@ class OpenAI(Wire):
         """Take a bearer token, or Azure's `api-key`."""
         return bearer(headers) or headers.get("api-key")
 
-    def refuse(
-        self,
-        status: int,
-        problem: Problem,
-        headers: Mapping[str, str] = NOTHING,  # noqa: ARG002
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"error": {message, type, param, code}}`."""
-        return status, {"error": asdict(problem)}
+        return status, {"error": {name: getattr(problem, name) for name in _ERROR}}
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, resets like `6m0s`."""

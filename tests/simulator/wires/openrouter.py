@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ from tests.simulator.reply import Problem, Usage
 
 from .openai import Chat
 from .openai_other import Models as OpenAIModels
-from .wire import NOTHING, Kind, Turn, Wire, data_event, kind_of
+from .wire import Kind, Turn, Wire, data_event, kind_of
 
 _COMMENT = b": OPENROUTER PROCESSING\n\n"
 _INPUT, _OUTPUT = Decimal("0.00000123"), Decimal("0.00000456")
@@ -36,12 +35,7 @@ def cost(usage: Usage) -> Decimal:
 class OpenRouter(Wire):
     """What every endpoint has in common: the status inside the body, and no rate headers."""
 
-    def refuse(
-        self,
-        status: int,
-        problem: Problem,
-        headers: Mapping[str, str] = NOTHING,  # noqa: ARG002
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"error": {code, message, metadata}}`; with a status of 200 the body alone."""
         kind = kind_of(status if status >= 400 else 502, problem)
         code, message = _SAID.get(kind, (status, problem.message))

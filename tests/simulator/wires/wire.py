@@ -16,10 +16,7 @@ from tests.simulator.limits import Standing
 from tests.simulator.reply import Problem, Reply, Usage
 
 Billing = Literal["generation", "input", "free"]
-Kind = (
-    str  # auth, context, invalid, not_found, overloaded, permission, quota, rate, server, timeout
-)
-NOTHING: Mapping[str, str] = {}
+Kind = str  # one of those below, or invalid, server
 
 _MEDIA = ("media_type", "mimeType", "mime_type")
 _WORDS = re.compile(r"\s*\S+|\s+")
@@ -100,9 +97,7 @@ class Wire:
         message = f"{turn.call.path} does not stream"
         raise ValueError(message)
 
-    def refuse(
-        self, status: int, problem: Problem, headers: Mapping[str, str] = NOTHING
-    ) -> tuple[int, Json]:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Put an error into this provider's status and body."""
         raise NotImplementedError
 
