@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.configuring import World
 from tests.keys.secret_service import SecretService, missing
 from tests.simulator.server import Simulator
 
@@ -28,6 +29,12 @@ def sim() -> Iterator[Simulator]:
     """A provider on loopback that echoes and counts what it billed."""
     with Simulator() as simulator:
         yield simulator
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A home folder and a repository, both empty, to configure."""
+    return World(tmp_path)
 
 
 @pytest.fixture

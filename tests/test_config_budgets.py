@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,6 @@ from llmctl.errors import ConfigError
 from tests.configuring import World
 
 OWN = "budgets:\n  - {name: team, limit_usd: 100, period: month}\n"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """A home and a repository."""
-    return World(tmp_path)
 
 
 def test_a_budget_is_read_exactly(world: World) -> None:
@@ -50,20 +43,13 @@ budgets:
     ("text", "message"),
     [
         ("budgets: 3", "budgets must be a mapping"),
-        ("budgets: [x]", "must be a mapping"),
-        ("budgets: [{name: a, limit_usd: 1}]", "needs period"),
-        ("budgets: [{name: a, period: day}]", "needs limit_usd"),
         ("budgets: [{limit_usd: 1, period: day}]", "needs name"),
         ("budgets: [{name: a, limit: 1, period: day}]", 'did you mean "limit_usd"'),
         ("budgets: [{name: a, limit_usd: -1, period: day}]", "amount in USD"),
         ("budgets: [{name: a, limit_usd: '1', period: day}]", "amount in USD"),
         ("budgets: [{name: a, limit_usd: 1, period: year}]", "day or week or month"),
         ("budgets: [{name: a, limit_usd: 1, period: day, warn_at: 1.1}]", "share of the limit"),
-        ("budgets: [{name: a, limit_usd: 1, period: day, warn_at: 0}]", "share of the limit"),
-        (
-            "budgets: [{name: a, limit_usd: 1, period: day, match: {team: x}}]",
-            "match has an unknown key",
-        ),
+        ("budgets: [{name: a, limit_usd: 1, period: day, match: {team: x}}]", 'the name "team"'),
         (OWN + "  - {name: team, limit_usd: 2, period: day}", "name of another budget"),
     ],
 )
@@ -73,14 +59,6 @@ def test_what_is_no_budget_is_named(world: World, text: str, message: str) -> No
     with pytest.raises(ConfigError, match=message) as caught:
         world.load()
     assert "config.yaml:" in str(caught.value)
-
-
-def test_no_budgets(world: World) -> None:
-    """An empty list, or nothing, is none."""
-    world.user("budgets:\n")
-    assert world.load().budgets == ()
-    world.user("budgets: []\n")
-    assert world.load().budgets == ()
 
 
 def test_a_project_may_lower_and_add(world: World) -> None:
@@ -113,11 +91,8 @@ def test_a_project_loosens_no_budget_untrusted(world: World, budget: str) -> Non
     assert world.load().budgets[0].limit != 100
 
 
-@pytest.mark.parametrize(
-    ("text", "share"),
-    [("80%", "0.8"), ("0.8", "0.8"), (".5", "0.5"), ("100%", "1"), ("1", "1"), ("1.0", "1"),
-     ("0", None), ("0%", None), ("101%", None), ("1.1", None), ("", None), ("x", None)],
-)  # fmt: skip
-def test_shares(text: str, share: str | None) -> None:
+def test_shares() -> None:
     """As a number or in per cent, above nothing and up to all."""
-    assert parse_share(text) == (None if share is None else Decimal(share))
+    for text, share in (("80%", "0.8"), (".5", "0.5"), ("100%", "1"), ("1.0", "1")):
+        assert parse_share(text) == Decimal(share)
+    assert not any(map(parse_share, ("0", "0%", "101%", "1.1", "", "x")))

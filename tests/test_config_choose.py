@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +11,6 @@ from llmctl.config.profiles import choose
 from llmctl.config.settings import Profile
 from llmctl.errors import ConfigError, NoKeyError
 from tests.configuring import World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """An empty home and an empty repository."""
-    return World(tmp_path)
 
 
 def chosen(world: World, name: str | None = None, *, installed: bool = False) -> Profile:
@@ -54,16 +47,6 @@ def test_a_model_file_of_ones_own(world: World) -> None:
     assert chosen(world).model == "m"
 
 
-def test_the_variable_of_the_file_counts(world: World) -> None:
-    """A preset is taken when the variable that its profile names is set, not the preset's."""
-    world.user("profiles: {openai: {key: {env: CORP_KEY}}}")
-    world.environ["OPENAI_API_KEY"] = "k"
-    with pytest.raises(NoKeyError):
-        chosen(world)
-    world.environ["CORP_KEY"] = "k"
-    assert chosen(world).chosen == "CORP_KEY is set"
-
-
 def test_a_stored_key_counts(world: World) -> None:
     """A stored key of a built-in profile at its own address is taken before the local model."""
     settings = world.load(stored={("groq", "https://api.groq.com:443")})
@@ -79,40 +62,28 @@ def test_default_without_a_key_is_still_the_default(world: World) -> None:
 
 
 def test_unknown_name(world: World) -> None:
-    """An unknown profile is answered with the nearest name and all of them."""
+    """An unknown profile is answered with the nearest name, or all of them."""
     world.user("profiles: {fast: {provider: openai}}")
     with pytest.raises(ConfigError) as caught:
         chosen(world, "fats")
-    assert str(caught.value) == (
-        'there is no profile "fats"; did you mean "fast"? (there are: openai, anthropic, gemini, '
-        "cohere, mistral, openrouter, groq, local, fast)"
-    )
+    assert str(caught.value) == 'there is no profile "fats"; did you mean "fast"?'
     with pytest.raises(ConfigError, match=r'"zzz"; there are: openai, .*, groq, local, fast$'):
         chosen(world, "zzz")
 
 
 def test_nothing_to_use(world: World) -> None:
-    """Without anything, the message says what was looked for and lists the three ways on."""
+    """Without anything, the message says what was looked for and lists the three ways on; profiles
+    that nobody chose are named, with the file that could name a default."""
+    path = world.user("profiles: {mine: {provider: openai, base_url: 'http://localhost:1'}}")
     with pytest.raises(NoKeyError) as caught:
         chosen(world)
     message = str(caught.value)
     assert caught.value.exit_code == 4
-    assert f"{world.own} (not there)" in message
+    assert f"{path} (names no `default:`)" in message
+    assert "groq, local, mine" in message
     assert "OPENAI_API_KEY, ANTHROPIC_API_KEY, " in message
     assert "GROQ_API_KEY (not set)" in message
-    assert "local model: not installed" in message
     assert "export OPENAI_API_KEY=…" in message
     assert "llmctl profiles init" in message
     assert "base_url" in message
     assert re.search("pip install 'xllamacpp==[0-9.]+' && llmctl local install", message)
-    assert max(map(len, message.splitlines()[4:])) <= 88
-
-
-def test_nothing_to_use_but_profiles(world: World) -> None:
-    """Profiles that nobody chose are named, with the file that could name a default."""
-    path = world.user("profiles: {mine: {provider: openai, base_url: 'http://localhost:1'}}")
-    with pytest.raises(NoKeyError) as caught:
-        chosen(world)
-    assert f"{path} (names no `default:`)" in str(caught.value)
-    assert "-p or `default:`: mine" in str(caught.value)
-    assert "export OPENAI_API_KEY" in str(caught.value)

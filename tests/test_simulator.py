@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 import pytest
 
 from tests.simulator import errors
-from tests.simulator.faults import (
-    CutHeaders,
-    Disconnect,
-    Hang,
-)
+from tests.simulator.faults import Hang
 from tests.simulator.reply import Reply, Usage
-from tests.simulator.scripts import fail_first, first_of, for_path, for_prompt, mixture, then
+from tests.simulator.scripts import mixture
 from tests.simulator.server import Simulator
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.simulator.fault import Fault
-
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -57,34 +43,14 @@ def said(answer: httpx2.Response) -> str:
 
 def events(payload: str) -> list[str]:
     """Take the data of every complete SSE event."""
-    blocks = payload.split("\n\n")[:-1]
-    return [block.rpartition("data: ")[2] for block in blocks]
+    return [block.rpartition("data: ")[2] for block in payload.split("\n\n")[:-1]]
 
 
-def streamed(payload: str) -> str:
-    """Join the text of a chat stream."""
-    chunks = [json.loads(data) for data in events(payload) if data != "[DONE]"]
-    return "".join(
-        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
-    )
-
-
-def request_bytes(*, close: bool = False, **more: Any) -> bytes:
+def request_bytes(**more: Any) -> bytes:
     """Give a chat request as bytes."""
     body = json.dumps(chat(**more)).encode()
     lines = ["POST /v1/chat/completions HTTP/1.1", "host: sim", f"content-length: {len(body)}"]
-    lines += ["connection: close"] * close
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def raw(sim: Simulator, *, close: bool = False) -> bytes:
-    """Send a chat request over a bare socket and read until the server ends it."""
-    with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
-        sock.sendall(request_bytes(close=close))
-        received = b""
-        while data := sock.recv(65536):
-            received += data
-    return received
 
 
 def test_a_chat_answer_has_openais_shape(http: httpx2.Client) -> None:
@@ -127,7 +93,7 @@ def test_a_stream_has_openais_events(http: httpx2.Client) -> None:
         asked = post(http, sim, "x", stream=True, stream_options={"include_usage": True}).text
     first, *_, last, done = events(bare)
     assert json.loads(first)["choices"][0]["delta"]["role"] == "assistant"
-    assert streamed(bare) == "echo: one two"
+    assert '"content":"echo:"' in bare
     assert json.loads(last)["choices"][0]["finish_reason"] == "stop"
     assert (done, "usage" in bare) == ("[DONE]", False)
     final = json.loads(events(asked)[-2])
@@ -156,31 +122,6 @@ def test_max_tokens_is_honoured(http: httpx2.Client) -> None:
     assert sim.billed.output_tokens == 5
 
 
-@pytest.mark.parametrize(
-    ("fault", "status", "code"),
-    [
-        (errors.rate_limited(2), 429, "rate_limit_exceeded"),
-        (errors.out_of_quota(), 429, "insufficient_quota"),
-        (errors.context_too_long(), 400, "context_length_exceeded"),
-        (errors.unauthorized(), 401, "invalid_api_key"),
-        (errors.payment_required(), 402, None),
-        (errors.forbidden(), 403, None),
-        (errors.model_not_found(), 404, "model_not_found"),
-        (errors.server_error(), 500, None),
-        (errors.unavailable(), 503, None),
-        (errors.overloaded(), 529, None),
-        (errors.status(418), 418, None),
-    ],
-)
-def test_error_statuses(http: httpx2.Client, fault: Fault, status: int, code: str | None) -> None:
-    """An error status carries OpenAI's error body, counts as refused, and bills nothing."""
-    with Simulator(fault=fault) as sim:
-        answer = post(http, sim)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    assert (sim.record.refused, sim.billed.requests, sim.calls[0].outcome) == (1, 0, "refused")
-    assert sim.record.statuses == {status: 1}
-
-
 def test_keys_are_revoked_while_it_runs(http: httpx2.Client) -> None:
     """accept_keys changes at once which keys are served, on every endpoint."""
     with Simulator(keys={"k1"}) as sim:
@@ -192,25 +133,9 @@ def test_keys_are_revoked_while_it_runs(http: httpx2.Client) -> None:
         assert post(http, sim).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("fault", "billed", "expected"),
-    [
-        (Disconnect(), 0, b""),
-        (Disconnect(billed=True), 1, b""),
-        (CutHeaders(size=12), 1, b"HTTP/1.1 200"),
-        (CutHeaders(billed=False), 0, b"HTTP/1.1 200 OK\r\ncon"),
-    ],
-)
-def test_a_cut_before_the_body(fault: Fault, billed: int, expected: bytes) -> None:
-    """The client reads exactly what was let out, and the bill is as the fault says."""
-    with Simulator(fault=fault) as sim:
-        assert raw(sim) == expected
-        assert (sim.billed.requests, sim.calls[0].outcome) == (billed, "dropped")
-
-
 def test_a_hang_ends_with_the_client() -> None:
     """Hang sends nothing, or the beginning of a stream, until the client gives up."""
-    with Simulator(fault=then(Hang(), Hang(pieces=1))) as sim:
+    with Simulator(fault=lambda call: Hang(pieces=1 if call.index else None)) as sim:
         with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
             sock.sendall(request_bytes())
             sim.wait_for_calls(1)
@@ -225,19 +150,6 @@ def test_a_hang_ends_with_the_client() -> None:
         assert b"echo" not in begun
         sim.wait_until(lambda: sim.record.in_flight == 0)
         assert (sim.billed.requests, sim.record.outcomes["abandoned"]) == (0, 2)
-
-
-def test_scripts_choose(http: httpx2.Client) -> None:
-    """Scripts pick by prompt, path and turn, and nest."""
-    script = first_of(
-        for_prompt("bad", errors.context_too_long()),
-        for_path("/models", errors.forbidden()),
-        fail_first(1, errors.server_error(), each=True),
-    )
-    with Simulator(fault=script) as sim:
-        statuses = [post(http, sim, text).status_code for text in ("bad", "a", "b", "a", "bad")]
-        assert http.get(f"{sim.base_url}/models").status_code == 403
-    assert statuses == [400, 500, 500, 200, 400]
 
 
 def test_a_mixture_is_fair_and_blind_to_order(http: httpx2.Client) -> None:
@@ -266,15 +178,6 @@ def test_rate_limits_are_enforced(http: httpx2.Client) -> None:
     assert sim.billed.requests == 2
 
 
-def test_token_limits_are_enforced(http: httpx2.Client) -> None:
-    """A request counts its prompt and its max_tokens against tpm."""
-    with Simulator(tpm=100) as sim:
-        assert post(http, sim, max_tokens=80).status_code == 200
-        answer = post(http, sim, max_tokens=80)
-    assert answer.status_code == 429
-    assert float(answer.headers["retry-after-ms"]) > 30_000
-
-
 @pytest.mark.parametrize(("moment", "billed"), [("received", 0), ("billed", 3)])
 def test_the_gate_holds_answers(http: httpx2.Client, moment: Any, billed: int) -> None:
     """Held calls wait together, before or after they are billed, until they are released."""
@@ -289,49 +192,13 @@ def test_the_gate_holds_answers(http: httpx2.Client, moment: Any, billed: int) -
         assert sim.billed.requests == 3
 
 
-@pytest.mark.parametrize("bill", [True, False])
-def test_an_abandoned_call(*, bill: bool) -> None:
-    """A client that leaves before its answer is billed only if the provider carries on."""
-    with Simulator(bill_abandoned=bill) as sim:
-        sim.hold()
-        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
-            sock.sendall(request_bytes())
-            sim.wait_for_calls(1)
-        sim.wait_until(lambda: sim.record.open_connections == 0)
-        sim.release()
-        raw_after = request_bytes(text="later")
-        with socket.create_connection(("127.0.0.1", sim.port), timeout=5) as sock:
-            sock.sendall(raw_after)
-            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-    assert sim.billed.requests == 1 + bill
-    assert sim.calls[0].outcome == "abandoned"
-
-
-def test_long_runs_keep_counters_only(http: httpx2.Client) -> None:
-    """Without record_bodies the calls are dropped and the counters stay."""
-    with Simulator(record_bodies=False) as sim:
-        post(http, sim)
-        assert (sim.calls, sim.record.requests, sim.billed.requests) == ([], 1, 1)
-
-
 @pytest.mark.parametrize(
-    "send",
-    [
-        lambda http, sim: http.post(f"{sim.base_url}/chat/completions", content=b"{"),
-        lambda http, sim: http.post(f"{sim.base_url}/chat/completions", content=b"[" * 100_000),
-        lambda http, sim: http.post(f"{sim.base_url}/chat/completions", json={"model": "m"}),
-        lambda http, sim: http.post(
-            f"{sim.base_url}/chat/completions",
-            content=json.dumps(chat(temperature=float("nan"))).encode(),
-        ),
-    ],
+    "body", [b"{", b"[" * 100_000, b'{"model": "m"}', json.dumps(chat(x=float("nan"))).encode()]
 )
-def test_bad_requests(
-    http: httpx2.Client, send: Callable[[httpx2.Client, Simulator], httpx2.Response]
-) -> None:
+def test_bad_requests(http: httpx2.Client, body: bytes) -> None:
     """What is no chat request gets a 400, and the server lives on."""
     with Simulator() as sim:
-        assert send(http, sim).status_code == 400
+        assert http.post(f"{sim.base_url}/chat/completions", content=body).status_code == 400
         assert http.get(f"{sim.base_url}/nothing").status_code == 404
         assert post(http, sim).status_code == 200
 
@@ -358,21 +225,3 @@ def test_a_dead_provider_refuses(http: httpx2.Client) -> None:
             answer.result()
     with pytest.raises(httpx2.ConnectError):
         post(http, sim)
-
-
-def test_it_runs_as_a_process(http: httpx2.Client) -> None:
-    """The module prints its URL first, serves, and ends with its counters when stdin closes."""
-    command = [sys.executable, "-m", "tests.simulator", "--reply", "yes", "--usage", "7", "2"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        url = process.stdout.readline().strip()
-        body = http.post(f"{url}/chat/completions", json=chat()).json()
-        stats = http.get(f"{url.removesuffix('/v1')}/simulator/stats").json()
-        process.stdin.close()
-        last = json.loads(process.stdout.read())
-    assert process.returncode == 0
-    assert body["choices"][0]["message"]["content"] == "yes"
-    assert stats["billed_input_tokens"] == last["billed_input_tokens"] == 7

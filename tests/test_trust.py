@@ -28,12 +28,6 @@ EXAMPLES = {
 }
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """A home, and a repository in it."""
-    return World(tmp_path)
-
-
 def say(world: World, line: str) -> Path:
     """A project's file that says this of a profile of its own."""
     return world.project(f"profiles:\n  p:\n    provider: openai\n    {line}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,14 +11,8 @@ from pathlib import Path
 from llmctl.config.settings import Folders
 from llmctl.errors import ConfigError
 
-CONFIG_FILE = "config.yaml"
-"""The user's own file, in the configuration folder."""
-
-PROJECT_FILE = "llmctl.yaml"
-"""A project's configuration, in a folder of its repository."""
-
-MAX_BYTES = 1_000_000
-"""A larger file is not a configuration."""
+CONFIG_FILE = "config.yaml"  # the user's own file, in the configuration folder
+MAX_BYTES = 1_000_000  # of a configuration
 
 
 def home(environ: Mapping[str, str]) -> Path:
@@ -36,10 +31,9 @@ def home(environ: Mapping[str, str]) -> Path:
 def find_folders(environ: Mapping[str, str], cwd: Path) -> Folders:
     """The four folders; none is made or looked at.
 
-    `LLMCTL_CONFIG_DIR`, `_STATE_DIR`, `_CACHE_DIR`, `_DATA_DIR` name one exactly (relative to
-    `cwd`); otherwise each is `llmctl` under its `XDG_*_HOME`, or under XDG's default in the home
-    folder. As XDG says, a relative `XDG_*_HOME` does not count. On Windows, where nobody has set
-    HOME, the defaults are Windows' own.
+    `LLMCTL_*_DIR` names one exactly (relative to `cwd`); otherwise each is `llmctl` under its
+    `XDG_*_HOME` (a relative one does not count), or under XDG's default in the home folder; on
+    Windows, where nobody has set HOME, the defaults are Windows' own.
     """
 
     def folder(kind: str, default: str) -> Path:
@@ -67,37 +61,19 @@ def project_file(cwd: Path) -> Path | None:
     """The nearest `llmctl.yaml` from `cwd` upward to the repository's root, the folder with
     `.git`; outside a repository only `cwd` is looked at, for a parent may be anybody's."""
     folders = (cwd, *cwd.parents)
-    root = next((n for n, folder in enumerate(folders) if _exists(folder / ".git")), 0)
-    found = (folder / PROJECT_FILE for folder in folders[: root + 1])
-    return next((path for path in found if _exists(path)), None)
+    root = next((n for n, folder in enumerate(folders) if os.path.lexists(folder / ".git")), 0)
+    found = (folder / "llmctl.yaml" for folder in folders[: root + 1])
+    return next((path for path in found if os.path.lexists(path)), None)
 
 
-def read_text(path: Path, *, must_exist: bool = True) -> tuple[bytes, str]:
-    """What the file holds, as bytes and as text; nothing when it is missing and need not exist.
-
-    Raises `ConfigError`.
-    """
+def read_bytes(path: Path) -> bytes:
+    """What the file holds. Raises `ConfigError`."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        if not must_exist:
-            return b"", ""
-        raise ConfigError(f"{path}: there is no such configuration file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "the name is not valid"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: is too large for a configuration (over {MAX_BYTES} bytes)")
-    try:
-        return raw, raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: this is not UTF-8 text") from None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return raw

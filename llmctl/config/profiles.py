@@ -17,6 +17,7 @@ from llmctl.config.settings import Profile, Settings
 from llmctl.config.yaml_nodes import Node, json_value, keys_of, nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError, UsageError
 from llmctl.providers.registry import LOCAL, PRESETS
+from llmctl.request import target_for
 from llmctl.storage.files import private_folder, write_private
 
 if TYPE_CHECKING:
@@ -32,21 +33,21 @@ def pick(
     environ: Mapping[str, str],
     stored: Collection[tuple[str, str]],
 ) -> tuple[str, str]:
-    """The name of the profile to use and the reason, without asking whether it exists or works.
-
-    The name given, else the default, else the first built-in profile whose key is in the
-    environment, else the first whose key is among the `stored` ones, else `local`.
-    """
+    """The name of the profile to use, which need not exist, and the reason: the name given, else
+    the default, else the first built-in profile whose key is in the environment, else the first
+    whose key is among the `stored` ones, else `local`."""
     if name is not None:
         return name, "asked for"
     if default is not None:
         return default, "the default of the configuration"
-    keys = [(preset, profiles[preset].key) for preset in PRESETS]
-    for preset, key in keys:
+    for preset in PRESETS:
+        key = profiles[preset].key
         if key is not None and key.env and environ.get(key.env, "").strip():
             return preset, f"{key.env} is set"
     for preset in PRESETS:
-        if preset != LOCAL and profiles[preset].slot in stored:
+        key = profiles[preset].key
+        place = (key and key.keyring) or preset, target_for(profiles[preset]).origin
+        if preset != LOCAL and place in stored:
             return preset, "its key is stored"
     return LOCAL, _NOTHING
 
@@ -54,15 +55,13 @@ def pick(
 def choose(settings: Settings, installed: Callable[[], bool]) -> Profile:
     """The profile to use, `settings.used`; its `chosen` says why.
 
-    `installed` tells whether the local model can run, and is asked only when nothing else is
-    left. Raises `ConfigError` for an unknown name, `NoKeyError` when there is nothing to use.
+    `installed` tells whether the local model can run. Raises `ConfigError` for an unknown name,
+    `NoKeyError` when there is nothing to use.
     """
     profile = settings.profiles.get(settings.used)
     if profile is None:
-        names = ", ".join(settings.profiles)
         hint = nearest(settings.used, settings.profiles)
-        every = "" if hint.endswith(names) else f" (there are: {names})"
-        raise ConfigError(f"there is no profile {quoted(settings.used)}; {hint}{every}")
+        raise ConfigError(f"there is no profile {quoted(settings.used)}; {hint}")
     # a model file of the user's own does not need the one that is installed
     if settings.why == _NOTHING and profile.model_path is None and not installed():
         raise NoKeyError(_nothing_to_use(settings))
@@ -73,17 +72,14 @@ def _nothing_to_use(settings: Settings) -> str:
     from llmctl.providers.local_model_files import get_server
 
     own = settings.folders.config / CONFIG_FILE
-    read = [f"{path} (names no `default:`)" for path in settings.files]
+    read = [f"{path} (names no `default:`)" for path in settings.files] or [f"{own} (not there)"]
     keys = [settings.profiles[name].key for name in PRESETS]
     variables = [key.env for key in keys if key is not None and key.env]
-    mine = [name for name in settings.profiles if name not in PRESETS]
-    choice = f"  profiles to choose from with -p or `default:`: {', '.join(mine)}\n" if mine else ""
     return (
         "no provider to ask: no profile is chosen, no key is set, no local model is installed.\n"
-        f"  configuration: {', '.join(read) or f'{own} (not there)'}\n"
+        f"  configuration: {', '.join(read)}\n"
+        f"  profiles to choose from with -p or `default:`: {', '.join(settings.profiles)}\n"
         f"  keys: {', '.join(variables)} (not set), none stored\n"
-        "  local model: not installed\n"
-        f"{choice}"
         "Three ways on:\n"
         "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)\n"
         "  2. point at a server: llmctl profiles init   (then set its base_url)\n"
@@ -114,23 +110,12 @@ def as_yaml(profile: Profile) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Writes text so that `load` takes it as text, and prices as numbers."""
+        """Writes text so that `load` takes it as text."""
 
     Dumper.add_representer(str, _write_text)
-    Dumper.add_representer(float, _write_number)
-    Dumper.add_representer(Decimal, _write_number)
+    Dumper.add_representer(Decimal, lambda dumper, price: dumper.represent_float(float(price)))
     document = {"profiles": {profile.name: as_json(profile)}}
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _write_number(dumper: yaml.SafeDumper, value: float | Decimal) -> yaml.ScalarNode:
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
-    if not -20 <= exact.adjusted() <= 15:
-        return dumper.represent_float(float(value))
-    written = f"{exact:f}"
-    written = written.rstrip("0").rstrip(".") if "." in written else written
-    kind = "float" if "." in written else "int"
-    return dumper.represent_scalar(f"tag:yaml.org,2002:{kind}", written)
 
 
 def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -142,16 +127,13 @@ def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 def starter() -> str:
-    """The file that `profiles init` writes: all of it is comments, nothing changes."""
+    """The file that `profiles init` writes: all of it is comments."""
     return files("llmctl.config").joinpath("starter.yaml").read_text(encoding="utf-8")
 
 
 def write_starter(path: Path, *, force: bool) -> None:
-    """Write the starter to `path`, readable by the user alone, whole or not at all.
-
-    Folders that are missing are made, for the user alone. Raises `UsageError` when the file
-    exists and `force` is not given, `DiskError` when the disk refuses.
-    """
+    """Write the starter and its folders, for the user alone. Raises `UsageError` when the file
+    exists and `force` is not given, `DiskError`."""
     if not force and os.path.lexists(path):
         raise UsageError(f"{path} exists; --force overwrites it")
     private_folder(path.parent)

@@ -1,9 +1,8 @@
 """Every knob of the program: frozen structs with units, bounds and hints, the schema of the files.
 
-`ConfigFile` is a file; the fields of `Profile` and its sections are the keys in it, but for those
-named `derived`. `yaml_nodes.read` reads by these types: `Meta` holds the bounds, `description`
-completes the error "must be …", `extra` may hold `parse` (text to value, None: not such a text).
-`hints` are the ends of errors about keys that people try.
+Fields are the keys of a file, but for those named `derived`. `yaml_nodes.read` reads by the types:
+`description` completes the error "must be …", `extra` may hold `parse` (text to value, None: not
+such a text) and `typed` (types of some names of a mapping); `hints` end errors about other keys.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlencode, urlsplit
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import force_setattr
 
-from llmctl.types import Price, Target
+from llmctl.types import Price
 
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,9})?) ?(ms|s|m|h|d|w)?")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,20})?(?:e-[0-9]{1,3})?) ?(ms|s|m|h|d|w)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{0,6})?) ?(?:([kmgt])(i?)b?|b)?")
 _SHARE = re.compile(r"(0?\.[0-9]{1,6}|1(\.0+)?)|([0-9]{1,2}(\.[0-9]{1,4})?|100)%")
@@ -87,13 +87,6 @@ TagName = Annotated[str, _text("printable names without =", r"\A[^=]+\Z")]
 StoredName = Annotated[
     str, _text("a name of letters, digits, dots, dashes and _", r"\A\w[\w.-]{0,63}\Z")
 ]
-ParameterName = Annotated[
-    str,
-    _text(
-        "names of parameters that llmctl does not set itself",
-        r"\A(?!(model|messages|stream|stream_options)\Z)",
-    ),
-]
 Variable = Annotated[
     str,
     _text(
@@ -125,12 +118,14 @@ Pause = Annotated[float, Meta(ge=0, le=86400), _DURATION_WORDS]
 Age = Annotated[
     float, Meta(gt=0, le=36500 * 86400), _written("a duration such as 24h or 7d", parse_duration)
 ]
-Attempts = Annotated[int, Meta(ge=1, le=100)]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 MaxTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 Temperature = Annotated[float, Meta(ge=0, le=100)]
+_OWN = r"\A(?!(model|messages|stream|stream_options)\Z)"
 Parameters = Annotated[
-    Mapping[ParameterName, Any],
+    Mapping[
+        Annotated[str, _text("names of parameters that llmctl does not set itself", _OWN)], Any
+    ],
     Meta(extra={"typed": {"max_tokens": MaxTokens | None, "temperature": Temperature | None}}),
 ]
 Size = Annotated[int, Meta(ge=1), _written("a size such as 500MB, 1GB or 2GiB", parse_size)]
@@ -139,8 +134,7 @@ Dollars = Annotated[Decimal, Meta(description="an amount in USD such as 25 or 2_
 
 
 class Limits(Struct, frozen=True):
-    """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens per minute (None: no
-    limit of our own)."""
+    """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens a minute, None: any."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 8
     rpm: PerMinute | None = None
@@ -157,18 +151,16 @@ class Timeouts(Struct, frozen=True):
 
 class RetryPolicy(Struct, frozen=True):
     """`attempts`: tries in all; `max_wait`: longest pause between two, in seconds;
-    `ambiguous_attempts`: how many of the retries may follow a failure after which the provider
-    may have billed (timeout, broken connection after sending)."""
+    `ambiguous_attempts`: retries after a failure that the provider may have billed."""
 
-    attempts: Attempts = 4
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 4
     max_wait: Pause = 60.0
     ambiguous_attempts: Annotated[int, Meta(ge=0, le=100)] = 1
 
 
 class BreakerPolicy(Struct, frozen=True):
-    """When a provider counts as down: after `failures` in a row, or when at least `error_rate`
-    (a share) of the calls of the last `window` seconds failed. Then nothing is sent for
-    `open_for` seconds, and after that one call at a time until one succeeds."""
+    """A provider is down after `failures` in a row, or when at least `error_rate` (a share) of the
+    calls of the last `window` seconds failed; then nothing is sent for `open_for` seconds."""
 
     failures: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
     error_rate: Annotated[float, Meta(ge=0.01, le=1)] = 0.5
@@ -184,11 +176,10 @@ class CachePolicy(Struct, frozen=True):
 
 
 class KeyPlaces(Struct, frozen=True):
-    """Where a profile's key comes from: the environment variable `env`, the keyring's entry
-    `keyring` (both: in this order), or what `command` prints (program and arguments). `hidden`
-    are variables that hold other keys: the command does not get to see them."""
+    """Where a profile's key comes from: the variable `env`, then the keyring's entry `keyring`, or
+    what `command` prints. `hidden` are variables of other keys, which the command may not see."""
 
-    derived: ClassVar[tuple[str, ...]] = ("hidden",)
+    derived: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     env: Variable | None = None
     keyring: StoredName | None = None
@@ -203,36 +194,30 @@ KeyPlace = Annotated[
 
 Api = Literal["chat", "responses"]
 
-Overflow = Literal["reject", "truncate", "fallback"]
-"""What becomes of a prompt that is longer than the model's window."""
+Overflow = Literal["reject", "truncate", "fallback"]  # of a prompt longer than the window
 
 
 class Profile(Struct, frozen=True):
     """One provider profile, complete: preset, file, environment and flags merged.
 
-    `api` is which of the provider's interfaces is used; `query` stands in the address of every
-    call, and `key_header` is the header that carries the key where it is not the provider's usual
-    one (Azure's `api-version` and `api-key`). `context` is the model's window in tokens where it
-    is known; `model_path`, `parallel` (answers at once) belong to `local`. `params` are sampling
-    parameters passed through; `max_tokens` and `temperature` stand among them in a file.
-    `fallback` are the profiles that are asked, in this order, when this one cannot serve. `http`:
-    `standard` sends a batch over the standard HTTP client too. `source` says where the profile
-    was defined, for `profiles show`; `chosen` why it is the one in use (set by `choose`).
+    `query` stands in the address of every call, `url` is `base_url` with it, `key_header` the
+    header of the key where it is not the usual one (Azure's `api-version` and `api-key`).
+    `context` is the model's window in tokens; `model_path`, `parallel` (answers at once) belong to
+    `local`. `max_tokens` and `temperature` stand among `params` in a file. `fallback` are the
+    profiles asked, in this order, when this one cannot serve. `source` says where the profile was
+    defined; `chosen` why it is the one in use.
     """
 
-    derived: ClassVar[tuple[str, ...]] = (
-        "name", "adapter", "max_tokens", "temperature", "source", "chosen",
-    )  # fmt: skip
+    derived: ClassVar[frozenset[str]] = frozenset(
+        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url"}
+    )
     hints: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
             ("api_key", "token", "key_env"),
             "write key: {env: NAME}, where NAME is the environment variable that holds the key",
         ),
-        **dict.fromkeys(("url", "endpoint", "api_base"), "write base_url"),
         **dict.fromkeys(("temperature", "max_tokens"), "it belongs under params"),
         **dict.fromkeys(("concurrency", "rpm", "tpm"), "it belongs under limits"),
-        **dict.fromkeys(("headers", "proxy"), "it is not supported by this version of llmctl"),
-        "ttl": "it belongs under cache",
     }
 
     name: str
@@ -263,47 +248,37 @@ class Profile(Struct, frozen=True):
     http: Literal["standard"] | None = None
     source: str = "built in"
     chosen: str = ""
+    url: str = ""
 
-    @property
-    def url(self) -> str:
-        """The base URL with its query."""
-        return f"{self.base_url}?{urlencode(self.query)}" if self.query else self.base_url
-
-    @property
-    def slot(self) -> tuple[str, str]:
-        """Where its key is stored: the key's name, or its own, and the origin it belongs to."""
-        name = self.key.keyring if self.key and self.key.keyring else self.name
-        return name, Target("", "", "", self.base_url, "").origin
+    def __post_init__(self) -> None:
+        """Join the address once: it is read for every row."""
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        force_setattr(self, "url", self.base_url + query)
 
 
-Period = Literal["day", "week", "month"]
-"""How long a budget lasts: a calendar day, week (from Monday) or month."""
+Period = Literal["day", "week", "month"]  # of the calendar; a week begins on Monday
 
 PERIODS: tuple[Period, ...] = get_args(Period)
 
 
-class BudgetMatch(Struct, frozen=True):
-    """What a budget matches by, as a file says it."""
-
-    profile: Text | None = None
-    provider: Text | None = None
-    model: Text | None = None
-    user: Text | None = None
-    tags: Mapping[LabelName, Label] = field(default_factory=dict)
+_MATCHES = _text(
+    "profile, provider, model, user and tags", r"\A(profile|provider|model|user|tags)\Z"
+)
 
 
 class Budget(Struct, frozen=True):
     """At most `limit` US dollars a period, for the calls that have all of `match`: a value by
-    `profile`, `provider`, `model`, `user` or `tag:NAME`. `warn_at` are shares of the limit,
-    ascending."""
+    `profile`, `provider`, `model`, `user` or `tag:NAME` (in a file, those stand below `tags`).
+    `warn_at` are shares of the limit, ascending."""
 
     name: Text
     limit: Dollars = field(name="limit_usd")
     period: Period
     warn_at: tuple[Share, ...] = ()
-    match: Annotated[Mapping[str, str], Meta(extra={"shape": BudgetMatch})] = field(
-        default_factory=dict
-    )
+    match: Annotated[
+        Mapping[Annotated[str, _MATCHES], Text],
+        Meta(extra={"typed": {"tags": Mapping[LabelName, Label]}}),
+    ] = field(default_factory=dict)
 
 
 class CacheSize(Struct, frozen=True):
@@ -313,21 +288,16 @@ class CacheSize(Struct, frozen=True):
 
 
 class ConfigFile(Struct, frozen=True):
-    """A configuration file, the user's or a project's."""
-
-    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        Profile.__struct_encode_fields__, "it belongs into a profile"
-    )
+    """A configuration file; its profiles are read once all files are merged."""
 
     default: Text | None = None
-    profiles: Mapping[StoredName, Profile] = field(default_factory=dict)
+    profiles: Mapping[StoredName, object] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     cache: CacheSize = CacheSize()
 
 
 class Folders(Struct, frozen=True):
-    """Where the program keeps things: `config` (the user's files), `state` (ledger,
-    conversations), `cache` (answers), `data` (models)."""
+    """Where the user's files, the ledger and conversations, the answers and the models are kept."""
 
     config: Path
     state: Path
@@ -336,10 +306,9 @@ class Folders(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
-    """The outcome of configuration: all profiles by name, which is the default, the files that
-    were read, weakest first, the budgets; `cache_size` is what the cache of answers may grow to,
-    in bytes (None: no limit). `used` names the profile to use, `why` the reason; `choose` says
-    whether there is one of that name."""
+    """The outcome of configuration: `files` are those read, weakest first; `cache_size` is what the
+    cache of answers may grow to, in bytes (None: any). `used` names the profile to use, which need
+    not exist, `why` the reason."""
 
     profiles: Mapping[str, Profile]
     default: str | None

@@ -1,8 +1,4 @@
-"""Trust in a project's configuration: the user's word for one file as it is, byte for byte.
-
-Whoever clones a repository has not read its `llmctl.yaml`. What in it decides where keys and
-prompts go counts only after `llmctl profiles trust`, and only until a byte of it changes.
-"""
+"""Trust in a project's configuration: the user's word for one file as it is, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,8 +16,7 @@ _FILE = "trust.json"
 
 
 class Untrusted(ConfigError):
-    """A project's file says what `needs` the user's trust. `path` and `raw` are the file,
-    `asks` what it sets, one `file:line: key` each; `own` is the user's own file."""
+    """A project's file, `path`, says what `needs` the user's trust: `asks`, one place each."""
 
     def __init__(self, needs: tuple[Node, ...], path: Path, raw: bytes, own: Path) -> None:
         what = "needs your trust in a project's configuration; read the file, then run "
@@ -59,10 +54,9 @@ def forget(folders: Folders, path: Path) -> bool:
 
 
 def _read(folders: Folders) -> dict[str, str]:
-    """The record. One that is missing or damaged trusts nothing."""
+    """The record: digests by path. One that is missing or damaged trusts nothing."""
     try:
-        said = json.loads((folders.state / _FILE).read_bytes())
-        return dict(said["files"])
+        return dict(json.loads((folders.state / _FILE).read_bytes())["files"])
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 

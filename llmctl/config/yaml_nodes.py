@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -26,18 +26,12 @@ from llmctl.errors import ConfigError
 if TYPE_CHECKING:
     import yaml
 
-MAX_NODES = 20_000
-"""Values in one file, aliases counted each time: a few lines of aliases to aliases would
-otherwise unfold into billions."""
-
-MAX_DEPTH = 40
-"""Levels of nesting; orjson, which writes `params` to the wire, stops at 254."""
+MAX_DEPTH = 40  # levels of nesting; orjson, which writes `params` to the wire, stops at 254
 
 _NUMBER = re.compile(
     r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?"  # a group: no integer
 )
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_NO_META = Meta()
 
 
 class Node(Struct, frozen=True):
@@ -52,20 +46,22 @@ class Node(Struct, frozen=True):
     value: str | tuple[Node, ...] | Mapping[str, Node]
     plain: bool = True
 
+    @classmethod
+    def of(cls, value: str | Mapping[str, Any], where: str) -> Node:
+        """A tree that no file says: text, and mappings of it."""
+        if isinstance(value, str):
+            return cls(where, "", value)
+        return cls(where, "", {name: cls.of(child, where) for name, child in value.items()})
+
     def error(self, message: str) -> ConfigError:
         """The error that names this value; `message` begins with a verb."""
         place = f"{self.where}: {self.path}" if self.path else self.where
         return ConfigError(f"{place} {message}")
 
     @property
-    def bare(self) -> str | None:
-        """The text of a scalar that is not quoted; None for all other values."""
-        return self.value if self.plain and isinstance(self.value, str) else None
-
-    @property
     def null(self) -> bool:
         """Whether nothing is written, or `null`."""
-        return self.bare in {"", "~", "null", "Null", "NULL"}
+        return self.plain and self.value in ("", "~", "null", "Null", "NULL")
 
     def mapping(self) -> Mapping[str, Node]:
         """The entries; none when nothing is written. Raises `ConfigError` for another kind."""
@@ -80,15 +76,6 @@ class Node(Struct, frozen=True):
         if self.null:
             return ()
         return self.value if isinstance(self.value, tuple) else (self,)
-
-
-def node_of(value: str | Node | Mapping[str, Any], where: str) -> Node:
-    """A tree that no file says: text, nodes, and mappings of them."""
-    if isinstance(value, Node):
-        return value
-    if isinstance(value, str):
-        return Node(where, "", value)
-    return Node(where, "", {name: node_of(child, where) for name, child in value.items()})
 
 
 def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
@@ -129,55 +116,54 @@ def keys_of(struct: type[Struct]) -> Mapping[str, FieldInfo]:
     return {each.encode_name: each for each in fields(struct) if each.name not in derived}
 
 
-def read(node: Node, hint: Any, *, whole: bool = True) -> Any:
-    """The value of a node by the type of its field; a section is a dict of what it says.
-
-    `whole`: a section says all that its struct requires. Raises `ConfigError`.
-    """
-    if hint is Any:
-        return json_value(node)
+def read(node: Node, hint: Any) -> Any:
+    """The value of a node by type: a section is a dict of what it says, an `object` the node."""
+    if hint in (Any, object):
+        return node if hint is object else json_value(node)
     if NoneType in get_args(hint):
         if node.null:
             return None
-        hint = next(option for option in get_args(hint) if option is not NoneType)
+        hint = get_args(hint)[0]
     hint = Text if hint is Path else hint
-    kind, *_, meta = get_args(hint) if get_origin(hint) is Annotated else (hint, _NO_META)
+    kind, *_, meta = get_args(hint) if get_origin(hint) is Annotated else (hint, Meta())
     extra = meta.extra or {}
-    kind, parse = extra.get("shape", kind), extra.get("parse")
     if isinstance(kind, type) and issubclass(kind, Struct):
-        return _section(node, kind, meta.description, whole=whole)
+        return _section(node, kind, meta.description)
     if get_origin(kind) is Mapping:
-        return _mapping(node, get_args(kind), extra.get("typed", {}), whole=whole)
-    if get_origin(kind) is tuple and not (parse and isinstance(node.value, str)):
+        return _mapping(node, get_args(kind), extra.get("typed", {}))
+    if get_origin(kind) is tuple and not ("parse" in extra and isinstance(node.value, str)):
         value: Any = tuple(read(item, get_args(kind)[0]) for item in node.items())
-        if kind is hint:
-            return value
-    elif parse:
+    elif "parse" in extra:
         text = node.value if isinstance(node.value, str) and node.value.isprintable() else ""
-        value = parse(text)
+        value = extra["parse"](text)
     else:
         value = _scalar(node, kind)
-    if not _fits(value, hint):
-        secret = kind is str or get_origin(kind) is tuple
-        shown = quoted(node.value) if isinstance(node.value, str) else "a list or mapping"
-        raise node.error(f"must be {_expected(kind, meta)}{'' if secret else f', not {shown}'}")
+    if kind is not hint or not isinstance(value, tuple):
+        try:
+            msgspec.convert(value, hint)
+        except msgspec.ValidationError:
+            secret = kind is str or get_origin(kind) is tuple
+            shown = quoted(node.value) if isinstance(node.value, str) else "a list or mapping"
+            wrong = "" if secret else f", not {shown}"
+            raise node.error(f"must be {_expected(kind, meta)}{wrong}") from None
     return value
 
 
-def _mapping(node: Node, hints: Any, typed: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
+def _mapping(node: Node, hints: Any, typed: Mapping[str, Any]) -> dict[str, Any]:
     """Values by names that are the user's; `typed` are the types of some."""
     (names, values), found = hints, {}
+    _, meta = get_args(names)
     for name, child in node.mapping().items():
-        if not name.isprintable() or not _fits(name, names):
-            words = get_args(names)[1].description
+        if not name.isprintable() or not re.search(meta.pattern, name):
             raise ConfigError(
-                f"{child.where}: {node.path} cannot have the name {quoted(name)}, only {words}"
+                f"{child.where}: {node.path} cannot have the name {quoted(name)}, only "
+                f"{meta.description}"
             )
-        found[name] = read(child, typed.get(name, values), whole=whole)
+        found[name] = read(child, typed.get(name, values))
     return found
 
 
-def _section(node: Node, struct: type[Struct], choice: str | None, *, whole: bool) -> Any:
+def _section(node: Node, struct: type[Struct], choice: str | None) -> dict[str, Any]:
     """What a section says; with `choice`, its description, exactly one of its keys."""
     keys = keys_of(struct)
     if choice:  # nothing of what is written is shown: it may be a key
@@ -191,33 +177,28 @@ def _section(node: Node, struct: type[Struct], choice: str | None, *, whole: boo
             place = f"{node.path} has" if node.path else "there is"
             raise ConfigError(f"{child.where}: {place} an unknown key {quoted(name)}; {hint}")
     for name, each in keys.items():
-        if whole and each.required and name not in entries:
+        if each.required and name not in entries:
             raise node.error(f"needs {name}")
-    return {name: read(child, keys[name].type, whole=whole) for name, child in entries.items()}
+    return {name: read(child, keys[name].type) for name, child in entries.items()}
 
 
 def _scalar(node: Node, kind: Any) -> Any:
     """What is written, as the type it should have; None where it is no such thing."""
+    text = node.value if isinstance(node.value, str) else None
+    if text is None or node.null:
+        return None
     if kind is str or get_origin(kind) is Literal:
-        text = isinstance(node.value, str) and not node.null and node.value.isprintable()
-        return node.value if text else None
-    bare = node.bare or ""
+        return text if text.isprintable() else None
+    if not node.plain:
+        return None
     if kind is bool:
-        return _BOOLEANS.get(bare.lower())
-    bare = bare.replace("_", "")
+        return _BOOLEANS.get(text.lower())
+    text = text.replace("_", "")
     try:
-        value = kind(bare) if _NUMBER.fullmatch(bare) else None
+        value = kind(text) if _NUMBER.fullmatch(text) else None
     except (ValueError, ArithmeticError):
         return None
     return None if kind is Decimal and value and not 0 <= value <= 10**12 else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    try:
-        msgspec.convert(value, hint)
-    except msgspec.ValidationError:
-        return False
-    return True
 
 
 def _expected(kind: Any, meta: Meta) -> str:
@@ -226,111 +207,94 @@ def _expected(kind: Any, meta: Meta) -> str:
         return meta.description
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
-    if kind is bool:
-        return "true or false"
-    if kind is Decimal:
-        return "a price in USD per million tokens"
+    if kind in (bool, Decimal):
+        return "true or false" if kind is bool else "a price in USD per million tokens"
     return f"a {'whole ' if kind is int else ''}number from {meta.ge} to {meta.le}"
 
 
-def json_value(node: Node, depth: int = 0) -> Any:
+def json_value(node: Node) -> Any:
     """What a value of `params` means: JSON, read after YAML 1.2, in which `on` and `1:30` are
-    text. Raises `ConfigError` for what JSON cannot carry."""
-    if depth > MAX_DEPTH:  # aliases in aliases go deeper than the text does
-        raise node.error(f"is nested more than {MAX_DEPTH} levels deep")
+    text. Raises `ConfigError` for numbers that JSON cannot carry."""
     value = node.value
     if isinstance(value, tuple):
-        return [json_value(item, depth + 1) for item in value]
-    texts = list(value) if isinstance(value, Mapping) else [value]
-    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
-        raise node.error("holds half a character (\\ud800 to \\udfff); write the character itself")
+        return [json_value(item) for item in value]
     if isinstance(value, Mapping):
-        return {name: json_value(child, depth + 1) for name, child in value.items()}
-    return _json_scalar(node, value) if node.plain else value
-
-
-def _json_scalar(node: Node, text: str) -> Any:
-    """What an unquoted scalar means."""
-    number = _NUMBER.fullmatch(text)
+        return {name: json_value(child) for name, child in value.items()}
+    if not node.plain:
+        return value
+    number = _NUMBER.fullmatch(value)
     if number is None:
-        words = {"true": True, "false": False}
-        return None if node.null else words.get(text.lower(), text)
-    if not any(number.groups()):
-        if len(text) <= 20 and -(2**63) <= int(text) < 2**64:
-            return int(text)
-    elif math.isfinite(float(text)):
-        return float(text)
+        return None if node.null else {"true": True, "false": False}.get(value.lower(), value)
+    if any(number.groups()):
+        if math.isfinite(float(value)):
+            return float(value)
+    elif len(value) <= 20 and -(2**63) <= int(value) < 2**64:
+        return int(value)
     raise node.error("is a number of more than 64 bits; quote it to send it as text")
 
 
 # Text becomes nodes.
 
 
-def parse_yaml(text: str, file: str) -> Node | None:
+def parse_yaml(raw: bytes, file: str) -> Node | None:
     """The tree of a YAML document, None when it is empty; `file` is its name in messages.
 
-    Raises `ConfigError` for anything that is not one plain YAML document.
+    Raises `ConfigError` for anything that is not one plain YAML document in UTF-8.
     """
     import yaml
 
     loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # first its events: libyaml's composer is recursive and crashes on 100,000 brackets
-        depth = 0
-        for event in yaml.parse(text, Loader=loader):
-            where = f"{file}:{event.start_mark.line + 1 if event.start_mark else 1}"
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            _bound(0, depth, where)
-            if tag := getattr(event, "tag", None):
-                raise ConfigError(f"{where}: the tag {quoted(tag)} is not supported; leave it out")
-        root = yaml.compose(text, Loader=loader)
+        # its events: libyaml's composer is recursive and crashes on 100,000 brackets
+        events = iter(yaml.parse(raw.decode("utf-8-sig"), Loader=loader))
+        next(events)
+        if isinstance(next(events), yaml.StreamEndEvent):
+            return None
+        root = _node(next(events), events, file)
+        next(events)
+        if not isinstance(next(events), yaml.StreamEndEvent):
+            raise ConfigError(f"{file}: a configuration is one YAML document; leave out `---`")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = min(mark.line if mark else 0, text.count("\n")) + 1  # not after the last one
         what = ", ".join(str(part) for part in (error.context, error.problem) if part)
+        line = min(mark.line if mark else 0, raw.count(b"\n")) + 1  # not after the last one
         raise ConfigError(f"{file}:{line}: this is not YAML: {what}") from None
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: this is not UTF-8 text") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # a character that YAML forbids, or a number out of range in `\U` and `%YAML`
         what = str(error).partition("\n")[0]
         raise ConfigError(f"{file}: this is not YAML: {what}") from None
-    return None if root is None else _unfold(root, f"{file}:", "", "", [0], 0)
+    return root
 
 
-def _unfold(
-    found: yaml.Node, file: str, where: str, path: str, count: list[int], depth: int
+def _node(
+    event: Any, events: Iterator[Any], file: str, path: str = "", at: str = "", depth: int = 0
 ) -> Node:
-    """PyYAML's node and those below, aliases repeated; a key's value stands where the key does."""
+    """The node that begins with `event`, and those below; `at` is where its key stands."""
     import yaml
 
-    where = where or f"{file}{found.start_mark.line + 1}"
-    count[0] += 1
-    _bound(count[0], depth, where)
-    if isinstance(found, yaml.ScalarNode):
-        return Node(where, path, str(found.value), plain=found.style in (None, ""))
-    if isinstance(found, yaml.SequenceNode):
-        items = enumerate(found.value)
-        return Node(
-            where,
-            path,
-            tuple(_unfold(item, file, "", f"{path}[{n}]", count, depth + 1) for n, item in items),
+    where = at or f"{file}:{event.start_mark.line + 1}"
+    if isinstance(event, yaml.AliasEvent) or event.tag or depth > MAX_DEPTH:
+        raise ConfigError(
+            f"{where}: tags (!), aliases (*) and more than {MAX_DEPTH} levels are not supported"
         )
+    if isinstance(event, yaml.ScalarEvent):
+        return Node(where, path, event.value, plain=not event.style)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items: list[Node] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_node(event, events, file, f"{path}[{len(items)}]", "", depth + 1))
+        return Node(where, path, tuple(items))
     entries: dict[str, Node] = {}
-    for key, value in found.value:
-        at, name = f"{file}{key.start_mark.line + 1}", key.value
-        if not isinstance(name, str) or name == "<<":
+    while not isinstance(key := next(events), yaml.MappingEndEvent):
+        at, name = f"{file}:{key.start_mark.line + 1}", getattr(key, "value", "<<")
+        if name == "<<":
             raise ConfigError(f"{at}: a key must be plain text, and none is merged (<<)")
         if name in entries:
             first = entries[name].where
             raise ConfigError(f"{at}: {quoted(name)} is written twice, first at {first}")
         below = ".".join(filter(None, (path, quoted(name)[1:-1])))  # a path is for messages
-        entries[name] = _unfold(value, file, at, below, count, depth + 1)
+        entries[name] = _node(next(events), events, file, below, at, depth + 1)
     return Node(where, path, entries)
-
-
-def _bound(nodes: int, depth: int, where: str) -> None:
-    if nodes > MAX_NODES or depth > MAX_DEPTH:
-        raise ConfigError(
-            f"{where}: this holds too much; at most {MAX_NODES} values, "
-            f"{MAX_DEPTH} levels deep, are read, counting what aliases repeat"
-        )

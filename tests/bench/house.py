@@ -1,7 +1,7 @@
 """Size of the house, and the files a row of a batch calls into: `python -m tests.bench.house`.
 
 `llmctl batch` runs 300 rows in this process, with a budget, under a profiler that counts the calls
-into each file of `llmctl/`; a file counts that is called into at least once a row.
+of each function of `llmctl/`; a file counts when one of its functions is called for every row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import llmctl
 from llmctl.cli.app import main as run
@@ -27,11 +27,11 @@ _ROOT = Path(llmctl.__file__).parent
 
 def called_files(folder: Path, url: str) -> list[str]:
     """Files of `llmctl/` that are called into for each row, with the calls a row."""
-    calls: Counter[str] = Counter()
+    calls: Counter[CodeType] = Counter()
 
     def count(frame: FrameType, event: str, _: object) -> None:
         if event == "call":
-            calls[frame.f_code.co_filename] += 1
+            calls[frame.f_code] += 1
 
     os.environ.update(new_home(folder, url))
     write_rows(folder / "in.jsonl", _ROWS)
@@ -42,12 +42,11 @@ def called_files(folder: Path, url: str) -> list[str]:
         run()
     sys.setprofile(None)
     threading.setprofile(None)
-    inside = {Path(name): number for name, number in calls.items() if name.startswith(str(_ROOT))}
-    return [
-        f"{path.relative_to(_ROOT)} ({number / _ROWS:.0f})"
-        for path, number in sorted(inside.items())
-        if number >= _ROWS
-    ]
+    files: Counter[str] = Counter()
+    for code, number in calls.items():
+        if number >= _ROWS and code.co_filename.startswith(str(_ROOT)):
+            files[str(Path(code.co_filename).relative_to(_ROOT))] += number
+    return [f"{name} ({number / _ROWS:.0f})" for name, number in sorted(files.items())]
 
 
 def lines(folder: Path) -> tuple[int, int]:

@@ -13,23 +13,11 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 from tests.bench.command import LLMCTL, new_home, write_rows
+from tests.simulator.call import Call
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.server import Simulator
-
-
-class Arrivals:
-    """What the model says, and when it was asked."""
-
-    def __init__(self) -> None:
-        self.at: list[float] = []
-
-    def __call__(self, call: Any) -> Reply:
-        """Note the call; its text is nobody's concern."""
-        self.at.append(call.received)
-        return Reply("ok", usage=Usage(20, 1))
 
 
 def busiest(at: list[float], seconds: float = 60.0) -> int:
@@ -44,8 +32,13 @@ def busiest(at: list[float], seconds: float = 60.0) -> int:
 
 def measure(folder: Path, rpm: int, seconds: float, processes: int) -> str:
     """Run it; the line that says what was seen."""
-    arrivals = Arrivals()
-    with Simulator(reply=arrivals, record_bodies=False) as server:
+    arrivals: list[float] = []
+
+    def note(call: Call) -> Reply:
+        arrivals.append(call.received)
+        return Reply("ok", usage=Usage(20, 1))
+
+    with Simulator(reply=note, record_bodies=False) as server:
         environ = new_home(folder, server.base_url)
         rows = int(rpm / 60 * (seconds + 30) / processes)
         running = []
@@ -61,7 +54,7 @@ def measure(folder: Path, rpm: int, seconds: float, processes: int) -> str:
             process.terminate()
         for process in running:
             process.wait(60)
-    at = sorted(arrivals.at)
+    at = sorted(arrivals)
     begin = at[0] + (seconds - 60) / 2
     minute = sum(begin <= moment < begin + 60 for moment in at)
     most = busiest(at)

@@ -8,7 +8,6 @@ stdin closes, as the simulator does.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import subprocess
 import sys
@@ -16,25 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_ANSWER = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1790000000,
-        "model": "gpt-5-mini-2026-05-01",
-        "choices": [
-            {
-                "index": 0,
-                "message": {
-                    "role": "assistant",
-                    "content": "The review is positive: the buyer would buy it again.",
-                },
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 31, "completion_tokens": 14, "total_tokens": 45},
-    }
-).encode()
+_ANSWER = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1790000000,'
+    b'"model":"gpt-5-mini-2026-05-01","choices":[{"index":0,"message":{"role":"assistant",'
+    b'"content":"The review is positive: the buyer would buy it again."},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":31,"completion_tokens":14,"total_tokens":45}}'
+)
 _REPLY = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req_1\r\n"
     b"content-length: %d\r\n\r\n%b" % (len(_ANSWER), _ANSWER)

@@ -1,9 +1,8 @@
 """How fast `llmctl` starts and answers, a line a figure: `python -m tests.bench.start`.
 
-`--version` and `--help` against Python's own start; `ask` out of the cache; `ask` to
-its first printed token against the server's own first byte; and the whole of `ask` against the
-whole of the `llm` command with the same prompt, where the provider answers at once and where it
-takes 50 ms. `--llm PATH` names the `llm` command (the one beside this Python by default).
+`--version` and `--help` against Python's own start; `ask` out of the cache; and the whole of `ask`
+against the whole of the `llm` command with the same prompt, where the provider answers at once and
+where it takes 50 ms. `--llm PATH` names the `llm` command (the one beside this Python by default).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.bench.command import new_home
-from tests.simulator.call import Call
 from tests.simulator.server import Simulator
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -57,21 +55,6 @@ def whole(command: Sequence[str], **environ: str) -> Callable[[], float]:
     return one
 
 
-def first_token(command: Sequence[str], spoke: list[float], **environ: str) -> tuple[float, float]:
-    """Seconds from the server's answer (the last of `spoke`) to the first printed byte, and from
-    the start to it."""
-    start = time.perf_counter()
-    with subprocess.Popen(
-        command, env={**os.environ, **environ}, stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(1)
-        printed = time.perf_counter()
-        process.stdout.read()
-    assert process.returncode == 0
-    return printed - spoke[-1], printed - start
-
-
 def bare(folder: Path) -> str:
     """Python in an environment where nothing is installed: where something is that can be edited,
     every start looks for it, which takes as long as the start itself."""
@@ -97,14 +80,8 @@ def starts(folder: Path) -> None:
 
 
 def answers(folder: Path, llm: Path) -> None:
-    """`ask` out of the cache, to its first token, and whole; and `llm`."""
-    spoke: list[float] = []
-
-    def speak(_: Call) -> str:
-        spoke.append(time.perf_counter())
-        return "Yes, it is positive."
-
-    with Simulator(reply=speak, stream_interval=0.001) as sim:
+    """`ask` out of the cache, and whole; and `llm`."""
+    with Simulator(reply=lambda _: "Yes, it is positive.") as sim:
         home = new_home(folder, sim.base_url, budget=False)
         ask = [LLMCTL, "ask", "-q", PROMPT]
         whole(ask, **home)()
@@ -127,13 +104,6 @@ def answers(folder: Path, llm: Path) -> None:
                 ", ".join(f"{name} whole {took * 1000:.0f} ms" for name, took in found.items()),
                 *((f"{found['ask'] / found['llm']:.2f}x",) if "llm" in found else ()),
             )
-        streamed = [*ask, "--no-cache", "--stream"]
-        tokens = [first_token(streamed, spoke, **home) for _ in range(_ROUNDS)]
-    print(
-        f"start: ask to its first printed token {min(t[0] for t in tokens) * 1000:.0f} ms after "
-        f"the server's first byte, {min(t[1] for t in tokens) * 1000:.0f} ms after its start "
-        f"({_LATENCY * 1000:.0f} ms of them the server's)"
-    )
 
 
 def main() -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .http1 import Head
-    from .reply import Usage
+from .reply import Usage
 
 Json = dict[str, Any]
 Outcome = Literal["pending", "answered", "refused", "dropped", "abandoned"]
@@ -43,11 +38,11 @@ class Ask:
 class Call:
     """One request.
 
-    `key` is `content_key` of its body, `index` counts requests from 0, `attempt` the requests with
-    this key from 1, `received` and `ended` are in seconds of `time.monotonic`. `outcome` is
-    `pending` until the answer is out: then `answered` (whole, below 400), `refused` (400 and
-    above), `dropped` (the simulator broke the connection) or `abandoned` (the client left first).
-    `billed` is None when nothing was billed; `fault` names the fault that was injected.
+    `key` stands for its body (method and path without one), `index` counts requests from 0,
+    `attempt` the requests with this key from 1, `received` and `ended` are in seconds of
+    `time.monotonic`. `outcome` is `pending` until the answer is out: then `answered` (whole, below
+    400), `refused` (400 and above), `dropped` (the simulator broke the connection) or `abandoned`
+    (the client left first). `billed` is None when nothing was billed; `fault` names the fault.
     """
 
     method: str
@@ -68,20 +63,6 @@ class Call:
     fault: str | None = None
     billed: Usage | None = None
 
-    @classmethod
-    def of(cls, head: Head, raw: bytes, connection: int) -> Call:
-        """Note a request that arrives now; without a body its key is method and path."""
-        return cls(
-            method=head.method,
-            path=head.path,
-            query=head.query,
-            headers=head.headers,
-            raw=raw,
-            key=content_key(raw) if raw else f"{head.method} {head.path}",
-            connection=connection,
-            received=time.monotonic(),
-        )
-
     @property
     def model(self) -> str:
         """The requested model, or an empty text."""
@@ -94,19 +75,13 @@ class Call:
 
     @property
     def api_key(self) -> str | None:
-        """The key the client sent in any provider's header, or None."""
-        return api_key(self.headers)
+        """The key the client sent: a bearer token, or any provider's own header."""
+        own = ("x-api-key", "x-goog-api-key", "api-key")
+        found = next((self.headers[name] for name in own if name in self.headers), None)
+        return bearer(self.headers) or found
 
 
-def api_key(headers: Mapping[str, str]) -> str | None:
-    """Take the key from lower-case headers: a bearer token, or any provider's own header."""
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """Take the token of an `authorization: Bearer …` header (names are lower case)."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    own = ("x-api-key", "x-goog-api-key", "api-key")
-    return next((headers[name] for name in own if name in headers), None)
-
-
-def content_key(raw: bytes) -> str:
-    """Name a request body: 16 hex digits, equal for equal bytes."""
-    return blake2b(raw, digest_size=8).hexdigest()
+    return token.strip() or None if scheme.lower() == "bearer" else None

@@ -6,21 +6,46 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Literal, cast
 
+from .call import Call
 from .errors import JSON
+from .fault import Fault
 from .http1 import Answer, Delivery, Head, parse_head, render
+from .provider import Provider
 from .wires.wire import dump
 
-if TYPE_CHECKING:
-    from .call import Call
-    from .fault import Fault
-    from .gate import Gate
-    from .provider import Provider
-
-_LARGEST_HEAD = 64 * 1024
 _LINGER_NONE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+
+
+Moment = Literal["received", "billed"]
+
+
+class Gate:
+    """Holds calls `received` (nothing is billed yet) or `billed` (the answer is made, not sent).
+
+    `held` is the moment at which calls are held, None for no holding; any thread may set it.
+    `enter` and `open` belong to the server's thread.
+    """
+
+    def __init__(self) -> None:
+        self.held: Moment | None = None
+        self._waiting: list[Callable[[], None]] = []
+
+    def enter(self, moment: Moment, go_on: Callable[[], None]) -> None:
+        """Go on now, or when the gate opens."""
+        if self.held == moment:
+            self._waiting.append(go_on)
+        else:
+            go_on()
+
+    def open(self) -> None:
+        """Let every held call go on, in the order they came; later ones obey `held`."""
+        waiting, self._waiting = self._waiting, []
+        for go_on in waiting:
+            go_on()
 
 
 class Connection(asyncio.Protocol):
@@ -75,14 +100,11 @@ class Connection(asyncio.Protocol):
             raw = bytes(self._buffer[: head.length])
             del self._buffer[: head.length]
             self._head = None
-            if not self._housekeeping(head):
-                self._serve(head, raw)
+            self._serve(head, raw)
 
     def _read_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
-            if len(self._buffer) > _LARGEST_HEAD:
-                self._reject()
             return False
         try:
             head = parse_head(bytes(self._buffer[:end]))
@@ -91,27 +113,12 @@ class Connection(asyncio.Protocol):
             return False
         del self._buffer[: end + 4]
         self._head = head
-        early = self._provider.before_read(head, self._number)
-        if early is not None:
-            self._call, delivery = early
-            self._send(self._call, delivery)
-        return early is None
+        return True
 
     def _reject(self) -> None:
         answer = Answer(400, (("content-type", "text/plain"),), (b"not HTTP as I know it\n",))
         self._transport.write(b"".join(render(answer, close=True).segments))
         self._transport.close()
-
-    def _housekeeping(self, head: Head) -> bool:
-        """Answer what is not the provider's business; nothing of it is recorded."""
-        if head.path == "/health":
-            body = {"status": "ok"}
-        elif head.path == "/simulator/stats":
-            body = self._record.snapshot()
-        else:
-            return False
-        self._transport.write(b"".join(render(Answer(200, (JSON,), (dump(body),))).segments))
-        return True
 
     def _serve(self, head: Head, raw: bytes) -> None:
         call = self._call = self._provider.receive(head, raw, self._number)
@@ -128,23 +135,15 @@ class Connection(asyncio.Protocol):
             ready()
 
     def _ready(self, call: Call, fault: Fault, close: bool) -> None:  # noqa: FBT001  (partial passes it)
-        if self._gate.held is None:
-            self._answer(call, fault, close)
-        else:
-            self._gate.enter("received", partial(self._answer, call, fault, close))
+        self._gate.enter("received", partial(self._answer, call, fault, close))
 
     def _answer(self, call: Call, fault: Fault, close: bool) -> None:  # noqa: FBT001  (partial passes it)
-        if self._gone and not self._provider.behaviour.bill_abandoned:
-            return
         try:
             delivery = self._provider.answer(call, fault, self._loop.time(), close=close)
         except Exception as error:  # noqa: BLE001  (kept for the thread that runs the test)
             self._failed(call, error)
             return
-        if self._gate.held is None:
-            self._send(call, delivery)
-        else:
-            self._gate.enter("billed", partial(self._send, call, delivery))
+        self._gate.enter("billed", partial(self._send, call, delivery))
 
     def _failed(self, call: Call, error: Exception) -> None:
         self._record.errors.append(error)

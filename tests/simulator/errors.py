@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from functools import partial
 from time import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from .call import Call
 from .fault import Fault
 from .http1 import Answer
 from .reply import Problem
 from .wires.wire import Wire, dump
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .call import Call
 
 JSON = ("content-type", "application/json")
 
@@ -42,12 +40,14 @@ class Status(Fault):
         """Give the error."""
         key = call.api_key or ""
         given = self.problem
-        problem = Problem(given.message.replace("{key}", key), given.type, given.code, given.param)
         extra = {name: value.replace("{key}", key) for name, value in self.headers.items()}
         if self.retry_date is not None:
             extra["retry-after"] = formatdate(time() + self.retry_date, usegmt=True)
-        refused = wire.refuse(self.status, problem, extra)
-        return Answer(refused.status, (JSON, *refused.headers.items()), (dump(refused.body),))
+        said = given.message.replace("{key}", key)
+        problem = replace(given, message=said, wait=extra.get("retry-after"))
+        code, body = wire.refuse(self.status, problem)
+        shown = (pair for pair in extra.items() if pair[0] not in wire.unsaid)
+        return Answer(code, (JSON, *shown), (dump(body),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,7 @@ def status(code: int, message: str | None = None, *, delay: float = 0.0) -> Stat
 
 
 def rate_limited(
-    retry_after: float | str | None = None,
-    *,
-    form: Literal["seconds", "ms", "date"] = "seconds",
+    retry_after: float | str | None = None, *, form: Literal["seconds", "ms", "date"] = "seconds"
 ) -> Status:
     """429 that passes by itself.
 
@@ -97,9 +95,9 @@ def out_of_quota() -> Status:
     return Status(status=429, problem=Problem(message, "insufficient_quota", "insufficient_quota"))
 
 
-def context_too_long(limit: int = 128_000) -> Status:
-    """400 because the prompt is longer than the model's window of `limit` tokens."""
-    message = f"This model's maximum context length is {limit} tokens."
+def context_too_long() -> Status:
+    """400 because the prompt is longer than the model's window."""
+    message = "This model's maximum context length is 128000 tokens."
     problem = Problem(message, "invalid_request_error", "context_length_exceeded", "messages")
     return Status(status=400, problem=problem)
 
@@ -112,34 +110,12 @@ def unauthorized(*, echo_key: bool = False) -> Status:
     return Status(status=401, problem=problem)
 
 
-def payment_required() -> Status:
-    """402: no credit left."""
-    return Status(status=402, problem=Problem("Insufficient credits", "billing_error"))
-
-
-def forbidden() -> Status:
-    """403: the key may not use this model."""
-    problem = Problem("You are not allowed to use this model", "permission_error")
-    return Status(status=403, problem=problem)
-
-
-def model_not_found() -> Status:
-    """404: no such model."""
-    message = "The model does not exist or you do not have access to it."
-    problem = Problem(message, "invalid_request_error", "model_not_found", "model")
-    return Status(status=404, problem=problem)
-
-
-def server_error() -> Status:
-    """500."""
-    return status(500, "The server had an error while processing your request.")
-
-
-def unavailable() -> Status:
-    """503."""
-    return status(503, "The engine is currently overloaded, please try again later.")
-
-
-def overloaded() -> Status:
-    """529, as Anthropic has it."""
-    return Status(status=529, problem=Problem("Overloaded", "overloaded_error"))
+_GONE = "The model does not exist or you do not have access to it."
+payment_required = partial(Status, status=402, problem=Problem("No credits", "billing_error"))
+forbidden = partial(Status, status=403, problem=Problem("Not this model", "permission_error"))
+model_not_found = partial(
+    Status, status=404, problem=Problem(_GONE, "invalid_request_error", "model_not_found", "model")
+)
+server_error = partial(status, 500, "The server had an error while processing your request.")
+unavailable = partial(status, 503, "The engine is currently overloaded, please try again later.")
+overloaded = partial(Status, status=529, problem=Problem("Overloaded", "overloaded_error"))

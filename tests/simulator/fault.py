@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .call import Call
-
-if TYPE_CHECKING:
-    from .http1 import Answer, Delivery
-    from .reply import Reply
-    from .wires.wire import Wire
+from .http1 import Answer, Delivery
+from .reply import Reply
+from .wires.wire import Wire
 
 
 @dataclass(frozen=True, kw_only=True)

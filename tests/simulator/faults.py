@@ -7,19 +7,12 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from .fault import Fault
 from .http1 import Answer, Delivery, End
-
-if TYPE_CHECKING:
-    from .reply import Finish, Reply
-    from .wires.wire import Wire
-
-
-@dataclass(frozen=True, kw_only=True)
-class Late(Fault):
-    """The right answer, `delay` seconds later (a delayed first byte)."""
+from .reply import Finish, Reply
+from .wires.wire import Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +25,6 @@ class Disconnect(Fault):
     def deliver(self, delivery: Delivery) -> Delivery:  # noqa: ARG002  (the seam passes it)
         """Send nothing and end."""
         return Delivery((), end=_end(reset=self.reset))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CutHeaders(Fault):
-    """The connection ends after `size` bytes of the head."""
-
-    size: int = 20
-    reset: bool = False
-
-    def deliver(self, delivery: Delivery) -> Delivery:
-        """Send the beginning of the head and end."""
-        return Delivery((delivery.segments[0][: self.size],), end=_end(reset=self.reset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +56,16 @@ class Hang(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class Dribble(Fault):
-    """One byte every `interval` seconds, of the body or of head and body (`part`)."""
+    """One byte of the body every `interval` seconds."""
 
     interval: float = 5.0
-    part: Literal["all", "body"] = "body"
 
     def deliver(self, delivery: Delivery) -> Delivery:
         """Send byte by byte."""
         head, *rest = delivery.segments
-        first = (head,) if self.part == "body" else _bytes(head)
-        return replace(delivery, segments=(*first, *_bytes(b"".join(rest))), interval=self.interval)
+        body = b"".join(rest)
+        pieces = (body[i : i + 1] for i in range(len(body)))
+        return replace(delivery, segments=(head, *pieces), interval=self.interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +150,6 @@ def empty() -> Body:
 
 def _end(*, reset: bool) -> End:
     return "reset" if reset else "cut"
-
-
-def _bytes(data: bytes) -> tuple[bytes, ...]:
-    return tuple(data[i : i + 1] for i in range(len(data)))
 
 
 @lru_cache(maxsize=8)

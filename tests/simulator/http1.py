@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import http
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Literal
 
 End = Literal["keep", "close", "cut", "reset", "hang"]
 Headers = tuple[tuple[str, str], ...]

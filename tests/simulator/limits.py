@@ -10,24 +10,18 @@ class Bucket:
 
     def __init__(self, per_minute: float) -> None:
         self.per_minute = per_minute
-        self._level = per_minute
-        self._at: float | None = None
+        self.left = per_minute
+        self._at = 0.0
 
     def level(self, now: float) -> float:
         """Units left at `now`."""
-        if self._at is not None:
-            gained = (now - self._at) * self.per_minute / 60
-            self._level = min(self.per_minute, self._level + gained)
-        self._at = now
-        return self._level
+        gained = (now - self._at) * self.per_minute / 60
+        self._at, self.left = now, min(self.per_minute, self.left + gained)
+        return self.left
 
     def wait(self, amount: float, now: float) -> float:
         """Seconds until `amount` is there (0 when it is now)."""
         return max(0.0, (amount - self.level(now)) * 60 / self.per_minute)
-
-    def take(self, amount: float) -> None:
-        """Take `amount`, after `wait` gave 0."""
-        self._level -= amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ class Limits:
         wait = max((bucket.wait(amount, now) for bucket, amount in wanted), default=0.0)
         if wait == 0:
             for bucket, amount in wanted:
-                bucket.take(amount)
+                bucket.left -= amount
         return wait
 
     def standing(self, now: float) -> dict[str, Standing]:

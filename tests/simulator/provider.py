@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from .call import Ask, Call, Json
@@ -18,8 +19,8 @@ from .wires.registry import Registry
 from .wires.wire import Turn, Wire, dump, load
 
 if TYPE_CHECKING:
-    from .behaviour import Behaviour
     from .record import Record
+    from .server import Simulator
 
 _HEALTHY = Fault()
 _STREAM: Headers = (
@@ -28,40 +29,30 @@ _STREAM: Headers = (
 )
 
 
+def rough_tokens(text: str) -> int:
+    """Count a token for every four bytes, rounded up: near enough, the same everywhere."""
+    return (len(text.encode("utf-8", "surrogatepass")) + 3) // 4
+
+
 class Provider:
     """Turns calls into deliveries; knows no sockets and no clock but the one it is given."""
 
-    def __init__(self, behaviour: Behaviour, record: Record) -> None:
+    def __init__(self, behaviour: Simulator, record: Record) -> None:
         self.behaviour = behaviour
         self.record = record
         self._limits = Limits(behaviour.rpm, behaviour.tpm)
         self._limited = bool(behaviour.rpm or behaviour.tpm)
-        self._registry = Registry(behaviour.models)
+        self._registry = Registry(("sim-small", "sim-large"))
 
     def receive(self, head: Head, raw: bytes, connection: int) -> Call:
         """Make the record of a request that has arrived."""
         wire = self._registry.find(head.method, head.path)
-        call = Call.of(head, raw, connection)
-        call.body, call.ask = _read(wire, head, raw)
+        key = blake2b(raw, digest_size=8).hexdigest() if raw else f"{head.method} {head.path}"
+        body, ask = _read(wire, head, raw)
+        place = head.method, head.path, head.query, head.headers
+        call = Call(*place, raw, key, connection, time.monotonic(), body=body, ask=ask)
         self.record.arrived(call)
         return call
-
-    def before_read(self, head: Head, connection: int) -> tuple[Call, Delivery] | None:
-        """End a request whose body is unread, when the script for that says so."""
-        if self.behaviour.before_read is None:
-            return None
-        call = Call.of(head, b"", connection)
-        fault = pick(self.behaviour.before_read, call)
-        if fault is None:
-            return None
-        self.record.arrived(call)
-        call.fault = fault.name
-        wire = self._registry.find(head.method, head.path) or self._registry.default(head.path)
-        answer = fault.instead(call, wire)
-        if answer is None:
-            return call, Delivery((), end="reset")
-        call.status = answer.status
-        return call, render(answer, close=True)
 
     def decide(self, call: Call, now: float) -> Fault:
         """Choose what happens to a call: a refusal, the script's fault, or nothing bad."""
@@ -77,7 +68,8 @@ class Provider:
         answer = fault.instead(call, wire) or self._ask(call, wire, fault)
         answer = fault.answer(answer, wire)
         call.status = answer.status
-        extra = (*wire.id_headers(call.index), *self.behaviour.headers.items())
+        named = ((wire.names, f"req_{call.index:08d}"),) if wire.names else ()
+        extra: Headers = (*named, *self.behaviour.headers.items())
         if self._limited:
             extra += wire.rate_headers(self._limits.standing(now))
         delivery = render(answer, extra, close=close)
@@ -102,7 +94,7 @@ class Provider:
             return status(400, objection)
         if not self._limited or wire.billing == "free":
             return None
-        tokens = self.behaviour.count_tokens(call.prompt) + (call.ask.max_tokens or 0)
+        tokens = rough_tokens(call.prompt) + (call.ask.max_tokens or 0)
         wait = self._limits.admit(tokens, now)
         return _over_limit(wait) if wait else None
 
@@ -123,15 +115,14 @@ class Provider:
     def _counted(self, ask: Ask, said: Reply) -> tuple[Reply, Usage]:
         if said.usage is not None:
             return said, said.usage
-        count = self.behaviour.count_tokens
         spoken = [said.text, said.refusal or "", *(tool.arguments for tool in said.tool_calls)]
-        output = sum(count(text) for text in spoken if text)
+        output = sum(rough_tokens(text) for text in spoken if text)
         limit = ask.max_tokens
         if limit is not None and output > limit:
             cut = said.text.encode("utf-8", "surrogatepass")[: limit * 4]
             said = replace(said, text=cut.decode(errors="ignore"), finish="length", pieces=None)
             output = limit
-        return said, Usage(count(ask.prompt), output)
+        return said, Usage(rough_tokens(ask.prompt), output)
 
 
 def _read(wire: Wire | None, head: Head, raw: bytes) -> tuple[Json | None, Ask | None]:
@@ -144,10 +135,7 @@ def _read(wire: Wire | None, head: Head, raw: bytes) -> tuple[Json | None, Ask |
 
 def _over_limit(wait: float) -> Status:
     """Refuse as OpenAI does, with the wait in both headers (whole seconds are rounded up)."""
-    headers = {
-        "retry-after": str(math.ceil(wait)),
-        "retry-after-ms": str(math.ceil(wait * 1000)),
-    }
+    headers = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
     message = f"Rate limit reached. Please try again in {wait:.3f}s."
     problem = Problem(message, "requests", "rate_limit_exceeded")
     return Status(status=429, problem=problem, headers=headers)

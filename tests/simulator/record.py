@@ -5,14 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .call import Call, Json, Outcome
-    from .reply import Usage
+from .call import Call, Json, Outcome
+from .reply import Usage
 
 
 @dataclass(slots=True)
@@ -55,11 +52,6 @@ class Record:
         self.errors: list[Exception] = []
         self._condition = threading.Condition()
         self._waiting = 0
-
-    @property
-    def refused(self) -> int:
-        """Requests answered with a status of 400 or above."""
-        return self.outcomes["refused"]
 
     def wait_until(self, holds: Callable[[], bool], timeout: float) -> None:
         """Block until `holds()`; looked at after every event. TimeoutError after `timeout` s."""
@@ -124,28 +116,9 @@ class Record:
         self._changed()
 
     def snapshot(self) -> Json:
-        """Every counter as JSON (the calls and the keys themselves left out)."""
-        billed = self.billed
-        return {
-            "monotonic": time.monotonic(),
-            "requests": self.requests,
-            "keys": len(self.requests_per_key),
-            "billed_requests": billed.requests,
-            "billed_repeated": billed.repeated,
-            "billed_input_tokens": billed.input_tokens,
-            "billed_cached_tokens": billed.cached_tokens,
-            "billed_written_tokens": billed.written_tokens,
-            "billed_output_tokens": billed.output_tokens,
-            "billed_reasoning_tokens": billed.reasoning_tokens,
-            "in_flight": self.in_flight,
-            "max_in_flight": self.max_in_flight,
-            "refused": self.refused,
-            "outcomes": dict(self.outcomes),
-            "statuses": {str(status): n for status, n in self.statuses.items()},
-            "faults": dict(self.faults),
-            "connections": self.connections,
-            "open_connections": self.open_connections,
-        }
+        """The counters as JSON, for a message."""
+        names = ("requests", "in_flight", "connections", "open_connections", "outcomes", "faults")
+        return {name: getattr(self, name) for name in names} | {"billed": self.billed.requests}
 
     def _changed(self) -> None:
         if self._waiting:  # taking the lock only for a waiter keeps the hot path free of it

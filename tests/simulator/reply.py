@@ -59,10 +59,12 @@ class Reply:
 class Problem:
     """An error in a provider's words; a wire puts it into its own shape.
 
-    `{key}` inside `message` becomes the key the client sent, to test that it is redacted.
+    `{key}` inside `message` becomes the key the client sent, to test that it is redacted. `wait`
+    is what `retry-after` says.
     """
 
     message: str
     type: str = "server_error"
     code: str | None = None
     param: str | None = None
+    wait: str | None = None

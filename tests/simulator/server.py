@@ -4,34 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
-from .behaviour import Behaviour
-from .connection import Connection
-from .gate import Gate, Moment
+from .call import Call
+from .connection import Connection, Gate, Moment
 from .provider import Provider
 from .record import Billed, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from types import TracebackType
-
-    from .call import Call
+from .reply import Reply
+from .scripts import Step
 
 HOST = "127.0.0.1"
 _BACKLOG = 4096
 _STOP_SECONDS = 10.0
 
 
+def echo(call: Call) -> str:
+    """Answer `echo: ` and the last user text."""
+    return f"echo: {call.ask.last if call.ask else ''}"
+
+
 @dataclass(kw_only=True)
-class Simulator(Behaviour):
+class Simulator:
     """A loopback provider: `with Simulator(latency=0.1) as sim:` serves at `sim.base_url`.
 
-    Arguments are the knobs of `Behaviour`. On leaving, connections are dropped and the first
-    exception raised by a script or a reply is raised again (each gave its client a 500).
-    A simulator runs once.
+    On leaving, connections are dropped and the first exception raised by a script or a reply is
+    raised again (each gave its client a 500). A simulator runs once. These hold from the next
+    request on; callables run in the server's thread and must not block:
+
+    - `fault`: a fault for every request, a script that picks one, or None.
+    - `reply`: what the model says to a call, as text or a `Reply`.
+    - `latency`: seconds before each answer. `stream_interval`: seconds between SSE events.
+    - `headers`: added to every answer to a request.
+    - `keys`: accepted API keys, None for any (while it runs: `accept_keys`).
+
+    These are fixed: `rpm`, `tpm`, requests and tokens a minute (a request counts its prompt and
+    `max_tokens`), refused with an honest 429 beyond; `record_bodies`, whether calls are kept in
+    `calls`; `port` on 127.0.0.1, 0 for a free one.
     """
+
+    fault: Step = None
+    reply: Callable[[Call], str | Reply] = echo
+    latency: float = 0.0
+    stream_interval: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    keys: Collection[str] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    record_bodies: bool = True
+    port: int = 0
 
     def __post_init__(self) -> None:
         """Prepare what is read before and after it runs."""

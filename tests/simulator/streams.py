@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING
 
 from .fault import Fault
+from .http1 import Answer, Delivery
 from .reply import Problem
-
-if TYPE_CHECKING:
-    from .http1 import Answer, Delivery
-    from .wires.wire import Wire
+from .wires.wire import Wire
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import time
-from typing import TYPE_CHECKING
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Ask, Call, Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Usage
 
-from .wire import Base, Billing, Kind, Refused, Turn, bearer, kind_of, load, named_event, spoken
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from tests.simulator.call import Call
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Usage
+from .wire import Kind, Turn, Wire, kind_of, load, named_event, spoken
 
 _STOP = {
     "stop": "end_turn",
@@ -31,20 +26,13 @@ _SAID: dict[Kind, tuple[int, str, str]] = {
     "not_found": (404, "not_found_error", "model: nobody-knows-it"),
     "overloaded": (529, "overloaded_error", "Overloaded"),
     "permission": (403, "permission_error", "Your API key may not use this model."),
-    "quota": (
-        400,
-        "invalid_request_error",
-        (
-            "Your credit balance is too low to access the Anthropic API. "
-            "Please go to Plans & Billing to upgrade or purchase credits."
-        ),
-    ),
+    "quota": (400, "invalid_request_error", "Your credit balance is too low to access the API."),
     "rate": (429, "rate_limit_error", "This request would exceed your rate limit."),
     "timeout": (504, "timeout_error", "The request timed out."),
 }
 
 
-class Anthropic(Base):
+class Anthropic(Wire):
     """What every endpoint has in common: the key, `anthropic-version`, the error's shape.
 
     The key comes as `x-api-key` or as a bearer token; there are two versions, of which the newer
@@ -63,33 +51,29 @@ class Anthropic(Base):
         gone = {"temperature", "top_p", "top_k"} & set(call.body or {})
         return f"{min(gone)}: removed in 2026-10-21" if gone and version == "2026-10-21" else None
 
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    names = "request-id"
+
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give status, type and sentence as Anthropic words them; low credit comes as a 400."""
         kind = kind_of(status, problem)
         if kind == "quota" and status == 402:
-            return Refused(402, _body("billing_error", problem.message), headers)
+            return 402, _body("billing_error", problem.message)
         code, type_, message = _SAID.get(kind, (status, "", ""))
         if kind == "auth":
             message = f"{message} ({problem.message})"
-        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
         fallback = "api_error" if code >= 500 else "invalid_request_error"
-        return Refused(code, _body(type_ or fallback, message or problem.message), kept)
+        return code, _body(type_ or fallback, message or problem.message)
 
     def error_event(self, problem: Problem) -> bytes:
         """Give an `error` event."""
-        return named_event("error", self.refuse(500, problem, {}).body)
+        return named_event(self.refuse(500, problem)[1])
 
     def unknown_event(self) -> bytes:
         """Give an event, a block and a delta nobody has heard of."""
         block = {"type": "content_block_start", "index": 7, "content_block": {"type": "unheard"}}
         delta = {"type": "unheard_delta", "unheard": "unheard"}
         step = {"type": "content_block_delta", "index": 7, "delta": delta}
-        named = (named_event(str(event["type"]), event) for event in (block, step))
-        return super().unknown_event() + b"".join(named)
-
-    def id_headers(self, index: int) -> Headers:
-        """Give `request-id`."""
-        return (("request-id", f"req_{index:08d}"),)
+        return super().unknown_event() + named_event(block) + named_event(step)
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give `anthropic-ratelimit-*`; resets are RFC 3339, and tokens come in three kinds."""
@@ -109,9 +93,7 @@ class Anthropic(Base):
 class Messages(Anthropic):
     """`POST …/messages`."""
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/messages`."""
-        return method == "POST" and path.endswith("/messages")
+    place = "POST", "/messages"
 
     def objection(self, call: Call) -> str | None:
         """Miss the version or `max_tokens`, or mind a role."""
@@ -159,17 +141,14 @@ class Messages(Anthropic):
         delta = {"stop_reason": ended["stop_reason"], "stop_sequence": None}
         steps.append({"type": "message_delta", "delta": delta, "usage": ended["usage"]})
         steps.append({"type": "message_stop"})
-        return tuple(named_event(str(step["type"]), step) for step in steps)
+        return tuple(map(named_event, steps))
 
 
 class CountTokens(Anthropic):
     """`POST …/messages/count_tokens`."""
 
-    billing: Billing = "free"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/messages/count_tokens`."""
-        return method == "POST" and path.endswith("/messages/count_tokens")
+    billing = "free"
+    place = "POST", "/messages/count_tokens"
 
     def objection(self, call: Call) -> str | None:
         """Mind what only a message may carry."""
@@ -190,18 +169,8 @@ class CountTokens(Anthropic):
 class Models(Anthropic):
     """`GET …/models`."""
 
-    billing: Billing = "free"
-
-    def __init__(self, models: Sequence[str]) -> None:
-        self._models = tuple(models)
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/models`."""
-        return method == "GET" and path.endswith("/models")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    billing = "free"
+    place = "GET", "/models"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give the one page there is."""
@@ -212,9 +181,9 @@ class Models(Anthropic):
                 "display_name": f"The {name}",
                 "created_at": "2026-05-01T00:00:00Z",
             }
-            for name in self._models
+            for name in self.models
         ]
-        first, last = (self._models[0], self._models[-1]) if data else (None, None)
+        first, last = (self.models[0], self.models[-1]) if data else (None, None)
         return {"data": data, "has_more": False, "first_id": first, "last_id": last}
 
 
@@ -280,10 +249,7 @@ def _usage(usage: Usage) -> Json:
         "input_tokens": usage.input - usage.cached - usage.written,
         "cache_read_input_tokens": usage.cached,
         "cache_creation_input_tokens": usage.written,
-        "cache_creation": {
-            "ephemeral_5m_input_tokens": usage.written,
-            "ephemeral_1h_input_tokens": 0,
-        },
+        "cache_creation": {"ephemeral_5m_input_tokens": usage.written},
         "output_tokens": usage.output,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
         "service_tier": "standard",

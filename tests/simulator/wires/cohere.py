@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from time import time
-from typing import TYPE_CHECKING
 
 from tests.simulator.call import Ask, Json
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Usage
 
 from .openai import tool_json
-from .wire import Base, Billing, Kind, Refused, Turn, kind_of, named_event, spoken
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Usage
+from .wire import Kind, Turn, Wire, kind_of, named_event, spoken
 
 _FINISH = {
     "stop": "COMPLETE",
@@ -27,20 +23,8 @@ _FINISH = {
 }
 _SAID: dict[Kind, tuple[int, str]] = {
     "auth": (401, "invalid api token"),
-    "context": (
-        400,
-        (
-            "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received "
-            "4292. Try using a shorter prompt, or enable prompt truncating."
-        ),
-    ),
-    "not_found": (
-        404,
-        (
-            "model 'nobody' not found, make sure the correct model ID was used and that you have "
-            "access to the model."
-        ),
-    ),
+    "context": (400, "too many tokens: total number of tokens in the prompt cannot exceed 4081"),
+    "not_found": (404, "model 'nobody' not found, make sure the correct model ID was used"),
     "overloaded": (503, "service unavailable"),
     "permission": (403, "you do not have access to this model"),
     "quota": (402, "Please add or update your payment method to continue"),
@@ -49,33 +33,30 @@ _SAID: dict[Kind, tuple[int, str]] = {
 }
 
 
-class Cohere(Base):
+class Cohere(Wire):
     """What every endpoint has in common: a bearer token, and errors that are a message."""
 
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    names = "x-debug-trace-id"
+
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"id", "message"}`."""
         kind = kind_of(status, problem)
         code, message = _SAID.get(kind, (status, problem.message))
         if kind == "auth":
             message = f"{message} ({problem.message})"
-        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
-        return Refused(code, {"id": "simulator", "message": message}, kept)
+        return code, {"id": "simulator", "message": message}
 
     def error_event(self, problem: Problem) -> bytes:
         """Give the `message-end` of an answer that failed."""
         delta = {"finish_reason": "ERROR", "error": problem.message}
-        return named_event("message-end", {"type": "message-end", "delta": delta})
+        return named_event({"type": "message-end", "delta": delta})
 
     def unknown_event(self) -> bytes:
         """Give citations, which are not text, and an event nobody has heard of."""
         citation = {"start": 0, "end": 4, "text": "unheard", "sources": []}
         delta = {"message": {"citations": citation}}
         start = {"type": "citation-start", "index": 0, "delta": delta}
-        return named_event("citation-start", start) + super().unknown_event()
-
-    def id_headers(self, index: int) -> Headers:
-        """Give `x-debug-trace-id`."""
-        return (("x-debug-trace-id", f"req_{index:08d}"),)
+        return named_event(start) + super().unknown_event()
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give `x-ratelimit-reset`, in Unix seconds, once a limit is used up."""
@@ -86,9 +67,7 @@ class Cohere(Base):
 class Chat(Cohere):
     """`POST …/v2/chat`."""
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/chat`."""
-        return method == "POST" and path.endswith("/chat")
+    place = "POST", "/chat"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
         """Read messages, model and limit."""
@@ -130,17 +109,14 @@ class Chat(Cohere):
                 {"type": "tool-call-end", "index": index},
             ]
         steps.append({"type": "message-end", "id": number, "delta": _end(turn)})
-        return tuple(named_event(str(step["type"]), step) for step in steps)
+        return tuple(map(named_event, steps))
 
 
 class Tokenize(Cohere):
     """`POST …/v1/tokenize`."""
 
-    billing: Billing = "free"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/v1/tokenize`."""
-        return method == "POST" and path.endswith("/v1/tokenize")
+    billing = "free"
+    place = "POST", "/v1/tokenize"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
         """Read the text."""
@@ -155,15 +131,8 @@ class Tokenize(Cohere):
 class CheckKey(Cohere):
     """`POST …/v1/check-api-key`; the status is the answer."""
 
-    billing: Billing = "free"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/v1/check-api-key`."""
-        return method == "POST" and path.endswith("/v1/check-api-key")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    billing = "free"
+    place = "POST", "/v1/check-api-key"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Find it valid."""
@@ -173,12 +142,7 @@ class CheckKey(Cohere):
 class Models(CheckKey):
     """`GET …/v1/models`."""
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._models = tuple(models)
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/v1/models`."""
-        return method == "GET" and path.endswith("/v1/models")
+    place = "GET", "/v1/models"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give the one page there is."""
@@ -191,7 +155,7 @@ class Models(CheckKey):
                     "finetuned": False,
                     "context_length": 128000,
                 }
-                for name in self._models
+                for name in self.models
             ],
             "next_page_token": "",
         }

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 from urllib.parse import parse_qs, unquote
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Ask, Call, Json
+from tests.simulator.reply import Problem, Usage
 
-from .wire import Base, Billing, Kind, Refused, Turn, data_event, kind_of, load, spoken
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from tests.simulator.call import Call
-    from tests.simulator.http1 import Headers
-    from tests.simulator.reply import Problem, Usage
+from .wire import Kind, Turn, Wire, data_event, kind_of, load, spoken
 
 _FINISH = {
     "stop": "STOP",
@@ -27,11 +21,7 @@ _ROLES = {"user": "user", "model": "assistant", "function": "tool"}
 _TYPES = "type.googleapis.com/google.rpc."
 _SAID: dict[Kind, tuple[int, str, str]] = {
     "auth": (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."),
-    "context": (
-        400,
-        "INVALID_ARGUMENT",
-        "The input token count (1200293) exceeds the maximum number of tokens allowed (1048576).",
-    ),
+    "context": (400, "INVALID_ARGUMENT", "The input token count exceeds the maximum number."),
     "invalid": (400, "INVALID_ARGUMENT", ""),
     "not_found": (404, "NOT_FOUND", "models/nobody is not found for API version v1beta."),
     "overloaded": (503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
@@ -43,14 +33,17 @@ _SAID: dict[Kind, tuple[int, str, str]] = {
 }
 
 
-class Gemini(Base):
+class Gemini(Wire):
     """What every endpoint has in common: `x-goog-api-key` and Google's error shape."""
 
     def key(self, headers: Mapping[str, str]) -> str | None:
         """Take `x-goog-api-key`."""
         return headers.get("x-goog-api-key")
 
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    unsaid = frozenset({"retry-after", "retry-after-ms"})
+    names = ""  # Google names an answer in its body
+
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give Google's status and details; waits stand in `RetryInfo`, never in a header."""
         kind = kind_of(status, problem)
         code, word, message = _SAID[kind]
@@ -59,16 +52,14 @@ class Gemini(Base):
         if kind == "auth":
             message = f"{message} ({problem.message})"
         error: Json = {"code": code, "message": message, "status": word}
-        details = _details(kind, _seconds(headers.get("retry-after")))
+        details = _details(kind, _seconds(problem.wait))
         if details:
             error["details"] = details
-        hidden = {"retry-after", "retry-after-ms"}
-        kept = {name: value for name, value in headers.items() if name not in hidden}
-        return Refused(code, {"error": error}, kept)
+        return code, {"error": error}
 
     def error_event(self, problem: Problem) -> bytes:
         """Give the error as an event's data."""
-        return data_event(self.refuse(500, problem, {}).body, b"\r\n\r\n")
+        return data_event(self.refuse(500, problem)[1], b"\r\n\r\n")
 
     def unknown_event(self) -> bytes:
         """Give a chunk of fields nobody has heard of, and a part of a kind nobody knows."""
@@ -77,17 +68,11 @@ class Gemini(Base):
         chunks: tuple[Json, ...] = ({"unheard": [1]}, {"candidates": [candidate]})
         return b"".join(data_event(chunk, b"\r\n\r\n") for chunk in chunks)
 
-    def id_headers(self, index: int) -> Headers:  # noqa: ARG002  (the seam passes it)
-        """Give none: Google names an answer in its body."""
-        return ()
-
 
 class Generate(Gemini):
     """`POST …/models/M:generateContent` and `:streamGenerateContent?alt=sse`."""
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path names one of the two verbs."""
-        return method == "POST" and path.endswith((":generateContent", ":streamGenerateContent"))
+    place = "POST", (":generateContent", ":streamGenerateContent")
 
     def objection(self, call: Call) -> str | None:
         """Mind a stream that is not asked for as SSE."""
@@ -145,11 +130,8 @@ class Generate(Gemini):
 class CountTokens(Gemini):
     """`POST …/models/M:countTokens`."""
 
-    billing: Billing = "free"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `:countTokens`."""
-        return method == "POST" and path.endswith(":countTokens")
+    billing = "free"
+    place = "POST", ":countTokens"
 
     def read(self, body: Json, path: str) -> Ask:
         """Read contents, or the whole request that would be sent."""
@@ -165,18 +147,8 @@ class CountTokens(Gemini):
 class Models(Gemini):
     """`GET …/models`."""
 
-    billing: Billing = "free"
-
-    def __init__(self, models: Sequence[str]) -> None:
-        self._models = tuple(models)
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/models`."""
-        return method == "GET" and path.endswith("/models")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    billing = "free"
+    place = "GET", "/models"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give the one page there is; names carry the collection before them."""
@@ -189,7 +161,7 @@ class Models(Gemini):
                     "outputTokenLimit": 65536,
                     "supportedGenerationMethods": ["generateContent", "countTokens"],
                 }
-                for name in self._models
+                for name in self.models
             ]
         }
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import ClassVar
 
-from .openai import Chat, OpenAI, duration
+from tests.simulator.call import Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem
+
+from .openai import Chat, OpenAI
 from .openai_other import Models as OpenAIModels
-from .wire import bearer, named_event
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.simulator.call import Json
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem
-
-    from .wire import Turn
+from .wire import Turn, data_event
 
 _DAY = 24 * 60
 
@@ -31,20 +27,17 @@ class Groq(OpenAI):
     def error_event(self, problem: Problem) -> bytes:
         """Give an `error` event that carries its status."""
         error = {"message": problem.message, "type": problem.type, "code": problem.code}
-        return named_event("error", {"error": error | {"status_code": 500}})
+        data = {"error": error | {"status_code": 500}}
+        return b"event: error\n" + data_event(data)
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give OpenAI's names; requests are counted by the day, tokens by the minute."""
-        headers: list[tuple[str, str]] = []
-        for name, state in standing.items():
-            by_day = name == "requests"
-            limit = state.limit * _DAY if by_day else state.limit
-            headers += [
-                (f"x-ratelimit-limit-{name}", str(limit)),
-                (f"x-ratelimit-remaining-{name}", str(limit - state.limit + state.remaining)),
-                (f"x-ratelimit-reset-{name}", duration(state.reset)),
-            ]
-        return tuple(headers)
+        by_day = dict(standing)
+        if state := by_day.get("requests"):
+            day = state.limit * _DAY
+            left = day - state.limit + state.remaining
+            by_day["requests"] = Standing(day, left, state.reset)
+        return super().rate_headers(by_day)
 
 
 class GroqChat(Groq, Chat):
@@ -94,9 +87,8 @@ class GroqChat(Groq, Chat):
 class Models(Groq, OpenAIModels):
     """`GET …/openai/v1/models`."""
 
-    def whole(self, turn: Turn) -> Json:
-        """Add the window."""
-        whole = super().whole(turn)
-        for model in whole["data"]:
-            model |= {"active": True, "context_window": 131072, "max_completion_tokens": 65536}
-        return whole
+    more: ClassVar[Json] = {
+        "active": True,
+        "context_window": 131072,
+        "max_completion_tokens": 65536,
+    }

@@ -3,55 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tests.simulator.call import Call, Json
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem
 
 from .openai import Chat, content
 from .openai_other import Models as OpenAIModels
-from .wire import Base, Kind, Refused, bearer, kind_of
+from .wire import Kind, Turn, Wire, kind_of
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.simulator.call import Call, Json
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem
-
-    from .wire import Turn
-
-_KNOWN = frozenset(
-    [
-        "frequency_penalty",
-        "guardrails",
-        "logprobs",
-        "max_tokens",
-        "messages",
-        "metadata",
-        "min_tokens",
-        "model",
-        "n",
-        "parallel_tool_calls",
-        "prediction",
-        "presence_penalty",
-        "prompt_cache_key",
-        "prompt_logprobs",
-        "prompt_mode",
-        "random_seed",
-        "reasoning_effort",
-        "repetition_penalty",
-        "response_format",
-        "safe_prompt",
-        "service_tier",
-        "stop",
-        "stream",
-        "temperature",
-        "tool_choice",
-        "tools",
-        "top_k",
-        "top_logprobs",
-        "top_p",
-        "top_prompt_logprobs",
-    ]
+_FIELDS = (
+    "frequency_penalty guardrails logprobs max_tokens messages metadata min_tokens model n "
+    "parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_logprobs "
+    "prompt_mode random_seed reasoning_effort repetition_penalty response_format safe_prompt "
+    "service_tier stop stream temperature tool_choice tools top_k top_logprobs top_p "
+    "top_prompt_logprobs"
 )
 """The fields of Mistral's own SDK; others are refused."""
 
@@ -60,23 +29,16 @@ _SAID: dict[Kind, tuple[int, Json]] = {
     "context": (
         400,
         {
-            "message": "Prompt contains 38141 tokens and 0 draft tokens, too large for model with "
-            "32768 maximum context length",
+            "message": "Prompt contains 38141 tokens, too large for model with 32768 maximum "
+            "context length",
             "type": "invalid_request_prompt",
             "code": "3051",
         },
     ),
-    "not_found": (
-        400,
-        {"message": "Invalid model: nobody", "type": "invalid_model", "code": "1500"},
-    ),
+    "not_found": (400, {"message": "Invalid model", "type": "invalid_model", "code": "1500"}),
     "overloaded": (
         503,
-        {
-            "message": "Service tier capacity exceeded for this model.",
-            "type": "service_tier_capacity_exceeded",
-            "code": "3505",
-        },
+        {"message": "capacity exceeded", "type": "service_tier_capacity_exceeded", "code": "3505"},
     ),
     "permission": (403, {"message": "You cannot use this model.", "type": "forbidden"}),
     "quota": (402, {"detail": "Payment required"}),
@@ -84,30 +46,19 @@ _SAID: dict[Kind, tuple[int, Json]] = {
 }
 
 
-class Mistral(Base):
+class Mistral(Wire):
     """What every endpoint has in common: errors that stand at the top of the body."""
 
-    def key(self, headers: Mapping[str, str]) -> str | None:
-        """Take a bearer token."""
-        return bearer(headers)
+    names = "mistral-correlation-id"
 
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"object": "error", message, type, param, code, raw_status_code}` or `detail`."""
         kind = kind_of(status, problem)
         code, said = _SAID.get(kind, (status, {"message": problem.message, "type": problem.type}))
         if "detail" not in said:
             frame = {"object": "error", "param": None, "code": None, "raw_status_code": code}
             said = frame | said
-        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
-        return Refused(code, said, kept)
-
-    def error(self, status: int, problem: Problem) -> Json:
-        """Give the same inside a stream."""
-        return self.refuse(status if status >= 400 else 500, problem, {}).body
-
-    def id_headers(self, index: int) -> Headers:
-        """Give `mistral-correlation-id`."""
-        return (("mistral-correlation-id", f"req_{index:08d}"),)
+        return code, said
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give `x-ratelimit-{limit,remaining}-{req,tokens}-minute`; resets are not told."""
@@ -128,7 +79,7 @@ class MistralChat(Mistral, Chat):
 
     def objection(self, call: Call) -> str | None:
         """Mind every field that Mistral does not know."""
-        extra = sorted(set(call.body or {}) - _KNOWN)
+        extra = sorted(set(call.body or {}) - set(_FIELDS.split()))
         return f"extra_forbidden: {extra[0]}: Extra inputs are not permitted" if extra else None
 
     def frame(self, turn: Turn, kind: str) -> Json:
@@ -181,13 +132,7 @@ class MistralChat(Mistral, Chat):
 class Models(Mistral, OpenAIModels):
     """`GET …/models`."""
 
-    def whole(self, turn: Turn) -> Json:
-        """Add what a model can do, and its window."""
-        whole = super().whole(turn)
-        for model in whole["data"]:
-            model |= {"type": "base", "max_context_length": 131072}
-            model["capabilities"] = {"completion_chat": True, "vision": True}
-        return whole
+    more: ClassVar[Json] = {"max_context_length": 131072, "capabilities": {"completion_chat": True}}
 
 
 def _thinking(turn: Turn) -> Json:

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from tests.simulator.call import Ask, Json
-from tests.simulator.reply import Problem, Reply, ToolCall, Usage
+from tests.simulator.call import Ask, Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Reply, ToolCall
 
-from .wire import Base, Turn, bearer, data_event, spoken
+from .wire import Turn, Wire, data_event, spoken
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-
-FINGERPRINT = "fp_simulator"
 _MINUTE = 60
+_ERROR = ("message", "type", "param", "code")
 
 
-class OpenAI(Base):
+class OpenAI(Wire):
     """What every OpenAI endpoint has in common."""
+
+    unsaid = frozenset()
 
     def key(self, headers: Mapping[str, str]) -> str | None:
         """Take a bearer token, or Azure's `api-key`."""
         return bearer(headers) or headers.get("api-key")
 
-    def error(self, status: int, problem: Problem) -> Json:  # noqa: ARG002  (the seam passes it)
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"error": {message, type, param, code}}`."""
-        return {
-            "error": {
-                "message": problem.message,
-                "type": problem.type,
-                "param": problem.param,
-                "code": problem.code,
-            }
-        }
+        return status, {"error": {name: getattr(problem, name) for name in _ERROR}}
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
         """Give `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, resets like `6m0s`."""
-        headers: list[tuple[str, str]] = []
-        for name, state in standing.items():
-            headers += [
+        return tuple(
+            header
+            for name, state in standing.items()
+            for header in (
                 (f"x-ratelimit-limit-{name}", str(state.limit)),
                 (f"x-ratelimit-remaining-{name}", str(state.remaining)),
                 (f"x-ratelimit-reset-{name}", duration(state.reset)),
-            ]
-        return tuple(headers)
+            )
+        )
 
 
 class Chat(OpenAI):
@@ -55,9 +47,7 @@ class Chat(OpenAI):
     Providers that speak nearly the same language replace the small methods.
     """
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/chat/completions`."""
-        return method == "POST" and path.endswith("/chat/completions")
+    place = "POST", "/chat/completions"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
         """Read messages, model, limits and stream options."""
@@ -75,16 +65,10 @@ class Chat(OpenAI):
 
     def whole(self, turn: Turn) -> Json:
         """Give a `chat.completion`."""
-        choice = {
-            "index": 0,
-            "message": self.message(turn),
-            "logprobs": None,
-            "finish_reason": self.finish(turn),
-        }
-        return self.frame(turn, "chat.completion") | {
-            "choices": [choice],
-            "usage": self.usage(turn),
-        }
+        choice = {"index": 0, "message": self.message(turn), "logprobs": None}
+        choice["finish_reason"] = self.finish(turn)
+        whole = {"choices": [choice], "usage": self.usage(turn)}
+        return self.frame(turn, "chat.completion") | whole
 
     def events(self, turn: Turn) -> tuple[bytes, ...]:
         """Give role, deltas, finish, the usage when asked for, and `[DONE]`."""
@@ -108,17 +92,13 @@ class Chat(OpenAI):
             "created": turn.created,
             "model": turn.model,
             "service_tier": "default",
-            "system_fingerprint": FINGERPRINT,
+            "system_fingerprint": "fp_simulator",
         }
 
     def message(self, turn: Turn) -> Json:
         """Give the whole message."""
-        message: Json = {
-            "role": "assistant",
-            "content": content(turn.reply),
-            "refusal": turn.reply.refusal,
-            "annotations": [],
-        }
+        message: Json = {"role": "assistant", "content": content(turn.reply)}
+        message["refusal"] = turn.reply.refusal
         if turn.reply.tool_calls:
             message["tool_calls"] = [tool_json(tool) for tool in turn.reply.tool_calls]
         return message
@@ -149,28 +129,16 @@ class Chat(OpenAI):
         return turn.reply.word or turn.reply.finish
 
     def usage(self, turn: Turn) -> Json:
-        """Give the usage."""
-        return chat_usage(turn.usage)
-
-
-def chat_usage(usage: Usage) -> Json:
-    """Give usage in chat completions' names; cached is inside prompt, reasoning in completion."""
-    return {
-        "prompt_tokens": usage.input,
-        "completion_tokens": usage.output,
-        "total_tokens": usage.total,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cached,
-            "cache_write_tokens": usage.written,
-            "audio_tokens": 0,
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": usage.reasoning,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
+        """Give the usage; cached is inside prompt, reasoning inside completion."""
+        usage = turn.usage
+        cached = {"cached_tokens": usage.cached, "cache_write_tokens": usage.written}
+        return {
+            "prompt_tokens": usage.input,
+            "completion_tokens": usage.output,
+            "total_tokens": usage.total,
+            "prompt_tokens_details": cached,
+            "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+        }
 
 
 def duration(seconds: float) -> str:

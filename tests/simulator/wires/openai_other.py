@@ -6,16 +6,12 @@ import base64
 import math
 import struct
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from tests.simulator.call import Ask, Json
 
 from .openai import OpenAI
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .wire import Billing, Turn
+from .wire import Turn
 
 _DIMENSIONS = 8  # few, so that a test's answers stay readable; `dimensions` in the request wins
 
@@ -23,11 +19,8 @@ _DIMENSIONS = 8  # few, so that a test's answers stay readable; `dimensions` in 
 class Embeddings(OpenAI):
     """`POST …/embeddings`: unit vectors that depend on the text alone."""
 
-    billing: Billing = "input"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/embeddings`."""
-        return method == "POST" and path.endswith("/embeddings")
+    billing = "input"
+    place = "POST", "/embeddings"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
         """Read a text, texts, or token numbers."""
@@ -54,28 +47,15 @@ class Embeddings(OpenAI):
 class Models(OpenAI):
     """`GET …/models`: what the key may use; free, so it serves to check a key."""
 
-    billing: Billing = "free"
+    billing = "free"
+    place = "GET", "/models"
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._models = tuple(models)
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/models`."""
-        return method == "GET" and path.endswith("/models")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    more: ClassVar[Json] = {}  # what a provider says of a model beside
 
     def whole(self, turn: Turn) -> Json:
         """Give a `list` of `model`s."""
-        return {
-            "object": "list",
-            "data": [
-                {"id": name, "object": "model", "created": turn.created, "owned_by": "simulator"}
-                for name in self._models
-            ],
-        }
+        each = {"object": "model", "created": turn.created, "owned_by": "simulator"} | self.more
+        return {"object": "list", "data": [{"id": name} | each for name in self.models]}
 
 
 def embedding(text: str, size: int) -> list[float]:

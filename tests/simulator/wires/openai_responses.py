@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
 
 from tests.simulator.call import Ask, Json
+from tests.simulator.reply import Problem, Usage
 
 from .openai import OpenAI
-from .wire import Billing, Turn, dump, spoken
-
-if TYPE_CHECKING:
-    from tests.simulator.reply import Problem, Usage
+from .wire import Turn, named_event, spoken
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -19,11 +16,8 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 class InputTokens(OpenAI):
     """`POST …/responses/input_tokens`: the provider's own count of a request."""
 
-    billing: Billing = "free"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/responses/input_tokens`."""
-        return method == "POST" and path.endswith("/responses/input_tokens")
+    billing = "free"
+    place = "POST", "/responses/input_tokens"
 
     def read(self, body: Json, path: str) -> Ask:
         """Read what would be asked."""
@@ -37,9 +31,7 @@ class InputTokens(OpenAI):
 class Responses(OpenAI):
     """`POST …/responses`, under any prefix."""
 
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/responses`."""
-        return method == "POST" and path.endswith("/responses")
+    place = "POST", "/responses"
 
     def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
         """Read input (a text or items), instructions and the limit."""
@@ -107,7 +99,7 @@ class Responses(OpenAI):
 
 def _event(step: Json, number: int) -> bytes:
     named = step | {"sequence_number": number}
-    return b"event: %b\ndata: %b\n\n" % (str(step["type"]).encode(), dump(named))
+    return named_event(named)
 
 
 def _text_steps(turn: Turn, index: int, item: Json) -> list[Json]:

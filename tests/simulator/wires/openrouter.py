@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from tests.simulator.call import Ask, Json
+from tests.simulator.call import Json
+from tests.simulator.reply import Problem, Usage
 
 from .openai import Chat
 from .openai_other import Models as OpenAIModels
-from .wire import Base, Billing, Kind, Refused, Turn, bearer, data_event, kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Usage
+from .wire import Kind, Turn, Wire, data_event, kind_of
 
 _COMMENT = b": OPENROUTER PROCESSING\n\n"
 _INPUT, _OUTPUT = Decimal("0.00000123"), Decimal("0.00000456")
 _SAID: dict[Kind, tuple[int, str]] = {
     "auth": (401, "No auth credentials found"),
-    "context": (
-        400,
-        (
-            "This endpoint's maximum context length is 128000 tokens. However, you requested about "
-            "219898 tokens (219798 of text input, 100 in the output). Please reduce the length of "
-            'either one, or use the "middle-out" transform to compress your prompt automatically.'
-        ),
-    ),
+    "context": (400, "This endpoint's maximum context length is 128000 tokens."),
     "not_found": (404, "No endpoints found for nobody/knows-it."),
     "overloaded": (503, "Provider returned error"),
     "permission": (403, "This model requires moderation, and your input was flagged."),
-    "quota": (
-        402,
-        (
-            "This request requires more credits, or fewer max_tokens. You requested up to 4096 "
-            "tokens, but can only afford 4000."
-        ),
-    ),
+    "quota": (402, "This request requires more credits, or fewer max_tokens."),
     "rate": (429, "Rate limit exceeded: free-models-per-min."),
     "server": (502, "Provider returned error"),
     "timeout": (408, "The request timed out."),
@@ -51,23 +32,18 @@ def cost(usage: Usage) -> Decimal:
     return _INPUT * usage.input + _OUTPUT * usage.output
 
 
-class OpenRouter(Base):
+class OpenRouter(Wire):
     """What every endpoint has in common: the status inside the body, and no rate headers."""
 
-    def key(self, headers: Mapping[str, str]) -> str | None:
-        """Take a bearer token."""
-        return bearer(headers)
-
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"error": {code, message, metadata}}`; with a status of 200 the body alone."""
         kind = kind_of(status if status >= 400 else 502, problem)
         code, message = _SAID.get(kind, (status, problem.message))
         if kind == "auth":
             message = f"{message} ({problem.message})"
         error = {"code": code, "message": message, "metadata": {"provider_name": "Simulator"}}
-        kept = {name: value for name, value in headers.items() if name != "retry-after-ms"}
         shown = status if status < 400 else code
-        return Refused(shown, {"error": error, "user_id": "user_simulator"}, kept)
+        return shown, {"error": error, "user_id": "user_simulator"}
 
     def error_event(self, problem: Problem) -> bytes:
         """Give a chunk with an `error`, and the finish reason `error`."""
@@ -78,14 +54,10 @@ class OpenRouter(Base):
             "created": 1,
             "model": "sim",
             "provider": "Simulator",
-            "error": self.refuse(502, problem, {}).body["error"],
+            "error": self.refuse(502, problem)[1]["error"],
             "choices": [choice | {"finish_reason": "error", "native_finish_reason": "error"}],
         }
         return data_event(chunk)
-
-    def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:  # noqa: ARG002  (the seam passes it)
-        """Say nothing."""
-        return ()
 
 
 class OpenRouterChat(OpenRouter, Chat):
@@ -140,15 +112,8 @@ class OpenRouterChat(OpenRouter, Chat):
 class Key(OpenRouter):
     """`GET …/api/v1/key`: what is known of the key; free, so it serves to check one."""
 
-    billing: Billing = "free"
-
-    def serves(self, method: str, path: str) -> bool:
-        """Whether the path ends in `/key`."""
-        return method == "GET" and path.endswith("/key")
-
-    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (the seam passes it)
-        """Ask nothing of a model."""
-        return Ask(model="")
+    billing = "free"
+    place = "GET", "/key"
 
     def whole(self, turn: Turn) -> Json:  # noqa: ARG002  (the seam passes it)
         """Give the key's label and credit."""
@@ -160,11 +125,8 @@ class Models(OpenRouter, OpenAIModels):
 
     public = True
 
-    def whole(self, turn: Turn) -> Json:
-        """Add the window and the prices."""
-        whole = super().whole(turn)
-        for model in whole["data"]:
-            model |= {"name": f"The {model['id']}", "context_length": 128000}
-            model["top_provider"] = {"max_completion_tokens": 16384}
-            model["pricing"] = {"prompt": str(_INPUT), "completion": str(_OUTPUT)}
-        return whole
+    more: ClassVar[Json] = {
+        "context_length": 128000,
+        "top_provider": {"max_completion_tokens": 16384},
+        "pricing": {"prompt": str(_INPUT), "completion": str(_OUTPUT)},
+    }

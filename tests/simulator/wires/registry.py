@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from . import anthropic, cohere, gemini, groq, mistral, openrouter
 from .openai import Chat
 from .openai_other import Embeddings, Models
 from .openai_responses import InputTokens, Responses
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .wire import Wire
+from .wire import Wire
 
 BASES = {
     "openai": "/v1",
@@ -26,6 +22,17 @@ BASES = {
 """Where each provider's base URL lies below the simulator's origin: its name, then its own path."""
 
 
+_WIRES: dict[str, tuple[type[Wire], ...]] = {
+    "openai": (Chat, InputTokens, Responses, Embeddings, Models),
+    "anthropic": (anthropic.Messages, anthropic.CountTokens, anthropic.Models),
+    "gemini": (gemini.Generate, gemini.CountTokens, gemini.Models),
+    "cohere": (cohere.Chat, cohere.Tokenize, cohere.CheckKey, cohere.Models),
+    "mistral": (mistral.MistralChat, mistral.Models),
+    "openrouter": (openrouter.OpenRouterChat, openrouter.Key, openrouter.Models),
+    "groq": (groq.GroqChat, groq.Models),
+}
+
+
 class Registry:
     """Finds the wire of a request; `models` is what the models endpoints list.
 
@@ -33,33 +40,8 @@ class Registry:
     """
 
     def __init__(self, models: Sequence[str]) -> None:
-        self._openai: tuple[Wire, ...] = (
-            Chat(),
-            InputTokens(),
-            Responses(),
-            Embeddings(),
-            Models(models),
-        )
-        self._others: dict[str, tuple[Wire, ...]] = {
-            "anthropic": (
-                anthropic.Messages(),
-                anthropic.CountTokens(),
-                anthropic.Models(models),
-            ),
-            "gemini": (gemini.Generate(), gemini.CountTokens(), gemini.Models(models)),
-            "cohere": (
-                cohere.Chat(),
-                cohere.Tokenize(),
-                cohere.CheckKey(),
-                cohere.Models(models),
-            ),
-            "mistral": (mistral.MistralChat(), mistral.Models(models)),
-            "openrouter": (
-                openrouter.OpenRouterChat(),
-                openrouter.Key(),
-                openrouter.Models(models),
-            ),
-            "groq": (groq.GroqChat(), groq.Models(models)),
+        self._wires_of = {
+            name: tuple(kind(models) for kind in kinds) for name, kinds in _WIRES.items()
         }
         self._found: dict[tuple[str, str], Wire | None] = {}
 
@@ -76,4 +58,5 @@ class Registry:
         return self._found[place]
 
     def _wires(self, path: str) -> tuple[Wire, ...]:
-        return self._others.get(path.lstrip("/").partition("/")[0], self._openai)
+        provider = path.lstrip("/").partition("/")[0]
+        return self._wires_of.get(provider) or self._wires_of["openai"]

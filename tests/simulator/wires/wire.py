@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import orjson
 
-from tests.simulator.call import Ask
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from tests.simulator.call import Call, Json
-    from tests.simulator.http1 import Headers
-    from tests.simulator.limits import Standing
-    from tests.simulator.reply import Problem, Reply, Usage
+from tests.simulator.call import Ask, Call, Json, bearer
+from tests.simulator.http1 import Headers
+from tests.simulator.limits import Standing
+from tests.simulator.reply import Problem, Reply, Usage
 
 Billing = Literal["generation", "input", "free"]
-Kind = Literal[
-    "auth",
-    "context",
-    "invalid",
-    "not_found",
-    "overloaded",
-    "permission",
-    "quota",
-    "rate",
-    "server",
-    "timeout",
-]
+Kind = str  # one of those below, or invalid, server
 
 _MEDIA = ("media_type", "mimeType", "mime_type")
 _WORDS = re.compile(r"\s*\S+|\s+")
@@ -70,106 +55,63 @@ class Turn:
         return tuple(_WORDS.findall(self.reply.text))
 
 
-class Refused(NamedTuple):
-    """How a provider says no: its own status, body and headers."""
-
-    status: int
-    body: Json
-    headers: Mapping[str, str]
-
-
-class Wire(Protocol):
+class Wire:
     """One endpoint of one provider; a new provider is one file of these, listed in `registry`.
 
-    `billing` says what it costs: prompt and answer, the prompt only, or nothing. What is `public`
-    is served to any key.
+    It is asked at `place`: the method, and how the path ends. `billing` says what it costs: prompt
+    and answer, the prompt only, or nothing. What is `public` is served to any key. `unsaid` are
+    headers that this provider's refusals leave out; `names` is the header that names a request.
     """
 
-    billing: Billing
-    public: bool
+    place: tuple[str, str | tuple[str, ...]]
+    billing: Billing = "generation"
+    public = False
+    unsaid: frozenset[str] = frozenset({"retry-after-ms"})
+    names = "x-request-id"
 
-    def key(self, headers: Mapping[str, str]) -> str | None:
-        """Take the API key from where this provider looks for it, and nowhere else."""
-
-    def objection(self, call: Call) -> str | None:
-        """Say what this provider finds wrong with a request, or None; it is a 400."""
+    def __init__(self, models: Sequence[str] = ()) -> None:
+        self.models = tuple(models)
 
     def serves(self, method: str, path: str) -> bool:
         """Whether a request to this path is for this endpoint."""
+        return method == self.place[0] and path.endswith(self.place[1])
 
-    def read(self, body: Json, path: str) -> Ask:
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        """Take the API key from where this provider looks for it, and nowhere else."""
+        return bearer(headers)
+
+    def objection(self, call: Call) -> str | None:  # noqa: ARG002  (for subclasses)
+        """Say what this provider finds wrong with a request, or None; it is a 400."""
+        return None
+
+    def read(self, body: Json, path: str) -> Ask:  # noqa: ARG002  (for subclasses)
         """Read a request. ValueError, KeyError or TypeError when it is not one."""
+        return Ask(model="")
 
     def whole(self, turn: Turn) -> Json:
         """Give the body of a plain answer."""
-
-    def events(self, turn: Turn) -> tuple[bytes, ...]:
-        """Give a streamed answer, one complete SSE event a piece; the last one ends it."""
-
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
-        """Put an error into this provider's status, body and headers."""
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Give the SSE event that reports an error after a 200."""
-
-    def unknown_event(self) -> bytes:
-        """Give an SSE event that no client knows yet, and must pass over."""
-
-    def id_headers(self, index: int) -> Headers:
-        """Give the headers that name a request, for the provider's support desk."""
-
-    def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:
-        """Give the headers that tell `requests` and `tokens` limits."""
-
-
-class Base:
-    """What most endpoints have in common: a bearer token, no objections, no stream."""
-
-    billing: Billing = "generation"
-    public: bool = False
-
-    def key(self, headers: Mapping[str, str]) -> str | None:
-        """Take a bearer token."""
-        return bearer(headers)
-
-    def objection(self, call: Call) -> str | None:  # noqa: ARG002  (the seam passes it)
-        """Find nothing wrong."""
-        return None
-
-    def refuse(self, status: int, problem: Problem, headers: Mapping[str, str]) -> Refused:
-        """Give the body of `error`, with status and headers as they are."""
-        return Refused(status, self.error(status, problem), headers)
-
-    def error(self, status: int, problem: Problem) -> Json:
-        """Give the body of an error."""
         raise NotImplementedError
 
     def events(self, turn: Turn) -> tuple[bytes, ...]:
-        """Refuse to stream; the endpoints that can do so replace this."""
+        """Give a streamed answer, one complete SSE event a piece; the last one ends it."""
         message = f"{turn.call.path} does not stream"
         raise ValueError(message)
 
+    def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
+        """Put an error into this provider's status and body."""
+        raise NotImplementedError
+
     def error_event(self, problem: Problem) -> bytes:
-        """Give the error as a data-only event."""
-        return data_event(self.error(200, problem))
+        """Give the SSE event that reports an error after a 200."""
+        return data_event(self.refuse(500, problem)[1])
 
     def unknown_event(self) -> bytes:
-        """Give a named event nobody has heard of."""
-        return named_event("x-unheard-of", {"type": "x-unheard-of", "delta": {"text": "unheard"}})
-
-    def id_headers(self, index: int) -> Headers:
-        """Give `x-request-id`."""
-        return (("x-request-id", f"req_{index:08d}"),)
+        """Give an SSE event that no client knows yet, and must pass over."""
+        return named_event({"type": "x-unheard-of", "delta": {"text": "unheard"}})
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:  # noqa: ARG002  (as above)
-        """Say nothing of limits."""
+        """Give the headers that tell `requests` and `tokens` limits."""
         return ()
-
-
-def bearer(headers: Mapping[str, str]) -> str | None:
-    """Take the token of an `authorization: Bearer …` header."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def kind_of(status: int, problem: Problem) -> Kind:
@@ -178,11 +120,8 @@ def kind_of(status: int, problem: Problem) -> Kind:
     `Problem` speaks OpenAI's language; its code says more than the status.
     """
     said = _KIND_OF_CODE.get(problem.code or "") or _KIND_OF_CODE.get(problem.type)
-    if said:
-        return said
-    if status in _KIND_OF_STATUS:
-        return _KIND_OF_STATUS[status]
-    return "invalid" if 400 <= status < 500 else "server"
+    plain = "invalid" if 400 <= status < 500 else "server"
+    return said or _KIND_OF_STATUS.get(status, plain)
 
 
 _KIND_OF_CODE: dict[str, Kind] = {
@@ -214,9 +153,9 @@ def data_event(value: Json, end: bytes = b"\n\n") -> bytes:
     return b"data: %b%b" % (dump(value), end)
 
 
-def named_event(name: str, value: Json) -> bytes:
-    """Write an SSE event with a name."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), dump(value))
+def named_event(value: Json) -> bytes:
+    """Write an SSE event with the name of its type."""
+    return b"event: %b\ndata: %b\n\n" % (str(value["type"]).encode(), dump(value))
 
 
 def dump(value: Json) -> bytes:
@@ -228,14 +167,15 @@ def dump(value: Json) -> bytes:
 
 
 def load(raw: bytes) -> Json:
-    """Read a JSON object; ValueError or RecursionError when it is none, or holds NaN."""
+    """Read a JSON object; ValueError, TypeError or RecursionError when it is none, or holds NaN."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:  # lone surrogates and huge integers are JSON all the same
-        value = json.loads(raw, parse_constant=_no_constant)
+        value = json.loads(raw)
+        json.dumps(value, allow_nan=False)
     if not isinstance(value, dict):
         message = "not a JSON object"
-        raise ValueError(message)  # noqa: TRY004  (whoever reads a request catches one kind)
+        raise TypeError(message)
     return value
 
 
@@ -283,8 +223,3 @@ def files(content: object) -> Iterator[tuple[str, str]]:
         yield head, data
     elif isinstance(content, str) and content.startswith("https://"):
         yield "url", content
-
-
-def _no_constant(name: str) -> object:
-    message = f"{name} is not JSON"
-    raise ValueError(message)
