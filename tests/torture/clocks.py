@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmctl.cli.app import main as program
+from llmctl.clock import SystemClock
 from tests.simulator.errors import rate_limited
 from tests.simulator.faults import Hang
 from tests.simulator.scripts import mixture
@@ -106,6 +107,7 @@ def _skew(kind: str, number: float) -> None:
         return real() + (0.0, number, 0.0, -number)[turn]
 
     time.time = {"at": at, "swing": swing}[kind]
+    SystemClock.wall = staticmethod(time.time)  # which it has taken already
 
 
 if __name__ == "__main__":

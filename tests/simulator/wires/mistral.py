@@ -132,7 +132,11 @@ class MistralChat(Mistral, Chat):
 class Models(Mistral, OpenAIModels):
     """`GET …/models`."""
 
-    more: ClassVar[Json] = {"max_context_length": 131072, "capabilities": {"completion_chat": True}}
+    more: ClassVar[Json] = {
+        "type": "base",
+        "max_context_length": 131072,
+        "capabilities": {"completion_chat": True},
+    }
 
 
 def _thinking(turn: Turn) -> Json:
