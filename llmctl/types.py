@@ -67,7 +67,12 @@ class Target(Struct, frozen=True):
     @property
     def origin(self) -> str:
         """Scheme, host and port: what a key and a cached answer are bound to."""
-        return _place(self.base_url)[0]
+        return origin_of(self.base_url)
+
+
+def origin_of(base_url: str) -> str:
+    """Scheme, host and port of an address."""
+    return _place(base_url)[0]
 
 
 @lru_cache(maxsize=64)
