@@ -42,7 +42,7 @@ def test_an_answer_that_does_not_fit_was_billed() -> None:
 
 def test_a_cut_off_answer_says_so() -> None:
     """The way out of a torn answer is a higher limit, that of a filtered one another prompt."""
-    with pytest.raises(SchemaMismatch, match="max_tokens"):
+    with pytest.raises(SchemaMismatch, match="max-tokens"):
         asyncio.run(schema_validation(Scripted(response('{"ci', finish="length")))(ASKED, None))
     with pytest.raises(ContentFiltered):
         asyncio.run(
