@@ -181,6 +181,14 @@ def test_tool_calls_are_in_the_row(run: Run, at: At, sim: Simulator, provider: s
     assert "weather?" not in sim.calls[-1].prompt
 
 
+def test_our_own_limit_of_anthropic_is_named(run: Run, at: At, sim: Simulator) -> None:
+    """Case 5: Anthropic wants a limit; where the user gave none, the cut was ours."""
+    sim.reply = lambda _: Reply("some", finish="length", usage=Billed(input=10, output=4096))
+    said = run("ask", "q", env=at("anthropic")).stderr
+    assert ("4,096" in said, "--max-tokens" in said) == (True, True)
+    assert "4,096" not in run("ask", "q", "--max-tokens", "99", env=at("anthropic")).stderr
+
+
 def test_a_parameter_that_changes_the_answers_shape(run: Run, at: At) -> None:
     """Case 8: with `n` or `logprobs` the row has the provider's body; otherwise not."""
     asked = {"n=3": True, "logprobs=true": True, "n=1": False, "user=me": False}
