@@ -22,6 +22,7 @@
         ├── CallTimeout            5   timeout          retryable, may have been billed
         ├── ConnectionFailed       5   connection       retryable
         ├── BadResponse            1   bad_response     retryable, may have been billed
+        │   └── NoAnswer           1   bad_response     billed: carries usage, cost and text
         ├── ContentFiltered        1   content_filter
         ├── SchemaMismatch         1   schema           (billed: carries usage and cost)
         ├── BudgetRefused          3   budget           (refused before sending)
@@ -121,6 +122,8 @@ class CallError(LlmctlError):
         cause: what broke the stream, or was last heard of a provider that is down.
         request: the one that failed, where a fallback was asked another one than the caller's.
         usage, cost: a `types.Usage` and the provider's own figure, where it was billed.
+        earlier: the same of attempts before it, as `types.Billed`.
+        text: what was paid for and is no answer; None where it was shown already.
 
     """
 
@@ -154,6 +157,8 @@ class CallError(LlmctlError):
         self.request: Any = None
         self.usage: Any = None
         self.cost: Decimal | None = None
+        self.earlier: tuple[Any, ...] = ()
+        self.text: str | None = None
         if not sent and self.exit_code == 1:
             self.exit_code = 2  # nothing was sent: what was asked for cannot be right
 
@@ -164,10 +169,11 @@ class CallError(LlmctlError):
 
     def unbilled(self) -> CallError:
         """The error as another call meets it that waited for this one, and was not billed."""
-        if self.usage is None:
+        if self.usage is None and not self.earlier:
             return self
         other = copy.copy(self)
         other.usage = other.cost = None
+        other.earlier = ()
         other.uncertain, other.held = 0, False
         return other
 
@@ -284,6 +290,12 @@ class BadResponse(CallError):
     type = "bad_response"
     retryable = True
     ambiguous = True
+
+
+class NoAnswer(BadResponse):
+    """The model ended for a reason that makes no answer, or without a word."""
+
+    ambiguous = False
 
 
 class ContentFiltered(CallError):

@@ -57,12 +57,15 @@ _VALUE = re.compile(rb"[\t\x20-\x7e]*")
 
 class CancelledAfterSending(asyncio.CancelledError):
     """A cancelled call that may be billed, after so many `attempts`, of which `uncertain` may have
-    been billed without an answer."""
+    been billed without an answer; `earlier` is what others were billed for (`types.Billed`)."""
 
-    def __init__(self, *, attempts: int = 1, uncertain: int = 1) -> None:
+    def __init__(
+        self, *, attempts: int = 1, uncertain: int = 1, earlier: tuple[Any, ...] = ()
+    ) -> None:
         super().__init__()
         self.attempts = attempts
         self.uncertain = uncertain
+        self.earlier = earlier
 
 
 def build(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> httpx2.Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, field
 
@@ -151,6 +151,9 @@ class CachedAnswer(Struct, frozen=True):
     body: bytes | None
     stored: float
     asked: str = ""
+    tool_calls: tuple[JSON, ...] = ()
+    citations: tuple[Any, ...] = ()
+    beyond_text: bool = False
 
 
 class AnswerCache(Protocol):

@@ -70,15 +70,19 @@ class Runner(Struct, frozen=True):
         exact: bool,
         on_retry: Callable[[RetryDetails], None],
         on_fallback: Callable[[CallError, str], None] = lambda _, __: None,
+        schema_retries: int = 1,
     ) -> Handler:
         """The whole pipeline. `sink` gets each call's record; `on_retry` hears of attempts that
-        are repeated, `on_fallback` why which profile is asked instead.
+        are repeated, `on_fallback` why which profile is asked instead. An answer that misses its
+        schema is asked for `schema_retries` times more.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
         something depends on it, because loading a vocabulary takes longer than most prompts
         are worth.
         """
-        handler, *others = [self._target(route, on_retry, exact=exact) for route in self.routes]
+        handler, *others = [
+            self._target(route, on_retry, schema_retries, exact=exact) for route in self.routes
+        ]
         if others:
 
             async def settle_failed(asked: Request, error: CallError, watch: Stopwatch) -> None:
@@ -127,7 +131,12 @@ class Runner(Struct, frozen=True):
         return f"rate limit, {wait:.0f} s" if wait >= 1 else None
 
     def _target(
-        self, route: Route, on_retry: Callable[[RetryDetails], None], *, exact: bool
+        self,
+        route: Route,
+        on_retry: Callable[[RetryDetails], None],
+        schema_retries: int,
+        *,
+        exact: bool,
     ) -> Handler:
         policy, waiting = route.profile.retry, self.stop.clock(self.clock)
         # The longest that a call takes, in seconds, rate limits of our own aside.
@@ -150,6 +159,7 @@ class Runner(Struct, frozen=True):
             ),
             budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.worst),
             cache=cache,
+            schema_retries=schema_retries,
         )
 
 

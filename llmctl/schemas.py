@@ -5,6 +5,7 @@ The library is imported when the first schema is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -29,17 +30,31 @@ def check(schema: Any) -> JSON:
     return schema
 
 
+_FENCED = re.compile(r"\s*(`{3,}|~{3,})(?:[\w+.-]+(?=\s))?(.*)\1\s*", re.DOTALL)
+
+
+def value(text: str) -> Any:
+    """The JSON of an answer, which may stand in one Markdown fence. Raises
+    `orjson.JSONDecodeError`, and `UnicodeEncodeError` for half of a surrogate pair."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if (fenced := _FENCED.fullmatch(text)) is None:
+            raise
+        return orjson.loads(fenced[2])
+
+
 def fit(text: str, schema: JSON) -> Any:
     """The value of an answer. Raises `ValueError` saying why it does not fit."""
     from jsonschema.exceptions import best_match
     from referencing.exceptions import Unresolvable
 
     try:
-        value = orjson.loads(text)
+        found = value(text)
     except (orjson.JSONDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"it is no JSON ({error})" if text.strip() else "it is empty") from error
     try:
-        wrong = best_match(_validator(_key(schema)).iter_errors(value))
+        wrong = best_match(_validator(_key(schema)).iter_errors(found))
     except Unresolvable as error:
         raise ValueError(f"the schema refers to {error.ref!r}, which it does not hold") from error
     except RecursionError as error:
@@ -48,7 +63,7 @@ def fit(text: str, schema: JSON) -> Any:
         said = wrong.message if len(wrong.message) <= _SHOWN else wrong.message[:_SHOWN] + "…"
         where = f"at {wrong.json_path}: " if wrong.path else ""
         raise ValueError(where + said)
-    return value
+    return found
 
 
 def _key(schema: JSON) -> bytes:

@@ -115,6 +115,29 @@ class Request(Struct, frozen=True):
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
 
+    @property
+    def parameters(self) -> JSON:
+        """What goes to the provider beside the prompt: options, or the body passed through."""
+        return self.options if self.raw is None else self.raw.body
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether the answer is more than one text, so that the provider's body is kept whole."""
+        given = dict(self.parameters)
+        for config in ("generationConfig", "generation_config"):  # Gemini's
+            inner = given.get(config)
+            given.update(inner if isinstance(inner, Mapping) else {})
+        several = any(given.get(name) not in (None, 1) for name in _SEVERAL)
+        return self.raw is not None or several or any(given.get(name) for name in _SHAPES)
+
+
+_SEVERAL = ("n", "best_of", "candidateCount", "candidate_count")
+_SHAPES = (
+    "logprobs", "top_logprobs", "prompt_logprobs", "responseLogprobs", "response_logprobs",
+    "modalities", "responseModalities", "response_modalities", "audio", "include", "echo",
+)  # fmt: skip
+"""Parameters by which an answer has further choices, log probabilities, images or sound."""
+
 
 def fingerprint(request: Request) -> str:
     """The identity of an answer: SHA-256, in hex, over the canonical JSON (sorted keys, no white
@@ -135,7 +158,7 @@ def fingerprint(request: Request) -> str:
 class Usage(Struct, frozen=True):
     """Tokens of one call. `input` includes cached ones, `output` includes reasoning. `estimated`:
     the provider did not report them. `cache_write_1h`: those of `cache_write` that are kept for an
-    hour, which Anthropic charges more for."""
+    hour, which Anthropic charges more for. A sum is that of two calls."""
 
     input: int = 0
     output: int = 0
@@ -144,6 +167,14 @@ class Usage(Struct, frozen=True):
     reasoning: int = 0
     estimated: bool = False
     cache_write_1h: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__}
+        return Usage(**{**sums, "estimated": self.estimated or other.estimated})
+
+
+Billed = tuple[Usage, Decimal | None]
+"""What an attempt without an answer used, and the provider's own price of it, in dollars."""
 
 
 class Price(Struct, frozen=True):
@@ -156,18 +187,25 @@ class Price(Struct, frozen=True):
 
 
 class ProviderReply(Struct, frozen=True):
-    """What a codec reads out of a complete answer. `cost` is the provider's own figure."""
+    """What a codec reads out of a complete answer. `cost` is the provider's own figure, `reason`
+    its own word for `finish`. `tool_calls` are in OpenAI's shape, `citations` as they came;
+    `beyond_text`: the body holds what is no text (an embedding, an image, sound)."""
 
     text: str
     finish: Finish
     model: str
     usage: Usage | None
     cost: Decimal | None = None
+    reason: str | None = None
+    tool_calls: tuple[JSON, ...] = ()
+    citations: tuple[Any, ...] = ()
+    beyond_text: bool = False
 
 
 class StreamChunk(Struct, frozen=True):
     """What a codec reads out of one streamed event; empty fields say nothing new. `done` is the
-    provider's own end mark; `cost` its own figure, in dollars."""
+    provider's own end mark; `cost` its own figure, in dollars; `reason` its own word for `finish`.
+    `tool_calls` and `citations` are all so far, told when it finishes and when it is done."""
 
     text: str = ""
     finish: Finish | None = None
@@ -175,10 +213,14 @@ class StreamChunk(Struct, frozen=True):
     usage: Usage | None = None
     cost: Decimal | None = None
     done: bool = False
+    reason: str | None = None
+    tool_calls: tuple[JSON, ...] = ()
+    citations: tuple[Any, ...] = ()
 
 
 class Answer(Struct, frozen=True):
-    """An answer. `uncertain` counts attempts before this one that may have been billed too; `body`
+    """An answer. `uncertain` counts attempts before this one that may have been billed too,
+    `earlier` is what others were billed for, `tool_calls` to `beyond_text` as in the reply; `body`
     is the provider's own JSON, byte for byte (None when it was streamed); `latency` the seconds of
     the attempt that succeeded; `parsed` the value that fits the request's schema; `request` the one
     that was asked, where that is not the caller's."""
@@ -198,6 +240,10 @@ class Answer(Struct, frozen=True):
     reported_cost: Decimal | None = None
     parsed: Any = None
     request: Request | None = None
+    tool_calls: tuple[JSON, ...] = ()
+    citations: tuple[Any, ...] = ()
+    beyond_text: bool = False
+    earlier: tuple[Billed, ...] = ()
 
 
 class ModelInfo(Struct, frozen=True):

@@ -96,8 +96,8 @@ def record(call: CallRecord, format: Format) -> bytes:
 def _row(call: CallRecord) -> dict[str, Any]:
     """The output row of an answer, or the error row of a failure.
 
-    A row that was passed through raw also carries the provider's `body`: tool calls and
-    embeddings have no other place.
+    Tool calls and citations are there where there are any; the provider's `body` where a text is
+    not all of the answer; the `text` of a failure where there is one that was paid for.
     """
     result, request, usage = call.result, call.request, call.usage
     name = {"id": request.id, "index": request.index}
@@ -111,8 +111,11 @@ def _row(call: CallRecord) -> dict[str, Any]:
             "retryable": result.retryable,
             "provider_request_id": result.provider_request_id,
         }
-        return {**name, "error": error, "attempts": result.attempts, **key, **cost}
-    kept = {} if request.raw is None or result.body is None else {"body": _one_line(result.body)}
+        paid = {} if result.text is None else {"text": result.text}
+        return {**name, "error": error, **paid, "attempts": result.attempts, **key, **cost}
+    more: dict[str, Any] = {"tool_calls": result.tool_calls, "citations": result.citations}
+    if result.body is not None and (request.wants_body or result.beyond_text):
+        more["body"] = _one_line(result.body)
     return {
         **name,
         "text": result.text,
@@ -135,7 +138,7 @@ def _row(call: CallRecord) -> dict[str, Any]:
         "latency_ms": round(result.latency * 1000),
         **key,
         "tags": dict(request.tags),
-        **kept,
+        **{name: value for name, value in more.items() if value},
     }
 
 
@@ -157,13 +160,17 @@ def _openai(call: CallRecord) -> dict[str, Any]:
     body: Any
     if isinstance(result, CallError):
         error = {"code": result.row_type, "message": result.message}
+        if result.text is not None:
+            error["text"] = result.text
         body = {"error": {**error, "type": result.row_type, "param": None}}
         status = result.http_status
     else:
         status = result.status
         # OpenAI knows no reason `other`; a client's enum would refuse it.
         finish = "stop" if result.finish == "other" else result.finish
-        message = {"role": "assistant", "content": result.text}
+        message: dict[str, Any] = {"role": "assistant", "content": result.text}
+        if result.tool_calls:
+            message["tool_calls"] = result.tool_calls
         body = {
             "id": f"chatcmpl-{request.call_id}",
             "object": "chat.completion",
@@ -198,7 +205,7 @@ def _mended(value: Any) -> Any:
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
         return {_mended(name): _mended(item) for name, item in value.items()}
-    return [_mended(item) for item in value] if isinstance(value, list) else value
+    return [_mended(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 AnswerLine = tuple[str, bytes, int]

@@ -13,6 +13,7 @@ from llmctl.cli.options import (
     NoCacheOption,
     RefreshOption,
     SchemaOption,
+    SchemaRetriesOption,
     SystemOption,
     TagOption,
 )
@@ -40,6 +41,7 @@ class AskOptions(Struct, frozen=True, kw_only=True):
         Option("--attach", "-a", metavar="FILE|URL", help="Text, image, PDF or audio; repeatable."),
     ] = None
     schema: SchemaOption = None
+    schema_retries: SchemaRetriesOption = 1
     max_tokens: Annotated[int | None, Option(min=1, metavar="N", help="Longest answer.")] = None
     temperature: Annotated[float | None, Option("--temperature", "-t", min=0, metavar="T")] = None
     param: Annotated[

@@ -26,9 +26,11 @@ from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_li
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
+from llmctl.redact import printable
 from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
+from llmctl.tokens import anthropic_limit
 from llmctl.types import Answer, CallRecord, Message, Request
 
 
@@ -124,6 +126,7 @@ async def _ask(
             f"{retry.error.message}; trying again in {retry.wait:.1f} s"
         ),
         on_fallback=lambda error, name: context.info(f"{error.message}; asking {name} instead"),
+        schema_retries=options.schema_retries,
     )
     signals: list[int] = []
     answer = None
@@ -133,16 +136,40 @@ async def _ask(
             printer.write(record(records[0], "llmctl").decode())
         elif answer is not None and emit is None:
             printer(answer.text)
-    except CallError:
+    except CallError as error:
         printer.end()
         if printer.failure is not None:
             raise printer.failure from None
         if not printer.closed:
+            if error.text:  # it was paid for
+                print(printable(error.text), file=sys.stderr)
             raise
     printer.end()
+    if answer is not None and (note := _note(request, answer)):
+        context.warn(note)
     if records and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
         print(usage_line(records[0]), file=sys.stderr)
     return (128 + signals[0] if signals else 0), answer
+
+
+def _note(request: Request, answer: Answer) -> str | None:
+    """What is to be known of an answer that is not whole, or is no text."""
+    asked = answer.request or request
+    if answer.finish == "length":
+        own = asked.target.adapter == "anthropic" and asked.max_tokens is None
+        if own and "max_tokens" not in asked.parameters:
+            limit = f"{anthropic_limit(asked.options):,} tokens"
+            return f"the answer was cut at {limit}, llmctl's own limit: raise --max-tokens"
+        return "the answer was cut at the output limit: raise --max-tokens"
+    if answer.finish == "content_filter":
+        return "the answer was cut by the provider's content filter"
+    if answer.finish == "other":
+        return "the model stopped before its answer ended"
+    if answer.tool_calls and not answer.text.strip():
+        made = (call["function"] for call in answer.tool_calls)
+        calls = ", ".join(f"{each['name']}({each['arguments']})" for each in made)
+        return f"the answer is a tool call, which --json shows: {calls}"
+    return None
 
 
 async def _until_signal(work: Awaitable[Answer], signals: list[int]) -> Answer | None:

@@ -13,6 +13,7 @@ from llmctl.cli.options import (
     NoCacheOption,
     RefreshOption,
     SchemaOption,
+    SchemaRetriesOption,
     SystemOption,
     TagOption,
 )
@@ -65,6 +66,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
         str | None, Option(metavar="TEXT|@FILE", help="Jinja2: makes a prompt of each record.")
     ] = None
     schema: SchemaOption = None
+    schema_retries: SchemaRetriesOption = 1
     id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None
     engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local"
     concurrency: Annotated[

@@ -129,7 +129,12 @@ async def _run(
                     because = await run_batch(
                         batch,
                         LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
-                        lambda sink: live.handler(sink, exact=True, on_retry=on_retry),
+                        lambda sink: live.handler(
+                            sink,
+                            exact=True,
+                            on_retry=on_retry,
+                            schema_retries=options.schema_retries,
+                        ),
                         settle=live.budget.settle,
                         stats=tally,
                         stop=stop,
@@ -223,12 +228,14 @@ def _summary(
             f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
     lines += budgets
-    if tally.truncated:
-        were = "was" if tally.truncated == 1 else "were"
-        lines.append(
-            f"{plural(tally.truncated, 'answer')} {were} cut off at the output limit "
-            '("finish_reason": "length")'
-        )
+    for number, what in (
+        (tally.truncated, 'cut off at the output limit ("finish_reason": "length")'),
+        (tally.filtered, 'cut off by a content filter ("finish_reason": "content_filter")'),
+        (tally.empty, "none, or empty, and failed"),
+    ):
+        if number:
+            were = "was" if number == 1 else "were"
+            lines.append(f"{plural(number, 'answer')} {were} {what}")
     if tally.uncertain:
         lines.append(
             f"{tally.uncertain:,} attempts broke off after sending and may have been billed"

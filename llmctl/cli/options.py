@@ -53,6 +53,9 @@ RefreshOption = Annotated[bool, Option("--refresh", help="Call, then overwrite t
 SchemaOption = Annotated[
     Path | None, Option(metavar="FILE", help="JSON Schema that the answer must fit.")
 ]
+SchemaRetriesOption = Annotated[
+    int, Option(min=0, metavar="N", help="Times to ask again for an answer that does not fit.")
+]
 SystemOption = Annotated[str | None, Option("--system", "-s", help="System prompt.")]
 TagOption = Annotated[
     list[str] | None, Option(metavar="KEY=VALUE", help="Label for the ledger; repeatable.")

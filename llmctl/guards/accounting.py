@@ -92,6 +92,9 @@ class CostCalculator:
         elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
             usage = self.estimate(request, "".join(watch.text))
             cost = self.price(request, usage, None)
+        for used, reported in result.earlier:
+            usage, each = usage + used, self.price(request, used, reported)
+            cost = None if cost is None or each is None else cost + each
         elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
             request, result, usage, cost, saved, watch.wall, elapsed, watch.first, result.uncertain
@@ -114,7 +117,7 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
             raised, result = stop, Cancelled("the call was interrupted")
             if isinstance(stop, CancelledAfterSending):
                 result.attempts, result.uncertain = stop.attempts, stop.uncertain
-                result.ambiguous = True
+                result.earlier, result.ambiguous = stop.earlier, stop.uncertain > 0
         # It may have been paid for, so it is recorded even if the call is cancelled meanwhile.
         work = asyncio.ensure_future(sink(costs.record(request, result, watch)))
         try:

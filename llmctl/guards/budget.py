@@ -91,6 +91,9 @@ class RunBudget:
         `windows_of(request)`. Raises `BudgetRefused` for a call that no budget would ever let
         through, `BudgetExhausted` when there is not enough left of one, and `Cancelled` once the
         run is stopped."""
+        if request.call_id in self._open and cost is not None:  # asked once more, and billed twice
+            held = self._open[request.call_id][0]
+            cost = None if held.cost is None else cost + held.cost * held.times
         hold = Hold(request.call_id, request, estimate, cost, self._clock.wall())
         _refuse(hold, windows)
         if not windows or (not self._turn.locked() and self._exhausted is None):
@@ -122,8 +125,8 @@ class RunBudget:
             if waited:
                 # It belongs to the day it was let through on, not to that on which it waited.
                 record = replace(record, started=hold.at)
-            if windows and hold.cost is not None and cost > hold.cost:
-                self.overshoot.amount += cost - hold.cost
+            if windows and hold.cost is not None and cost > hold.cost * hold.times:
+                self.overshoot.amount += cost - hold.cost * hold.times
                 self.overshoot.calls += 1
         try:
             warnings = await self._ledger.settle(record)

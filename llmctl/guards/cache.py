@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-import orjson
 from msgspec.structs import replace
 
+from llmctl import schemas
 from llmctl.clock import Clock
 from llmctl.errors import CallError, LlmctlError
 from llmctl.protocols import AnswerCache, CachedAnswer, Emit, Handler
@@ -68,7 +68,7 @@ class Cache:
                     raise
                 continue  # the leader was cancelled, this request was not: it goes itself
             how = "hit" if shared.cache == "hit" else how
-            return _deliver(replace(shared, cache=how, attempts=0, uncertain=0), emit)
+            return _deliver(replace(shared, cache=how, attempts=0, uncertain=0, earlier=()), emit)
 
     async def close(self) -> None:
         """Return when every answer is kept."""
@@ -135,6 +135,7 @@ class Cache:
         kept = CachedAnswer(
             answer.text, answer.finish, answer.model, answer.usage, answer.reported_cost,
             answer.body, self._clock.wall(), request.target.model,
+            answer.tool_calls, answer.citations, answer.beyond_text,
         )  # fmt: skip
         try:
             await self._store.put(key, kept)
@@ -183,13 +184,18 @@ class Cache:
 def answer_of(
     request: Request, kept: CachedAnswer | None, now: float, ttl: float | None
 ) -> Answer | None:
-    """The request's answer as it was kept; None where it is older than `ttl` seconds."""
+    """The request's answer as it was kept; None where it is older than `ttl` seconds, or was kept
+    without what makes it one."""
     if kept is None or (ttl is not None and now - kept.stored > ttl):
         return None
-    parsed = orjson.loads(kept.text) if request.schema is not None else None
+    has_text, bare = bool(kept.text.strip()), request.raw is None and not kept.beyond_text
+    if bare and not kept.tool_calls and (not has_text or kept.finish == "tool_calls"):
+        return None
+    parsed = schemas.value(kept.text) if request.schema is not None and has_text else None
     return Answer(
         kept.text, kept.usage, request.target, kept.finish, kept.model, kept.body,
         cache="hit", attempts=0, reported_cost=kept.cost, parsed=parsed,
+        tool_calls=kept.tool_calls, citations=kept.citations, beyond_text=kept.beyond_text,
     )  # fmt: skip
 
 

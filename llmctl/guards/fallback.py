@@ -121,6 +121,7 @@ def _verdict(first: CallError, last: CallError) -> CallError:
         return last
     verdict = copy.copy(first)
     verdict.args = (f"{first.message} (and the fallback failed: {last.message})",)
-    for name in ("request", "held", "attempts", "uncertain", "usage", "cost", "ambiguous"):
+    for name in ("request", "held", "attempts", "uncertain", "usage", "cost", "earlier",
+                 "ambiguous"):  # fmt: skip
         setattr(verdict, name, getattr(last, name))
     return verdict

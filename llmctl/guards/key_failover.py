@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from llmctl.errors import AuthFailed
 from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Answer, Request
+from llmctl.types import Answer, Billed, Request
 
 
 def key_failover(inner: Handler, key: RotatingKey) -> Handler:
@@ -16,6 +16,7 @@ def key_failover(inner: Handler, key: RotatingKey) -> Handler:
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
         attempts = uncertain = 0
+        earlier: tuple[Billed, ...] = ()
         while True:
             using = key.value  # the call itself reads it later, but never an older one
             try:
@@ -23,11 +24,13 @@ def key_failover(inner: Handler, key: RotatingKey) -> Handler:
             except AuthFailed as error:
                 error.attempts += attempts
                 error.uncertain += uncertain
+                error.earlier = earlier = earlier + error.earlier
                 if not await key.refused(using):
                     raise
                 attempts, uncertain = error.attempts, error.uncertain
             else:
                 attempts, uncertain = attempts + answer.attempts, uncertain + answer.uncertain
-                return replace(answer, attempts=attempts, uncertain=uncertain)
+                earlier += answer.earlier
+                return replace(answer, attempts=attempts, uncertain=uncertain, earlier=earlier)
 
     return handle

@@ -37,7 +37,12 @@ class Route(Struct, frozen=True):
 
 
 def target_handler(
-    route: Route, tokens: Callable[[Request], int], retry: Guard, budget: Guard, cache: Guard
+    route: Route,
+    tokens: Callable[[Request], int],
+    retry: Guard,
+    budget: Guard,
+    cache: Guard,
+    schema_retries: int,
 ) -> Handler:
     """The guards of one target around its endpoint, innermost first. `Fallback` is around targets:
     outside the caches, because an answer is kept as that of the provider that gave it; and inside
@@ -56,8 +61,8 @@ def target_handler(
     handler = budget(handler)
     # Inside schema and cache: a prompt that was cut has the identity of the whole one.
     handler = context_window(handler, route.admission)
-    # Inside the cache: an answer that does not fit its schema is not kept. Outside retry: it was
-    # billed, and the next one may be no better.
-    handler = schema_validation(handler)
+    # Inside the cache: an answer that does not fit its schema is not kept. Outside the budget: it
+    # was billed, and asking again is another question, with a hold of its own.
+    handler = schema_validation(handler, schema_retries)
     # Outside the budget: a kept answer is free and holds nothing.
     return cache(handler)

@@ -14,7 +14,7 @@ from llmctl.config.settings import RetryPolicy
 from llmctl.errors import CallError, Cancelled, RateLimited
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Answer, Request
+from llmctl.types import Answer, Billed, Request
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -44,9 +44,9 @@ class RetryDetails(Struct, frozen=True):
 class Retry(Struct, frozen=True):
     """The guard: repeats what the codec called retryable.
 
-    A failure after which the provider may have billed (`ambiguous`) is repeated at most
-    `ambiguous_attempts` times, and only when `can_afford(request, uncertain)` holds money for
-    another such bill. The last error, or the answer, carries `attempts` and `uncertain`.
+    A failure that the provider billed, or may have (`ambiguous`), is repeated at most
+    `ambiguous_attempts` times, and only when `can_afford(request, bills)` holds money for another
+    such bill. The last error, or the answer, carries `attempts`, `uncertain` and `earlier`.
 
     Attributes:
         deadline: no attempt begins later than so many seconds after the first.
@@ -76,24 +76,29 @@ class Retry(Struct, frozen=True):
                 answer = await call.again(error)
         except CallError as error:  # perhaps of the pause: the run is to end
             error.attempts, error.uncertain, error.held = call.made, call.uncertain, True
+            error.earlier = tuple(call.billed[: -1 if error.usage is not None else None])
             raise
         except CancelledAfterSending:
             raise
         except asyncio.CancelledError as stop:  # in a pause, or before another attempt was sent
-            if not call.uncertain:
+            if not call.uncertain and not call.billed:
                 raise
-            raise CancelledAfterSending(attempts=call.made, uncertain=call.uncertain) from stop
-        return replace(answer, attempts=call.made, uncertain=call.uncertain)
+            raise CancelledAfterSending(
+                attempts=call.made, uncertain=call.uncertain, earlier=tuple(call.billed)
+            ) from stop
+        earlier = tuple(call.billed)
+        return replace(answer, attempts=call.made, uncertain=call.uncertain, earlier=earlier)
 
 
 class _Call:
     """The attempts of one call: how many were `made`, how many of them may have been billed
-    (`uncertain`), and how many `count` against the policy."""
+    (`uncertain`), what was `billed` without an answer, and how many `count` against the policy."""
 
     def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
         self._guard, self._request, self._emit = guard, request, emit
         self._end = guard.clock.monotonic() + guard.deadline
         self.made = self.uncertain = self.count = 0
+        self.billed: list[Billed] = []
 
     async def attempt(self) -> Answer:
         """Make one."""
@@ -104,10 +109,13 @@ class _Call:
             excused = error.excused or isinstance(error, RateLimited)
             self.made -= not error.sent
             self.uncertain += error.ambiguous
+            if error.usage is not None:
+                self.billed.append((error.usage, error.cost))
             self.count += not (self._guard.patient and excused)
             raise
         except CancelledAfterSending as stop:
             stop.attempts, stop.uncertain = self.made, self.uncertain + 1
+            stop.earlier = tuple(self.billed)
             raise
 
     async def again(self, failure: CallError) -> Answer:
@@ -146,10 +154,11 @@ class _Call:
         error, policy = _failure(state), self._guard.policy
         if self.count >= policy.attempts or (error.retry_after or 0.0) > self._left(error):
             return True
-        if not error.ambiguous:
+        if not error.ambiguous and error.usage is None:
             return False
-        may_not = self.uncertain > policy.ambiguous_attempts
-        return may_not or not await self._guard.can_afford(self._request, self.uncertain)
+        bills = self.uncertain + len(self.billed)
+        may_not = bills > policy.ambiguous_attempts
+        return may_not or not await self._guard.can_afford(self._request, bills)
 
     def _left(self, error: CallError) -> float:
         """Seconds until it is too late for another attempt; without end while the provider is

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from llmctl.errors import CallError
+from llmctl.errors import CallError, NoAnswer
 from llmctl.types import CallRecord
 
 _COUNTS = (
@@ -27,6 +27,8 @@ class Tally:
     cached: int = 0
     deduplicated: int = 0
     truncated: int = 0
+    filtered: int = 0
+    empty: int = 0
     requests: int = 0
     retries: int = 0
     input_tokens: int = 0
@@ -51,9 +53,11 @@ class Tally:
             self.failed += 1
             self.failures[result.row_type] = self.failures.get(result.row_type, 0) + 1
             self.last_error = result
+            self.empty += isinstance(result, NoAnswer)
         else:
             self.ok += 1
             self.truncated += result.finish == "length"
+            self.filtered += result.finish == "content_filter"
             self.cached += result.cache == "hit"
             self.deduplicated += result.cache == "shared"
             if result.cache in {"hit", "shared"}:

@@ -62,7 +62,15 @@ class Anthropic(replies.BaseCodec):
         finish = replies.finish_of(found.get("stop_reason"), _FINISH) or "other"
         if finish == "content_filter" and not text:
             raise replies.content_filtered(_REFUSED, _refusal(found), usage)
-        return ProviderReply(text, finish, replies.first_text(found, "model") or "", usage)
+        return ProviderReply(
+            text, finish, replies.first_text(found, "model") or "", usage,
+            reason=replies.first_text(found, "stop_reason"),
+            tool_calls=tuple(
+                replies.tool_call(block["name"], block.get("input"), block.get("id"))
+                for block in found["content"] if block.get("type") == "tool_use"
+            ),
+            citations=replies.kept([c for b in found["content"] for c in b.get("citations") or ()]),
+        )  # fmt: skip
 
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
@@ -337,6 +345,7 @@ class AnthropicReader(replies.BaseReader):
     totals, not differences; `message_stop` is the end mark."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._usage: dict[str, Any] = {}
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
@@ -350,6 +359,13 @@ class AnthropicReader(replies.BaseReader):
             return StreamChunk(model=model, usage=self._usage_so_far(start))
         if kind in ("content_block_start", "content_block_delta"):
             block = found.get("content_block") or found["delta"]
+            at = str(found.get("index"))
+            if block.get("type") == "tool_use":
+                self.call(at, id=block.get("id"), name=block.get("name"))
+            elif block.get("type") == "input_json_delta" and at in self.calls:
+                self.call(at, arguments=block.get("partial_json"))
+            elif block.get("type") == "citations_delta":
+                self.citations += replies.kept([block.get("citation")])
             texts = block.get("type") in ("text", "text_delta")
             return StreamChunk(text=replies.required_text(block["text"]) if texts else "")
         if kind != "message_delta":
@@ -358,7 +374,8 @@ class AnthropicReader(replies.BaseReader):
         finish = replies.finish_of(found["delta"].get("stop_reason"), _FINISH)
         if finish == "content_filter" and not self._has_text:
             raise replies.content_filtered(_REFUSED, _refusal(found["delta"]), usage)
-        return StreamChunk(finish=finish, usage=usage)
+        reason = replies.first_text(found["delta"], "stop_reason")
+        return StreamChunk(finish=finish, usage=usage, reason=reason)
 
     def _usage_so_far(self, found: Mapping[str, Any]) -> Usage | None:
         news = replies.object_or_empty(found.get("usage"))

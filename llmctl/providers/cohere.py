@@ -54,7 +54,15 @@ class Cohere(replies.BaseCodec):
         usage = _usage(found.get("usage"))
         text = content if isinstance(content, str) else replies.block_texts(content or ())
         finish = _finish(found["finish_reason"], found, usage, has_text=bool(text))
-        return ProviderReply(text, finish, "", usage)
+        return ProviderReply(
+            text, finish, "", usage,
+            reason=replies.first_text(found, "finish_reason"),
+            tool_calls=tuple(
+                replies.tool_call(made["name"], made.get("arguments"), call.get("id"))
+                for call in found["message"].get("tool_calls") or () if (made := call["function"])
+            ),
+            citations=replies.kept(found["message"].get("citations")),
+        )  # fmt: skip
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """As everywhere, but for 498: a token on a deny list (docs.cohere.com/reference/errors)."""
@@ -222,17 +230,23 @@ class CohereReader(replies.BaseReader):
     """Reads one stream; usage and the reason to finish come with `message-end`."""
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
-        """One event; those of tools and citations, and ones that are not known, say nothing."""
+        """One event; those that are not known say nothing."""
         kind = found.get("type", event)
         if kind in ("content-start", "content-delta"):
             # Content that is a thought has no `text`.
             content = found["delta"]["message"]["content"]
             return StreamChunk(text=replies.required_text(content.get("text") or ""))
+        if kind in ("tool-call-start", "tool-call-delta"):
+            call = found["delta"]["message"]["tool_calls"]
+            self.call(str(found.get("index")), id=call.get("id"), **(call.get("function") or {}))
+        if kind == "citation-start":
+            self.citations += replies.kept([found["delta"]["message"]["citations"]])
         if kind == "message-end":
             delta = found["delta"]
             usage = _usage(delta.get("usage"))
             finish = _finish(delta.get("finish_reason"), delta, usage, has_text=self._has_text)
-            return StreamChunk(finish=finish, usage=usage, done=True)
+            reason = replies.first_text(delta, "finish_reason")
+            return StreamChunk(finish=finish, usage=usage, done=True, reason=reason)
         if kind == "error" or "message" in found:
             raise replies.error_from_event(found)
         return StreamChunk()

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Protocol
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
-from llmctl.errors import BadResponse, CallError, Interrupted, InvalidRequest
+from llmctl.errors import BadResponse, CallError, Interrupted, InvalidRequest, NoAnswer
 from llmctl.http import HttpClient, HttpReply, build
 from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
-from llmctl.providers.replies import EventReader, content_filtered, request_id
+from llmctl.providers.replies import (
+    BLANK,
+    EVENT_FIELD,
+    EventReader,
+    answered,
+    content_filtered,
+    is_stream,
+    request_id,
+    strict_json,
+)
 from llmctl.redact import redact_known_keys, remember
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
 
@@ -90,8 +100,9 @@ class Endpoint(Struct, frozen=True):
     heard: Callable[[RateHeaders], None]
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """One attempt. Raises the mapped `CallError`; `Interrupted` once text was emitted."""
-        wire = self.codec.encode(request, stream=emit is not None and request.raw is None)
+        """One attempt. Raises the mapped `CallError`; `Interrupted` where it broke off after text
+        was emitted. What is more than one text is not streamed."""
+        wire = self.codec.encode(request, stream=emit is not None and not request.wants_body)
         shown = False
 
         def show(text: str) -> None:
@@ -104,8 +115,10 @@ class Endpoint(Struct, frozen=True):
             return await self._attempt(request, wire, None if emit is None else show)
         except CallError as error:
             _clean(error)
-            if shown:
+            if shown and not isinstance(error, NoAnswer):
                 raise Interrupted(error) from error
+            if shown:  # trying again would say it twice
+                error.retryable, error.text = False, None
             raise
 
     async def fetch(self, wire: WireRequest) -> bytes:
@@ -136,22 +149,22 @@ class Endpoint(Struct, frozen=True):
         started = self.clock.monotonic()
         async with sending as reply:
             self.heard(self.codec.limits(reply.headers))
-            named, body = request_id(reply.headers), None
-            streams = "event-stream" in reply.headers.get("content-type", "")
+            named = request_id(reply.headers)
             try:
-                if emit is not None and reply.status == 200 and streams:
-                    answer = await self._stream(reply, emit)
-                else:
-                    body = await reply.read()
-                    answer = self.codec.decode(reply.status, reply.headers, body)
-                    if emit is not None:
-                        emit(answer.text)
+                if reply.status != 200:
+                    failed = await reply.read()
+                    raise self.codec.failure(reply.status, reply.headers, failed)
+                answer, body = await self._read(reply, emit)
+                used = answer.usage or self.estimate(request, answer.text)
+                answer = answered(replace(answer, usage=used), request)
+                if emit is not None and body is not None:
+                    emit(answer.text)
             except CallError as error:
                 error.provider_request_id = error.provider_request_id or named
                 raise
             return Answer(
                 text=answer.text,
-                usage=answer.usage or self.estimate(request, answer.text),
+                usage=used,
                 target=request.target,
                 finish=answer.finish,
                 model=answer.model or request.target.model,
@@ -160,12 +173,34 @@ class Endpoint(Struct, frozen=True):
                 status=reply.status,
                 provider_request_id=redact_known_keys(named) if named else None,
                 reported_cost=answer.cost,
+                tool_calls=answer.tool_calls,
+                citations=answer.citations,
+                beyond_text=answer.beyond_text,
             )
 
-    async def _stream(self, reply: HttpReply, emit: Emit) -> ProviderReply:
+    async def _read(
+        self, reply: HttpReply, emit: Emit | None
+    ) -> tuple[ProviderReply, bytes | None]:
+        """A reply of status 200, and its body where it is no stream. What it is shows in its first
+        bytes: servers stream as `text/plain`, or unasked, or send JSON as `text/event-stream`."""
+        named = "event-stream" in reply.headers.get("content-type", "").lower()
+        async with aclosing(reply.chunks()) as chunks:
+            start = b""
+            async for chunk in chunks:
+                start += chunk
+                if len(start.lstrip(BLANK)) >= EVENT_FIELD:
+                    break
+            if is_stream(start, named=named):
+                return await self._stream(start, chunks, emit or (lambda _: None)), None
+            body = start + b"".join([chunk async for chunk in chunks])
+        return self.codec.decode(200, reply.headers, body), strict_json(body)
+
+    async def _stream(
+        self, start: bytes, chunks: AsyncGenerator[bytes], emit: Emit
+    ) -> ProviderReply:
         text: list[str] = []
         last = StreamChunk()
-        async with aclosing(self._pieces(reply)) as pieces:
+        async with aclosing(self._pieces(start, chunks)) as pieces:
             async for piece in pieces:
                 if piece.text:
                     text.append(piece.text)
@@ -176,6 +211,9 @@ class Endpoint(Struct, frozen=True):
                     usage=piece.usage or last.usage,
                     cost=last.cost if piece.cost is None else piece.cost,
                     done=piece.done or last.done,
+                    reason=piece.reason or last.reason,
+                    tool_calls=piece.tool_calls or last.tool_calls,
+                    citations=piece.citations or last.citations,
                 )
                 if last.done:
                     break
@@ -184,15 +222,20 @@ class Endpoint(Struct, frozen=True):
         if last.finish == "content_filter" and not text:
             sentence = "the provider's content filter stopped the answer"
             raise content_filtered(sentence, None, last.usage, last.cost)
-        finish = last.finish or "other"
-        return ProviderReply("".join(text), finish, last.model or "", last.usage, last.cost)
+        return ProviderReply(
+            "".join(text), last.finish or "other", last.model or "", last.usage, last.cost,
+            reason=last.reason, tool_calls=last.tool_calls, citations=last.citations,
+        )  # fmt: skip
 
-    async def _pieces(self, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
+    async def _pieces(
+        self, start: bytes, chunks: AsyncGenerator[bytes]
+    ) -> AsyncGenerator[StreamChunk]:
         events, answer = EventReader(), self.codec.reader()
-        async with aclosing(reply.chunks()) as chunks:
-            async for chunk in chunks:
-                for event in events.feed(chunk):
-                    yield answer.piece(event.name, event.data)
+        for event in events.feed(start):
+            yield answer.piece(event.name, event.data)
+        async for chunk in chunks:
+            for event in events.feed(chunk):
+                yield answer.piece(event.name, event.data)
         if (rest := events.end()) is not None:
             yield answer.piece(rest.name, rest.data)
         yield answer.end()

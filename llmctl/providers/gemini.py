@@ -57,7 +57,11 @@ class Gemini(replies.BaseCodec):
         chunk = reader.read("", found)
         if chunk.finish is None and not chunk.text and not reader.calls:
             raise KeyError("finishReason")
-        return ProviderReply(chunk.text, chunk.finish or "other", chunk.model or "", chunk.usage)
+        return ProviderReply(
+            chunk.text, chunk.finish or "other", chunk.model or "", chunk.usage,
+            reason=chunk.reason, beyond_text=reader.beyond_text,
+            tool_calls=reader.tool_calls(), citations=replies.kept(reader.citations),
+        )  # fmt: skip
 
     def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
         """RetryInfo's, in the error's details."""
@@ -276,8 +280,7 @@ class GeminiReader(replies.BaseReader):
     """Reads one stream. It ends with the connection: complete once a reason to finish came.
     Every chunk counts all tokens so far."""
 
-    calls = False  # whether a function is called: Gemini calls that STOP as well
-    _finished = False
+    beyond_text = False  # whether it gives images or sound
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""
@@ -288,25 +291,28 @@ class GeminiReader(replies.BaseReader):
         if (blocked := replies.first_text(feedback, "blockReason")) and not found.get("candidates"):
             why = replies.first_text(feedback, "blockReasonMessage") or blocked
             raise replies.content_filtered("the provider refused the prompt", why, usage)
-        text, finish = "", None
+        text, finish, reason = "", None, None
         for candidate in found.get("candidates") or ():
             if replies.token_count(candidate.get("index")) != 0:
                 continue  # one answer is read, the first
             parts = (candidate.get("content") or {}).get("parts") or ()
             said = (p["text"] for p in parts if "text" in p and p.get("thought") is not True)
             text = "".join(map(replies.required_text, said))
-            self.calls = self.calls or any("functionCall" in part for part in parts)
+            for made in (part["functionCall"] for part in parts if "functionCall" in part):
+                written = replies.tool_call(made.get("name"), made.get("args"))["function"]
+                self.call(len(self.calls), id=made.get("id"), **written)
+            self.beyond_text = self.beyond_text or any("inlineData" in part for part in parts)
+            grounds = replies.object_or_empty(candidate.get("groundingMetadata"))
+            cited = replies.object_or_empty(candidate.get("citationMetadata"))
+            self.citations += replies.kept(grounds.get("groundingChunks"))
+            self.citations += replies.kept(cited.get("citationSources", cited.get("citations")))
+            reason = replies.first_text(candidate, "finishReason")
             finish = replies.finish_of(candidate.get("finishReason"), _FINISH)
             if finish == "content_filter" and not text and not self._has_text:
                 raise _stopped(candidate, usage)
             finish = "tool_calls" if self.calls and finish == "stop" else finish
-            self._finished = self._finished or finish is not None
         model = replies.first_text(found, "modelVersion")
-        return StreamChunk(text=text, finish=finish, model=model, usage=usage)
-
-    def end(self) -> StreamChunk:
-        """Done, if the answer had finished."""
-        return StreamChunk(done=self._finished)
+        return StreamChunk(text=text, finish=finish, model=model, usage=usage, reason=reason)
 
 
 def _stopped(candidate: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:

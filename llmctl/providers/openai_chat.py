@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
+import orjson
+
 from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
@@ -67,7 +69,7 @@ class ChatCompletions(replies.BaseCodec):
         if "output" in found:
             return responses_reply(found)
         if isinstance(found.get("data"), list):  # embeddings
-            return _answered(found, "", "stop", None)
+            return ProviderReply("", "stop", _model(found), *openai_usage(found), beyond_text=True)
         raise KeyError("choices")
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
@@ -124,7 +126,9 @@ class OpenAIChat(ChatCompletions):
 
 _FINISH: dict[str, Finish] = {
     "stop": "stop",
+    **dict.fromkeys(("eos", "eos_token", "stop_sequence", "end_turn"), "stop"),  # Together, TGI
     "length": "length",
+    "max_tokens": "length",
     "content_filter": "content_filter",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
@@ -156,15 +160,39 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
     choice = answer["choices"][0]
     finish = chat_finish(choice) or "other"
     message = choice.get("message") or {}
-    text = content_text(message.get("content", choice.get("text")))
-    return _answered(answer, text, finish, message.get("refusal"))
-
-
-def _answered(answer: Mapping[str, Any], text: str, finish: Finish, refusal: Any) -> ProviderReply:
     usage, cost = openai_usage(answer)
-    if not text and (refusal or finish == "content_filter"):
-        raise refused(refusal, usage, cost)
-    return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
+    text = content_text(message.get("content", choice.get("text"))) or _spoken(message)
+    if not text and (message.get("refusal") or finish == "content_filter"):
+        raise refused(message.get("refusal"), usage, cost)
+    return ProviderReply(
+        text, finish, _model(answer), usage, cost,
+        reason=replies.first_text(choice, "finish_reason"),
+        tool_calls=_chat_calls(message),
+        citations=replies.kept(message.get("annotations") or answer.get("citations")),
+        beyond_text=bool(message.get("images") or message.get("audio")),
+    )  # fmt: skip
+
+
+def _model(answer: Mapping[str, Any]) -> str:
+    return replies.first_text(answer, "model") or ""
+
+
+def _spoken(message: Mapping[str, Any]) -> str:
+    """The words of an answer that is sound."""
+    spoken = replies.object_or_empty(message.get("audio"))
+    return replies.first_text(spoken, "transcript") or ""
+
+
+def _chat_calls(message: Mapping[str, Any]) -> tuple[JSON, ...]:
+    """The tool calls of a message, or the one `function_call` of before there were tools."""
+    found: list[JSON] = []
+    for call in message.get("tool_calls") or ():
+        made = call.get("function") or call.get("custom") or call
+        arguments = made.get("arguments", made.get("input"))
+        found.append(replies.tool_call(made["name"], arguments, call.get("id")))
+    if function := message.get("function_call"):
+        found.append(replies.tool_call(function["name"], function.get("arguments")))
+    return tuple(found)
 
 
 def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
@@ -183,9 +211,34 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     items = answer["output"]
     if not isinstance(items, list):
         raise TypeError("`output` is no list")
-    parts = [p for i in items if i.get("type") == "message" for p in i.get("content") or ()]
+    messages = [i for i in items if i.get("type") == "message" and not is_commentary(i)]
+    parts = [p for item in messages for p in item.get("content") or ()]
     text, refusal = _joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal")
-    return _answered(answer, text, _responses_finish(answer, items), refusal)
+    usage, cost = openai_usage(answer)
+    finish = _responses_finish(answer, items)
+    if not text and (refusal or finish == "content_filter"):
+        raise refused(refusal, usage, cost)
+    details = replies.object_or_empty(answer.get("incomplete_details"))
+    return ProviderReply(
+        text, finish, _model(answer), usage, cost,
+        reason=replies.first_text(details, "reason") or replies.first_text(answer, "status"),
+        tool_calls=tuple(
+            replies.tool_call(i.get("name") or i["type"], _arguments(i), i.get("call_id"))
+            for i in items if _waits_for_the_caller(i)
+        ),
+        citations=replies.kept([c for p in parts for c in p.get("annotations") or ()]),
+        beyond_text=any(i.get("type") == "image_generation_call" for i in items),
+    )  # fmt: skip
+
+
+def is_commentary(item: Mapping[str, Any]) -> bool:
+    """Whether a message of a response is what the model said on its way to the answer."""
+    return item.get("phase") == "commentary"
+
+
+def _arguments(item: Mapping[str, Any]) -> object:
+    named = (item[name] for name in ("arguments", "input", "action") if name in item)
+    return next(named, item)
 
 
 def _joined(parts: Iterable[Mapping[str, Any]], kind: str, name: str) -> str:
@@ -197,23 +250,28 @@ def _responses_finish(answer: Mapping[str, Any], items: Iterable[Any]) -> Finish
     reason = replies.object_or_empty(answer.get("incomplete_details")).get("reason")
     if answer.get("status") == "incomplete" or reason:
         return replies.finish_of(reason, _FINISH) or "other"
-    for item in items:
-        by_client = item.get("type") == "tool_search_call" and item.get("execution") == "client"
-        if by_client or item.get("type") in _FOR_THE_CALLER:
-            return "tool_calls"
-    return "stop"
+    return "tool_calls" if any(map(_waits_for_the_caller, items)) else "stop"
+
+
+def _waits_for_the_caller(item: Mapping[str, Any]) -> bool:
+    by_client = item.get("type") == "tool_search_call" and item.get("execution") == "client"
+    return by_client or item.get("type") in _FOR_THE_CALLER
 
 
 def content_text(value: object) -> str:
     """The text of a message's content: text, or the text parts of a list (a reasoning model's
-    thoughts stand beside them and are left out). Raises `TypeError` for anything else."""
+    thoughts stand beside them and are left out). Where JSON was asked for some servers give that
+    itself: its text. Raises `TypeError` for anything else."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value
-    if not isinstance(value, list):
+    if not isinstance(value, dict | list):
         raise TypeError("`content` is neither text nor parts")
-    return _joined(filter(replies.object_or_empty, value), "text", "text")
+    parts = [part for part in (value if isinstance(value, list) else [value]) if part]
+    if all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts):
+        return _joined(parts, "text", "text")
+    return orjson.dumps(value).decode()
 
 
 def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | None]:
@@ -269,10 +327,24 @@ class ChatReader(replies.BaseReader):
         listed = choices if isinstance(choices, list) else ()
         choice: Mapping[str, Any] = next((c for c in listed if c.get("index") in (0, None)), {})
         finish = chat_finish(choice)
-        delta = choice.get("delta") or {}
-        text = content_text(delta.get("content", choice.get("text")))
+        delta = choice.get("delta") or choice.get("message") or {}
+        text = content_text(delta.get("content", choice.get("text"))) or _spoken(delta)
         self._refusal += content_text(delta.get("refusal"))
-        return StreamChunk(text, finish, replies.first_text(found, "model"), usage, cost)
+        for at, call in enumerate(delta.get("tool_calls") or ()):
+            made = call.get("function") or call.get("custom") or {}
+            arguments = made.get("arguments", made.get("input"))
+            if isinstance(arguments, dict):
+                arguments = orjson.dumps(arguments).decode()
+            key = call.get("index", at)
+            self.call(str(key), id=call.get("id"), name=made.get("name"), arguments=arguments)
+        if function := delta.get("function_call"):
+            self.call("", name=function.get("name"), arguments=function.get("arguments"))
+        self.citations += replies.kept(delta.get("annotations"))
+        if listed := replies.kept(found.get("citations")):  # Perplexity: all, in every chunk
+            self.citations = list(listed)
+        reason = replies.first_text(choice, "finish_reason")
+        model = replies.first_text(found, "model")
+        return StreamChunk(text, finish, model, usage, cost, reason=reason)
 
 
 # --- Input items of responses -------------------------------------------------------------------

@@ -15,6 +15,7 @@ from llmctl.providers.openai_chat import (
     ChatCompletions,
     count_request,
     input_items,
+    is_commentary,
     responses_reply,
     text_format,
 )
@@ -56,15 +57,26 @@ class OpenAIResponses(ChatCompletions):
 class ResponsesReader(replies.BaseReader):
     """Reads one streamed response; `response.completed` or `.incomplete` end it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._commentary: set[str] = set()
+
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; the last one holds the whole answer."""
         kind = found.get("type", event)
         if kind == "error" or found.get("error"):
             raise replies.error_from_event(found)
+        if kind == "response.output_item.added" and is_commentary(found.get("item") or {}):
+            self._commentary.add(str(found.get("output_index")))
         if kind == "response.output_text.delta":
+            if str(found.get("output_index")) in self._commentary:
+                return StreamChunk()
             return StreamChunk(text=replies.required_text(found.get("delta")))
         if kind not in ("response.completed", "response.incomplete", "response.failed"):
             return StreamChunk()
         reply = responses_reply(found["response"])
         text = "" if self._has_text else reply.text
-        return StreamChunk(text, reply.finish, reply.model, reply.usage, reply.cost, done=True)
+        return StreamChunk(
+            text, reply.finish, reply.model, reply.usage, reply.cost, done=True,
+            reason=reply.reason, tool_calls=reply.tool_calls, citations=reply.citations,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ and the headers that vendors' SDKs honour.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 import orjson
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llmctl.errors import (
     AuthFailed,
@@ -30,6 +32,7 @@ from llmctl.errors import (
     ContentFiltered,
     ContextTooLong,
     InvalidRequest,
+    NoAnswer,
     NotFound,
     Overloaded,
     PermissionRefused,
@@ -38,7 +41,7 @@ from llmctl.errors import (
     ServerFailed,
 )
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
-from llmctl.types import Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
+from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
 
 T = TypeVar("T")
 
@@ -128,17 +131,41 @@ class BaseCodec(ABC):
 
 
 class BaseReader(ABC):
-    """What the readers of streams share; see `protocols.StreamReader`."""
+    """What the readers of streams share; see `protocols.StreamReader`. `read` adds to `calls` and
+    `citations` what comes in pieces."""
 
-    _has_text = False
+    _has_text = _finished = False
+
+    def __init__(self) -> None:
+        self.calls: dict[Any, dict[str, str]] = {}
+        self.citations: list[Any] = []
 
     def piece(self, event: str, data: str) -> StreamChunk:
         """One event. Raises the mapped error where it carries one, `BadResponse` for nonsense."""
         if data.strip() == "[DONE]":
-            return self.done()
+            return self._whole(self.done())
         chunk = read_object(data.encode(errors="replace"), partial(self.read, event))
         self._has_text = self._has_text or bool(chunk.text)
-        return chunk
+        self._finished = self._finished or chunk.finish is not None
+        return self._whole(chunk)
+
+    def call(
+        self, key: object, *, id: object = "", name: object = "", arguments: object = ""
+    ) -> None:
+        """Add a piece to the tool call known as `key` within this stream."""
+        made = self.calls.setdefault(key, {"id": "", "name": "", "arguments": ""})
+        made["id"] = made["id"] or (id if isinstance(id, str) else "")
+        for field_, piece in (("name", name), ("arguments", arguments)):
+            made[field_] += piece if isinstance(piece, str) else ""
+
+    def _whole(self, chunk: StreamChunk) -> StreamChunk:
+        if chunk.tool_calls or chunk.citations or not (chunk.done or chunk.finish):
+            return chunk
+        return replace(chunk, tool_calls=self.tool_calls(), citations=kept(self.citations))
+
+    def tool_calls(self) -> tuple[JSON, ...]:
+        """The calls so far, in OpenAI's shape."""
+        return tuple(tool_call(**call) for call in self.calls.values())
 
     @abstractmethod
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
@@ -149,11 +176,28 @@ class BaseReader(ABC):
         return StreamChunk()
 
     def end(self) -> StreamChunk:
-        """What the end of the stream says: nothing, where there are end marks."""
-        return StreamChunk()
+        """What the end of the stream says: done, where a reason to finish came. Many servers leave
+        their end mark out; a connection that broke is an error of its own."""
+        if not self._finished:
+            return StreamChunk()
+        return replace(self._whole(self.done()), done=True)
 
 
 # --- Server-sent events -------------------------------------------------------------------------
+
+
+EVENT_FIELD = len("event:")
+"""Bytes after which `is_stream` can tell."""
+BLANK = b" \t\r\n\xef\xbb\xbf"  # white space, and a byte order mark
+
+
+def is_stream(start: bytes, *, named: bool) -> bool:
+    """Whether a body that begins so is an event stream. `named`: its type says so, which only
+    counts where the body does not look like JSON or a page."""
+    start = start.lstrip(BLANK)
+    if start.startswith((b"data:", b"event:", b":", b"id:", b"retry:")):
+        return True
+    return named and not start.startswith((b"{", b"[", b"<"))
 
 
 class Event(Struct, frozen=True):
@@ -215,10 +259,38 @@ class EventReader(Struct):
 # --- JSON ---------------------------------------------------------------------------------------
 
 
+def strict_json(body: bytes) -> bytes:
+    """The body; where it is JSON but for what strict JSON forbids, that JSON without it: half of a
+    surrogate pair, and what is no UTF-8, is U+FFFD, NaN and Infinity are null."""
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(
+                body.decode("utf-8-sig", "replace"),
+                strict=False,
+                parse_constant=lambda _: None,
+                parse_float=lambda text: number(text.removeprefix("-")) and float(text),
+            )
+            text = json.dumps(value, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return body
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    return body
+
+
+def load_json(body: bytes) -> Any:
+    """The JSON of a body, as `strict_json` reads it. Raises `orjson.JSONDecodeError`."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return orjson.loads(strict_json(body))
+
+
 def json_or_none(body: bytes) -> Any:
     """The JSON of a body; None where it is no JSON."""
     try:
-        return orjson.loads(body)
+        return load_json(body)
     except orjson.JSONDecodeError:
         return None
 
@@ -227,7 +299,7 @@ def read_object(body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
     """What `read` makes of the JSON object of a body. Raises `BadResponse` for no JSON, no object,
     and one that is not built as `read` expects."""
     try:
-        return read(_required_object(orjson.loads(body)))
+        return read(_required_object(load_json(body)))
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         why = "no JSON" if isinstance(error, orjson.JSONDecodeError) else repr(error)
         shown = _plain_text(body)
@@ -270,6 +342,55 @@ def first_text(found: Mapping[str, Any], *names: str) -> str | None:
 def finish_of(reason: object, finishes: Mapping[str, Finish]) -> Finish | None:
     """The finish by the provider's own word for it; None where it gives none."""
     return finishes.get(reason, "other") if isinstance(reason, str) and reason else None
+
+
+# --- What is an answer --------------------------------------------------------------------------
+
+_TOOLS = ("tools", "functions", "mcp_servers", "web_search_options")
+
+
+def answered(reply: ProviderReply, asked: Request) -> ProviderReply:
+    """The reply, where it is an answer: the model ended by itself or at a limit, and said or called
+    something. Every codec's replies are decided on here. Raises `NoAnswer`, with what was billed.
+
+    A reason to finish that is left out beside a text is `stop`, `stop` with calls `tool_calls`.
+    """
+    said, finish = bool(reply.text.strip()) or reply.beyond_text, reply.finish
+    if reply.tool_calls and finish in ("stop", "other"):
+        finish = "tool_calls"
+    elif said and reply.reason is None and finish == "other":
+        finish = "stop"
+    tools = any(asked.parameters.get(name) for name in _TOOLS)
+    if (said or reply.tool_calls) and (finish != "other" or tools):
+        return reply if finish == reply.finish else replace(reply, finish=finish)
+    output = reply.usage.output if reply.usage and not reply.usage.estimated else 0
+    if finish == "length":
+        why = f"all {output:,} tokens" if output else "all its tokens"
+        why = f"the answer is empty: {why} went into reasoning; raise --max-tokens"
+    elif finish == "other" and reply.reason:
+        why = f"the model ended with {reply.reason[:_SHOWN]!r}, which is no answer; try again, or "
+        why += "ask another model"
+    else:
+        why = "the answer is empty; try again, or ask another model"
+    error = NoAnswer(why, http_status=200, retryable=finish != "length")
+    error.usage, error.cost, error.text = reply.usage, reply.cost, reply.text or None
+    raise error
+
+
+def tool_call(name: object, arguments: object, id: object = "") -> JSON:
+    """A tool call in OpenAI's shape, whoever made it. Raises `TypeError` for what is none."""
+    written = arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode()
+    function = {"name": required_text(name), "arguments": written}
+    return {"id": id if isinstance(id, str) else "", "type": "function", "function": function}
+
+
+def kept(citations: object) -> tuple[Any, ...]:
+    """Citations as they came; none where they are no list, or too deep to be written again."""
+    try:
+        orjson.dumps(citations)
+    except TypeError:
+        return ()
+    return tuple(citations) if isinstance(citations, list) else ()
 
 
 # --- Lists of models ----------------------------------------------------------------------------

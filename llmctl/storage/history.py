@@ -99,7 +99,7 @@ class History:
             turns = connection.execute(
                 "SELECT message FROM turns WHERE conversation = ? ORDER BY id", (row[0],)
             )
-            messages = tuple(_as_message(text) for (text,) in turns)
+            messages = _without_empty([_as_message(text) for (text,) in turns])
             return Conversation(row[0], messages, row[1], row[2], row[3])
 
         return self._db.read(work)
@@ -114,6 +114,18 @@ def open_history(path: Path) -> History:
     return History(
         Database(path, MIGRATIONS, remedy="remove it to start with no conversations", erasable=True)
     )
+
+
+def _without_empty(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns without answers that have no text and the questions to them: providers refuse a
+    conversation that holds one."""
+    found: list[Message] = []
+    for message in messages:
+        if message.role != "assistant" or message.text.strip():
+            found.append(message)
+        elif found and found[-1].role == "user":
+            found.pop()
+    return tuple(found)
 
 
 def _as_text(message: Message) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import KEY, LLMCTL, Run, ledger, sent
 from tests.simulator import errors
-from tests.simulator.faults import Hang, Refusal
+from tests.simulator.faults import Ending, Hang, Refusal
 from tests.simulator.reply import Reply
 from tests.simulator.reply import Usage as Billed
 from tests.simulator.scripts import Step, fail_first
@@ -126,7 +126,7 @@ def test_passing_failures_are_survived(llmctl: Run, sim: Simulator, home: Path) 
     assert ledger(home)[0]["attempts"] == 3
 
 
-@pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd()])
+@pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd(missing=4)])
 def test_a_broken_stream_is_not_a_short_success(
     llmctl: Run, sim: Simulator, home: Path, fault: Step
 ) -> None:
@@ -139,6 +139,39 @@ def test_a_broken_stream_is_not_a_short_success(
     assert len(sim.calls) == 1
     row = ledger(home)[0]
     assert (row["status"], row["estimated"]) == ("interrupted", 1)
+
+
+@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
+def test_an_empty_answer_is_none(llmctl: Run, sim: Simulator, home: Path, streamed: str) -> None:
+    """Cases 1 and 2: asked once more, exit 1 with a sentence, both bills on record, nothing kept;
+    one that is answered the second time costs both."""
+    usage = Billed(input=100, output=50)
+    sim.reply = lambda _: Reply(" \n", usage=usage)
+    done = llmctl("ask", "q", streamed)
+    assert (done.returncode, done.stdout.strip(), len(sim.calls)) == (1, "", 1 + ("no" in streamed))
+    assert "the answer is empty" in done.stderr
+    sim.reply = lambda _: Reply("", usage=usage)
+    done = llmctl("ask", "q", streamed)
+    before = len(sim.calls)
+    assert (done.returncode, done.stdout) == (1, "")
+    row = ledger(home)[-1]
+    assert (row["attempts"], row["input_tokens"], row["cost_pico"]) == (2, 200, 400_000_000)
+    assert not row["uncertain"]
+    texts = iter(["", "at last"])
+    sim.reply = lambda _: Reply(next(texts), usage=usage)
+    done = llmctl("ask", "q", streamed)
+    assert (done.returncode, done.stdout, len(sim.calls)) == (0, "at last", before + 2)
+    assert ledger(home)[-1]["cost_pico"] == 400_000_000
+
+
+def test_an_answer_that_was_cut_says_so(llmctl: Run, sim: Simulator) -> None:
+    """Case 5: one line on stderr, the text on stdout, exit 0."""
+    for finish, said in (("length", "--max-tokens"), ("content_filter", "filter")):
+        sim.fault = Ending(finish=finish, text="some")  # type: ignore[arg-type]
+        done = llmctl("ask", finish)
+        assert (done.returncode, done.stdout) == (0, "some")
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_interrupting_keeps_what_was_printed_and_the_ledger_row(

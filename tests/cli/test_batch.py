@@ -11,7 +11,9 @@ import pytest
 from tests.cli.jsonl import prompts, read, write
 from tests.conftest import LLMCTL, Run, sent
 from tests.simulator import errors
+from tests.simulator.faults import Body
 from tests.simulator.reply import Reply
+from tests.simulator.reply import Usage as Billed
 from tests.simulator.scripts import for_prompt
 from tests.simulator.server import Simulator
 
@@ -47,6 +49,52 @@ def test_the_summary_object(llmctl: Run, ten: Path) -> None:
         (summary["input_tokens"] + 2 * summary["output_tokens"]) / 1e6
     )
     assert done.stderr == ""
+
+
+def test_what_is_no_answer_is_an_error_row(
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Cases 1, 2 and 4: an empty answer, and one that ended for a reason of its own, are error
+    rows with their bill and text, asked once more, counted in the summary, and not kept."""
+    odd = {"say 3": Reply("", word="stop"), "say 4": Reply("half", word="unheard_of")}
+    odd["say 5"] = Reply("", finish="length", usage=Billed(input=10, output=16, reasoning=16))
+    odd["say 6"] = Reply("cut", finish="content_filter")
+    sim.reply = lambda call: odd.get(call.ask.last if call.ask else "", "fine")
+    done = llmctl("batch", str(ten))
+    assert done.returncode == 1
+    failed = {row["id"]: row for row in read(tmp_path / "in.out.errors.jsonl")}
+    assert {row["error"]["type"] for row in failed.values()} == {"bad_response"}
+    assert {name: row["attempts"] for name, row in failed.items()} == {"r3": 2, "r4": 2, "r5": 1}
+    assert (failed["r4"]["text"], "unheard_of" in failed["r4"]["error"]["message"]) == (
+        "half",
+        True,
+    )
+    assert "16 tokens went into reasoning" in failed["r5"]["error"]["message"]
+    assert failed["r5"]["cost_usd"] == pytest.approx(42 / 1e6)
+    assert "3 answers were none, or empty" in done.stderr
+    assert "1 answer was cut off by a content filter" in done.stderr
+    sim.reply = lambda _: "fine"
+    assert llmctl("batch", str(ten)).returncode == 0
+    assert len(read(tmp_path / "in.out.jsonl")) == 10
+
+
+def test_half_of_a_surrogate_pair_is_read_once_and_resumed(
+    llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 10: with the body kept, too, the line can be read again, and nobody asks twice."""
+    body = (
+        b'{"choices":[{"message":{"content":"fine \\ud83d","x":NaN},"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":9,"completion_tokens":3}}'
+    )
+    sim.fault = Body(body=body)
+    for _ in range(2):
+        done = llmctl("batch", str(ten), "--format", "openai")
+        assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "in.out.jsonl")
+    assert {r["response"]["body"]["choices"][0]["message"]["content"] for r in rows} == {
+        "fine \ufffd"
+    }
+    assert len(sim.calls) == 10
 
 
 def test_again_sends_nothing(llmctl: Run, ten: Path, sim: Simulator) -> None:

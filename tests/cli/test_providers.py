@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from tests.cli.jsonl import read
 from tests.conftest import KEY, Run
 from tests.ledgers import calls_of
-from tests.simulator.reply import Reply
+from tests.simulator import errors
+from tests.simulator.reply import Reply, ToolCall
 from tests.simulator.reply import Usage as Billed
 from tests.simulator.server import Simulator
 from tests.simulator.wires.registry import BASES
@@ -104,17 +107,94 @@ def test_an_answer_that_fits(run: Run, at: At, sim: Simulator, schema: str, prov
 def test_an_answer_that_does_not_fit(
     run: Run, at: At, sim: Simulator, schema: str, home: Path
 ) -> None:
-    """Exit 1; the ledger has what it really cost, and nothing is kept for the next time."""
+    """Exit 1; the ledger has what both tries really cost, and nothing is kept for the next time.
+    Case 9: the paid text is shown on stderr."""
     env = at()
     sim.reply = lambda _: Reply(DOES_NOT, usage=Billed(input=100, output=50))
-    for calls in (1, 2):
-        done = run("ask", "where?", "--schema", schema, env=env)
+    for calls in (2, 4):
+        done = run("ask", "where?", "--schema", schema, "--stream", env=env)
         assert (done.returncode, done.stdout) == (1, "")
         assert "does not fit the schema" in done.stderr
+        assert DOES_NOT in done.stderr
         assert len(sim.calls) == calls
     row = calls_of(home)[0]
-    assert (row["input_tokens"], row["output_tokens"]) == (100, 50)
-    assert row["cost_pico"] == 200_000_000
+    assert (row["attempts"], row["input_tokens"], row["output_tokens"]) == (2, 200, 100)
+    assert row["cost_pico"] == 400_000_000
+    run("ask", "where?", "--schema", schema, "--schema-retries", "0", env=env)
+    assert len(sim.calls) == 5
+
+
+def test_asking_again_with_the_validators_words(
+    run: Run, at: At, sim: Simulator, schema: str, home: Path
+) -> None:
+    """Case 9: the second try hears what was wrong with the first; stdout has the one that fits,
+    the bill is that of both, and the answer is kept. Nothing is held any more."""
+    env = at()
+    usage = Billed(input=100, output=50)
+    texts = iter([DOES_NOT, f"```json\n{FITS}\n```"])
+    sim.reply = lambda _: Reply(next(texts), usage=usage)
+    command = ("ask", "where?", "--schema", schema, "--json", "--budget", "1", "--max-tokens", "99")
+    done = run(*command, env=env)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["parsed"], row["attempts"]) == ({"city": "Paris"}, 2)
+    assert (row["usage"]["input_tokens"], row["cost_usd"]) == (200, pytest.approx(0.0004))
+    *_, before, again = (sim.calls[1].body or {})["messages"]
+    assert before == {"role": "assistant", "content": DOES_NOT}
+    assert "town" in again["content"]
+    kept = json.loads(run(*command, env=env).stdout)
+    assert (kept["cache"], kept["parsed"]) == ("hit", {"city": "Paris"})
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as db:
+        assert db.execute("SELECT count(*) FROM holds").fetchone() == (0,)
+
+
+def test_asking_again_that_fails(run: Run, at: At, sim: Simulator, schema: str) -> None:
+    """Case 9: what becomes of the second try, a budget without room for it included, costs
+    nothing of the first: its text and its bill stay."""
+    env = at()
+    sim.reply = lambda _: Reply(DOES_NOT, usage=Billed(input=100, output=50))
+    sim.fault = lambda call: errors.status(400) if "does not fit" in call.prompt else None
+    done = run("ask", "one", "--schema", schema, env=env)
+    assert (done.returncode, DOES_NOT in done.stderr, len(sim.calls)) == (1, True, 2)
+    sim.fault = None
+    tight = ("--budget", "0.0012", "--max-tokens", "500")
+    done = run("ask", "two", "--schema", schema, *tight, env=env)
+    assert (done.returncode, DOES_NOT in done.stderr, len(sim.calls)) == (1, True, 3)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "cohere", "mistral"])
+def test_tool_calls_are_in_the_row(run: Run, at: At, sim: Simulator, provider: str) -> None:
+    """Case 7: the call is in the row, from the cache too; `ask` without --json names it."""
+    tool = ToolCall("look_up", '{"city":"Paris"}')
+    sim.reply = lambda _: Reply("", finish="tool_calls", tool_calls=(tool,))
+    env = at(provider)
+    for cache in ("miss", "hit"):
+        row = json.loads(run("ask", "weather?", "--json", env=env).stdout)
+        (call,) = row["tool_calls"]
+        assert (call["function"]["name"], row["finish_reason"]) == ("look_up", "tool_calls")
+        assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
+        assert (row["cache"], row["text"]) == (cache, "")
+    done = run("ask", "weather?", env=env)
+    assert (done.stdout, "look_up" in done.stderr) == ("", True)
+    sim.reply = lambda _: "hello"
+    assert run("ask", "and now?", "-c", env=env).stdout == "hello"
+    assert "weather?" not in sim.calls[-1].prompt
+
+
+def test_our_own_limit_of_anthropic_is_named(run: Run, at: At, sim: Simulator) -> None:
+    """Case 5: Anthropic wants a limit; where the user gave none, the cut was ours."""
+    sim.reply = lambda _: Reply("some", finish="length", usage=Billed(input=10, output=4096))
+    said = run("ask", "q", env=at("anthropic")).stderr
+    assert ("4,096" in said, "--max-tokens" in said) == (True, True)
+    assert "4,096" not in run("ask", "q", "--max-tokens", "99", env=at("anthropic")).stderr
+
+
+def test_a_parameter_that_changes_the_answers_shape(run: Run, at: At) -> None:
+    """Case 8: with `n` or `logprobs` the row has the provider's body; otherwise not."""
+    asked = {"n=3": True, "logprobs=true": True, "n=1": False, "user=me": False}
+    for param, kept in asked.items():
+        done = run("ask", param, "--json", "--stream", "--param", param, env=at())
+        assert ("choices" in json.loads(done.stdout).get("body", {})) is kept
 
 
 @pytest.mark.parametrize(
@@ -137,8 +217,8 @@ def test_a_wrong_schema(
 def test_a_batch_with_schemas(
     run: Run, at: At, sim: Simulator, schema: str, tmp_path: Path
 ) -> None:
-    """Rows take --schema or their own; those that do not fit are error rows with their cost,
-    and are asked again the next time."""
+    """Rows take --schema or their own; those that do not fit, twice, are error rows with their
+    cost and text, and are asked again the next time."""
     loose = {"type": "object", "required": ["town"]}
     lines = [
         {"id": "a", "prompt": "one"},
@@ -154,13 +234,13 @@ def test_a_batch_with_schemas(
     assert answers == {"a": {"city": "Paris"}, "c": {"town": "Paris"}}
     (failed,) = read(tmp_path / "in.out.errors.jsonl")
     assert (failed["id"], failed["error"]["type"]) == ("b", "schema")
-    assert failed["cost_usd"] > 0
+    assert (failed["cost_usd"] > 0, failed["text"]) == (True, DOES_NOT)
     summary = json.loads(done.stdout)
-    assert summary["requests"] == 3
+    assert summary["requests"] == 4
     assert summary["input_tokens"] == sim.billed.input_tokens
     sim.reply = lambda _: FITS
     assert run(*command, env=at()).returncode == 0
-    assert len(sim.calls) == 4
+    assert len(sim.calls) == 5
 
 
 def test_attachments(run: Run, at: At, sim: Simulator, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Dialect:
     `refuses` is False where it has no way to refuse. `told` are the token counts it reports
     besides input and output; `takes` the attachments, by the names of `PARTS`; `option` a
     parameter of its own and where in the body it arrives. `limits` are the fields of
-    `RateHeaders` that its headers fill.
+    `RateHeaders` that its headers fill. `end_mark`: a stream has one beside the reason to finish.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Dialect:
     option: tuple[str, Any] = ("top_p", 0.25)
     option_at: tuple[str, ...] = ("top_p",)
     counts: bool = False
+    end_mark: bool = False
     limits: frozenset[str] = frozenset()
 
 
@@ -76,6 +77,7 @@ _ALL_LIMITS = frozenset(
 
 OPENAI_CHAT = Dialect(
     name="openai",
+    end_mark=True,
     words=_OPENAI,
     told=frozenset({"cached", "written", "reasoning"}),
     counts=True,
@@ -94,6 +96,7 @@ OPENAI_RESPONSES = Dialect(
 
 ANTHROPIC = Dialect(
     name="anthropic",
+    end_mark=True,
     key_header="x-api-key",
     words={
         "end_turn": "stop",
@@ -150,6 +153,7 @@ COHERE = Dialect(
 
 MISTRAL = Dialect(
     name="mistral",
+    end_mark=True,
     words={
         "stop": "stop",
         "length": "length",
@@ -165,6 +169,7 @@ MISTRAL = Dialect(
 
 OPENROUTER = Dialect(
     name="openrouter",
+    end_mark=True,
     words=_OPENAI,
     fails={"error": "server"},
     told=frozenset({"cached", "written", "reasoning"}),
@@ -172,6 +177,7 @@ OPENROUTER = Dialect(
 
 GROQ = Dialect(
     name="groq",
+    end_mark=True,
     words={
         "stop": "stop",
         "length": "length",

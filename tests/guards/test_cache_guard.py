@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl.errors import ServerFailed
-from llmctl.guards.cache import Cache, kept_answers
+from llmctl.guards.cache import Cache, answer_of, kept_answers
 from llmctl.protocols import CachedAnswer, Handler
-from llmctl.types import Answer, Request
+from llmctl.types import Answer, RawRequest, Request, Usage
 from tests.guards.fakes import FakeCache
 from tests.support import FakeClock, Scripted, request, response
 
@@ -123,6 +124,19 @@ def test_only_complete_answers_are_kept(first: Answer | ServerFailed) -> None:
 
     assert cached(inner, twice, store=store) == "miss"
     assert len(inner.calls) == 2
+
+
+def test_what_was_kept_and_is_no_answer_is_asked_for_again() -> None:
+    """Cases 2 and 7: an empty answer, and a tool call without its call, may have been kept by an
+    earlier version; an embedding has no text and is an answer."""
+    kept = CachedAnswer(" ", "stop", "m", Usage(), None, b"{}", 0.0)
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert answer_of(request(), kept, 1.0, None) is None
+    assert answer_of(request(), replace(kept, finish="tool_calls"), 1.0, None) is None
+    for whole in (replace(kept, tool_calls=(call,)), replace(kept, beyond_text=True)):
+        assert answer_of(request(), whole, 1.0, None) is not None
+    raw = request(raw=RawRequest("/embeddings", {"input": "x"}))
+    assert answer_of(raw, kept, 1.0, None) is not None
 
 
 def test_a_failing_store_loses_no_answer() -> None:

@@ -29,6 +29,28 @@ def test_an_answer_that_fits_is_parsed() -> None:
     assert asyncio.run(schema_validation(inner)(request(), None)).parsed is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['```json\n{"city": 1}\n```', ' ```\n{"city": 1}```\n', '~~~JSON\r\n{"city": 1}\r\n~~~',
+     '```{"city": 1}```'],
+)  # fmt: skip
+def test_one_fence_is_taken_off(text: str) -> None:
+    """Case 9: JSON that is all of one Markdown fence fits, and the text stays as it came; two
+    fences, or words around one, are no JSON."""
+    answer = asyncio.run(schema_validation(Scripted(response(text)))(ASKED, None))
+    assert (answer.parsed, answer.text) == ({"city": 1}, text)
+    for wrong in (f"{text}\n{text}", f"Here: {text}", f"```\n{text}\n```"):
+        with pytest.raises(SchemaMismatch):
+            asyncio.run(schema_validation(Scripted(response(wrong)))(ASKED, None))
+
+
+def test_a_tool_call_is_not_held_to_the_schema() -> None:
+    """Case 7: it is not the answer yet."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answer = response("", finish="tool_calls", tool_calls=(call,))
+    assert asyncio.run(schema_validation(Scripted(answer))(ASKED, None)).parsed is None
+
+
 def test_an_answer_that_does_not_fit_was_billed() -> None:
     """The error carries what the answer cost, and how often was tried; it is not retryable."""
     answer = response("{}", usage=USAGE, reported_cost=Decimal(1), attempts=2, uncertain=1)
@@ -42,7 +64,7 @@ def test_an_answer_that_does_not_fit_was_billed() -> None:
 
 def test_a_cut_off_answer_says_so() -> None:
     """The way out of a torn answer is a higher limit, that of a filtered one another prompt."""
-    with pytest.raises(SchemaMismatch, match="max_tokens"):
+    with pytest.raises(SchemaMismatch, match="max-tokens"):
         asyncio.run(schema_validation(Scripted(response('{"ci', finish="length")))(ASKED, None))
     with pytest.raises(ContentFiltered):
         asyncio.run(

@@ -32,6 +32,23 @@ def body(**changes: Any) -> bytes:
     return orjson.dumps({**whole, **changes})
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": {"label": "good"}}, '{"label":"good"}'),
+        ({"content": [{"label": "good"}]}, '[{"label":"good"}]'),
+        ({"content": {"type": "text", "text": "hi"}}, "hi"),
+        ({"content": None, "audio": {"id": "a", "transcript": "hello"}}, "hello"),
+    ],
+)
+def test_content_that_is_no_text(message: dict[str, Any], text: str) -> None:
+    """Case 25: JSON where a text should be is its JSON; case 11: the words of sound are text."""
+    found = body(choices=[{"message": message, "finish_reason": "stop"}])
+    assert CODEC.decode(200, {}, found).text == text
+    chunk = body(choices=[{"delta": message, "finish_reason": "stop"}])
+    assert CODEC.reader().piece("", chunk.decode()).text == text
+
+
 def sent(**changes: Any) -> dict[str, Any]:
     """The body of a request."""
     return dict(CODEC.encode(request(**changes), stream=False).body or {})

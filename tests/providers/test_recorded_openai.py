@@ -138,7 +138,7 @@ def test_streams(provider: str) -> None:
 
 def test_responses() -> None:
     """Text, finish and usage of every recorded response are what its body says; one that is
-    still queued is no answer."""
+    still queued is no answer. Case 11: nor is commentary any of it."""
     seen = 0
     for recorded in recordings("openai", "/responses"):
         if recorded["kind"] != "json" or recorded["status"] != 200:
@@ -154,7 +154,7 @@ def test_responses() -> None:
         said = [
             part["text"]
             for item in whole["output"]
-            if item["type"] == "message"
+            if item["type"] == "message" and item.get("phase") != "commentary"
             for part in item["content"]
             if part["type"] == "output_text"
         ]
@@ -184,10 +184,18 @@ def test_response_streams() -> None:
             continue
         whole = whole_stream(RESPONSES, recorded["body"])
         assert whole.usage == counted(last["response"]["usage"])
+        steps = list(events(recorded["body"].replace("data: [DONE]", "")))
+        commentary = [
+            step["output_index"]
+            for step in steps
+            if step["type"] == "response.output_item.added"
+            and step["item"].get("phase") == "commentary"
+        ]
         deltas = [
             step["delta"]
-            for step in events(recorded["body"].replace("data: [DONE]", ""))
+            for step in steps
             if step["type"] == "response.output_text.delta"
+            and step.get("output_index") not in commentary
         ]
         assert whole.text == "".join(deltas)
         seen += 1
@@ -238,9 +246,12 @@ def test_the_recorded_token_count() -> None:
 
 
 def test_an_end_of_stream_alone_is_no_answer() -> None:
-    """Without `[DONE]`, or `response.completed`, every recorded stream is incomplete."""
+    """Without a reason to finish, or `response.completed`, every recorded stream is incomplete;
+    case 23: without `[DONE]` alone it is not."""
     for recorded in recordings("openai", "/chat/completions"):
         if recorded["kind"] == "sse":
             cut = recorded["body"].replace("data: [DONE]", "")
-            assert not streamed(CHAT["openai"], [cut.encode()]).done
+            assert streamed(CHAT["openai"], [cut.encode()]).done
+            torn = cut.partition('"finish_reason":"')[0].rpartition("data:")[0]
+            assert not streamed(CHAT["openai"], [torn.encode()]).done
     assert RESPONSES.reader().end() == StreamChunk()

@@ -140,3 +140,69 @@ def test_what_is_built_wrongly(adapter: str, body: bytes) -> None:
     """An answer that lacks a part, or has something else in its place, is `bad_response`."""
     with pytest.raises(BadResponse):
         codec(adapter).decode(200, {}, body)
+
+
+_CITED = {"url": "https://example.org", "title": "🦜"}
+_OPENAI = {"type": "url_citation", "url_citation": _CITED}
+
+
+@pytest.mark.parametrize(
+    ("name", "api", "body", "events"),
+    [
+        (
+            "openai",
+            "chat",
+            {"choices": [{"message": {"content": "a", "annotations": [_OPENAI]}}]},
+            [{"choices": [{"delta": {"content": "a", "annotations": [_OPENAI]},
+                           "finish_reason": "stop"}]}],
+        ),
+        (
+            "openai",
+            "chat",
+            {"citations": ["https://example.org"], "choices": [{"message": {"content": "a"}}]},
+            2 * [{"citations": ["https://example.org"],
+                  "choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}],
+        ),
+        (
+            "openai",
+            "responses",
+            {"output": [{"type": "message", "content": [
+                {"type": "output_text", "text": "a", "annotations": [_CITED]}]}]},
+            [{"type": "response.completed", "response": {"output": [{
+                "type": "message",
+                "content": [{"type": "output_text", "text": "a", "annotations": [_CITED]}]}]}}],
+        ),
+        (
+            "anthropic",
+            "chat",
+            {"content": [{"type": "text", "text": "a", "citations": [_CITED]}]},
+            [{"type": "content_block_delta", "index": 0,
+              "delta": {"type": "citations_delta", "citation": _CITED}},
+             {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}],
+        ),
+        (
+            "gemini",
+            "chat",
+            *2 * ({"candidates": [{
+                "content": {"parts": [{"text": "a"}]}, "finishReason": "STOP",
+                "groundingMetadata": {"groundingChunks": [{"web": _CITED}]}}]},),
+        ),
+        (
+            "cohere",
+            "chat",
+            {"finish_reason": "COMPLETE", "message": {"content": "a", "citations": [_CITED]}},
+            [{"type": "citation-start", "delta": {"message": {"citations": _CITED}}},
+             {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}],
+        ),
+    ],
+    ids=["openai", "perplexity", "responses", "anthropic", "gemini", "cohere"],
+)  # fmt: skip
+def test_citations_are_kept_as_they_came(name: str, api: str, body: Any, events: Any) -> None:
+    """Case 7: what an answer refers to stands beside its text, streamed or not."""
+    made = codec(name, api)
+    found = made.decode(200, {}, orjson.dumps(body)).citations
+    assert "example.org" in str(found)
+    reader, last = made.reader(), ()
+    for event in events if isinstance(events, list) else [events]:
+        last = reader.piece(event.get("type", ""), orjson.dumps(event).decode()).citations or last
+    assert last == found

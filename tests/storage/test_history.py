@@ -37,6 +37,17 @@ def say(history: History, id: str, *messages: Message, at: float, profile: str =
     asyncio.run(history.append(id, messages, profile=profile, model="m", at=at))
 
 
+def test_a_turn_without_text_is_left_out(history: History) -> None:
+    """Case 3: providers refuse a conversation with an empty turn; its question goes with it."""
+    empty = Message("assistant", " \n")
+    system, next_one = Message("system", "be kind"), Message("user", "and?")
+    say(history, "a", system, ASKED, empty, next_one, ANSWERED, ASKED, Message("assistant", None),
+        at=NOW)  # fmt: skip
+    found = history.last(now=NOW)
+    assert found is not None
+    assert found.messages == (system, next_one, ANSWERED)
+
+
 def test_without_a_conversation_there_is_none_to_continue(history: History) -> None:
     """An empty history has no last conversation."""
     assert history.last(now=NOW) is None
