@@ -75,9 +75,10 @@ class Row(Struct, frozen=True):
 
 
 class RowReader:
-    """Reads rows as the command line says: template, id column, default system prompt and schema.
+    """Reads rows as the command line says: template, id column, and what a row that says nothing
+    else asks with: system prompt, schema, limit, temperature, `options` of the provider.
 
-    OpenAI batch lines do without the last two: they go out as they are.
+    OpenAI batch lines do without the latter: they go out as they are.
     """
 
     def __init__(
@@ -87,12 +88,17 @@ class RowReader:
         id_field: str | None = None,
         system: str | None = None,
         schema: JSON | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        options: JSON | None = None,
     ) -> None:
         """Raises `InputError` when `system` is no valid Unicode text."""
         self._template = template
         self._id_field = id_field
         self._system = system or None
         self._schema = schema
+        self._max_tokens, self._temperature = max_tokens, temperature
+        self._options = options or {}
         try:
             orjson.dumps(system)
         except TypeError as error:
@@ -132,7 +138,7 @@ class RowReader:
         if self._template is not None:
             prompt = self._template(fields)
             _check(prompt.strip(), "the template gives an empty prompt")
-            return Row(own_id, Question(_turns(self._system, prompt), schema=self._schema))
+            return Row(own_id, self._asking(_turns(self._system, prompt), RowFields()))
         if fields is data:
             if "prompt" not in fields:
                 # The same for every record: not worth a message each.
@@ -170,12 +176,16 @@ class RowReader:
                 "no prompt: a row needs `prompt`, `messages` or an OpenAI `body` "
                 f"(or use --template){field_names(fields)}"
             )
+        return self._asking(turns, own)
+
+    def _asking(self, turns: tuple[Message, ...], own: RowFields) -> Question:
+        """The question of these turns; what the row does not say the command line does."""
         return Question(
             messages=turns,
             model=own.model,
-            max_tokens=own.max_tokens,
-            temperature=own.temperature,
-            options=own.options or {},
+            max_tokens=self._max_tokens if own.max_tokens is None else own.max_tokens,
+            temperature=self._temperature if own.temperature is None else own.temperature,
+            options={**self._options, **(own.options or {})},
             tags={
                 name: tag if isinstance(tag, str) else orjson.dumps(tag).decode()
                 for name, tag in (own.tags or {}).items()

@@ -10,11 +10,14 @@ from typer import Argument, Option
 from llmctl.cli.options import (
     BudgetOption,
     DryRunOption,
+    MaxTokensOption,
     NoCacheOption,
+    ParamOption,
     RefreshOption,
     SchemaOption,
     SystemOption,
     TagOption,
+    TemperatureOption,
 )
 
 
@@ -40,12 +43,9 @@ class AskOptions(Struct, frozen=True, kw_only=True):
         Option("--attach", "-a", metavar="FILE|URL", help="Text, image, PDF or audio; repeatable."),
     ] = None
     schema: SchemaOption = None
-    max_tokens: Annotated[int | None, Option(min=1, metavar="N", help="Longest answer.")] = None
-    temperature: Annotated[float | None, Option("--temperature", "-t", min=0, metavar="T")] = None
-    param: Annotated[
-        list[str] | None,
-        Option(metavar="KEY=VALUE", help="Passed to the provider, JSON where it parses."),
-    ] = None
+    max_tokens: MaxTokensOption = None
+    temperature: TemperatureOption = None
+    param: ParamOption = None
     stream: Annotated[
         bool | None,
         Option("--stream/--no-stream", help="Print as it arrives (default on a terminal)."),

@@ -10,11 +10,14 @@ from typer import Argument, Option
 from llmctl.cli.options import (
     BudgetOption,
     DryRunOption,
+    MaxTokensOption,
     NoCacheOption,
+    ParamOption,
     RefreshOption,
     SchemaOption,
     SystemOption,
     TagOption,
+    TemperatureOption,
 )
 
 
@@ -66,6 +69,9 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     ] = None
     schema: SchemaOption = None
     id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None
+    max_tokens: MaxTokensOption = None
+    temperature: TemperatureOption = None
+    param: ParamOption = None
     engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local"
     concurrency: Annotated[
         int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")

@@ -25,8 +25,10 @@ from llmctl.cli.options import (
     budget_windows,
     cache_mode,
     pairs,
+    params,
     parse_dollars,
     read_schema,
+    system_prompt,
     tightest_budget,
 )
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
@@ -45,6 +47,7 @@ def run(options: BatchOptions, context: Context) -> int:
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
     schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
+    system, options_of_provider = system_prompt(options.system), params(options.param)
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
     selection = select_profile(
         context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
@@ -60,7 +63,13 @@ def run(options: BatchOptions, context: Context) -> int:
         input=options.input,
         output=options.output,
         reader=RowReader(
-            template=template, id_field=options.id_field, system=options.system, schema=schema
+            template=template,
+            id_field=options.id_field,
+            system=system,
+            schema=schema,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            options=options_of_provider,
         ),
         profile=profile,
         format=options.format,

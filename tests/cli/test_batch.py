@@ -274,3 +274,37 @@ def test_a_dumb_ci_shell(configured: dict[str, str], ten: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stderr + done.stdout
     assert (tmp_path / "in.out.jsonl").exists()
+
+
+def test_parameters_of_the_command_line(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
+    """Case 46: `--max-tokens`, `-t`, `--param`, `-s @FILE` and `--schema JSON` hold for every row
+    that does not say otherwise itself, with a template too."""
+    (tmp_path / "system.txt").write_text("be brief\n", encoding="utf-8")
+    own = {"max_tokens": 5, "temperature": 0, "system": "own", "options": {"top_p": 0.5}}
+    rows = write(tmp_path / "in.jsonl", [{"prompt": "a"}, {"prompt": "b", **own}])
+    given = ["--max-tokens", "9", "-t", "0.5", "--param", "top_p=0.25", "--param", "user=me"]
+    given += ["-s", "@system.txt", "--concurrency", "1", "-m", "other"]
+    assert llmctl("batch", str(rows), *given).returncode == 0
+    first, second = sent(sim, 0), sent(sim, 1)
+    assert (first["max_tokens"], first["temperature"], first["top_p"]) == (9, 0.5, 0.25)
+    assert first["messages"][0] == {"role": "system", "content": "be brief\n"}
+    assert (second["max_tokens"], second["temperature"], second["top_p"]) == (5, 0, 0.5)
+    assert (second["user"], second["messages"][0]["content"]) == ("me", "own")
+    schema = '{"type": "object"}'
+    out = ["-o", "t.jsonl", "--schema", schema]
+    llmctl("batch", str(rows), "--template", "{{ prompt }}", *given, *out)
+    assert (sent(sim, 2)["max_tokens"], sent(sim, 2)["user"]) == (9, "me")
+    assert sent(sim, 2)["response_format"]["json_schema"]["schema"] == json.loads(schema)
+
+
+def test_a_file_for_the_command_line_that_is_not_there(llmctl: Run, tmp_path: Path) -> None:
+    """Case 48: `-s @FILE` and `--schema` of a file that is missing, and a schema that is no JSON,
+    are exit 2 and named."""
+    rows = write(tmp_path / "in.jsonl", prompts(1))
+    for option, value, said in (
+        ("-s", "@nope", "system prompt nope"),
+        ("--schema", "nope", "schema nope"),
+        ("--schema", '{"a"', "--schema is not valid JSON"),
+    ):
+        done = llmctl("batch", str(rows), option, value)
+        assert (done.returncode, said in done.stderr) == (2, True)
