@@ -92,7 +92,7 @@ class Request(Struct, frozen=True):
     `options` go to the provider untouched; `tags` only to the ledger and the output row. With `raw`
     the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
     Schema that the answer must fit. `own` names the parameters that the question set itself, over
-    its profile. `index` is the 0-based input row.
+    its profile. `index` is the 0-based input row, `kept` what its output row repeats of it.
     """
 
     id: str
@@ -107,6 +107,7 @@ class Request(Struct, frozen=True):
     cache_mode: CacheMode = "use"
     own: frozenset[str] = frozenset()
     index: int = 0
+    kept: JSON | None = None
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
 

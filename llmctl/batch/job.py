@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import ExitStack, aclosing, contextmanager
 from decimal import Decimal
 from itertools import chain
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -20,8 +21,10 @@ from llmctl.batch.output import (
     check_output,
     default_output,
     errors_path,
+    is_csv,
     reorder,
     repair,
+    write_table,
 )
 from llmctl.batch.resume import RowIndex, check_unchanged, index_rows
 from llmctl.batch.rows import RowError, RowReader
@@ -119,7 +122,7 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
         output, torn = None, 0
         try:
             if path is not None and not dry_run:
-                output = stack.enter_context(LockedFile.open(path))
+                output = stack.enter_context(LockedFile.open(path, private=False))
                 if job.restart:
                     output.truncate(0)
                 torn = _read_answers(output, index, job.format)
@@ -264,21 +267,25 @@ async def run(
         await output.close()
     if changed is not None:
         raise changed
-    if batch.job.ordered and (sink.because or not stop.asked):
-        await asyncio.to_thread(put_in_order, batch)
+    await asyncio.to_thread(finish, batch, ordered=sink.because is not None or not stop.asked)
     return sink.because
 
 
-def put_in_order(batch: Batch) -> None:
-    """Rewrite the output in input order; nothing for stdout. Raises `DiskError`."""
-    if batch.output is not None:
-        _read_answers(batch.output, batch.index, batch.job.format)
+def finish(batch: Batch, *, ordered: bool = True) -> None:
+    """Rewrite the output in input order, and make the table, where that is asked for; nothing for
+    stdout. Raises `DiskError`."""
+    job = batch.job
+    if batch.output is None:
+        return
+    if job.ordered and ordered:
+        _read_answers(batch.output, batch.index, job.format)
         reorder(batch.output, batch.index.answers_in_order())
+    if job.output is not None and is_csv(job.output):
+        write_table(batch.output.path, Path(job.output))
 
 
 def nothing_to_send(batch: Batch) -> None:
     """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
     if batch.output is not None:
         ErrorsFile(errors_path(batch.output.path))
-        if batch.job.ordered:
-            put_in_order(batch)
+        finish(batch)

@@ -173,6 +173,10 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> Iterat
 
     with RowIndex() as index:
         index.add_rows(rows())
+        if index.size and reader.missing:
+            raise InputError(
+                f"no row of {source.name} has the field {min(reader.missing)!r} (--keep)"
+            )
         repeated, first = index.duplicates()
         problems += [
             (line, f"the id {_short(name)} is that of line {old}") for line, name, old in first

@@ -32,7 +32,8 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     \b
     OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl in place of
     .jsonl one for every row that failed (with -o - those go to stderr, and there is no resume).
-    Answered rows are never sent again; failed ones are.
+    Answered rows are never sent again; failed ones are. With an OUTPUT that ends in .csv the
+    lines stand in the .jsonl beside it, and it is made of them at the end.
 
     --budget and the configured budgets are never exceeded while the provider keeps to
     max_tokens: a row is held at its worst case, and settled at its real cost. One whose price is
@@ -69,6 +70,10 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     ] = None
     schema: SchemaOption = None
     id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None
+    keep: Annotated[
+        str | None,
+        Option(metavar="FIELD,…|all", help="Fields of the input row to repeat, as `input`."),
+    ] = None
     max_tokens: MaxTokensOption = None
     temperature: TemperatureOption = None
     param: ParamOption = None

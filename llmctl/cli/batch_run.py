@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
-from llmctl.batch.output import default_output, dollars, errors_path
+from llmctl.batch.output import default_output, dollars, errors_path, is_csv, lines_path
 from llmctl.batch.rows import RowReader
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
@@ -59,6 +59,8 @@ def run(options: BatchOptions, context: Context) -> int:
         from llmctl.batch.template import Template
 
         template = Template(options.template)
+    if options.format == "openai" and (options.keep is not None or is_csv(options.output or "")):
+        raise UsageError("--format openai goes with neither --keep nor an OUTPUT in .csv")
     job = Job(
         input=options.input,
         output=options.output,
@@ -70,6 +72,7 @@ def run(options: BatchOptions, context: Context) -> int:
             max_tokens=options.max_tokens,
             temperature=options.temperature,
             options=options_of_provider,
+            keep=_kept_fields(options.keep),
         ),
         profile=profile,
         format=options.format,
@@ -157,9 +160,11 @@ async def _run(
     elif because is not None:
         context.info(f"stopped early: {because.message}")
     # As the user named it: the path in use has its links followed.
-    shown = Path(options.output or default_output(options.input)) if batch.output else None
+    shown = (options.output or default_output(options.input)) if batch.output else None
+    lines = Path(lines_path(options.input, shown)) if shown else None
     elapsed = context.clock.monotonic() - started
-    context.info("\n".join(_summary(tally, elapsed, shown, budgets, last_error=because is None)))
+    found = _summary(tally, elapsed, shown, lines, budgets, last_error=because is None)
+    context.info("\n".join(found))
     code = _exit_code(tally, because, signals, pipe_closed=pipe_closed)
     if context.json:
         fields = tally.summary(elapsed, code)
@@ -209,9 +214,16 @@ def _exit_code(
 
 
 def _summary(
-    tally: Tally, elapsed: float, output: Path | None, budgets: list[str], *, last_error: bool
+    tally: Tally,
+    elapsed: float,
+    output: str | None,
+    lines: Path | None,
+    budgets: list[str],
+    *,
+    last_error: bool,
 ) -> list[str]:
-    """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
+    """The summary for a person, one thing a line; `output` None: the rows went to stdout. `lines`
+    is the file of its rows."""
     counts = [
         (tally.ok, "answered"),
         (tally.cached, "of them from the cache"),
@@ -222,32 +234,42 @@ def _summary(
     ]
     words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
     where = f" → {output}" if output else ""
-    lines = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
+    found = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
     if tally.requests:
         retries = f" ({tally.retries:,} retries)" if tally.retries else ""
         rate = (tally.ok + tally.failed) / elapsed if elapsed > 0 else 0.0
         cost = money(None if tally.unpriced else tally.cost)
-        lines.append(
+        found.append(
             f"{tally.requests:,} requests{retries} · {tally.input_tokens:,} tokens in + "
             f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
-    lines += budgets
+    found += budgets
     if tally.truncated:
         were = "was" if tally.truncated == 1 else "were"
-        lines.append(
+        found.append(
             f"{plural(tally.truncated, 'answer')} {were} cut off at the output limit "
             '("finish_reason": "length")'
         )
     if tally.uncertain:
-        lines.append(
+        found.append(
             f"{tally.uncertain:,} attempts broke off after sending and may have been billed"
         )
     if tally.failures:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.failures.items()))
-        lines.append(f"failed: {kinds}" + (f" → {errors_path(output)}" if output else ""))
+        found.append(f"failed: {kinds}" + (f" → {errors_path(lines)}" if lines else ""))
     if tally.last_error and last_error:
-        lines.append(f"last error: {tally.last_error.message}")
-    return lines
+        found.append(f"last error: {tally.last_error.message}")
+    return found
+
+
+def _kept_fields(word: str | None) -> tuple[str, ...] | None:
+    """The fields that `--keep` names; None: all. Raises `UsageError`."""
+    if word is None:
+        return ()
+    names = tuple(filter(None, (name.strip() for name in word.split(","))))
+    if not names:
+        raise UsageError(f"--keep wants names of fields such as text,label, or all, not {word!r}")
+    return None if names == ("all",) else names
 
 
 def _allowed_errors(options: BatchOptions, rows: int) -> int | None:

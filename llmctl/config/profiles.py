@@ -17,8 +17,8 @@ from llmctl.config.settings import Profile, Settings
 from llmctl.config.yaml_nodes import Node, json_value, keys_of, nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError, UsageError
 from llmctl.providers.registry import LOCAL, PRESETS
-from llmctl.request import target_for
 from llmctl.storage.files import private_folder, write_private
+from llmctl.types import Target
 
 if TYPE_CHECKING:
     import yaml
@@ -46,7 +46,8 @@ def pick(
             return preset, f"{key.env} is set"
     for preset in PRESETS:
         key = profiles[preset].key
-        place = (key and key.keyring) or preset, target_for(profiles[preset]).origin
+        origin = Target("", "", "", profiles[preset].base_url, "").origin
+        place = (key and key.keyring) or preset, origin
         if preset != LOCAL and place in stored:
             return preset, "its key is stored"
     return LOCAL, _NOTHING

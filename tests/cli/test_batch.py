@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from pathlib import Path
@@ -308,3 +309,66 @@ def test_a_file_for_the_command_line_that_is_not_there(llmctl: Run, tmp_path: Pa
     ):
         done = llmctl("batch", str(rows), option, value)
         assert (done.returncode, said in done.stderr) == (2, True)
+
+
+def test_kept_fields(llmctl: Run, tmp_path: Path) -> None:
+    """Case 45: `--keep` repeats fields of the input row, as JSON Lines and as CSV have them; a
+    field that no row has is exit 2 before anything is sent."""
+    rows = [{"id": "a", "prompt": "p", "label": 1, "n": {"m": []}}, {"id": "b", "prompt": "q"}]
+    path = write(tmp_path / "in.jsonl", rows)
+    llmctl("batch", str(path), "--keep", "label,n", "--ordered")
+    found = [row["input"] for row in read(tmp_path / "in.out.jsonl")]
+    assert found == [{"label": 1, "n": {"m": []}}, {}]
+    llmctl("batch", str(path), "--keep", "all", "--ordered", "-o", "all.jsonl")
+    assert [row["input"] for row in read(tmp_path / "all.jsonl")] == rows
+    done = llmctl("batch", str(path), "--keep", "labl", "-o", "new.jsonl")
+    assert (done.returncode, "'labl' (--keep)" in done.stderr) == (2, True)
+    assert not (tmp_path / "new.jsonl").exists()
+    (tmp_path / "in.csv").write_text("id,text,max_tokens\na,one,7\n", encoding="utf-8")
+    llmctl("batch", "in.csv", "--template", "{{ text }}", "--keep", "text,max_tokens")
+    assert read(tmp_path / "in.out.jsonl")[0]["id"] == "a"
+
+
+def test_a_table(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
+    """Case 45: an OUTPUT in .csv is a table of all answers, made of the lines beside it at the end,
+    also of a run that failed in part or had nothing to send; any other ending is exit 2."""
+    rows = [{"id": f"r{n}", "prompt": f'say "{n}",\nplease', "x": n} for n in range(3)]
+    path = write(tmp_path / "in.jsonl", rows)
+    sim.fault = for_prompt(str(rows[1]["prompt"]), errors.status(400))
+    done = llmctl("batch", str(path), "-o", "out.csv", "--ordered", "--keep", "x")
+    assert (done.returncode, "→ out.csv" in done.stderr) == (1, True)
+    assert "out.errors.jsonl" in done.stderr
+
+    def table() -> list[dict[str, str]]:
+        with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    assert [row["id"] for row in table()] == ["r0", "r2"]
+    assert [row["id"] for row in read(tmp_path / "out.jsonl")] == ["r0", "r2"]
+    sim.fault = None
+    assert llmctl("batch", str(path), "-o", "out.csv", "--ordered", "--keep", "x").returncode == 0
+    assert [row["text"] for row in table()] == [f"echo: {row['prompt']}" for row in rows]
+    first = table()[0]
+    assert (first["index"], first["input.x"], first["usage.estimated"]) == ("0", "0", "false")
+    before = len(sim.calls)
+    (tmp_path / "out.csv").unlink()
+    assert llmctl("batch", str(path), "-o", "out.csv").returncode == 0
+    assert (len(table()), len(sim.calls)) == (3, before)
+    refused = llmctl("batch", str(path), "-o", "out.txt")
+    assert (refused.returncode, "ends in .jsonl or .csv" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_outputs_follow_the_umask(
+    configured: dict[str, str], tmp_path: Path, sim: Simulator, mask: int
+) -> None:
+    """Case 45: OUTPUT, its table and its errors file have the mode that any new file would get;
+    state stays private."""
+    path = write(tmp_path / "in.jsonl", prompts(2))
+    sim.fault = for_prompt("say 1", errors.status(400))
+    command = [str(LLMCTL), "batch", str(path), "-o", "x.csv", "-q"]
+    subprocess.run(command, cwd=tmp_path, env=configured, umask=mask, timeout=60, check=False)
+    for name in ("x.csv", "x.jsonl", "x.errors.jsonl"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+    state = Path(configured["HOME"]) / ".local/state/llmctl"
+    assert (state / "ledger.db").stat().st_mode & 0o777 == 0o600
