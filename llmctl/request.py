@@ -89,6 +89,13 @@ def compose(
     return replace(request, fingerprint=fingerprint_of(request))
 
 
+def is_sampled(request: Request) -> bool:
+    """Whether the request sets a temperature above 0: asked again, it is another sample."""
+    body = request.options if request.raw is None else request.raw.body
+    said = body.get("temperature", None if request.raw else request.temperature)
+    return isinstance(said, int | float) and said > 0
+
+
 def fingerprint(question: Question, profile: Profile) -> str:
     """The fingerprint of the request that `compose` makes. Raises `TypeError` as `compose`."""
     return compose(question, profile, id="").fingerprint

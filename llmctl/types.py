@@ -92,7 +92,8 @@ class Request(Struct, frozen=True):
     `options` go to the provider untouched; `tags` only to the ledger and the output row. With `raw`
     the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
     Schema that the answer must fit. `own` names the parameters that the question set itself, over
-    its profile. `index` is the 0-based input row, `kept` what its output row repeats of it.
+    its profile. `index` is the 0-based input row, `kept` what its output row repeats of it,
+    `sample` how many samples of the same question come before.
     """
 
     id: str
@@ -108,8 +109,15 @@ class Request(Struct, frozen=True):
     own: frozenset[str] = frozenset()
     index: int = 0
     kept: JSON | None = None
+    sample: int = 0
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
+
+    @property
+    def answer_key(self) -> str:
+        """What a kept answer is found by: the fingerprint, and for a further sample its number;
+        in hex."""
+        return f"{self.fingerprint}{self.sample:08x}" if self.sample else self.fingerprint
 
 
 def fingerprint(request: Request) -> str:

@@ -35,6 +35,8 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     Answered rows are never sent again; failed ones are. With an OUTPUT that ends in .csv the
     lines stand in the .jsonl beside it, and it is made of them at the end.
 
+    Identical rows share one answer, unless their temperature is above 0: then they are samples.
+
     --budget and the configured budgets are never exceeded while the provider keeps to
     max_tokens: a row is held at its worst case, and settled at its real cost. One whose price is
     unknown, or that alone may cost more, fails as `budget`; when the next row does not fit, the
@@ -87,6 +89,13 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     max_errors: Annotated[
         str | None, Option(metavar="N|N%", help="Stop once more rows than this have failed.")
     ] = None
+    max_time: Annotated[
+        str | None, Option(metavar="DURATION", help="Send nothing new after 90s, 20m, 8h.")
+    ] = None
+    dedupe: Annotated[
+        bool,
+        Option("--dedupe", help="One answer for identical rows at a temperature above 0, too."),
+    ] = False
     format: Annotated[
         Literal["llmctl", "openai"], Option(help="Output lines: ours, or OpenAI's batch results.")
     ] = "llmctl"

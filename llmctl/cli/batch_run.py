@@ -27,11 +27,13 @@ from llmctl.cli.options import (
     pairs,
     params,
     parse_dollars,
+    parsed,
     read_schema,
     system_prompt,
     tightest_budget,
 )
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
+from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
@@ -46,6 +48,7 @@ def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
+    seconds = parsed("--max-time", "a duration such as 90s, 20m or 8h", options.max_time, parse_age)
     schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
     system, options_of_provider = system_prompt(options.system), params(options.param)
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
@@ -79,6 +82,7 @@ def run(options: BatchOptions, context: Context) -> int:
         limit=options.limit,
         ordered=options.ordered,
         restart=options.restart,
+        dedupe=options.dedupe,
         cache_mode=mode,
     )
     if options.dry_run:
@@ -96,12 +100,13 @@ def run(options: BatchOptions, context: Context) -> int:
             )
         if batch.unmatched and job.limit is None:
             context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
-        return asyncio.run(_run(batch, budget, options, context, selection))
+        return asyncio.run(_run(batch, budget, seconds, options, context, selection))
 
 
 async def _run(
     batch: Batch,
     budget: Decimal | None,
+    max_seconds: float | None,
     options: BatchOptions,
     context: Context,
     selection: Selection,
@@ -148,6 +153,7 @@ async def _run(
                         clock=context.clock,
                         call_id=live.call_id,
                         cached=live.kept_records,
+                        max_seconds=max_seconds,
                         allowed_errors=_allowed_errors(options, tally.rows),
                         # Loading a vocabulary holds all up: better before any row is in flight.
                         prepare=lambda: live.counter.load(target_for(selection.profile)),

@@ -33,6 +33,12 @@ def parse_duration(text: str) -> float | None:
     return None if match is None else float(match[1]) * _SECONDS[match[2] or "s"]
 
 
+def parse_age(text: str) -> float | None:
+    """Seconds of a duration that says its unit: `7` alone may mean days, and what is older is
+    removed. None: no such duration."""
+    return parse_duration(text) if text.strip()[-1:].isalpha() else None
+
+
 def parse_size(text: str) -> int | None:
     """Bytes: kB, MB, GB, TB are powers of 1000, KiB, MiB, GiB, TiB of 1024. None: no size."""
     match = _SIZE.fullmatch(text.strip().lower())

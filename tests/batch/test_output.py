@@ -152,8 +152,8 @@ def test_the_disk_fails(use: Use, when: str) -> None:
 
 
 def test_errors_file(tmp_path: Path) -> None:
-    """The errors of an earlier run are removed at once; the file is made, by the umask, for the first
-    error."""
+    """The errors of an earlier run are removed at once; the file is made, by the umask, for the
+    first error."""
     path = tmp_path / "x.errors.jsonl"
     path.write_bytes(b"old\n")
     before = os.umask(0o027)

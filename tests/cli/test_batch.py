@@ -341,6 +341,7 @@ def test_a_table(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
 
     def table() -> list[dict[str, str]]:
         with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+            csv.field_size_limit(1 << 20)  # other tests lower it
             return list(csv.DictReader(file))
 
     assert [row["id"] for row in table()] == ["r0", "r2"]
@@ -372,3 +373,43 @@ def test_outputs_follow_the_umask(
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
     state = Path(configured["HOME"]) / ".local/state/llmctl"
     assert (state / "ledger.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_samples(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
+    """Case 42: rows that ask the same at a temperature above 0 are samples with an answer each, in
+    a later batch the same ones out of the cache; `--dedupe`, or a temperature of 0, makes them
+    one."""
+    texts = iter(f"answer {n}" for n in range(100))
+    sim.reply = lambda _: Reply(next(texts))
+    rows = [{"id": f"r{n}", "prompt": "say", "temperature": 1} for n in range(3)]
+    path = write(tmp_path / "in.jsonl", rows)
+    plan = json.loads(llmctl("batch", str(path), "--dry-run", "--json").stdout)
+    assert (plan["to_send"], plan["duplicates"]) == (3, 0)
+    done = llmctl("batch", str(path), "--json", "--concurrency", "3")
+    assert json.loads(done.stdout)["requests"] == 3
+    first = {row["id"]: row["text"] for row in read(tmp_path / "in.out.jsonl")}
+    assert len(set(first.values())) == 3
+    llmctl("batch", str(path), "-o", "again.jsonl")
+    assert {row["id"]: row["text"] for row in read(tmp_path / "again.jsonl")} == first
+    assert len(sim.calls) == 3
+    for name, more in (("d", ["--dedupe"]), ("t", [])):
+        asked = [{**row, "temperature": 0 if name == "t" else 0.5} for row in rows]
+        path = write(tmp_path / f"{name}.jsonl", asked)
+        summary = json.loads(llmctl("batch", str(path), "--json", *more).stdout)
+        assert (summary["ok"], summary["requests"]) == (3, 1)
+
+
+def test_the_time_is_over(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
+    """After `--max-time` nothing new is sent: what is in flight finishes, each other row has an
+    error record, exit 1; the same command goes on."""
+    sim.latency = 0.4
+    done = llmctl("batch", str(ten), "--max-time", "600ms", "--concurrency", "1", "--json")
+    answered, failed = read(tmp_path / "in.out.jsonl"), read(tmp_path / "in.out.errors.jsonl")
+    assert (done.returncode, len(answered) + len(failed)) == (1, 10)
+    assert len(answered) == len(sim.calls) == sim.billed.requests
+    assert 0 < len(failed) < 10
+    assert {row["error"]["type"] for row in failed} == {"cancelled"}
+    assert "--max-time" in done.stderr
+    sim.latency = 0.0
+    assert llmctl("batch", str(ten)).returncode == 0
+    assert llmctl("batch", str(ten), "--max-time", "7").returncode == 2
