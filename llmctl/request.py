@@ -53,6 +53,7 @@ def target_for(profile: Profile, model: str | None = None) -> Target:
         model=model or profile.model,
         context=profile.context,
         api=profile.api,
+        like=profile.price_as,
     )
 
 

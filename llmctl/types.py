@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from llmctl.errors import CallError
 
@@ -54,7 +54,8 @@ class Message(Struct, frozen=True):
 class Target(Struct, frozen=True):
     """Where a request goes. `provider` is the preset's name, `adapter` the wire format that
     speaks to it, `api` `chat` or `responses`, `context` the model's window in tokens. `base_url`
-    may end in a query, which belongs to every call (Azure's `api-version`)."""
+    may end in a query, which belongs to every call (Azure's `api-version`). `known_as` is the
+    address and model whose published price and window it has."""
 
     profile: str
     provider: str
@@ -63,6 +64,12 @@ class Target(Struct, frozen=True):
     model: str
     context: int | None = None
     api: str = "chat"
+    like: tuple[str, str] | None = None
+
+    @property
+    def known_as(self) -> tuple[str, str]:
+        """Address and model: its own, unless it is `like` another."""
+        return self.like or (self.base_url, self.model)
 
     @property
     def origin(self) -> str:
@@ -151,12 +158,19 @@ class Usage(Struct, frozen=True):
 
 
 class Price(Struct, frozen=True):
-    """US dollars per million tokens."""
+    """US dollars per million tokens; or `like` whom, `PROVIDER/MODEL`."""
 
-    input: Decimal
-    output: Decimal
+    input: Decimal = Decimal(0)
+    output: Decimal = Decimal(0)
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
+    like: (
+        Annotated[
+            str,
+            Meta(pattern=r"\A[^/\s]+/\S+\Z", description="PROVIDER/MODEL such as openai/gpt-4o"),
+        ]
+        | None
+    ) = field(default=None, name="as")
 
 
 class ProviderReply(Struct, frozen=True):

@@ -256,9 +256,10 @@ async def run(
 
     `make_handler` gets the sink of all records; `settle` puts a record into the ledger; `cached`
     finds kept answers; after `max_seconds` nothing new is sent; `prepare` is called before the
-    first call, if there is one. When the run ends on its own every row has its record: what was not sent has an error row. After a stop
-    from outside the rest has none, and is sent next time. Raises `DiskError`, `BrokenPipeError`,
-    and `InputError` when the input was changed meanwhile: what is in flight then may finish.
+    first call, if there is one. When the run ends on its own every row has its record: what was
+    not sent has an error row. After a stop from outside the rest has none, and is sent next time.
+    Raises `DiskError`, `BrokenPipeError`, and `InputError` when the input was changed meanwhile:
+    what is in flight then may finish.
     """
     pages, waiting = batch.pages(call_id), deque[Request]()
     changed: InputError | None = None

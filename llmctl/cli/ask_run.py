@@ -50,6 +50,8 @@ def run(options: AskOptions, context: Context) -> int:
     )
     messages = before.messages if before else ()
     system = system_prompt(options.system)
+    if system is None and before is None:
+        system = selection.profile.system
     if system is not None:
         rest = (message for message in messages if message.role != "system")
         messages = (Message("system", system), *rest)

@@ -70,7 +70,7 @@ def run(options: BatchOptions, context: Context) -> int:
         reader=RowReader(
             template=template,
             id_field=options.id_field,
-            system=system,
+            system=profile.system if system is None else system,
             schema=schema,
             max_tokens=options.max_tokens,
             temperature=options.temperature,

@@ -19,6 +19,8 @@ from llmctl.config.load import load
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
+from tests.conftest import Run, configure, sent
+from tests.simulator.server import Simulator
 
 TEXT = """\
 default: fast
@@ -203,3 +205,37 @@ def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> No
     assert ("\x1b[" in shown) is not no_color
     if columns == 200:
         assert "missing: $OPENAI_API_KEY" in plain
+
+
+def test_system_and_headers_of_a_profile(
+    run: Run, environ: dict[str, str], home: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 48: `system` begins what brings none itself, once in a conversation, and `-s` wins;
+    `headers` go with every call, never in the place of the key."""
+    more = "    system: |\n      be\n      brief\n    headers: {X-Team: blue}\n"
+    configure(home, sim.base_url, "{env: SIM_KEY}", more)
+    env = {**environ, "SIM_KEY": "sk-test"}
+    run("ask", "one", env=env)
+    run("ask", "two", "-c", env=env)
+    run("ask", "three", "-s", "own", env=env)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "four"}\n', encoding="utf-8")
+    run("batch", "in.jsonl", env=env)
+    systems = [
+        [m["content"] for m in sent(sim, n)["messages"] if m["role"] == "system"] for n in range(4)
+    ]
+    assert systems == [["be\nbrief\n"], ["be\nbrief\n"], ["own"], ["be\nbrief\n"]]
+    assert all(call.headers["x-team"] == "blue" for call in sim.calls)
+    assert all(call.api_key == "sk-test" for call in sim.calls)
+
+
+def test_the_proxy_of_a_profile(
+    run: Run, environ: dict[str, str], home: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 48: all calls of a profile go through its `proxy`, whatever the environment says."""
+    address = sim.base_url.removesuffix("/v1")
+    configure(home, "http://provider.example/v1", "{env: SIM_KEY}", f"    proxy: {address}\n")
+    env = {**environ, "SIM_KEY": "sk-test", "NO_PROXY": "*"}
+    (tmp_path / "in.jsonl").write_text('{"prompt": "two"}\n', encoding="utf-8")
+    for command in (("ask", "one"), ("batch", "in.jsonl")):
+        run(*command, env=env)
+    assert [call.headers["host"] for call in sim.calls] == ["provider.example"] * 2
