@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
-from llmctl.batch.output import default_output, dollars, errors_path, is_csv, lines_path
+from llmctl.batch.output import STDOUT, default_output, dollars, errors_path, is_csv, lines_path
 from llmctl.batch.rows import RowReader
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
@@ -35,7 +36,7 @@ from llmctl.cli.options import (
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
-from llmctl.errors import BudgetRefused, CallError, UsageError
+from llmctl.errors import BudgetRefused, CallError, InputError, UsageError
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
@@ -52,6 +53,9 @@ def run(options: BatchOptions, context: Context) -> int:
     schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
     system, options_of_provider = system_prompt(options.system), params(options.param)
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
+    if options.input != STDOUT and not os.path.lexists(options.input):
+        # Before anything is said of keys and profiles.
+        raise InputError(f"there is no file {options.input}: check the path")
     selection = select_profile(
         context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
     )
@@ -93,6 +97,8 @@ def run(options: BatchOptions, context: Context) -> int:
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
     with open_batch(job) as batch:
+        if not batch.rows:
+            context.warn(f"{batch.source.name} has no rows: nothing was sent")
         if batch.output and batch.torn:
             context.warn(
                 f"the last line of {batch.output.path} was half written; it was removed, and its "

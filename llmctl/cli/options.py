@@ -14,7 +14,7 @@ from msgspec import Struct
 from typer import Option
 
 from llmctl.attachments import text_argument
-from llmctl.cli.context import Context, exit_with
+from llmctl.cli.context import Context, exit_with, known_models, known_profiles
 from llmctl.cli.output import money, plural
 from llmctl.errors import EXIT_CODES, InputError, UsageError
 from llmctl.types import JSON, CacheMode
@@ -33,8 +33,20 @@ _RESERVED = {"model", "messages", "stream", "stream_options"}
 
 _VERBOSE = Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks.")
 _COMMON = {
-    "profile": Option("--profile", "-p", help="Profile to use.", envvar="LLMCTL_PROFILE"),
-    "model": Option("--model", "-m", help="Model to use.", envvar="LLMCTL_MODEL"),
+    "profile": Option(
+        "--profile",
+        "-p",
+        help="Profile to use.",
+        envvar="LLMCTL_PROFILE",
+        autocompletion=known_profiles,
+    ),
+    "model": Option(
+        "--model",
+        "-m",
+        help="Model to use.",
+        envvar="LLMCTL_MODEL",
+        autocompletion=known_models,
+    ),
     "config": Option(help="Configuration file.", envvar="LLMCTL_CONFIG"),
     "json": Option("--json", help="Machine-readable result on stdout."),
     "quiet": Option("--quiet", "-q", help="No progress or notes on stderr."),

@@ -413,3 +413,13 @@ def test_the_time_is_over(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
     sim.latency = 0.0
     assert llmctl("batch", str(ten)).returncode == 0
     assert llmctl("batch", str(ten), "--max-time", "7").returncode == 2
+
+
+def test_an_empty_input(llmctl: Run, run: Run, tmp_path: Path) -> None:
+    """Case 48: an input without rows is done, exit 0, and a sentence says so; one that is not
+    there is exit 2 before anything is said of keys."""
+    path = write(tmp_path / "in.jsonl", [])
+    done = llmctl("batch", str(path), "-q")
+    assert (done.returncode, "has no rows" in done.stderr) == (0, True)
+    missing = run("batch", "nofile.jsonl")
+    assert (missing.returncode, "there is no file nofile.jsonl" in missing.stderr) == (2, True)

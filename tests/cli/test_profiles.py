@@ -15,7 +15,9 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from llmctl.cli.app import program
+from llmctl.config import paths
 from llmctl.config.load import load
+from llmctl.config.paths import VARIABLES
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
@@ -239,3 +241,31 @@ def test_the_proxy_of_a_profile(
     for command in (("ask", "one"), ("batch", "in.jsonl")):
         run(*command, env=env)
     assert [call.headers["host"] for call in sim.calls] == ["provider.example"] * 2
+
+
+def test_variables(run: Run, environ: dict[str, str], tmp_path: Path) -> None:
+    """Case 48: the README lists every variable that is read; another `LLMCTL_` one, and a
+    configuration folder that is not there, are warned of."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(LLMCTL_[A-Z_]+)`", readme)) == set(VARIABLES)
+    files = Path(paths.__file__).parents[1].rglob("*.py")
+    used = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert set(re.findall(r'"(LLMCTL_[A-Z_]+)"', used)) <= set(VARIABLES)
+    env = {**environ, "LLMCTL_MODL": "x", "LLMCTL_CONFIG_DIR": str(tmp_path / "no")}
+    said = run("profiles", "show", "openai", env=env).stderr
+    assert "LLMCTL_MODL means nothing to llmctl; did you mean LLMCTL_MODEL?" in said
+    assert f"LLMCTL_CONFIG_DIR names {tmp_path / 'no'}" in said
+
+
+def test_the_profile_in_use_is_shown(run: Run, environ: dict[str, str]) -> None:
+    """Without a name `profiles show` shows the profile that a call would use."""
+    env = {**environ, "LLMCTL_PROFILE": "groq"}
+    assert json.loads(run("profiles", "show", "--json", env=env).stdout)["name"] == "groq"
+
+
+def test_names_are_completed(run: Run, configured: dict[str, str]) -> None:
+    """Case 48: after `-p` and `-m` the shell offers the profiles and models that are configured."""
+    for words, offered in (("llmctl ask -p s", "sim"), ("llmctl ask -m gpt-5-m", "gpt-5-mini")):
+        count = str(len(words.split()) - 1)
+        more = {"_LLMCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+        assert run(env={**configured, **more}).stdout.split() == [offered]
