@@ -192,12 +192,14 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
 
 def _check_variables(context: Context) -> None:
     """Warn of variables that nobody reads, and of a folder that is named and not there."""
+    import difflib
+
     from llmctl.config.paths import VARIABLES
-    from llmctl.config.yaml_nodes import nearest
 
     for name in sorted(context.environ):
         if name.startswith("LLMCTL_") and name not in VARIABLES:
-            hint = nearest(name.upper(), VARIABLES).replace('"', "")
+            close = difflib.get_close_matches(name, VARIABLES, n=1)
+            hint = f"did you mean {close[0]}?" if close else "the README lists those that do"
             context.warn(f"the variable {name} means nothing to llmctl; {hint}")
     if context.environ.get("LLMCTL_CONFIG_DIR") and not context.folders.config.is_dir():
         context.warn(f"LLMCTL_CONFIG_DIR names {context.folders.config}, which is no folder")
