@@ -114,3 +114,18 @@ def _address(url: str) -> JSON:
         f"{url} cannot be attached: an address must end in {', '.join(_IMAGES)} or .pdf; "
         "download anything else and attach the file"
     )
+
+
+def text_argument(flag: str, what: str, given: str) -> tuple[str, str]:
+    """What messages call a text of the command line, and the text: as given, or read from @FILE.
+    Raises `InputError`; `what` is it that cannot be read."""
+    if not given.startswith("@"):
+        return flag, given
+    path = given[1:]
+    try:
+        return path, Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} {path} is not valid UTF-8: convert it") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read the {what} {path or '@'}: {why}") from error

@@ -194,11 +194,12 @@ class _Exchange:
 
 
 class HttpClient:
-    """Sends HTTP requests; `many` at a time go over aiohttp. Belongs to the event loop of its first
+    """Sends HTTP requests; `many` at a time go over aiohttp. `proxy` is the address of the one that
+    all go through, None: what the environment says. Belongs to the event loop of its first
     request."""
 
-    def __init__(self, *, many: bool = False) -> None:
-        self._many = many
+    def __init__(self, *, many: bool = False, proxy: str | None = None) -> None:
+        self._many, self._proxy = many, proxy
         if many:  # a second of a minute's requests would wait for this import
             import llmctl.http_aiohttp  # noqa: F401
         # By origin; and the words for the proxy that is on the way.
@@ -262,7 +263,7 @@ class HttpClient:
     def _open(self, url: httpx2.URL) -> tuple[httpx2.AsyncBaseTransport, str]:
         import httpx2
 
-        proxy = proxy_for(url)
+        proxy = httpx2.Proxy(self._proxy) if self._proxy else proxy_for(url)
         https = url.scheme == "https" or (proxy is not None and proxy.url.scheme == "https")
         # A context that trusts nobody, where none is needed: loading certificates takes 20 ms.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -129,10 +129,11 @@ class Prices:
     def _rates(
         self, target: Target, own: Price | None, input_tokens: int, at: float, terms: Terms
     ) -> Rates | None:
-        if own is not None:
+        if own is not None and own.like is None:
             # What a batch costs at a negotiated price nobody has said.
             return None if terms == BATCH else _own_rates(own)
-        found = self._model(target.base_url.lower(), target.model)
+        base_url, name = target.known_as
+        found = self._model(base_url.lower(), name)
         if found is None:
             return None
         (model, variants), moment, said = found, datetime.fromtimestamp(at, UTC), dict(terms)

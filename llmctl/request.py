@@ -53,6 +53,7 @@ def target_for(profile: Profile, model: str | None = None) -> Target:
         model=model or profile.model,
         context=profile.context,
         api=profile.api,
+        like=profile.price_as,
     )
 
 
@@ -87,6 +88,13 @@ def compose(
         call_id=call_id,
     )
     return replace(request, fingerprint=fingerprint_of(request))
+
+
+def is_sampled(request: Request) -> bool:
+    """Whether the request sets a temperature above 0: asked again, it is another sample."""
+    body = request.options if request.raw is None else request.raw.body
+    said = body.get("temperature", None if request.raw else request.temperature)
+    return isinstance(said, int | float) and said > 0
 
 
 def fingerprint(question: Question, profile: Profile) -> str:

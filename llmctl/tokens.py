@@ -307,7 +307,8 @@ class Counter:
         address, else None. The first look-up takes 0.2 s."""
         if target.context is not None:
             return target.context
-        return self._published(target.base_url.lower(), target.model)
+        base_url, model = target.known_as
+        return self._published(base_url.lower(), model)
 
     def window_to_check(self, request: Request) -> int | None:
         """The window that the request may not fit; None where it fits whatever it counts, or no

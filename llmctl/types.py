@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from llmctl.errors import CallError
 
@@ -54,7 +54,8 @@ class Message(Struct, frozen=True):
 class Target(Struct, frozen=True):
     """Where a request goes. `provider` is the preset's name, `adapter` the wire format that
     speaks to it, `api` `chat` or `responses`, `context` the model's window in tokens. `base_url`
-    may end in a query, which belongs to every call (Azure's `api-version`)."""
+    may end in a query, which belongs to every call (Azure's `api-version`). `known_as` is the
+    address and model whose published price and window it has."""
 
     profile: str
     provider: str
@@ -63,6 +64,12 @@ class Target(Struct, frozen=True):
     model: str
     context: int | None = None
     api: str = "chat"
+    like: tuple[str, str] | None = None
+
+    @property
+    def known_as(self) -> tuple[str, str]:
+        """Address and model: its own, unless it is `like` another."""
+        return self.like or (self.base_url, self.model)
 
     @property
     def origin(self) -> str:
@@ -97,7 +104,8 @@ class Request(Struct, frozen=True):
     `options` go to the provider untouched; `tags` only to the ledger and the output row. With `raw`
     the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
     Schema that the answer must fit. `own` names the parameters that the question set itself, over
-    its profile. `index` is the 0-based input row.
+    its profile. `index` is the 0-based input row, `kept` what its output row repeats of it,
+    `sample` how many samples of the same question come before.
     """
 
     id: str
@@ -112,6 +120,8 @@ class Request(Struct, frozen=True):
     cache_mode: CacheMode = "use"
     own: frozenset[str] = frozenset()
     index: int = 0
+    kept: JSON | None = None
+    sample: int = 0
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
 
@@ -119,6 +129,12 @@ class Request(Struct, frozen=True):
     def parameters(self) -> JSON:
         """What goes to the provider beside the prompt: options, or the body passed through."""
         return self.options if self.raw is None else self.raw.body
+
+    @property
+    def answer_key(self) -> str:
+        """What a kept answer is found by: the fingerprint, and for a further sample its number;
+        in hex."""
+        return f"{self.fingerprint}{self.sample:08x}" if self.sample else self.fingerprint
 
     @property
     def wants_body(self) -> bool:
@@ -178,12 +194,19 @@ Billed = tuple[Usage, Decimal | None]
 
 
 class Price(Struct, frozen=True):
-    """US dollars per million tokens."""
+    """US dollars per million tokens; or `like` whom, `PROVIDER/MODEL`."""
 
-    input: Decimal
-    output: Decimal
+    input: Decimal = Decimal(0)
+    output: Decimal = Decimal(0)
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
+    like: (
+        Annotated[
+            str,
+            Meta(pattern=r"\A[^/\s]+/\S+\Z", description="PROVIDER/MODEL such as openai/gpt-4o"),
+        ]
+        | None
+    ) = field(default=None, name="as")
 
 
 class ProviderReply(Struct, frozen=True):

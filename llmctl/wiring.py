@@ -113,7 +113,7 @@ async def _open(
             )
         holder = key = RotatingKey(resolver, profile, found, around.warn)
     speaks = codec(profile.adapter, profile.api)
-    client = HttpClient(many=many and profile.http != "standard")
+    client = HttpClient(many=many and profile.http != "standard", proxy=profile.proxy)
     stack.push_async_callback(client.close)
     endpoint = Endpoint(
         codec=speaks,
@@ -124,6 +124,7 @@ async def _open(
         clock=around.clock,
         estimate=counter.usage,
         heard=on_headers,
+        headers={name.lower(): value for name, value in profile.headers.items()},
     )
     return endpoint, key
 

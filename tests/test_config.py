@@ -10,10 +10,14 @@ import pytest
 
 from llmctl.config.load import Overrides
 from llmctl.config.paths import find_folders, home
+from llmctl.config.profiles import as_yaml
 from llmctl.config.settings import CachePolicy, KeyPlaces, Limits, RetryPolicy, Timeouts
 from llmctl.errors import ConfigError
+from llmctl.pricing import Prices
 from llmctl.providers.registry import PRESETS
-from llmctl.types import Price
+from llmctl.request import target_for
+from llmctl.tokens import Counter
+from llmctl.types import Price, Usage
 from tests.configuring import World
 
 FULL = """\
@@ -302,3 +306,38 @@ class TestFolders:
         own = find_folders({"LLMCTL_STATE_DIR": "s", "HOME": "/h"}, Path("/w"))
         assert own.state == Path("/w/s")
         assert own.config == Path("/h/.config/llmctl")
+
+
+def test_extends(world: World) -> None:
+    """Case 48: a profile says what is different from another one, which may be built in, or extend
+    a third; sections are joined, and the result is shown complete."""
+    world.user(
+        "profiles:\n"
+        "  fast: {extends: openai, model: gpt-5-nano, limits: {rpm: 5}, params: {top_p: 1}}\n"
+        "  nightly:\n    extends: fast\n    limits: {tpm: 7}\n"
+        "    system: |-\n      be\n      brief\n"
+    )
+    made = world.load().profiles["nightly"]
+    assert (made.provider, made.model, made.system) == ("openai", "gpt-5-nano", "be\nbrief")
+    assert (made.limits.rpm, made.limits.tpm, made.params) == (5, 7, {"top_p": 1})
+    assert made.key is not None
+    assert made.key.env == "OPENAI_API_KEY"
+    assert "extends" not in as_yaml(made)
+
+
+def test_the_price_of_another_model(world: World) -> None:
+    """Case 22: `price: {as: …}` is the published price and window of a known model, also over
+    amounts that stand in a profile below."""
+    world.user(
+        "profiles:\n"
+        "  a: {provider: openai, base_url: 'https://gw.example/v1', price: {input: 1, output: 2}}\n"
+        "  b: {extends: a, model: dep, price: {as: openai/gpt-4o}}\n"
+        "  c: {extends: b, price: {input: 3, output: 4}}\n"
+    )
+    profiles = world.load().profiles
+    target = target_for(profiles["b"])
+    prices, usage = Prices(), Usage(input=1_000_000)
+    assert prices.price(target, profiles["b"].price, usage, 1.8e9) == Decimal("2.5")
+    assert Counter(prices.window).context_window(target) == 128_000
+    assert profiles["c"].price == Price(Decimal(3), Decimal(4))
+    assert "as: openai/gpt-4o" in as_yaml(profiles["b"])

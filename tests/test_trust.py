@@ -25,6 +25,10 @@ EXAMPLES = {
     "key_header": "x-api-key",
     "query": "{a: b}",
     "http": "standard",
+    "extends": "openai",
+    "system": "be brief",
+    "headers": "{x-team: a}",
+    "proxy": "http://proxy.example:3128",
 }
 
 

@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import ExitStack, aclosing, contextmanager
 from decimal import Decimal
 from itertools import chain
+from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.batch.input import InputFile
 from llmctl.batch.output import (
@@ -20,8 +22,10 @@ from llmctl.batch.output import (
     check_output,
     default_output,
     errors_path,
+    is_csv,
     reorder,
     repair,
+    write_table,
 )
 from llmctl.batch.resume import RowIndex, check_unchanged, index_rows
 from llmctl.batch.rows import RowError, RowReader
@@ -30,6 +34,7 @@ from llmctl.config.settings import Profile
 from llmctl.errors import CallError, Cancelled, InputError
 from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Engine, Handler, Observer
+from llmctl.request import is_sampled
 from llmctl.shutdown import Stop
 from llmctl.storage.files import LockedFile, disk
 from llmctl.types import CacheMode, CallRecord, Request, Usage
@@ -43,7 +48,8 @@ CachedRecords = Callable[[Sequence[Request]], Awaitable[Sequence[CallRecord | No
 
 class Job(Struct, frozen=True):
     """What a batch is asked to do. `output` None: the default beside the input; `limit`: only
-    the first rows; `restart`: throw away what the output holds."""
+    the first rows; `restart`: throw away what the output holds; `dedupe`: identical rows share an
+    answer also where they are samples."""
 
     input: str
     output: str | None
@@ -53,6 +59,7 @@ class Job(Struct, frozen=True):
     limit: int | None = None
     ordered: bool = False
     restart: bool = False
+    dedupe: bool = False
     cache_mode: CacheMode = "use"
 
 
@@ -80,6 +87,8 @@ class Batch(Struct, frozen=True):
         Raises `InputError` when the input is not what it was when it was checked.
         """
         job, unanswered = self.job, self.index.unanswered(self.rows)
+        repeats = iter(()) if job.dedupe else self.index.repeats(self.rows)
+        repeat = next(repeats, None)
         page: list[Request] = []
         size, wanted = 0, next(unanswered, None)
         for index, (line, data) in enumerate(self.source.records()):
@@ -93,6 +102,10 @@ class Batch(Struct, frozen=True):
                 )
             except RowError as error:
                 raise InputError(f"{self.source.name}:{line}: {error}") from error
+            while repeat is not None and repeat[0] < index:
+                repeat = next(repeats, None)
+            if repeat is not None and repeat[0] == index and is_sampled(request):
+                request = replace(request, sample=repeat[1])
             page.append(request)
             size += sum(map(len, data.values())) if isinstance(data, dict) else len(data)
             if len(page) >= PAGE or size >= _PAGE_BYTES:
@@ -119,7 +132,7 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
         output, torn = None, 0
         try:
             if path is not None and not dry_run:
-                output = stack.enter_context(LockedFile.open(path))
+                output = stack.enter_context(LockedFile.open(path, private=False))
                 if job.restart:
                     output.truncate(0)
                 torn = _read_answers(output, index, job.format)
@@ -177,8 +190,18 @@ class RowSink:
         if isinstance(error, CallError) and self.because is None:
             too_many = self._allowed is not None and self._stats.failed > self._allowed
             if error.fatal_to_run or too_many:
-                self.because = error
-                self._stop.ask(self.unsent)
+                self.end(error)
+
+    def end(self, error: CallError) -> None:
+        """Let nothing new be sent because of `error`, unless the run ends already."""
+        if not self._stop.asked:
+            self.because = error
+            self._stop.ask(self.unsent)
+
+    def end_after(self, seconds: float | None) -> asyncio.TimerHandle:
+        """Let nothing new be sent after so long, until the timer is cancelled; None: a year."""
+        over = Cancelled("not sent: the time of --max-time is over", sent=False)
+        return asyncio.get_running_loop().call_later(seconds or 365 * 86400, self.end, over)
 
     def unsent(self) -> CallError:
         """The error of the rows that are not sent because of it."""
@@ -186,7 +209,8 @@ class RowSink:
         if error is not None and error.fatal_to_run:
             message = f"not sent: {error.message}"
             return type(error)(message, http_status=error.http_status, sent=False)
-        return Cancelled("not sent: the run stopped after too many errors", sent=False)
+        too_many = "not sent: the run stopped after too many errors"
+        return Cancelled(str(error) if isinstance(error, Cancelled) else too_many, sent=False)
 
     async def give_up(self, page: Sequence[Request], now: float) -> None:
         """Write and count the error rows of requests nobody will send; the ledger has no call."""
@@ -225,15 +249,17 @@ async def run(
     call_id: Callable[[], str],
     cached: CachedRecords,
     allowed_errors: int | None = None,
+    max_seconds: float | None = None,
     prepare: Callable[[], None],
 ) -> CallError | None:
     """Send what has no answer yet; gives the error that ended the run early, if one did.
 
     `make_handler` gets the sink of all records; `settle` puts a record into the ledger; `cached`
-    finds kept answers; `prepare` is called before the first call, if there is one. When the run
-    ends on its own every row has its record: what was not sent has an error row. After a stop
-    from outside the rest has none, and is sent next time. Raises `DiskError`, `BrokenPipeError`,
-    and `InputError` when the input was changed meanwhile: what is in flight then may finish.
+    finds kept answers; after `max_seconds` nothing new is sent; `prepare` is called before the
+    first call, if there is one. When the run ends on its own every row has its record: what was
+    not sent has an error row. After a stop from outside the rest has none, and is sent next time.
+    Raises `DiskError`, `BrokenPipeError`, and `InputError` when the input was changed meanwhile:
+    what is in flight then may finish.
     """
     pages, waiting = batch.pages(call_id), deque[Request]()
     changed: InputError | None = None
@@ -254,6 +280,7 @@ async def run(
 
     output = BatchOutput(batch.output, batch.job.format)
     sink = RowSink(output, settle, stats, stop, allowed_errors)
+    timer = sink.end_after(max_seconds)
     try:
         async with aclosing(unanswered()) as requests:
             await engine.run(requests, make_handler(sink), sink)
@@ -261,24 +288,29 @@ async def run(
             for page in chain([list(waiting)], pages):
                 await sink.give_up(page, clock.wall())
     finally:
+        timer.cancel()
         await output.close()
     if changed is not None:
         raise changed
-    if batch.job.ordered and (sink.because or not stop.asked):
-        await asyncio.to_thread(put_in_order, batch)
+    await asyncio.to_thread(finish, batch, ordered=sink.because is not None or not stop.asked)
     return sink.because
 
 
-def put_in_order(batch: Batch) -> None:
-    """Rewrite the output in input order; nothing for stdout. Raises `DiskError`."""
-    if batch.output is not None:
-        _read_answers(batch.output, batch.index, batch.job.format)
+def finish(batch: Batch, *, ordered: bool = True) -> None:
+    """Rewrite the output in input order, and make the table, where that is asked for; nothing for
+    stdout. Raises `DiskError`."""
+    job = batch.job
+    if batch.output is None:
+        return
+    if job.ordered and ordered:
+        _read_answers(batch.output, batch.index, job.format)
         reorder(batch.output, batch.index.answers_in_order())
+    if job.output is not None and is_csv(job.output):
+        write_table(batch.output.path, Path(job.output))
 
 
 def nothing_to_send(batch: Batch) -> None:
     """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
     if batch.output is not None:
         ErrorsFile(errors_path(batch.output.path))
-        if batch.job.ordered:
-            put_in_order(batch)
+        finish(batch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
+import io
 import os
 import re
 import select
@@ -50,13 +52,31 @@ def errors_path(output: Path) -> Path:
     return output.with_name(f"{output.name.removesuffix('.jsonl')}.errors.jsonl")
 
 
+def is_csv(output: str) -> bool:
+    """Whether OUTPUT is a table, made at the end of the JSON Lines beside it."""
+    return output.lower().endswith(".csv")
+
+
+def lines_path(input: str, output: str) -> str:
+    """Where the lines of OUTPUT stand: there, or beside a table (`NAME.jsonl`, or `NAME.out.jsonl`
+    where the former is the input)."""
+    if not is_csv(output):
+        return output
+    path = f"{output[:-4]}.jsonl"
+    with contextlib.suppress(OSError, ValueError):  # one of them does not exist
+        if Path(path).samefile(input):
+            return default_output(output)
+    return path
+
+
 def check_output(input: str, output: str) -> Path | None:
-    """The path to write to, links followed; None for stdout.
+    """The path to write the lines to, links followed; None for stdout.
 
     Raises `InputError` for one that cannot serve, or that would destroy the input.
     """
     if output == STDOUT:
         return None
+    table, output = Path(output), lines_path(input, output)
     try:
         path = Path(os.path.realpath(output))
         kind = path.stat().st_mode if path.exists() else stat.S_IFREG
@@ -67,14 +87,17 @@ def check_output(input: str, output: str) -> Path | None:
     wrong = None
     if not stat.S_ISREG(kind):
         wrong = "it is a folder" if stat.S_ISDIR(kind) else "it is not a regular file"
-    elif path.name.lower().endswith(".gz"):
-        wrong = "the output is plain .jsonl"
+    elif not output.lower().endswith(".jsonl"):
+        wrong = "OUTPUT ends in .jsonl or .csv"
     elif not folder:
         wrong = f"there is no folder {path.parent}, create it first"
-    for victim in (path, errors_path(path)):
+    elif table.is_dir():
+        wrong = f"{table.name} is a folder"
+    for victim in (path, errors_path(path), table):
         with contextlib.suppress(OSError):  # one of them does not exist
             if not wrong and victim.samefile(input):
-                wrong = f"it would overwrite the input as {victim.name}"
+                named = "" if victim.name == Path(output).name else f" as {victim.name}"
+                wrong = f"it would overwrite the input{named}"
     if wrong:
         raise InputError(f"cannot write to {output}: {wrong}; name another with -o, or - (stdout)")
     return path
@@ -116,6 +139,7 @@ def _row(call: CallRecord) -> dict[str, Any]:
     more: dict[str, Any] = {"tool_calls": result.tool_calls, "citations": result.citations}
     if result.body is not None and (request.wants_body or result.beyond_text):
         more["body"] = _one_line(result.body)
+    repeated = {} if request.kept is None else {"input": dict(request.kept)}
     return {
         **name,
         "text": result.text,
@@ -138,6 +162,7 @@ def _row(call: CallRecord) -> dict[str, Any]:
         "latency_ms": round(result.latency * 1000),
         **key,
         "tags": dict(request.tags),
+        **repeated,
         **{name: value for name, value in more.items() if value},
     }
 
@@ -306,6 +331,40 @@ def reorder(output: LockedFile, starts: Iterable[int]) -> None:
                 new.write(old.readline())
 
 
+def write_table(output: Path, path: Path) -> None:
+    """Write the rows of `output` as CSV to `path`, atomically; a column for every field, named
+    `usage.input_tokens` where it is inside another. Raises `DiskError`."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with output.open("rb") as lines:
+            for line in lines:
+                if not line.isspace():
+                    yield dict(_cells(orjson.loads(line)))
+
+    with disk("read", output):
+        columns = list(dict.fromkeys(name for row in rows() for name in row))
+        with replacing(path, mode=stat.S_IMODE(output.stat().st_mode)) as file:
+            text = io.TextIOWrapper(file, "utf-8", newline="")
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows())
+            text.detach()
+
+
+def _cells(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A row's fields, and one level of those inside: lists and deeper objects as JSON."""
+    for name, value in row.items():
+        inside = value if isinstance(value, dict) and name != "body" else {}
+        fields = [(f"{name}.{key}", item) for key, item in inside.items()]
+        for key, item in fields if inside else [(name, value)]:
+            if isinstance(item, dict | list | bool):
+                yield key, orjson.dumps(item).decode()
+            elif isinstance(item, str) and item.startswith(("=", "+", "-", "@", "\t", "\r")):
+                yield key, f"'{item}"  # a spreadsheet would take it for a formula
+            else:
+                yield key, item
+
+
 def append(file: LockedFile, data: bytes) -> None:
     """Write to the end of the file and sync.
 
@@ -336,7 +395,7 @@ class ErrorsFile:
     def append(self, data: bytes) -> None:
         """Write and sync. Raises `DiskError`, or `BusyError` where another process has the file."""
         if self._file is None:
-            self._file = LockedFile.open(self._path)
+            self._file = LockedFile.open(self._path, private=False)
             sync_folder(self._path.parent)
         append(self._file, data)
 

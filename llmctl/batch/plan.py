@@ -101,7 +101,7 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
         first = request.index == leader
         if first:
             leader = next(leaders, None)
-        if use_cache and inputs.cached(request.fingerprint):
+        if use_cache and inputs.cached(request.answer_key):
             made.cached += 1
             continue
         try:
@@ -118,7 +118,7 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
         model = request.target.model
         if model not in averages:
             averages[model] = inputs.average(profile.name, model)
-        duplicate = use_cache and not first
+        duplicate = use_cache and not first and not request.sample
         _add(made, request, counted, inputs, profile, averages[model], duplicate=duplicate)
     known = [average for average in averages.values() if average is not None]
     made.seen = sum(average.calls for average in known)

@@ -111,6 +111,17 @@ class RowIndex(AbstractContextManager["RowIndex"]):
             "SELECT min(number) FROM unanswered WHERE number < ? GROUP BY digest ORDER BY 1", limit
         )
 
+    def repeats(self, limit: int) -> Iterator[tuple[int, int]]:
+        """Those of the first `limit` rows that ask an earlier row's question, ascending, and how
+        many rows asked it before."""
+        query = (
+            "SELECT number, earlier FROM (SELECT number, row_number() OVER "
+            "(PARTITION BY digest ORDER BY number) - 1 AS earlier FROM rows) "
+            "WHERE earlier > 0 AND number < ? ORDER BY number"
+        )
+        with _temporary_file():
+            yield from self._db.execute(query, (limit,))
+
     def answers_in_order(self) -> Iterator[int]:
         """Where each answer begins, in input order; those of no row last, in their own order."""
         return self._numbers(
@@ -173,6 +184,10 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> Iterat
 
     with RowIndex() as index:
         index.add_rows(rows())
+        if index.size and reader.missing:
+            raise InputError(
+                f"no row of {source.name} has the field {min(reader.missing)!r} (--keep)"
+            )
         repeated, first = index.duplicates()
         problems += [
             (line, f"the id {_short(name)} is that of line {old}") for line, name, old in first

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
 import orjson
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from llmctl.batch.input import Problem, Record
 from llmctl.config.settings import Profile
@@ -68,16 +69,18 @@ _STREAMED = "`stream` in `{}`: the answers of a batch are whole; remove it"
 
 
 class Row(Struct, frozen=True):
-    """One input row."""
+    """One input row; `fields` is all of it."""
 
     id: str
     question: Question
+    fields: Mapping[str, Any]
 
 
 class RowReader:
-    """Reads rows as the command line says: template, id column, default system prompt and schema.
+    """Reads rows as the command line says: template, id column, and what a row that says nothing
+    else asks with: system prompt, schema, limit, temperature, `options` of the provider.
 
-    OpenAI batch lines do without the last two: they go out as they are.
+    OpenAI batch lines do without the latter: they go out as they are.
     """
 
     def __init__(
@@ -87,12 +90,21 @@ class RowReader:
         id_field: str | None = None,
         system: str | None = None,
         schema: JSON | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        options: JSON | None = None,
+        keep: Collection[str] | None = (),
     ) -> None:
-        """Raises `InputError` when `system` is no valid Unicode text."""
+        """`keep` are the fields that the output row repeats (None: all). Raises `InputError` when
+        `system` is no valid Unicode text."""
         self._template = template
         self._id_field = id_field
         self._system = system or None
         self._schema = schema
+        self._max_tokens, self._temperature = max_tokens, temperature
+        self._options = options or {}
+        self._keep = keep
+        self.missing = set(keep or ())  # of the fields to keep, those that no row had so far
         try:
             orjson.dumps(system)
         except TypeError as error:
@@ -109,7 +121,7 @@ class RowReader:
         """The request of the row at the 0-based `index`. Raises `RowError`."""
         row = self.parse(record)
         try:
-            return compose(
+            made = compose(
                 row.question,
                 profile,
                 id=row.id,
@@ -117,9 +129,19 @@ class RowReader:
                 cache_mode=cache_mode,
                 call_id=call_id,
             )
+            return made if self._keep == () else replace(made, kept=self._kept(row.fields))
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.
             raise RowError("the JSON is nested too deeply to be sent (254 levels)") from error
+
+    def _kept(self, fields: Mapping[str, Any]) -> JSON:
+        """Those of the fields that the output row repeats. Raises `TypeError` for JSON that is
+        nested too deeply."""
+        names = fields.keys() if self._keep is None else self._keep
+        kept = {name: fields[name] for name in names if name in fields}
+        self.missing -= kept.keys()
+        orjson.dumps(kept)
+        return kept
 
     def parse(self, record: Record) -> Row:
         """The row. Raises `RowError` with what is wrong."""
@@ -132,7 +154,8 @@ class RowReader:
         if self._template is not None:
             prompt = self._template(fields)
             _check(prompt.strip(), "the template gives an empty prompt")
-            return Row(own_id, Question(_turns(self._system, prompt), schema=self._schema))
+            return Row(own_id, self._asking(_turns(self._system, prompt), RowFields()), fields)
+        given = fields
         if fields is data:
             if "prompt" not in fields:
                 # The same for every record: not worth a message each.
@@ -142,8 +165,8 @@ class RowReader:
         if not KEYS.issuperset(fields):
             _reject_typos(fields, self._id_field)
         if "body" in fields and "prompt" not in fields and "messages" not in fields:
-            return Row(own_id, _openai_question(fields))
-        return Row(own_id, self._question(fields))
+            return Row(own_id, _openai_question(fields), given)
+        return Row(own_id, self._question(fields), given)
 
     def _other_id(self, name: str, id: object, fields: Mapping[str, Any]) -> str:
         """The id of a row where it is no text, or missing: then `id` is the line's number."""
@@ -170,12 +193,16 @@ class RowReader:
                 "no prompt: a row needs `prompt`, `messages` or an OpenAI `body` "
                 f"(or use --template){field_names(fields)}"
             )
+        return self._asking(turns, own)
+
+    def _asking(self, turns: tuple[Message, ...], own: RowFields) -> Question:
+        """The question of these turns; what the row does not say the command line does."""
         return Question(
             messages=turns,
             model=own.model,
-            max_tokens=own.max_tokens,
-            temperature=own.temperature,
-            options=own.options or {},
+            max_tokens=self._max_tokens if own.max_tokens is None else own.max_tokens,
+            temperature=self._temperature if own.temperature is None else own.temperature,
+            options={**self._options, **(own.options or {})},
             tags={
                 name: tag if isinstance(tag, str) else orjson.dumps(tag).decode()
                 for name, tag in (own.tags or {}).items()

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import orjson
 
+from llmctl.attachments import text_argument
 from llmctl.batch.rows import RowError, field_names
 from llmctl.errors import InputError
 
@@ -35,7 +35,7 @@ class Template:
     def __init__(self, given: str, seconds: float = SECONDS, memory: int = MEMORY) -> None:
         """`given` is the text, or `@FILE`. Raises `InputError` when it cannot be read or
         compiled."""
-        self._name, text = _read(given)
+        self._name, text = text_argument("--template", "template", given)
         try:
             self._setup = orjson.dumps([text, seconds, memory]) + b"\n"
         except TypeError:
@@ -88,20 +88,6 @@ class Template:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.communicate()
-
-
-def _read(given: str) -> tuple[str, str]:
-    """What messages call the template, and its text."""
-    if not given.startswith("@"):
-        return "--template", given
-    path = given[1:]
-    try:
-        return path, Path(path).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"the template {path} is not valid UTF-8: convert it") from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read the template {path or '@'}: {why}") from error
 
 
 def _main() -> None:

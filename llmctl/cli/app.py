@@ -24,7 +24,15 @@ def program() -> "typer.Typer":
     """All commands. Their modules parse; what they need to work they import then."""
     import typer
 
-    from llmctl.cli import cache_commands, cost, keys, local_commands, models, profiles_commands
+    from llmctl.cli import (
+        cache_commands,
+        cost,
+        history_commands,
+        keys,
+        local_commands,
+        models,
+        profiles_commands,
+    )
     from llmctl.cli.ask import AskOptions
     from llmctl.cli.batch import BatchOptions
     from llmctl.cli.context import Context
@@ -69,4 +77,5 @@ def program() -> "typer.Typer":
     app.add_typer(profiles_commands.app, name="profiles")
     command(app, "models", "profile", "config", "json")(models.models)
     app.add_typer(local_commands.app, name="local")
+    app.add_typer(history_commands.app, name="history")
     return app

@@ -10,12 +10,15 @@ from typer import Argument, Option
 from llmctl.cli.options import (
     BudgetOption,
     DryRunOption,
+    MaxTokensOption,
     NoCacheOption,
+    ParamOption,
     RefreshOption,
     SchemaOption,
     SchemaRetriesOption,
     SystemOption,
     TagOption,
+    TemperatureOption,
 )
 
 
@@ -42,12 +45,9 @@ class AskOptions(Struct, frozen=True, kw_only=True):
     ] = None
     schema: SchemaOption = None
     schema_retries: SchemaRetriesOption = 1
-    max_tokens: Annotated[int | None, Option(min=1, metavar="N", help="Longest answer.")] = None
-    temperature: Annotated[float | None, Option("--temperature", "-t", min=0, metavar="T")] = None
-    param: Annotated[
-        list[str] | None,
-        Option(metavar="KEY=VALUE", help="Passed to the provider, JSON where it parses."),
-    ] = None
+    max_tokens: MaxTokensOption = None
+    temperature: TemperatureOption = None
+    param: ParamOption = None
     stream: Annotated[
         bool | None,
         Option("--stream/--no-stream", help="Print as it arrives (default on a terminal)."),

@@ -21,6 +21,7 @@ from llmctl.cli.options import (
     params,
     parse_dollars,
     read_schema,
+    system_prompt,
 )
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
@@ -50,9 +51,12 @@ def run(options: AskOptions, context: Context) -> int:
         temperature=options.temperature,
     )
     messages = before.messages if before else ()
-    if options.system is not None:
+    system = system_prompt(options.system)
+    if system is None and before is None:
+        system = selection.profile.system
+    if system is not None:
         rest = (message for message in messages if message.role != "system")
-        messages = (Message("system", options.system), *rest)
+        messages = (Message("system", system), *rest)
     question = Question(
         messages=(*messages, attachments.message(prompt, tuple(options.attach or ()))),
         max_tokens=options.max_tokens,

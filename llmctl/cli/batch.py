@@ -10,12 +10,15 @@ from typer import Argument, Option
 from llmctl.cli.options import (
     BudgetOption,
     DryRunOption,
+    MaxTokensOption,
     NoCacheOption,
+    ParamOption,
     RefreshOption,
     SchemaOption,
     SchemaRetriesOption,
     SystemOption,
     TagOption,
+    TemperatureOption,
 )
 
 
@@ -30,7 +33,10 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     \b
     OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl in place of
     .jsonl one for every row that failed (with -o - those go to stderr, and there is no resume).
-    Answered rows are never sent again; failed ones are.
+    Answered rows are never sent again; failed ones are. With an OUTPUT that ends in .csv the
+    lines stand in the .jsonl beside it, and it is made of them at the end.
+
+    Identical rows share one answer, unless their temperature is above 0: then they are samples.
 
     --budget and the configured budgets are never exceeded while the provider keeps to
     max_tokens: a row is held at its worst case, and settled at its real cost. One whose price is
@@ -68,6 +74,13 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     schema: SchemaOption = None
     schema_retries: SchemaRetriesOption = 1
     id_field: Annotated[str | None, Option(metavar="NAME", help="Field that holds the id.")] = None
+    keep: Annotated[
+        str | None,
+        Option(metavar="FIELD,…|all", help="Fields of the input row to repeat, as `input`."),
+    ] = None
+    max_tokens: MaxTokensOption = None
+    temperature: TemperatureOption = None
+    param: ParamOption = None
     engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local"
     concurrency: Annotated[
         int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")
@@ -78,6 +91,13 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     max_errors: Annotated[
         str | None, Option(metavar="N|N%", help="Stop once more rows than this have failed.")
     ] = None
+    max_time: Annotated[
+        str | None, Option(metavar="DURATION", help="Send nothing new after 90s, 20m, 8h.")
+    ] = None
+    dedupe: Annotated[
+        bool,
+        Option("--dedupe", help="One answer for identical rows at a temperature above 0, too."),
+    ] = False
     format: Annotated[
         Literal["llmctl", "openai"], Option(help="Output lines: ours, or OpenAI's batch results.")
     ] = "llmctl"

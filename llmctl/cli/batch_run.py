@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
-from llmctl.batch.output import default_output, dollars, errors_path
+from llmctl.batch.output import STDOUT, default_output, dollars, errors_path, is_csv, lines_path
 from llmctl.batch.rows import RowReader
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
@@ -25,13 +26,17 @@ from llmctl.cli.options import (
     budget_windows,
     cache_mode,
     pairs,
+    params,
     parse_dollars,
+    parsed,
     read_schema,
+    system_prompt,
     tightest_budget,
 )
 from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
+from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
-from llmctl.errors import BudgetRefused, CallError, UsageError
+from llmctl.errors import BudgetRefused, CallError, InputError, UsageError
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
@@ -44,8 +49,13 @@ def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
+    seconds = parsed("--max-time", "a duration such as 90s, 20m or 8h", options.max_time, parse_age)
     schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
+    system, options_of_provider = system_prompt(options.system), params(options.param)
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
+    if options.input != STDOUT and not os.path.lexists(options.input):
+        # Before anything is said of keys and profiles.
+        raise InputError(f"there is no file {options.input}: check the path")
     selection = select_profile(
         context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
     )
@@ -56,17 +66,27 @@ def run(options: BatchOptions, context: Context) -> int:
         from llmctl.batch.template import Template
 
         template = Template(options.template)
+    if options.format == "openai" and (options.keep is not None or is_csv(options.output or "")):
+        raise UsageError("--format openai goes with neither --keep nor an OUTPUT in .csv")
     job = Job(
         input=options.input,
         output=options.output,
         reader=RowReader(
-            template=template, id_field=options.id_field, system=options.system, schema=schema
+            template=template,
+            id_field=options.id_field,
+            system=profile.system if system is None else system,
+            schema=schema,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            options=options_of_provider,
+            keep=_kept_fields(options.keep),
         ),
         profile=profile,
         format=options.format,
         limit=options.limit,
         ordered=options.ordered,
         restart=options.restart,
+        dedupe=options.dedupe,
         cache_mode=mode,
     )
     if options.dry_run:
@@ -77,6 +97,8 @@ def run(options: BatchOptions, context: Context) -> int:
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
     with open_batch(job) as batch:
+        if not batch.rows:
+            raise InputError(f"{batch.source.name} has no rows: nothing was sent")
         if batch.output and batch.torn:
             context.warn(
                 f"the last line of {batch.output.path} was half written; it was removed, and its "
@@ -84,12 +106,13 @@ def run(options: BatchOptions, context: Context) -> int:
             )
         if batch.unmatched and job.limit is None:
             context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
-        return asyncio.run(_run(batch, budget, options, context, selection))
+        return asyncio.run(_run(batch, budget, seconds, options, context, selection))
 
 
 async def _run(
     batch: Batch,
     budget: Decimal | None,
+    max_seconds: float | None,
     options: BatchOptions,
     context: Context,
     selection: Selection,
@@ -141,6 +164,7 @@ async def _run(
                         clock=context.clock,
                         call_id=live.call_id,
                         cached=live.kept_records,
+                        max_seconds=max_seconds,
                         allowed_errors=_allowed_errors(options, tally.rows),
                         # Loading a vocabulary holds all up: better before any row is in flight.
                         prepare=lambda: live.counter.load(target_for(selection.profile)),
@@ -153,9 +177,11 @@ async def _run(
     elif because is not None:
         context.info(f"stopped early: {because.message}")
     # As the user named it: the path in use has its links followed.
-    shown = Path(options.output or default_output(options.input)) if batch.output else None
+    shown = (options.output or default_output(options.input)) if batch.output else None
+    lines = Path(lines_path(options.input, shown)) if shown else None
     elapsed = context.clock.monotonic() - started
-    context.info("\n".join(_summary(tally, elapsed, shown, budgets, last_error=because is None)))
+    found = _summary(tally, elapsed, shown, lines, budgets, last_error=because is None)
+    context.info("\n".join(found))
     code = _exit_code(tally, because, signals, pipe_closed=pipe_closed)
     if context.json:
         fields = tally.summary(elapsed, code)
@@ -205,9 +231,16 @@ def _exit_code(
 
 
 def _summary(
-    tally: Tally, elapsed: float, output: Path | None, budgets: list[str], *, last_error: bool
+    tally: Tally,
+    elapsed: float,
+    output: str | None,
+    lines: Path | None,
+    budgets: list[str],
+    *,
+    last_error: bool,
 ) -> list[str]:
-    """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
+    """The summary for a person, one thing a line; `output` None: the rows went to stdout. `lines`
+    is the file of its rows."""
     counts = [
         (tally.ok, "answered"),
         (tally.cached, "of them from the cache"),
@@ -218,16 +251,16 @@ def _summary(
     ]
     words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
     where = f" → {output}" if output else ""
-    lines = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
+    found = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
     if tally.requests:
         retries = f" ({tally.retries:,} retries)" if tally.retries else ""
         rate = (tally.ok + tally.failed) / elapsed if elapsed > 0 else 0.0
         cost = money(None if tally.unpriced else tally.cost)
-        lines.append(
+        found.append(
             f"{tally.requests:,} requests{retries} · {tally.input_tokens:,} tokens in + "
             f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
-    lines += budgets
+    found += budgets
     for number, what in (
         (tally.truncated, 'cut off at the output limit ("finish_reason": "length")'),
         (tally.filtered, 'cut off by a content filter ("finish_reason": "content_filter")'),
@@ -235,17 +268,27 @@ def _summary(
     ):
         if number:
             were = "was" if number == 1 else "were"
-            lines.append(f"{plural(number, 'answer')} {were} {what}")
+            found.append(f"{plural(number, 'answer')} {were} {what}")
     if tally.uncertain:
-        lines.append(
+        found.append(
             f"{tally.uncertain:,} attempts broke off after sending and may have been billed"
         )
     if tally.failures:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.failures.items()))
-        lines.append(f"failed: {kinds}" + (f" → {errors_path(output)}" if output else ""))
+        found.append(f"failed: {kinds}" + (f" → {errors_path(lines)}" if lines else ""))
     if tally.last_error and last_error:
-        lines.append(f"last error: {tally.last_error.message}")
-    return lines
+        found.append(f"last error: {tally.last_error.message}")
+    return found
+
+
+def _kept_fields(word: str | None) -> tuple[str, ...] | None:
+    """The fields that `--keep` names; None: all. Raises `UsageError`."""
+    if word is None:
+        return ()
+    names = tuple(filter(None, (name.strip() for name in word.split(","))))
+    if not names:
+        raise UsageError(f"--keep wants names of fields such as text,label, or all, not {word!r}")
+    return None if names == ("all",) else names
 
 
 def _allowed_errors(options: BatchOptions, rows: int) -> int | None:

@@ -50,7 +50,7 @@ def prune(
       llmctl cache prune --older-than 30d
       llmctl cache prune --max-size 500MB --dry-run
     """
-    from llmctl.config.settings import parse_duration, parse_size
+    from llmctl.config.settings import parse_age, parse_size
     from llmctl.storage.answer_cache import PruneFilter
 
     given = [word is not None for word in (older_than, max_size, model)]
@@ -60,7 +60,7 @@ def prune(
         )
     if everything and any(given):
         raise UsageError("--all removes everything: give it alone, or leave it out")
-    age = parsed("--older-than", "a time such as 90m, 24h or 7d", older_than, parse_duration)
+    age = parsed("--older-than", "a time such as 90m, 24h or 7d", older_than, parse_age)
     size = parsed("--max-size", "a size such as 500MB, 1GB or 2GiB", max_size, parse_size)
     before = None if age is None else context.clock.wall() - age
     done = _prune(PruneFilter(before, size, model), context, everything, dry_run)

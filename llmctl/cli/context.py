@@ -166,6 +166,7 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
     from llmctl.config.trust import Untrusted, record
     from llmctl.keys.keyring_store import stored_slots
 
+    _check_variables(context)
     read = partial(
         load,
         environ=context.environ,
@@ -187,6 +188,43 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
             raise
         record(context.folders, error.path, error.raw)
     return read()
+
+
+def _check_variables(context: Context) -> None:
+    """Warn of variables that nobody reads, and of a folder that is named and not there."""
+    import difflib
+
+    from llmctl.config.paths import VARIABLES
+
+    for name in sorted(context.environ):
+        if name.startswith("LLMCTL_") and name not in VARIABLES:
+            close = difflib.get_close_matches(name, VARIABLES, n=1)
+            hint = f"did you mean {close[0]}?" if close else "the README lists those that do"
+            context.warn(f"the variable {name} means nothing to llmctl; {hint}")
+    if context.environ.get("LLMCTL_CONFIG_DIR") and not context.folders.config.is_dir():
+        context.warn(f"LLMCTL_CONFIG_DIR names {context.folders.config}, which is no folder")
+
+
+def known_profiles(incomplete: str) -> list[str]:
+    """Completion: names of profiles; none where the configuration cannot be read."""
+    return [name for name in _configured() if name.startswith(incomplete)]
+
+
+def known_models(incomplete: str) -> list[str]:
+    """Completion: the models that profiles name."""
+    models = dict.fromkeys(_configured().values())
+    return [model for model in models if model.startswith(incomplete)]
+
+
+def _configured() -> dict[str, str]:
+    """The model of each profile, by name, as far as it can be told without asking anybody."""
+    from llmctl.config.load import load
+
+    try:
+        settings = load(environ=os.environ, cwd=Path.cwd())
+    except (LlmctlError, OSError):
+        return {}
+    return {name: profile.model for name, profile in settings.profiles.items()}
 
 
 def read_secret(prompt: str) -> str:

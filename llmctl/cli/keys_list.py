@@ -12,7 +12,7 @@ from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import parsed
 from llmctl.cli.output import age, print_json, print_lines, print_table
 from llmctl.config.load import Overrides
-from llmctl.config.settings import Profile, parse_duration
+from llmctl.config.settings import Profile, parse_age
 from llmctl.config.yaml_nodes import nearest, quoted
 from llmctl.errors import CallError, LlmctlError, NoKeyError, UsageError
 from llmctl.keys.key import Key, KeyPair, KeySlot, slot_of
@@ -143,7 +143,7 @@ class KeyRow:
 
 def run_list(max_age: str | None, context: Context) -> int:
     """Print every key there is; 1 when one is older than `max_age`."""
-    oldest = parsed("--max-age", "an age such as 90d, 12w or 24h", max_age, parse_duration)
+    oldest = parsed("--max-age", "an age such as 90d, 12w or 24h", max_age, parse_age)
     places = KeyPlaces(context)
     wanted = {slot_of(p) for p in places.profiles if in_keyring(p)}
     orphans = places.stored - wanted if context.profile is None else frozenset()

@@ -13,7 +13,8 @@ import typer
 from msgspec import Struct
 from typer import Option
 
-from llmctl.cli.context import Context, exit_with
+from llmctl.attachments import text_argument
+from llmctl.cli.context import Context, exit_with, known_models, known_profiles
 from llmctl.cli.output import money, plural
 from llmctl.errors import EXIT_CODES, InputError, UsageError
 from llmctl.types import JSON, CacheMode
@@ -32,8 +33,20 @@ _RESERVED = {"model", "messages", "stream", "stream_options"}
 
 _VERBOSE = Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks.")
 _COMMON = {
-    "profile": Option("--profile", "-p", help="Profile to use.", envvar="LLMCTL_PROFILE"),
-    "model": Option("--model", "-m", help="Model to use.", envvar="LLMCTL_MODEL"),
+    "profile": Option(
+        "--profile",
+        "-p",
+        help="Profile to use.",
+        envvar="LLMCTL_PROFILE",
+        autocompletion=known_profiles,
+    ),
+    "model": Option(
+        "--model",
+        "-m",
+        help="Model to use.",
+        envvar="LLMCTL_MODEL",
+        autocompletion=known_models,
+    ),
     "config": Option(help="Configuration file.", envvar="LLMCTL_CONFIG"),
     "json": Option("--json", help="Machine-readable result on stdout."),
     "quiet": Option("--quiet", "-q", help="No progress or notes on stderr."),
@@ -50,13 +63,24 @@ DryRunOption = Annotated[
 ]
 NoCacheOption = Annotated[bool, Option("--no-cache", help="Neither read nor write the cache.")]
 RefreshOption = Annotated[bool, Option("--refresh", help="Call, then overwrite the cache.")]
+MaxTokensOption = Annotated[int | None, Option(min=1, metavar="N", help="Longest answer.")]
+ParamOption = Annotated[
+    list[str] | None,
+    Option(metavar="KEY=VALUE", help="Passed to the provider, JSON where it parses."),
+]
 SchemaOption = Annotated[
-    Path | None, Option(metavar="FILE", help="JSON Schema that the answer must fit.")
+    str | None, Option(metavar="FILE|JSON", help="JSON Schema that the answer must fit.")
+]
+SystemOption = Annotated[
+    str | None, Option("--system", "-s", metavar="TEXT|@FILE", help="System prompt.")
+]
+TemperatureOption = Annotated[
+    float | None,
+    Option("--temperature", "-t", min=0, metavar="T", help="Randomness, 0 is the least."),
 ]
 SchemaRetriesOption = Annotated[
     int, Option(min=0, metavar="N", help="Times to ask again for an answer that does not fit.")
 ]
-SystemOption = Annotated[str | None, Option("--system", "-s", help="System prompt.")]
 TagOption = Annotated[
     list[str] | None, Option(metavar="KEY=VALUE", help="Label for the ledger; repeatable.")
 ]
@@ -103,22 +127,31 @@ def command(
     return register
 
 
-def read_schema(path: Path | None) -> JSON | None:
-    """The JSON Schema in a file. Raises `InputError`."""
-    if path is None:
+def read_schema(given: str | None) -> JSON | None:
+    """The JSON Schema in a file, or given itself: then it begins with a brace. Raises
+    `InputError`."""
+    if given is None:
         return None
     import orjson
 
     from llmctl import schemas
 
+    itself = given.lstrip().startswith("{")
+    what = "--schema" if itself else f"the schema {given}"
     try:
-        return schemas.check(orjson.loads(path.read_bytes()))
+        return schemas.check(orjson.loads(given if itself else Path(given).read_bytes()))
     except OSError as error:
-        raise InputError(f"cannot read the schema {path}: {error.strerror}") from error
+        raise InputError(f"cannot read {what}: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
-        raise InputError(f"the schema {path} is not valid JSON: {error}") from error
+        raise InputError(f"{what} is not valid JSON: {error}") from error
     except ValueError as error:
-        raise InputError(f"the schema {path} is not valid: {error}") from error
+        raise InputError(f"{what} is not valid: {error}") from error
+
+
+def system_prompt(given: str | None) -> str | None:
+    """The system prompt of the command line, from its file where it is @FILE. Raises
+    `InputError`."""
+    return None if given is None else text_argument("--system", "system prompt", given)[1]
 
 
 def parsed(flag: str, wanted: str, word: str | None, parse: Callable[[str], T | None]) -> T | None:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from typer import Argument, Option
 
-from llmctl.cli.context import Context, load_settings
+from llmctl.cli.context import Context, known_profiles, load_settings
 from llmctl.cli.options import command, command_group
 from llmctl.cli.output import print_json, print_table, write_stdout
 from llmctl.errors import ConfigError, NoKeyError, UsageError
@@ -65,8 +65,14 @@ def list_profiles(context: Context) -> int:
 
 
 @command(app, "show", "config", "json")
-def show(context: Context, name: Annotated[str, Argument(help="Profile to show.")]) -> int:
-    """Show one profile, complete.
+def show(
+    context: Context,
+    name: Annotated[
+        str | None,
+        Argument(help="Profile to show.", autocompletion=known_profiles),
+    ] = None,
+) -> int:
+    """Show one profile, complete; by default the one in use.
 
     It is printed as a configuration file would say it, with what it inherits and what LLMCTL_
     variables change; first, where it comes from and whether its key is found.
@@ -74,6 +80,7 @@ def show(context: Context, name: Annotated[str, Argument(help="Profile to show."
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import as_json, as_yaml, choose
 
+    name = name or context.environ.get("LLMCTL_PROFILE") or None
     settings = load_settings(context, Overrides(profile=name))
     profile = choose(settings, lambda: True)
     key = _key(profile, context, settings.folders)

@@ -107,7 +107,7 @@ def load(
             raise file.root.mapping()["default"].error(f"names no profile: {wrong}")
 
     def complete(name: str) -> Profile:
-        return _complete(name, entries[name], sources[name], environ, cwd)
+        return _complete(name, _extended(name, entries), sources[name], environ, cwd)
 
     profiles = {name: complete(name) for name in entries}
     for name, entry in entries.items():
@@ -260,6 +260,9 @@ def _complete(
         if "model" not in entries:
             # answers of two files must not meet in the cache
             said["model"] = said["model_path"].stem.strip() or "model"
+    said.pop("extends", None)
+    if price := said.get("price"):
+        _check_price(price, entries.get("price", entry))
     params = said.get("params", {})
     if local:
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
@@ -273,6 +276,36 @@ def _complete(
     own = {key: params.pop(key, None) for key in ("max_tokens", "temperature")}
     found = {"name": name, "adapter": preset.adapter, "source": ", ".join(sources)}
     return msgspec.convert({**said, **own, **found}, Profile)
+
+
+def _check_price(price: Mapping[str, Any], node: Node) -> None:
+    """A price is both amounts, or another model's."""
+    if (like := price.get("as")) is None:
+        if lacking := [name for name in ("input", "output") if name not in price]:
+            raise node.error(f"needs {lacking[0]}")
+        return
+    if len(price) > 1:
+        raise node.error("is either amounts or `as`, the price of a known model")
+    if (provider := like.partition("/")[0]) not in PRESETS:
+        raise node.error(f"names no provider, {quoted(provider)}; {nearest(provider, PRESETS)}")
+
+
+def _extended(name: str, entries: Mapping[str, Node], above: tuple[str, ...] = ()) -> Node:
+    """What the profile says, over what the one that it extends does. Raises `ConfigError` for a
+    name that is none and for a circle."""
+    entry, above = entries[name], (*above, name)
+    said = entry.mapping().get("extends")
+    if said is None or said.null:
+        return entry
+    other = said.value if isinstance(said.value, str) else ""
+    if other not in entries:
+        raise said.error(f"names no profile: {quoted(other)}; {nearest(other, entries)}")
+    if other in above:
+        raise said.error(f"makes a circle: {' → '.join((*above, other))}")
+    under = _extended(other, entries, above)
+    if "provider" not in under.mapping():  # a built-in profile is its own
+        under = merge(Node.of({"provider": other}, said.where), under)
+    return merge(under, entry)
 
 
 def _preset(name: str, entry: Node, sources: list[str]) -> Preset:

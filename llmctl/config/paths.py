@@ -14,6 +14,16 @@ from llmctl.errors import ConfigError
 CONFIG_FILE = "config.yaml"  # the user's own file, in the configuration folder
 MAX_BYTES = 1_000_000  # of a configuration
 
+VARIABLES = tuple(
+    f"LLMCTL_{name}"
+    for name in (
+        *("PROFILE", "MODEL", "CONFIG", "MAX_TOKENS", "TEMPERATURE", "CONCURRENCY", "RPM", "TPM"),
+        *("CONFIG_DIR", "STATE_DIR", "CACHE_DIR", "DATA_DIR", "KEYRING_PASSWORD"),
+        "PRICES_URL",
+    )
+)
+"""All variables of the environment that are read; the README says what for."""
+
 
 def home(environ: Mapping[str, str]) -> Path:
     """The user's home folder: `HOME`, or what the system says. Raises `ConfigError`."""

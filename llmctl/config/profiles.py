@@ -95,7 +95,8 @@ def as_json(profile: Profile) -> dict[str, Any]:
     said = to_builtins(profile, builtin_types=(Decimal,), enc_hook=str)
     own = {name: said[name] for name in ("temperature", "max_tokens") if said[name] is not None}
     said["params"] = {**own, **profile.params}
-    said["price"] = {k: v for k, v in (said["price"] or {}).items() if v is not None}
+    amounts = {k: v for k, v in (said["price"] or {}).items() if v is not None}
+    said["price"] = {"as": amounts["as"]} if "as" in amounts else amounts
     said["api"] = said["api"] if said["api"] != "chat" else None
     said["base_url" if profile.provider == LOCAL else "parallel"] = None
     key = profile.key

@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
 
+from llmctl.providers.registry import PRESETS
 from llmctl.types import Price
 
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,20})?(?:e-[0-9]{1,3})?) ?(ms|s|m|h|d|w)?")
@@ -31,6 +32,12 @@ def parse_duration(text: str) -> float | None:
     """Seconds of `10`, `1.5`, `500ms`, `10s`, `5m`, `2h`, `7d` or `1w`. None: no duration."""
     match = _DURATION.fullmatch(text.strip())
     return None if match is None else float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def parse_age(text: str) -> float | None:
+    """Seconds of a duration that says its unit: `7` alone may mean days, and what is older is
+    removed. None: no such duration."""
+    return parse_duration(text) if text.strip()[-1:].isalpha() else None
 
 
 def parse_size(text: str) -> int | None:
@@ -60,6 +67,16 @@ def _parse_base_url(text: str) -> str | None:
     if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or "@" in parts.netloc:
         return None
     return None if wrong or port == 0 else text.rstrip("/")
+
+
+def _parse_proxy(text: str) -> str | None:
+    """The address of an HTTP proxy; None where it is none, or holds a password."""
+    url = _parse_base_url(text)
+    return url if url and not urlsplit(url).path else None
+
+
+def _parse_prompt(text: str) -> str | None:
+    return text if text.strip() else None
 
 
 def _parse_command(text: str) -> tuple[str, ...] | None:
@@ -99,6 +116,25 @@ Header = Annotated[
     Meta(pattern=r"\A[A-Za-z][A-Za-z0-9-]{0,63}\Z"),
     _written("the name of a header, such as api-key", str.lower),
 ]
+Headers = Mapping[
+    Annotated[
+        str,
+        _text(
+            "names of headers that llmctl does not set itself and that hold no key (a key is "
+            "named by key: {env: NAME})",
+            r"(?i)\A(?!(proxy-)?authorization\Z|(set-)?cookie\Z|.*(api-?key|token|secret)"
+            r"|(host|connection|transfer-encoding|content-(length|type|encoding)"
+            r"|accept-encoding)\Z)[a-z][a-z0-9-]{0,63}\Z",
+        ),
+    ],
+    Annotated[
+        str,
+        _text("ASCII on one line, never a key", r"\A(?!(?i:bearer|basic) |sk-)[ -~]+\Z"),
+    ],
+]
+Prompt = Annotated[
+    str, Meta(description="text, not empty", extra={"parse": _parse_prompt, "lines": True})
+]
 Command = Annotated[
     tuple[Text, ...],
     Meta(min_length=1),
@@ -111,6 +147,14 @@ BaseUrl = Annotated[
         "query (?), fragment (#), spaces or quotes (a key is named by key: {env: NAME}), and must "
         "end before the endpoint's own name, such as /chat/completions",
         _parse_base_url,
+    ),
+]
+ProxyUrl = Annotated[
+    str,
+    _written(
+        "http:// or https:// and host:port, without user and password (a proxy that needs them is "
+        "named by HTTPS_PROXY in the environment)",
+        _parse_proxy,
     ),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=86400), _DURATION_WORDS]
@@ -200,16 +244,20 @@ Overflow = Literal["reject", "truncate", "fallback"]  # of a prompt longer than 
 class Profile(Struct, frozen=True):
     """One provider profile, complete: preset, file, environment and flags merged.
 
+    `price_as` is the address and model whose price it has, as `price` says.
     `query` stands in the address of every call, `url` is `base_url` with it, `key_header` the
     header of the key where it is not the usual one (Azure's `api-version` and `api-key`).
     `context` is the model's window in tokens; `model_path`, `parallel` (answers at once) belong to
     `local`. `max_tokens` and `temperature` stand among `params` in a file. `fallback` are the
-    profiles asked, in this order, when this one cannot serve. `source` says where the profile was
+    profiles asked, in this order, when this one cannot serve. `system` is the system prompt of
+    questions that bring none; `headers` go with every call, by way of `proxy` where one is named;
+    `extends` names the profile that this one is over, which is none once it is complete. `source`
+    says where the profile was
     defined; `chosen` why it is the one in use.
     """
 
     derived: ClassVar[frozenset[str]] = frozenset(
-        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url"}
+        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url", "price_as"}
     )
     hints: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
@@ -246,14 +294,22 @@ class Profile(Struct, frozen=True):
     model_path: Path | None = None
     parallel: Annotated[int, Meta(ge=1, le=256)] = 4
     http: Literal["standard"] | None = None
+    extends: Text | None = None
+    system: Prompt | None = None
+    headers: Headers = field(default_factory=dict)
+    proxy: ProxyUrl | None = None
     source: str = "built in"
     chosen: str = ""
     url: str = ""
+    price_as: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Join the address once: it is read for every row."""
         query = f"?{urlencode(self.query)}" if self.query else ""
         force_setattr(self, "url", self.base_url + query)
+        if self.price is not None and self.price.like:
+            provider, _, model = self.price.like.partition("/")
+            force_setattr(self, "price_as", (PRESETS[provider].base_url, model))
 
 
 Period = Literal["day", "week", "month"]  # of the calendar; a week begins on Monday

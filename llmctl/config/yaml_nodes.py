@@ -22,6 +22,7 @@ from msgspec.structs import FieldInfo, fields, replace
 
 from llmctl.config.settings import Text
 from llmctl.errors import ConfigError
+from llmctl.redact import printable
 
 if TYPE_CHECKING:
     import yaml
@@ -85,7 +86,9 @@ def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
     merged = dict(under.value)
     for name, child in over.value.items():
         # a key comes from one place: naming another one does not add to the first
-        both = sections and name in merged and name != "key"
+        known = merged[name].value if name in merged else None
+        priced = any(isinstance(v, Mapping) and "as" in v for v in (known, child.value))
+        both = sections and known is not None and name != "key" and not (name == "price" and priced)
         merged[name] = merge(merged[name], child, sections=False) if both else child
     return replace(over, value=merged)
 
@@ -134,8 +137,9 @@ def read(node: Node, hint: Any) -> Any:
     if get_origin(kind) is tuple and not ("parse" in extra and isinstance(node.value, str)):
         value: Any = tuple(read(item, get_args(kind)[0]) for item in node.items())
     elif "parse" in extra:
-        text = node.value if isinstance(node.value, str) and node.value.isprintable() else ""
-        value = extra["parse"](text)
+        text = node.value if isinstance(node.value, str) else ""
+        fits = text.isprintable() or ("lines" in extra and text == printable(text))
+        value = extra["parse"](text if fits else "")
     else:
         value = _scalar(node, kind)
     if kind is not hint or not isinstance(value, tuple):

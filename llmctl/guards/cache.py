@@ -23,7 +23,7 @@ _BEAT = 10.0  # seconds between two signs of life to the other processes
 class Cache:
     """The guard: answers from the cache, and one call a question, in all processes.
 
-    Only complete answers are kept, by the request's fingerprint, in the background until `close`:
+    Only complete answers are kept, by the request's `answer_key`, in the background until `close`:
     a paid answer waits for no cache. `ttl`: seconds an answer may be reused, None for ever.
     `patience`: seconds to wait, on the clock `waiting`, for an answer that another process is
     getting; then it is asked for all the same. `looked_up`: requests come after a look
@@ -55,7 +55,7 @@ class Cache:
         if request.cache_mode == "bypass":
             return replace(await self._inner(request, emit), cache="bypass")
         while True:
-            flight = self._flights.get(request.fingerprint)
+            flight = self._flights.get(request.answer_key)
             if flight is None or (flight.done() and request.cache_mode == "refresh"):
                 return await self._lead(request, emit)
             how: CacheState = "hit" if flight.done() else "shared"
@@ -79,7 +79,7 @@ class Cache:
 
     async def _lead(self, request: Request, emit: Emit | None) -> Answer:
         """Get the answer for all requests of this process that want it now."""
-        key = request.fingerprint
+        key = request.answer_key
         flight: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
@@ -109,7 +109,7 @@ class Cache:
 
     async def _claim(self, request: Request) -> Answer | None:
         """The answer of another process, once that has it; None when it is this one's turn."""
-        key = request.fingerprint
+        key = request.answer_key
         end, pause = self._clock.monotonic() + self._patience, _FIRST_PAUSE
         self._claimed.add(key)  # a claim that is given up half-way may have gone through
         while not await self._store.claim(key):
@@ -126,12 +126,12 @@ class Cache:
         return found and (found if pause == _FIRST_PAUSE else replace(found, cache="shared"))
 
     async def _find(self, request: Request) -> Answer | None:
-        kept = await self._store.get(request.fingerprint)
+        kept = await self._store.get(request.answer_key)
         return answer_of(request, kept, self._clock.wall(), self._ttl)
 
     async def _keep(self, request: Request, answer: Answer, flight: asyncio.Future[Answer]) -> None:
         """Until it is kept, identical requests get the answer of the flight."""
-        key = request.fingerprint
+        key = request.answer_key
         kept = CachedAnswer(
             answer.text, answer.finish, answer.model, answer.usage, answer.reported_cost,
             answer.body, self._clock.wall(), request.target.model,
@@ -204,13 +204,13 @@ async def kept_answers(
 ) -> list[Answer | None]:
     """The kept answers of a page of requests, in their order; None for what must be asked. The one
     place that looks up many at a time: so a file of kept rows passes at over 5,000 rows/s."""
-    keys = [r.fingerprint for r in requests if r.cache_mode == "use"]
+    keys = [r.answer_key for r in requests if r.cache_mode == "use"]
     try:
         found = await store.get_many(keys) if keys else {}
     except LlmctlError:  # the guard meets it too, and warns
         found = {}
     return [
-        answer_of(r, found.get(r.fingerprint) if r.cache_mode == "use" else None, now, ttl)
+        answer_of(r, found.get(r.answer_key) if r.cache_mode == "use" else None, now, ttl)
         for r in requests
     ]
 

@@ -86,6 +86,7 @@ class Endpoint(Struct, frozen=True):
         auth: signs every attempt.
         timeouts: of one attempt.
         estimate: counts tokens when the provider does not.
+        headers: go along with every request, of the user's own.
         heard: gets what the headers of every reply say of rate limits.
 
     """
@@ -98,6 +99,7 @@ class Endpoint(Struct, frozen=True):
     clock: Clock
     estimate: Callable[[Request, str], Usage]
     heard: Callable[[RateHeaders], None]
+    headers: Mapping[str, str] = {}
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
         """One attempt. Raises the mapped `CallError`; `Interrupted` where it broke off after text
@@ -138,7 +140,7 @@ class Endpoint(Struct, frozen=True):
         base = self.base_url
         url = join(base if isinstance(base, str) else await base(), wire.path)
         body = b"" if wire.body is None else orjson.dumps(wire.body)
-        request = build(wire.method, url, {**_JSON, **wire.headers}, body)
+        request = build(wire.method, url, {**_JSON, **wire.headers, **self.headers}, body)
         request, limits = await self.auth.sign(request), self.timeouts
         return self.http.send(
             request, connect=limits.connect, first_byte=limits.first_byte, total=limits.total

@@ -69,20 +69,24 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def open_private(path: str | os.PathLike[str], flags: int) -> tuple[int, bool]:
-    """Open a file, creating it as 0600 when it is missing; an existing one keeps its mode. Gives
-    the descriptor and whether the file is new. Raises `OSError`."""
+def open_private(
+    path: str | os.PathLike[str], flags: int, *, private: bool = True
+) -> tuple[int, bool]:
+    """Open a file, creating it as 0600, or by the umask where it is not `private`, when it is
+    missing; an existing one keeps its mode. Gives the descriptor and whether the file is new.
+    Raises `OSError`."""
+    mode = 0o600 if private else 0o666
     flags |= getattr(os, "O_BINARY", 0)
     while True:
         try:
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):  # removed in between: create it after all
                 return os.open(path, flags), False
             if os.path.islink(path):  # noqa: PTH114 - a dangling link is created through, not over
-                return os.open(path, flags | os.O_CREAT, 0o600), True
+                return os.open(path, flags | os.O_CREAT, mode), True
             continue
-        if sys.platform != "win32":
+        if private and sys.platform != "win32":
             os.fchmod(fd, 0o600)
         return fd, True
 
@@ -203,15 +207,17 @@ class LockedFile:
         self.created = created
 
     @classmethod
-    def open(cls, path: Path, *, advice: str = "wait until it has ended") -> Self:
-        """Open (or create as 0600) and lock.
+    def open(
+        cls, path: Path, *, advice: str = "wait until it has ended", private: bool = True
+    ) -> Self:
+        """Open (or create as 0600, or by the umask where it is not `private`) and lock.
 
         Raises `BusyError` naming the file and the `advice` when another process holds it,
         `DiskError` when it cannot be opened.
         """
         while True:
             with disk("open", path), contextlib.ExitStack() as stack:
-                fd, created = open_private(path, os.O_RDWR | os.O_APPEND)
+                fd, created = open_private(path, os.O_RDWR | os.O_APPEND, private=private)
                 file = cls(path, fd, created=created)
                 stack.enter_context(file)
                 if not try_lock(fd):

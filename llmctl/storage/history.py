@@ -87,22 +87,38 @@ class History:
     def last(self, *, now: float, max_age: float = KEEP) -> Conversation | None:
         """The conversation touched last, unless that was more than `max_age` seconds before
         `now`."""
+        return next(iter(self.all(since=now - max_age, limit=1)), None)
 
-        def work(connection: sqlite3.Connection) -> Conversation | None:
-            row = connection.execute(
+    def all(self, *, since: float = 0.0, limit: int = -1) -> list[Conversation]:
+        """The conversations touched at `since`, in seconds since the epoch, or later: the newest
+        first, at most `limit` of them (-1: all)."""
+
+        def work(connection: sqlite3.Connection) -> list[Conversation]:
+            rows = connection.execute(
                 "SELECT id, profile, model, at FROM conversations WHERE at >= ? "
-                "ORDER BY at DESC, rowid DESC LIMIT 1",
-                (now - max_age,),
-            ).fetchone()
-            if row is None:
-                return None
-            turns = connection.execute(
-                "SELECT message FROM turns WHERE conversation = ? ORDER BY id", (row[0],)
-            )
-            messages = _without_empty([_as_message(text) for (text,) in turns])
-            return Conversation(row[0], messages, row[1], row[2], row[3])
+                "ORDER BY at DESC, rowid DESC LIMIT ?",
+                (since, limit),
+            ).fetchall()
+            found = []
+            for key, profile, model, at in rows:
+                turns = connection.execute(
+                    "SELECT message FROM turns WHERE conversation = ? ORDER BY id", (key,)
+                )
+                messages = _without_empty([_as_message(text) for (text,) in turns])
+                found.append(Conversation(key, messages, profile, model, at))
+            return found
 
         return self._db.read(work)
+
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Forget the conversations; those that are not there are gone already."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            each = [(key,) for key in ids]
+            connection.executemany("DELETE FROM turns WHERE conversation = ?", each)
+            connection.executemany("DELETE FROM conversations WHERE id = ?", each)
+
+        await self._db.write(work)
 
     def close(self) -> None:
         """Close the file; then no byte of it holds what was forgotten."""

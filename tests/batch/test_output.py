@@ -26,6 +26,7 @@ from llmctl.batch.output import (
     default_output,
     dollars,
     errors_path,
+    lines_path,
     record,
     repair,
     write_stream,
@@ -151,11 +152,11 @@ def test_the_disk_fails(use: Use, when: str) -> None:
 
 
 def test_errors_file(tmp_path: Path) -> None:
-    """The errors of an earlier run are removed at once; the file is made, 0600 under any umask,
-    for the first error."""
+    """The errors of an earlier run are removed at once; the file is made, by the umask, for the
+    first error."""
     path = tmp_path / "x.errors.jsonl"
     path.write_bytes(b"old\n")
-    before = os.umask(0)
+    before = os.umask(0o027)
     try:
         errors = ErrorsFile(path)
         assert not path.exists()
@@ -165,7 +166,7 @@ def test_errors_file(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert path.read_bytes() == b"one\ntwo\nthree\n"
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_stdout() -> None:
@@ -430,7 +431,19 @@ def test_names(input: str, output: str, errors: str) -> None:
     beside the answers, whatever those are called."""
     assert default_output(input) == output
     assert errors_path(Path(output)) == Path(errors)
-    assert errors_path(Path("d/x.json")) == Path("d/x.json.errors.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("output", "lines"),
+    [("x.jsonl", "x.jsonl"), ("x.csv", "x.jsonl"), ("in.csv", "in.out.jsonl"), ("-", "-")],
+)
+def test_the_lines_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, lines: str
+) -> None:
+    """Case 45: the lines of a table stand beside it, and never in the input."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.jsonl").write_bytes(b"")
+    assert lines_path("in.jsonl", output) == lines
 
 
 @pytest.mark.parametrize(
@@ -441,7 +454,10 @@ def test_names(input: str, output: str, errors: str) -> None:
         ("hard.jsonl", "overwrite the input"),
         ("in.x.jsonl", "overwrite the input as in.x.errors.jsonl"),
         (".", "it is a folder"),
-        ("x.jsonl.gz", "plain .jsonl"),
+        ("x.jsonl.gz", "ends in .jsonl or .csv"),
+        ("x.json", "ends in .jsonl or .csv"),
+        ("x", "ends in .jsonl or .csv"),
+        ("in.csv/x.csv", "create it first"),
         ("no/x.jsonl", "create it first"),
         ("pipe", "not a regular file"),
         ("/dev/null", "not a regular file"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from llmctl.batch.input import InputFile
-from llmctl.batch.job import Batch, Job, open_batch, put_in_order
+from llmctl.batch.job import Batch, Job, finish, open_batch
 from llmctl.batch.output import Format, record
 from llmctl.batch.resume import RowIndex, index_rows
 from llmctl.batch.rows import RowReader
@@ -214,8 +214,9 @@ def test_input_order(
     out = tmp_path / "out.jsonl"
     out.write_bytes(b"".join(lines[x] for x in order))
     out.chmod(0o640)
-    with open_batch(Job(path, str(out), RowReader(), profile, format)) as batch:
-        put_in_order(batch)
+    job = Job(path, str(out), RowReader(), profile, format, ordered=True)
+    with open_batch(job) as batch:
+        finish(batch)
     wanted = answered + [x for x in order if x in strangers]
     assert out.read_bytes() == b"".join(lines[x] for x in wanted)
     assert stat.S_IMODE(out.stat().st_mode) == 0o640

@@ -58,6 +58,7 @@ def test_a_prompt_with_everything() -> None:
             options={"response_format": {"type": "json_object"}},
             tags={"team": "x", "n": "1", "f": "1.5", "b": "true"},
         ),
+        fields=row.fields,
     )
 
 

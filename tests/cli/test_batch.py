@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from pathlib import Path
@@ -322,3 +323,152 @@ def test_a_dumb_ci_shell(configured: dict[str, str], ten: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stderr + done.stdout
     assert (tmp_path / "in.out.jsonl").exists()
+
+
+def test_parameters_of_the_command_line(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
+    """Case 46: `--max-tokens`, `-t`, `--param`, `-s @FILE` and `--schema JSON` hold for every row
+    that does not say otherwise itself, with a template too."""
+    (tmp_path / "system.txt").write_text("be brief\n", encoding="utf-8")
+    own = {"max_tokens": 5, "temperature": 0, "system": "own", "options": {"top_p": 0.5}}
+    rows = write(tmp_path / "in.jsonl", [{"prompt": "a"}, {"prompt": "b", **own}])
+    given = ["--max-tokens", "9", "-t", "0.5", "--param", "top_p=0.25", "--param", "user=me"]
+    given += ["-s", "@system.txt", "--concurrency", "1", "-m", "other"]
+    assert llmctl("batch", str(rows), *given).returncode == 0
+    first, second = sent(sim, 0), sent(sim, 1)
+    assert (first["max_tokens"], first["temperature"], first["top_p"]) == (9, 0.5, 0.25)
+    assert first["messages"][0] == {"role": "system", "content": "be brief\n"}
+    assert (second["max_tokens"], second["temperature"], second["top_p"]) == (5, 0, 0.5)
+    assert (second["user"], second["messages"][0]["content"]) == ("me", "own")
+    schema = '{"type": "object"}'
+    out = ["-o", "t.jsonl", "--schema", schema]
+    llmctl("batch", str(rows), "--template", "{{ prompt }}", *given, *out)
+    assert (sent(sim, 2)["max_tokens"], sent(sim, 2)["user"]) == (9, "me")
+    assert sent(sim, 2)["response_format"]["json_schema"]["schema"] == json.loads(schema)
+
+
+def test_a_file_for_the_command_line_that_is_not_there(llmctl: Run, tmp_path: Path) -> None:
+    """Case 48: `-s @FILE` and `--schema` of a file that is missing, and a schema that is no JSON,
+    are exit 2 and named."""
+    rows = write(tmp_path / "in.jsonl", prompts(1))
+    for option, value, said in (
+        ("-s", "@nope", "system prompt nope"),
+        ("--schema", "nope", "schema nope"),
+        ("--schema", '{"a"', "--schema is not valid JSON"),
+    ):
+        done = llmctl("batch", str(rows), option, value)
+        assert (done.returncode, said in done.stderr) == (2, True)
+
+
+def test_kept_fields(llmctl: Run, tmp_path: Path) -> None:
+    """Case 45: `--keep` repeats fields of the input row, as JSON Lines and as CSV have them; a
+    field that no row has is exit 2 before anything is sent."""
+    rows = [{"id": "a", "prompt": "p", "label": 1, "n": {"m": []}}, {"id": "b", "prompt": "q"}]
+    path = write(tmp_path / "in.jsonl", rows)
+    llmctl("batch", str(path), "--keep", "label,n", "--ordered")
+    found = [row["input"] for row in read(tmp_path / "in.out.jsonl")]
+    assert found == [{"label": 1, "n": {"m": []}}, {}]
+    llmctl("batch", str(path), "--keep", "all", "--ordered", "-o", "all.jsonl")
+    assert [row["input"] for row in read(tmp_path / "all.jsonl")] == rows
+    done = llmctl("batch", str(path), "--keep", "labl", "-o", "new.jsonl")
+    assert (done.returncode, "'labl' (--keep)" in done.stderr) == (2, True)
+    assert not (tmp_path / "new.jsonl").exists()
+    (tmp_path / "in.csv").write_text("id,text,max_tokens\na,one,7\n", encoding="utf-8")
+    llmctl("batch", "in.csv", "--template", "{{ text }}", "--keep", "text,max_tokens")
+    assert read(tmp_path / "in.out.jsonl")[0]["id"] == "a"
+
+
+def test_a_table(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
+    """Case 45: an OUTPUT in .csv is a table of all answers, made of the lines beside it at the end,
+    also of a run that failed in part or had nothing to send; any other ending is exit 2."""
+    rows = [{"id": f"r{n}", "prompt": f'say "{n}",\nplease', "x": n, "y": "=1"} for n in range(3)]
+    path = write(tmp_path / "in.jsonl", rows)
+    sim.fault = for_prompt(str(rows[1]["prompt"]), errors.status(400))
+    done = llmctl("batch", str(path), "-o", "out.csv", "--ordered", "--keep", "x,y")
+    assert (done.returncode, "→ out.csv" in done.stderr) == (1, True)
+    assert "out.errors.jsonl" in done.stderr
+
+    def table() -> list[dict[str, str]]:
+        with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+            csv.field_size_limit(1 << 20)  # other tests lower it
+            return list(csv.DictReader(file))
+
+    assert [row["id"] for row in table()] == ["r0", "r2"]
+    assert [row["id"] for row in read(tmp_path / "out.jsonl")] == ["r0", "r2"]
+    sim.fault = None
+    assert llmctl("batch", str(path), "-o", "out.csv", "--ordered", "--keep", "x,y").returncode == 0
+    assert [row["text"] for row in table()] == [f"echo: {row['prompt']}" for row in rows]
+    first = table()[0]
+    assert (first["index"], first["input.x"], first["usage.estimated"]) == ("0", "0", "false")
+    assert first["input.y"] == "'=1"  # no formula for a spreadsheet
+    before = len(sim.calls)
+    (tmp_path / "out.csv").unlink()
+    assert llmctl("batch", str(path), "-o", "out.csv").returncode == 0
+    assert (len(table()), len(sim.calls)) == (3, before)
+    refused = llmctl("batch", str(path), "-o", "out.txt")
+    assert (refused.returncode, "ends in .jsonl or .csv" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_outputs_follow_the_umask(
+    configured: dict[str, str], tmp_path: Path, sim: Simulator, mask: int
+) -> None:
+    """Case 45: OUTPUT, its table and its errors file have the mode that any new file would get;
+    state stays private."""
+    path = write(tmp_path / "in.jsonl", prompts(2))
+    sim.fault = for_prompt("say 1", errors.status(400))
+    command = [str(LLMCTL), "batch", str(path), "-o", "x.csv", "-q"]
+    subprocess.run(command, cwd=tmp_path, env=configured, umask=mask, timeout=60, check=False)
+    for name in ("x.csv", "x.jsonl", "x.errors.jsonl"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+    state = Path(configured["HOME"]) / ".local/state/llmctl"
+    assert (state / "ledger.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_samples(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
+    """Case 42: rows that ask the same at a temperature above 0 are samples with an answer each, in
+    a later batch the same ones out of the cache; `--dedupe`, or a temperature of 0, makes them
+    one."""
+    texts = iter(f"answer {n}" for n in range(100))
+    sim.reply = lambda _: Reply(next(texts))
+    rows = [{"id": f"r{n}", "prompt": "say", "temperature": 1} for n in range(3)]
+    path = write(tmp_path / "in.jsonl", rows)
+    plan = json.loads(llmctl("batch", str(path), "--dry-run", "--json").stdout)
+    assert (plan["to_send"], plan["duplicates"]) == (3, 0)
+    done = llmctl("batch", str(path), "--json", "--concurrency", "3")
+    assert json.loads(done.stdout)["requests"] == 3
+    first = {row["id"]: row["text"] for row in read(tmp_path / "in.out.jsonl")}
+    assert len(set(first.values())) == 3
+    llmctl("batch", str(path), "-o", "again.jsonl")
+    assert {row["id"]: row["text"] for row in read(tmp_path / "again.jsonl")} == first
+    assert len(sim.calls) == 3
+    for name, more in (("d", ["--dedupe"]), ("t", [])):
+        asked = [{**row, "temperature": 0 if name == "t" else 0.5} for row in rows]
+        path = write(tmp_path / f"{name}.jsonl", asked)
+        summary = json.loads(llmctl("batch", str(path), "--json", *more).stdout)
+        assert (summary["ok"], summary["requests"]) == (3, 1)
+
+
+def test_the_time_is_over(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator) -> None:
+    """After `--max-time` nothing new is sent: what is in flight finishes, each other row has an
+    error record, exit 1; the same command goes on."""
+    sim.latency = 0.4
+    done = llmctl("batch", str(ten), "--max-time", "600ms", "--concurrency", "1", "--json")
+    answered, failed = read(tmp_path / "in.out.jsonl"), read(tmp_path / "in.out.errors.jsonl")
+    assert (done.returncode, len(answered) + len(failed)) == (1, 10)
+    assert len(answered) == len(sim.calls) == sim.billed.requests
+    assert 0 < len(failed) < 10
+    assert {row["error"]["type"] for row in failed} == {"cancelled"}
+    assert "--max-time" in done.stderr
+    sim.latency = 0.0
+    assert llmctl("batch", str(ten)).returncode == 0
+    assert llmctl("batch", str(ten), "--max-time", "7").returncode == 2
+
+
+def test_an_empty_input(llmctl: Run, run: Run, tmp_path: Path) -> None:
+    """Case 48: an input without rows is exit 2, as is one that is not there, before anything is
+    said of keys."""
+    path = write(tmp_path / "in.jsonl", [])
+    done = llmctl("batch", str(path), "-q")
+    assert (done.returncode, "has no rows" in done.stderr) == (2, True)
+    missing = run("batch", "nofile.jsonl")
+    assert (missing.returncode, "there is no file nofile.jsonl" in missing.stderr) == (2, True)

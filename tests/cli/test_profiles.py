@@ -15,10 +15,14 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from llmctl.cli.app import program
+from llmctl.config import paths
 from llmctl.config.load import load
+from llmctl.config.paths import VARIABLES
 from llmctl.providers.registry import PRESETS
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
+from tests.conftest import Run, configure, sent
+from tests.simulator.server import Simulator
 
 TEXT = """\
 default: fast
@@ -203,3 +207,65 @@ def test_list_on_a_terminal(world: World, columns: int, *, no_color: bool) -> No
     assert ("\x1b[" in shown) is not no_color
     if columns == 200:
         assert "missing: $OPENAI_API_KEY" in plain
+
+
+def test_system_and_headers_of_a_profile(
+    run: Run, environ: dict[str, str], home: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 48: `system` begins what brings none itself, once in a conversation, and `-s` wins;
+    `headers` go with every call, never in the place of the key."""
+    more = "    system: |\n      be\n      brief\n    headers: {X-Team: blue}\n"
+    configure(home, sim.base_url, "{env: SIM_KEY}", more)
+    env = {**environ, "SIM_KEY": "sk-test"}
+    run("ask", "one", env=env)
+    run("ask", "two", "-c", env=env)
+    run("ask", "three", "-s", "own", env=env)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "four"}\n', encoding="utf-8")
+    run("batch", "in.jsonl", env=env)
+    systems = [
+        [m["content"] for m in sent(sim, n)["messages"] if m["role"] == "system"] for n in range(4)
+    ]
+    assert systems == [["be\nbrief\n"], ["be\nbrief\n"], ["own"], ["be\nbrief\n"]]
+    assert all(call.headers["x-team"] == "blue" for call in sim.calls)
+    assert all(call.api_key == "sk-test" for call in sim.calls)
+
+
+def test_the_proxy_of_a_profile(
+    run: Run, environ: dict[str, str], home: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 48: all calls of a profile go through its `proxy`, whatever the environment says."""
+    address = sim.base_url.removesuffix("/v1")
+    configure(home, "http://provider.example/v1", "{env: SIM_KEY}", f"    proxy: {address}\n")
+    env = {**environ, "SIM_KEY": "sk-test", "NO_PROXY": "*"}
+    (tmp_path / "in.jsonl").write_text('{"prompt": "two"}\n', encoding="utf-8")
+    for command in (("ask", "one"), ("batch", "in.jsonl")):
+        run(*command, env=env)
+    assert [call.headers["host"] for call in sim.calls] == ["provider.example"] * 2
+
+
+def test_variables(run: Run, environ: dict[str, str], tmp_path: Path) -> None:
+    """Case 48: the README lists every variable that is read; another `LLMCTL_` one, and a
+    configuration folder that is not there, are warned of."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(LLMCTL_[A-Z_]+)`", readme)) == set(VARIABLES)
+    files = Path(paths.__file__).parents[1].rglob("*.py")
+    used = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert set(re.findall(r'"(LLMCTL_[A-Z_]+)"', used)) <= set(VARIABLES)
+    env = {**environ, "LLMCTL_MODL": "x", "LLMCTL_CONFIG_DIR": str(tmp_path / "no")}
+    said = run("profiles", "show", "openai", env=env).stderr
+    assert "LLMCTL_MODL means nothing to llmctl; did you mean LLMCTL_MODEL?" in said
+    assert f"LLMCTL_CONFIG_DIR names {tmp_path / 'no'}" in said
+
+
+def test_the_profile_in_use_is_shown(run: Run, environ: dict[str, str]) -> None:
+    """Without a name `profiles show` shows the profile that a call would use."""
+    env = {**environ, "LLMCTL_PROFILE": "groq"}
+    assert json.loads(run("profiles", "show", "--json", env=env).stdout)["name"] == "groq"
+
+
+def test_names_are_completed(run: Run, configured: dict[str, str]) -> None:
+    """Case 48: after `-p` and `-m` the shell offers the profiles and models that are configured."""
+    for words, offered in (("llmctl ask -p s", "sim"), ("llmctl ask -m gpt-5-m", "gpt-5-mini")):
+        count = str(len(words.split()) - 1)
+        more = {"_LLMCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+        assert run(env={**configured, **more}).stdout.split() == [offered]
