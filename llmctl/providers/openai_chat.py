@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
+from llmctl.tokens import OPENAI_FIELDS
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Target, Usage
 
 AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
@@ -31,6 +32,7 @@ class ChatCompletions(replies.BaseCodec):
     stream must be asked for its usage.
     """
 
+    fields = OPENAI_FIELDS
     takes: ClassVar[frozenset[AttachmentKind]] = frozenset({"image", "image_url", "file", "audio"})
     streams_usage: ClassVar[bool] = True
 
