@@ -105,7 +105,9 @@ class Endpoint(Struct, frozen=True):
         except CallError as error:
             _clean(error)
             if shown:
-                raise Interrupted(error) from error
+                broken = Interrupted(error)
+                broken.usage, broken.cost = error.usage, error.cost
+                raise broken from error
             raise
 
     async def fetch(self, wire: WireRequest) -> bytes:
@@ -189,13 +191,21 @@ class Endpoint(Struct, frozen=True):
 
     async def _pieces(self, reply: HttpReply) -> AsyncGenerator[StreamChunk]:
         events, answer = EventReader(), self.codec.reader()
-        async with aclosing(reply.chunks()) as chunks:
-            async for chunk in chunks:
-                for event in events.feed(chunk):
-                    yield answer.piece(event.name, event.data)
-        if (rest := events.end()) is not None:
-            yield answer.piece(rest.name, rest.data)
-        yield answer.end()
+        last = StreamChunk()
+        try:
+            async with aclosing(reply.chunks()) as chunks:
+                async for chunk in chunks:
+                    for event in events.feed(chunk):
+                        piece = answer.piece(event.name, event.data)
+                        last = piece if piece.usage is not None else last
+                        yield piece
+            if (rest := events.end()) is not None:
+                yield answer.piece(rest.name, rest.data)
+            yield answer.end()
+        except CallError as error:  # what was read of the bill before it goes along
+            if error.usage is None:
+                error.usage, error.cost = last.usage, last.cost
+            raise
 
 
 @lru_cache(maxsize=64)
