@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from decimal import Decimal
 
+from msgspec.structs import replace
+
 from llmctl.clock import Clock
 from llmctl.errors import BudgetRefused, CallError, Cancelled, Interrupted
 from llmctl.http import CancelledAfterSending
@@ -106,11 +108,14 @@ class CostCalculator:
         if isinstance(result, Answer):
             price = self.price(request, usage, result.reported_cost)
             cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
+        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
+            # What a stream says of its usage before its end is not all of it.
+            seen = self.estimate(request, "".join(watch.text))
+            read, wrote = max(usage.input, seen.input), max(usage.output, seen.output)
+            usage = replace(usage, input=read, output=wrote, estimated=True)
+            cost = self.price(request, usage, result.cost)
         elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
             cost = self.price(request, usage, result.cost)
-        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
-            usage = self.estimate(request, "".join(watch.text))
-            cost = self.price(request, usage, None)
         elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
             request, result, usage, cost, saved, watch.wall, elapsed, watch.first, result.uncertain
