@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec import Struct, field
 
@@ -64,6 +64,15 @@ class WireRequest(Struct, frozen=True):
     method: str = "POST"
 
 
+class BodyFields(Struct, frozen=True):
+    """What a provider calls things in its bodies: the `limits` of an answer's tokens, the fields
+    made of the `conversation`, and objects whose fields count as the body's own (`nested`)."""
+
+    limits: tuple[str, ...]
+    conversation: tuple[str, ...]
+    nested: tuple[str, ...] = ()
+
+
 class Auth(Protocol):
     """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile."""
 
@@ -83,7 +92,9 @@ class StreamReader(Protocol):
 
 class Codec(Protocol):
     """One provider's wire format; pure. What is decoded raises the mapped `CallError`, for nonsense
-    `BadResponse`."""
+    `BadResponse`. `fields` tell what the body says of what a call may use."""
+
+    fields: ClassVar[BodyFields]
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """The request as the provider wants it. Raises `InvalidRequest` (with `sent=False`) for

@@ -21,9 +21,10 @@ from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.protocols import AnswerCache, Handler, Observer
+from llmctl.providers.registry import prompt_of
 from llmctl.request import retarget, ulid
 from llmctl.shutdown import Stop
-from llmctl.tokens import Counter, max_output
+from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, open_route
 
@@ -153,11 +154,13 @@ class Runner(Struct, frozen=True):
 
         return target_handler(
             route,
-            lambda request: self.counter.count(request).tokens + (max_output(request) or 0),
+            lambda request: (
+                self.counter.count(request).tokens + (self.counter.output_limit(request) or 0)
+            ),
             retry=lambda inner: Retry(
                 inner, policy, longest, waiting, on_retry, self.budget.can_afford, self.patient
             ),
-            budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.worst),
+            budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.bounded),
             cache=cache,
             schema_retries=schema_retries,
         )
@@ -189,7 +192,7 @@ async def open_runner(
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
-        counter = Counter(prices.window)
+        counter = Counter(prices.window, prompt_of)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
         routes: list[Route] = []

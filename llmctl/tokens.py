@@ -16,9 +16,8 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,8 @@ import msgspec
 from msgspec import Struct, field
 
 from llmctl.errors import ContextTooLong, SetupError
-from llmctl.protocols import TokenCount
-from llmctl.types import JSON, Message, RawRequest, Request, Target, Usage
+from llmctl.protocols import BodyFields, TokenCount, WireRequest
+from llmctl.types import JSON, Message, Request, Target, Usage
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -54,14 +53,33 @@ _IMAGE, _IMAGE_ORIGINAL, _IMAGE_4O_MINI = 5_000, 12_000, 48_169
 # thrifty 16 kbit/s; for files between a page of text and a scanned one. Tokens of one only named.
 _AUDIO_CHARACTERS, _FILE_CHARACTERS, _UNSEEN_FILE = 64, 4, 50_000
 
-ANTHROPIC_MAX_TOKENS = 4096
-"""The output limit that Anthropic is sent where none is given: the API requires one, and every
-Claude model takes this one (platform.claude.com/docs/en/about-claude/models/overview)."""
-
 _CHAT = "/chat/completions"
-_NAMES_OF_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-# Parameters that become part of the prompt.
-_DEFINITIONS = ("tools", "functions", "response_format", "text", "output_config")
+OPENAI_FIELDS = BodyFields(("max_tokens", "max_completion_tokens"), ("messages",))
+"""Of chat completions."""
+
+# Names are compared without `_` and in lower case: providers read `topP` as `top_p`.
+_NOT_READ = frozenset(
+    {"model", "temperature", "topp", "topk", "minp", "p", "k", "seed", "stop", "stopsequences",
+     "n", "bestof", "candidatecount", "numgenerations", "maxtokens", "maxcompletiontokens",
+     "maxoutputtokens", "frequencypenalty", "presencepenalty", "repetitionpenalty", "logitbias",
+     "logprobs", "toplogprobs", "responselogprobs", "stream", "streamoptions", "user", "store",
+     "reasoningeffort", "verbosity", "servicetier", "paralleltoolcalls", "modalities",
+     "safetyidentifier", "promptcachekey", "encodingformat", "dimensions"}
+)  # fmt: skip
+"""Parameters of providers that the model does not read."""
+
+_ANSWERS = frozenset({"n", "bestof", "candidatecount", "numgenerations", "numreturnsequences"})
+_LIMIT = re.compile(r"max[a-z]*tokens?[a-z]*|n(um)?predict|max(new|gen|output)?len(gth)?")
+_ALSO_WRITES = re.compile(r"[a-z]*budget[a-z]*|min[a-z]*tokens?")
+_UNSEEN = frozenset({"previousresponseid", "conversation", "cachedcontent", "connectors"})
+"""What makes the model read more than the request holds."""
+_UNCOUNTABLE = "`{}` makes the model read what nobody here can count"
+
+_MEDIA = frozenset(
+    {"type", "detail", "url", "image_url", "file_url", "file_id", "file_data", "filename", "data",
+     "source", "format", "media_type", "mime_type"}
+)  # fmt: skip
+"""Fields of a part that is no text which hold its data, or say where and what it is."""
 
 _SERVED = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
 _BUILT_FROM = {"o200k_harmony": "o200k_base"}  # they differ in special tokens only
@@ -239,14 +257,20 @@ def _tokenizer(model: str) -> ModelTokenizer:
 
 class Counter:
     """Counts requests. `published` gives the window of a model at an address in tokens, None
-    where nobody knows (`Prices.window`).
+    where nobody knows (`Prices.window`); `read` what a request says as its provider is sent it
+    (`registry.prompt_of`).
 
     Nothing here touches the network. The first count with a vocabulary loads it, 0.1 to 0.2 s,
     most of which holds the GIL, thread or not: `load` does that at a better moment.
     """
 
-    def __init__(self, published: Callable[[str, str], int | None] = lambda _, __: None) -> None:
+    def __init__(
+        self,
+        published: Callable[[str, str], int | None] = lambda _, __: None,
+        read: Callable[[Request], Prompt] | None = None,
+    ) -> None:
         self._published = published
+        self._read = read or prompt_of
         self._known: dict[tuple[str, str], TokenCount] = {}  # by model and fingerprint
         self._last: tuple[Request, Prompt] | None = None
 
@@ -272,7 +296,7 @@ class Counter:
     def _prompt(self, request: Request) -> Prompt:
         last = self._last  # several guards ask about one request
         if last is None or last[0] is not request:
-            self._last = last = (request, prompt_of(request))
+            self._last = last = (request, self._read(request))
         return last[1]
 
     def _count(self, request: Request, prompt: Prompt) -> TokenCount:
@@ -291,8 +315,11 @@ class Counter:
         return counted
 
     def usage(self, request: Request, text: str) -> Usage:
-        """What a call used that nobody reported: the prompt, and the text that came back."""
+        """What a call used that nobody reported: the prompt, and the text that came back, which
+        within the request's own limit is never more than that."""
         wrote = _tokenizer(request.target.model).count([text])[0] if text else 0
+        if (limit := self.max_output(request)) is not None:
+            wrote = min(wrote, max(limit, least(text)))
         return Usage(self.count(request).tokens, wrote, estimated=True)
 
     def upper_bound(self, request: Request) -> int:
@@ -313,26 +340,48 @@ class Counter:
     def window_to_check(self, request: Request) -> int | None:
         """The window that the request may not fit; None where it fits whatever it counts, or no
         window is known."""
-        bound = self.upper_bound(request) + (max_output(request) or 0)
+        bound = self.upper_bound(request) + (self.max_output(request) or 0)
         if bound <= (request.target.context or _SMALLEST_WINDOW):
             return None
         window = self.context_window(request.target)
         return window if window is not None and bound > window else None
 
+    def max_output(self, request: Request) -> int | None:
+        """The most tokens one answer may have: the largest limit in the request; None where only
+        the model limits it."""
+        return self._prompt(request).limit
+
+    def output_limit(self, request: Request) -> int | None:
+        """The most tokens that the request lets all answers to it have; None where only the model
+        limits them."""
+        return self._all_answers(request, self.max_output(request))
+
     def output_bound(self, request: Request, counted: TokenCount) -> int | None:
         """The most tokens that may come back, in all answers asked for (`n`): as asked for, else
         what the model's window leaves room for; None where nobody knows."""
-        most = max_output(request)
+        most = self.max_output(request)
         if most is None and (window := self.context_window(request.target)) is not None:
             most = max(0, window - counted.tokens)
-        return None if most is None else most * answers(request)
+        return self._all_answers(request, most)
+
+    def _all_answers(self, request: Request, most: int | None) -> int | None:
+        prompt = self._prompt(request)
+        if most is None or prompt.uncountable:
+            return None
+        # Of a prediction, what the model does not take over is billed as if it had written it.
+        return (most + prompt.predicted) * prompt.answers
+
+    def uncountable(self, request: Request) -> str:
+        """The parameter because of which nobody can say what the request may use, and why; else
+        nothing."""
+        return self._prompt(request).uncountable
 
     def check_fits(self, request: Request, counted: TokenCount, window: int) -> None:
         """Raises `ContextTooLong` when the request cannot fit the window. An estimate refuses
         nothing by itself: the leanest vocabulary known must find it too long, too. A list of
         inputs is left to the provider, whose window is for each of them."""
-        output = max_output(request) or 0
-        if counted.tokens + output <= window or _is_list(request):
+        output = self.max_output(request) or 0
+        if counted.tokens + output <= window or self._prompt(request).several:
             return
         if not counted.exact and sum(map(least, self._prompt(request).texts)) + output <= window:
             return
@@ -350,13 +399,30 @@ class Counter:
 
 class Prompt(Struct):
     """What a model reads of a request: texts to count, tokens that need no counting (`fixed`), and
-    whether their sum is what the provider will count."""
+    whether their sum is what the provider will count; and what it may write.
+
+    Attributes:
+        limit: tokens of one answer at most; None where only the model limits it.
+        answers: how many are asked for at once, each of which is billed.
+        predicted: tokens of what the caller expects of the answer at most.
+        uncountable: the parameter whose tokens nobody can bound, and why.
+        inputs: how many texts the model reads each alone, where they are `several`.
+
+    """
 
     texts: list[str] = field(default_factory=list)
     messages: int = 0
     images: int = 0
     fixed: int = 0
     exact: bool = True
+    limit: int | None = None
+    answers: int = 1
+    predicted: int = 0
+    uncountable: str = ""
+    several: bool = False
+    inputs: int = 1
+    _written: int = 0
+    _limited: bool = False
 
     def add_json(self, value: object) -> None:
         """Something the provider renders in its own way: counted as its JSON."""
@@ -374,7 +440,10 @@ class Prompt(Struct):
             self.texts.append(message.content)
         else:
             for part in message.content or ():
-                self.add_part(part)
+                if isinstance(part, Mapping):
+                    self.add_part(part)
+                else:
+                    self.add_json(part)
         for key, value in (message.extra or {}).items():
             if key == "name" and isinstance(value, str):
                 self.fixed += _NAME
@@ -384,11 +453,19 @@ class Prompt(Struct):
 
     def add_part(self, part: JSON) -> None:
         """One OpenAI-style part of a turn's content."""
-        kind, text, size = str(part.get("type", "")), part.get("text"), _longest(part)
+        kind, text = str(part.get("type", "")), part.get("text")
         if isinstance(text, str) and kind.endswith("text"):
             self.texts.append(text)
+            if rest := {k: v for k, v in part.items() if k not in {"type", "text"} and v}:
+                self.add_json(rest)
             return
         self.exact = False
+        if not any(word in kind for word in ("image", "audio", "file", "document")):
+            self.add_json(part)
+            return
+        size = max(
+            self._add_media(held, kind) for held in (part, part.get(kind), part.get("source"))
+        )
         if "image" in kind:
             image = part.get("image_url")
             detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
@@ -396,11 +473,22 @@ class Prompt(Struct):
             self.fixed += _IMAGE_ORIGINAL - _IMAGE if detail == "original" else 0
         elif "audio" in kind:
             self.fixed += 1_000 + size // _AUDIO_CHARACTERS
-        elif "file" in kind or "document" in kind:
+        else:
             unseen = size < 1_000  # an id or an address
             self.fixed += _UNSEEN_FILE if unseen else _IMAGE + size // _FILE_CHARACTERS
-        else:
-            self.add_json(part)
+
+    def _add_media(self, held: object, kind: str) -> int:
+        """The size of the data that a part or its inner object holds; what it says beside that is
+        counted."""
+        if not isinstance(held, Mapping):
+            return len(held) if isinstance(held, str) else 0
+        data = {k: v for k, v in held.items() if k in _MEDIA and isinstance(v, str)}
+        if "text" in data.get("media_type", ""):
+            self.texts.append(data.get("data", ""))
+        rest = {k: v for k, v in held.items() if v and k not in data and k not in {kind, "source"}}
+        if rest:
+            self.add_json(rest)
+        return max(map(len, data.values()), default=0)
 
     def add_inputs(self, value: object) -> None:
         """Plain text, tokens, or a list of either."""
@@ -411,6 +499,41 @@ class Prompt(Struct):
                 self.fixed += len(item)
             elif isinstance(item, int):
                 self.fixed += 1
+            elif item is not None:
+                self.add_json(item)
+
+    def add_parameter(self, name: str, value: object, own: Collection[str]) -> None:
+        """A field of the body that holds no turns; `own` are its provider's names for the limit of
+        an answer. What the model may read of it is counted as its JSON."""
+        self._add_limits(name, value, own)
+        if value and _plain(name) not in _NOT_READ:
+            self.add_json({name: value})
+            if name == "prediction":
+                self.predicted += most(self.texts[-1])
+
+    def _add_limits(self, name: str, value: object, own: Collection[str]) -> None:
+        """Of several limits the largest counts, wherever it stands; what is no positive whole
+        number may mean that there is none."""
+        plain = _plain(name)
+        if isinstance(value, Mapping):
+            for inner, said in value.items():
+                self._add_limits(inner, said, ())
+        elif value is not None and (plain in _ANSWERS or _LIMIT.fullmatch(plain)):
+            if type(value) is not int or value < 1:
+                shown = json.dumps(value, default=str)[:40]
+                self.uncountable = f"`{name}` is {shown}, not a positive whole number"
+            elif plain in _ANSWERS:
+                self.answers = max(self.answers, value)
+            else:
+                self._may_write(value, own=name in own)
+        elif type(value) is int and _ALSO_WRITES.fullmatch(plain):
+            self._may_write(value, own=False)
+        elif value and plain in _UNSEEN:
+            self.uncountable = _UNCOUNTABLE.format(name)
+
+    def _may_write(self, tokens: int, *, own: bool) -> None:
+        self._written, self._limited = max(self._written, tokens), self._limited or own
+        self.limit = self._written if self._limited else None
 
     @property
     def long(self) -> bool:
@@ -423,102 +546,109 @@ class Prompt(Struct):
         return self.fixed + self.images * each
 
 
-def _longest(part: JSON) -> int:
-    """The length of the longest string in the part: that is the data."""
-    inner = [value.values() for value in part.values() if isinstance(value, Mapping)]
-    strings = chain(part.values(), *inner)
-    return max((len(value) for value in strings if isinstance(value, str)), default=0)
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
 
 
-def prompt_of(request: Request) -> Prompt:
-    """What the model reads of the request. Never fails: a body that makes no sense is the
-    provider's to refuse."""
-    prompt, raw = Prompt(), request.raw
-    body: JSON = request.options if raw is None else raw.body
-    path = _CHAT if raw is None else _path(raw)
-    if path.endswith(_CHAT):
-        turns: Iterable[Message] = request.messages or _messages(body.get("messages"))
-    elif path.endswith("/responses"):
-        prompt.exact = False  # OpenAI publishes no overhead for these
-        said = body.get("input")
-        first = {"role": "system", "content": body.get("instructions")}
-        asked = [{"role": "user", "content": said}] if isinstance(said, str) else said
-        turns = chain(_messages([first] if first["content"] else []), _messages(asked))
+def prompt_of(
+    request: Request, wire: WireRequest | None = None, fields: BodyFields = OPENAI_FIELDS
+) -> Prompt:
+    """What the model reads and may write, by the body that is sent (`wire`; None: as OpenAI is
+    asked) and what its provider calls things (`fields`). Never fails: a body that makes no sense
+    is the provider's to refuse.
+
+    Messages are counted as messages; every other field that is not known to be none of the
+    prompt as its JSON.
+    """
+    prompt = Prompt()
+    body, path = _sent(request, wire)
+    own: tuple[str, ...] = fields.limits
+    if path.endswith("/embeddings"):
+        counted = _add_inputs(prompt, body, "input")
+    elif path.endswith("/completions") and not path.endswith(_CHAT):
+        counted = _add_inputs(prompt, body, "prompt")
+    elif request.raw is not None and path.endswith("/responses"):
+        counted, own = _add_items(prompt, body), ("max_output_tokens",)
     else:
-        if path.endswith("/embeddings"):
-            prompt.add_inputs(body.get("input"))
-        elif path.endswith("/completions"):
-            prompt.add_inputs(body.get("prompt"))
-        else:
-            prompt.add_json({key: value for key, value in body.items() if key != "model"})
-        return prompt
-    for message in turns:
-        prompt.add_message(message)
-    for value in (*(body.get(key) for key in _DEFINITIONS), request.schema):
-        if value:
-            prompt.add_json(value)
+        counted = _add_turns(prompt, request, body, path, fields)
+    for name, value in body.items():
+        if name not in counted:
+            nested = name in fields.nested and isinstance(value, Mapping)
+            for key, said in value.items() if nested else ((name, value),):
+                prompt.add_parameter(key, said, own)
+    if path.endswith("/embeddings"):
+        prompt.limit = 0
+    prompt.answers *= prompt.inputs
     return prompt
 
 
-def _path(raw: RawRequest) -> str:
-    return raw.path.partition("?")[0].rstrip("/")
+def _add_inputs(prompt: Prompt, body: JSON, name: str) -> Collection[str]:
+    """Texts that the model reads each alone; the field that is counted with them."""
+    given = body.get(name)
+    prompt.add_inputs(given)
+    if isinstance(given, list | tuple):  # a list of numbers is one text
+        prompt.several = len(given) > 0 and not all(isinstance(item, int) for item in given)
+        prompt.inputs = len(given) if prompt.several else 1
+    return (name,)
 
 
-def _messages(value: object) -> Iterable[Message]:
-    """OpenAI-shaped turns; what has no role (a tool's result, say) counts as its JSON."""
-    for item in value if isinstance(value, list | tuple) else ():
-        if not isinstance(item, Mapping):
-            continue
-        content = item.get("content")
-        if "role" not in item or not isinstance(content, str | list | tuple | None):
-            yield Message("tool", None, {"item": dict(item)})
-            continue
-        extra = {k: v for k, v in item.items() if k not in {"role", "content", "type", "id"}}
-        parts = (
-            content
-            if isinstance(content, str)
-            else tuple(part for part in content or () if isinstance(part, Mapping))
-        )
-        yield Message(str(item["role"]), parts, extra)
+def _add_items(prompt: Prompt, body: JSON) -> Collection[str]:
+    """The turns of a response's body."""
+    prompt.exact = False  # OpenAI publishes no overhead for these
+    said, first = body.get("input"), body.get("instructions")
+    asked = [{"role": "user", "content": said}] if isinstance(said, str) else said
+    told = _messages([{"role": "system", "content": first}]) if first else []
+    for message in (*told, *_messages(asked)):
+        prompt.add_message(message)
+    if body.get("prompt"):  # a stored one
+        prompt.uncountable = _UNCOUNTABLE.format("prompt")
+    return ("input", "instructions")
 
 
-def max_output(request: Request) -> int | None:
-    """The most tokens one answer may have, or None where only the model limits it."""
-    body: JSON = request.options if request.raw is None else request.raw.body
-    if request.raw is not None and _path(request.raw).endswith("/embeddings"):
-        return 0
-    if body:
-        for key in _NAMES_OF_LIMITS:
-            if isinstance(body.get(key), int):  # what is passed through wins on the wire, too
-                return int(body[key])
-    if request.raw is None and request.max_tokens is not None:
-        return request.max_tokens
-    return anthropic_limit(body) if request.target.adapter == "anthropic" else None
-
-
-def anthropic_limit(options: JSON) -> int:
-    """The output limit that Anthropic is sent where none is given. A thinking budget comes on
-    top, as it must be smaller than the limit."""
-    thinking = options.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
-    return ANTHROPIC_MAX_TOKENS + (max(0, budget) if isinstance(budget, int) else 0)
-
-
-def answers(request: Request) -> int:
-    """How many answers the request asks for at once: each is billed."""
-    body: JSON = request.options if request.raw is None else request.raw.body
-    if not body:
-        return 1
-    google = body.get("generationConfig")
-    several = [body.get(name) for name in ("n", "best_of", "candidate_count", "candidateCount")]
-    several.append(google.get("candidateCount") if isinstance(google, Mapping) else None)
-    return max([1, *(number for number in several if type(number) is int)])
-
-
-def _is_list(request: Request) -> bool:
-    """Whether it passes several inputs through, each of which the model reads alone."""
+def _add_turns(
+    prompt: Prompt, request: Request, body: JSON, path: str, fields: BodyFields
+) -> Collection[str]:
+    """The turns of a chat, of which the fields of the conversation are made, but for those that
+    an option has replaced."""
     raw = request.raw
     if raw is None:
-        return False
-    given = raw.body.get("input" if _path(raw).endswith("/embeddings") else "prompt")
-    return isinstance(given, list | tuple) and not all(isinstance(item, int) for item in given)
+        turns: Iterable[Message] = request.messages
+        counted = set(fields.conversation) - request.options.keys()
+    elif body is not raw.body or path.endswith(_CHAT):
+        turns, counted = _messages(raw.body.get("messages")), set(fields.conversation)
+    else:
+        return ()
+    for message in turns:
+        prompt.add_message(message)
+    return counted
+
+
+def _sent(request: Request, wire: WireRequest | None) -> tuple[JSON, str]:
+    """The body, and the path without a query."""
+    raw = request.raw
+    if wire is not None:
+        body, path = wire.body or {}, wire.path
+    elif raw is not None:
+        body, path = raw.body, raw.path
+    else:
+        body, path = dict(request.options), _CHAT
+        if request.max_tokens is not None and body.keys().isdisjoint(OPENAI_FIELDS.limits):
+            body["max_tokens"] = request.max_tokens
+        if request.schema is not None:
+            body["response_format"] = request.schema
+    return body, path.partition("?")[0].rstrip("/")
+
+
+def _messages(value: object) -> list[Message]:
+    """OpenAI-shaped turns; what has no role (a tool's result, say) counts as its JSON."""
+    found: list[Message] = []
+    for item in value if isinstance(value, list | tuple) else [value] if value else ():
+        turn: JSON = item if isinstance(item, Mapping) else {}
+        content = turn.get("content")
+        if "role" not in turn or not isinstance(content, str | list | tuple | None):
+            found.append(Message("tool", None, {"item": item}))
+            continue
+        extra = {k: v for k, v in turn.items() if k not in {"role", "content", "type", "id"}}
+        parts = content if isinstance(content, str) else tuple(content or ())
+        found.append(Message(str(turn["role"]), parts, extra))
+    return found

@@ -14,7 +14,7 @@ from llmctl import tokens
 from llmctl.errors import ContextTooLong
 from llmctl.pricing import Prices
 from llmctl.protocols import TokenCount
-from llmctl.tokens import Counter, max_output
+from llmctl.tokens import Counter
 from llmctl.types import JSON, Message, RawRequest, Request, Target
 
 OPENAI = "https://api.openai.com/v1"
@@ -186,6 +186,7 @@ def test_a_body_that_makes_no_sense_is_counted_all_the_same(counter: Counter, bo
 
 def test_max_output_is_what_the_provider_will_read() -> None:
     """The request's own limit, else the body's or an option's by any of its names."""
+    max_output = Counter().max_output
     assert max_output(ask("hi")) is None
     assert max_output(ask("hi", max_tokens=7)) == 7
     assert max_output(ask("hi", options={"max_completion_tokens": 8})) == 8

@@ -17,7 +17,7 @@ from llmctl.config.settings import Limits, Profile
 from llmctl.errors import CallError, ContextTooLong
 from llmctl.pricing import BATCH, Prices, terms_of
 from llmctl.protocols import Codec, TokenCount
-from llmctl.tokens import Counter, max_output
+from llmctl.tokens import Counter
 from llmctl.types import Request, Usage
 
 ASSUMED_OUTPUT = 500
@@ -155,7 +155,7 @@ def _add(
         made.duplicates += 1
         return
     made.to_send += 1
-    made.unlimited += max_output(request) is None
+    made.unlimited += inputs.counter.max_output(request) is None
     made.input_tokens += counted.tokens
     made.exact = made.exact and counted.exact
     made.expected_output_tokens += expected

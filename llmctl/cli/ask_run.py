@@ -26,12 +26,12 @@ from llmctl.cli.options import (
 from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
+from llmctl.providers.anthropic import default_limit
 from llmctl.providers.models_api import count_tokens
 from llmctl.redact import printable
 from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
-from llmctl.tokens import anthropic_limit
 from llmctl.types import Answer, CallRecord, Message, Request
 
 
@@ -162,7 +162,7 @@ def _note(request: Request, answer: Answer) -> str | None:
     if answer.finish == "length":
         own = asked.target.adapter == "anthropic" and asked.max_tokens is None
         if own and "max_tokens" not in asked.parameters:
-            limit = f"{anthropic_limit(asked.options):,} tokens"
+            limit = f"{default_limit(asked.options):,} tokens"
             return f"the answer was cut at {limit}, llmctl's own limit: raise --max-tokens"
         return "the answer was cut at the output limit: raise --max-tokens"
     if answer.finish == "content_filter":

@@ -15,7 +15,7 @@ from llmctl.cli.context import Context
 from llmctl.cli.output import duration, money, print_json, print_lines
 from llmctl.config.settings import Folders
 from llmctl.pricing import Prices
-from llmctl.providers.registry import codec
+from llmctl.providers.registry import codec, prompt_of
 from llmctl.storage.answer_cache import CachePeek
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
@@ -37,7 +37,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
 
     with open_batch(job, dry_run=True) as batch, cache, ledger:
         inputs = PlanInputs(
-            counter=Counter(prices.window),
+            counter=Counter(prices.window, prompt_of),
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from decimal import Decimal
 
+from msgspec.structs import replace
+
 from llmctl.clock import Clock
-from llmctl.errors import CallError, Cancelled, Interrupted
+from llmctl.errors import BudgetRefused, CallError, Cancelled, Interrupted
 from llmctl.http import CancelledAfterSending
 from llmctl.pricing import Prices, terms_of
 from llmctl.protocols import Emit, Handler, Observer, TokenCount
-from llmctl.tokens import Counter, max_output
+from llmctl.tokens import Counter
 from llmctl.types import Answer, CallRecord, Price, Request, Usage
 
 _FREE = Decimal(0)
@@ -68,10 +70,29 @@ class CostCalculator:
         )
         return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
 
+    async def bounded(self, request: Request) -> tuple[Usage, Decimal | None]:
+        """As `worst`. Raises `BudgetRefused` where nothing bounds what the request may use."""
+        if why := self._counter.uncountable(request):
+            raise BudgetRefused(
+                f"{why}, so what the call may cost cannot be held to a budget: correct it, or "
+                "leave it out",
+                sent=False,
+            )
+        counted = await self._counter.count_async(request)
+        if self._counter.output_bound(request, counted) is None:
+            target = request.target
+            raise BudgetRefused(
+                f"nothing limits the answers of {target.model}, so what they may cost cannot be "
+                "held to a budget: give max_tokens (`params: {max_tokens: …}` in profile "
+                f"{target.profile})",
+                sent=False,
+            )
+        return await self.worst(request, counted)
+
     async def bound(self, request: Request) -> tuple[Usage, Decimal | None]:
         """As `worst`, more generous and without a vocabulary. A published price takes 0.2 s to
         look up, so only the profile's own is used."""
-        most, output = self._counter.upper_bound(request), max_output(request)
+        most, output = self._counter.upper_bound(request), self._counter.output_limit(request)
         own, cost = self._own.get(request.target.profile), None
         if own is not None:
             cost = self._prices.worst_case(request.target, own, most, output, self._clock.wall())
@@ -87,11 +108,14 @@ class CostCalculator:
         if isinstance(result, Answer):
             price = self.price(request, usage, result.reported_cost)
             cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
+        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
+            # What a stream says of its usage before its end is not all of it.
+            seen = self.estimate(request, "".join(watch.text))
+            read, wrote = max(usage.input, seen.input), max(usage.output, seen.output)
+            usage = replace(usage, input=read, output=wrote, estimated=True)
+            cost = self.price(request, usage, result.cost)
         elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
             cost = self.price(request, usage, result.cost)
-        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
-            usage = self.estimate(request, "".join(watch.text))
-            cost = self.price(request, usage, None)
         for used, reported in result.earlier:
             usage, each = usage + used, self.price(request, used, reported)
             cost = None if cost is None or each is None else cost + each

@@ -14,7 +14,6 @@ from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.shutdown import first_of
 from llmctl.storage.ledger_rows import kind_of, matches
-from llmctl.tokens import max_output
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 POLL = 0.1  # seconds between two looks at what other processes have settled meanwhile
@@ -181,7 +180,8 @@ class RunBudget:
 def budget_guard(inner: Handler, budget: RunBudget, bound: WorstCase, exact: WorstCase) -> Handler:
     """The guard: takes a hold at the worst case, durably, before the request is handed on.
 
-    `bound` may be generous; where a budget applies `exact` is asked. The accounting guard's sink
+    `bound` may be generous; where a budget applies `exact` is asked, which raises `BudgetRefused`
+    for what it cannot bound. The accounting guard's sink
     settles the hold; a process that is killed before leaves it: that is how the next one knows
     what may have been billed. Raises as `RunBudget.hold`.
     """
@@ -211,13 +211,9 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
         if hold.cost is not None:
             why = f"the call may cost {usd(hold.cost)}, more than all of {budget}"
             remedy = "lower max_tokens, or raise the budget"
-        elif hold.estimate.output or max_output(hold.request) is not None:
+        else:
             why = f"the price of {target.model} is not known, so it cannot be held to {budget}"
             remedy = f"set `price:` in profile {target.profile}"
-        else:
-            why = f"nothing limits the answers of {target.model}, so what they may cost cannot be "
-            why += f"held to {budget}"
-            remedy = f"give max_tokens (`params: {{max_tokens: …}}` in profile {target.profile})"
         raise BudgetRefused(f"{why}: {remedy}", sent=False)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from llmctl.errors import ContextTooLong
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.protocols import Emit, Handler
-from llmctl.tokens import Counter, max_output
+from llmctl.tokens import Counter
 from llmctl.truncate import cut
 from llmctl.types import Answer, Request
 
@@ -50,7 +50,7 @@ class Admission:
         def tokens(shorter: Request) -> int:
             return self._counter.count(shorter).tokens
 
-        room = window - (max_output(request) or 0)
+        room = window - (self._counter.max_output(request) or 0)
         shorter = await asyncio.to_thread(cut, request, room, tokens)
         if shorter is None:
             raise ContextTooLong(

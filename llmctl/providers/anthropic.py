@@ -19,15 +19,18 @@ from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
-from llmctl.protocols import RateHeaders, WireRequest
+from llmctl.protocols import BodyFields, RateHeaders, WireRequest
 from llmctl.providers import message_parts as chat
 from llmctl.providers import replies
-from llmctl.tokens import anthropic_limit
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Usage
 
 VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
 answers alike (platform.claude.com/docs/en/api/versioning, …/api/migration-2026-10-21)."""
+
+MAX_TOKENS = 4096
+"""The output limit that Anthropic is sent where none is given: the API requires one, and every
+Claude model takes this one (platform.claude.com/docs/en/about-claude/models/overview)."""
 
 _PAGE = 1000  # models in one page: the most there can be (…/api/models-list)
 
@@ -40,6 +43,8 @@ _COUNTED = frozenset(
 
 class Anthropic(replies.BaseCodec):
     """The codec; see `protocols.Codec`."""
+
+    fields = BodyFields(("max_tokens",), ("messages", "system"))
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A message. An OpenAI-shaped body is translated."""
@@ -107,6 +112,13 @@ def _headers(betas: object = None) -> Mapping[str, str]:
     return {"anthropic-version": VERSION, **({"anthropic-beta": str(betas)} if betas else {})}
 
 
+def default_limit(options: Mapping[str, Any]) -> int:
+    """The output limit of a request that gives none. A thinking budget comes on top, as it must be
+    smaller than the limit."""
+    budget = replies.object_or_empty(options.get("thinking")).get("budget_tokens")
+    return MAX_TOKENS + (max(0, budget) if isinstance(budget, int) else 0)
+
+
 def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
     if request.raw is not None:
         request = _from_openai(request)
@@ -114,7 +126,7 @@ def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
     betas = options.pop("betas", None)
     limit = request.max_tokens
     if limit is None:
-        limit = anthropic_limit(request.options)
+        limit = default_limit(options)
     body: dict[str, Any] = {
         "model": request.target.model,
         "max_tokens": limit,

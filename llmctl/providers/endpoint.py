@@ -118,7 +118,9 @@ class Endpoint(Struct, frozen=True):
         except CallError as error:
             _clean(error)
             if shown and not isinstance(error, NoAnswer):
-                raise Interrupted(error) from error
+                broken = Interrupted(error)
+                broken.usage, broken.cost = error.usage, error.cost
+                raise broken from error
             if shown:  # trying again would say it twice
                 error.retryable, error.text = False, None
             raise
@@ -233,14 +235,27 @@ class Endpoint(Struct, frozen=True):
         self, start: bytes, chunks: AsyncGenerator[bytes]
     ) -> AsyncGenerator[StreamChunk]:
         events, answer = EventReader(), self.codec.reader()
-        for event in events.feed(start):
-            yield answer.piece(event.name, event.data)
-        async for chunk in chunks:
-            for event in events.feed(chunk):
-                yield answer.piece(event.name, event.data)
-        if (rest := events.end()) is not None:
-            yield answer.piece(rest.name, rest.data)
-        yield answer.end()
+        last = StreamChunk()
+        try:
+            for event in events.feed(start):
+                last = _later(last, piece := answer.piece(event.name, event.data))
+                yield piece
+            async for chunk in chunks:
+                for event in events.feed(chunk):
+                    last = _later(last, piece := answer.piece(event.name, event.data))
+                    yield piece
+            if (rest := events.end()) is not None:
+                yield answer.piece(rest.name, rest.data)
+            yield answer.end()
+        except CallError as error:  # what was read of the bill before it goes along
+            if error.usage is None:
+                error.usage, error.cost = last.usage, last.cost
+            raise
+
+
+def _later(last: StreamChunk, piece: StreamChunk) -> StreamChunk:
+    """The one that tells of the bill."""
+    return last if piece.usage is None else piece
 
 
 @lru_cache(maxsize=64)

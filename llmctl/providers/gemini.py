@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from msgspec.structs import replace
 
 from llmctl.errors import ContentFiltered
-from llmctl.protocols import WireRequest
+from llmctl.protocols import BodyFields, WireRequest
 from llmctl.providers import message_parts as chat
 from llmctl.providers import replies
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Usage
@@ -38,6 +38,10 @@ _PAGE = 1000  # models in one page: the most there can be (ai.google.dev/api/mod
 
 class Gemini(replies.BaseCodec):
     """The codec; see `protocols.Codec`."""
+
+    fields = BodyFields(
+        ("maxOutputTokens", "max_output_tokens"), ("contents", "systemInstruction"), _CONFIG
+    )
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """The model is part of the path. An OpenAI-shaped body is translated."""

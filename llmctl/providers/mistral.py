@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders
+from llmctl.protocols import NO_RATE_HEADERS, BodyFields, RateHeaders
 from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
 from llmctl.providers.replies import count, object_or_empty
 from llmctl.types import JSON
@@ -19,6 +19,7 @@ class Mistral(ChatCompletions):
     takes = frozenset[AttachmentKind](
         {"image", "image_url", "file", "file_url", "audio", "other_audio"}
     )
+    fields = BodyFields(("max_tokens",), ("messages",))
     streams_usage = False  # the last chunk carries it unasked; unknown fields are refused
 
     def part(self, part: JSON) -> JSON:

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 
-from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
+from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
+from llmctl.tokens import OPENAI_FIELDS
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Target, Usage
 
 AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
@@ -33,6 +34,7 @@ class ChatCompletions(replies.BaseCodec):
     stream must be asked for its usage.
     """
 
+    fields = OPENAI_FIELDS
     takes: ClassVar[frozenset[AttachmentKind]] = frozenset({"image", "image_url", "file", "audio"})
     streams_usage: ClassVar[bool] = True
 
@@ -63,9 +65,12 @@ class ChatCompletions(replies.BaseCodec):
         """An answer of chat completions, responses or embeddings: rows that are passed through
         raw may ask for any of them."""
         if found.get("error") or found.get("object") == "error":
-            raise replies.error_from_event(found)
+            raise _billed(replies.error_from_event(found), found)
         if "choices" in found:
-            return chat_reply(found)
+            try:
+                return chat_reply(found)
+            except CallError as error:
+                raise _billed(error, found) from None
         if "output" in found:
             return responses_reply(found)
         if isinstance(found.get("data"), list):  # embeddings
@@ -200,7 +205,7 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     finished, and as `BaseCodec.reply` does."""
     status = answer.get("status")
     if status == "failed" or answer.get("error"):
-        raise replies.error_from_event(answer)
+        raise _billed(replies.error_from_event(answer), answer)
     if status in ("queued", "in_progress", "cancelled"):
         raise BadResponse(
             f"the provider answered that the response is {status}: llmctl asks for answers, not "
@@ -295,6 +300,13 @@ def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | Non
     return usage, replies.dollars(found.get("cost"))
 
 
+def _billed(error: CallError, answer: Mapping[str, Any]) -> CallError:
+    """The error with the usage that stands beside it."""
+    if error.usage is None:
+        error.usage, error.cost = openai_usage(answer)
+    return error
+
+
 def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
     """The error for a refusal of the model, or for an answer that the filter stopped."""
     if isinstance(refusal, str) and refusal:
@@ -319,14 +331,18 @@ class ChatReader(replies.BaseReader):
         """One chunk."""
         groq = replies.object_or_empty(found.get("x_groq"))
         if found.get("error") or groq.get("error") or "error" in (event, found.get("object")):
-            raise replies.error_from_event(groq if groq.get("error") else found)
+            failed = replies.error_from_event(groq if groq.get("error") else found)
+            raise _billed(failed, found if found.get("usage") else groq)
         usage, cost = openai_usage(found if found.get("usage") else groq)
         self._usage = usage or self._usage
         # Further choices (`n`) come in chunks of their own.
         choices = found.get("choices")
         listed = choices if isinstance(choices, list) else ()
         choice: Mapping[str, Any] = next((c for c in listed if c.get("index") in (0, None)), {})
-        finish = chat_finish(choice)
+        try:
+            finish = chat_finish(choice)
+        except CallError as error:
+            raise _billed(error, found if found.get("usage") else groq) from None
         delta = choice.get("delta") or choice.get("message") or {}
         text = content_text(delta.get("content", choice.get("text"))) or _spoken(delta)
         self._refusal += content_text(delta.get("refusal"))

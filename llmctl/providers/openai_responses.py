@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.protocols import WireRequest
+from llmctl.protocols import BodyFields, WireRequest
 from llmctl.providers import replies
 from llmctl.providers.openai_chat import (
     ChatCompletions,
@@ -24,6 +24,8 @@ from llmctl.types import Request, StreamChunk
 
 class OpenAIResponses(ChatCompletions):
     """The codec; see `protocols.Codec`."""
+
+    fields = BodyFields(("max_output_tokens",), ("input",))
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A response, or the raw body as it is."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 
 from msgspec import Struct
 
+from llmctl import tokens
+from llmctl.errors import CallError
 from llmctl.protocols import Codec
+from llmctl.tokens import Prompt
+from llmctl.types import Request
 
 
 class Preset(Struct, frozen=True):
@@ -85,6 +90,19 @@ _LISTED = (
 PRESETS = {preset.name: preset for preset in _LISTED}
 
 
+def prompt_of(request: Request) -> Prompt:
+    """What the model reads and may write, by the body that its provider is sent. Never fails: what
+    the codec refuses is not sent."""
+    target = request.target
+    speaks = codec(target.adapter, target.api)
+    try:
+        wire = speaks.encode(request, stream=False)
+    except CallError:
+        return tokens.prompt_of(request)
+    return tokens.prompt_of(request, wire, speaks.fields)
+
+
+@cache
 def codec(adapter: str, api: str = "chat") -> Codec:
     """The codec of a wire format; imported only when it is used. Raises `KeyError`."""
     module, _, name = PRESETS[adapter].codecs[api].partition(":")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 from msgspec import Struct, field
@@ -40,7 +40,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
+from llmctl.protocols import NO_RATE_HEADERS, BodyFields, RateHeaders, WireRequest
 from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
 
 T = TypeVar("T")
@@ -54,6 +54,8 @@ _SHOWN = 500  # characters of a provider's own words that an error repeats
 
 class BaseCodec(ABC):
     """What all codecs share; see `protocols.Codec`. `now` gives seconds since the epoch."""
+
+    fields: ClassVar[BodyFields] = BodyFields(("max_tokens",), ("messages",))
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now

@@ -212,11 +212,16 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
         model=target.model,
         tags=tags_as_json(hold.request.tags),
         user=user,
-        input_tokens=hold.estimate.input,
-        output_tokens=hold.estimate.output,
-        cost_pico=to_pico(hold.cost),
+        input_tokens=_within(hold.estimate.input),
+        output_tokens=_within(hold.estimate.output),
+        # A hold below 0 would make room for others.
+        cost_pico=None if hold.cost is None else _within(to_pico(hold.cost) or 0),
         times=hold.times,
     )
+
+
+def _within(number: int) -> int:
+    return min(MOST, max(0, number))
 
 
 def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) -> CallRow:

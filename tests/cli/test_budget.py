@@ -188,3 +188,29 @@ def test_a_budget_that_makes_no_sense_is_refused(llmctl: Run, ten: Path, sim: Si
         done = llmctl(*words, "--budget", "much")
         assert (done.returncode, len(sim.calls)) == (2, 0)
         assert "--budget wants an amount in USD" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"max_tokens": 20000, "options": {"max_output_tokens": 1}}, "may cost"),
+        ({"max_tokens": 1, "options": {"max_completion_tokens": 20000}}, "may cost"),
+        ({"max_tokens": 600, "options": {"n": 20}}, "may cost"),
+        ({"max_tokens": 1, "options": {"documents": ["word " * 30000]}}, "may cost"),
+        ({"options": {"max_tokens": -1}}, "`max_tokens` is -1"),
+        ({"options": {"max_tokens": 10.0}}, "`max_tokens` is 10.0"),
+        ({"options": {"max_tokens": "10"}}, "`max_tokens` is"),
+        ({"max_tokens": 5, "options": {"n": -3}}, "`n` is -3"),
+    ],
+)
+def test_a_hold_is_what_the_body_that_is_sent_allows(
+    llmctl: Run, tmp_path: Path, sim: Simulator, row: dict[str, Any], why: str
+) -> None:
+    """Case 49: the largest of several limits, times the answers, and every field that the model
+    may read; a limit that is none is refused by name, unsent."""
+    path = write(tmp_path / "in.jsonl", [{"id": "a", "prompt": "x", **row}])
+    done = llmctl("batch", str(path), "--budget", "0.02")
+    assert (done.returncode, len(sim.calls)) == (3, 0)
+    (error,) = read(tmp_path / "in.out.errors.jsonl")
+    assert error["error"]["type"] == "budget"
+    assert why in error["error"]["message"]

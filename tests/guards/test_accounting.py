@@ -86,6 +86,18 @@ def test_a_stream_that_broke_off_counts_what_was_received(end: BaseException) ->
     assert record.first_token is not None
 
 
+def test_a_stream_that_broke_off_counts_the_usage_it_had_said() -> None:
+    """Case 51: what was read of the bill before the stream broke is not dropped for less."""
+    records: list[CallRecord] = []
+    end = Interrupted(ServerFailed("x"))
+    end.usage = Usage(input=9, output=7)
+
+    with suppress(CallError):
+        asyncio.run(recorded(Scripted(end), records)(request(), None))
+    assert records[0].usage == Usage(9, 7, estimated=True)
+    assert records[0].cost == 7
+
+
 @pytest.mark.parametrize(
     ("end", "attempts", "ambiguous"),
     [

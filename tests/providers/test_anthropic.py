@@ -12,8 +12,8 @@ from llmctl.errors import (
     InvalidRequest,
 )
 from llmctl.protocols import Codec
-from llmctl.providers.anthropic import Anthropic, to_anthropic_schema
-from llmctl.tokens import ANTHROPIC_MAX_TOKENS, max_output
+from llmctl.providers.anthropic import MAX_TOKENS, Anthropic, to_anthropic_schema
+from llmctl.providers.registry import prompt_of
 from llmctl.types import JSON, Message, RawRequest, Request, Usage
 from tests.providers.recordings import asked
 
@@ -40,9 +40,9 @@ def content(*given: JSON) -> Any:
 
 def test_an_output_limit_is_always_sent() -> None:
     """The API demands one; a thinking budget has to fit below it."""
-    assert sent()["max_tokens"] == ANTHROPIC_MAX_TOKENS
+    assert sent()["max_tokens"] == MAX_TOKENS
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 10_000}}
-    assert sent(options=thinking)["max_tokens"] == ANTHROPIC_MAX_TOKENS + 10_000
+    assert sent(options=thinking)["max_tokens"] == MAX_TOKENS + 10_000
     assert sent(options={"max_tokens": 9})["max_tokens"] == 9
 
 
@@ -57,7 +57,7 @@ def test_an_output_limit_is_always_sent() -> None:
 )
 def test_the_worst_case_knows_the_limit_that_is_sent(changes: dict[str, Any]) -> None:
     """What is held for a call without `max_tokens` is what the API is asked for."""
-    assert max_output(ask(**changes)) == sent(**changes)["max_tokens"]
+    assert prompt_of(ask(**changes)).limit == sent(**changes)["max_tokens"]
 
 
 def test_betas_are_a_header() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from llmctl.errors import InvalidRequest
+from llmctl.errors import CallError, InvalidRequest
 from llmctl.protocols import Codec
 from llmctl.providers.openai_chat import OpenAIChat, json_schema_format
-from llmctl.types import Message, RawRequest, Target
+from llmctl.types import Message, RawRequest, Target, Usage
 from tests.support import request
 
 CODEC: Codec = OpenAIChat()
@@ -176,3 +176,20 @@ def test_names() -> None:
         assert json_schema_format({"title": title})["name"] == "answer"
     assert json_schema_format({"title": "My city's name"})["name"] == "My_city_s_name"
     assert len(json_schema_format({"title": "x" * 99})["name"]) == 64
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"message": "x"}},
+        {"choices": [{"error": {"message": "x"}, "message": {"content": "a"}}]},
+    ],
+)
+def test_a_usage_beside_an_error_is_billed(answer: dict[str, Any]) -> None:
+    """Case 51: at the top level or in a choice, whole or streamed, the error carries it."""
+    said = {**answer, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    codec = OpenAIChat()
+    for read in (codec.reply, lambda found: codec.reader().read("", found)):
+        with pytest.raises(CallError) as failed:
+            read(said)
+        assert failed.value.usage == Usage(3, 4)
