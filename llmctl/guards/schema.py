@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from llmctl import schemas
 from llmctl.errors import CallError, ContentFiltered, SchemaMismatch
 from llmctl.protocols import Emit, Handler
+from llmctl.schemas import Checker
 from llmctl.types import Answer, Request
 
 
-def schema_validation(inner: Handler) -> Handler:
+def schema_validation(inner: Handler, checker: Checker) -> Handler:
     """The guard: holds every answer to its request's schema, and sets `parsed`. Raises
     `SchemaMismatch`, with what was billed."""
 
@@ -19,7 +19,7 @@ def schema_validation(inner: Handler) -> Handler:
         if request.schema is None:
             return answer
         try:
-            return replace(answer, parsed=schemas.fit(answer.text, request.schema))
+            return replace(answer, parsed=await checker.fit(answer.text, request.schema))
         except ValueError as error:
             raise _failure(answer, str(error)) from error
 

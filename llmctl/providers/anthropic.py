@@ -62,7 +62,7 @@ class Anthropic(replies.BaseCodec):
         finish = replies.finish_of(found.get("stop_reason"), _FINISH) or "other"
         if finish == "content_filter" and not text:
             raise replies.content_filtered(_REFUSED, _refusal(found), usage)
-        return ProviderReply(text, finish, replies.first_text(found, "model") or "", usage)
+        return ProviderReply(text, finish, replies.named(found, "model") or "", usage)
 
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
@@ -314,7 +314,7 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     written = replies.token_count(found.get("cache_creation_input_tokens"))
     written = written or sum(map(replies.token_count, by_time.values()))
     details = replies.object_or_empty(found.get("output_tokens_details"))
-    return Usage(
+    usage = Usage(
         input=replies.token_count(found.get("input_tokens")) + read + written,
         output=replies.token_count(found.get("output_tokens")),
         cached_input=read,
@@ -322,6 +322,7 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
         cache_write_1h=min(written, replies.token_count(by_time.get("ephemeral_1h_input_tokens"))),
         reasoning=replies.token_count(details.get("thinking_tokens")),
     )
+    return replies.credible(usage)
 
 
 _REFUSED = "the model refused to answer"
@@ -346,7 +347,7 @@ class AnthropicReader(replies.BaseReader):
             raise replies.error_from_event(found)
         if kind == "message_start":
             start = found["message"]
-            model = replies.first_text(start, "model")
+            model = replies.named(start, "model")
             return StreamChunk(model=model, usage=self._usage_so_far(start))
         if kind in ("content_block_start", "content_block_delta"):
             block = found.get("content_block") or found["delta"]

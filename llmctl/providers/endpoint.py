@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
-from llmctl.errors import BadResponse, CallError, Interrupted, InvalidRequest
+from llmctl.errors import BadResponse, CallError, Interrupted, InvalidRequest, LlmctlError
 from llmctl.http import HttpClient, HttpReply, build
 from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
 from llmctl.providers.replies import EventReader, content_filtered, request_id
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _JSON = {"content-type": "application/json"}
+MAX_ERROR = 64 * 1024  # bytes of the body of an error that are read
 
 
 class KeyHolder(Protocol):
@@ -113,10 +114,11 @@ class Endpoint(Struct, frozen=True):
         token count, a key check. One attempt; raises the mapped `CallError`."""
         try:
             async with await self._send(wire) as reply:
-                body = await reply.read()
-                if not 200 <= reply.status < 300:
+                if 200 <= reply.status < 300:
+                    return await reply.read()
+                body = await reply.read(MAX_ERROR)
+                with _reading():
                     raise self.codec.failure(reply.status, reply.headers, body)
-                return body
         except CallError as error:
             _clean(error)
             raise
@@ -135,15 +137,18 @@ class Endpoint(Struct, frozen=True):
         sending = await self._send(wire)
         started = self.clock.monotonic()
         async with sending as reply:
-            self.heard(self.codec.limits(reply.headers))
             named, body = request_id(reply.headers), None
             streams = "event-stream" in reply.headers.get("content-type", "")
             try:
+                with _reading():
+                    limits = self.codec.limits(reply.headers)
+                self.heard(limits)
                 if emit is not None and reply.status == 200 and streams:
                     answer = await self._stream(reply, emit)
                 else:
-                    body = await reply.read()
-                    answer = self.codec.decode(reply.status, reply.headers, body)
+                    body = await reply.read(None if reply.status == 200 else MAX_ERROR)
+                    with _reading():
+                        answer = self.codec.decode(reply.status, reply.headers, body)
                     if emit is not None:
                         emit(answer.text)
             except CallError as error:
@@ -192,10 +197,25 @@ class Endpoint(Struct, frozen=True):
         async with aclosing(reply.chunks()) as chunks:
             async for chunk in chunks:
                 for event in events.feed(chunk):
-                    yield answer.piece(event.name, event.data)
+                    with _reading():
+                        piece = answer.piece(event.name, event.data)
+                    yield piece
         if (rest := events.end()) is not None:
-            yield answer.piece(rest.name, rest.data)
+            with _reading():
+                piece = answer.piece(rest.name, rest.data)
+            yield piece
         yield answer.end()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever goes wrong while a codec reads a reply is `BadResponse`: it ends one row."""
+    try:
+        yield
+    except LlmctlError:
+        raise
+    except Exception as error:
+        raise BadResponse(f"the answer cannot be read ({type(error).__name__})") from error
 
 
 @lru_cache(maxsize=64)

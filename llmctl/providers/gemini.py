@@ -259,12 +259,13 @@ def _usage(value: object) -> Usage | None:
     if not found:
         return None
     thoughts = replies.token_count(found.get("thoughtsTokenCount"))
-    return Usage(
+    usage = Usage(
         input=replies.token_count(found.get("promptTokenCount")),
         output=replies.token_count(found.get("candidatesTokenCount")) + thoughts,
         cached_input=replies.token_count(found.get("cachedContentTokenCount")),
         reasoning=thoughts,
     )
+    return replies.credible(usage)
 
 
 def _objects(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -301,7 +302,7 @@ class GeminiReader(replies.BaseReader):
                 raise _stopped(candidate, usage)
             finish = "tool_calls" if self.calls and finish == "stop" else finish
             self._finished = self._finished or finish is not None
-        model = replies.first_text(found, "modelVersion")
+        model = replies.named(found, "modelVersion")
         return StreamChunk(text=text, finish=finish, model=model, usage=usage)
 
     def end(self) -> StreamChunk:

@@ -164,7 +164,7 @@ def _answered(answer: Mapping[str, Any], text: str, finish: Finish, refusal: Any
     usage, cost = openai_usage(answer)
     if not text and (refusal or finish == "content_filter"):
         raise refused(refusal, usage, cost)
-    return ProviderReply(text, finish, replies.first_text(answer, "model") or "", usage, cost)
+    return ProviderReply(text, finish, replies.named(answer, "model") or "", usage, cost)
 
 
 def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
@@ -234,7 +234,7 @@ def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | Non
         cache_write=replies.token_count(read.get("cache_write_tokens")),
         reasoning=replies.token_count(written.get("reasoning_tokens")),
     )
-    return usage, replies.dollars(found.get("cost"))
+    return replies.credible(usage), replies.dollars(found.get("cost"))
 
 
 def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
@@ -271,8 +271,10 @@ class ChatReader(replies.BaseReader):
         finish = chat_finish(choice)
         delta = choice.get("delta") or {}
         text = content_text(delta.get("content", choice.get("text")))
-        self._refusal += content_text(delta.get("refusal"))
-        return StreamChunk(text, finish, replies.first_text(found, "model"), usage, cost)
+        # As much of it as an error could show: added up, a long one would take a square of time.
+        if len(self._refusal) < replies.LONGEST_NOTE:
+            self._refusal += content_text(delta.get("refusal"))
+        return StreamChunk(text, finish, replies.named(found, "model"), usage, cost)
 
 
 # --- Input items of responses -------------------------------------------------------------------
