@@ -65,7 +65,7 @@ def redact(text: str, key: str | None) -> str:
     for form in _forms(key):
         text = text.replace(form, MARK)
     for form in _forms(key):
-        text = _without_pieces(text, form)
+        text = _without_pieces(text, form, _forms(key))
     return text
 
 
@@ -74,26 +74,25 @@ def cut(text: str, length: int) -> str:
     `text` itself is cut off in a key, the beginning of that goes as well."""
     text = redact_known_keys(text)
     for form in {form for key in _KNOWN for form in _forms(key)}:
-        for size in range(min(len(form), len(text)) - 1, _SHORTEST - 1, -1):
+        for size in range(min(len(form) - 1, len(text)), _SHORTEST - 1, -1):
             if text.endswith(form[:size]):
                 text = text[:-size] + MARK
                 break
     return text[:length]
 
 
-def _without_pieces(text: str, form: str) -> str:
+def _without_pieces(text: str, form: str, forms: tuple[str, ...]) -> str:
     """`text` without the beginnings and ends of a key: all but one character of it is a key."""
     if len(form) <= _SHORTEST_PIECE:
         return text
     at = 0
     while (at := text.find(form[:_SHORTEST_PIECE], at)) >= 0:
-        size = _alike(text[at : at + len(form)], form)
+        size = max(_alike(text[at : at + len(each)], each) for each in forms)
         text = text[:at] + MARK + text[at + size :]
         at += len(MARK)
     while (at := text.find(form[-_SHORTEST_PIECE:])) >= 0:
         end = at + _SHORTEST_PIECE
-        before = text[max(0, end - len(form)) : end]
-        size = _alike(before[::-1], form[::-1])
+        size = max(_alike(text[max(0, end - len(f)) : end][::-1], f[::-1]) for f in forms)
         text = text[: end - size] + MARK + text[end:]
     return text
 
