@@ -19,7 +19,8 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -36,11 +37,16 @@ from llmctl.errors import (
 if TYPE_CHECKING:
     import httpx2
 
-MAX_BODY = 64 * 1024 * 1024  # bytes of a decoded body that are read at most
+MAX_BODY = 64 * 1024 * 1024  # bytes of a body, decoded and as it came, that are read at most
+_PIECE = 256 * 1024  # bytes that are unpacked at a time
 
 # Seconds an idle connection is kept: less than the 5 s after which llama.cpp and uvicorn (which
 # serves vLLM) close one, so that a connection is rarely found closed by the server.
 KEEP_ALIVE = 4.0
+
+# Seconds for which a server's connections are not kept after it has ended one that was kept as the
+# next request came: it will do the same to the others.
+_NOT_KEPT = 60.0
 
 _DEFAULT_HEADERS = {
     "accept": "*/*",
@@ -123,23 +129,64 @@ class HttpReply:
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `MAX_BODY`
-        bytes: a megabyte of gzip may unpack to a gigabyte."""
+        bytes, decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and anything
+        may stand behind its end."""
         encoding = self.headers.get("content-encoding", "").strip().lower()
         if encoding not in _DECODED:
-            raise BadResponse(f"the answer came in an encoding nobody asked for: {encoding!r}")
-        response, size = self._response, 0
-        async with aclosing(response.aiter_bytes() if encoding else response.aiter_raw()) as body:
-            async for chunk in body:
-                size += len(chunk)
-                if size > MAX_BODY:
+            raise BadResponse(f"the answer came in an encoding nobody asked for: {encoding[:40]!r}")
+        came = size = 0
+        unpack = _Unpacker() if encoding in {"gzip", "deflate"} else None
+        async with aclosing(self._response.aiter_raw()) as body:
+            async for packed in body:
+                came += len(packed)
+                for chunk in (packed,) if unpack is None else unpack(packed):
+                    size += len(chunk)
+                    if size > MAX_BODY:
+                        break
+                    yield chunk
+                if max(came, size) > MAX_BODY:
                     raise BadResponse(
                         f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False
                     )
-                yield chunk
 
-    async def read(self) -> bytes:
-        """The whole decoded body. Raises as `chunks` does."""
-        return b"".join([chunk async for chunk in self.chunks()])
+    async def read(self, most: int | None = None) -> bytes:
+        """The whole decoded body, or its first `most` bytes. Raises as `chunks` does."""
+        found: list[bytes] = []
+        size = 0
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                found.append(chunk)
+                size += len(chunk)
+                if most is not None and size >= most:
+                    break
+        return b"".join(found)[:most]
+
+
+class _Unpacker:
+    """Unpacks gzip and deflate (with or without zlib's head) a piece at a time. httpx2's own
+    unpacks whatever a piece holds at once, and keeps what comes behind the end."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._begun = False
+
+    def __call__(self, packed: bytes) -> Iterator[bytes]:
+        """The pieces that `packed` completes; nothing after the end of the packed data. Raises
+        `BadResponse` for damage."""
+        while packed and not self._zlib.eof:
+            try:
+                chunk = self._zlib.decompress(packed, _PIECE)
+            except zlib.error as error:
+                if self._begun:
+                    why = f"the answer's compression is damaged ({error})"
+                    raise BadResponse(why) from error
+                chunk = b""
+                self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+            else:
+                packed = self._zlib.unconsumed_tail
+            self._begun = True
+            if chunk:
+                yield chunk
 
 
 class _Exchange:
@@ -156,6 +203,7 @@ class _Exchange:
         self._answered = False
         self._connecting: Any = None
         self.sent = False  # whether a byte of the request may have left
+        self.kept = True  # whether the connection has carried a request before
         self.deadline = asyncio.timeout_at(min(now + connect, self._end))
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -164,6 +212,8 @@ class _Exchange:
             if info["request"].method not in {b"CONNECT", "CONNECT"}:
                 self.sent = True
                 self._move(self._end)
+        elif event.endswith("connect_tcp.started"):
+            self.kept = False
         elif event.endswith("connect_tcp.complete"):
             self._connecting = info["return_value"]
         elif event.endswith("send_request_body.complete") and self.sent and not self._answered:
@@ -174,6 +224,11 @@ class _Exchange:
         """The head of the reply has come."""
         self.sent = self._answered = True
         self._move(self._end)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether a kept connection carried the request, and nothing of a reply came on it."""
+        return self.kept and self.sent and not self._answered
 
     async def close(self) -> None:
         """Close a connection that was given up before a request was sent on it: httpcore2 leaves
@@ -202,8 +257,9 @@ class HttpClient:
         self._many, self._proxy = many, proxy
         if many:  # a second of a minute's requests would wait for this import
             import llmctl.http_aiohttp  # noqa: F401
-        # By origin; and the words for the proxy that is on the way.
-        self._routes: dict[tuple[bytes, bytes], tuple[httpx2.AsyncBaseTransport, str]] = {}
+        # By origin, and whether connections are kept; and the words for the proxy on the way.
+        self._routes: dict[tuple[bytes, bytes, bool], tuple[httpx2.AsyncBaseTransport, str]] = {}
+        self._not_kept: dict[bytes, float] = {}  # until when, by host; the loop's time
 
     @asynccontextmanager
     async def send(
@@ -214,8 +270,9 @@ class HttpClient:
         Seconds: `connect` until there is a connection (name, proxy and TLS included), `first_byte`
         from the end of the request to the beginning of the reply, `total` for everything.
         Raises `ConnectionFailed` and `CallTimeout` (`ambiguous` where a byte of the request may
-        have left), `BadResponse`, `InvalidRequest`, `ConfigError`, and `CancelledAfterSending` in
-        the place of a cancellation where a byte may have left.
+        have left, `kept_ended` where a kept connection ended instead of a reply), `BadResponse`,
+        `InvalidRequest`, `ConfigError`, and `CancelledAfterSending` in the place of a cancellation
+        where a byte may have left.
         """
         import httpx2
 
@@ -244,23 +301,27 @@ class HttpClient:
                 raise
             raise exchange.late(name) from error
         except httpx2.HTTPError as error:
-            if isinstance(error, httpx2.DecodingError):
-                raise BadResponse(f"the answer's compression is damaged ({error})") from error
             why = f"the connection to {name} broke ({_reason(error)})"
             if not exchange.sent:
                 why = f"no connection to {name}{way} ({_reason(error)})"
                 why += "; check the network and `base_url`"
-            raise ConnectionFailed(why, ambiguous=exchange.sent) from error
+            failed = ConnectionFailed(why, ambiguous=exchange.sent)
+            if exchange.unheard:
+                failed.kept_ended = True
+                self._not_kept[request.url.netloc] = asyncio.get_running_loop().time() + _NOT_KEPT
+            raise failed from error
 
     def _route(self, request: httpx2.Request) -> tuple[httpx2.AsyncBaseTransport, str]:
         for field in request.headers.raw:
             _check_header(*field)
-        key = (request.url.raw_scheme, request.url.netloc)
+        now, place = asyncio.get_running_loop().time(), request.url.netloc
+        keep = now >= self._not_kept.get(place, now)
+        key = (request.url.raw_scheme, place, keep)
         if key not in self._routes:
-            self._routes[key] = self._open(request.url)
+            self._routes[key] = self._open(request.url, keep=keep)
         return self._routes[key]
 
-    def _open(self, url: httpx2.URL) -> tuple[httpx2.AsyncBaseTransport, str]:
+    def _open(self, url: httpx2.URL, *, keep: bool) -> tuple[httpx2.AsyncBaseTransport, str]:
         import httpx2
 
         proxy = httpx2.Proxy(self._proxy) if self._proxy else proxy_for(url)
@@ -275,8 +336,10 @@ class HttpClient:
         if self._many:
             from llmctl.http_aiohttp import AiohttpTransport
 
-            return AiohttpTransport(context, proxy, KEEP_ALIVE), way
-        limits = httpx2.Limits(keepalive_expiry=KEEP_ALIVE)
+            return AiohttpTransport(context, proxy, KEEP_ALIVE if keep else None), way
+        limits = httpx2.Limits(
+            max_keepalive_connections=None if keep else 0, keepalive_expiry=KEEP_ALIVE
+        )
         return httpx2.AsyncHTTPTransport(context, proxy=proxy, limits=limits), way
 
     async def close(self) -> None:

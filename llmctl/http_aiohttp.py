@@ -1,7 +1,8 @@
 """aiohttp as a transport of httpx2, for many requests at a time.
 
-It reports the same `trace` events as httpx2's own transport: the first just before a byte of the
-request leaves, another when all of it is handed to the system. httpx-aiohttp reports a refused
+It reports the same `trace` events as httpx2's own transport: one when a connection is made, one
+just before a byte of the request leaves, another when all of it is handed to the system.
+httpx-aiohttp reports a refused
 connection and one that broke after sending alike, which makes a wrong bill.
 """
 
@@ -12,6 +13,8 @@ import base64
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -25,10 +28,11 @@ _PIECE = 256 * 1024  # bytes of a request's body that are handed to the event lo
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends requests to any origin, by way of the proxy if there is one. `keep_alive` is the
-    seconds that an idle connection is kept. Belongs to the event loop of its first request."""
+    seconds that an idle connection is kept; None: a connection carries one request. Belongs to the
+    event loop of its first request."""
 
     def __init__(
-        self, context: ssl.SSLContext, proxy: httpx2.Proxy | None, keep_alive: float
+        self, context: ssl.SSLContext, proxy: httpx2.Proxy | None, keep_alive: float | None
     ) -> None:
         self._context = context
         self._keep_alive = keep_alive
@@ -40,11 +44,17 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             self._proxy_headers = {"Proxy-Authorization": f"Basic {basic}"}
 
     def _open(self) -> aiohttp.ClientSession:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_create_start.append(_connects)
+        kept: dict[str, Any] = {"keepalive_timeout": self._keep_alive}
+        if self._keep_alive is None:
+            kept = {"force_close": True}
         return aiohttp.ClientSession(
+            trace_configs=[tracing],
             connector=aiohttp.TCPConnector(
                 ssl=self._context,
                 limit=0,
-                keepalive_timeout=self._keep_alive,
+                **kept,
                 resolver=aiohttp.ThreadedResolver(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -78,6 +88,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 _url(str(request.url)),
                 headers=headers,
                 data=body,
+                trace_request_ctx=request.extensions["trace"],
                 allow_redirects=False,
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers if self._proxy and tunnelled else None,
@@ -90,6 +101,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _connects(_session: object, context: SimpleNamespace, _params: object) -> None:
+    await context.trace_request_ctx("connection.connect_tcp.started", {})
 
 
 @lru_cache(maxsize=64)

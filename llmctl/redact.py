@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 MARK = "[key]"
 _SHORTEST = 4
+_SHORTEST_PIECE = 12  # characters of a key's beginning or end that are cut out anywhere
 _SHORTEST_INSIDE = 8  # characters of base64 that must be a key's in a longer text
 _LONG_ENOUGH = 12  # characters of a key of which four may be shown
 _KNOWN: set[str] = set()  # every key this process has held
@@ -63,7 +64,45 @@ def redact(text: str, key: str | None) -> str:
         return text
     for form in _forms(key):
         text = text.replace(form, MARK)
+    for form in _forms(key):
+        text = _without_pieces(text, form, _forms(key))
     return text
+
+
+def cut(text: str, length: int) -> str:
+    """The first `length` characters of `text` without known keys: cut after they were, and where
+    `text` itself is cut off in a key, the beginning of that goes as well."""
+    text = redact_known_keys(text)
+    for form in {form for key in _KNOWN for form in _forms(key)}:
+        for size in range(min(len(form) - 1, len(text)), _SHORTEST - 1, -1):
+            if text.endswith(form[:size]):
+                text = text[:-size] + MARK
+                break
+    return text[:length]
+
+
+def _without_pieces(text: str, form: str, forms: tuple[str, ...]) -> str:
+    """`text` without the beginnings and ends of a key: all but one character of it is a key."""
+    if len(form) <= _SHORTEST_PIECE:
+        return text
+    at = 0
+    while (at := text.find(form[:_SHORTEST_PIECE], at)) >= 0:
+        size = max(_alike(text[at : at + len(each)], each) for each in forms)
+        text = text[:at] + MARK + text[at + size :]
+        at += len(MARK)
+    while (at := text.find(form[-_SHORTEST_PIECE:])) >= 0:
+        end = at + _SHORTEST_PIECE
+        size = max(_alike(text[max(0, end - len(f)) : end][::-1], f[::-1]) for f in forms)
+        text = text[: end - size] + MARK + text[end:]
+    return text
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
 
 
 @lru_cache(maxsize=32)

@@ -20,9 +20,11 @@ from llmctl.guards.cache import Cache, kept_answers
 from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
+from llmctl.guards.schema import schema_validation
 from llmctl.protocols import AnswerCache, Handler, Observer
 from llmctl.providers.registry import prompt_of
 from llmctl.request import retarget, ulid
+from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request
@@ -38,6 +40,7 @@ class Runner(Struct, frozen=True):
         budget: what the run may spend, and the ledger it spends from.
         call_id: a new call's id.
         patient: calls wait for a provider rather than fail (a batch).
+        checker: holds answers to their schemas.
         cache_guards: the cache guards of the handlers made so far.
 
     """
@@ -53,6 +56,7 @@ class Runner(Struct, frozen=True):
     call_id: Callable[[], str]
     patient: bool
     stop: Stop
+    checker: Checker
     cache_guards: list[Cache] = field(default_factory=list)
 
     @property
@@ -161,8 +165,8 @@ class Runner(Struct, frozen=True):
                 inner, policy, longest, waiting, on_retry, self.budget.can_afford, self.patient
             ),
             budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.bounded),
+            schema=lambda inner: schema_validation(inner, self.checker, schema_retries),
             cache=cache,
-            schema_retries=schema_retries,
         )
 
 
@@ -213,6 +217,8 @@ async def open_runner(
         file = folders.cache / "cache.db" if profile.cache.enabled else None
         cache = SqliteCache(file, warn, clock, size=cache_size)
         stack.callback(cache.close)
+        checker = Checker()
+        stack.push_async_callback(checker.close)
         own = {route.profile.name: route.profile.price for route in routes}
         runner = Runner(
             routes=tuple(routes),
@@ -226,6 +232,7 @@ async def open_runner(
             call_id=partial(ulid, clock),
             patient=patient,
             stop=stop,
+            checker=checker,
         )
         try:
             yield runner

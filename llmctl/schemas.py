@@ -1,17 +1,26 @@
 """JSON Schemas that answers must fit: checking the schema, and answers against it.
 
-The library is imported when the first schema is used.
+The library is imported when the first schema is used. Answers are checked in processes of their
+own (`python -m llmctl.schemas`): a pattern that backtracks, or alternatives in alternatives, may
+take for ever, and nothing else than the end of its process stops that.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llmctl.redact import cut
 from llmctl.types import JSON
 
 if TYPE_CHECKING:
@@ -19,6 +28,10 @@ if TYPE_CHECKING:
 
 _SHOWN = 300
 _KEPT = 64  # schemas of one batch whose validators are kept
+_LONGEST = 4096  # characters of a reason that are handed over
+_AT_ONCE = min(4, os.cpu_count() or 1)  # answers that are checked at a time
+_ENVIRON = frozenset({"PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "HOME"})  # no keys
+LIMIT = 3.0  # seconds that the check of one answer may take
 
 
 def check(schema: Any) -> JSON:
@@ -60,10 +73,97 @@ def fit(text: str, schema: JSON) -> Any:
     except RecursionError as error:
         raise ValueError("the schema refers to itself without end") from error
     if wrong is not None:
-        said = wrong.message if len(wrong.message) <= _SHOWN else wrong.message[:_SHOWN] + "…"
-        where = f"at {wrong.json_path}: " if wrong.path else ""
-        raise ValueError(where + said)
+        raise ValueError((f"at {wrong.json_path}: " if wrong.path else "") + wrong.message)
+    try:
+        orjson.dumps([found])
+    except TypeError as error:
+        raise ValueError("it is nested too deeply") from error
     return found
+
+
+class Checker:
+    """Checks answers off the event loop, in processes that are started when they are needed and
+    used again. The limit is kept by the process itself, which dies of an alarm."""
+
+    def __init__(self) -> None:
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._all: set[subprocess.Popen[bytes]] = set()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def fit(self, text: str, schema: JSON) -> Any:
+        """As the function `fit`; raises `ValueError` also for an answer whose check takes longer
+        than `LIMIT` seconds."""
+        try:
+            line = orjson.dumps([schema, text], option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError as error:
+            raise ValueError(f"it is no JSON ({error})") from error
+        async with self._turns:
+            why = await asyncio.shield(asyncio.to_thread(self._ask, line))
+        if why:
+            raise ValueError(cut(why, _SHOWN) + ("…" if len(why) > _SHOWN else ""))
+        return value(text)
+
+    def _ask(self, line: bytes) -> str:
+        try:
+            process = self._idle.pop() if self._idle else self._start()
+        except OSError as error:
+            return f"its check cannot be started ({error.strerror})"
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            said = process.stdout.readline()
+        except OSError:
+            said = b""
+        if not said:
+            self._end(process)
+            return f"its check took longer than {LIMIT:g} s, or more memory than there is"
+        self._idle.append(process)
+        why: str = orjson.loads(said)
+        return why
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Without the working folder on its path, and in a session of its own: Ctrl-C is for us.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "llmctl.schemas"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name in _ENVIRON},
+        )
+        self._all.add(process)
+        return process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._all.discard(process)
+        process.kill()
+        with contextlib.suppress(OSError), process:
+            pass
+
+    async def close(self) -> None:
+        """End the processes."""
+        for process in tuple(self._all):
+            self._end(process)
+        self._idle.clear()
+
+
+def main() -> None:
+    """Answer each line of stdin, a schema and a text, with why that does not fit; "" if it does."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # its end
+    for line in sys.stdin.buffer:
+        schema, text = orjson.loads(line)
+        why = ""
+        try:
+            _validator(_key(schema))  # its own time is no answer's
+            signal.setitimer(signal.ITIMER_REAL, LIMIT)
+            fit(text, schema)
+        except ValueError as error:
+            why = str(error)[:_LONGEST]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.stdout.buffer.write(orjson.dumps(why) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def _key(schema: JSON) -> bytes:
@@ -130,3 +230,7 @@ def _check_references(schema: JSON, kind: type[Validator]) -> None:
             except (SchemaError, ValueError, TypeError) as error:
                 raise ValueError(f"it refers to {reference!r}, which is no schema") from error
             waiting.append((dialect.create_resource(found.contents), found.resolver))
+
+
+if __name__ == "__main__":
+    main()

@@ -110,3 +110,19 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 def test_nothing_to_obey_is_left(text: str) -> None:
     """Whatever sequences are nested or cut off, no control character comes out."""
     assert not CONTROLS.search(printable(text))
+
+
+@given(size=st.integers(4, len(KEY)), length=st.integers(0, 80), before=st.integers(0, 60))
+def test_a_key_that_is_cut(size: int, length: int, before: int) -> None:
+    """Case 66: keys go before a text is cut, and of a text that is cut off in a key the beginning
+    of it goes as well: no four characters of it are left."""
+    remember(KEY)
+    text = module.cut("." * before + KEY[:size], length)
+    assert KEY[:4] not in text
+    assert len(text) <= length
+
+
+@pytest.mark.parametrize("piece", [KEY[:12], KEY[:-1], KEY[-12:], KEY[1:]])
+def test_a_piece_of_a_key(piece: str) -> None:
+    """Case 66: twelve characters of a key's beginning or end, and more, go wherever they stand."""
+    assert redact(f"before {piece} after", KEY) == "before [key] after"

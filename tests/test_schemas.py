@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +26,16 @@ CITY = {
 
 def why(text: str, schema: dict[str, Any]) -> str:
     """Why the text does not fit."""
+
+    async def ask() -> None:
+        checker = schemas.Checker()
+        try:
+            await checker.fit(text, schema)
+        finally:
+            await checker.close()
+
     with pytest.raises(ValueError, match=r".") as caught:
-        schemas.fit(text, schema)
+        asyncio.run(ask())
     return str(caught.value)
 
 

@@ -152,8 +152,10 @@ class ProviderHealth:
 
     def ended(self, permit: CallPermit, error: BaseException | None) -> None:
         """How the call went; None for an answer. Marks failures that are not the row's fault. A
-        call that was given up, or not sent, says nothing."""
-        if error is not None and not (isinstance(error, CallError) and error.sent):
+        call that was given up, not sent, or whose kept connection had ended, says nothing."""
+        if error is not None and (
+            not isinstance(error, CallError) or not error.sent or error.kept_ended
+        ):
             self._circuit.end(permit, self._clock.monotonic(), ok=None)
             if permit.probe:
                 self._wake()

@@ -15,7 +15,6 @@ from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.context_window import Admission, context_window
 from llmctl.guards.key_failover import key_failover
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
-from llmctl.guards.schema import schema_validation
 from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Handler
 from llmctl.providers.endpoint import Endpoint
@@ -41,8 +40,8 @@ def target_handler(
     tokens: Callable[[Request], int],
     retry: Guard,
     budget: Guard,
+    schema: Guard,
     cache: Guard,
-    schema_retries: int,
 ) -> Handler:
     """The guards of one target around its endpoint, innermost first. `Fallback` is around targets:
     outside the caches, because an answer is kept as that of the provider that gave it; and inside
@@ -63,6 +62,6 @@ def target_handler(
     handler = context_window(handler, route.admission)
     # Inside the cache: an answer that does not fit its schema is not kept. Outside the budget: it
     # was billed, and asking again is another question, with a hold of its own.
-    handler = schema_validation(handler, schema_retries)
+    handler = schema(handler)
     # Outside the budget: a kept answer is free and holds nothing.
     return cache(handler)

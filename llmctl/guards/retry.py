@@ -107,11 +107,12 @@ class _Call:
             return await self._guard.inner(self._request, self._emit)
         except CallError as error:
             excused = error.excused or isinstance(error, RateLimited)
+            free = error.kept_ended or (self._guard.patient and excused)
             self.made -= not error.sent
             self.uncertain += error.ambiguous
             if error.usage is not None:
                 self.billed.append((error.usage, error.cost))
-            self.count += not (self._guard.patient and excused)
+            self.count += not free
             raise
         except CancelledAfterSending as stop:
             stop.attempts, stop.uncertain = self.made, self.uncertain + 1

@@ -6,14 +6,14 @@ import asyncio
 
 from msgspec.structs import replace
 
-from llmctl import schemas
 from llmctl.errors import CallError, ContentFiltered, SchemaMismatch
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
+from llmctl.schemas import Checker
 from llmctl.types import Answer, Billed, Message, Request
 
 
-def schema_validation(inner: Handler, retries: int = 0) -> Handler:
+def schema_validation(inner: Handler, checker: Checker, retries: int = 0) -> Handler:
     """The guard: holds every answer to its request's schema, and sets `parsed`.
 
     One that does not fit is asked for again, at most `retries` times, with the validator's words;
@@ -30,7 +30,7 @@ def schema_validation(inner: Handler, retries: int = 0) -> Handler:
             if answer.tool_calls and not answer.text.strip():
                 break
             try:
-                answer = replace(answer, parsed=schemas.fit(answer.text, request.schema))
+                answer = replace(answer, parsed=await checker.fit(answer.text, request.schema))
                 break
             except ValueError as error:
                 failure = _failure(answer, str(error))

@@ -68,7 +68,7 @@ class Anthropic(replies.BaseCodec):
         if finish == "content_filter" and not text:
             raise replies.content_filtered(_REFUSED, _refusal(found), usage)
         return ProviderReply(
-            text, finish, replies.first_text(found, "model") or "", usage,
+            text, finish, replies.named(found, "model") or "", usage,
             reason=replies.first_text(found, "stop_reason"),
             tool_calls=tuple(
                 replies.tool_call(block["name"], block.get("input"), block.get("id"))
@@ -334,7 +334,7 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     written = replies.token_count(found.get("cache_creation_input_tokens"))
     written = written or sum(map(replies.token_count, by_time.values()))
     details = replies.object_or_empty(found.get("output_tokens_details"))
-    return Usage(
+    usage = Usage(
         input=replies.token_count(found.get("input_tokens")) + read + written,
         output=replies.token_count(found.get("output_tokens")),
         cached_input=read,
@@ -342,6 +342,7 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
         cache_write_1h=min(written, replies.token_count(by_time.get("ephemeral_1h_input_tokens"))),
         reasoning=replies.token_count(details.get("thinking_tokens")),
     )
+    return replies.credible(usage)
 
 
 _REFUSED = "the model refused to answer"
@@ -367,7 +368,7 @@ class AnthropicReader(replies.BaseReader):
             raise replies.error_from_event(found)
         if kind == "message_start":
             start = found["message"]
-            model = replies.first_text(start, "model")
+            model = replies.named(start, "model")
             return StreamChunk(model=model, usage=self._usage_so_far(start))
         if kind in ("content_block_start", "content_block_delta"):
             block = found.get("content_block") or found["delta"]

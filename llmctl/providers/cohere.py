@@ -20,6 +20,7 @@ from llmctl.errors import AuthFailed, CallError, ContentFiltered, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import message_parts as chat
 from llmctl.providers import replies
+from llmctl.redact import cut
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Usage
 
 _PAGE = 1000  # models in one page: the most there can be (docs.cohere.com/reference/list-models)
@@ -203,11 +204,12 @@ def _usage(value: object) -> Usage | None:
     counts = replies.object_or_empty(found.get("tokens") or found.get("billed_units"))
     if not counts:
         return None
-    return Usage(
+    usage = Usage(
         input=replies.token_count(counts.get("input_tokens")),
         output=replies.token_count(counts.get("output_tokens")),
         cached_input=replies.token_count(found.get("cached_tokens")),
     )
+    return replies.credible(usage)
 
 
 def _finish(
@@ -216,7 +218,7 @@ def _finish(
     """The finish of a `finish_reason`. Raises `ServerFailed` (ambiguous) where it is a failure
     and `ContentFiltered` for a refusal without text; both carry the usage."""
     if reason in _FAILED:
-        why = replies.first_text(found, "error") or f"finish_reason {reason}"
+        why = cut(replies.first_text(found, "error") or f"finish_reason {reason}", replies.SHOWN)
         error = ServerFailed(f"the provider gave up on the answer: {why}", http_status=200)
         error.usage, error.ambiguous = usage, True
         raise error

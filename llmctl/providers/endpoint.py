@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +13,14 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
-from llmctl.errors import BadResponse, CallError, Interrupted, InvalidRequest, NoAnswer
+from llmctl.errors import (
+    BadResponse,
+    CallError,
+    Interrupted,
+    InvalidRequest,
+    LlmctlError,
+    NoAnswer,
+)
 from llmctl.http import HttpClient, HttpReply, build
 from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
 from llmctl.providers.replies import (
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _JSON = {"content-type": "application/json"}
+MAX_ERROR = 64 * 1024  # bytes of the body of an error that are read
 
 
 class KeyHolder(Protocol):
@@ -130,10 +138,11 @@ class Endpoint(Struct, frozen=True):
         token count, a key check. One attempt; raises the mapped `CallError`."""
         try:
             async with await self._send(wire) as reply:
-                body = await reply.read()
-                if not 200 <= reply.status < 300:
+                if 200 <= reply.status < 300:
+                    return await reply.read()
+                body = await reply.read(MAX_ERROR)
+                with _reading():
                     raise self.codec.failure(reply.status, reply.headers, body)
-                return body
         except CallError as error:
             _clean(error)
             raise
@@ -152,12 +161,15 @@ class Endpoint(Struct, frozen=True):
         sending = await self._send(wire)
         started = self.clock.monotonic()
         async with sending as reply:
-            self.heard(self.codec.limits(reply.headers))
             named = request_id(reply.headers)
             try:
+                with _reading():
+                    limits = self.codec.limits(reply.headers)
+                self.heard(limits)
                 if reply.status != 200:
-                    failed = await reply.read()
-                    raise self.codec.failure(reply.status, reply.headers, failed)
+                    failed = await reply.read(MAX_ERROR)
+                    with _reading():
+                        raise self.codec.failure(reply.status, reply.headers, failed)
                 answer, body = await self._read(reply, emit)
                 used = answer.usage or self.estimate(request, answer.text)
                 answer = answered(replace(answer, usage=used), request)
@@ -197,7 +209,8 @@ class Endpoint(Struct, frozen=True):
             if is_stream(start, named=named):
                 return await self._stream(start, chunks, emit or (lambda _: None)), None
             body = start + b"".join([chunk async for chunk in chunks])
-        return self.codec.decode(200, reply.headers, body), strict_json(body)
+        with _reading():
+            return self.codec.decode(200, reply.headers, body), strict_json(body)
 
     async def _stream(
         self, start: bytes, chunks: AsyncGenerator[bytes], emit: Emit
@@ -237,15 +250,16 @@ class Endpoint(Struct, frozen=True):
         events, answer = EventReader(), self.codec.reader()
         last = StreamChunk()
         try:
-            for event in events.feed(start):
-                last = _later(last, piece := answer.piece(event.name, event.data))
-                yield piece
-            async for chunk in chunks:
+            async for chunk in _after(start, chunks):
                 for event in events.feed(chunk):
-                    last = _later(last, piece := answer.piece(event.name, event.data))
+                    with _reading():
+                        piece = answer.piece(event.name, event.data)
+                    last = _later(last, piece)
                     yield piece
             if (rest := events.end()) is not None:
-                yield answer.piece(rest.name, rest.data)
+                with _reading():
+                    piece = answer.piece(rest.name, rest.data)
+                yield piece
             yield answer.end()
         except CallError as error:  # what was read of the bill before it goes along
             if error.usage is None:
@@ -253,9 +267,26 @@ class Endpoint(Struct, frozen=True):
             raise
 
 
+async def _after(start: bytes, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    yield start
+    async for chunk in chunks:
+        yield chunk
+
+
 def _later(last: StreamChunk, piece: StreamChunk) -> StreamChunk:
     """The one that tells of the bill."""
     return last if piece.usage is None else piece
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever goes wrong while a codec reads a reply is `BadResponse`: it ends one row."""
+    try:
+        yield
+    except LlmctlError:
+        raise
+    except Exception as error:
+        raise BadResponse(f"the answer cannot be read ({type(error).__name__})") from error
 
 
 @lru_cache(maxsize=64)

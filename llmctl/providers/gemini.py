@@ -267,12 +267,13 @@ def _usage(value: object) -> Usage | None:
     if not found:
         return None
     thoughts = replies.token_count(found.get("thoughtsTokenCount"))
-    return Usage(
+    usage = Usage(
         input=replies.token_count(found.get("promptTokenCount")),
         output=replies.token_count(found.get("candidatesTokenCount")) + thoughts,
         cached_input=replies.token_count(found.get("cachedContentTokenCount")),
         reasoning=thoughts,
     )
+    return replies.credible(usage)
 
 
 def _objects(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -315,7 +316,7 @@ class GeminiReader(replies.BaseReader):
             if finish == "content_filter" and not text and not self._has_text:
                 raise _stopped(candidate, usage)
             finish = "tool_calls" if self.calls and finish == "stop" else finish
-        model = replies.first_text(found, "modelVersion")
+        model = replies.named(found, "modelVersion")
         return StreamChunk(text=text, finish=finish, model=model, usage=usage, reason=reason)
 
 

@@ -179,7 +179,7 @@ def chat_reply(answer: Mapping[str, Any]) -> ProviderReply:
 
 
 def _model(answer: Mapping[str, Any]) -> str:
-    return replies.first_text(answer, "model") or ""
+    return replies.named(answer, "model") or ""
 
 
 def _spoken(message: Mapping[str, Any]) -> str:
@@ -297,7 +297,7 @@ def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | Non
         cache_write=replies.token_count(read.get("cache_write_tokens")),
         reasoning=replies.token_count(written.get("reasoning_tokens")),
     )
-    return usage, replies.dollars(found.get("cost"))
+    return replies.credible(usage), replies.dollars(found.get("cost"))
 
 
 def _billed(error: CallError, answer: Mapping[str, Any]) -> CallError:
@@ -345,7 +345,9 @@ class ChatReader(replies.BaseReader):
             raise _billed(error, found if found.get("usage") else groq) from None
         delta = choice.get("delta") or choice.get("message") or {}
         text = content_text(delta.get("content", choice.get("text"))) or _spoken(delta)
-        self._refusal += content_text(delta.get("refusal"))
+        # As much of it as an error could show: added up, a long one would take a square of time.
+        if len(self._refusal) < replies.LONGEST_NOTE:
+            self._refusal += content_text(delta.get("refusal"))
         for at, call in enumerate(delta.get("tool_calls") or ()):
             made = call.get("function") or call.get("custom") or {}
             arguments = made.get("arguments", made.get("input"))
@@ -359,7 +361,7 @@ class ChatReader(replies.BaseReader):
         if listed := replies.kept(found.get("citations")):  # Perplexity: all, in every chunk
             self.citations = list(listed)
         reason = replies.first_text(choice, "finish_reason")
-        model = replies.first_text(found, "model")
+        model = replies.named(found, "model")
         return StreamChunk(text, finish, model, usage, cost, reason=reason)
 
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 import orjson
 from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from llmctl.errors import (
     AuthFailed,
@@ -41,13 +41,21 @@ from llmctl.errors import (
     ServerFailed,
 )
 from llmctl.protocols import NO_RATE_HEADERS, BodyFields, RateHeaders, WireRequest
+from llmctl.redact import cut
 from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
 
 T = TypeVar("T")
 
 MAX_WAIT = 120.0  # seconds a provider's wait is honoured at most
 MAX_LINE = 16 * 1024 * 1024  # bytes: a stream's line without end must not fill the memory
-_SHOWN = 500  # characters of a provider's own words that an error repeats
+MOST_TOKENS = 1 << 40  # of one call; a larger count, or a limit of as many, is not said
+MOST_DOLLARS = 1_000_000  # that one call is said to cost at most
+LONGEST_NAME = 256  # characters of a model's name, or of an id
+SHOWN = 500  # characters of a provider's own words that an error repeats
+LONGEST_NOTE = 8 * SHOWN  # characters of them that are looked at
+_DEEPEST = 200  # levels of JSON in JSON; orjson reads 1,024 and writes 254
+_LONGEST_AMOUNT = 64  # characters
+_DECIMALS = 18  # of dollars
 
 # --- Codecs and readers of streams --------------------------------------------------------------
 
@@ -127,7 +135,7 @@ class BaseCodec(ABC):
         """`input_tokens`, or Gemini's `totalTokens`."""
         found = object_or_empty(json_or_none(body))
         tokens = found.get("input_tokens", found.get("totalTokens"))
-        if type(tokens) is not int:
+        if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
             raise BadResponse("the provider's token count is none", retryable=False)
         return tokens
 
@@ -301,7 +309,10 @@ def read_object(body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
     """What `read` makes of the JSON object of a body. Raises `BadResponse` for no JSON, no object,
     and one that is not built as `read` expects."""
     try:
-        return read(_required_object(load_json(body)))
+        found = _required_object(load_json(body))
+        if body.count(b"{") + body.count(b"[") > _DEEPEST:  # else it cannot be too deep
+            orjson.dumps([[[found]]])  # what is kept of it must be readable in an output row
+        return read(found)
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         why = "no JSON" if isinstance(error, orjson.JSONDecodeError) else repr(error)
         shown = _plain_text(body)
@@ -341,6 +352,12 @@ def first_text(found: Mapping[str, Any], *names: str) -> str | None:
     return next((text for text in texts if isinstance(text, str) and text), None)
 
 
+def named(found: Mapping[str, Any], *names: str) -> str | None:
+    """As `first_text`, for a name: the first `LONGEST_NAME` characters."""
+    name = first_text(found, *names)
+    return name and name[:LONGEST_NAME]
+
+
 def finish_of(reason: object, finishes: Mapping[str, Finish]) -> Finish | None:
     """The finish by the provider's own word for it; None where it gives none."""
     return finishes.get(reason, "other") if isinstance(reason, str) and reason else None
@@ -370,7 +387,9 @@ def answered(reply: ProviderReply, asked: Request) -> ProviderReply:
         why = f"all {output:,} tokens" if output else "all its tokens"
         why = f"the answer is empty: {why} went into reasoning; raise --max-tokens"
     elif finish == "other" and reply.reason:
-        why = f"the model ended with {reply.reason[:_SHOWN]!r}, which is no answer; try again, or "
+        why = (
+            f"the model ended with {cut(reply.reason, SHOWN)!r}, which is no answer; try again, or "
+        )
         why += "ask another model"
     else:
         why = "the answer is empty; try again, or ask another model"
@@ -406,41 +425,59 @@ _OUTPUT = ("max_completion_tokens", "outputTokenLimit", "max_tokens")
 
 
 def _model_info(item: Mapping[str, Any]) -> ModelInfo | None:
-    identity = first_text(item, "id", "name")
+    identity = named(item, "id", "name")
     if identity is None:
         return None
-    shown = first_text(item, "display_name", "displayName", "name")
+    shown = named(item, "display_name", "displayName", "name")
     item = {**object_or_empty(item.get("top_provider")), **item}  # OpenRouter's longest answer
     return ModelInfo(
         id=identity.removeprefix("models/"),  # Gemini's
         name=None if shown == identity else shown,
-        context=next(filter(None, (token_count(item.get(name)) for name in _CONTEXT)), None),
-        output=next(filter(None, (token_count(item.get(name)) for name in _OUTPUT)), None),
+        context=_limit(item, _CONTEXT),
+        output=_limit(item, _OUTPUT),
         created=unix_time(item.get("created_at"))
         or float(token_count(item.get("created")))
         or None,
     )
 
 
+def _limit(item: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    counts = (token_count(item.get(name)) for name in names)
+    return next((count for count in counts if 0 < count <= MOST_TOKENS), None)
+
+
 # --- Numbers and times --------------------------------------------------------------------------
 
 
 def token_count(value: object) -> int:
-    """The count, or 0 for anything that is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return max(0, int(value))
-    return 0
+    """The count, or 0 for anything that is none; see `credible` for one that is too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or str(value) == "nan":
+        return 0
+    return int(max(0, min(value, MOST_TOKENS + 1)))
+
+
+def credible(usage: Usage) -> Usage | None:
+    """The usage; None, so that it is estimated, where one of its counts is above `MOST_TOKENS`."""
+    return usage if max(astuple(usage)) <= MOST_TOKENS else None
 
 
 def dollars(value: object) -> Decimal | None:
-    """An amount in dollars, with the digits it was written in; None for anything else."""
+    """An amount in dollars, with the digits it was written in (18 decimals at the most); None for
+    anything else, and above `MOST_DOLLARS`."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and len(value) > _LONGEST_AMOUNT:
         return None
     try:
         amount = Decimal(str(value))
     except InvalidOperation:
         return None
-    return amount if amount.is_finite() and amount >= 0 else None
+    if not (amount.is_finite() and 0 <= amount <= MOST_DOLLARS):
+        return None
+    # With all of them an amount such as 1e-999999 would be a million digits long.
+    digits = amount.as_tuple().exponent
+    short = isinstance(digits, int) and digits >= -_DECIMALS
+    return amount if short else round(amount, _DECIMALS)
 
 
 def unix_time(value: object) -> float | None:
@@ -463,7 +500,8 @@ def duration(text: str) -> float | None:
     if not match or not any(match.groups()):
         return None
     hours, minutes, seconds, millis = (float(g or 0) for g in match.groups())
-    return hours * 3600 + minutes * 60 + seconds + millis / 1000
+    total = hours * 3600 + minutes * 60 + seconds + millis / 1000
+    return total if math.isfinite(total) else None
 
 
 def number(text: str | None) -> float | None:
@@ -478,7 +516,7 @@ def number(text: str | None) -> float | None:
 def count(text: str | None) -> int | None:
     """A whole number of requests or tokens; None for anything else."""
     value = number(text)
-    return None if value is None else int(value)
+    return None if value is None or value > MOST_TOKENS else int(value)
 
 
 def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
@@ -494,9 +532,9 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
 
         try:
             when = parsedate_to_datetime(text)
-        except (ValueError, TypeError):
+            wait = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
+        except (ArithmeticError, LookupError, TypeError, ValueError):
             return None
-        wait = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
     return min(wait, MAX_WAIT) if wait >= 0 else None
 
 
@@ -521,7 +559,7 @@ def rate_headers(
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The provider's own id of the request, for its support desk."""
-    return headers.get("x-request-id") or headers.get("request-id")
+    return named(headers, "x-request-id", "request-id")
 
 
 # --- Errors -------------------------------------------------------------------------------------
@@ -620,8 +658,7 @@ def error_object(whole: object) -> Mapping[str, Any]:
     if isinstance(found, dict):
         return found
     if "message" not in whole and detail is not None:
-        message = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
-        return {**whole, "message": message}
+        return {**whole, "message": _as_text(detail)}
     return whole if "message" in whole else {}
 
 
@@ -634,15 +671,14 @@ def error_from_reply(
     """
     whole = json_or_none(body)
     found = error_object(whole)
-    message = _message(found) or _plain_text(body)
+    message = cut(_message(found), SHOWN) or _plain_text(body)
     if 300 <= status < 400:
-        where = headers.get("location")
+        where = cut(headers.get("location", ""), SHOWN)
         message = f"a redirect to {where!r}, which is not followed; mend `base_url`"
-    sentence = f"the provider answered {status}" + (f": {message[:_SHOWN]}" if message else "")
+    sentence = f"the provider answered {status}" + (f": {message}" if message else "")
     error = _error(status, found, sentence)
     error.http_status = status
-    named = request_id(headers) or first_text(object_or_empty(whole), "request_id")
-    error.provider_request_id = named
+    error.provider_request_id = request_id(headers) or named(object_or_empty(whole), "request_id")
     error.retry_after = retry_after(headers, now=now)
     told = {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
     error.retryable = error.retryable if told is None else told
@@ -655,8 +691,8 @@ def error_from_event(whole: Mapping[str, Any]) -> CallError:
     codes = map(found.get, ("status_code", "raw_status_code", "code", "status"))
     status = next((c for c in codes if type(c) is int and 400 <= c < 600), None)
     message = _message(found) or "the provider reported an error"
-    error = _error(status or 500, found, message[:_SHOWN])
-    error.http_status, error.provider_request_id = status, first_text(whole, "request_id")
+    error = _error(status or 500, found, cut(message, SHOWN))
+    error.http_status, error.provider_request_id = status, named(whole, "request_id")
     return error
 
 
@@ -664,7 +700,8 @@ def content_filtered(
     sentence: str, why: str | None, usage: Usage | None, cost: Decimal | None = None
 ) -> ContentFiltered:
     """The error for a refusal, which was billed like an answer."""
-    error = ContentFiltered(f"{sentence}: {why[:_SHOWN]}" if why else sentence, http_status=200)
+    why = cut(why or "", SHOWN)
+    error = ContentFiltered(f"{sentence}: {why}" if why else sentence, http_status=200)
     error.usage, error.cost = usage, cost
     return error
 
@@ -672,21 +709,29 @@ def content_filtered(
 def _message(found: Mapping[str, Any]) -> str:
     """The provider's own words; OpenRouter puts those of the one behind it into `metadata`."""
     message = found.get("message")
-    said = message if isinstance(message, str) else orjson.dumps(message).decode()
+    said = _as_text(message)
     raw = object_or_empty(found.get("metadata")).get("raw")
     if isinstance(raw, str) and raw and raw not in said:
-        said += f" ({raw})"
+        said += f" ({raw[:LONGEST_NOTE]})"
     return " ".join(said.split()) if message or raw else ""
+
+
+def _as_text(value: object) -> str:
+    """The start of a text, or of anything else as JSON; nothing of what is too deep for that."""
+    try:
+        return (value if isinstance(value, str) else orjson.dumps(value).decode())[:LONGEST_NOTE]
+    except TypeError:
+        return ""
 
 
 def _error(status: int, found: Mapping[str, Any], sentence: str) -> CallError:
     kind = _BY_STATUS.get(status) or (ServerFailed if status >= 500 else InvalidRequest)
     for key in ("code", "type", "status"):
-        coded = _BY_CODE.get(str(found.get(key)))
+        coded = _BY_CODE.get(_as_text(found.get(key)))
         if coded is not None and not (coded is InvalidRequest and status in _BY_STATUS):
             kind = coded
             break
-    said = f"{_message(found)} {orjson.dumps(found.get('details')).decode()}"
+    said = f"{_message(found)} {_as_text(found.get('details'))}"
     for kinds, words, better in _BY_MESSAGE:
         if kind in kinds and re.search(words, said, re.IGNORECASE | re.DOTALL):
             kind = better
@@ -701,5 +746,5 @@ def _error(status: int, found: Mapping[str, Any], sentence: str) -> CallError:
 
 def _plain_text(body: bytes) -> str:
     """The start of a body that is no JSON, on one line; nothing of an HTML page."""
-    text = body[:2000].decode("utf-8", "replace").strip()
-    return "" if text.startswith("<") else " ".join(text.split())[:_SHOWN]
+    text = body[:LONGEST_NOTE].decode("utf-8", "replace").strip()
+    return "" if text.startswith("<") else cut(" ".join(text.split()), SHOWN)

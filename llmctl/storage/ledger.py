@@ -24,6 +24,7 @@ from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWarning, BudgetWin
 from llmctl.storage.database import Database, corrupt, create, fits
 from llmctl.storage.ledger_queries import HOUR, KIND, SUMS, Reading, UnknownCall
 from llmctl.storage.ledger_rows import (
+    MOST,
     CallRow,
     HeldCall,
     Labels,
@@ -69,10 +70,11 @@ _COUNT = (
     f"INSERT INTO hours SELECT started_ms / {HOUR}, {', '.join(KIND)}, "  # noqa: S608
     + ", ".join(f"({expression}) * :sign" for expression in SUMS.values())
     + " FROM calls WHERE call_id = :call_id ON CONFLICT DO UPDATE SET "
-    + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
+    + ", ".join(f"{name} = min({MOST}, {name} + excluded.{name})" for name in SUMS)
 )
 _CHARGE = (
-    "UPDATE windows SET spent_pico = spent_pico + ?, held_pico = held_pico + ? "
+    f"UPDATE windows SET spent_pico = min({MOST}, spent_pico + ?), "  # noqa: S608
+    f"held_pico = min({MOST}, held_pico + ?) "
     "WHERE key IN (SELECT value FROM json_each(?))"
 )
 _DROP_WINDOWS = (
@@ -312,7 +314,7 @@ def _begin(connection: sqlite3.Connection, window: BudgetWindow, now: int) -> No
         return
     connection.execute(_DROP_WINDOWS, (now - _DAY, now - _RUN))
     spent = Reading(connection).spent_in(window)
-    add_window(connection, window, spent, "0", now)
+    add_window(connection, window, min(MOST, spent), "0", now)
 
 
 def add_call(connection: sqlite3.Connection, row: CallRow) -> None:

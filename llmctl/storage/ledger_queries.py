@@ -130,11 +130,15 @@ class Reading:
         """Of each model: hits and misses of the cache, picodollars saved, and hits of unknown
         worth."""
         hit = "cache IN ('hit', 'shared')"
-        return self._all(
-            f"SELECT model, sum({hit}), sum(NOT {hit}), sum(saved_pico), "  # noqa: S608
-            f"sum({hit} AND saved_pico IS NULL) FROM calls "
+        found = self._all(
+            f"SELECT model, sum({hit}), sum(NOT {hit}), sum(saved_pico / {_MICRO}), "  # noqa: S608
+            f"sum(saved_pico % {_MICRO}), sum({hit} AND saved_pico IS NULL) FROM calls "
             "WHERE cache IN ('hit', 'shared', 'miss') GROUP BY model"
         )
+        return [
+            (model, hits, misses, None if rest is None else whole * _MICRO + rest, unpriced)
+            for model, hits, misses, whole, rest, unpriced in found
+        ]
 
     def cells(self, edges: Sequence[int], *, tags: bool) -> Iterator[Cell]:
         """The sums between each two neighbours of `edges` (ascending, milliseconds since the epoch;

@@ -193,7 +193,7 @@ class CallRow(Struct, frozen=True):
     @property
     def spent_pico(self) -> int:
         """What counts against budgets: what was, or may have been, billed at a known price."""
-        return (self.cost_pico or 0) + (self.uncertain_pico or 0)
+        return min(MOST, (self.cost_pico or 0) + (self.uncertain_pico or 0))
 
 
 Labels = CallKind | HeldCall | CallRow

@@ -9,7 +9,7 @@ from decimal import Decimal
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.database import Migration
 from llmctl.storage.ledger_queries import KIND, SUMS, Reading
-from llmctl.storage.ledger_rows import CallKind, matches
+from llmctl.storage.ledger_rows import MOST, CallKind, matches
 
 _HOURS = f"""
     CREATE TABLE hours (
@@ -139,7 +139,7 @@ def add_window(
         "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             window.key, window.start, window.end, json.dumps(dict(window.match)), spent,
-            sum(hold.amount_pico or 0 for hold in held), warned, made_ms,
+            min(MOST, sum(hold.amount_pico or 0 for hold in held)), warned, made_ms,
         ),
     )  # fmt: skip
     matching = [call_id for call_id, *of in unknown if matches(window.match, CallKind(*of))]

@@ -14,6 +14,9 @@ import pytest
 from tests.cli.jsonl import prompts, read, write
 from tests.conftest import KEY, LLMCTL, Run, configure
 from tests.simulator import errors
+from tests.simulator.call import Call
+from tests.simulator.fault import Fault
+from tests.simulator.faults import Disconnect
 from tests.simulator.server import Simulator
 
 ROWS = 30
@@ -175,3 +178,29 @@ def test_two_processes_share_a_minute(at: At, tmp_path: Path, sim: Simulator) ->
     times = sorted(call.received for call in sim.calls)
     assert len(times) == 30
     assert times[-1] - times[0] >= (30 - 2) / 5 - 0.2
+
+
+def test_a_server_that_closes_kept_connections(
+    at: At, run: Run, home: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 72: a server that answers one request on each connection, and closes it when the next
+    one comes, is not down: all rows are answered, and what may have been billed is on record."""
+    seen: set[int] = set()
+
+    def script(call: Call) -> Fault | None:
+        if call.connection in seen:
+            return Disconnect()
+        seen.add(call.connection)
+        return None
+
+    sim.fault = script
+    env = at(sim.base_url, "    breaker: {failures: 1}")
+    config = home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text().replace("retry: {", "retry: {attempts: 1, "))
+    done = run("batch", str(write(tmp_path / "in.jsonl", prompts(ROWS))), "--no-cache", env=env)
+    assert done.returncode == 0, done.stderr
+    assert len(read(tmp_path / "in.out.jsonl")) == ROWS
+    closed = sim.record.requests - ROWS
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as db:
+        assert db.execute("SELECT sum(uncertain) FROM calls").fetchone() == (closed,)
+    assert 0 < closed <= 8

@@ -277,7 +277,63 @@ class HttpClientContract:
             assert why in str(error)
         await client.close()
 
+    @pytest.mark.parametrize("packed", [gzip.compress(b"ok"), b""], ids=["gzip", "plain"])
+    @driven
+    async def test_what_comes_behind_a_body(
+        self, packed: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Case 57: what comes is counted as well as what it unpacks to: bytes without end behind a
+        small packed body are refused at the bound; a few do no harm."""
+        monkeypatch.setattr(http, "MAX_BODY", 64 * 1024)
+        head = b"HTTP/1.1 200 OK\r\n" + (b"content-encoding: gzip\r\n" if packed else b"")
+        for more, good in ((10, True), (1 << 20, False)):
+            body = packed + b"x" * more
+            reply = b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), body)
+            async with self.opened(once(reply)) as (client, peer):
+                if good:
+                    assert await answer(client, peer.url) == (b"ok" if packed else body)
+                else:
+                    error = await failure(client, peer.url)
+                    assert "larger than" in str(error)
+
+    @driven
+    async def test_the_beginning_of_a_body(self) -> None:
+        """Case 57: of a body of which only the beginning is wanted no more is read."""
+
+        async def speak(line: Line) -> None:
+            await line.request()
+            line.say(TO_THE_END)
+            for _ in range(100):
+                line.say(b"x" * 1000)
+            await line.end()  # more would come for ever
+
+        async with self.opened(speak) as (client, peer), send(client, peer.url) as got:
+            assert await got.read(64_000) == b"x" * 64_000
+
     # Connections.
+
+    @driven
+    async def test_a_kept_connection_that_ends_as_the_next_request_comes(self) -> None:
+        """Case 72: it may have been billed, and says so, and that the connection was a kept one;
+        the next requests have connections of their own. A new connection that ends is the usual
+        failure."""
+
+        async def speak(line: Line) -> None:
+            await line.request()
+            if line.number > 2:
+                return
+            line.say(OK)
+            await line.request()  # and away
+
+        async with self.opened(speak) as (client, peer):
+            await asyncio.gather(*(answer(client, peer.url) for _ in range(2)))
+            kept = await failure(client, peer.url)
+            assert isinstance(kept, ConnectionFailed)
+            assert (kept.kept_ended, kept.ambiguous) == (True, True)
+            assert await answer(client, peer.url) == b"ok"
+            assert len(peer.lines) == 3
+            new = await failure(client, peer.url)
+            assert (new.kept_ended, new.ambiguous) == (False, True)
 
     @driven
     async def test_many_at_a_time(self) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
 
 from llmctl.clock import SystemClock
 from llmctl.errors import ContentFiltered, SchemaMismatch
+from llmctl.guards import schema
 from llmctl.guards.accounting import accounting
 from llmctl.guards.cache import Cache
-from llmctl.guards.schema import schema_validation
-from llmctl.protocols import Emit
+from llmctl.protocols import Emit, Handler
+from llmctl.schemas import LIMIT, Checker
 from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.guards.fakes import FakeCache, FakeCosts
 from tests.support import Scripted, request, response
@@ -20,6 +23,18 @@ from tests.support import Scripted, request, response
 SCHEMA = {"type": "object", "required": ["city"]}
 ASKED = request(schema=SCHEMA)
 USAGE = Usage(input=30, output=20)
+CHECKER = Checker()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    asyncio.run(CHECKER.close())
+
+
+def schema_validation(inner: Handler) -> Handler:
+    """The guard."""
+    return schema.schema_validation(inner, CHECKER)
 
 
 def test_an_answer_that_fits_is_parsed() -> None:
@@ -112,3 +127,50 @@ def test_the_bill_is_paid_once() -> None:
     asyncio.run(both())
     assert sorted(outcome.cost or 0 for outcome in outcomes) == [0, 20]
     assert sorted(outcome.usage.input for outcome in outcomes) == [0, 30]
+
+
+CHOICES = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
+ENDLESS = {
+    "pattern": ({"pattern": "^(a+)+$"}, '"' + "a" * 60 + 'b"'),
+    "property names": ({"patternProperties": {"^(a|a)+$": {}}}, '{"' + "a" * 60 + 'b":1}'),
+    "uniqueItems": (
+        {"uniqueItems": True},
+        "[" + ",".join(f'{{"a":[{{"b":{n}}}]}}' for n in range(30_000)) + "]",
+    ),
+    "choices": ({"$ref": "#/$defs/a0", "$defs": {**CHOICES, "a40": {"type": "null"}}}, "1"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_check_without_end(name: str) -> None:
+    """Case 56: an answer whose check takes too long is a failure of its row, paid for; the event
+    loop goes on meanwhile, and the next answer is checked."""
+    endless, text = ENDLESS[name]
+    slowest = 0.0
+
+    async def tick() -> None:
+        nonlocal slowest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            slowest = max(slowest, time.monotonic() - before)
+
+    async def both() -> SchemaMismatch:
+        ticking = asyncio.create_task(tick())
+        guard = schema_validation(Scripted(response(text, usage=USAGE)))
+        with pytest.raises(SchemaMismatch, match="took longer") as caught:
+            await guard(request(schema=endless), None)
+        ticking.cancel()
+        inner = Scripted(response('{"city": 1}'))
+        assert (await schema_validation(inner)(ASKED, None)).parsed == {"city": 1}
+        return caught.value
+
+    assert asyncio.run(both()).usage == USAGE
+    assert slowest < LIMIT / 2
+
+
+def test_an_answer_too_deep_for_a_row() -> None:
+    """Case 54: what is nested too deeply to be written into an output row does not fit."""
+    deep = "[" * 300 + "]" * 300
+    with pytest.raises(SchemaMismatch, match="too deeply"):
+        asyncio.run(schema_validation(Scripted(response(deep)))(request(schema={}), None))

@@ -16,14 +16,23 @@ from urllib.parse import quote, quote_plus
 import psutil
 
 _SHORTEST = 8
+_PIECE = 12  # characters of a secret that are as bad as all of them
 
 
 def forms(secret: str) -> list[bytes]:
-    """The secret raw, in URLs, in JSON, reversed, in hex, and in base64 wherever it may begin."""
+    """The secret raw, its first and last 12 characters, the secret in URLs, in JSON, reversed, in
+    hex, and in base64 wherever it may begin."""
     raw = secret.encode()
     urls = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
     urls |= {re.sub("%..", lambda found: found[0].lower(), url) for url in urls}
-    found = {raw, raw.hex().encode(), raw.hex().upper().encode(), raw[::-1]}
+    found = {
+        raw,
+        raw[:_PIECE],
+        raw[-_PIECE:],
+        raw.hex().encode(),
+        raw.hex().upper().encode(),
+        raw[::-1],
+    }
     found |= {url.encode() for url in urls}
     found |= {json.dumps(secret)[1:-1].encode(), repr(secret)[1:-1].encode()}
     for encode in (base64.b64encode, base64.urlsafe_b64encode):

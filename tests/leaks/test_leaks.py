@@ -23,6 +23,7 @@ from tests.simulator.streams import StreamError
 
 CANARY = "sk-canary+4711/leak=%Zq~"
 NEXT = "sk-canary+4712/next=%Zq~"
+BOUND = 500  # characters of a provider's words that an error repeats
 HEADERS = {"x-request-id": "{key}", "retry-after": "0", "x-note": "{key}"}
 
 
@@ -129,6 +130,16 @@ FAULTS: dict[str, Callable[[], Fault | None]] = {
     "malformed": Malformed,
     "cut": CutBody,
     "gone": Disconnect,
+    "cut at our bound": lambda: errors.Status(
+        status=400, problem=Problem("x" * (BOUND - len(CANARY) + 1) + "{key}", "t")
+    ),
+    "cut by them": lambda: Body(body=b"y " * 20 + CANARY[:-1].encode(), status=500),
+    "cut by them in JSON": lambda: errors.Status(
+        status=400, problem=Problem(f"you sent {CANARY[:-1]}", CANARY[1:])
+    ),
+    "cut behind white space": lambda: Body(
+        body=b" " * (64 * 1024 - 20) + CANARY.encode(), status=400
+    ),
     "late error": lambda: StreamError(problem=Problem("broke at {key}")),
 }
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from email.utils import format_datetime
 from typing import Any
 
@@ -14,13 +18,18 @@ from hypothesis import strategies as st
 from llmctl.errors import (
     AuthFailed,
     BadResponse,
+    CallError,
     RateLimited,
     ServerFailed,
 )
 from llmctl.providers.registry import codec
 from llmctl.providers.replies import (
+    LONGEST_NAME,
     MAX_WAIT,
+    MOST_DOLLARS,
+    MOST_TOKENS,
     count,
+    dollars,
     duration,
     error_from_event,
     error_from_reply,
@@ -101,6 +110,8 @@ def date(seconds: int) -> str:
         ({"retry-after": "later"}, None),
         ({"retry-after": date(20)}, 20),
         ({"retry-after": date(-20)}, None),
+        ({"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 -2359"}, MAX_WAIT),
         ({}, None),
     ],
 )
@@ -206,3 +217,156 @@ def test_citations_are_kept_as_they_came(name: str, api: str, body: Any, events:
     for event in events if isinstance(events, list) else [events]:
         last = reader.piece(event.get("type", ""), orjson.dumps(event).decode()).citations or last
     assert last == found
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (1e30, None), ("1e999999", None), (MOST_DOLLARS + 1, None), ("NaN", None), (-1, None),
+        ("1" * 100_000, None), ("1e-999999", Decimal(0)), (0.25, Decimal("0.25")),
+        (MOST_DOLLARS, Decimal(MOST_DOLLARS)),
+    ],
+)  # fmt: skip
+def test_a_price_that_is_none(said: object, read: Decimal | None) -> None:
+    """Case 54: dollars above a million are not said, and no amount has a million digits."""
+    assert dollars(said) == read
+    assert len(f"{dollars(said) or 0:f}") < 40
+
+
+DEEP = orjson.loads("[" * 900 + "]" * 900)
+HOSTILE: tuple[Any, ...] = (
+    None, True, 0, -1, 1e30, 1e308, 2**63, 2**64 - 1, "", "x" * 1_000_000, "\0\x1b[2J", [], [[]],
+    [None], [3], {}, {"": {}}, {"message": DEEP}, DEEP,
+)  # fmt: skip
+"""Values that may stand anywhere in a reply."""
+
+PLAUSIBLE: tuple[dict[str, Any], ...] = (
+    {
+        "model": "m", "choices": [{"index": 0, "message": {"content": "hi", "refusal": None},
+        "delta": {"content": "hi", "refusal": ""}, "finish_reason": "stop"}], "x_groq": {},
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.1,
+                  "prompt_tokens_details": {"cached_tokens": 1},
+                  "completion_tokens_details": {"reasoning_tokens": 1}},
+    },
+    {
+        "model": "m", "status": "completed", "incomplete_details": {"reason": None},
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "hi"}]}],
+        "usage": {"input_tokens": 3, "output_tokens": 2},
+    },
+    {
+        "type": "message_delta", "model": "m", "content": [{"type": "text", "text": "hi"}],
+        "stop_reason": "end_turn", "delta": {"stop_reason": "refusal", "text": "hi"},
+        "stop_details": {"explanation": "no"}, "message": {"model": "m", "usage": {}},
+        "usage": {"input_tokens": 3, "cache_creation": {"ephemeral_1h_input_tokens": 1}},
+    },
+    {
+        "candidates": [{"index": 0, "finishReason": "STOP", "content": {"parts": [{"text": "hi"}]},
+                        "safetyRatings": [{"blocked": True, "category": "c"}]}],
+        "promptFeedback": {"blockReason": "", "blockReasonMessage": ""}, "modelVersion": "m",
+        "usageMetadata": {"promptTokenCount": 3, "thoughtsTokenCount": 1},
+    },
+    {
+        "message": {"content": [{"type": "text", "text": "hi"}]}, "finish_reason": "COMPLETE",
+        "delta": {"message": {"content": {"text": "hi"}}, "finish_reason": "ERROR", "error": "e"},
+        "usage": {"tokens": {"input_tokens": 3, "output_tokens": 2}, "cached_tokens": 1},
+    },
+    {
+        "error": {"message": "no", "code": "c", "type": "t", "status": "s", "details": [
+            {"retryDelay": "1s"}], "metadata": {"raw": "r", "reasons": [], "headers": {"a": "b"}}},
+        "request_id": "r", "detail": "d",
+    },
+)  # fmt: skip
+"""What the providers send, with all the fields that are read."""
+
+
+def spoilt(found: Any) -> Iterator[Any]:
+    """The reply with each hostile value at every path in turn."""
+    for key in range(len(found)) if isinstance(found, list) else list(found):
+        for value in HOSTILE:
+            other = copy.copy(found)
+            other[key] = value
+            yield other
+        if isinstance(found[key], dict | list):
+            for inner in spoilt(found[key]):
+                other = copy.copy(found)
+                other[key] = inner
+                yield other
+
+
+HEADERS: tuple[dict[str, str], ...] = (
+    {"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"},
+    *(
+        {
+            "retry-after": text, "retry-after-ms": text, "x-request-id": text, "location": text,
+            **{
+                f"{form}-{of}": text
+                for form in ("x-ratelimit-remaining", "x-ratelimit-limit", "x-ratelimit-reset")
+                for of in ("requests", "tokens", "")
+            },
+            "x-ratelimit-remaining": text, "x-ratelimit-reset": text, "x-ratelimit-limit": text,
+            "anthropic-ratelimit-requests-remaining": text,
+            "anthropic-ratelimit-requests-reset": text,
+        }
+        for text in ("", "9" * 60_000, "9" * 400 + "h", "1e308", "-1", "nan", "\xff\0", "1_0")
+    ),
+    {"anthropic-ratelimit-requests-reset": "9999-12-31T23:59:59-23:59",
+     "anthropic-ratelimit-requests-remaining": "1"},
+)  # fmt: skip
+
+
+def bounded(error: CallError) -> None:
+    """Hold the error to its bounds."""
+    assert len(error.message) < 2000
+    assert len(error.provider_request_id or "") <= LONGEST_NAME
+    assert error.retry_after is None or 0 <= error.retry_after <= MAX_WAIT
+
+
+@pytest.mark.parametrize("made", CODECS, ids=lambda made: type(made).__name__)
+def test_no_reply_breaks_more_than_its_row(made: Any) -> None:
+    """Cases 54 and 55: whatever stands at whichever place of a reply, reading it, whole or as an
+    event, gives an answer within the bounds or a `CallError`."""
+    for plain in PLAUSIBLE:
+        for found in spoilt(plain):
+            body = json.dumps(found).encode()
+            for status in (200, 429):
+                try:
+                    reply = made.decode(status, {}, body)
+                except CallError as error:
+                    bounded(error)
+                    continue
+                assert len(reply.model) <= LONGEST_NAME
+                usage = reply.usage
+                assert usage is None or max(usage.input, usage.output) <= MOST_TOKENS
+                assert reply.cost is None or 0 <= reply.cost <= MOST_DOLLARS
+            try:
+                chunk = made.reader().piece("message", body.decode())
+            except CallError as error:
+                bounded(error)
+            else:
+                assert len(chunk.model or "") <= LONGEST_NAME
+
+
+@pytest.mark.parametrize("made", CODECS, ids=lambda made: type(made).__name__)
+def test_no_header_breaks_more_than_its_row(made: Any) -> None:
+    """Case 54: limits and waits are read out of any headers, within their bounds."""
+    for headers in HEADERS:
+        for status in (429, 500, 302):
+            bounded(made.failure(status, headers, b"{}"))
+        said = made.limits(headers)
+        for number in (said.remaining_requests, said.limit_requests, said.remaining_tokens):
+            assert number is None or 0 <= number <= MOST_TOKENS
+        for wait in (said.reset_requests, said.reset_tokens):
+            assert wait is None or 0 <= wait < float("inf")
+
+
+def test_counts_that_cannot_be_are_not_said() -> None:
+    """Case 54: tokens above 2^40 are no usage, so that they are estimated."""
+    body = {"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 2**63}}
+    assert codec("openai").decode(200, {}, orjson.dumps(body)).usage is None
+
+
+def test_an_answer_too_deep_to_be_kept() -> None:
+    """Case 54: an answer whose body could not be read again out of an output row is none."""
+    body = b'{"choices":[{"message":{"content":"hi"}}],"x":' + b"[" * 900 + b"]" * 900 + b"}"
+    with pytest.raises(BadResponse):
+        codec("openai").decode(200, {}, body)

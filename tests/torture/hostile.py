@@ -2,10 +2,14 @@
 
 Ten kilobytes that unpack to a gigabyte end at 64 MiB, and take no more memory than that. A wait
 of a thousand million seconds, of minus one, of NaN or of a date in the past lasts 120 s at most.
+Of a batch whose replies come from a table of hostile ones every row has its record, and the reports
+can be made afterwards.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
 import sys
@@ -13,13 +17,14 @@ import time
 from typing import Any
 
 from tests.conftest import LLMCTL
+from tests.simulator.call import Call
 from tests.simulator.errors import rate_limited
 from tests.simulator.fault import Fault
-from tests.simulator.faults import GzipBomb
+from tests.simulator.faults import Body, GzipBomb
 from tests.simulator.scripts import fail_first
 from tests.support import FakeClock
 from tests.torture.inside import inside
-from tests.torture.judge import Arena, Size, arena
+from tests.torture.judge import Arena, Size, arena, sound
 
 LONGEST = 120.0
 LARGEST = 64
@@ -37,19 +42,49 @@ WAITS: tuple[Fault, ...] = (
 )
 
 
+def _answer(more: str, usage: str = "{}", model: str = "m") -> Body:
+    text = f'"model":"{model}","choices":[{{"message":{{"content":"hi"}},"finish_reason":"stop"}}]'
+    return Body(body=f'{{{text},"usage":{usage}{more}}}'.encode())
+
+
+REPLIES: tuple[Fault, ...] = (
+    rate_limited("Mon, 01 Jan 99999999999999999999 00:00:00 GMT"),
+    rate_limited("9" * 10_000),
+    _answer("", f'{{"prompt_tokens":{2**63},"completion_tokens":{2**64 - 1}}}'),
+    _answer("", '{"prompt_tokens":1e300,"completion_tokens":-5}'),
+    _answer("", f'{{"prompt_tokens":{2**40},"completion_tokens":{2**40}}}'),
+    _answer("", '{"prompt_tokens":1,"completion_tokens":1,"cost":1e30}'),
+    _answer("", '{"prompt_tokens":1,"completion_tokens":1,"cost":1000000}'),
+    _answer("", '{"prompt_tokens":1,"completion_tokens":1,"cost":"1e-999999"}'),
+    _answer("", model="m" * 20_000),
+    _answer(',"x":' + "[" * 1000 + "]" * 1000),
+    _answer(',"x":' + "[" * 100_000),
+    Body(body=b'{"error":{"message":' + b"[" * 300 + b"]" * 300 + b"}}", status=400),
+    Body(body=b'{"error":{"message":"' + b"usage limit " * 100_000 + b'"}}', status=400),
+    Body(body=b'{"error":{"message":"' + b"usage limit " * 100_000 + b'"}}'),
+    Body(body=b'{"choices":[{"message":{"content":"\\ud800"}}]}'),
+    Body(body=b"[" * 1_000_000),
+    Body(body=b"NaN"),
+    Body(body=b"\xff\xfe\0"),
+    Body(body=b"", status=599),
+)
+"""Replies that try to end more than their own row."""
+
+
 def run(size: Size) -> str:
-    """Both; one line."""
+    """All three; one line."""
     bombs = [
         bomb(layers, *flags)
         for layers in ((1, 2) if size.full else (1,))
         for flags in ((), ("--stream",))
     ]
     longest = max(waited(fault) for fault in WAITS)
+    rows = mixed(400)
     return (
         f"T19 hostile: a GiB in a compressed answer ends at {LARGEST} MiB "
         f"(at most {max(peak for peak, _ in bombs):.0f} MiB more memory than for a short answer, "
         f"{max(took for _, took in bombs):.1f} s); of {len(WAITS)} mad waits the longest took "
-        f"{longest:.0f} s on the mock clock"
+        f"{longest:.0f} s on the mock clock; {rows}"
     )
 
 
@@ -69,6 +104,38 @@ def bomb(layers: Any, *flags: str) -> tuple[float, float]:
             assert f"larger than {LARGEST} MiB" in told, told
         assert most - usual < LARGEST + _ROOM, f"{most - usual:.0f} MiB"
         return most - usual, took
+
+
+def mixed(rows: int) -> str:
+    """A batch of which every second reply is hostile; what became of it."""
+    with arena(rows, knobs="retry: {attempts: 1}\nbreaker: {failures: 1000}") as world:
+        replies = itertools.cycle(REPLIES)
+        chosen: dict[str, Fault] = {}
+
+        def script(call: Call) -> Fault | None:
+            if call.index % 2:
+                return None
+            return chosen.setdefault(call.key, next(replies))
+
+        world.sim.fault = script
+        done = world.run()
+        assert done.returncode == 1, (done.returncode, done.stderr)
+        assert "Traceback" not in done.stderr
+        world.settle_down()
+        lines = [
+            json.loads(line)
+            for path in (world.output, world.errors)
+            for line in path.read_bytes().splitlines()
+        ]
+        assert {line["id"] for line in lines} == {*world.prompts}, "rows lost"
+        assert len(lines) == rows
+        sound(world.state / "ledger.db")
+        for words in (["cost", "report"], ["cost", "check", "--budget", "5"], ["cache", "stats"]):
+            told = world.run([str(LLMCTL), *words])
+            assert told.returncode in {0, 3}, (words, told.stderr)
+            assert "Traceback" not in told.stderr
+        failed = sum("error" in line for line in lines)
+        return f"{rows} rows of hostile replies: {failed} failed, none lost"
 
 
 def waited(fault: Fault) -> float:
