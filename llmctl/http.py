@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import llmctl
 from llmctl.errors import (
@@ -32,6 +33,7 @@ from llmctl.errors import (
     ConnectionFailed,
     InvalidRequest,
 )
+from llmctl.redact import remember
 
 if TYPE_CHECKING:
     import httpx2
@@ -336,6 +338,7 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
     try:
         proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
         usable = proxy.url.scheme in {"http", "https"} and proxy.url.host
+        remember(unquote(proxy.url.password or proxy.url.username))
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:

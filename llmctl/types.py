@@ -92,7 +92,8 @@ class Request(Struct, frozen=True):
     `options` go to the provider untouched; `tags` only to the ledger and the output row. With `raw`
     the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
     Schema that the answer must fit. `own` names the parameters that the question set itself, over
-    its profile. `index` is the 0-based input row.
+    its profile. `index` is the 0-based input row. `profile_model` and `profile_tags` are what the
+    profile says, of which the question may say otherwise: budgets match by both.
     """
 
     id: str
@@ -109,6 +110,8 @@ class Request(Struct, frozen=True):
     index: int = 0
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
+    profile_model: str = ""
+    profile_tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def fingerprint(request: Request) -> str:
