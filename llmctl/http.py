@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import ipaddress
 import os
 import re
@@ -32,6 +33,7 @@ from llmctl.errors import (
     ConfigError,
     ConnectionFailed,
     InvalidRequest,
+    Overloaded,
 )
 from llmctl.redact import remember
 
@@ -244,9 +246,12 @@ class HttpClient:
         except httpx2.HTTPError as error:
             if isinstance(error, httpx2.DecodingError):
                 raise BadResponse(f"the answer's compression is damaged ({error})") from error
-            why = f"the connection to {name} broke ({_reason(error)})"
+            reason = _reason(error)
+            if not exchange.sent and reason in _NO_FILES:
+                raise _no_files(reason) from error
+            why = f"the connection to {name} broke ({reason})"
             if not exchange.sent:
-                why = f"no connection to {name}{way} ({_reason(error)})"
+                why = f"no connection to {name}{way} ({reason})"
                 why += "; check the network and `base_url`"
             raise ConnectionFailed(why, ambiguous=exchange.sent) from error
 
@@ -296,6 +301,17 @@ def _check_header(name: bytes, value: bytes) -> None:
             "control character, or one that is not ASCII)",
             sent=False,
         )
+
+
+_NO_FILES = (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))
+
+
+def _no_files(reason: str) -> Overloaded:
+    """The error where this machine, not the provider, lets no connection be opened: fewer calls at
+    a time, and no attempt is lost."""
+    error = Overloaded(f"no connection could be opened ({reason}): raise `ulimit -n`", sent=False)
+    error.excused, error.exit_code = True, 1
+    return error
 
 
 def _reason(error: BaseException) -> str:

@@ -9,9 +9,9 @@ from typing import TypeVar
 import pytest
 
 from llmctl.errors import ServerFailed
-from llmctl.guards.cache import Cache, kept_answers
+from llmctl.guards.cache import Cache, answer_of, kept_answers
 from llmctl.protocols import CachedAnswer, Handler
-from llmctl.types import Answer, Request
+from llmctl.types import Answer, Request, Usage
 from tests.guards.fakes import FakeCache
 from tests.support import FakeClock, Scripted, request, response
 
@@ -262,3 +262,11 @@ def test_a_page_of_kept_answers() -> None:
 
     found = cached(Scripted(response("hi")), run, clock, store)
     assert [r.cache if r else None for r in found] == ["hit", None, None, "hit", None, None]
+
+
+def test_an_answer_of_a_clock_that_was_ahead_does_not_outlive_its_ttl() -> None:
+    """Case 74: what was kept ten years from now is asked again."""
+    now, ttl = 1_000_000_000.0, 60.0
+    for ahead, found in ((10 * 365 * 86400, False), (ttl + 1, False), (1, True), (-59, True)):
+        kept = CachedAnswer("x", "stop", "m", Usage(), None, None, now + ahead, "m")
+        assert (answer_of(request(), kept, now, ttl) is not None) == found
