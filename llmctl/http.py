@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import ipaddress
 import os
 import re
@@ -24,6 +25,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, M
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import llmctl
 from llmctl.errors import (
@@ -32,7 +34,9 @@ from llmctl.errors import (
     ConfigError,
     ConnectionFailed,
     InvalidRequest,
+    Overloaded,
 )
+from llmctl.redact import remember
 
 if TYPE_CHECKING:
     import httpx2
@@ -301,9 +305,12 @@ class HttpClient:
                 raise
             raise exchange.late(name) from error
         except httpx2.HTTPError as error:
-            why = f"the connection to {name} broke ({_reason(error)})"
+            reason = _reason(error)
+            if not exchange.sent and reason in _NO_FILES:
+                raise _no_files(reason) from error
+            why = f"the connection to {name} broke ({reason})"
             if not exchange.sent:
-                why = f"no connection to {name}{way} ({_reason(error)})"
+                why = f"no connection to {name}{way} ({reason})"
                 why += "; check the network and `base_url`"
             failed = ConnectionFailed(why, ambiguous=exchange.sent)
             if exchange.unheard:
@@ -363,6 +370,17 @@ def _check_header(name: bytes, value: bytes) -> None:
         )
 
 
+_NO_FILES = (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))
+
+
+def _no_files(reason: str) -> Overloaded:
+    """The error where this machine, not the provider, lets no connection be opened: fewer calls at
+    a time, and no attempt is lost."""
+    error = Overloaded(f"no connection could be opened ({reason}): raise `ulimit -n`", sent=False)
+    error.excused, error.exit_code = True, 1
+    return error
+
+
 def _reason(error: BaseException) -> str:
     """The system's words for what went wrong, from the causes of a library's error."""
     cause: BaseException | None = error
@@ -403,6 +421,7 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
     try:
         proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
         usable = proxy.url.scheme in {"http", "https"} and proxy.url.host
+        remember(unquote(proxy.url.password or proxy.url.username))
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:

@@ -86,6 +86,8 @@ def compose(
         own=frozenset(own),
         index=index,
         call_id=call_id,
+        profile_model=profile.model,
+        profile_tags=profile.tags,
     )
     return replace(request, fingerprint=fingerprint_of(request))
 
@@ -118,5 +120,6 @@ def retarget(request: Request, profile: Profile, call_id: str) -> Request:
         raw=raw,
         cache_mode=request.cache_mode if profile.cache.enabled else "bypass",
         call_id=call_id,
+        profile_model=profile.model,
     )
     return replace(made, fingerprint=fingerprint_of(made))

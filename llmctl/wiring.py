@@ -21,6 +21,7 @@ from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.protocols import RateHeaders, SharedLimits
 from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth, KeyHolder
 from llmctl.providers.registry import LOCAL, codec
+from llmctl.redact import remember
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter
 
@@ -113,6 +114,9 @@ async def _open(
             )
         holder = key = RotatingKey(resolver, profile, found, around.warn)
     speaks = codec(profile.adapter, profile.api)
+    for name, value in profile.query.items():
+        if "version" not in name.lower() and len(value) >= 8:
+            remember(value)  # a gateway's code or token, which an error may repeat
     client = HttpClient(many=many and profile.http != "standard", proxy=profile.proxy)
     stack.push_async_callback(client.close)
     endpoint = Endpoint(

@@ -102,19 +102,19 @@ def test_every_key_arrives(world: World) -> None:
 def test_precedence(world: World) -> None:
     """Flag beats environment beats project beats user beats preset, knob by knob."""
     world.user(
-        "default: openai\nprofiles: {openai: {model: user, limits: {rpm: 1, tpm: 1,"
-        " concurrency: 1}, params: {temperature: 1, max_tokens: 1, seed: 1, user: u}}}"
+        "default: openai\nprofiles: {openai: {model: user, limits: {rpm: 3, tpm: 3,"
+        " concurrency: 3}, params: {temperature: 1, max_tokens: 2, seed: 1, user: u}}}"
     )
     world.project(
         "profiles: {openai: {limits: {rpm: 2, tpm: 2, concurrency: 2}, "
-        "params: {max_tokens: 2, temperature: 2, seed: 2}}}"
+        "params: {max_tokens: 1, temperature: 2, seed: 2}}}"
     )
     world.environ |= {"LLMCTL_RPM": "3", "LLMCTL_TPM": "3", "LLMCTL_TEMPERATURE": "3"}
     profiles = world.load(Overrides(rpm=4, temperature=4)).profiles
     profile = profiles["openai"]
     assert profile.model == "user"
     assert profile.limits == Limits(concurrency=2, rpm=4, tpm=3)
-    assert (profile.temperature, profile.max_tokens) == (4, 2)
+    assert (profile.temperature, profile.max_tokens) == (4, 1)
     assert profile.params == {"seed": 2, "user": "u"}
     assert profile.timeout == Timeouts()
     assert profiles["groq"].limits == Limits()  # only the profile that is used is overridden
@@ -213,6 +213,31 @@ class TestLocal:
         assert found["c"].limits.concurrency == 2
 
 
+def test_aliases_and_merged_keys(world: World) -> None:
+    """An alias repeats what its anchor named, `<<` lays what it names under what is written, and
+    messages name the place where it is repeated."""
+    text = """
+profiles:
+  openai: &o
+    limits: &l {rpm: 5, concurrency: 2}
+    params: {temperature: 0, stop: &s [a, b]}
+  groq:
+    limits: *l
+    params: {stop: *s}
+  mistral: {<<: *o, model: m, limits: {<<: [{tpm: 7}, *l], rpm: 6}}
+"""
+    world.user(text)
+    found = world.load().profiles
+    assert found["groq"].limits == found["openai"].limits == Limits(concurrency=2, rpm=5)
+    assert found["groq"].params == {"stop": ["a", "b"]}
+    assert found["mistral"].limits == Limits(concurrency=2, rpm=6, tpm=7)
+    assert (found["mistral"].model, found["mistral"].temperature) == ("m", 0)
+    path = world.user("profiles:\n  openai: {tags: &t {rpm: a}}\n  groq:\n    limits: *t\n")
+    with pytest.raises(ConfigError, match="must be a whole number") as caught:
+        world.load()
+    assert str(caught.value).startswith(f"{path}:4: profiles.groq.limits.rpm ")
+
+
 class TestProject:
     """The configuration of a repository that may come from anybody."""
 
@@ -220,16 +245,15 @@ class TestProject:
         """What a project may say is laid over the user's file, key by key."""
         own = world.user("default: a\nprofiles: {a: {provider: openai, tags: {x: '1', y: '1'}}}")
         path = world.project(
-            "default: b\nprofiles: {b: {provider: openai, context: 10}, a: {tags: {y: '2'}, "
-            "model: m, timeout: {total: 1}, retry: {attempts: 1}, cache: {enabled: false}}}"
+            "profiles: {a: {tags: {y: '2'}, model: m, params: {seed: 1}, limits: {rpm: 1}}}"
         )
         settings = world.load()
         a = settings.profiles["a"]
-        assert settings.default == "b"
+        assert settings.default == "a"
         assert settings.files == (own, path)
         assert a.tags == {"x": "1", "y": "2"}
-        assert (a.model, a.timeout.total, a.retry.attempts) == ("m", 1, 1)
-        assert a.source == f"{own}:2, {path}:2"
+        assert (a.model, a.params, a.limits.rpm) == ("m", {"seed": 1}, 1)
+        assert a.source == f"{own}:2, {path}:1"
 
     def test_found_upward_to_the_repositorys_root(self, world: World) -> None:
         """The nearest file counts, and none above the root of the repository."""
@@ -237,21 +261,21 @@ class TestProject:
         deep.mkdir(parents=True)
         (world.root / "llmctl.yaml").write_text("default: outside")
         assert world.load(cwd=deep).files == ()
-        path = world.project("default: local")
+        path = world.project("profiles: {local: {model: m}}")
         assert world.load(cwd=deep).files == (path,)
-        (world.repo / "a/llmctl.yaml").write_text("default: openai")
-        assert world.load(cwd=deep).default == "openai"
+        (world.repo / "a/llmctl.yaml").write_text("profiles: {local: {model: n}}")
+        assert world.load(cwd=deep).profiles["local"].model == "n"
 
     def test_root_of_a_repository(self, world: World) -> None:
         """A `.git` file, as worktrees have it, marks a root too; outside a repository a parent's
         file does not count, for it may be anybody's."""
         deep = world.root / "elsewhere/deep"
         deep.mkdir(parents=True)
-        (deep.parent / "llmctl.yaml").write_text("default: local")
+        (deep.parent / "llmctl.yaml").write_text("profiles: {local: {model: m}}")
         assert world.load(cwd=deep).files == ()
-        assert world.load(cwd=deep.parent).default == "local"
+        assert world.load(cwd=deep.parent).profiles["local"].model == "m"
         (deep.parent / ".git").write_text("gitdir: elsewhere")
-        assert world.load(cwd=deep).default == "local"
+        assert world.load(cwd=deep).profiles["local"].model == "m"
 
 
 class TestFolders:

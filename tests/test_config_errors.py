@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llmctl.config import trust
+from llmctl.config.paths import find_folders
 from llmctl.errors import ConfigError
 from tests.configuring import World
 
@@ -96,6 +98,12 @@ def test_profile_errors(world: World, lines: str, message: str) -> None:
     assert message in in_profile(world, lines)
 
 
+BOMB = "profiles:\n  openai:\n    params:\n      a0: &a0 [x, x]\n" + "".join(
+    f"      a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)
+)
+"""Thirty lines that stand for a billion values."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -111,9 +119,12 @@ def test_profile_errors(world: World, lines: str, message: str) -> None:
         ("profiles: {p: {provider: opnai}}", 'no provider, "opnai"; did you mean "openai"?'),
         ("default: a\n---\ndefault: b", "is one YAML document"),
         ("default: {", ":1: this is not YAML"),
-        ("default: &x [*x]", ":1: tags (!), aliases (*) and more than 40 levels are not"),
+        ("default: &x [*x]", ":1: *x repeats nothing that ends before it"),
         ("? [a]\n: b", ":1: a key must be plain text"),
-        ("<<: {default: a}", ":1: a key must be plain text"),
+        ("<<: 3", ":1 must be a mapping"),
+        ("<<: {" * 100_000, ":1: t"),
+        ("default: *x", ":1: *x repeats nothing that ends before it"),
+        (BOMB, ":15: tags (!), more than 40 levels and more than 10,000 values by aliases (*) are"),
         ("default: !!python/object:os.system x", ":1: tags (!)"),
         ('default: "\\UFFFFFFFF"', "this is not YAML"),
         ("[" * 100_000, ":1: t"),
@@ -155,6 +166,8 @@ def test_params_are_json(world: World) -> None:
 def test_nothing_written_means_no_limit(world: World) -> None:
     """`null` takes a limit away again that another file set."""
     world.user("profiles: {openai: {limits: {rpm: 5}, params: {max_tokens: 5}}}")
-    world.project("profiles: {openai: {limits: {rpm: }, params: {max_tokens: null}, tags: }}")
+    said = "limits: {rpm: }, params: {max_tokens: null}, tags: "
+    path = world.project(f"profiles: {{openai: {{{said}}}}}")
+    trust.record(find_folders(world.environ, world.repo), path, path.read_bytes())
     profile = world.load().profiles["openai"]
     assert (profile.limits.rpm, profile.max_tokens) == (None, None)

@@ -38,7 +38,7 @@ def test_project_example(tmp_path: Path) -> None:
     project.write_bytes((CONFIGS / "project/llmctl.yaml").read_bytes())
     settings = load(environ={"HOME": str(tmp_path)}, cwd=tmp_path)
     assert settings.files == (project,)
-    assert settings.profiles["extract"].tags == {"project": "invoices"}
+    assert settings.profiles["openai"].tags == {"project": "invoices"}
     assert settings.profiles["local"].temperature == 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from llmctl.config import trust
-from llmctl.config.load import PROJECT_KEYS, project
+from llmctl.config.load import project
 from llmctl.config.paths import find_folders
 from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.config.trust import Untrusted
@@ -16,7 +17,20 @@ from llmctl.config.yaml_nodes import keys_of
 from llmctl.errors import ConfigError
 from tests.configuring import World
 
+UNASKED = {"model", "params", "limits", "tags"}
+"""Keys of a profile of which a project may say something unasked."""
+
 EXAMPLES = {
+    "provider": "groq",
+    "api": "responses",
+    "timeout": "{total: 0.1}",
+    "retry": "{attempts: 1}",
+    "breaker": "{failures: 1}",
+    "cache": "{enabled: true}",
+    "on_overflow": "truncate",
+    "fallback": "[groq]",
+    "context": "77",
+    "parallel": "77",
     "base_url": "https://evil.example/v1",
     "key": "{env: AWS_SECRET_ACCESS_KEY}",
     "model_path": "x.gguf",
@@ -25,7 +39,7 @@ EXAMPLES = {
     "key_header": "x-api-key",
     "query": "{a: b}",
     "http": "standard",
-    "extends": "openai",
+    "extends": "groq",
     "system": "be brief",
     "headers": "{x-team: a}",
     "proxy": "http://proxy.example:3128",
@@ -33,14 +47,14 @@ EXAMPLES = {
 
 
 def say(world: World, line: str) -> Path:
-    """A project's file that says this of a profile of its own."""
-    return world.project(f"profiles:\n  p:\n    provider: openai\n    {line}\n")
+    """A project's file that says this of a profile that the user has."""
+    return world.project(f"profiles:\n  openai:\n    model: m\n    {line}\n")
 
 
 def give(world: World) -> None:
     """What `llmctl profiles trust` does."""
     folders = find_folders(world.environ, world.repo)
-    found = project(folders, world.repo)
+    found = project(folders, world.repo, world.environ)
     assert found is not None
     trust.record(folders, found.path, found.raw)
 
@@ -48,9 +62,7 @@ def give(world: World) -> None:
 def test_every_other_key_needs_trust() -> None:
     """What a project may set unasked is a list of its own: a key of a profile that is added later
     needs trust until somebody puts it there."""
-    assert keys_of(Profile).keys() - PROJECT_KEYS == EXAMPLES.keys()
-    assert not PROJECT_KEYS - keys_of(Profile).keys()
-    assert not {"base_url", "key", "headers", "proxy"} & PROJECT_KEYS
+    assert keys_of(Profile).keys() - UNASKED == EXAMPLES.keys()
 
 
 @pytest.mark.parametrize("key", sorted(EXAMPLES))
@@ -61,12 +73,115 @@ def test_untrusted(world: World, key: str) -> None:
     with pytest.raises(Untrusted) as caught:
         world.load()
     message = str(caught.value)
-    assert message.startswith(f"{path}:4: profiles.p.{key} needs your trust")
+    assert message.startswith(f"{path}:4: profiles.openai.{key} needs your trust")
     assert "`llmctl profiles trust`" in message
     assert str(world.own) in message
     assert EXAMPLES[key] not in message
     assert caught.value.exit_code == 2
-    assert caught.value.asks == (f"{path}:4: profiles.p.{key}",)
+    assert caught.value.asks == (f"{path}:4: profiles.openai.{key}",)
+
+
+MINE = """
+profiles:
+  mine: {provider: openai, model: m, tags: {team: a}, params: {max_tokens: 100}, limits: {rpm: 60}}
+budgets:
+  - {name: own, limit_usd: 5, period: day, match: {model: m, tags: {team: a}}}
+default: mine
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "default: openai",
+        "default: groq",
+        "cache: {max_size: 1MB}",
+        "profiles: {new: {provider: openai}}",
+        "profiles: {openai: {params: {tools: [{type: mcp}]}}}",
+        "profiles: {openai: {params: {input: x}}}",
+        "profiles: {openai: {params: {contents: []}}}",
+        "profiles: {openai: {params: {system: x}}}",
+        "profiles: {openai: {params: {n: 100}}}",
+        "profiles: {openai: {params: {top_p: {a: b}}}}",
+        "profiles: {openai: {params: {stop: [{a: b}]}}}",
+        "profiles: {mine: {params: {max_tokens: 101}}}",
+        "profiles: {mine: {params: {max_tokens: null}}}",
+        "profiles: {mine: {limits: {rpm: 61}}}",
+        "profiles: {mine: {limits: {rpm: null}}}",
+        "profiles: {mine: {limits: {concurrency: 9}}}",
+        "profiles: {mine: {model: other}}",
+        "profiles: {mine: {tags: {team: b}}}",
+        "profiles: {openai: {<<: &a {fallback: groq}, model: m}}",
+        "budgets: [{name: own, limit_usd: 6, period: day, match: {model: m, tags: {team: a}}}]",
+    ],
+)
+def test_what_decides_where_prompts_go_needs_trust(world: World, text: str) -> None:
+    """Case 67, 52: all but sampling parameters, lower limits and lower budgets, and tags and models
+    that no budget of the user's matches by; with trust it holds."""
+    world.user(MINE)
+    world.project(text)
+    with pytest.raises(Untrusted):
+        world.load()
+    give(world)
+    world.load()
+
+
+def test_what_a_project_may_say_unasked(world: World) -> None:
+    """Case 67: sampling parameters, lower limits and budgets, other tags; saying what holds anyway
+    changes nothing; models where no budget matches by them."""
+    world.user(MINE)
+    world.project(
+        "default: mine\n"
+        "profiles: {mine: {provider: openai, model: m, tags: {team: a, project: x}, "
+        "limits: {concurrency: 8, rpm: 6_0, tpm: 5}, "
+        "params: {max_tokens: 100, temperature: 0, top_p: 0.5, seed: 1, stop: [a, b]}}}\n"
+        "budgets: [{name: own, limit_usd: 4, period: day, match: {model: m, tags: {team: a}}}]\n"
+    )
+    mine = world.load().profiles["mine"]
+    assert (mine.limits.tpm, mine.tags["project"], mine.params["stop"]) == (5, "x", ["a", "b"])
+    world.user(MINE.replace("model: m,", "").replace("mine: {", "mine: {model: m, "))
+    world.project("profiles: {mine: {model: other}, groq: {model: third}}")
+    assert world.load().profiles["mine"].model == "other"
+
+
+def test_another_users_file_is_not_the_projects(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 67: a file that belongs neither to the user nor to root, or a link of somebody else's,
+    is trusted as a whole or not at all; sudo's user is the user, as git's `safe.directory` has
+    it."""
+    path = world.project("profiles: {openai: {model: m}}")
+    if os.geteuid() == 0:
+        os.chown(path, 4711, -1)
+    owner = path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    with pytest.raises(Untrusted, match=r"llmctl\.yaml:1 belongs to another user") as caught:
+        world.load()
+    assert caught.value.asks == (f"{path}:1: the file of another user",)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(Untrusted):
+        world.load()
+    monkeypatch.setenv("SUDO_UID", str(owner))
+    assert world.load().profiles["openai"].model == "m"
+    monkeypatch.delenv("SUDO_UID")
+    give(world)
+    assert world.load().profiles["openai"].model == "m"
+
+
+@pytest.mark.parametrize("own", ["own", ""])
+def test_pipes_and_devices_are_refused_unopened(world: World, own: str) -> None:
+    """Case 67, 74: a pipe or a device in the place of a configuration is a sentence, at once;
+    `--config /dev/null` stands for none."""
+    path = world.own if own else world.repo / "llmctl.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="is no regular file"):
+        world.load()
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="is no regular file"):
+        world.load()
+    assert world.load(config=Path("/dev/null")).default is None
 
 
 def test_trusted_until_a_byte_changes(world: World) -> None:
@@ -74,14 +189,14 @@ def test_trusted_until_a_byte_changes(world: World) -> None:
     path = say(world, "key: {command: [op, read, 'op://x']}")
     text = path.read_text()
     give(world)
-    key = world.load().profiles["p"].key
+    key = world.load().profiles["openai"].key
     assert key is not None
     assert key.command == ("op", "read", "op://x")
     path.write_text(text + " ")
     with pytest.raises(Untrusted):
         world.load()
     path.write_text(text)
-    assert world.load().profiles["p"].key == key
+    assert world.load().profiles["openai"].key == key
 
 
 def test_trust_is_for_one_path(world: World) -> None:
@@ -95,7 +210,7 @@ def test_trust_is_for_one_path(world: World) -> None:
         world.load(cwd=other)
     (other / "llmctl.yaml").unlink()
     (other / "llmctl.yaml").symlink_to(path)
-    assert world.load(cwd=other).profiles["p"].history
+    assert world.load(cwd=other).profiles["openai"].history
 
 
 def test_revoked(world: World) -> None:

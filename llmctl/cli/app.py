@@ -14,6 +14,10 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"llmctl {llmctl.__version__}")
         return
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of the memory would hold keys
     try:
         program()()
     except KeyboardInterrupt:  # while modules come in; a running command handles it itself

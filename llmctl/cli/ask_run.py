@@ -9,6 +9,8 @@ from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
+from msgspec.structs import replace
+
 from llmctl import attachments
 from llmctl.batch.output import dollars, record
 from llmctl.cli.ask import AskOptions
@@ -62,10 +64,11 @@ def run(options: AskOptions, context: Context) -> int:
         max_tokens=options.max_tokens,
         temperature=options.temperature,
         options=params(options.param),
-        tags=pairs("--tag", options.tag),
         schema=schema,
     )
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
+    tags = {**selection.profile.tags, **pairs("--tag", options.tag)}
+    selection = replace(selection, profile=replace(selection.profile, tags=tags))
     request = compose(question, selection.profile, id="ask", cache_mode=mode)
     return asyncio.run(_run(request, budget, options, context, selection, before))
 

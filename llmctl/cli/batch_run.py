@@ -43,6 +43,7 @@ from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop
+from llmctl.storage.process import free_descriptors
 
 
 def run(options: BatchOptions, context: Context) -> int:
@@ -151,7 +152,7 @@ async def _run(
                 try:
                     because = await run_batch(
                         batch,
-                        LocalEngine(selection.profile.limits.concurrency, stop, context.clock),
+                        LocalEngine(_workers(selection, context), stop, context.clock),
                         lambda sink: live.handler(
                             sink,
                             exact=True,
@@ -189,6 +190,22 @@ async def _run(
         # With `-o -` stdout carries the rows themselves.
         (write_stdout if batch.output else sys.stderr.write)(text)
     return code
+
+
+_OTHER_FILES = 64  # descriptors for what is open beside connections: databases, names looked up
+
+
+def _workers(selection: Selection, context: Context) -> int:
+    """Calls at a time: what the profile says, as far as the system lets connections be opened."""
+    wanted, each = selection.profile.limits.concurrency, 1 + len(selection.fallbacks)
+    free = free_descriptors(wanted * each + _OTHER_FILES) - _OTHER_FILES
+    workers = max(1, min(wanted, free // each))
+    if workers < wanted:
+        context.warn(
+            f"{workers:,} calls at a time instead of {wanted:,}: the system lets this process open "
+            "no more files; raise `ulimit -n`"
+        )
+    return workers
 
 
 @asynccontextmanager

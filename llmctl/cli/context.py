@@ -51,10 +51,16 @@ class Context(Struct, frozen=True):
 
     @property
     def folders(self) -> Folders:
-        """The folders of configuration, state, cache and data."""
+        """The folders of configuration, state, cache and data; what others could write into is
+        mended, with a warning."""
         from llmctl.config.paths import find_folders
+        from llmctl.storage.files import mend_folder
 
-        return find_folders(self.environ, self.cwd())
+        found = find_folders(self.environ, self.cwd())
+        for folder in (found.config, found.state, found.cache, found.data):
+            if mend_folder(folder):
+                self.warn(f"{folder} could be written by others; it is yours alone (0700) now")
+        return found
 
     def info(self, text: str) -> None:
         """Print a note on stderr, unless `--quiet`."""

@@ -115,15 +115,16 @@ def trust_project(
 ) -> int:
     """Trust the project's llmctl.yaml, as it is now.
 
-    A project's configuration may choose models, parameters and limits unasked. Where keys and
-    prompts go (base_url, key, a command, …) it may say only when you trust the file: read it
-    first. The trust is for this path and these bytes: any change ends it.
+    A project's configuration may choose models, sampling parameters, lower limits and budgets, and
+    tags unasked. All else (default, provider, base_url, key, fallback, tools, …) it may say only
+    when you trust the file: read it first. The trust is for this path and these bytes: any change
+    ends it.
     """
     from llmctl.config import trust
     from llmctl.config.load import project
 
     folders = context.folders
-    found = project(folders, context.cwd())
+    found = project(folders, context.cwd(), context.environ)
     if found is None:
         raise UsageError(
             "there is no llmctl.yaml here or above, up to the repository's root: nothing to trust"

@@ -12,21 +12,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.config.paths import CONFIG_FILE, find_folders, home, project_file, read_bytes
+from llmctl.config.paths import CONFIG_FILE, find_folders, home, project_file, read_file
 from llmctl.config.profiles import pick
 from llmctl.config.settings import Budget, ConfigFile, Folders, Limits, Profile, Settings
-from llmctl.config.trust import Untrusted, is_trusted
+from llmctl.config.trust import Untrusted, is_trusted, needs_trust
 from llmctl.config.yaml_nodes import Node, keys_of, merge, nearest, parse_yaml, quoted, read
 from llmctl.errors import ConfigError
 from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.types import Target
-
-PROJECT_KEYS = frozenset(
-    {"provider", "model", "api", "params", "limits", "timeout", "retry", "breaker", "cache",
-     "on_overflow", "fallback", "tags", "context", "parallel"}
-)  # fmt: skip
-"""Keys of a profile that a project's configuration may set unasked. The others decide where a key
-or a prompt goes, run something, keep conversations, or what a budget buys: they need trust."""
 
 # What flags and `LLMCTL_…` set. An address is not among it: the profile's key would follow it.
 _KNOBS = ("model", "max_tokens", "temperature", "concurrency", "rpm", "tpm")
@@ -61,8 +54,8 @@ _EMPTY = Node("", "", {})
 
 
 class SourceFile(Struct, frozen=True):
-    """A file as read: its bytes, its tree, what it says beside profiles, and what in it `needs`
-    the user's trust."""
+    """A file as read: its bytes, its tree, what it says beside profiles, what in it `needs` the
+    user's trust, and whether it is another user's (`foreign`)."""
 
     path: Path
     raw: bytes = b""
@@ -71,6 +64,7 @@ class SourceFile(Struct, frozen=True):
     profiles: Mapping[str, Node] = {}
     budgets: Mapping[str, tuple[Budget, Node]] = {}
     needs: tuple[Node, ...] = ()
+    foreign: bool = False
 
 
 def load(
@@ -90,7 +84,7 @@ def load(
     `Untrusted` for a project's file that says what needs the user's trust.
     """
     folders = find_folders(environ, cwd)
-    files = _files(folders, cwd) if config is None else [_read_file(config)]
+    files = _files(folders, cwd, environ) if config is None else [_read_file(config)]
 
     entries = dict.fromkeys(PRESETS, _EMPTY)
     sources = {name: ["built in"] for name in PRESETS}
@@ -139,7 +133,9 @@ def _knobs(environ: Mapping[str, str], overrides: Overrides) -> list[Node]:
     return found
 
 
-def project(folders: Folders, cwd: Path, user: SourceFile | None = None) -> SourceFile | None:
+def project(
+    folders: Folders, cwd: Path, environ: Mapping[str, str], user: SourceFile | None = None
+) -> SourceFile | None:
     """The project's file, trusted or not; None when there is none. Raises `ConfigError`."""
     path = project_file(cwd)
     if path is None:
@@ -155,14 +151,25 @@ def project(folders: Folders, cwd: Path, user: SourceFile | None = None) -> Sour
                 "must be https:// in a project's configuration, trusted or not; plain http to "
                 f"another machine belongs into your own file, {user.path}"
             )
-    return replace(file, needs=_needs_trust(file, user))
+    if file.foreign:
+        return replace(file, needs=(file.root,) if file.says else ())
+    own = {}
+    for name in file.profiles.keys() & {*PRESETS, *user.profiles}:
+        entry = user.profiles.get(name, _EMPTY)
+        if name in PRESETS or "provider" in entry.mapping():
+            own[name] = _complete(name, entry, [entry.where], environ, cwd)
+    budgets = {name: budget for name, (budget, _) in user.budgets.items()}
+    found = needs_trust(
+        file.root, file.profiles, file.budgets, own, budgets, default=user.says.get("default")
+    )
+    return replace(file, needs=found)
 
 
-def _files(folders: Folders, cwd: Path) -> list[SourceFile]:
+def _files(folders: Folders, cwd: Path, environ: Mapping[str, str]) -> list[SourceFile]:
     """The user's own file and the project's, those that are there."""
     user = _user_file(folders)
     files = [user] if os.path.lexists(user.path) else []
-    if found := project(folders, cwd, user):
+    if found := project(folders, cwd, environ, user):
         # the bytes that are compared with the record are those that are used
         if found.needs and not is_trusted(folders, found.path, found.raw):
             raise Untrusted(found.needs, found.path, found.raw, user.path)
@@ -173,32 +180,6 @@ def _files(folders: Folders, cwd: Path) -> list[SourceFile]:
 def _user_file(folders: Folders) -> SourceFile:
     path = folders.config / CONFIG_FILE
     return _read_file(path) if os.path.lexists(path) else SourceFile(path)
-
-
-def _needs_trust(project: SourceFile, user: SourceFile) -> tuple[Node, ...]:
-    """What a project's file says that needs trust: keys that are not a project's to set, the
-    cache's size (a small one empties the user's), another provider for a profile of the user's
-    (its key would go elsewhere), a budget of the user's made looser."""
-    found = [
-        child
-        for node in project.profiles.values()
-        for key, child in node.mapping().items()
-        if key not in PROJECT_KEYS
-    ]
-    if project.says.get("cache"):
-        found.append(project.root.mapping()["cache"])
-    for name, (budget, node) in project.budgets.items():
-        own = user.budgets[name][0] if name in user.budgets else budget
-        same = (budget.period, dict(budget.match)) == (own.period, dict(own.match))
-        if budget.limit > own.limit or not same:
-            found.append(node.mapping()["limit_usd"])
-    for name, node in project.profiles.items():
-        mine = user.profiles[name].mapping().get("provider") if name in user.profiles else None
-        now = mine.value if mine else name if name in PRESETS else None
-        said = node.mapping().get("provider")
-        if now is not None and said and said.value != now:
-            found.append(said)
-    return tuple(found)
 
 
 def _is_loopback(host: str) -> bool:
@@ -212,10 +193,10 @@ def _is_loopback(host: str) -> bool:
 
 def _read_file(path: Path) -> SourceFile:
     """The file; its profiles are only told apart. Raises `ConfigError`."""
-    raw = read_bytes(path)
+    raw, foreign = read_file(path)
     root = parse_yaml(raw, str(path)) if raw else None  # PyYAML takes 25 ms to load
     if root is None or root.null:
-        return SourceFile(path, raw)
+        return SourceFile(path, raw, foreign=foreign)
     if not isinstance(root.value, Mapping):
         keys = ", ".join(f"`{key}:`" for key in keys_of(ConfigFile))
         raise ConfigError(f"{root.where}: a configuration file holds {keys}")
@@ -231,7 +212,7 @@ def _read_file(path: Path) -> SourceFile:
         if budget.name in budgets:
             raise node.error(f"has the name of another budget, {quoted(budget.name)}")
         budgets[budget.name] = budget, node
-    return SourceFile(path, raw, root, says, says.get("profiles", {}), budgets)
+    return SourceFile(path, raw, root, says, says.get("profiles", {}), budgets, foreign=foreign)
 
 
 # Entries become complete profiles.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os.path
+import os
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -76,14 +77,34 @@ def project_file(cwd: Path) -> Path | None:
     return next((path for path in found if os.path.lexists(path)), None)
 
 
-def read_bytes(path: Path) -> bytes:
-    """What the file holds. Raises `ConfigError`."""
+def read_file(path: Path) -> tuple[bytes, bool]:
+    """What the file holds, and whether it is `foreign`: neither the user's nor root's, nor, where
+    root is the user, that of who became root by sudo; the same of a link to it, as git's
+    `safe.directory` has it. Raises `ConfigError`, also for pipes and devices, unopened."""
+    if str(path) == os.devnull:
+        return b"", False
     try:
-        with path.open("rb") as file:
+        # Looked at before it is opened, which may block, and after, for it may be another by then.
+        kinds = [path.stat().st_mode]
+        with open(path, "rb", opener=_open) as file:
+            status = os.fstat(file.fileno())
+            kinds.append(status.st_mode)
+            if not all(map(stat.S_ISREG, kinds)):
+                raise ConfigError(f"{path}: is no regular file, which a configuration must be")
             raw = file.read(MAX_BYTES + 1)
+        owners = {status.st_uid, path.lstat().st_uid}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "the name is not valid"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: is too large for a configuration (over {MAX_BYTES} bytes)")
-    return raw
+    if sys.platform == "win32":
+        return raw, False
+    trusted = {0, user := os.geteuid()}
+    if user == 0 and (sudo := os.environ.get("SUDO_UID", "")).isdecimal():
+        trusted.add(int(sudo))
+    return raw, not owners <= trusted
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import yaml
 
 MAX_DEPTH = 40  # levels of nesting; orjson, which writes `params` to the wire, stops at 254
+MAX_REPEATED = 10_000  # values that aliases may add: twenty lines can stand for billions
 
 _NUMBER = re.compile(
     r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?"  # a group: no integer
@@ -254,7 +255,7 @@ def parse_yaml(raw: bytes, file: str) -> Node | None:
         next(events)
         if isinstance(next(events), yaml.StreamEndEvent):
             return None
-        root = _node(next(events), events, file)
+        root = _Reader(events, file).node(next(events))
         next(events)
         if not isinstance(next(events), yaml.StreamEndEvent):
             raise ConfigError(f"{file}: a configuration is one YAML document; leave out `---`")
@@ -273,32 +274,88 @@ def parse_yaml(raw: bytes, file: str) -> Node | None:
     return root
 
 
-def _node(
-    event: Any, events: Iterator[Any], file: str, path: str = "", at: str = "", depth: int = 0
-) -> Node:
-    """The node that begins with `event`, and those below; `at` is where its key stands."""
-    import yaml
+class _Reader:
+    """Reads nodes from PyYAML's `events`; an alias (`*a`) repeats what its anchor (`&a`) named."""
 
-    where = at or f"{file}:{event.start_mark.line + 1}"
-    if isinstance(event, yaml.AliasEvent) or event.tag or depth > MAX_DEPTH:
-        raise ConfigError(
-            f"{where}: tags (!), aliases (*) and more than {MAX_DEPTH} levels are not supported"
+    def __init__(self, events: Iterator[Any], file: str) -> None:
+        self._events, self._file = events, file
+        self._anchors: dict[str, Node] = {}
+        self._repeated = 0
+
+    def node(self, event: Any, path: str = "", at: str = "", depth: int = 0) -> Node:
+        """The node that begins with `event`, and those below; `at` is where its key stands."""
+        import yaml
+
+        where = at or self._place(event)
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._anchors:
+                raise ConfigError(f"{where}: *{event.anchor} repeats nothing that ends before it")
+            return self._repeat(self._anchors[event.anchor], where, path, depth)
+        if event.tag or depth > MAX_DEPTH:
+            raise self._beyond(where)
+        if isinstance(event, yaml.ScalarEvent):
+            node = Node(where, path, event.value, plain=not event.style)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            items: list[Node] = []
+            while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
+                items.append(self.node(item, f"{path}[{len(items)}]", "", depth + 1))
+            node = Node(where, path, tuple(items))
+        else:
+            node = Node(where, path, self._entries(path, depth))
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _entries(self, path: str, depth: int) -> dict[str, Node]:
+        """The entries of a mapping. What `<<` names is merged in below what is written."""
+        import yaml
+
+        entries: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
+            at = self._place(key)
+            if not isinstance(key, yaml.ScalarEvent):
+                raise ConfigError(f"{at}: a key must be plain text")
+            name = key.value
+            if name == "<<" and not key.style:
+                for each in self.node(next(self._events), path, at, depth + 1).items():
+                    merged = {**each.mapping(), **merged}
+                continue
+            if name in entries:
+                first = entries[name].where
+                raise ConfigError(f"{at}: {quoted(name)} is written twice, first at {first}")
+            below = _below(path, name)
+            entries[name] = self.node(next(self._events), below, at, depth + 1)
+        return {**merged, **entries}
+
+    def _repeat(self, node: Node, where: str, path: str, depth: int) -> Node:
+        """A copy of the node, as if it was written here."""
+        self._repeated += 1
+        if self._repeated > MAX_REPEATED or depth > MAX_DEPTH:
+            raise self._beyond(where)
+        value = node.value
+        if isinstance(value, tuple):
+            copies = (
+                self._repeat(item, where, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)
+            )
+            value = tuple(copies)
+        elif isinstance(value, Mapping):
+            value = {
+                name: self._repeat(child, where, _below(path, name), depth + 1)
+                for name, child in value.items()
+            }
+        return replace(node, where=where, path=path, value=value)
+
+    def _place(self, event: Any) -> str:
+        return f"{self._file}:{event.start_mark.line + 1}"
+
+    def _beyond(self, where: str) -> ConfigError:
+        return ConfigError(
+            f"{where}: tags (!), more than {MAX_DEPTH} levels and more than {MAX_REPEATED:,} "
+            "values by aliases (*) are not supported"
         )
-    if isinstance(event, yaml.ScalarEvent):
-        return Node(where, path, event.value, plain=not event.style)
-    if isinstance(event, yaml.SequenceStartEvent):
-        items: list[Node] = []
-        while not isinstance(event := next(events), yaml.SequenceEndEvent):
-            items.append(_node(event, events, file, f"{path}[{len(items)}]", "", depth + 1))
-        return Node(where, path, tuple(items))
-    entries: dict[str, Node] = {}
-    while not isinstance(key := next(events), yaml.MappingEndEvent):
-        at, name = f"{file}:{key.start_mark.line + 1}", getattr(key, "value", "<<")
-        if name == "<<":
-            raise ConfigError(f"{at}: a key must be plain text, and none is merged (<<)")
-        if name in entries:
-            first = entries[name].where
-            raise ConfigError(f"{at}: {quoted(name)} is written twice, first at {first}")
-        below = ".".join(filter(None, (path, quoted(name)[1:-1])))  # a path is for messages
-        entries[name] = _node(next(events), events, file, below, at, depth + 1)
-    return Node(where, path, entries)
+
+
+def _below(path: str, name: str) -> str:
+    """The dotted name of an entry, for messages."""
+    return ".".join(filter(None, (path, quoted(name)[1:-1])))

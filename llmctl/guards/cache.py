@@ -17,6 +17,7 @@ from llmctl.types import Answer, CacheState, Request
 
 # Seconds between two looks for an answer that another process is getting, and their growth.
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 0.25, 1.5
+_SKEW = 60.0  # seconds that the clock may have been ahead which an answer was kept by
 _BEAT = 10.0  # seconds between two signs of life to the other processes
 
 
@@ -184,9 +185,9 @@ class Cache:
 def answer_of(
     request: Request, kept: CachedAnswer | None, now: float, ttl: float | None
 ) -> Answer | None:
-    """The request's answer as it was kept; None where it is older than `ttl` seconds, or was kept
-    without what makes it one."""
-    if kept is None or (ttl is not None and now - kept.stored > ttl):
+    """The request's answer as it was kept; None where it is older than `ttl` seconds, a clock that
+    was ahead has kept it (nobody knows how old it is), or it was kept without what makes it one."""
+    if kept is None or (ttl is not None and not -_SKEW <= now - kept.stored <= ttl):
         return None
     has_text, bare = bool(kept.text.strip()), request.raw is None and not kept.beyond_text
     if bare and not kept.tool_calls and (not has_text or kept.finish == "tool_calls"):

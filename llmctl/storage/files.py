@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +68,22 @@ def private_folder(path: Path) -> Path:
             else:
                 folder.chmod(0o700)  # a umask may have taken the owner's own rights
     return path
+
+
+def mend_folder(path: Path) -> bool:
+    """Whether the folder is the user's, others could write into it, and it is 0700 from now on. One
+    that is missing, or sticky as `/tmp` is, is left alone."""
+    if sys.platform == "win32":
+        return False
+    try:
+        status = path.stat()
+        mine = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
+        if not mine or status.st_mode & stat.S_ISVTX or not status.st_mode & 0o022:
+            return False
+        path.chmod(0o700)
+    except OSError:
+        return False
+    return True
 
 
 def open_private(

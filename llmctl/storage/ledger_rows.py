@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from llmctl.errors import Cancelled, Interrupted
 from llmctl.protocols import BudgetUsage, Hold
+from llmctl.redact import redact_known_keys
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
@@ -209,7 +210,7 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
         at_ms=_ms(hold.at),
         profile=target.profile,
         provider=target.provider,
-        model=target.model,
+        model=redact_known_keys(target.model),  # somebody may have pasted a key there
         tags=tags_as_json(hold.request.tags),
         user=user,
         input_tokens=_within(hold.estimate.input),
@@ -254,7 +255,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         started_ms=_ms(record.started) if held is None else held.at_ms,
         profile=target.profile,
         provider=target.provider,
-        model=answer.model if answer is not None else target.model,
+        model=redact_known_keys(answer.model if answer is not None else target.model),
         tags=tags_as_json(request.tags),
         user=user,
         input_tokens=usage.input,
@@ -276,7 +277,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         cache=None if answer is None else answer.cache,
         http_status=answer.status if answer is not None else error.http_status if error else None,
         provider_request_id=result.provider_request_id,
-        asked_model=target.model,
+        asked_model=redact_known_keys(target.model),
         windows="[]" if held is None else held.windows,
     )
 

@@ -67,3 +67,20 @@ def start_time(pid: int) -> str | None:
         return str(round((process.create_time() - psutil.boot_time()) * 100))
     except psutil.Error:
         return None
+
+
+def free_descriptors(wanted: int) -> int:
+    """How many files and connections this process can still open. The soft limit is raised as far
+    as `wanted` more need and the hard one allows."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    used = psutil.Process().num_fds()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < used + wanted:
+        most = used + wanted if hard == resource.RLIM_INFINITY else min(hard, used + wanted)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else soft - used

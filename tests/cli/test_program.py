@@ -134,3 +134,14 @@ def test_a_mistake_in_the_program_is_one_sentence(environ: dict[str, str], tmp_p
         assert ("Traceback" in done.stderr) == (verbose == "2")
         for hidden in ("\x1b", "sk-secret", "a local value'\n    raise"):
             assert hidden not in done.stderr.replace("local = 'a local value'", "")
+
+
+def test_an_open_folder_is_closed_with_a_warning(llmctl: Run, home: Path) -> None:
+    """Case 74: a state folder that everybody may write into is the user's alone afterwards."""
+    folder = home / ".local/state/llmctl"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    done = llmctl("ask", "hi")
+    assert done.returncode == 0
+    assert done.stderr.count(f"warning: {folder} could be written by others") == 1
+    assert folder.stat().st_mode & 0o777 == 0o700

@@ -30,7 +30,7 @@ def test_untrusted_without_a_terminal(llmctl: Run, repo: Path, sim: Simulator) -
     for command in (["ask", "hi"], ["profiles", "list"], ["keys", "list"], ["keys", "check"]):
         done = llmctl(*command, cwd=repo)
         assert (done.returncode, done.stdout) == (2, "")
-        assert f"{repo}/llmctl.yaml:6: profiles.theirs.base_url needs your trust" in done.stderr
+        assert f"{repo}/llmctl.yaml:1: default needs your trust" in done.stderr
         assert "[y/N]" not in done.stderr
     assert sim.calls == []
 

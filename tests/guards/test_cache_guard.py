@@ -276,3 +276,11 @@ def test_a_page_of_kept_answers() -> None:
 
     found = cached(Scripted(response("hi")), run, clock, store)
     assert [r.cache if r else None for r in found] == ["hit", None, None, "hit", None, None]
+
+
+def test_an_answer_of_a_clock_that_was_ahead_does_not_outlive_its_ttl() -> None:
+    """Case 74: what was kept ten years from now is asked again."""
+    now, ttl = 1_000_000_000.0, 60.0
+    for ahead, found in ((10 * 365 * 86400, False), (ttl + 1, False), (1, True), (-59, True)):
+        kept = CachedAnswer("x", "stop", "m", Usage(), None, None, now + ahead, "m")
+        assert (answer_of(request(), kept, now, ttl) is not None) == found

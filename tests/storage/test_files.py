@@ -14,6 +14,7 @@ from llmctl.storage import files
 from llmctl.storage.files import (
     LockedFile,
     disk,
+    mend_folder,
     open_private,
     private_folder,
     replacing,
@@ -186,3 +187,16 @@ def test_a_file_in_use_is_not_replaced(tmp_path: Path) -> None:
             pass
     with use_lock(path, alone=True):
         assert mode(tmp_path / "f.lock") == 0o600
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(0o777, 0o700), (0o775, 0o700), (0o755, 0o755), (0o1777, 0o1777)]
+)
+def test_folders_that_others_could_write_are_mended(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """Case 74: but not one that is sticky, as the system's own for temporary files is."""
+    tmp_path.chmod(before)
+    assert mend_folder(tmp_path) == (before != after)
+    assert tmp_path.stat().st_mode & 0o7777 == after
+    tmp_path.chmod(0o700)
