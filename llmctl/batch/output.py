@@ -20,6 +20,7 @@ import orjson
 
 from llmctl.batch.input import MAX_LINE
 from llmctl.errors import CallError, InputError
+from llmctl.redact import printable_json
 from llmctl.storage.files import (
     LockedFile,
     disk,
@@ -340,11 +341,13 @@ class ErrorsFile:
 
 
 def write_stream(fd: int, name: str, data: bytes) -> None:
-    """Write to a pipe or a terminal, unsynced, waiting for its reader.
+    """Write lines of JSON to a pipe or a terminal, unsynced, waiting for its reader.
 
     Raises `BrokenPipeError` when the reader has gone, `DiskError` when what stands behind it is
     full; `name` is what the message calls it.
     """
+    if os.isatty(fd):
+        data = printable_json(data.decode()).encode()
     rest = memoryview(data)
     while rest:
         try:

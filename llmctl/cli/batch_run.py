@@ -9,13 +9,14 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
-from llmctl.batch.output import default_output, dollars, errors_path
+from llmctl.batch.output import STDOUT, default_output, dollars, errors_path
 from llmctl.batch.rows import RowReader
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
@@ -29,7 +30,17 @@ from llmctl.cli.options import (
     read_schema,
     tightest_budget,
 )
-from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
+from llmctl.cli.output import (
+    duration,
+    has_colour,
+    is_tty,
+    json_text,
+    money,
+    plural,
+    say,
+    write_json,
+)
+from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stdout
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
@@ -42,6 +53,8 @@ from llmctl.shutdown import Stop
 
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
+    if context.json or (options.output or default_output(options.input)) == STDOUT:
+        require_stdout()
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
     schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
@@ -69,6 +82,8 @@ def run(options: BatchOptions, context: Context) -> int:
         restart=options.restart,
         cache_mode=mode,
     )
+    if job.input == STDOUT:
+        note_slow_stdin("reading the rows from stdin …")
     if options.dry_run:
         from llmctl.cli.batch_plan import dry_run
 
@@ -83,7 +98,9 @@ def run(options: BatchOptions, context: Context) -> int:
                 "row will be sent again"
             )
         if batch.unmatched and job.limit is None:
-            context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
+            context.warn(
+                f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
+            )
         return asyncio.run(_run(batch, budget, options, context, selection))
 
 
@@ -143,20 +160,20 @@ async def _run(
                 except BrokenPipeError:
                     pipe_closed = True
                 budgets = await budget_lines(live.budget)
-    if signals:
-        context.info("interrupted; the same command goes on where this one stopped")
-    elif because is not None:
-        context.info(f"stopped early: {because.message}")
+    stopped = _stopped_because(because, signals, pipe_closed=pipe_closed)
+    if stopped and (because or not context.quiet):
+        say(f"stopped early: {stopped}")
     # As the user named it: the path in use has its links followed.
     shown = Path(options.output or default_output(options.input)) if batch.output else None
     elapsed = context.clock.monotonic() - started
-    context.info("\n".join(_summary(tally, elapsed, shown, budgets, last_error=because is None)))
+    context.info("\n".join(_summary(tally, elapsed, shown, budgets)))
+    if failures := _failures(tally, shown, last_error=because is None):
+        say("\n".join(failures))  # --quiet is for progress, not for the reason of a failure
     code = _exit_code(tally, because, signals, pipe_closed=pipe_closed)
     if context.json:
-        fields = tally.summary(elapsed, code)
-        text = json_text({**fields, "cost_usd": dollars(fields["cost_usd"])}, compact=True)
+        text = _summary_json(tally, elapsed, code, stopped)
         # With `-o -` stdout carries the rows themselves.
-        (write_stdout if batch.output else sys.stderr.write)(text)
+        (write_json if batch.output else partial(say, end=""))(text)
     return code
 
 
@@ -181,6 +198,17 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
             await showing
 
 
+def _stopped_because(
+    because: CallError | None, signals: list[int], *, pipe_closed: bool
+) -> str | None:
+    """What ended the run before its last row; None when nothing did."""
+    if signals:
+        return "interrupted; the same command goes on where this one stopped"
+    if because is not None:
+        return because.message
+    return "the reader of stdout has gone" if pipe_closed else None
+
+
 def _exit_code(
     tally: Tally, because: CallError | None, signals: list[int], *, pipe_closed: bool
 ) -> int:
@@ -189,7 +217,7 @@ def _exit_code(
     if because is not None and because.fatal_to_run:
         return because.exit_code
     if pipe_closed:
-        return 1
+        return SIGPIPE
     if not tally.failed:
         return 0
     if "budget" in tally.failures:
@@ -199,9 +227,7 @@ def _exit_code(
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
 
-def _summary(
-    tally: Tally, elapsed: float, output: Path | None, budgets: list[str], *, last_error: bool
-) -> list[str]:
+def _summary(tally: Tally, elapsed: float, output: Path | None, budgets: list[str]) -> list[str]:
     """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
     counts = [
         (tally.ok, "answered"),
@@ -213,13 +239,14 @@ def _summary(
     ]
     words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
     where = f" → {output}" if output else ""
-    lines = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
+    lines = [f"{plural(tally.rows, 'row')}: {', '.join(words)}{where}"]
     if tally.requests:
-        retries = f" ({tally.retries:,} retries)" if tally.retries else ""
+        retried = "retry" if tally.retries == 1 else "retries"
+        retries = f" ({tally.retries:,} {retried})" if tally.retries else ""
         rate = (tally.ok + tally.failed) / elapsed if elapsed > 0 else 0.0
         cost = money(None if tally.unpriced else tally.cost)
         lines.append(
-            f"{tally.requests:,} requests{retries} · {tally.input_tokens:,} tokens in + "
+            f"{plural(tally.requests, 'request')}{retries} · {tally.input_tokens:,} tokens in + "
             f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
     lines += budgets
@@ -231,8 +258,23 @@ def _summary(
         )
     if tally.uncertain:
         lines.append(
-            f"{tally.uncertain:,} attempts broke off after sending and may have been billed"
+            f"{plural(tally.uncertain, 'attempt')} broke off after sending and may have been billed"
         )
+    return lines
+
+
+def _summary_json(tally: Tally, elapsed: float, code: int, stopped: str | None) -> str:
+    """The summary for a program; with an exit code other than 0 also what went wrong."""
+    fields = tally.summary(elapsed, code)
+    fields |= {"cost_usd": dollars(fields["cost_usd"])}
+    if code:
+        fields |= {"stopped_because": stopped, "errors": dict(sorted(tally.failures.items()))}
+    return json_text(fields, compact=True)
+
+
+def _failures(tally: Tally, output: Path | None, *, last_error: bool) -> list[str]:
+    """How many rows failed why, where they stand, and the last error."""
+    lines: list[str] = []
     if tally.failures:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.failures.items()))
         lines.append(f"failed: {kinds}" + (f" → {errors_path(output)}" if output else ""))
