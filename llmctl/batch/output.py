@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from llmctl.batch.input import MAX_LINE
+from llmctl.batch.input import ACCEPTED, MAX_LINE
 from llmctl.errors import CallError, InputError
 from llmctl.redact import printable_json
 from llmctl.storage.files import (
@@ -38,10 +38,12 @@ STDOUT = "-"
 
 
 def default_output(input: str) -> str:
-    """`NAME.out.jsonl` beside INPUT; stdout for stdin."""
+    """`NAME.out.jsonl` beside INPUT; stdout for stdin. Raises `InputError` for no file's name."""
     if input == STDOUT:
         return STDOUT
     path = Path(input)
+    if path.name in {"", ".."}:
+        raise InputError(f"{input or 'INPUT'} is not a file: INPUT is {ACCEPTED}")
     name = re.sub(r"(?<=.)\.(jsonl(\.gz)?|csv)$", "", path.name, flags=re.IGNORECASE)
     return str(path.with_name(f"{name}.out.jsonl"))
 

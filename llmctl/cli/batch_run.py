@@ -53,6 +53,8 @@ from llmctl.shutdown import Stop
 
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
+    if options.output == "":
+        raise UsageError("-o is empty: name a file, or - for stdout")
     if context.json or (options.output or default_output(options.input)) == STDOUT:
         require_stdout()
     budget = parse_dollars(BUDGET_FLAG, options.budget)

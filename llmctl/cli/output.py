@@ -195,7 +195,7 @@ def print_table(
 ) -> None:
     """Print a table, a row a line; `right` names the columns aligned to the right.
 
-    A terminal cuts the widest columns to its width; into a pipe nothing is cut.
+    On a terminal the widest columns go on below; into a pipe a row is one line.
     """
     from rich.table import Table
     from rich.text import Text
@@ -205,9 +205,8 @@ def print_table(
         side: Any = "right" if name in right else "left"
         table.add_column(name, justify=side)
     for row in rows:
-        # The texts do not wrap, but the columns may: only then rich cuts the widest first.
         words = (" ".join(printable(cell).split()) for cell in row)
-        table.add_row(*(Text(word, no_wrap=True, overflow="ellipsis") for word in words))
+        table.add_row(*(Text(word, overflow="fold") for word in words))
     write_stdout(drawn(table, width=None if is_tty(sys.stdout) else 10_000), coloured=True)
 
 
