@@ -262,8 +262,8 @@ def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
     if total.doubtful:
         amount = _usd(total.doubt, total.doubtful_unpriced)
         yield (
-            f"{plural(total.doubtful, 'attempt')} may have been billed although no answer came of them: "
-            f"{amount} USD at the most, not in the figures."
+            f"{plural(total.doubtful, 'attempt')} may have been billed although no answer "
+            f"came of them: {amount} USD at the most, not in the figures."
         )
     if report.unknown:
         amount, count = _usd(*total_of(report.unknown)), len(report.unknown)
