@@ -82,7 +82,7 @@ def test_control_characters_reach_no_terminal(
     configure(home, sim.base_url, "{env: SIM_KEY}")
     env = {**environ, "HOME": str(home), "SIM_KEY": "sk-test-canary-4711"}
     sim.reply = lambda _: NASTY
-    _run("ask", env, home, more=f"--no-history --tag {NASTY.split()[0]}=x")
+    _run("ask", env, home, more=f"--tag {NASTY}=x")
     (home / "in.jsonl").write_text('{"prompt": "x\\u009b2J\u202e"}\n')
     for more in ([], ["--json"], [NASTY]):
         words = (*name.split(), *COMMANDS[name], *more)
