@@ -28,6 +28,14 @@ CONTROL_SEQUENCES = re.compile(
 """What a terminal would obey instead of showing it."""
 
 
+_RAW_IN_JSON = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable_json(text: str) -> str:
+    """The same JSON, with escapes for the control characters that JSON lets stand raw."""
+    return _RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def printable(text: str) -> str:
     """`text` without control and escape sequences, but with newlines and tabs: safe to print."""
     return CONTROL_SEQUENCES.sub("", text)

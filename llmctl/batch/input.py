@@ -181,8 +181,9 @@ def csv_records(
 ) -> Iterator[tuple[int, dict[str, str] | Problem]]:
     """CSV records by column name, each with the line it begins on; blank lines are skipped.
 
-    Spreadsheets' CSV: a header, quoted cells with line breaks. Nothing follows after a header that
-    cannot serve.
+    Spreadsheets' CSV: a header, quoted cells with line breaks. Columns without a name are left
+    out: pandas' index, or a comma at each line's end. Nothing follows after a header that cannot
+    serve.
     """
     header: list[str] = []
     for first, cells in _csv_cells(found, limit):
@@ -195,7 +196,7 @@ def csv_records(
         elif isinstance(cells, Problem):
             yield first, cells
         elif len(cells) == len(header):
-            yield first, dict(zip(header, cells, strict=True))
+            yield first, {n: cell for n, cell in zip(header, cells, strict=True) if n}
         elif len(cells) > 1 or cells[0].strip():
             yield first, Problem(f"the header names {len(header)} columns, here are {len(cells)}")
     if not header:
@@ -230,10 +231,14 @@ def _csv_cells(found: Iterator[Line], limit: int) -> Iterator[tuple[int, list[st
 
 def _header_problem(header: list[str]) -> str:
     """Why the header cannot name the columns, or nothing."""
-    if "" in header:
-        return f"column {header.index('') + 1} of the header has no name"
-    if twice := [name for name in header if header.count(name) > 1]:
-        return f"the header names the column {twice[0]!r} twice"
+    named = [name for name in header if name]
+    if not named:
+        return "no column of the header has a name"
+    seen: set[str] = set()
+    for name in named:
+        if name in seen:
+            return f"the header names the column {name!r} twice"
+        seen.add(name)
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         return "the columns are separated by semicolons or tabs: use commas"
     return ""

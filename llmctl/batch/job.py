@@ -165,13 +165,16 @@ class RowSink:
     It stops the run when going on makes no sense: after an error that every other call would meet
     too, or once more than `allowed` rows have failed; `because` is that error then. A row that was
     getting ready when the run was stopped from outside has no line and is not counted: it is sent
-    next time. Raises what the output and the ledger raise.
+    next time. When the reader of stdout goes (`reader_gone`), the run is stopped, too: what is in
+    flight is paid for, so it may finish, for the ledger and the cache. Raises what the output and
+    the ledger raise otherwise.
     """
 
     def __init__(
         self, output: BatchOutput, settle: Observer, stats: Tally, stop: Stop, allowed: int | None
     ) -> None:
         self.because: CallError | None = None
+        self.reader_gone: BrokenPipeError | None = None
         self._output = output
         self._settle = settle
         self._stats = stats
@@ -184,7 +187,11 @@ class RowSink:
         if isinstance(error, Cancelled) and not error.sent and self.because is None:
             await self._settle(record)
             return
-        await self._output(record)
+        try:
+            await self._output(record)
+        except BrokenPipeError as gone:
+            self.reader_gone = gone
+            self._stop.ask()
         await self._settle(record)
         self._stats.add(record)
         if isinstance(error, CallError) and self.because is None:
@@ -290,8 +297,8 @@ async def run(
     finally:
         timer.cancel()
         await output.close()
-    if changed is not None:
-        raise changed
+    if ended := sink.reader_gone or changed:
+        raise ended
     await asyncio.to_thread(finish, batch, ordered=sink.because is not None or not stop.asked)
     return sink.because
 

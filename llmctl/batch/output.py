@@ -20,8 +20,9 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from llmctl.batch.input import MAX_LINE
+from llmctl.batch.input import ACCEPTED, MAX_LINE
 from llmctl.errors import CallError, InputError
+from llmctl.redact import printable_json
 from llmctl.storage.files import (
     LockedFile,
     disk,
@@ -39,10 +40,12 @@ STDOUT = "-"
 
 
 def default_output(input: str) -> str:
-    """`NAME.out.jsonl` beside INPUT; stdout for stdin."""
+    """`NAME.out.jsonl` beside INPUT; stdout for stdin. Raises `InputError` for no file's name."""
     if input == STDOUT:
         return STDOUT
     path = Path(input)
+    if path.name in {"", ".."}:
+        raise InputError(f"{input or 'INPUT'} is not a file: INPUT is {ACCEPTED}")
     name = re.sub(r"(?<=.)\.(jsonl(\.gz)?|csv)$", "", path.name, flags=re.IGNORECASE)
     return str(path.with_name(f"{name}.out.jsonl"))
 
@@ -406,11 +409,13 @@ class ErrorsFile:
 
 
 def write_stream(fd: int, name: str, data: bytes) -> None:
-    """Write to a pipe or a terminal, unsynced, waiting for its reader.
+    """Write lines of JSON to a pipe or a terminal, unsynced, waiting for its reader.
 
     Raises `BrokenPipeError` when the reader has gone, `DiskError` when what stands behind it is
     full; `name` is what the message calls it.
     """
+    if os.isatty(fd):
+        data = printable_json(data.decode()).encode()
     rest = memoryview(data)
     while rest:
         try:

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import llmctl
+from llmctl.cli.streams import SIGPIPE, open_streams
 
 if TYPE_CHECKING:
     import typer
@@ -11,17 +12,49 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line; a bare `--version` answers before typer is imported."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"llmctl {llmctl.__version__}")
-        return
-    if sys.platform != "win32":
+    if sys.platform != "win32" and sys.argv[1:] != ["--version"]:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of the memory would hold keys
+    stdout = open_streams()
     try:
-        program()()
+        code = _run()
+        sys.stdout.flush()
     except KeyboardInterrupt:  # while modules come in; a running command handles it itself
-        sys.exit(130)
+        code = 130
+    except SystemExit as end:  # typer's: completion, or a reader of its help who has gone
+        code = end.code if isinstance(end.code, int) else 1
+    except Exception as error:
+        if error is not stdout.failure:
+            raise
+        from llmctl.cli.output import say
+
+        say(f"error: {error}")
+        code = 74
+    if isinstance(stdout.failure, BrokenPipeError) and code == 1:
+        code = SIGPIPE
+    sys.exit(code)
+
+
+def _run() -> int:
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"llmctl {llmctl.__version__}\n")
+        return 0
+    app = program()
+    try:
+        return app(standalone_mode=False) or 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer says of a wrong command line
+            raise
+        from llmctl.cli.output import say
+
+        words: str = error.format_message()
+        if not words.startswith("Usage:"):  # the help, where a group of commands stands alone
+            command = getattr(getattr(error, "ctx", None), "command_path", "llmctl")
+            words = words.replace("Value error, ", "").rstrip(".")
+            words = f"error: {words[:1].lower()}{words[1:]} (see `{command} -h`)"
+        say(words)
+        return 2
 
 
 def program() -> "typer.Typer":
@@ -60,7 +93,7 @@ def program() -> "typer.Typer":
         ] = False,
     ) -> None:
         if version:
-            print(f"llmctl {llmctl.__version__}")
+            sys.stdout.write(f"llmctl {llmctl.__version__}\n")
             raise typer.Exit
 
     @command(app, "ask", "profile", "model", "config", "json", options=AskOptions)

@@ -37,7 +37,9 @@ class AskOptions(Struct, frozen=True, kw_only=True):
       llmctl ask -p local --param top_p=0.9 --json "Hello"
     """
 
-    prompt: Annotated[str | None, Argument(help="Text on stdin goes before it.")] = None
+    prompt: Annotated[
+        str | None, Argument(metavar="PROMPT", help="Text on stdin goes before it.")
+    ] = None
     system: SystemOption = None
     attach: Annotated[
         list[str] | None,
@@ -56,6 +58,7 @@ class AskOptions(Struct, frozen=True, kw_only=True):
     resume: Annotated[bool, Option("--continue", "-c", help="Continue the last conversation.")] = (
         False
     )
+    no_stdin: Annotated[bool, Option("--no-stdin", help="Do not read stdin.")] = False
     no_history: Annotated[bool, Option("--no-history", help="Do not keep this one.")] = False
     tag: TagOption = None
     no_cache: NoCacheOption = False

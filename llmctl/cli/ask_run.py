@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable
-from contextlib import closing
+from contextlib import closing, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -25,7 +25,17 @@ from llmctl.cli.options import (
     read_schema,
     system_prompt,
 )
-from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
+from llmctl.cli.output import (
+    AnswerPrinter,
+    Waiting,
+    is_tty,
+    money,
+    print_json,
+    print_lines,
+    say,
+    usage_line,
+)
+from llmctl.cli.streams import require_stdout, stdin_pieces
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.anthropic import default_limit
@@ -43,7 +53,8 @@ def run(options: AskOptions, context: Context) -> int:
         raise UsageError("--exact belongs to --dry-run; a call reports its tokens itself (-u)")
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     schema = read_schema(options.schema)
-    prompt = _full_prompt(options.prompt)
+    require_stdout()
+    prompt = _full_prompt(options.prompt, stdin=not options.no_stdin)
     before = _last_conversation(context) if options.resume else None
     selection = select_profile(
         context,
@@ -73,12 +84,13 @@ def run(options: AskOptions, context: Context) -> int:
     return asyncio.run(_run(request, budget, options, context, selection, before))
 
 
-def _full_prompt(argument: str | None) -> str:
+def _full_prompt(argument: str | None, *, stdin: bool) -> str:
     """Stdin, when it is no terminal, then the argument. Raises `InputError` for nothing."""
     piped = ""
-    if sys.stdin is not None and not is_tty(sys.stdin):
+    if stdin and sys.stdin is not None and not is_tty(sys.stdin):
+        note = "reading the prompt from stdin … (--no-stdin leaves it alone)"
         try:
-            piped = sys.stdin.buffer.read().decode("utf-8-sig")
+            piped = b"".join(stdin_pieces(note)).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"stdin cannot be read as UTF-8 text ({error}); convert it, for example with "
@@ -120,7 +132,14 @@ async def _ask(
     records: list[CallRecord] = []
     printer = AnswerPrinter(markdown=options.markdown)
     streams = options.stream if options.stream is not None else is_tty(sys.stdout)
-    emit = printer if streams and not context.json else None
+    target = request.target
+    waiting = Waiting(f"waiting for {target.profile}/{target.model}", quiet=context.quiet)
+
+    def emit(text: str) -> None:
+        waiting.stop()
+        printer(text)
+
+    streamed = streams and not context.json
 
     async def sink(call: CallRecord) -> None:
         await live.budget.settle(call)
@@ -138,25 +157,38 @@ async def _ask(
     signals: list[int] = []
     answer = None
     try:
-        answer = await _until_signal(handler(request, emit), signals)
+        answer = await _until_signal(handler(request, emit if streamed else None), signals)
+        waiting.stop()
         if answer is not None and context.json:
-            printer.write(record(records[0], "llmctl").decode())
-        elif answer is not None and emit is None:
+            printer.write_json(record(records[0], "llmctl").decode())
+        elif answer is not None and not streamed:
             printer(answer.text)
-    except CallError as error:
         printer.end()
-        if printer.failure is not None:
-            raise printer.failure from None
-        if not printer.closed:
-            if error.text:  # it was paid for
-                print(printable(error.text), file=sys.stderr)
-            raise
-    printer.end()
+    except CallError as error:
+        waiting.stop()
+        _end_failed(printer, error)
+    finally:
+        waiting.stop()
     if answer is not None and (note := _note(request, answer)):
+        printer.fresh_line()
         context.warn(note)
     if records and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
-        print(usage_line(records[0]), file=sys.stderr)
+        printer.fresh_line()
+        say(usage_line(records[0]), dim=True)
     return (128 + signals[0] if signals else 0), answer
+
+
+def _end_failed(printer: AnswerPrinter, error: CallError) -> None:
+    """Raise the error, or what stdout has to say; nothing where its reader has gone."""
+    with suppress(CallError):  # what stdout has to say about it stands in the printer
+        printer.end()
+    if printer.failure is not None:
+        raise printer.failure from None
+    if not printer.closed:
+        printer.fresh_line()
+        if error.text:  # it was paid for
+            say(printable(error.text))
+        raise error
 
 
 def _note(request: Request, answer: Answer) -> str | None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -33,7 +34,17 @@ from llmctl.cli.options import (
     system_prompt,
     tightest_budget,
 )
-from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
+from llmctl.cli.output import (
+    duration,
+    has_colour,
+    is_tty,
+    json_text,
+    money,
+    plural,
+    say,
+    write_json,
+)
+from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stdout
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, InputError, UsageError
@@ -48,15 +59,15 @@ from llmctl.storage.process import free_descriptors
 
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
+    _check_files(options)
+    if context.json or (options.output or default_output(options.input)) == STDOUT:
+        require_stdout()
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
     seconds = parsed("--max-time", "a duration such as 90s, 20m or 8h", options.max_time, parse_age)
     schema, tags = read_schema(options.schema), pairs("--tag", options.tag)
     system, options_of_provider = system_prompt(options.system), params(options.param)
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
-    if options.input != STDOUT and not os.path.lexists(options.input):
-        # Before anything is said of keys and profiles.
-        raise InputError(f"there is no file {options.input}: check the path")
     selection = select_profile(
         context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
     )
@@ -67,8 +78,6 @@ def run(options: BatchOptions, context: Context) -> int:
         from llmctl.batch.template import Template
 
         template = Template(options.template)
-    if options.format == "openai" and (options.keep is not None or is_csv(options.output or "")):
-        raise UsageError("--format openai goes with neither --keep nor an OUTPUT in .csv")
     job = Job(
         input=options.input,
         output=options.output,
@@ -90,6 +99,8 @@ def run(options: BatchOptions, context: Context) -> int:
         dedupe=options.dedupe,
         cache_mode=mode,
     )
+    if job.input == STDOUT:
+        note_slow_stdin("reading the rows from stdin …")
     if options.dry_run:
         from llmctl.cli.batch_plan import dry_run
 
@@ -106,8 +117,20 @@ def run(options: BatchOptions, context: Context) -> int:
                 "row will be sent again"
             )
         if batch.unmatched and job.limit is None:
-            context.warn(f"{batch.unmatched:,} answers in the output belong to no row of the input")
+            context.warn(
+                f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
+            )
         return asyncio.run(_run(batch, budget, seconds, options, context, selection))
+
+
+def _check_files(options: BatchOptions) -> None:
+    """Raises `UsageError` and `InputError` before anything is said of keys and profiles."""
+    if options.output == "":
+        raise UsageError("-o is empty: name a file, or - for stdout")
+    if options.format == "openai" and (options.keep is not None or is_csv(options.output or "")):
+        raise UsageError("--format openai goes with neither --keep nor an OUTPUT in .csv")
+    if options.input != STDOUT and not os.path.lexists(options.input):
+        raise InputError(f"there is no file {options.input}: check the path")
 
 
 async def _run(
@@ -173,22 +196,21 @@ async def _run(
                 except BrokenPipeError:
                     pipe_closed = True
                 budgets = await budget_lines(live.budget)
-    if signals:
-        context.info("interrupted; the same command goes on where this one stopped")
-    elif because is not None:
-        context.info(f"stopped early: {because.message}")
+    stopped = _stopped_because(because, signals, pipe_closed=pipe_closed)
+    if stopped and (because or not context.quiet):
+        say(f"stopped early: {stopped}")
     # As the user named it: the path in use has its links followed.
     shown = (options.output or default_output(options.input)) if batch.output else None
     lines = Path(lines_path(options.input, shown)) if shown else None
     elapsed = context.clock.monotonic() - started
-    found = _summary(tally, elapsed, shown, lines, budgets, last_error=because is None)
-    context.info("\n".join(found))
+    context.info("\n".join(_summary(tally, elapsed, shown, budgets)))
+    if failures := _failures(tally, lines, last_error=because is None):
+        say("\n".join(failures))  # --quiet is for progress, not for the reason of a failure
     code = _exit_code(tally, because, signals, pipe_closed=pipe_closed)
     if context.json:
-        fields = tally.summary(elapsed, code)
-        text = json_text({**fields, "cost_usd": dollars(fields["cost_usd"])}, compact=True)
+        text = _summary_json(tally, elapsed, code, stopped)
         # With `-o -` stdout carries the rows themselves.
-        (write_stdout if batch.output else sys.stderr.write)(text)
+        (write_json if batch.output else partial(say, end=""))(text)
     return code
 
 
@@ -229,6 +251,17 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
             await showing
 
 
+def _stopped_because(
+    because: CallError | None, signals: list[int], *, pipe_closed: bool
+) -> str | None:
+    """What ended the run before its last row; None when nothing did."""
+    if signals:
+        return "interrupted; the same command goes on where this one stopped"
+    if because is not None:
+        return because.message
+    return "the reader of stdout has gone" if pipe_closed else None
+
+
 def _exit_code(
     tally: Tally, because: CallError | None, signals: list[int], *, pipe_closed: bool
 ) -> int:
@@ -237,7 +270,7 @@ def _exit_code(
     if because is not None and because.fatal_to_run:
         return because.exit_code
     if pipe_closed:
-        return 1
+        return SIGPIPE
     if not tally.failed:
         return 0
     if "budget" in tally.failures:
@@ -247,17 +280,8 @@ def _exit_code(
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
 
-def _summary(
-    tally: Tally,
-    elapsed: float,
-    output: str | None,
-    lines: Path | None,
-    budgets: list[str],
-    *,
-    last_error: bool,
-) -> list[str]:
-    """The summary for a person, one thing a line; `output` None: the rows went to stdout. `lines`
-    is the file of its rows."""
+def _summary(tally: Tally, elapsed: float, output: str | None, budgets: list[str]) -> list[str]:
+    """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
     counts = [
         (tally.ok, "answered"),
         (tally.cached, "of them from the cache"),
@@ -268,16 +292,17 @@ def _summary(
     ]
     words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
     where = f" → {output}" if output else ""
-    found = [f"{tally.rows:,} rows: {', '.join(words)}{where}"]
+    lines = [f"{plural(tally.rows, 'row')}: {', '.join(words)}{where}"]
     if tally.requests:
-        retries = f" ({tally.retries:,} retries)" if tally.retries else ""
+        retried = "retry" if tally.retries == 1 else "retries"
+        retries = f" ({tally.retries:,} {retried})" if tally.retries else ""
         rate = (tally.ok + tally.failed) / elapsed if elapsed > 0 else 0.0
         cost = money(None if tally.unpriced else tally.cost)
-        found.append(
-            f"{tally.requests:,} requests{retries} · {tally.input_tokens:,} tokens in + "
+        lines.append(
+            f"{plural(tally.requests, 'request')}{retries} · {tally.input_tokens:,} tokens in + "
             f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
-    found += budgets
+    lines += budgets
     for number, what in (
         (tally.truncated, 'cut off at the output limit ("finish_reason": "length")'),
         (tally.filtered, 'cut off by a content filter ("finish_reason": "content_filter")'),
@@ -285,11 +310,27 @@ def _summary(
     ):
         if number:
             were = "was" if number == 1 else "were"
-            found.append(f"{plural(number, 'answer')} {were} {what}")
+            lines.append(f"{plural(number, 'answer')} {were} {what}")
     if tally.uncertain:
-        found.append(
-            f"{tally.uncertain:,} attempts broke off after sending and may have been billed"
+        lines.append(
+            f"{plural(tally.uncertain, 'attempt')} broke off after sending and may have been billed"
         )
+    return lines
+
+
+def _summary_json(tally: Tally, elapsed: float, code: int, stopped: str | None) -> str:
+    """The summary for a program; with an exit code other than 0 also what went wrong."""
+    fields = tally.summary(elapsed, code)
+    fields |= {"cost_usd": dollars(fields["cost_usd"])}
+    if code:
+        fields |= {"stopped_because": stopped, "errors": dict(sorted(tally.failures.items()))}
+    return json_text(fields, compact=True)
+
+
+def _failures(tally: Tally, lines: Path | None, *, last_error: bool) -> list[str]:
+    """How many rows failed why, where they stand beside the `lines` of the others, and the last
+    error."""
+    found: list[str] = []
     if tally.failures:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.failures.items()))
         found.append(f"failed: {kinds}" + (f" → {errors_path(lines)}" if lines else ""))

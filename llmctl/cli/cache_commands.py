@@ -8,7 +8,15 @@ from typer import Option
 
 from llmctl.cli.context import Context
 from llmctl.cli.options import command, command_group, parsed
-from llmctl.cli.output import file_size, money, percent, plural, print_json, print_table
+from llmctl.cli.output import (
+    file_size,
+    money,
+    percent,
+    plural,
+    print_json,
+    print_lines,
+    print_table,
+)
 from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,9 +82,9 @@ def prune(
         said = {"entries": done.entries, "bytes": done.bytes, "dry_run": dry_run}
         print_json({**said, "wal_emptied": not done.lingers})
     elif dry_run:
-        print(f"would remove {answers} and free about {freed}")
+        print_lines(f"would remove {answers} and free about {freed}")
     else:
-        print(f"removed {answers}, {freed} freed")
+        print_lines(f"removed {answers}, {freed} freed")
     return 0
 
 

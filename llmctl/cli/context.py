@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 from msgspec import Struct, field
 
-from llmctl.cli.output import is_tty
+from llmctl.cli.output import is_tty, say
+from llmctl.cli.streams import stdin_pieces
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import ConfigError, InputError, LlmctlError, SetupError
-from llmctl.redact import printable, redact_known_keys
+from llmctl.redact import printable
 
 if TYPE_CHECKING:
     from llmctl.config.load import Overrides
@@ -65,11 +66,11 @@ class Context(Struct, frozen=True):
     def info(self, text: str) -> None:
         """Print a note on stderr, unless `--quiet`."""
         if not self.quiet:
-            print(_clean(text), file=sys.stderr)
+            say(text)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, always."""
-        print(f"warning: {_clean(text)}", file=sys.stderr)
+        say(f"warning: {text}")
 
 
 def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
@@ -79,6 +80,7 @@ def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
     """
     try:
         code = run()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
@@ -90,14 +92,9 @@ def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             code, message = 1, f"a mistake in llmctl, {what}; please report it with what -vv shows"
         if context.verbose > 1:
-            print(_clean(traceback.format_exc()), end="", file=sys.stderr)
-        print(f"error: {_clean(message)}", file=sys.stderr)
+            say(traceback.format_exc(), end="")
+        say(f"error: {message}")
     raise typer.Exit(code)
-
-
-def _clean(text: str) -> str:
-    """Text that may quote a provider, a file or a key, as a terminal may get it."""
-    return printable(redact_known_keys(text))
 
 
 class Selection(Struct, frozen=True):
@@ -186,10 +183,10 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
     except Untrusted as error:
         if not (is_tty(sys.stdin) and is_tty(sys.stderr)):  # nobody can be asked
             raise
-        print(f"{_clean(str(error.path))} sets what needs your trust:", file=sys.stderr)
+        say(f"{error.path} sets what needs your trust:")
         for line in error.asks:
-            print(f"  {_clean(line)}", file=sys.stderr)
-        print("Trust this file until it changes? [y/N] ", end="", file=sys.stderr, flush=True)
+            say(f"  {line}")
+        say("Trust this file until it changes? [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise
         record(context.folders, error.path, error.raw)
@@ -242,19 +239,21 @@ def read_secret(prompt: str) -> str:
         import getpass
 
         try:
-            return getpass.getpass(prompt)
+            return getpass.getpass(printable(prompt))
         except EOFError:
             raise InputError("nothing was typed") from None
     try:
-        raw = sys.stdin.buffer.read(_MAX_SECRET + 1)
+        raw = b""
+        for piece in stdin_pieces("reading the key from stdin …"):
+            raw += piece
+            if len(raw) > _MAX_SECRET:
+                raise InputError("stdin holds far more than a key; pipe in the key alone")
         text = raw.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"stdin cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         # the error itself holds what was read
         raise InputError("stdin is not text; pipe in the key alone") from None
-    if len(raw) > _MAX_SECRET:
-        raise InputError("stdin holds far more than a key; pipe in the key alone")
     return text
 
 

@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import BUDGET_FLAG, command, command_group, parse_dollars, parsed
-from llmctl.cli.output import age, money, plural, print_json, print_lines, write_stdout
+from llmctl.cli.output import age, money, plural, print_json, print_lines, write_json, write_stdout
 from llmctl.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -103,8 +103,11 @@ def report(
     query = reports.Query(span, reports.parse_by(by or ["model"]), zone, now)
     settings = load_settings(context)
     found = _read(settings, lambda ledger: reports.make(ledger, query, settings.budgets))
-    formats = {"table": draw, "json": as_json, "csv": as_csv, "markdown": as_markdown}
-    write_stdout(formats["json" if context.json else format](found))
+    formats = {"table": draw, "csv": as_csv, "markdown": as_markdown}
+    if context.json or format == "json":
+        write_json(as_json(found))
+    else:
+        write_stdout(formats[format](found), coloured=format == "table")
     return 0
 
 
@@ -186,7 +189,7 @@ def check(
             result = {"groups": figures, "unpriced": unpriced}
             found.append(budget_json(state, zone) | result)
         else:
-            write_stdout(draw_check(checked, groups, zone))
+            write_stdout(draw_check(checked, groups, zone), coloured=True)
     code = 3 if complaints else 0
     if context.json:
         print_json({"budgets": found, "exit_code": code})

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from rich.filesize import pick_unit_and_suffix
 
 from llmctl.batch.output import dollars
-from llmctl.cli.output import json_text, money, percent
+from llmctl.cli.output import json_text, money, percent, plural
 from llmctl.reports.periods import iso
 from llmctl.reports.report import BudgetState, Figures, Group, Report, percentiles
 from llmctl.storage.ledger_queries import UnknownCall
@@ -232,7 +232,7 @@ def summary(report: Report) -> str:
     query, total, month = report.query, report.total, report.month
     first, last = (iso(at, query.zone)[:10] for at in (query.span.start, query.span.end - 1))
     return (
-        f"{_usd(total.cost, total.unpriced)} USD for {total.calls:,} calls, "
+        f"{_usd(total.cost, total.unpriced)} USD for {plural(total.calls, 'call')}, "
         f"{first} to {last} ({query.zone}); "
         f"{percent(total.error_rate)} errors, {_usd(total.saved, total.unsaved)} USD saved by "
         f"the cache. Month to date {_usd(month.figures.cost, month.figures.unpriced)} USD, "
@@ -262,12 +262,12 @@ def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
     if total.doubtful:
         amount = _usd(total.doubt, total.doubtful_unpriced)
         yield (
-            f"{total.doubtful:,} attempts may have been billed although no answer came of them: "
-            f"{amount} USD at the most, not in the figures."
+            f"{plural(total.doubtful, 'attempt')} may have been billed although no answer "
+            f"came of them: {amount} USD at the most, not in the figures."
         )
     if report.unknown:
         amount, count = _usd(*total_of(report.unknown)), len(report.unknown)
-        yield f"It is unknown how {count:,} calls ended; they may have cost {amount} USD."
+        yield f"It is unknown how {plural(count, 'call')} ended; they may have cost {amount} USD."
     if report.unpriced:
         calls = [(safe(f"{each.profile}/{each.model}"), each.calls) for each in report.unpriced]
         named = ", ".join(f"{name} ({count:,})" for name, count in calls)

@@ -71,7 +71,7 @@ def _groups(report: Report) -> tuple[Table, Table]:
     titles = [column.title for column in COLUMNS]
     costs, figures = _table(report, *titles[:2], ""), _table(report, *titles[2:])
     for key, sums in group_rows(report, _safe, "total"):
-        names = [Text(name, "bold", no_wrap=True, overflow="ellipsis") for name in key]
+        names = [Text(name, "bold", overflow="fold") for name in key]
         cells = [column.show(column.value(sums, report.total)) for column in COLUMNS]
         bar = Bar(1, 0, sums.share_of(report.total) or 0.0, width=_BAR, color="cyan")
         costs.add_row(*names, *cells[:2], bar)
@@ -82,7 +82,7 @@ def _groups(report: Report) -> tuple[Table, Table]:
 def _table(report: Report, *figures: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in dimensions(report):
-        table.add_column(name)  # these alone may wrap, so rich cuts them first; their texts do not
+        table.add_column(name)  # these alone may wrap
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -90,7 +90,7 @@ def _table(report: Report, *figures: str) -> Table:
 
 def _budget_table() -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
+    table.add_column(overflow="fold", max_width=30)
     return table
 
 
@@ -117,7 +117,7 @@ def _remarks(report: Report) -> Iterator[Text]:
     for call in calls[:MAX_NAMED]:
         at = f"{local(call.started_ms, report.query.zone):%Y-%m-%d %H:%M:%S}"
         line = f"  {call.call_id:<28}  {at}  {money(call.cost):>8}  {call.profile}/{call.model}"
-        yield Text(printable(line), no_wrap=True, overflow="ellipsis")
+        yield Text(printable(line), overflow="fold")
     if len(calls) > MAX_NAMED:
         yield Text(f"  and {len(calls) - MAX_NAMED:,} more")
     if calls:

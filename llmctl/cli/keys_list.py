@@ -149,7 +149,8 @@ def run_list(max_age: str | None, context: Context) -> int:
     orphans = places.stored - wanted if context.profile is None else frozenset()
     pairs: dict[KeySlot, KeyPair] = {}
     try:
-        for slot in wanted | orphans:
+        # Only what the index names: a keyring without keys of ours need not be opened.
+        for slot in (wanted | orphans) & places.stored:
             pairs[slot] = places.resolver.keyring.read(slot)
     except KeyringUnavailable as error:
         if oldest is not None or places.stored:  # a list must not lie by leaving something out

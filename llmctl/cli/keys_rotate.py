@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from llmctl.cli.context import Context, read_secret
 from llmctl.cli.keys_list import KeyPlaces
-from llmctl.cli.output import is_tty
+from llmctl.cli.output import is_tty, print_lines
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, InputError, UsageError
 from llmctl.keys.key import KeyPair, KeySlot, StoredKey, usable
@@ -28,7 +28,9 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     with places.held():
         mark_stored(places.state, slot, stored=True)
         KeyStore(keyring, slot).store(key, context.clock.wall())
-    print(f"stored the key {last_chars(key)} as {slot.name} for {slot.where} in {keyring.where}")
+    print_lines(
+        f"stored the key {last_chars(key)} as {slot.name} for {slot.where} in {keyring.where}"
+    )
     _notes(places, slot, profile)
     return 0
 
@@ -54,7 +56,7 @@ def run_rotate(
             if finish and before.previous is None:
                 context.info(f"{slot.name} is not being rotated: there is nothing to finish")
             else:
-                print(f"{slot.name} for {slot.where}: {_ended(before, after, finish=finish)}")
+                print_lines(f"{slot.name} for {slot.where}: {_ended(before, after, finish=finish)}")
             return 0
         offered = _offered(before, slot)
         try:
@@ -67,7 +69,7 @@ def run_rotate(
                     "tries again, --rollback forgets it"
                 )
             raise error from None
-    print(
+    print_lines(
         f"{slot.name} for {slot.where}: the primary is {_last(pair.primary)}, "
         f"the previous key {_last(pair.previous)} is kept"
     )
@@ -90,7 +92,9 @@ def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Con
     if not count:
         raise UsageError(f"no key {slot.name} is stored for {slot.where}")
     words = "both keys" if count > 1 else "the key"
-    print(f"removed {words} {slot.name} for {slot.where} from {places.resolver.keyring.where}")
+    print_lines(
+        f"removed {words} {slot.name} for {slot.where} from {places.resolver.keyring.where}"
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from typer import Option
 
 from llmctl.cli.context import Context
 from llmctl.cli.options import command, command_group
-from llmctl.cli.output import file_size, has_colour, is_tty, print_json
+from llmctl.cli.output import file_size, has_colour, is_tty, print_json, print_lines
 
 app = command_group("Install, inspect and remove the embedded model.")
 
@@ -58,7 +58,7 @@ def install(
     if context.json:
         print_json({"installed": True, "fetched": fetched, **_model(path)})
     else:
-        print(path)
+        print_lines(str(path))
     if not files.has_server():
         context.warn(f"the server that runs it is missing: run `{files.get_server()}`")
     elif fetched:
@@ -90,10 +90,12 @@ def status(context: Context) -> int:
         return 0
     mend = f": run `{files.GET_MODEL}`" if state in {"missing", "damaged"} else ""
     weighs = "" if size is None else f", {file_size(size)}"
-    print(f"server   {f'xllamacpp {server}' if server else f'missing: run `{files.get_server()}`'}")
-    print(f"model    {files.SMOLLM2.name}, licence {files.SMOLLM2.licence}")
-    print(f"file     {state}{weighs}{mend}")
-    print(f"path     {path}")
+    print_lines(
+        f"server   {f'xllamacpp {server}' if server else f'missing: run `{files.get_server()}`'}"
+    )
+    print_lines(f"model    {files.SMOLLM2.name}, licence {files.SMOLLM2.licence}")
+    print_lines(f"file     {state}{weighs}{mend}")
+    print_lines(f"path     {path}")
     return 0
 
 
@@ -106,9 +108,9 @@ def remove(context: Context) -> int:
     if context.json:
         print_json({"removed": freed > 0, "path": str(path), "bytes_freed": freed})
     elif freed:
-        print(f"removed {path}: {file_size(freed)} freed")
+        print_lines(f"removed {path}: {file_size(freed)} freed")
     else:
-        print(f"nothing to remove: no model at {path}")
+        print_lines(f"nothing to remove: no model at {path}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -29,6 +29,7 @@ T = TypeVar("T")
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<10}{what}" for code, what in EXIT_CODES)
 BUDGET_FLAG = "--budget"  # name of a run's own budget in messages
 _USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
+_FILES = {"input", "output", "attach"}  # options whose text names a file
 _RESERVED = {"model", "messages", "stream", "stream_options"}
 
 _VERBOSE = Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks.")
@@ -108,8 +109,12 @@ def command(
     def register(work: Callable[..., int]) -> Callable[..., int]:
         def run(**given: Any) -> None:
             context = Context(**{key: given.pop(key) for key in shared})
-            words = {"options": options(**given)} if options else given
-            exit_with(lambda: work(context, **words), context)
+
+            def checked() -> int:
+                _refuse_other_encodings({**given, "profile": context.profile})
+                return work(context, **({"options": options(**given)} if options else given))
+
+            exit_with(checked, context)
 
         own = [*inspect.signature(options or work, eval_str=True).parameters.values()]
         parameters = own if options else own[1:]
@@ -125,6 +130,18 @@ def command(
         return work
 
     return register
+
+
+def _refuse_other_encodings(given: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for text that is not UTF-8; names of files may be anything."""
+    for name, value in given.items():
+        words = value if isinstance(value, list) else [value]
+        for word in words if name not in _FILES else ():
+            if isinstance(word, str) and not word.isascii() and re.search("[\ud800-\udfff]", word):
+                raise UsageError(
+                    f"{name.replace('_', '-')} is not UTF-8 text: {word!a}; convert it, for "
+                    "example with `iconv -t UTF-8`"
+                )
 
 
 def read_schema(given: str | None) -> JSON | None:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llmctl.errors import Cancelled, DiskError
-from llmctl.redact import printable
+from llmctl.redact import printable, printable_json, redact_known_keys
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rich.console import RenderableType
+    from rich.status import Status
 
     from llmctl.types import CallRecord
 
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _MICRO = Decimal("0.000001")
 _OPEN_SEQUENCE = re.compile(
     r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*"
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*\x1b?"
     r"|\x1b[ -/]*)\Z"
 )
+_NEXT_BLOCK = re.compile(r"\n\n+(?=[^\s*+>|\d-])")
+_FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _LONGEST_SEQUENCE = 4096
 
 
@@ -103,13 +110,33 @@ def usage_line(record: CallRecord) -> str:
     target, usage = record.request.target, record.usage
     about = "~" if usage.estimated else ""
     tokens = f"{about}{usage.input} in ({usage.cached_input} cached) + {about}{usage.output} out"
-    cache = record.result.cache if isinstance(record.result, Answer) else "failed"
+    result = record.result
+    ended = "interrupted" if isinstance(result, Cancelled) else "failed"
+    cache = result.cache if isinstance(result, Answer) else ended
     where = printable(f"{target.profile}/{target.model}")
     return " · ".join((where, tokens, money(record.cost), duration(record.elapsed), cache))
 
 
-def write_stdout(text: str) -> None:
-    """Write to stdout as UTF-8, byte for byte, and flush. Raises `BrokenPipeError`."""
+def safe(text: str) -> str:
+    """Text that may quote a provider, a file or a key, as a person may see it."""
+    return printable(redact_known_keys(text))
+
+
+def say(text: str, *, end: str = "\n", dim: bool = False) -> None:
+    """Print a note on stderr, safe, and dim where stderr has colours."""
+    text = safe(text)
+    sys.stderr.write((f"\x1b[2m{text}\x1b[0m" if dim and has_colour(sys.stderr) else text) + end)
+    sys.stderr.flush()
+
+
+def write_stdout(text: str, *, coloured: bool = False) -> None:
+    """Write to stdout and flush: safe on a terminal, byte for byte as UTF-8 elsewhere.
+
+    `coloured`: the text has colours of ours. Raises `BrokenPipeError`, `DiskError`.
+    """
+    if is_tty(sys.stdout):
+        pieces = _COLOUR.split(text) if coloured else [text]
+        text = "".join(p if coloured and _COLOUR.fullmatch(p) else printable(p) for p in pieces)
     out = sys.stdout.buffer
     out.write(text.encode("utf-8", "replace"))
     out.flush()
@@ -130,7 +157,12 @@ def json_text(value: Any, *, compact: bool = False) -> str:
 
 def print_json(value: Any, *, compact: bool = False) -> None:
     """Print JSON on stdout; see `json_text`."""
-    write_stdout(json_text(value, compact=compact))
+    write_json(json_text(value, compact=compact))
+
+
+def write_json(text: str) -> None:
+    """Write JSON to stdout: control characters as escapes on a terminal."""
+    write_stdout(printable_json(text) if is_tty(sys.stdout) else text)
 
 
 def drawn(*parts: RenderableType, width: int | None = None) -> str:
@@ -163,7 +195,7 @@ def print_table(
 ) -> None:
     """Print a table, a row a line; `right` names the columns aligned to the right.
 
-    A terminal cuts the widest columns to its width; into a pipe nothing is cut.
+    On a terminal the widest columns go on below; into a pipe a row is one line.
     """
     from rich.table import Table
     from rich.text import Text
@@ -173,10 +205,9 @@ def print_table(
         side: Any = "right" if name in right else "left"
         table.add_column(name, justify=side)
     for row in rows:
-        # The texts do not wrap, but the columns may: only then rich cuts the widest first.
         words = (" ".join(printable(cell).split()) for cell in row)
-        table.add_row(*(Text(word, no_wrap=True, overflow="ellipsis") for word in words))
-    write_stdout(drawn(table, width=None if is_tty(sys.stdout) else 10_000))
+        table.add_row(*(Text(word, overflow="fold") for word in words))
+    write_stdout(drawn(table, width=None if is_tty(sys.stdout) else 10_000), coloured=True)
 
 
 class SafeText:
@@ -202,9 +233,13 @@ class AnswerPrinter:
     """
 
     def __init__(self, *, markdown: bool) -> None:
+        kind = os.fstat(1).st_mode
         self._tty = is_tty(sys.stdout)
+        self._pipe = stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)
+        self._ends_lines = self._tty or stat.S_ISREG(kind)
         self._safe = SafeText()
-        self._markdown: list[str] | None = [] if markdown and self._tty else None
+        self._markdown: str | None = "" if markdown and self._tty else None
+        self._rendered = False
         self._last = "\n"
         self.closed = False
         self.failure: DiskError | None = None
@@ -212,36 +247,86 @@ class AnswerPrinter:
     def __call__(self, text: str) -> None:
         """Print the next piece. Raises `Cancelled` when nobody reads any more."""
         if self._markdown is not None:
-            self._markdown.append(text)
+            self._markdown += text
+            if cut := _end_of_blocks(self._markdown):
+                self._render(self._markdown[:cut])
+                self._markdown = self._markdown[cut:]
             return
-        text = self._safe(text) if self._tty else text
-        if text:
-            self._last = text[-1]
-            self.write(text)
+        self.write(self._safe(text) if self._tty else text)
 
     def end(self) -> None:
-        """Finish the answer."""
+        """Finish the answer: it ends with a line feed on a terminal and in a file."""
         if self._markdown:
-            from rich.console import Console
-            from rich.markdown import Markdown
-
-            text, self._markdown = printable("".join(self._markdown)), []
-            plain = not has_colour(sys.stdout)
-            Console(no_color=plain).print(Markdown(text, hyperlinks=False))
-        elif self._tty and self._last != "\n":
-            self._last = "\n"
+            self._render(self._markdown)
+            self._markdown = ""
+        elif self._ends_lines and self._last != "\n":
             self.write("\n")
 
-    def write(self, text: str) -> None:
+    def fresh_line(self) -> None:
+        """Let stderr begin a line of its own where the answer may show in the same place."""
+        if self._last != "\n" and self._pipe and (is_tty(sys.stderr) or os.path.sameopenfile(1, 2)):
+            self._last = "\n"
+            say("")
+
+    def write_json(self, text: str) -> None:
+        """Print a line of JSON. Raises `Cancelled` when stdout takes no more."""
+        self.write(printable_json(text) if self._tty else text)
+
+    def write(self, text: str, *, coloured: bool = False) -> None:
         """Print `text` as it is. Raises `Cancelled` when stdout takes no more."""
-        if self.closed:
+        if self.closed or not text:
             return
+        self._last = text[-1]
         try:
-            write_stdout(text)
-        except OSError as error:
+            write_stdout(text, coloured=coloured)
+        except (BrokenPipeError, DiskError) as error:
             self.closed = True
-            if not isinstance(error, BrokenPipeError):
-                self.failure = DiskError(f"stdout cannot be written ({error.strerror})")
-            # Python flushes stdout once more when it ends, and would complain then.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.failure = error if isinstance(error, DiskError) else None
             raise Cancelled("stdout was closed before the answer ended") from error
+
+    def _render(self, text: str) -> None:
+        from rich.markdown import Markdown
+
+        shown = drawn(Markdown(printable(text), hyperlinks=False))
+        self.write(f"\n{shown}" if self._rendered else shown, coloured=True)
+        self._rendered = True
+
+
+def _end_of_blocks(text: str) -> int:
+    """Where the last block of Markdown begins that may still grow; 0 when it is the first.
+
+    A list stays with what follows it, for it goes on after blank lines; code with its fences.
+    """
+    for found in reversed([*_NEXT_BLOCK.finditer(text)]):
+        if len(_FENCE.findall(text, 0, found.end())) % 2 == 0:
+            return found.end()
+    return 0
+
+
+class Waiting:
+    """A spinner on stderr until `stop`, from 0.3 s on; nothing when `quiet` or off a terminal."""
+
+    def __init__(self, text: str, *, quiet: bool) -> None:
+        self._text = safe(text)
+        self._status: Status | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if not quiet and is_tty(sys.stderr) and os.environ.get("TERM") != "dumb":
+            import asyncio
+
+            self._timer = asyncio.get_running_loop().call_later(0.3, self._start)
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(stderr=True, no_color=not has_colour(sys.stderr))
+        self._status = console.status(Text(self._text, "dim"))
+        self._status.start()
+
+    def stop(self) -> None:
+        """End it; the line it stood on is empty again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

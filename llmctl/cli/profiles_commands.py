@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from llmctl.cli.context import Context, known_profiles, load_settings
 from llmctl.cli.options import command, command_group
-from llmctl.cli.output import print_json, print_table, write_stdout
+from llmctl.cli.output import print_json, print_lines, print_table, write_stdout
 from llmctl.errors import ConfigError, NoKeyError, UsageError
 from llmctl.redact import printable
 
@@ -103,7 +103,7 @@ def init(
 
     path = context.folders.config / CONFIG_FILE
     write_starter(path, force=force)
-    print(path)
+    print_lines(str(path))
     context.info("all of it is commented out; edit it, then see `llmctl profiles list`")
     return 0
 
@@ -132,14 +132,14 @@ def trust_project(
     path = printable(str(found.path))
     if revoke:
         known = trust.forget(folders, found.path)
-        print(f"{path}: {'no longer trusted' if known else 'was not trusted'}")
+        print_lines(f"{path}: {'no longer trusted' if known else 'was not trusted'}")
         return 0
     digest = trust.record(folders, found.path, found.raw)
     for line in trust.places(found.needs):
         context.info(f"trusted: {line}")
     if not found.needs:
         context.info("it sets nothing that needs trust")
-    print(f"{path}: trusted until it changes (SHA-256 {digest})")
+    print_lines(f"{path}: trusted until it changes (SHA-256 {digest})")
     return 0
 
 

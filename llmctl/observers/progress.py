@@ -67,7 +67,7 @@ class Pace:
             words.append("${:,.2f}/${:,.2f}".format(*self._spent))
         else:
             words.append("$?" if tally.unpriced else f"${tally.cost:,.2f}")
-        if wait := self.waits():  # first, where a narrow terminal does not cut it off
+        if wait := self.waits():
             words.insert(0, f"waiting: {wait}")
         return words
 
@@ -93,7 +93,7 @@ async def bar(stream: TextIO, pace: Pace, *, colour: bool) -> None:
         def get_renderables(self) -> Iterable[RenderableType]:
             yield from super().get_renderables()
             words = " · ".join(pace.parts())
-            yield Text(words, style="dim", overflow="ellipsis", no_wrap=True)
+            yield Text(words, style="dim")
 
     # Without colours the bar's empty part must be blank, which rich does only when it knows of no
     # colours at all.

@@ -135,7 +135,7 @@ def test_a_spreadsheets_file(put: Put) -> None:
     [
         (b"", 1, "no header"),
         (b"\n\n", 1, "no header"),
-        (b"a,,b\n1,2,3\n", 1, "column 2 of the header has no name"),
+        (b",,\n1,2,3\n", 1, "no column of the header has a name"),
         (b"a,b,a\n1,2,3\n", 1, "names the column 'a' twice"),
         (b"id;prompt\n1;x\n", 1, "separated by semicolons or tabs"),
         (b"id\tprompt\n1\tx\n", 1, "separated by semicolons or tabs"),
