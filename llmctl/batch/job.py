@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
 from decimal import Decimal
 from itertools import chain
+from typing import Any
 
 from msgspec import Struct
 
@@ -35,6 +36,7 @@ from llmctl.storage.files import LockedFile, disk
 from llmctl.types import CacheMode, CallRecord, Request, Usage
 
 PAGE = 500  # rows that are read at a time
+LOOK = 20.0  # seconds between two looks whether the files are still in their places
 _PAGE_BYTES = 4 << 20  # bytes of input after which a page ends early: rows may be long
 
 CachedRecords = Callable[[Sequence[Request]], Awaitable[Sequence[CallRecord | None]]]
@@ -59,9 +61,9 @@ class Job(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """A job whose input is valid and whose output, where it has one, is locked and whole.
 
-    `output` is None for stdout, and in a dry run; `torn` is the bytes of a half-written last line
-    that were cut off; `rows` are those of this run, `skipped` of them have their answer already;
-    `unmatched` answers in the output belong to no row of the input.
+    `output` and `errors` are None for stdout, and in a dry run; `torn` is the bytes of a
+    half-written last line that were cut off; `rows` are those of this run, `skipped` of them have
+    their answer already; `unmatched` answers in the output belong to no row of the input.
     """
 
     job: Job
@@ -71,6 +73,7 @@ class Batch(Struct, frozen=True):
     skipped: int
     unmatched: int
     output: LockedFile | None = None
+    errors: ErrorsFile | None = None
     torn: int = 0
 
     def pages(self, call_id: Callable[[], str]) -> Iterator[list[Request]]:
@@ -85,7 +88,7 @@ class Batch(Struct, frozen=True):
         for index, (line, data) in enumerate(self.source.records()):
             if wanted is None:
                 break
-            if index != wanted:
+            if index != wanted[0]:
                 continue
             try:
                 request = job.reader.request(
@@ -93,6 +96,9 @@ class Batch(Struct, frozen=True):
                 )
             except RowError as error:
                 raise InputError(f"{self.source.name}:{line}: {error}") from error
+            # Size and time of a file can be kept while it is changed.
+            if (request.id, bytes.fromhex(request.fingerprint[:32])) != wanted[1:]:
+                raise self.source.changed()
             page.append(request)
             size += sum(map(len, data.values())) if isinstance(data, dict) else len(data)
             if len(page) >= PAGE or size >= _PAGE_BYTES:
@@ -101,6 +107,8 @@ class Batch(Struct, frozen=True):
             wanted = next(unanswered, None)
         if page:
             yield page
+        if wanted is not None:
+            raise self.source.changed()
 
 
 @contextmanager
@@ -116,20 +124,20 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
         index_rows(source, job.reader, job.profile) as index,
         ExitStack() as stack,
     ):
-        output, torn = None, 0
+        output, errors, torn = None, None, 0
         try:
             if path is not None and not dry_run:
                 output = stack.enter_context(LockedFile.open(path))
-                if job.restart:
-                    output.truncate(0)
-                torn = _read_answers(output, index, job.format)
+                errors = stack.enter_context(ErrorsFile(errors_path(path)))
+                if not job.restart:
+                    torn = _read_answers(output, index, job.format)
             elif path is not None and path.exists() and not job.restart:
                 with disk("read", path), path.open("rb", buffering=1 << 17) as reader:
                     index.add_answers(OutputScan(reader, path, job.format))
             check_unchanged(index, source, path)
             rows = index.size if job.limit is None else min(index.size, job.limit)
             done = index.answered(rows)
-            yield Batch(job, source, index, rows, done, index.unmatched, output, torn)
+            yield Batch(job, source, index, rows, done, index.unmatched, output, errors, torn)
         except BaseException:
             if output is not None:
                 output.leave_no_trace()
@@ -226,11 +234,13 @@ async def run(
     cached: CachedRecords,
     allowed_errors: int | None = None,
     prepare: Callable[[], None],
+    check: Callable[[], None],
 ) -> CallError | None:
     """Send what has no answer yet; gives the error that ended the run early, if one did.
 
     `make_handler` gets the sink of all records; `settle` puts a record into the ledger; `cached`
-    finds kept answers; `prepare` is called before the first call, if there is one. When the run
+    finds kept answers; `prepare` is called before the first call, if there is one, and `check` now
+    and then: what it raises ends the run. When the run
     ends on its own every row has its record: what was not sent has an error row. After a stop
     from outside the rest has none, and is sent next time. Raises `DiskError`, `BrokenPipeError`,
     and `InputError` when the input was changed meanwhile: what is in flight then may finish.
@@ -252,11 +262,12 @@ async def run(
         except InputError as error:
             changed = error
 
-    output = BatchOutput(batch.output, batch.job.format)
+    output = BatchOutput(batch.output, batch.errors, batch.job.format, restart=batch.job.restart)
     sink = RowSink(output, settle, stats, stop, allowed_errors)
     try:
         async with aclosing(unanswered()) as requests:
-            await engine.run(requests, make_handler(sink), sink)
+            work = engine.run(requests, make_handler(sink), sink)
+            await _watched(work, output.check_in_place, check)
         if sink.because is not None:
             for page in chain([list(waiting)], pages):
                 await sink.give_up(page, clock.wall())
@@ -264,9 +275,30 @@ async def run(
         await output.close()
     if changed is not None:
         raise changed
-    if batch.job.ordered and (sink.because or not stop.asked):
-        await asyncio.to_thread(put_in_order, batch)
+    if sink.because is not None or not stop.asked:
+        ordered = batch.job.ordered and not output.to_truncate
+        await asyncio.to_thread(_finish, batch, ordered=ordered)
     return sink.because
+
+
+def _finish(batch: Batch, *, ordered: bool) -> None:
+    batch.source.check()  # whether the rows are still those that have their records now
+    if ordered:
+        put_in_order(batch)
+
+
+async def _watched(work: Coroutine[Any, Any, None], *checks: Callable[[], None]) -> None:
+    """Do the work; what `checks` raise, now and then and at the end, ends it."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK)
+            for check in checks:
+                check()
+        task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def put_in_order(batch: Batch) -> None:
@@ -278,7 +310,7 @@ def put_in_order(batch: Batch) -> None:
 
 def nothing_to_send(batch: Batch) -> None:
     """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
-    if batch.output is not None:
-        ErrorsFile(errors_path(batch.output.path))
-        if batch.job.ordered:
-            put_in_order(batch)
+    if batch.errors is not None:
+        batch.errors.clear()
+    if batch.job.ordered and not batch.job.restart:
+        put_in_order(batch)

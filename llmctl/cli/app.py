@@ -1,5 +1,6 @@
 """The program `llmctl`: its commands, its help, and its version."""
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line; a bare `--version` answers before typer is imported."""
+    _fill_closed_streams()
     if sys.argv[1:] == ["--version"]:
         print(f"llmctl {llmctl.__version__}")
         return
@@ -18,6 +20,21 @@ def main() -> None:
         program()()
     except KeyboardInterrupt:  # while modules come in; a running command handles it itself
         sys.exit(130)
+
+
+def _fill_closed_streams() -> None:
+    """Put something that refuses in the place of standard streams that are closed: the first file
+    that is opened would get its number, and what is written to that stream."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if fd else os.O_WRONLY)
+            os.set_inheritable(fd, True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:  # words for nobody
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def program() -> "typer.Typer":

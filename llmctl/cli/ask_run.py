@@ -22,7 +22,15 @@ from llmctl.cli.options import (
     parse_dollars,
     read_schema,
 )
-from llmctl.cli.output import AnswerPrinter, is_tty, money, print_json, print_lines, usage_line
+from llmctl.cli.output import (
+    AnswerPrinter,
+    check_stream,
+    is_tty,
+    money,
+    print_json,
+    print_lines,
+    usage_line,
+)
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.models_api import count_tokens
@@ -36,6 +44,7 @@ def run(options: AskOptions, context: Context) -> int:
     """Ask, print, and return the exit code. Raises `LlmctlError`."""
     if options.exact and not options.dry_run:
         raise UsageError("--exact belongs to --dry-run; a call reports its tokens itself (-u)")
+    check_stream(1, "stdout")  # where the answer goes, which will have been paid for
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     schema = read_schema(options.schema)
     prompt = _full_prompt(options.prompt)

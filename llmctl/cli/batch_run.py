@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
-from llmctl.batch.output import default_output, dollars, errors_path
+from llmctl.batch.output import STDOUT, default_output, dollars, errors_path
 from llmctl.batch.rows import RowReader
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
@@ -29,7 +29,16 @@ from llmctl.cli.options import (
     read_schema,
     tightest_budget,
 )
-from llmctl.cli.output import duration, has_colour, is_tty, json_text, money, plural, write_stdout
+from llmctl.cli.output import (
+    check_stream,
+    duration,
+    has_colour,
+    is_tty,
+    json_text,
+    money,
+    plural,
+    write_stdout,
+)
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, UsageError
 from llmctl.guards.retry import RetryDetails
@@ -56,6 +65,11 @@ def run(options: BatchOptions, context: Context) -> int:
         from llmctl.batch.template import Template
 
         template = Template(options.template)
+    if options.output == STDOUT or (options.output is None and options.input == STDOUT):
+        check_stream(1, "stdout")
+        check_stream(2, "stderr")
+    elif context.json:
+        check_stream(1, "stdout")
     job = Job(
         input=options.input,
         output=options.output,
@@ -138,6 +152,7 @@ async def _run(
                         cached=live.kept_records,
                         allowed_errors=_allowed_errors(options, tally.rows),
                         # Loading a vocabulary holds all up: better before any row is in flight.
+                        check=live.check,
                         prepare=lambda: live.counter.load(target_for(selection.profile)),
                     )
                 except BrokenPipeError:
@@ -191,7 +206,7 @@ def _exit_code(
     if pipe_closed:
         return 1
     if not tally.failed:
-        return 0
+        return int(tally.done < tally.rows)  # a row without a record is never a success
     if "budget" in tally.failures:
         return BudgetRefused.exit_code
     nothing_else = not tally.ok and not tally.skipped and len(tally.failures) == 1

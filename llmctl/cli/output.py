@@ -108,6 +108,15 @@ def usage_line(record: CallRecord) -> str:
     return " · ".join((where, tokens, money(record.cost), duration(record.elapsed), cache))
 
 
+def check_stream(fd: int, name: str) -> None:
+    """Raise `DiskError` where nothing can be written to a standard stream."""
+    if sys.platform != "win32":
+        import fcntl
+
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise DiskError(f"{name} is closed, nothing was sent: redirect it to a file or a pipe")
+
+
 def write_stdout(text: str) -> None:
     """Write to stdout as UTF-8, byte for byte, and flush. Raises `BrokenPipeError`."""
     out = sys.stdout.buffer
