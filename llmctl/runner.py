@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,9 +27,12 @@ from llmctl.providers.registry import prompt_of
 from llmctl.request import retarget, ulid
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
+from llmctl.threads import started_pool
 from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, open_route
+
+THREADS = 6  # of asyncio's executor; Python's own choice for two processors
 
 
 class Runner(Struct, frozen=True):
@@ -38,6 +42,7 @@ class Runner(Struct, frozen=True):
         routes: the way of the profile in use, then those of its fallbacks.
         costs: what calls cost, or may cost.
         budget: what the run may spend, and the ledger it spends from.
+        check: raises `DiskError` when the ledger's file was removed or replaced.
         call_id: a new call's id.
         patient: calls wait for a provider rather than fail (a batch).
         checker: holds answers to their schemas.
@@ -51,6 +56,7 @@ class Runner(Struct, frozen=True):
     counter: Counter
     costs: CostCalculator
     budget: RunBudget
+    check: Callable[[], None]
     cache: AnswerCache
     warn: Callable[[str], None]
     call_id: Callable[[], str]
@@ -194,6 +200,8 @@ async def open_runner(
 
     folders, clock, warn = around.folders, around.clock, around.warn
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
+    # Names are resolved, keys read and long prompts counted there.
+    asyncio.get_running_loop().set_default_executor(started_pool(THREADS, "llmctl"))
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window, prompt_of)
@@ -227,6 +235,7 @@ async def open_runner(
             counter=counter,
             costs=CostCalculator(counter, prices, own, clock),
             budget=RunBudget(ledger, clock, warn, run_id, user),
+            check=ledger.check_in_place,
             cache=cache,
             warn=warn,
             call_id=partial(ulid, clock),

@@ -107,7 +107,7 @@ class InputFile(AbstractContextManager["InputFile"]):
         that was read after the change.
         """
         self._file.seek(0)
-        stream: BinaryIO = io.BufferedReader(_Watched(self._file, self._check), _BUFFER)
+        stream: BinaryIO = io.BufferedReader(_Watched(self._file, self.check), _BUFFER)
         if self._zipped:
             stream = io.BufferedReader(gzip.GzipFile(fileobj=stream, mode="rb"), _BUFFER)
         if self._csv:
@@ -117,9 +117,14 @@ class InputFile(AbstractContextManager["InputFile"]):
             if not record[1].isspace():
                 yield record
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `InputError` when the file has changed since it was opened."""
         if self._now() != self._state:
-            raise InputError(f"{self.name} was changed while it was being read: run it again")
+            raise self.changed()
+
+    def changed(self) -> InputError:
+        """The error for an input that is not what it was when it was checked."""
+        return InputError(f"{self.name} was changed while it was being read: run it again")
 
     def _now(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.batch.input import InputFile
+from llmctl.batch.input import InputFile, Record
 from llmctl.batch.output import (
     BatchOutput,
     ErrorsFile,
@@ -40,6 +41,7 @@ from llmctl.storage.files import LockedFile, disk
 from llmctl.types import CacheMode, CallRecord, Request, Usage
 
 PAGE = 500  # rows that are read at a time
+LOOK = 20.0  # seconds between two looks whether the files are still in their places
 _PAGE_BYTES = 4 << 20  # bytes of input after which a page ends early: rows may be long
 
 CachedRecords = Callable[[Sequence[Request]], Awaitable[Sequence[CallRecord | None]]]
@@ -66,9 +68,9 @@ class Job(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """A job whose input is valid and whose output, where it has one, is locked and whole.
 
-    `output` is None for stdout, and in a dry run; `torn` is the bytes of a half-written last line
-    that were cut off; `rows` are those of this run, `skipped` of them have their answer already;
-    `unmatched` answers in the output belong to no row of the input.
+    `output` and `errors` are None for stdout, and in a dry run; `torn` is the bytes of a
+    half-written last line that were cut off; `rows` are those of this run, `skipped` of them have
+    their answer already; `unmatched` answers in the output belong to no row of the input.
     """
 
     job: Job
@@ -78,6 +80,7 @@ class Batch(Struct, frozen=True):
     skipped: int
     unmatched: int
     output: LockedFile | None = None
+    errors: ErrorsFile | None = None
     torn: int = 0
 
     def pages(self, call_id: Callable[[], str]) -> Iterator[list[Request]]:
@@ -94,14 +97,9 @@ class Batch(Struct, frozen=True):
         for index, (line, data) in enumerate(self.source.records()):
             if wanted is None:
                 break
-            if index != wanted:
+            if index != wanted[0]:
                 continue
-            try:
-                request = job.reader.request(
-                    (line, data), job.profile, index, job.cache_mode, call_id()
-                )
-            except RowError as error:
-                raise InputError(f"{self.source.name}:{line}: {error}") from error
+            request = self._request((line, data), index, wanted[1:], call_id())
             while repeat is not None and repeat[0] < index:
                 repeat = next(repeats, None)
             if repeat is not None and repeat[0] == index and is_sampled(request):
@@ -114,6 +112,22 @@ class Batch(Struct, frozen=True):
             wanted = next(unanswered, None)
         if page:
             yield page
+        if wanted is not None:
+            raise self.source.changed()
+
+    def _request(
+        self, record: Record, index: int, checked: tuple[str, bytes], call_id: str
+    ) -> Request:
+        """The request of a row, which is what it was when it was checked."""
+        job = self.job
+        try:
+            request = job.reader.request(record, job.profile, index, job.cache_mode, call_id)
+        except RowError as error:
+            raise InputError(f"{self.source.name}:{record[0]}: {error}") from error
+        # Size and time of a file can be kept while it is changed.
+        if (request.id, bytes.fromhex(request.fingerprint[:32])) != checked:
+            raise self.source.changed()
+        return request
 
 
 @contextmanager
@@ -129,20 +143,20 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
         index_rows(source, job.reader, job.profile) as index,
         ExitStack() as stack,
     ):
-        output, torn = None, 0
+        output, errors, torn = None, None, 0
         try:
             if path is not None and not dry_run:
                 output = stack.enter_context(LockedFile.open(path, private=False))
-                if job.restart:
-                    output.truncate(0)
-                torn = _read_answers(output, index, job.format)
+                errors = stack.enter_context(ErrorsFile(errors_path(path)))
+                if not job.restart:
+                    torn = _read_answers(output, index, job.format)
             elif path is not None and path.exists() and not job.restart:
                 with disk("read", path), path.open("rb", buffering=1 << 17) as reader:
                     index.add_answers(OutputScan(reader, path, job.format))
             check_unchanged(index, source, path)
             rows = index.size if job.limit is None else min(index.size, job.limit)
             done = index.answered(rows)
-            yield Batch(job, source, index, rows, done, index.unmatched, output, torn)
+            yield Batch(job, source, index, rows, done, index.unmatched, output, errors, torn)
         except BaseException:
             if output is not None:
                 output.leave_no_trace()
@@ -258,15 +272,16 @@ async def run(
     allowed_errors: int | None = None,
     max_seconds: float | None = None,
     prepare: Callable[[], None],
+    check: Callable[[], None],
 ) -> CallError | None:
     """Send what has no answer yet; gives the error that ended the run early, if one did.
 
     `make_handler` gets the sink of all records; `settle` puts a record into the ledger; `cached`
     finds kept answers; after `max_seconds` nothing new is sent; `prepare` is called before the
-    first call, if there is one. When the run ends on its own every row has its record: what was
-    not sent has an error row. After a stop from outside the rest has none, and is sent next time.
-    Raises `DiskError`, `BrokenPipeError`, and `InputError` when the input was changed meanwhile:
-    what is in flight then may finish.
+    first call, if there is one, and `check` now and then: what it raises ends the run. When the
+    run ends on its own every row has its record: what was not sent has an error row. After a stop
+    from outside the rest has none, and is sent next time. Raises `DiskError`, `BrokenPipeError`,
+    and `InputError` when the input was changed meanwhile: what is in flight then may finish.
     """
     pages, waiting = batch.pages(call_id), deque[Request]()
     changed: InputError | None = None
@@ -285,12 +300,13 @@ async def run(
         except InputError as error:
             changed = error
 
-    output = BatchOutput(batch.output, batch.job.format)
+    output = BatchOutput(batch.output, batch.errors, batch.job.format, restart=batch.job.restart)
     sink = RowSink(output, settle, stats, stop, allowed_errors)
     timer = sink.end_after(max_seconds)
     try:
         async with aclosing(unanswered()) as requests:
-            await engine.run(requests, make_handler(sink), sink)
+            work = engine.run(requests, make_handler(sink), sink)
+            await _watched(work, output.check_in_place, check)
         if sink.because is not None:
             for page in chain([list(waiting)], pages):
                 await sink.give_up(page, clock.wall())
@@ -299,8 +315,25 @@ async def run(
         await output.close()
     if ended := sink.reader_gone or changed:
         raise ended
-    await asyncio.to_thread(finish, batch, ordered=sink.because is not None or not stop.asked)
+    over = sink.because is not None or not stop.asked
+    if over:  # whether the rows are still those that have their records now
+        await asyncio.to_thread(batch.source.check)
+    await asyncio.to_thread(finish, batch, ordered=over and not output.to_truncate)
     return sink.because
+
+
+async def _watched(work: Coroutine[Any, Any, None], *checks: Callable[[], None]) -> None:
+    """Do the work; what `checks` raise, now and then and at the end, ends it."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK)
+            for check in checks:
+                check()
+        task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def finish(batch: Batch, *, ordered: bool = True) -> None:
@@ -318,6 +351,6 @@ def finish(batch: Batch, *, ordered: bool = True) -> None:
 
 def nothing_to_send(batch: Batch) -> None:
     """Leave the files as a run would that had rows to send and no failure. Raises `DiskError`."""
-    if batch.output is not None:
-        ErrorsFile(errors_path(batch.output.path))
-        finish(batch)
+    if batch.errors is not None:
+        batch.errors.clear()
+    finish(batch, ordered=not batch.job.restart)

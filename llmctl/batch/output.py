@@ -12,6 +12,7 @@ import select
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO, Literal
 import orjson
 
 from llmctl.batch.input import ACCEPTED, MAX_LINE
-from llmctl.errors import CallError, InputError
+from llmctl.errors import CallError, DiskError, InputError
 from llmctl.redact import printable_json
 from llmctl.storage.files import (
     LockedFile,
@@ -32,7 +33,8 @@ from llmctl.storage.files import (
     sync_folder,
     write_all,
 )
-from llmctl.types import CallRecord
+from llmctl.threads import start
+from llmctl.types import Answer, CallRecord
 
 Format = Literal["llmctl", "openai"]
 
@@ -269,11 +271,7 @@ class OutputScan:
                 try:
                     name, digest = _identify(orjson.loads(line), self._format)
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    # An interrupted write leaves the beginning of a line of ours, or zeros.
-                    # Anything else may be a file that was named by mistake: not ours to cut.
-                    ours = line[: len(_START)] == _START[: len(line)] or not line.strip(b"\0\n")
-                    damaged = isinstance(error, orjson.JSONDecodeError)
-                    if damaged and ours and not self._reader.read(1):
+                    if _is_torn(line, error, self._reader):
                         self.torn = len(line)
                         return
                     raise InputError(
@@ -282,6 +280,16 @@ class OutputScan:
                     ) from error
                 yield name, digest, start
             start += len(line)
+
+
+def _is_torn(line: bytes, error: Exception, reader: BinaryIO) -> bool:
+    """Whether a line that could not be read is the last one, of a write that was interrupted.
+
+    That leaves the beginning of a line of ours, or zeros. Anything else may be a file that was
+    named by mistake: not ours to cut.
+    """
+    ours = line[: len(_START)] == _START[: len(line)] or not line.strip(b"\0\n")
+    return isinstance(error, orjson.JSONDecodeError) and ours and not reader.read(1)
 
 
 def _identify(row: Any, format: Format) -> tuple[str, bytes]:
@@ -373,7 +381,8 @@ def append(file: LockedFile, data: bytes) -> None:
 
     After a failure (`DiskError`) the file ends with the last complete append, as far as the disk
     lets us. A failed sync is as final as a failed write: the system may have thrown the data away,
-    and would report the next sync as a success.
+    and would report the next sync as a success. A file that was moved gets the data before that is
+    an error: it was paid for.
     """
     length = file.size
     try:
@@ -383,29 +392,57 @@ def append(file: LockedFile, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(file.fd, length)
         raise disk_error(error, "write to", file.path) from error
+    file.check_in_place()
 
 
-class ErrorsFile:
-    """The errors file of a run: that of an earlier run is removed, and one is made, locked, for
-    the first line."""
+class ErrorsFile(AbstractContextManager["ErrorsFile"]):
+    """The errors file of a run, locked while it is open, and removed at the end if it is empty.
+    What an earlier run wrote stays until `clear`.
+
+    Raises `InputError` for a file that llmctl did not write, `BusyError`, and `DiskError`.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: LockedFile | None = None
-        with disk("remove", path):
-            path.unlink(missing_ok=True)
+        foreign = InputError(
+            f"{path}, where rows that fail are written, holds something else: move it away, or "
+            "name another output with -o"
+        )
+        if path.exists() and not path.is_file():
+            raise foreign
+        self.file = LockedFile.open(path, private=False)
+        with ExitStack() as stack:
+            stack.push(self)
+            with disk("read", path), self.file.reader() as reader:
+                if not _holds_errors(reader):
+                    raise foreign
+            stack.pop_all()
 
-    def append(self, data: bytes) -> None:
-        """Write and sync. Raises `DiskError`, or `BusyError` where another process has the file."""
-        if self._file is None:
-            self._file = LockedFile.open(self._path, private=False)
-            sync_folder(self._path.parent)
-        append(self._file, data)
+    def clear(self) -> None:
+        """Throw away what an earlier run wrote. Raises `DiskError`."""
+        if self.file.size:
+            self.file.truncate(0)
 
-    def close(self) -> None:
-        """Give the file back."""
-        if self._file is not None:
-            self._file.close()
+    def __exit__(self, *_: object) -> None:
+        with self.file, contextlib.suppress(DiskError):  # an empty file more is no harm
+            if not self.file.size:
+                self.file.check_in_place()
+                with disk("remove", self.file.path):
+                    self.file.path.unlink()
+
+
+def _holds_errors(reader: BinaryIO) -> bool:
+    """Whether the file holds nothing but rows that failed, of either format."""
+    while line := reader.readline(_LIMIT):
+        if line.isspace():
+            continue
+        try:
+            row = orjson.loads(line)
+            key = row["request_hash"] if "request_hash" in row else row["id"]
+            if len(key.removeprefix(OPENAI_ID)) != 64 or not isinstance(row["error"], dict):
+                return False
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return _is_torn(line, error, reader)
+    return True
 
 
 def write_stream(fd: int, name: str, data: bytes) -> None:
@@ -441,7 +478,7 @@ class LineWriter:
         self._queue: SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = SimpleQueue()
         self._failure: Exception | None = None
         # A daemon: a disk or a pipe that hangs must not keep the program from ending.
-        threading.Thread(target=self._work, name="llmctl-output", daemon=True).start()
+        start(threading.Thread(target=self._work, name="llmctl-output", daemon=True))
 
     async def append(self, line: bytes) -> None:
         """Return when the line is committed; raise what made that impossible."""
@@ -482,32 +519,51 @@ def _resolve(waiting: Iterable[asyncio.Future[None]], failure: Exception | None)
 
 
 class BatchOutput:
-    """An observer that writes every call's line to `output`, or to its errors file if it failed.
+    """An observer that writes every call's line to `output`, or to `errors` if it failed.
 
-    Durable on return. Without an output the lines go to stdout and stderr. Raises `DiskError` or
-    `BrokenPipeError`.
+    Durable on return. Without an output the lines go to stdout and stderr. With `restart` what the
+    output holds is thrown away, once something was sent. Raises `DiskError` or `BrokenPipeError`.
     """
 
-    def __init__(self, output: LockedFile | None, format: Format) -> None:
+    def __init__(
+        self,
+        output: LockedFile | None,
+        errors: ErrorsFile | None,
+        format: Format,
+        *,
+        restart: bool = False,
+    ) -> None:
         self._format: Format = format
-        self._errors_file: ErrorsFile | None = None
-        if output is None:
-            self._answers = LineWriter(partial(write_stream, 1, "stdout"))
-            self._errors = LineWriter(partial(write_stream, 2, "stderr"))
+        self._output = output
+        self._files = [output, None if errors is None else errors.file]
+        self.to_truncate = restart and output is not None
+        if output is None or errors is None:
+            write_answers, write_errors = (
+                partial(write_stream, 1, "stdout"),
+                partial(write_stream, 2, "stderr"),
+            )
         else:
-            self._errors_file = ErrorsFile(errors_path(output.path))
-            if output.created:
-                sync_folder(output.path.parent)  # a file whose name is lost is lost
-            self._answers = LineWriter(partial(append, output))
-            self._errors = LineWriter(self._errors_file.append)
+            errors.clear()
+            sync_folder(output.path.parent)  # a file whose name is lost is lost
+            write_answers, write_errors = partial(append, output), partial(append, errors.file)
+        self._answers = LineWriter(write_answers)
+        self._errors = LineWriter(write_errors)
 
     async def __call__(self, call: CallRecord) -> None:
         """Append the line of the call."""
+        result = call.result
+        if self.to_truncate and self._output and (isinstance(result, Answer) or result.sent):
+            self.to_truncate = False
+            self._output.truncate(0)
         await (self._answers if call.ok else self._errors).append(record(call, self._format))
 
+    def check_in_place(self) -> None:
+        """Raise `DiskError` when one of the files was removed or replaced."""
+        for file in self._files:
+            if file is not None:
+                file.check_in_place()
+
     async def close(self) -> None:
-        """Commit what waits, and give the errors file back."""
+        """Commit what waits."""
         await self._answers.close()
         await self._errors.close()
-        if self._errors_file is not None:
-            self._errors_file.close()

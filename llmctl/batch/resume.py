@@ -33,7 +33,7 @@ CREATE TABLE rows (number INTEGER PRIMARY KEY, line INTEGER, id TEXT, digest BLO
 CREATE TABLE answers (start INTEGER PRIMARY KEY, id TEXT, digest BLOB);
 CREATE TABLE matched (number INTEGER PRIMARY KEY, same INTEGER, answers INTEGER);
 CREATE VIEW unanswered AS
-  SELECT rows.number AS number, rows.digest AS digest
+  SELECT rows.number AS number, rows.id AS id, rows.digest AS digest
   FROM rows LEFT JOIN matched USING (number) WHERE same IS NOT 1;
 """
 
@@ -101,9 +101,11 @@ class RowIndex(AbstractContextManager["RowIndex"]):
         query = "SELECT count(*) FROM matched WHERE same AND number < ?"
         return int(self._query(query, limit)[0][0])
 
-    def unanswered(self, limit: int) -> Iterator[int]:
-        """Those of the first `limit` rows that have no answer, ascending."""
-        return self._numbers("SELECT number FROM unanswered WHERE number < ? ORDER BY 1", limit)
+    def unanswered(self, limit: int) -> Iterator[tuple[int, str, bytes]]:
+        """Index, id, digest of those of the first `limit` rows that have no answer, ascending."""
+        return self._rows(
+            "SELECT number, id, digest FROM unanswered WHERE number < ? ORDER BY 1", limit
+        )
 
     def first_of_question(self, limit: int) -> Iterator[int]:
         """Those of the unanswered rows that are the first to ask their question, ascending."""
@@ -140,9 +142,12 @@ class RowIndex(AbstractContextManager["RowIndex"]):
             return self._db.execute(query, parameters).fetchall()
 
     def _numbers(self, query: str, *parameters: int) -> Iterator[int]:
+        return (number for (number,) in self._rows(query, *parameters))
+
+    def _rows(self, query: str, *parameters: int) -> Iterator[Any]:
         with _temporary_file():
-            for (number,) in self._db.execute(query, parameters):
-                yield number
+            for row in self._db.execute(query, parameters):  # noqa: UP028 - would close the cursor
+                yield row
 
     def __exit__(self, *_: object) -> None:
         self._db.close()

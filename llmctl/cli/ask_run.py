@@ -35,7 +35,7 @@ from llmctl.cli.output import (
     say,
     usage_line,
 )
-from llmctl.cli.streams import require_stdout, stdin_pieces
+from llmctl.cli.streams import require_stream, stdin_pieces
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.anthropic import default_limit
@@ -53,7 +53,7 @@ def run(options: AskOptions, context: Context) -> int:
         raise UsageError("--exact belongs to --dry-run; a call reports its tokens itself (-u)")
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     schema = read_schema(options.schema)
-    require_stdout()
+    require_stream(1, "stdout")
     prompt = _full_prompt(options.prompt, stdin=not options.no_stdin)
     before = _last_conversation(context) if options.resume else None
     selection = select_profile(

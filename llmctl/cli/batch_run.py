@@ -44,7 +44,7 @@ from llmctl.cli.output import (
     say,
     write_json,
 )
-from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stdout
+from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stream
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import BudgetRefused, CallError, InputError, UsageError
@@ -60,8 +60,11 @@ from llmctl.storage.process import free_descriptors
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
     _check_files(options)
-    if context.json or (options.output or default_output(options.input)) == STDOUT:
-        require_stdout()
+    if (options.output or default_output(options.input)) == STDOUT:
+        require_stream(1, "stdout")
+        require_stream(2, "stderr")  # where rows that fail go
+    elif context.json:
+        require_stream(1, "stdout")
     budget = parse_dollars(BUDGET_FLAG, options.budget)
     _allowed_errors(options, 0)  # what makes no sense is refused before the input is read
     seconds = parsed("--max-time", "a duration such as 90s, 20m or 8h", options.max_time, parse_age)
@@ -191,6 +194,7 @@ async def _run(
                         max_seconds=max_seconds,
                         allowed_errors=_allowed_errors(options, tally.rows),
                         # Loading a vocabulary holds all up: better before any row is in flight.
+                        check=live.check,
                         prepare=lambda: live.counter.load(target_for(selection.profile)),
                     )
                 except BrokenPipeError:
@@ -272,7 +276,7 @@ def _exit_code(
     if pipe_closed:
         return SIGPIPE
     if not tally.failed:
-        return 0
+        return int(tally.done < tally.rows)  # a row without a record is never a success
     if "budget" in tally.failures:
         return BudgetRefused.exit_code
     nothing_else = not tally.ok and not tally.skipped and len(tally.failures) == 1

@@ -72,7 +72,7 @@ def open_streams() -> Stdout:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+            os.open(os.devnull, os.O_RDONLY)
     stdout, stderr = Stdout(1, "wb", closefd=False), _Stderr(2, "wb", closefd=False)
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(stdout), "utf-8", errors="replace", line_buffering=stdout.isatty()
@@ -83,14 +83,14 @@ def open_streams() -> Stdout:
     return stdout
 
 
-def require_stdout() -> None:
-    """Raises `DiskError` when stdout was closed by whoever started the program."""
+def require_stream(number: int, name: str) -> None:
+    """Raises `DiskError` when stdout or stderr was closed by whoever started the program."""
     import fcntl
 
-    if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+    if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         from llmctl.errors import DiskError
 
-        raise DiskError("stdout is closed, nothing was sent: direct it to a file, or to /dev/null")
+        raise DiskError(f"{name} is closed, nothing was sent: direct it to a file, or to /dev/null")
 
 
 def stdin_pieces(note: str) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from llmctl.errors import NoKeyError
 from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey
 from llmctl.redact import redact, remember
 from llmctl.storage.files import disk, private_folder, write_private
+from llmctl.threads import start
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
@@ -171,7 +172,7 @@ def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None =
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             future.set_exception(error)
 
-    threading.Thread(target=run, name="keyring", daemon=True).start()
+    start(threading.Thread(target=run, name="keyring", daemon=True))
     if not wait([future], seconds).done:
         raise KeyringUnavailable(
             f"it did not answer within {seconds:g} s (is it locked, or asking something on a "

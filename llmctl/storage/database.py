@@ -14,7 +14,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,7 +21,8 @@ from typing import Any, Self, TypeVar
 from msgspec import Struct
 
 from llmctl.errors import BusyError, DiskError, SetupError
-from llmctl.storage.files import disk, open_private, private_folder, sync_folder, use_lock
+from llmctl.storage.files import disk, gone, open_private, private_folder, sync_folder, use_lock
+from llmctl.threads import started_pool
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -93,7 +93,7 @@ class Database:
     `OldFormatError`, and `BusyError` when another process keeps the file locked. Reads and writes
     raise the same, and what a `Work` itself raises. After a `DiskError` in a write every later
     write fails alike: what a failed sync left on the disk is unknown, and asking again may falsely
-    succeed.
+    succeed. So it is once a file that is not `replaceable` was removed or replaced.
     """
 
     def __init__(
@@ -117,14 +117,17 @@ class Database:
         self._broken: DiskError | None = None
         with contextlib.ExitStack() as stack:
             _make_private(path)
+            self._in_use = stack.enter_context(contextlib.ExitStack())
             if replaceable:
-                stack.enter_context(use_lock(path))
+                self._in_use.enter_context(use_lock(path))
             # All of it again when another process is in the way: which of the statements meets
             # a process that is just creating, recovering or closing the file is chance.
             with self._mapped_errors():
                 self._connection = _retry_busy(self._open)
-            self._in_use = stack.pop_all()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.name)
+            self._file = _identity(path)
+            stack.callback(self._connection.close)
+            self._thread = started_pool(1, path.name)
+            stack.pop_all()
 
     async def write(self, work: Work[T]) -> T:
         """What `work(connection)` returns, once it is committed. When `work` raises, only its own
@@ -151,6 +154,11 @@ class Database:
                 self._reader = _retry_busy(lambda: _connect(self.path, read_only=True))
         with self._mapped_errors(self._reader):
             return work(self._reader)
+
+    def check_in_place(self) -> None:
+        """Raise `DiskError` when a file that is not `replaceable` was removed or replaced."""
+        if self._durable and _identity(self.path) != self._file:
+            raise gone(self.path)
 
     def empty_wal(self) -> bool:
         """Fold the WAL into the file and cut it to nothing; False when another process reads it
@@ -206,10 +214,13 @@ class Database:
             raise self._broken
         try:
             with self._mapped_errors(self._connection), _transaction(self._connection):
-                return [work(self._connection) for work in works]
+                values = [work(self._connection) for work in works]
+            # What is in a file that was moved is still found there: it was paid for.
+            self.check_in_place()
         except DiskError as error:
             self._broken = error
             raise
+        return values
 
     def _open(self) -> sqlite3.Connection:
         with contextlib.ExitStack() as stack:
@@ -478,6 +489,14 @@ def _make_private(path: Path) -> None:
             path.chmod(0o600)
         else:
             os.close(open_private(path, os.O_RDWR)[0])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file the path leads to; None: to none."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _primary(error: Exception) -> int | None:

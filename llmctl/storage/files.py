@@ -52,6 +52,14 @@ def disk(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
         raise disk_error(error, what, path) from error
 
 
+def gone(path: Path) -> DiskError:
+    """The error for a file that was removed or replaced while it was in use."""
+    return DiskError(
+        f"{path} was removed or replaced during the run: nothing more is sent; put it back if you "
+        "can, then run the same command again"
+    )
+
+
 def private_folder(path: Path) -> Path:
     """The folder, made with its missing parents as 0700; one that exists is left as it is. Raises
     `DiskError` when it cannot be made or is no folder."""
@@ -240,10 +248,9 @@ class LockedFile:
                 if not try_lock(fd):
                     raise BusyError(f"another llmctl holds {path}: {advice}")
                 # Whoever held the lock may have replaced or removed the file meanwhile.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(path.stat(), os.fstat(fd)):
-                        stack.pop_all()
-                        return file
+                if file._is_in_place():
+                    stack.pop_all()
+                    return file
 
     def close(self) -> None:
         """Give the file and its lock back; again: nothing to do."""
@@ -256,6 +263,18 @@ class LockedFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def check_in_place(self) -> None:
+        """Raise `DiskError` when the file was removed, or another one has taken its place."""
+        with disk("look at", self.path):
+            if not self._is_in_place():
+                raise gone(self.path)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self.fd))
+        except FileNotFoundError:
+            return False
 
     @property
     def size(self) -> int:

@@ -269,6 +269,10 @@ class Ledger:
 
         return self._db.write_now(work)
 
+    def check_in_place(self) -> None:
+        """Raise `DiskError` when the file was removed or replaced."""
+        self._db.check_in_place()
+
     def close(self) -> None:
         """Write what waits and close the file."""
         self._db.close()

@@ -88,6 +88,7 @@ class World:
                 batch, LocalEngine(at_once, self.stop, SystemClock()), handler_of,
                 settle=self.settle, stats=self.stats, stop=self.stop, clock=FakeClock(),
                 call_id=lambda: "c", cached=self.cached, prepare=prepare,
+                check=lambda: None,
             )  # fmt: skip
 
     def records(self) -> tuple[list[str], list[str]]:

@@ -33,10 +33,12 @@ from llmctl.batch.output import (
 )
 from llmctl.errors import (
     BadResponse,
+    BusyError,
     ConnectionFailed,
     DiskError,
     InputError,
     RateLimited,
+    ServerFailed,
 )
 from llmctl.storage.files import LockedFile, sync_file
 from llmctl.types import CallRecord, RawRequest
@@ -151,22 +153,61 @@ def test_the_disk_fails(use: Use, when: str) -> None:
     assert use(work).path.read_bytes() == b"good\n"
 
 
-def test_errors_file(tmp_path: Path) -> None:
-    """The errors of an earlier run are removed at once; the file is made, by the umask, for the
-    first error."""
+def test_errors_file(tmp_path: Path, ended: Ended) -> None:
+    """Case 61: the errors of an earlier run stay until they are cleared; the file is made by the
+    umask, locked while it is open, and gone at the end if it is empty."""
     path = tmp_path / "x.errors.jsonl"
-    path.write_bytes(b"old\n")
+    lines = [record(ended("a", error=ServerFailed("no")), kind) for kind in FORMATS]
     before = os.umask(0o027)
     try:
-        errors = ErrorsFile(path)
-        assert not path.exists()
-        errors.append(b"one\n")
-        errors.append(b"two\nthree\n")
-        errors.close()
+        with ErrorsFile(path):
+            assert path.stat().st_mode & 0o777 == 0o640
+            with pytest.raises(BusyError):
+                ErrorsFile(path)
     finally:
         os.umask(before)
-    assert path.read_bytes() == b"one\ntwo\nthree\n"
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert not path.exists()
+    for line in (*lines, lines[0] + lines[1] + lines[0][:9]):
+        path.write_bytes(line)
+        with ErrorsFile(path):
+            pass
+        assert path.read_bytes() == line
+    with ErrorsFile(path) as errors:
+        errors.clear()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"notes\n",
+        b'{"id": "a", "prompt": "Hi"}\n',
+        b'{"error": {"message": "mine"}}\n',
+        b'{"id": "batch_req_1", "custom_id": "a", "error": {"code": "x"}}\n',
+        b"[1]\n",
+        b"\xff",
+    ],
+)
+def test_a_foreign_errors_file(tmp_path: Path, content: bytes) -> None:
+    """Case 61: what llmctl did not write there is left as it is, answers of llmctl, too."""
+    path = tmp_path / "x.errors.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="holds something else"):
+        ErrorsFile(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_answers_are_no_errors(tmp_path: Path, ended: Ended, format: Format) -> None:
+    """Case 61: an output that is called as another one's errors file loses no answer."""
+    path = tmp_path / "x.errors.jsonl"
+    path.write_bytes(record(ended("a", body=b"{}"), format))
+    with pytest.raises(InputError, match="holds something else"):
+        ErrorsFile(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="holds something else"):
+        ErrorsFile(path)
 
 
 def test_stdout() -> None:

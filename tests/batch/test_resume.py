@@ -133,7 +133,7 @@ def test_the_index_is_what_dictionaries_say(
         assert index.changed() == (len(changed), changed)
         assert index.unmatched == sum(name not in firsts for name, _ in answers)
         todo = [n for n in range(len(rows)) if n not in same and n < limit]
-        assert list(index.unanswered(limit)) == todo
+        assert list(index.unanswered(limit)) == [(n, rows[n][0], rows[n][1].encode()) for n in todo]
         asked = {rows[n][1]: n for n in reversed(todo)}
         assert list(index.first_of_question(limit)) == sorted(asked.values())
         place = {name: n for n, (name, _) in enumerate(rows)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -472,3 +473,154 @@ def test_an_empty_input(llmctl: Run, run: Run, tmp_path: Path) -> None:
     assert (done.returncode, "has no rows" in done.stderr) == (2, True)
     missing = run("batch", "nofile.jsonl")
     assert (missing.returncode, "there is no file nofile.jsonl" in missing.stderr) == (2, True)
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(configured: dict[str, str], tmp_path: Path) -> Start:
+    """Start a batch, two rows at a time, that is still under way on return."""
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [LLMCTL, "batch", *words, "--concurrency", "2"], env=configured, cwd=tmp_path,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    return begin
+
+
+@pytest.mark.parametrize("what", ["output", "errors", "ledger"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_vanishes_ends_the_run(
+    start: Start, ten: Path, home: Path, sim: Simulator, what: str, *, replaced: bool
+) -> None:
+    """Case 59: 74, and nothing more is sent, when OUTPUT, its errors or the ledger is removed or
+    replaced meanwhile; what was put in its place is left alone."""
+    victim = {
+        "output": ten.with_name("in.out.jsonl"),
+        "errors": ten.with_name("in.out.errors.jsonl"),
+        "ledger": home / ".local/state/llmctl/ledger.db",
+    }[what]
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        victim.rename(victim.with_name("moved"))
+        if replaced:
+            victim.write_bytes(b"mine")
+        sim.release()
+        _, said = batch.communicate(timeout=60)
+    assert batch.returncode == 74, said
+    assert f"{victim} was removed or replaced" in said
+    assert what == "errors" or len(sim.calls) <= 4  # which is looked at when a row has failed
+    assert (victim.read_bytes() if victim.exists() else b"mine") == b"mine"
+
+
+def test_an_input_that_changes_is_never_done(start: Start, ten: Path, sim: Simulator) -> None:
+    """Case 58: rows that were added while the run was under way have no record: exit 2."""
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        with ten.open("a", encoding="utf-8") as file:
+            file.write('{"id": "new", "prompt": "new"}\n')
+        sim.release()
+        _, said = batch.communicate(timeout=60)
+    assert batch.returncode == 2, said
+    assert "was changed while it was being read" in said
+    assert len(read(ten.with_name("in.out.jsonl"))) == 10
+
+
+def test_restart_destroys_nothing_before_something_was_sent(
+    llmctl: Run, configured: dict[str, str], ten: Path, sim: Simulator
+) -> None:
+    """Case 60: without a key, or a budget for the first row, the answers are still there."""
+    output = ten.with_name("in.out.jsonl")
+    assert llmctl("batch", str(ten)).returncode == 0
+    before = output.read_bytes()
+    keyless = {name: value for name, value in configured.items() if name != "SIM_KEY"}
+    words = ("batch", str(ten), "--restart", "--no-cache")
+    assert llmctl(*words, env=keyless).returncode == 4
+    assert output.read_bytes() == before
+    assert llmctl(*words, "--budget", "0.00000001").returncode == 3
+    assert output.read_bytes() == before
+    assert llmctl(*words).returncode == 0
+    assert (len(read(output)), sim.billed.requests) == (10, 20)
+    assert output.read_bytes() != before
+
+
+def test_an_errors_file_belongs_to_one_run(
+    llmctl: Run, start: Start, ten: Path, sim: Simulator
+) -> None:
+    """Case 61: what is not of llmctl stays there (2); while a run has the file no other may (75);
+    an output whose name ends in nothing that llmctl writes is refused (2)."""
+    errors = ten.with_name("in.out.errors.jsonl")
+    errors.write_text("mine\n", encoding="utf-8")
+    done = llmctl("batch", str(ten))
+    assert (done.returncode, errors.read_text(encoding="utf-8")) == (2, "mine\n")
+    assert llmctl("batch", str(ten), "-o", str(ten.with_name("out"))).returncode == 2
+    assert sim.calls == []
+    errors.unlink()
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        assert llmctl("batch", str(ten), "-o", str(errors)).returncode == 75
+        sim.release()
+        batch.communicate(timeout=60)
+    assert batch.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "batch - -o - < {ten} >&-",
+        "batch - -o - < {ten} 2>&-",
+        "batch {ten} --json >&-",
+        "ask hello < /dev/null >&-",
+        "batch - -o - < {ten} 1< /dev/null",
+    ],
+)
+def test_closed_streams(
+    configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator, words: str
+) -> None:
+    """Case 62: 74 before anything is sent where the answer, or an error, could not be written."""
+    line = f"exec {LLMCTL} {words.format(ten=ten)}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=configured, cwd=tmp_path, timeout=60, check=False,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 74, done.stderr
+    assert sim.calls == []
+    assert len(read(ten)) == 10
+
+
+@pytest.mark.parametrize("allowed", range(6))
+def test_threads_that_cannot_start(
+    configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator, allowed: int
+) -> None:
+    """Case 65: a run whose threads the system refuses ends in words before anything is sent; one
+    that has them all needs no more."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import threading
+left = {allowed}
+start = threading.Thread.start
+def limited(self):
+    global left
+    left -= 1
+    if left < 0:
+        raise RuntimeError("can't start new thread")
+    start(self)
+threading.Thread.start = limited
+""",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [LLMCTL, "batch", str(ten)], env={**configured, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path, timeout=60, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode == 0:
+        assert len(sim.calls) == 10
+        return
+    assert (done.returncode, sim.calls) == (2, [])
+    assert "start no more threads" in done.stderr

@@ -1,0 +1,41 @@
+"""Threads that run before they are needed: one that cannot start stops nothing half-way."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Thread
+
+from llmctl.errors import SetupError
+
+
+def start(thread: Thread) -> None:
+    """Start the thread. Raises `SetupError` where the system allows no more."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise _refused(error) from error
+
+
+def started_pool(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose `count` threads all run. Raises `SetupError` where the system allows no more.
+
+    A pool starts its threads when work comes; work for one that cannot start would wait for ever.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    running = Barrier(count + 1)
+    try:
+        for _ in range(count):
+            pool.submit(running.wait)  # in which a thread stays until all of them are there
+    except RuntimeError as error:
+        running.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise _refused(error) from error
+    running.wait()
+    return pool
+
+
+def _refused(error: RuntimeError) -> SetupError:
+    return SetupError(
+        f"the system lets llmctl start no more threads ({error}), nothing was sent: raise the "
+        "limit (`ulimit -u`, or that of the container), then run the same command again"
+    )
