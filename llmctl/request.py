@@ -79,15 +79,14 @@ def compose(
         max_tokens=profile.max_tokens if question.max_tokens is None else question.max_tokens,
         temperature=profile.temperature if question.temperature is None else question.temperature,
         options={**profile.params, **question.options},
-        tags={**profile.tags, **question.tags},
+        # A row's tags add: it does not leave the budgets that match by the profile's.
+        tags={**question.tags, **profile.tags},
         raw=raw,
         schema=question.schema,
         cache_mode=cache_mode if profile.cache.enabled else "bypass",
         own=frozenset(own),
         index=index,
         call_id=call_id,
-        profile_model=profile.model,
-        profile_tags=profile.tags,
     )
     return replace(request, fingerprint=fingerprint_of(request))
 
@@ -120,6 +119,5 @@ def retarget(request: Request, profile: Profile, call_id: str) -> Request:
         raw=raw,
         cache_mode=request.cache_mode if profile.cache.enabled else "bypass",
         call_id=call_id,
-        profile_model=profile.model,
     )
     return replace(made, fingerprint=fingerprint_of(made))

@@ -105,8 +105,7 @@ class Request(Struct, frozen=True):
     the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
     Schema that the answer must fit. `own` names the parameters that the question set itself, over
     its profile. `index` is the 0-based input row, `kept` what its output row repeats of it,
-    `sample` how many samples of the same question come before. `profile_model` and `profile_tags`
-    are what the profile says, of which the question may say otherwise: budgets match by both.
+    `sample` how many samples of the same question come before.
     """
 
     id: str
@@ -125,8 +124,6 @@ class Request(Struct, frozen=True):
     sample: int = 0
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
-    profile_model: str = ""
-    profile_tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> JSON:

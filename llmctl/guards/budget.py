@@ -67,22 +67,12 @@ class RunBudget:
         self._period = (0.0, 0.0)
 
     def windows_of(self, request: Request) -> tuple[BudgetWindow, ...]:
-        """The windows that the request counts towards now: a row that has a model or tags of its
-        own does not leave those that its profile's would count towards."""
+        """The windows that the request counts towards now."""
         windows = self._current(self._clock.wall())
         if not any(window.match for window in windows):
             return windows
-        models = {request.target.model, request.profile_model or request.target.model}
-        kinds = {
-            kind_of(
-                replace(request, target=replace(request.target, model=model), tags=tags),
-                self._run_id,
-                self._user,
-            )
-            for model in models
-            for tags in (request.tags, {**request.tags, **request.profile_tags})
-        }
-        return tuple([w for w in windows if any(matches(w.match, kind) for kind in kinds)])
+        kind = kind_of(request, self._run_id, self._user)
+        return tuple([window for window in windows if matches(window.match, kind)])
 
     async def usages(self) -> list[tuple[BudgetWindow, BudgetUsage]]:
         """Every present window that calls of this run count towards, and its usage."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import lru_cache
@@ -133,12 +133,11 @@ class Ledger:
     def _hold(
         self, connection: sqlite3.Connection, held: HeldCall, windows: Sequence[BudgetWindow]
     ) -> BudgetDenied | None:
-        own = {window.key for window in windows}
-        live = _live(connection, held.at_ms, held, own)
+        live = _live(connection, held.at_ms, held)
         if missing := [window for window in windows if window.key not in live]:
             for window in missing:
                 _begin(connection, window, held.at_ms)
-            live = _live(connection, held.at_ms, held, own)
+            live = _live(connection, held.at_ms, held)
         amount, before, before_keys = held.amount_pico or 0, 0, "[]"
         if held.call_id in self._held:
             asked = f"{_SELECT_HOLD} WHERE call_id = ?"
@@ -188,7 +187,7 @@ class Ledger:
             return ()
         # Those of the hold, and those that match by the name of the model that has answered.
         keys = json.loads(row.windows)
-        live = _live(connection, row.started_ms, row, keys)
+        live = _live(connection, row.started_ms, row)
         more = [key for key in live if key not in keys]
         _charge(connection, row.windows, spent=spent, held=-((held and held.amount_pico) or 0))
         if more:
@@ -302,15 +301,10 @@ def _read_match(text: str) -> Mapping[str, str]:
     return match
 
 
-def _live(
-    connection: sqlite3.Connection, at_ms: int, kind: Labels, own: Collection[str]
-) -> dict[str, _Window]:
-    """The windows of all budgets that count calls of the kind at this moment, and of these those
-    of the keys `own`, by which the call was held."""
+def _live(connection: sqlite3.Connection, at_ms: int, kind: Labels) -> dict[str, _Window]:
+    """The windows of all budgets that count calls of the kind at this moment."""
     rows = connection.execute(_LIVE, (at_ms,)).fetchall()
-    return {
-        row[0]: _Window(*row) for row in rows if row[0] in own or matches(_read_match(row[1]), kind)
-    }
+    return {row[0]: _Window(*row) for row in rows if matches(_read_match(row[1]), kind)}
 
 
 def _charge(connection: sqlite3.Connection, keys: str, *, spent: int = 0, held: int = 0) -> None:

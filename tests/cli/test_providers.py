@@ -207,7 +207,8 @@ def test_a_wrong_schema(
     """A schema that cannot be used is refused before anything is sent."""
     path = tmp_path / "s.json"
     path.write_text(text, encoding="utf-8")
-    for command in (["ask", "hi"], ["batch", "nothing.jsonl"]):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hi"}\n', encoding="utf-8")
+    for command in (["ask", "hi"], ["batch", str(tmp_path / "in.jsonl")]):
         done = run(*command, "--schema", str(path), env=at())
         assert done.returncode == 2
         assert says in done.stderr
