@@ -170,7 +170,13 @@ class Runner(Struct, frozen=True):
             retry=lambda inner: Retry(
                 inner, policy, longest, waiting, on_retry, self.budget.can_afford, self.patient
             ),
-            budget=lambda inner: budget_guard(inner, self.budget, bound, self.costs.bounded),
+            budget=lambda inner: budget_guard(
+                inner,
+                self.budget,
+                bound,
+                self.costs.bounded,
+                partial(self.costs.default_limit, most=route.profile.default_max_tokens),
+            ),
             schema=lambda inner: schema_validation(inner, self.checker, schema_retries),
             cache=cache,
         )

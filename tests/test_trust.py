@@ -39,6 +39,7 @@ EXAMPLES = {
     "key_header": "x-api-key",
     "query": "{a: b}",
     "http": "standard",
+    "default_max_tokens": "4321",
     "extends": "groq",
     "system": "be brief",
     "headers": "{x-team: a}",

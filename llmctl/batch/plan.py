@@ -43,6 +43,7 @@ class PlanInputs(Struct, frozen=True):
     cached: Callable[[str], bool]
     average: Callable[[str, str], AverageCall | None]
     now: float
+    default_limit: int | None = None
 
 
 class Cost(Struct):
@@ -138,6 +139,9 @@ def _add(
 ) -> None:
     """Count a row that would be sent, or be answered by an identical one that is."""
     most = inputs.counter.output_bound(request, counted)
+    unlimited = inputs.counter.max_output(request) is None
+    if unlimited and inputs.default_limit is not None and request.raw is None:
+        most = inputs.default_limit if most is None else min(most, inputs.default_limit)
     if average is not None:
         expected = round(average.output)
     else:
@@ -155,7 +159,7 @@ def _add(
         made.duplicates += 1
         return
     made.to_send += 1
-    made.unlimited += inputs.counter.max_output(request) is None
+    made.unlimited += unlimited
     made.input_tokens += counted.tokens
     made.exact = made.exact and counted.exact
     made.expected_output_tokens += expected

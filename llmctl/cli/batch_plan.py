@@ -21,8 +21,11 @@ from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
 
 
-def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context) -> int:
-    """Print the plan; 3 when its worst case is above the budget, or not known under one."""
+def dry_run(
+    job: Job, budget: Decimal | None, folders: Folders, context: Context, *, held: bool
+) -> int:
+    """Print the plan; 3 when its worst case is above the budget, or not known under one. `held`:
+    some budget holds the calls."""
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
@@ -43,6 +46,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
             cached=cache.has,
             average=average,
             now=now,
+            default_limit=job.profile.default_max_tokens if held else None,
         )
         made = plan(batch, inputs)
     fits = budget is None or (made.cost.worst is not None and made.cost.worst <= budget)
@@ -50,7 +54,7 @@ def dry_run(job: Job, budget: Decimal | None, folders: Folders, context: Context
     if context.json:
         print_json(_as_json(made, budget, code), compact=True)
     else:
-        print_lines(*_lines(made, job))
+        print_lines(*_lines(made, job, held=held))
         if budget is not None:
             print_lines(f"budget            {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
         print_lines("nothing was sent, nothing was written")
@@ -89,7 +93,18 @@ def _as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
     }
 
 
-def _lines(made: Plan, job: Job) -> list[str]:
+def _unlimited(made: Plan, job: Job, *, held: bool) -> list[str]:
+    """What becomes of rows whose answers nothing limits."""
+    if not made.unlimited:
+        return []
+    effect = "their answers may fill the model's window; set `params: {max_tokens: …}`"
+    if held:
+        effect = f"under a budget they get at most {job.profile.default_max_tokens:,}; set "
+        effect += "max_tokens or default_max_tokens"
+    return [f"no max_tokens in {made.unlimited:,} rows: {effect} in the profile"]
+
+
+def _lines(made: Plan, job: Job, *, held: bool) -> list[str]:
     """The plan for a person."""
 
     def usd(cost: Cost) -> str:
@@ -130,11 +145,7 @@ def _lines(made: Plan, job: Job) -> list[str]:
     ]
     if made.duplicates:
         found.append("at most: duplicates included, for an answer that is cut off is not kept")
-    if made.unlimited:
-        found.append(
-            f"no max_tokens in {made.unlimited:,} rows: their answers may fill the model's window; "
-            "set `params: {max_tokens: …}` in the profile"
-        )
+    found += _unlimited(made, job, held=held)
     if made.unpriced:
         named = ", ".join(f"{m} ({n:,} rows)" for m, n in made.unpriced.items())
         found.append(f"worst case unknown, $?: {named}")

@@ -262,6 +262,11 @@ async def budget_lines(run: RunBudget) -> list[str]:
         held = f", {money(usage.held, exact=True)} held for calls under way" if usage.held else ""
         spent, limit = money(usage.spent, exact=True), money(window.limit, exact=True)
         found.append(f"{name}: {spent} of {limit} spent{beyond}{held}")
+    if found and run.limited:
+        found.append(
+            f"{plural(run.limited, 'call')} without max_tokens got one for the budget: the "
+            "profile's default_max_tokens, or what was left"
+        )
     shot = run.overshoot
     if found and shot.calls:
         found.append(

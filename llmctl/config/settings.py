@@ -249,7 +249,8 @@ class Profile(Struct, frozen=True):
     header of the key where it is not the usual one (Azure's `api-version` and `api-key`).
     `context` is the model's window in tokens; `model_path`, `parallel` (answers at once) belong to
     `local`. `max_tokens` and `temperature` stand among `params` in a file. `fallback` are the
-    profiles asked, in this order, when this one cannot serve. `system` is the system prompt of
+    profiles asked, in this order, when this one cannot serve. `default_max_tokens` limits answers
+    that nothing else limits, under a budget. `system` is the system prompt of
     questions that bring none; `headers` go with every call, by way of `proxy` where one is named;
     `extends` names the profile that this one is over, which is none once it is complete. `source`
     says where the profile was
@@ -287,6 +288,7 @@ class Profile(Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
     history: bool = True
     on_overflow: Overflow = "reject"
+    default_max_tokens: MaxTokens = 8192
     fallback: tuple[Text, ...] = ()
     price: Price | None = None
     tags: Mapping[TagName, Label] = field(default_factory=dict)

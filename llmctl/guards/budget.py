@@ -53,6 +53,7 @@ class RunBudget:
         self._exhausted: BudgetDenied | None = None
         self._asking = 0
         self.waiting = 0  # calls, until others have settled
+        self.limited = 0  # calls that got an output limit, so that there is a worst case
         self.overshoot = Overshoot()
 
     def limit(
@@ -107,6 +108,25 @@ class RunBudget:
                 await self._wait(hold)
         finally:
             self.waiting -= 1
+
+    async def limit_output(
+        self, request: Request, most: int, windows: Sequence[BudgetWindow], worst: WorstCase
+    ) -> Request:
+        """The request with an output limit: `most` tokens, or what the budget has left where that
+        is less."""
+
+        async def cost(limit: int) -> Decimal:
+            return (await worst(replace(request, max_tokens=limit)))[1] or _ZERO
+
+        usages = [(window.limit, await self._ledger.usage(window)) for window in windows]
+        left = min(limit - usage.spent for limit, usage in usages)
+        whole, least = await cost(most), await cost(1)
+        limit = most
+        if whole > left:
+            each = (whole - least) / (most - 1) if most > 1 else _ZERO
+            limit = max(1, min(most, 1 + int((left - least) / each))) if each else 1
+        self.limited += 1
+        return replace(request, max_tokens=limit)
 
     async def can_afford(self, request: Request, uncertain: int) -> bool:
         """Hold the call for one attempt more than the `uncertain` ones that may have been billed
@@ -177,17 +197,25 @@ class RunBudget:
         return self._windows
 
 
-def budget_guard(inner: Handler, budget: RunBudget, bound: WorstCase, exact: WorstCase) -> Handler:
+def budget_guard(
+    inner: Handler,
+    budget: RunBudget,
+    bound: WorstCase,
+    exact: WorstCase,
+    default: Callable[[Request], Awaitable[int | None]],
+) -> Handler:
     """The guard: takes a hold at the worst case, durably, before the request is handed on.
 
     `bound` may be generous; where a budget applies `exact` is asked, which raises `BudgetRefused`
-    for what it cannot bound. The accounting guard's sink
-    settles the hold; a process that is killed before leaves it: that is how the next one knows
-    what may have been billed. Raises as `RunBudget.hold`.
+    for what it cannot bound. `default` is the output limit of a request that has none, which is
+    sent then. The accounting guard's sink settles the hold; a process that is killed before leaves
+    it: that is how the next one knows what may have been billed. Raises as `RunBudget.hold`.
     """
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
         windows = budget.windows_of(request)
+        if windows and (most := await default(request)) is not None:
+            request = await budget.limit_output(request, most, windows, exact)
         estimate, cost = await (exact if windows else bound)(request)
         await budget.hold(request, estimate, cost, windows)
         return await inner(request, emit)

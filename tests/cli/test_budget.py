@@ -164,10 +164,36 @@ def test_an_unknown_price_is_refused_under_a_budget(
     assert run("batch", str(ten), env=configured).returncode == 0
 
 
-def test_an_answer_without_limit_is_refused_under_a_budget(llmctl: Run, sim: Simulator) -> None:
-    """It might go on for ever."""
-    done = llmctl("ask", "hello", "--budget", "1")
-    assert (done.returncode, len(sim.calls)) == (3, 0)
+def _limit(sim: Simulator, number: int) -> int:
+    body = sim.calls[number].body or {}
+    return int(body.get("max_tokens", 0) or body.get("max_completion_tokens", 0))
+
+
+def test_an_answer_without_limit_gets_one_under_a_budget(
+    llmctl: Run, config: Path, ten: Path, sim: Simulator
+) -> None:
+    """Case 46: the profile's `default_max_tokens`, or what the budget has left where that is less;
+    plan and summary say so. Without a budget nothing is added, and a body that is passed through
+    is refused."""
+    bare = [{"id": str(n), "prompt": f"say {n}"} for n in range(2)]
+    write(ten, bare)
+    assert llmctl("batch", str(ten), "--no-cache", "--restart").returncode == 0
+    assert not {"max_tokens", "max_completion_tokens"} & (sim.calls[0].body or {}).keys()
+    plan = llmctl("batch", str(ten), "--dry-run", "--restart", "--budget", "100")
+    assert (plan.returncode, "they get at most 8,192" in plan.stdout) == (0, True)
+    done = llmctl("batch", str(ten), "--no-cache", "--restart", "--budget", "100")
+    assert "2 calls without max_tokens got one" in done.stderr
+    assert _limit(sim, 2) == 8192
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("    retry:", "    default_max_tokens: 50\n    retry:", 1))
+    assert llmctl("ask", "hello", "--budget", "1").returncode == 0
+    assert _limit(sim, 4) == 50
+    assert llmctl("ask", "hello all", "--budget", "0.00003").returncode == 0
+    assert 0 < _limit(sim, 5) < 50
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+            "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}  # fmt: skip
+    done = llmctl("batch", str(write(ten, [line])), "--budget", "1", "--restart")
+    assert (done.returncode, len(sim.calls)) == (3, 6)
     assert "nothing limits the answers" in done.stderr
 
 

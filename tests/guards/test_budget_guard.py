@@ -45,8 +45,13 @@ class Run:
             self.budget.limit(lambda _: caps, stopped, lambda r: self.waited.append(r.window.name))
         self.worst: Decimal | None = CENT
         self.cost = CENT
-        self.handler = budget_guard(self._answer, self.budget, self._bound, self._exactly)
+        self.handler = budget_guard(
+            self._answer, self.budget, self._bound, self._exactly, self._default
+        )
         self.asked: list[str] = []
+
+    async def _default(self, _: Request) -> int | None:
+        return None
 
     async def _bound(self, _: Request) -> tuple[Usage, Decimal | None]:
         self.asked.append("bound")
