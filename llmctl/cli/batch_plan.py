@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
 from statistics import fmean
@@ -12,20 +13,27 @@ from llmctl.batch.job import Job, open_batch
 from llmctl.batch.output import default_output, dollars
 from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
 from llmctl.cli.context import Context
+from llmctl.cli.options import budget_windows
 from llmctl.cli.output import duration, money, print_json, print_lines
-from llmctl.config.settings import Folders
+from llmctl.config.settings import Budget, Folders
 from llmctl.pricing import Prices
 from llmctl.providers.registry import codec, prompt_of
+from llmctl.runner import user_name
 from llmctl.storage.answer_cache import CachePeek
 from llmctl.storage.ledger_queries import LedgerPeek
+from llmctl.storage.ledger_rows import CallKind, matches, tags_as_json
 from llmctl.tokens import Counter
 
 
 def dry_run(
-    job: Job, budget: Decimal | None, folders: Folders, context: Context, *, held: bool
+    job: Job,
+    budget: Decimal | None,
+    budgets: Sequence[Budget],
+    folders: Folders,
+    context: Context,
 ) -> int:
-    """Print the plan; 3 when its worst case is above the budget, or not known under one. `held`:
-    some budget holds the calls."""
+    """Print the plan; 3 when its worst case is above the run's own budget, or what is left of one
+    that the configuration has for such calls, or not known under one."""
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
@@ -39,6 +47,8 @@ def dry_run(
         return AverageCall(output, fmean(ms for _, ms in found) / 1000, len(found))
 
     with open_batch(job, dry_run=True) as batch, cache, ledger:
+        left = {} if budget is None else {"": budget}
+        left |= _left(job, budgets, ledger, now)
         inputs = PlanInputs(
             counter=Counter(prices.window, prompt_of),
             prices=prices,
@@ -46,27 +56,44 @@ def dry_run(
             cached=cache.has,
             average=average,
             now=now,
-            default_limit=job.profile.default_max_tokens if held else None,
+            default_limit=job.profile.default_max_tokens if left else None,
         )
         made = plan(batch, inputs)
-    fits = budget is None or (made.cost.worst is not None and made.cost.worst <= budget)
+    worst, least = made.cost.worst, min(left.values(), default=None)
+    fits = least is None or (worst is not None and worst <= least)
     code = 0 if fits else 3
     if context.json:
-        print_json(_as_json(made, budget, code), compact=True)
+        print_json(_as_json(made, least, code), compact=True)
     else:
-        print_lines(*_lines(made, job, held=held))
-        if budget is not None:
-            print_lines(f"budget            {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
+        print_lines(*_lines(made, job, held=bool(left)))
+        for name, amount in left.items():
+            enough = worst is not None and worst <= amount
+            what = f"{money(amount)}{f' left of {name}' if name else ''}"
+            print_lines(f"budget            {what}: {'enough' if enough else 'NOT ENOUGH'}")
         print_lines("nothing was sent, nothing was written")
-    if not fits and made.cost.worst is None:
+    if not fits and worst is None:
         context.info(
             f"the worst case is not known (price or output limit of {', '.join(made.unpriced)}), "
             "so it cannot be held to a budget: set `price:` in the profile, or max_tokens"
         )
     elif not fits:
-        most, limit = money(made.cost.worst), money(budget)
-        context.info(f"the worst case, {most}, is above the budget of {limit}")
+        context.info(f"the worst case, {money(worst)}, is above the budget of {money(least)}")
     return code
+
+
+def _left(
+    job: Job, budgets: Sequence[Budget], ledger: LedgerPeek, now: float
+) -> dict[str, Decimal]:
+    """US dollars that are left of the budgets which the profile's calls count towards, by name."""
+    profile, user = job.profile, user_name()
+    tags = tags_as_json(profile.tags)
+    kind = CallKind(profile.name, profile.provider, profile.model, profile.model, user, tags)
+    left: dict[str, Decimal] = {}
+    for window in budget_windows(None, budgets, "", user)(now):
+        if matches(window.match, kind):
+            used = ledger.usage(window)
+            left[window.name] = window.limit - (used.spent + used.held if used else 0)
+    return left
 
 
 def _as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:

@@ -107,8 +107,7 @@ def run(options: BatchOptions, context: Context) -> int:
     if options.dry_run:
         from llmctl.cli.batch_plan import dry_run
 
-        held = budget is not None or bool(selection.budgets)
-        return dry_run(job, budget, selection.folders, context, held=held)
+        return dry_run(job, budget, selection.budgets, selection.folders, context)
     # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it

@@ -189,4 +189,4 @@ def _print(found: list[Conversation], context: Context, word: str = "") -> None:
         (row["id"], _time(one.at), f"{one.profile}/{one.model}", str(row["turns"]), row["excerpt"])
         for row, one in zip(rows, found, strict=True)
     ]
-    print_table(("ID", "LAST (UTC)", "MODEL", "TURNS", "ABOUT"), table, right=("TURNS",))
+    print_table(("ID", "LAST (UTC)", "MODEL", "TURNS", "ABOUT"), table, ("TURNS",), ("ID",))

@@ -50,7 +50,9 @@ def models(context: Context) -> int:
     }
     kept = {head: cells for head, cells in columns.items() if any(cells)}
     if found:
-        print_table(list(kept), list(zip(*kept.values(), strict=True)), right=("CONTEXT", "OUTPUT"))
+        print_table(
+            list(kept), list(zip(*kept.values(), strict=True)), ("CONTEXT", "OUTPUT"), ("MODEL",)
+        )
     else:
         context.info(f"the profile {profile.name} offers no models")
     return 0

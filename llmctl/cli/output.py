@@ -191,11 +191,15 @@ def drawn(*parts: RenderableType, width: int | None = None) -> str:
 
 
 def print_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    whole: Collection[str] = (),
 ) -> None:
-    """Print a table, a row a line; `right` names the columns aligned to the right.
+    """Print a table, a row a line; `right` names the columns aligned to the right, `whole` those
+    that people copy.
 
-    On a terminal the widest columns go on below; into a pipe a row is one line.
+    On a terminal the widest of the others go on below; into a pipe a row is one line.
     """
     from rich.table import Table
     from rich.text import Text
@@ -203,7 +207,7 @@ def print_table(
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in head:
         side: Any = "right" if name in right else "left"
-        table.add_column(name, justify=side)
+        table.add_column(name, justify=side, no_wrap=name in whole)
     for row in rows:
         words = (" ".join(printable(cell).split()) for cell in row)
         table.add_row(*(Text(word, overflow="fold") for word in words))

@@ -297,6 +297,10 @@ def _from_totals(row: Sequence[int]) -> dict[str, int]:
 class LedgerPeek(ReadOnlyFile):
     """What earlier calls were like, for plans."""
 
+    def usage(self, window: BudgetWindow) -> BudgetUsage | None:
+        """What counts against the window now; None where there is no ledger."""
+        return self.ask(lambda connection: Reading(connection).usage(window))
+
     def recent(self, profile: str, model: str) -> list[tuple[int, int]]:
         """Output tokens and latency (in milliseconds) of the last answers of a model."""
         return self.ask(lambda connection: Reading(connection).recent(profile, model)) or []

@@ -164,6 +164,23 @@ def test_an_unknown_price_is_refused_under_a_budget(
     assert run("batch", str(ten), env=configured).returncode == 0
 
 
+def test_a_plan_is_held_to_what_is_left(
+    llmctl: Run, config: Path, ten: Path, sim: Simulator
+) -> None:
+    """Case 46: of the configured budgets that such calls count towards, too: exit 3 when the worst
+    case is above; a budget for another profile does not matter."""
+    budgets(config, "name: team, limit_usd: 0.03, period: month, match: {profile: sim}",
+            "name: other, limit_usd: 0.001, period: day, match: {profile: openai}")  # fmt: skip
+    sim.reply = bills()
+    plan = llmctl("batch", str(ten), "--dry-run")
+    assert (plan.returncode, "$0.030 left of team: enough" in plan.stdout) == (0, True)
+    assert "other" not in plan.stdout
+    assert llmctl("batch", str(ten), "--limit", "7").returncode == 0
+    assert llmctl("batch", str(ten), "--dry-run", "--restart", "--no-cache").returncode == 3
+    found = json.loads(llmctl("batch", str(ten), "--dry-run", "--json").stdout)
+    assert (found["exit_code"], 0 < found["budget_usd"] < 0.03) == (0, True)
+
+
 def _limit(sim: Simulator, number: int) -> int:
     body = sim.calls[number].body or {}
     return int(body.get("max_tokens", 0) or body.get("max_completion_tokens", 0))
