@@ -79,8 +79,7 @@ def compose(
         max_tokens=profile.max_tokens if question.max_tokens is None else question.max_tokens,
         temperature=profile.temperature if question.temperature is None else question.temperature,
         options={**profile.params, **question.options},
-        # A row's tags add: it does not leave the budgets that match by the profile's.
-        tags={**question.tags, **profile.tags},
+        tags={**profile.tags, **question.tags},
         raw=raw,
         schema=question.schema,
         cache_mode=cache_mode if profile.cache.enabled else "bypass",

@@ -302,13 +302,13 @@ class TestFolders:
         is told which variables to set, and they suffice."""
         import pwd
 
+        monkeypatch.delenv("HOME")
         found = Path(pwd.getpwuid(os.getuid()).pw_dir)
         assert find_folders({"HOME": "rel"}, Path("/w")).config == found / ".config/llmctl"
 
         def unknown(_: int) -> None:
             raise KeyError
 
-        monkeypatch.delenv("HOME")
         monkeypatch.setattr(pwd, "getpwuid", unknown)
         with pytest.raises(ConfigError, match="LLMCTL_STATE_DIR"):
             find_folders({}, Path("/w"))

@@ -94,9 +94,11 @@ class RowReader:
         temperature: float | None = None,
         options: JSON | None = None,
         keep: Collection[str] | None = (),
+        fixed_tags: Collection[str] = (),
     ) -> None:
-        """`keep` are the fields that the output row repeats (None: all). Raises `InputError` when
-        `system` is no valid Unicode text."""
+        """`keep` are the fields that the output row repeats (None: all), `fixed_tags` the tags of
+        the profile that a row does not replace. Raises `InputError` when `system` is no valid
+        Unicode text."""
         self._template = template
         self._id_field = id_field
         self._system = system or None
@@ -104,6 +106,7 @@ class RowReader:
         self._max_tokens, self._temperature = max_tokens, temperature
         self._options = options or {}
         self._keep = keep
+        self._fixed_tags = frozenset(fixed_tags)
         self.missing = set(keep or ())  # of the fields to keep, those that no row had so far
         try:
             orjson.dumps(system)
@@ -120,9 +123,13 @@ class RowReader:
     ) -> Request:
         """The request of the row at the 0-based `index`. Raises `RowError`."""
         row = self.parse(record)
+        question = row.question
+        if fixed := self._fixed_tags & question.tags.keys() & profile.tags.keys():
+            tags = {name: tag for name, tag in question.tags.items() if name not in fixed}
+            question = replace(question, tags=tags)
         try:
             made = compose(
-                row.question,
+                question,
                 profile,
                 id=row.id,
                 index=index,

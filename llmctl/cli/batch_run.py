@@ -93,6 +93,10 @@ def run(options: BatchOptions, context: Context) -> int:
             temperature=options.temperature,
             options=options_of_provider,
             keep=_kept_fields(options.keep),
+            # A row's tags add: it does not leave a budget that matches by the profile's.
+            fixed_tags=[
+                name.removeprefix("tag:") for budget in selection.budgets for name in budget.match
+            ],
         ),
         profile=profile,
         format=options.format,

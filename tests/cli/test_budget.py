@@ -263,7 +263,8 @@ def test_a_row_does_not_step_out_of_a_budget(
     llmctl: Run, config: Path, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
     """Case 52: a used-up budget that matches the profile's tags stops rows that have tags of their
-    own, too: those add. The user's own flags choose otherwise."""
+    own, too: those add, and replace none that a budget matches by. The user's own flags choose
+    otherwise."""
     budgets(config, "name: team, limit_usd: 0.005, period: month, match: {tags: {team: a}}")
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("    retry:", "    tags: {team: a}\n    retry:", 1))
