@@ -108,7 +108,8 @@ def bomb(layers: Any, *flags: str) -> tuple[float, float]:
 
 def mixed(rows: int) -> str:
     """A batch of which every second reply is hostile; what became of it."""
-    with arena(rows, knobs="retry: {attempts: 1, max_wait: 1}\nbreaker: {failures: 1000, error_rate: 1, open_for: 1}") as world:
+    knobs = "retry: {attempts: 1, max_wait: 1}\nbreaker: {failures: 1000, error_rate: 1}"
+    with arena(rows, knobs=knobs) as world:
         replies = itertools.cycle(REPLIES)
         chosen: dict[str, Fault] = {}
 
