@@ -175,7 +175,7 @@ class Runner(Struct, frozen=True):
                 self.budget,
                 bound,
                 self.costs.bounded,
-                partial(self.costs.default_limit, most=route.profile.default_max_tokens),
+                partial(self.costs.limit_to_add, most=route.profile.default_max_tokens),
             ),
             schema=lambda inner: schema_validation(inner, self.checker, schema_retries),
             cache=cache,

@@ -351,6 +351,14 @@ class Counter:
         the model limits it."""
         return self._prompt(request).limit
 
+    def limit_to_add(self, request: Request, most: int, counted: TokenCount) -> int | None:
+        """The output limit, at most `most` tokens, that a request is given which has none; None
+        for one that has, and for a body that goes out as it is."""
+        if request.raw is not None or self.max_output(request) is not None:
+            return None
+        window = self.context_window(request.target)
+        return most if window is None else max(1, min(most, window - counted.tokens))
+
     def output_limit(self, request: Request) -> int | None:
         """The most tokens that the request lets all answers to it have; None where only the model
         limits them."""

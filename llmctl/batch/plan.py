@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import chain
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llmctl.batch.job import Batch
 from llmctl.config.settings import Limits, Profile
@@ -138,10 +139,11 @@ def _add(
     duplicate: bool,
 ) -> None:
     """Count a row that would be sent, or be answered by an identical one that is."""
-    most = inputs.counter.output_bound(request, counted)
     unlimited = inputs.counter.max_output(request) is None
-    if unlimited and inputs.default_limit is not None and request.raw is None:
-        most = inputs.default_limit if most is None else min(most, inputs.default_limit)
+    if inputs.default_limit is not None:
+        limit = inputs.counter.limit_to_add(request, inputs.default_limit, counted)
+        request = request if limit is None else replace(request, max_tokens=limit)
+    most = inputs.counter.output_bound(request, counted)
     if average is not None:
         expected = round(average.output)
     else:

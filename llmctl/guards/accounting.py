@@ -70,16 +70,10 @@ class CostCalculator:
         )
         return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
 
-    async def default_limit(self, request: Request, most: int) -> int | None:
-        """The output limit, at most `most` tokens, that a request is given which has none; None
-        for one that has, and for a body that goes out as it is."""
-        if request.raw is not None or self._counter.max_output(request) is not None:
-            return None
-        window = self._counter.context_window(request.target)
-        if window is None:
-            return most
+    async def limit_to_add(self, request: Request, most: int) -> int | None:
+        """See `Counter.limit_to_add`."""
         counted = await self._counter.count_async(request)
-        return max(1, min(most, window - counted.tokens))
+        return self._counter.limit_to_add(request, most, counted)
 
     async def bounded(self, request: Request) -> tuple[Usage, Decimal | None]:
         """As `worst`. Raises `BudgetRefused` where nothing bounds what the request may use."""
