@@ -23,7 +23,7 @@ from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.guards.schema import schema_validation
 from llmctl.protocols import AnswerCache, Handler, Observer
-from llmctl.providers.registry import prompt_of
+from llmctl.providers.registry import codec
 from llmctl.request import retarget, ulid
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
@@ -210,7 +210,7 @@ async def open_runner(
     asyncio.get_running_loop().set_default_executor(started_pool(THREADS, "llmctl"))
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
-        counter = Counter(prices.window, prompt_of)
+        counter = Counter(prices.window, codec)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
         routes: list[Route] = []

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct, field
 
-from llmctl.errors import ContextTooLong, SetupError
-from llmctl.protocols import BodyFields, TokenCount, WireRequest
+from llmctl.errors import CallError, ContextTooLong, SetupError
+from llmctl.protocols import BodyFields, Codec, TokenCount, WireRequest
 from llmctl.types import JSON, Message, Request, Target, Usage
 
 if TYPE_CHECKING:
@@ -257,8 +257,8 @@ def _tokenizer(model: str) -> ModelTokenizer:
 
 class Counter:
     """Counts requests. `published` gives the window of a model at an address in tokens, None
-    where nobody knows (`Prices.window`); `read` what a request says as its provider is sent it
-    (`registry.prompt_of`).
+    where nobody knows (`Prices.window`); `codec` the codec of an adapter's interface
+    (`registry.codec`): what is counted is the body that the provider is sent.
 
     Nothing here touches the network. The first count with a vocabulary loads it, 0.1 to 0.2 s,
     most of which holds the GIL, thread or not: `load` does that at a better moment.
@@ -267,10 +267,10 @@ class Counter:
     def __init__(
         self,
         published: Callable[[str, str], int | None] = lambda _, __: None,
-        read: Callable[[Request], Prompt] | None = None,
+        codec: Callable[[str, str], Codec] | None = None,
     ) -> None:
         self._published = published
-        self._read = read or prompt_of
+        self._codec = codec
         self._known: dict[tuple[str, str], TokenCount] = {}  # by model and fingerprint
         self._last: tuple[Request, Prompt] | None = None
 
@@ -298,6 +298,17 @@ class Counter:
         if last is None or last[0] is not request:
             self._last = last = (request, self._read(request))
         return last[1]
+
+    def _read(self, request: Request) -> Prompt:
+        """Never fails: what the codec refuses is not sent."""
+        if self._codec is None:
+            return prompt_of(request)
+        codec = self._codec(request.target.adapter, request.target.api)
+        try:
+            wire = codec.encode(request, stream=False)
+        except CallError:
+            return prompt_of(request)
+        return prompt_of(request, wire, codec.fields)
 
     def _count(self, request: Request, prompt: Prompt) -> TokenCount:
         model = request.target.model

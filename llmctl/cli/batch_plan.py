@@ -17,7 +17,7 @@ from llmctl.cli.options import budget_windows
 from llmctl.cli.output import duration, money, print_json, print_lines
 from llmctl.config.settings import Budget, Folders
 from llmctl.pricing import Prices
-from llmctl.providers.registry import codec, prompt_of
+from llmctl.providers.registry import codec
 from llmctl.runner import user_name
 from llmctl.storage.answer_cache import CachePeek
 from llmctl.storage.ledger_queries import LedgerPeek
@@ -50,7 +50,7 @@ def dry_run(
         left = {} if budget is None else {"": budget}
         left |= _left(job, budgets, ledger, now)
         inputs = PlanInputs(
-            counter=Counter(prices.window, prompt_of),
+            counter=Counter(prices.window, codec),
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,

@@ -150,15 +150,12 @@ class RotatingKey:
         self._profile = profile
         self._say = say
         self._key = first
+        self.value = None if first is None else first.value
+        """The key now, or None for a server that is called without one."""
         self.may_change = first is not None and not first.source.startswith("$")
         """Whether there may be another key; a process cannot see its environment change."""
         self._refused: set[str] = set()
         self._asking = asyncio.Lock()
-
-    @property
-    def value(self) -> str | None:
-        """The key, or None for a server that is called without one."""
-        return self._key.value if self._key else None
 
     async def refused(self, value: str | None) -> bool:
         """The provider refused this key: whether there is another one to use now.
@@ -186,5 +183,5 @@ class RotatingKey:
                 f"{last_chars(self._key.value)}; going on with {what}, "
                 f"{last_chars(key.value)} ({key.source})"
             )
-            self._key = key
+            self._key, self.value = key, key.value
             return True

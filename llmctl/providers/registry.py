@@ -8,11 +8,7 @@ from importlib import import_module
 
 from msgspec import Struct
 
-from llmctl import tokens
-from llmctl.errors import CallError
 from llmctl.protocols import Codec
-from llmctl.tokens import Prompt
-from llmctl.types import Request
 
 
 class Preset(Struct, frozen=True):
@@ -88,18 +84,6 @@ _LISTED = (
     Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), {}, shares="openai"),
 )
 PRESETS = {preset.name: preset for preset in _LISTED}
-
-
-def prompt_of(request: Request) -> Prompt:
-    """What the model reads and may write, by the body that its provider is sent. Never fails: what
-    the codec refuses is not sent."""
-    target = request.target
-    speaks = codec(target.adapter, target.api)
-    try:
-        wire = speaks.encode(request, stream=False)
-    except CallError:
-        return tokens.prompt_of(request)
-    return tokens.prompt_of(request, wire, speaks.fields)
 
 
 @cache

@@ -13,7 +13,8 @@ from llmctl.errors import (
 )
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import MAX_TOKENS, Anthropic, to_anthropic_schema
-from llmctl.providers.registry import prompt_of
+from llmctl.providers.registry import codec
+from llmctl.tokens import Counter
 from llmctl.types import JSON, Message, RawRequest, Request, Usage
 from tests.providers.recordings import asked
 
@@ -57,7 +58,7 @@ def test_an_output_limit_is_always_sent() -> None:
 )
 def test_the_worst_case_knows_the_limit_that_is_sent(changes: dict[str, Any]) -> None:
     """What is held for a call without `max_tokens` is what the API is asked for."""
-    assert prompt_of(ask(**changes)).limit == sent(**changes)["max_tokens"]
+    assert Counter(codec=codec).max_output(ask(**changes)) == sent(**changes)["max_tokens"]
 
 
 def test_betas_are_a_header() -> None:
