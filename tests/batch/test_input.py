@@ -130,6 +130,13 @@ def test_a_spreadsheets_file(put: Put) -> None:
     ]
 
 
+@pytest.mark.parametrize("content", [b",a,b\n0,1,2\n", b"a,b,\n1,2,\n", b",a,,b,\n0,1,x,2,\n"])
+def test_columns_without_a_name_are_left_out(put: Put, content: bytes) -> None:
+    """Case 43: pandas' index (a first column without a name) and a comma at each line's end do not
+    make a file unreadable."""
+    assert records(put("a.csv", content)) == [(2, {"a": "1", "b": "2"})]
+
+
 @pytest.mark.parametrize(
     ("content", "line", "says"),
     [

@@ -83,8 +83,8 @@ def test_what_a_template_may_not_do(text: str, says: str) -> None:
     ],
 )
 def test_time_and_memory_have_a_bound(text: str) -> None:
-    """Whatever a template computes, it ends soon, this process does not grow, and the next row is
-    rendered."""
+    """Case 71: whatever a template computes, it ends soon, this process does not grow, and the next
+    row is rendered."""
     template = Template("{% if name %}" + text + "{% else %}fine{% endif %}", 0.5, 200 << 20)
     before, start = psutil.Process().memory_info().rss, time.monotonic()
     with pytest.raises(RowError, match="not allowed"):

@@ -95,7 +95,8 @@ def test_failure_is_redacted() -> None:
     ],
 )
 def test_other_failures(words: tuple[str, ...], message: str) -> None:
-    """What cannot be run, or prints nothing, too much or no key, is a sentence, at once."""
+    """What cannot be run, or prints nothing, no key, or without end (case 70), is a sentence, at
+    once."""
     began = time.monotonic()
     with pytest.raises(NoKeyError, match=message):
         key_from(words)
