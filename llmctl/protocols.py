@@ -255,6 +255,9 @@ class Budget(Protocol):
         """Write the call's row, end its hold, where it has one, and charge the windows stored with
         it; durable on return. Gives the shares of `warn_at` reached for the first time anywhere."""
 
+    async def beat(self) -> None:
+        """Renew this process's holds: it is alive."""
+
     async def usage(self, window: BudgetWindow, /) -> BudgetUsage:
         """What counts against the window now."""
 

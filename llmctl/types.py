@@ -282,7 +282,8 @@ class ModelInfo(Struct, frozen=True):
 class CallRecord(Struct, frozen=True):
     """How one call ended, for every observer. Seconds: `started` since the epoch, `elapsed` and
     `first_token` since then. `cost` is None when the price is unknown; `saved` is what a cached
-    answer would have cost; `uncertain` counts attempts that may have been billed for nothing."""
+    answer would have cost; `uncertain` counts attempts that may have been billed for nothing, and
+    `worst` is the most that one of them, a stream that was cut, may have cost."""
 
     request: Request
     result: Answer | CallError
@@ -293,6 +294,7 @@ class CallRecord(Struct, frozen=True):
     elapsed: float
     first_token: float | None
     uncertain: int = 0
+    worst: Decimal | None = None
 
     @property
     def ok(self) -> bool:

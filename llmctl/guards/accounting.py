@@ -62,7 +62,9 @@ class CostCalculator:
     ) -> tuple[Usage, Decimal | None]:
         """The most the request can use and cost: its input as counted, and all of the output
         that it, or else the model's window, leaves room for."""
-        counted = counted or await self._counter.count_async(request)
+        return self._worst(request, counted or await self._counter.count_async(request))
+
+    def _worst(self, request: Request, counted: TokenCount) -> tuple[Usage, Decimal | None]:
         output = self._counter.output_bound(request, counted)
         own, terms = self._own.get(request.target.profile), terms_of(request)
         cost = self._prices.worst_case(
@@ -105,11 +107,12 @@ class CostCalculator:
 
     def record(self, request: Request, result: Answer | CallError, watch: Stopwatch) -> CallRecord:
         """The record of a call that has ended. A stream that broke off, or was interrupted by the
-        user, counts what was received, marked as estimated."""
+        user, counts what was received, marked as estimated; the model may have written more that
+        nobody saw, up to its `worst`."""
         request = result.request or request
         usage: Usage = result.usage or Usage()
         cost: Decimal | None = _FREE
-        saved = None
+        saved = worst = None
         if isinstance(result, Answer):
             price = self.price(request, usage, result.reported_cost)
             cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
@@ -119,6 +122,7 @@ class CostCalculator:
             read, wrote = max(usage.input, seen.input), max(usage.output, seen.output)
             usage = replace(usage, input=read, output=wrote, estimated=True)
             cost = self.price(request, usage, result.cost)
+            worst = self._worst(request, self._counter.count(request))[1]
         elif result.usage is not None:  # a refusal, or an answer that does not fit its schema
             cost = self.price(request, usage, result.cost)
         for used, reported in result.earlier:
@@ -126,8 +130,9 @@ class CostCalculator:
             cost = None if cost is None or each is None else cost + each
         elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
-            request, result, usage, cost, saved, watch.wall, elapsed, watch.first, result.uncertain
-        )
+            request, result, usage, cost, saved, watch.wall, elapsed, watch.first,
+            result.uncertain, worst,
+        )  # fmt: skip
 
 
 def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> Handler:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
+from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, LlmctlError
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.shutdown import first_of
+from llmctl.storage.ledger import BEAT
 from llmctl.storage.ledger_rows import kind_of, matches
 from llmctl.types import Answer, CallRecord, Request, Usage
 
@@ -52,6 +54,7 @@ class RunBudget:
         self._turn, self._settled = asyncio.Lock(), asyncio.Event()
         self._exhausted: BudgetDenied | None = None
         self._asking = 0
+        self._beating: asyncio.Task[None] | None = None
         self.waiting = 0  # calls, until others have settled
         self.limited = 0  # calls that got an output limit, so that there is a worst case
         self.overshoot = Overshoot()
@@ -166,9 +169,17 @@ class RunBudget:
             if denied is None:
                 self._open[hold.call_id] = (hold, windows, waited)
                 self._used.update([window.key for window in windows])
+                self._beating = self._beating or asyncio.create_task(self._beat())
         finally:
             self._asking -= 1
         return denied
+
+    async def _beat(self) -> None:
+        while self._open:
+            await asyncio.sleep(BEAT)  # real time: what others see of this process
+            with suppress(LlmctlError):
+                await self._ledger.beat()
+        self._beating = None
 
     async def _wait(self, hold: Hold) -> None:
         while True:

@@ -49,7 +49,13 @@ _REMEDY = (
 
 _DAY = 24 * 3600 * 1000
 _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few milliseconds
-_UNSEEN = 24 * 3600.0  # seconds after which a call of a process we cannot see has surely ended
+
+BEAT = 10.0
+"""Seconds between two signs of life of a process with calls under way."""
+
+SILENCE = 60.0
+"""Seconds without one after which a process in another container counts as dead."""
+
 _RUN = 30 * _DAY  # milliseconds after which the window of a run goes: it can be made again
 
 _CALL, _HELD = CallRow.__struct_fields__, HeldCall.__struct_fields__
@@ -77,6 +83,8 @@ _CHARGE = (
     f"held_pico = min({MOST}, held_pico + ?) "
     "WHERE key IN (SELECT value FROM json_each(?))"
 )
+_FORGET = "DELETE FROM processes WHERE pid = ? AND birth = ? AND world = ?"
+_BEAT = "INSERT OR REPLACE INTO processes VALUES (?, ?, ?, ?)"
 _DROP_WINDOWS = (
     "DELETE FROM windows WHERE end_ms < ? "
     "OR (json_extract(match, '$.run') IS NOT NULL AND made_ms < ?)"
@@ -113,6 +121,7 @@ class Ledger:
         self._me: tuple[int, str, str] = astuple(Process.current())
         self._windows: dict[str, BudgetWindow] = {}
         self._held: set[str] = set()
+        self._looked = time.monotonic()
         db.read(_probe)
         if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
             db.write_now(_expire_dead_holds)
@@ -138,28 +147,53 @@ class Ledger:
             for window in missing:
                 _begin(connection, window, held.at_ms)
             live = _live(connection, held.at_ms, held)
-        amount, before, before_keys = held.amount_pico or 0, 0, "[]"
-        if held.call_id in self._held:
-            asked = f"{_SELECT_HOLD} WHERE call_id = ?"
-            for row in connection.execute(asked, (held.call_id,)).fetchall():
-                first = HeldCall(*row[: len(_HELD)])
-                before, before_keys = first.amount_pico or 0, first.windows
-        counted: list[str] = json.loads(before_keys)
+        first = self._first(connection, held.call_id) if held.call_id in self._held else None
+        before = (first.amount_pico or 0) if isinstance(first, HeldCall) else 0
+        lost = first.spent_pico if isinstance(first, CallRow) else 0
+        counted: list[str] = [] if first is None else json.loads(first.windows)
+        amount = held.amount_pico or 0
         denials: list[BudgetDenied] = []
         for window in windows:
             if found := live.get(window.key):
-                others = found.held - (before if window.key in counted else 0)
+                mine = window.key in counted
+                spent, others = found.spent - lost * mine, found.held - before * mine
                 limit = to_pico(window.limit) or 0
-                if found.spent + others + amount > limit:
-                    never = found.spent + amount > limit
-                    denials.append(BudgetDenied(window, usage_of(found.spent, others), never))
-        if denials:  # one for which waiting does not help, if there is such a one
+                if spent + others + amount > limit:
+                    never = spent + amount > limit
+                    denials.append(BudgetDenied(window, usage_of(spent, others), never))
+        if denials:
+            if self._look_for_the_dead(connection):
+                return self._hold(connection, held, windows)
+            # One for which waiting does not help, if there is such a one.
             return max(denials, key=lambda denial: denial.never)
+        if isinstance(first, CallRow):
+            _take_out(connection, first)
+        elif first is not None:
+            _charge(connection, first.windows, held=-before)
         keys = json.dumps([*live]) if live else "[]"
         connection.execute(_HOLD, (*astuple(replace(held, windows=keys)), *self._me))
-        _charge(connection, before_keys, held=-before)
         _charge(connection, keys, held=amount)
         return None
+
+    def _first(self, connection: sqlite3.Connection, call_id: str) -> HeldCall | CallRow | None:
+        """What the call counts at already: its first hold, or the row it was given when this
+        process was thought dead."""
+        asked = f"{_SELECT_HOLD} WHERE call_id = ?"
+        row = connection.execute(asked, (call_id,)).fetchone()
+        return HeldCall(*row[: len(_HELD)]) if row else _thought_dead(connection, call_id)
+
+    def _look_for_the_dead(self, connection: sqlite3.Connection) -> bool:
+        """Whether holds of dead processes were found, and are none any more; looks now and then:
+        somebody waits for what they hold."""
+        if time.monotonic() - self._looked < BEAT:
+            return False
+        self._looked = time.monotonic()
+        return _expire_dead_holds(connection)
+
+    async def beat(self) -> None:
+        """Say that this process, whose calls are under way, is alive."""
+        values = (*self._me, round(time.time() * 1000))
+        await self._db.write(lambda connection: connection.execute(_BEAT, values).rowcount)
 
     async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge its windows in one transaction; durable
@@ -179,7 +213,8 @@ class Ledger:
         found = connection.execute(_END_HOLD, (call_id,)).fetchall()
         held = HeldCall(*found[0]) if found else None
         row = call_row(record, held, self._run_id, self._user)
-        if held is None and (old := _take_unknown(connection, call_id)):
+        if held is None and (old := _thought_dead(connection, call_id)):
+            _take_out(connection, old)
             row = replace(row, started_ms=old.started_ms, windows=old.windows)
         spent = row.spent_pico
         if not spent and row.windows == "[]":
@@ -241,28 +276,32 @@ class Ledger:
     def release(
         self, billed: Decimal, *, ids: Sequence[str] = (), run_id: str | None = None
     ) -> list[UnknownCall]:
-        """Write that calls whose end is unknown cost `billed` US dollars each, and correct the
-        windows that they count towards; gives what was known of them before. The calls are those
-        of the `ids`, else those of the run, else all.
+        """Write that what is in doubt of calls cost `billed` US dollars each (all of a call whose
+        end is unknown), and correct the windows that they count towards; gives what was in doubt
+        before. The calls are those of the `ids`, else those of the run, else all.
 
         Raises `InputError`, and nothing has changed, when an id or the run is not in the ledger,
-        or when it is known how the call of that id ended.
+        or nothing is in doubt of the call of that id.
         """
         pico = to_pico(billed) or 0
 
         def work(connection: sqlite3.Connection) -> list[UnknownCall]:
             found = _select_unknown(connection, ids, run_id)
             for call in found:
-                old = _take_unknown(connection, call.call_id)
+                old = _find_call(connection, call.call_id)
                 assert old is not None
-                row = replace(
-                    old, status="error", cost_pico=pico, uncertain=0, uncertain_pico=0,
-                    estimated=True,
-                    # What was sent is not known either, where it cost nothing.
-                    input_tokens=old.input_tokens if pico else 0,
-                    output_tokens=old.output_tokens if pico else 0,
-                )  # fmt: skip
-                _charge(connection, row.windows, spent=pico)
+                _take_out(connection, old)
+                row = replace(old, uncertain=0, uncertain_pico=0)
+                if old.status == "unknown":
+                    row = replace(
+                        row, status="error", cost_pico=pico, estimated=True,
+                        # What was sent is not known either, where it cost nothing.
+                        input_tokens=old.input_tokens if pico else 0,
+                        output_tokens=old.output_tokens if pico else 0,
+                    )  # fmt: skip
+                elif old.cost_pico is not None:
+                    row = replace(row, cost_pico=min(MOST, old.cost_pico + pico))
+                _charge(connection, row.windows, spent=row.spent_pico)
                 add_call(connection, row)
             return found
 
@@ -334,36 +373,41 @@ def _count(connection: sqlite3.Connection, call_id: str, sign: int = 1) -> None:
     connection.execute(_COUNT, {"call_id": call_id, "sign": sign})
 
 
-def _take_unknown(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
-    """Take the row of a call of unknown end out of the ledger and all its sums, for the row of
-    what is known now. None when the call has no row; raises `sqlite3.IntegrityError` when it has
-    one that is final."""
+def _thought_dead(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
+    """The `unknown` row of a call whose process was silent (stopped, suspended), but lives."""
     old = _find_call(connection, call_id)
-    if old is None:
-        return None
-    if old.status != "unknown":
-        raise sqlite3.IntegrityError(f"the row of call {call_id} is final")
-    _count(connection, call_id, -1)
+    return old if old is not None and old.status == "unknown" else None
+
+
+def _take_out(connection: sqlite3.Connection, old: CallRow) -> None:
+    """Take a call's row out of the ledger and all its sums, for the row of what is known now."""
+    _count(connection, old.call_id, -1)
     _charge(connection, old.windows, spent=-old.spent_pico)
-    connection.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
-    return old
+    connection.execute("DELETE FROM calls WHERE call_id = ?", (old.call_id,))
 
 
-def _expire_dead_holds(connection: sqlite3.Connection) -> None:
-    """Make `unknown` rows of the holds whose processes have died."""
+def _expire_dead_holds(connection: sqlite3.Connection) -> bool:
+    """Make `unknown` rows of the holds whose processes have died; whether there were any."""
+    now, found = time.time() * 1000, False
+    asked = "SELECT pid, birth, world, beat_ms FROM processes"
+    beats = {row[:3]: row[3] for row in connection.execute(asked).fetchall()}
     dead: dict[tuple[Process, bool], bool] = {}
     for row in connection.execute(_SELECT_HOLD).fetchall():
         held, process = HeldCall(*row[: len(_HELD)]), Process(*row[len(_HELD) :])
-        owner = process, time.time() - held.at_ms / 1000 > _UNSEEN
+        last = max(held.at_ms, beats.get(row[len(_HELD) :], 0))
+        owner = process, now - last > SILENCE * 1000
         if owner not in dead:
             dead[owner] = process.is_dead(out_of_sight=owner[1])
         if dead[owner]:
+            found = True
+            connection.execute(_FORGET, row[len(_HELD) :])
             amount = held.amount_pico or 0
             connection.execute(_END_HOLD, (held.call_id,)).fetchall()
             _charge(connection, held.windows, held=-amount)
             if _find_call(connection, held.call_id) is None:  # else it was thought dead before
                 _charge(connection, held.windows, spent=amount)
                 add_call(connection, lost_call(held))
+    return found
 
 
 def _select_unknown(
@@ -379,12 +423,12 @@ def _select_unknown(
     for call_id in ids:
         if call_id not in calls and (known := _find_call(connection, call_id)):
             raise InputError(
-                f"how call {call_id} ended is known ({known.status}): its row is final"
+                f"nothing is in doubt of call {call_id} ({known.status}): its row is final"
             )
         if call_id not in calls:
             raise InputError(
                 f"there is no call {call_id!r} in the ledger, or it is still under way; "
-                "`llmctl cost report` lists the calls whose end is unknown"
+                "`llmctl cost report` lists the calls that are in doubt"
             )
     return [calls[call_id] for call_id in dict.fromkeys(ids)] if ids else [*calls.values()]
 

@@ -23,6 +23,8 @@ KIND = ("profile", "provider", "asked_model", "model", "user", "tags")
 
 _KEPT = "cache IN ('hit', 'shared')"
 _UNKNOWN = "status = 'unknown'"
+DOUBTFUL = f"{_UNKNOWN} OR uncertain > 0"
+"""Of calls that may have cost more than is known, in SQL: what a release may settle."""
 # A kept answer used no tokens this time; of a call that ended nobody knows how, only the worst
 # case is known.
 _USED = f"(cache IS NULL OR NOT {_KEPT}) AND NOT {_UNKNOWN}"
@@ -87,7 +89,8 @@ class Latencies(CallKind, kw_only=True, frozen=True):
 
 
 class UnknownCall(Struct, frozen=True):
-    """A call that may have been billed, up to `pico` picodollars (None: at an unknown price)."""
+    """A call that may have been billed for what nobody saw, up to `pico` picodollars (None: at an
+    unknown price)."""
 
     call_id: str
     run_id: str
@@ -215,16 +218,16 @@ class Reading:
         return [HeldCall(*row) for row in found]
 
     def unknown(self, start: int, end: int) -> list[UnknownCall]:
-        """The calls of unknown end that started from `start` to before `end` (milliseconds since
-        the epoch), oldest first."""
+        """The calls in doubt that started from `start` to before `end` (milliseconds since the
+        epoch), oldest first."""
         return self.unknown_where("started_ms >= ? AND started_ms < ?", start, end)
 
     def unknown_where(self, where: str, *values: object) -> list[UnknownCall]:
-        """The calls of unknown end of which `where` (SQL) holds, oldest first."""
+        """The calls in doubt of which `where` (SQL) holds, oldest first."""
         asked = (
             "SELECT call_id, run_id, started_ms, profile, provider, model, "  # noqa: S608
-            "cost_pico + coalesce(uncertain_pico, 0) FROM calls "
-            f"WHERE status = 'unknown' AND {where} ORDER BY started_ms, call_id"
+            f"iif({_UNKNOWN}, cost_pico + coalesce(uncertain_pico, 0), uncertain_pico) FROM calls "
+            f"WHERE ({DOUBTFUL}) AND {where} ORDER BY started_ms, call_id"
         )
         return [UnknownCall(*row) for row in self._all(asked, values)]
 

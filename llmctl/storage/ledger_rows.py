@@ -153,8 +153,8 @@ class CallRow(Struct, frozen=True):
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
     answered, `elapsed_ms` of the whole call with its waits and retries. Money in picodollars,
     None when the price is unknown; `saved_pico` is what a cached answer would have cost.
-    `uncertain` counts attempts, besides the one that `cost_pico` may stand for, that may have
-    been billed; `uncertain_pico` is what they cost at the most.
+    `uncertain` counts attempts that may have been billed, or billed at more than is known of them,
+    besides one that `cost_pico` stands for; `uncertain_pico` is what they cost at the most.
     `input_tokens` includes cached ones, `output_tokens` reasoning; `estimated` marks tokens the
     provider did not report. `asked_model` was asked (empty in rows of version 0.1.0), `model`
     answered; `tags` is a JSON object, `windows` a JSON list of the keys of the budget windows that
@@ -231,7 +231,8 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
 
     A failure after which the provider may have done the work is not free: without figures of
     its own the row takes those of the hold, and where it is not even known how the call ended
-    it always does, with status `unknown`.
+    it always does, with status `unknown`. Of a stream that was cut what is known is counted, and
+    the rest of its hold stays in doubt: nobody saw what the model thought before it spoke.
     """
     result, request = record.result, record.request
     answer = result if isinstance(result, Answer) else None
@@ -242,11 +243,13 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
     if held is not None and (status == "unknown" or (in_doubt and usage == Usage())):
         usage = Usage(held.input_tokens, held.output_tokens, estimated=True)
         cost = held.cost_pico
-    # The row's own amount already stands for one of the attempts that came to nothing. Any other
-    # that may have been billed counts in full: nobody saw its bill.
-    uncertain = record.uncertain - (record.uncertain > 0 and in_doubt)
-    each = None if held is None else held.cost_pico
-    doubt = 0 if not uncertain else None if each is None else min(MOST, uncertain * each)
+    cut = in_doubt and status in {"interrupted", "cancelled"}
+    # The row's own amount already stands for one of the attempts that came to nothing, of a cut
+    # stream in part. Any other that may have been billed counts in full: nobody saw its bill.
+    uncertain = record.uncertain - (record.uncertain > 0 and in_doubt and not cut)
+    each = to_pico(record.worst) if held is None or held.cost_pico is None else held.cost_pico
+    seen = cost or 0 if cut and not result.earlier else 0
+    doubt = 0 if not uncertain else None if each is None else _within(uncertain * each - seen)
     # The answer may come from a fallback, which is then the one to be paid.
     target = answer.target if answer is not None else request.target
     return CallRow(

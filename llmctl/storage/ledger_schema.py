@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.database import Migration
-from llmctl.storage.ledger_queries import KIND, SUMS, Reading
+from llmctl.storage.ledger_queries import DOUBTFUL, KIND, SUMS, Reading
 from llmctl.storage.ledger_rows import MOST, CallKind, matches
 
 _HOURS = f"""
@@ -38,6 +38,21 @@ _WINDOWS = """
 of."""
 
 _UNKNOWN = "CREATE INDEX calls_unknown ON calls (started_ms) WHERE status = 'unknown'"
+
+_BEATS = (
+    "DROP INDEX calls_unknown",
+    f"CREATE INDEX calls_doubtful ON calls (started_ms) WHERE {DOUBTFUL}",
+    # When a process with calls under way last said that it lives.
+    """
+    CREATE TABLE processes (
+        pid INTEGER NOT NULL,
+        birth TEXT NOT NULL,
+        world TEXT NOT NULL,
+        beat_ms INTEGER NOT NULL,
+        PRIMARY KEY (pid, birth, world)
+    ) WITHOUT ROWID
+    """,
+)
 
 _CREATE = (
     # Clustered by call id, which begins with the time: new rows go to the end.
@@ -132,7 +147,7 @@ def add_window(
     kind = ", ".join(CallKind.__struct_fields__)
     unknown = connection.execute(
         f"SELECT call_id, {kind} FROM calls "  # noqa: S608 - our own names
-        "WHERE status = 'unknown' AND started_ms >= ? AND started_ms < ?",
+        f"WHERE ({DOUBTFUL}) AND started_ms >= ? AND started_ms < ?",
         (window.start, window.end),
     ).fetchall()
     connection.execute(
@@ -195,4 +210,5 @@ MIGRATIONS = (
         ),
         upgrade=_UPGRADE,
     ),
+    Migration("ledger-006-beats", _BEATS),
 )

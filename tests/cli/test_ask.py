@@ -138,7 +138,7 @@ def test_a_broken_stream_is_not_a_short_success(
     assert "broke off" in done.stderr
     assert len(sim.calls) == 1
     row = ledger(home)[0]
-    assert (row["status"], row["estimated"]) == ("interrupted", 1)
+    assert (row["status"], row["estimated"], row["uncertain"]) == ("interrupted", 1, 1)
 
 
 @pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
@@ -175,12 +175,14 @@ def test_an_answer_that_was_cut_says_so(llmctl: Run, sim: Simulator) -> None:
 
 
 def test_interrupting_keeps_what_was_printed_and_the_ledger_row(
-    configured: dict[str, str], sim: Simulator, home: Path, tmp_path: Path
+    run: Run, configured: dict[str, str], sim: Simulator, home: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C in mid-stream: exit 130, the text so far on stdout, an estimated ledger row."""
+    """Ctrl-C in mid-stream: exit 130, the text so far on stdout, an estimated ledger row, and what
+    the model may have thought before it spoke counts until it is released (case 50)."""
     sim.fault = Hang(pieces=3)
+    words = ("--stream", "--max-tokens", "9000", "--budget", "1")
     process = subprocess.Popen(
-        [LLMCTL, "ask", "one two three four five", "--stream"],
+        [LLMCTL, "ask", "one two three four five", *words],
         env=configured, cwd=tmp_path, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -193,7 +195,11 @@ def test_interrupting_keeps_what_was_printed_and_the_ledger_row(
     assert first + rest
     row = ledger(home)[0]
     assert (row["status"], row["estimated"]) == ("cancelled", 1)
-    assert row["output_tokens"] > 0
+    assert 0 < row["output_tokens"] < 100
+    assert 18_000_000_000 < row["cost_pico"] + row["uncertain_pico"] < 18_100_000_000
+    done = run("cost", "release", "--all", env=configured)
+    assert "released 1 call: $0.01" in done.stdout
+    assert ledger(home)[0]["uncertain_pico"] == 0
 
 
 def test_a_reader_that_goes_away_leaves_a_ledger_row(

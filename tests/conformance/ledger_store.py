@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from sqlite3 import IntegrityError
 
 import pytest
 from msgspec.structs import replace
@@ -153,7 +154,7 @@ class LedgerContract:
         """A settled call cannot be settled again."""
         outcome = an_outcome(a_request())
         settle(store, outcome)
-        with pytest.raises(Exception, match="final"):
+        with pytest.raises(IntegrityError):
             settle(store, replace(outcome, cost=Decimal(0)))
         assert store.calls()[0].cost_pico == 210_000_000
 

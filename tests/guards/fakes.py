@@ -69,6 +69,9 @@ class FakeLedger:
                     found.append(BudgetWarning(window, share, spent))
         return found
 
+    async def beat(self) -> None:
+        """As the seam says."""
+
     async def usage(self, window: BudgetWindow) -> BudgetUsage:
         """As the seam says."""
         return self._usage(window)

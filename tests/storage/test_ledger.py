@@ -20,11 +20,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llmctl.errors import CallTimeout, InputError, LlmctlError, RateLimited
+from llmctl.errors import (
+    CallTimeout,
+    InputError,
+    Interrupted,
+    LlmctlError,
+    RateLimited,
+    ServerFailed,
+)
 from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.storage.database import DamagedError
 from llmctl.storage.ledger import Ledger, open_ledger
-from llmctl.types import Target
+from llmctl.types import Target, Usage
 from tests.conformance.calls import (
     DAY,
     NOW,
@@ -115,16 +122,44 @@ def test_a_crash_moves_what_was_held_to_what_is_spent(path: Path) -> None:
         assert (row.status, row.cost_pico) == ("unknown", 4 * PICO)
 
 
-def test_holds_of_another_container_are_left_alone_for_a_day(path: Path) -> None:
-    """Where a process cannot be seen, only time tells that its calls have ended."""
+ELSEWHERE = "SET world = substr(world, 1, instr(world, ' ')) || 'pid:[1]'"
+"""Moves what is on record to another container of this machine."""
+
+
+def test_holds_of_another_container_end_when_it_is_silent(path: Path) -> None:
+    """Case 53: a process that cannot be seen lives as long as it beats; a minute later its calls
+    are `unknown`, and block nobody for a day."""
     with closing(open_ledger(path, "run-1", "ann")) as ledger:
         asyncio.run(ledger.hold(a_hold(a_request())))
-    sql(path, "UPDATE holds SET world = substr(world, 1, instr(world, ' ')) || 'pid:[1]'")
-    for ago, left in ((23, 1), (25, 0)):
-        moment = f"(unixepoch() - {ago} * 3600) * 1000"
-        sql(path, f"UPDATE holds SET at_ms = {moment}")
+        asyncio.run(ledger.beat())
+    sql(path, f"UPDATE holds {ELSEWHERE}, at_ms = (unixepoch() - 3600) * 1000")
+    for ago, left in ((50, 1), (70, 0)):
+        sql(path, f"UPDATE processes {ELSEWHERE}, beat_ms = (unixepoch() - {ago}) * 1000")
         with closing(open_ledger(path, "run-2", "ann")) as ledger:
             assert len(ledger.open_holds()) == left
+    assert sql(path, "SELECT count(*) FROM processes") == [(0,)]
+
+
+def test_a_call_that_is_denied_looks_for_the_dead(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 53: who waits for the holds of a process that dies meanwhile gets their end, though it
+    has the ledger open since before."""
+    monkeypatch.setattr("llmctl.storage.ledger.BEAT", 0.0)
+    cap = a_cap(3)
+    with (
+        closing(open_ledger(path, "run-1", "ann")) as dies,
+        closing(open_ledger(path, "run-2", "ann")) as waits,
+    ):
+        asyncio.run(dies.hold(a_hold(a_request(), Decimal(2)), [cap]))
+        denied = asyncio.run(waits.hold(a_hold(a_request(), Decimal(2)), [cap]))
+        assert denied is not None
+        assert not denied.never
+        sql(path, "UPDATE holds SET birth = 'long ago'")
+        denied = asyncio.run(waits.hold(a_hold(a_request(), Decimal(2)), [cap]))
+        assert denied is not None
+        assert denied.never
+        assert asyncio.run(waits.hold(a_hold(a_request(), Decimal(1)), [cap])) is None
 
 
 def test_a_call_expired_too_early_settles_all_the_same(path: Path) -> None:
@@ -137,6 +172,25 @@ def test_a_call_expired_too_early_settles_all_the_same(path: Path) -> None:
         with closing(open_ledger(path, "run-2", "ann")) as other:
             assert [row.status for row in other.calls()] == ["unknown"]
             assert stands(other, cap) == (2, 0)
+            settle(alive, an_outcome(request, cost=Decimal(1)))
+            assert [row.status for row in other.calls()] == ["ok"]
+            assert stands(other, cap) == (1, 0)
+
+
+def test_a_call_expired_too_early_may_be_tried_again(path: Path) -> None:
+    """A process that was stopped for minutes holds its call once more and settles it; never is it
+    counted twice."""
+    request, cap = a_request(), a_cap(4)
+    with closing(open_ledger(path, "run-1", "ann")) as alive:
+        asyncio.run(alive.hold(a_hold(request, Decimal(2)), [cap]))
+        sql(path, "UPDATE holds SET birth = 'long ago'")
+        with closing(open_ledger(path, "run-2", "ann")) as other:
+            assert stands(other, cap) == (2, 0)
+            too_much = a_hold(request, Decimal(2), times=3)
+            assert asyncio.run(alive.hold(too_much, [cap])) is not None
+            assert stands(other, cap) == (2, 0)
+            assert asyncio.run(alive.hold(a_hold(request, Decimal(2), times=2), [cap])) is None
+            assert stands(other, cap) == (0, 4)
             settle(alive, an_outcome(request, cost=Decimal(1)))
             assert [row.status for row in other.calls()] == ["ok"]
             assert stands(other, cap) == (1, 0)
@@ -345,6 +399,27 @@ def test_a_timeout_settles_with_what_its_hold_says_of_one_attempt(path: Path) ->
         assert asyncio.run(ledger.usage(cap)) == BudgetUsage(Decimal(2), Decimal(0))
 
 
+def test_of_a_stream_that_was_cut_the_rest_stays_in_doubt(path: Path) -> None:
+    """Case 50: what was seen of it is settled, and the rest of its hold counts, too, until somebody
+    knows better."""
+    cap, request = a_cap(9), a_request()
+    cut = Interrupted(ServerFailed("x"))
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(request, Decimal(3)), [cap]))
+        seen = an_outcome(request, cut, cost=Decimal(1), usage=Usage(9, 9, estimated=True))
+        settle(ledger, replace(seen, uncertain=1))
+        (row,) = ledger.calls()
+        assert (row.status, row.cost_pico, row.uncertain_pico) == ("interrupted", PICO, 2 * PICO)
+        assert stands(ledger, cap) == (3, 0)
+        (released,) = ledger.release(Decimal("0.5"))
+        assert released.cost == 2
+        assert stands(ledger, cap) == (Decimal("1.5"), 0)
+        assert not ledger.release(Decimal("0.5"))
+        unheld = an_outcome(a_request(), cut, cost=Decimal(1), usage=Usage(9, 9, estimated=True))
+        settle(ledger, replace(unheld, uncertain=1, worst=Decimal(3)))
+        assert ledger.calls()[1].uncertain_pico == 2 * PICO
+
+
 # --- Calls of unknown end
 
 
@@ -388,7 +463,7 @@ def test_what_is_known_cannot_be_released(tmp_path: Path) -> None:
     with closing(open_ledger(path, "", "")) as ledger:
         chosen: dict[str, Any]
         for chosen, words in (
-            ({"ids": ("a", "b")}, "is known"),
+            ({"ids": ("a", "b")}, "nothing is in doubt of call b"),
             ({"ids": ("a", "z")}, "no call 'z'"),
             ({"run_id": "z"}, "no call of a run 'z'"),
         ):

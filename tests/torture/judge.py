@@ -221,22 +221,19 @@ def reconcile(ledger: Path, calls: Sequence[Call]) -> tuple[int, int, int]:
 
     Every settled row names, by the provider's own request id, one bill, of the same tokens, and
     no bill is settled twice. Every other bill is one of those that the ledger has in doubt: an
-    `unknown` row, an attempt marked uncertain, a stream that was broken off. Their worst case
-    covers what they cost; only a stream, of which some is known, may be estimated. No hold is
+    `unknown` row, an attempt marked uncertain. Their worst case covers what they cost. No hold is
     left open. Gives how many were billed, settled, in doubt.
     """
     bills = {f"req_{call.index:08d}": call for call in calls if call.billed is not None}
     rows = _rows(ledger, "SELECT * FROM calls")
     settled: set[str] = set()
     doubtful = covered = 0
-    estimated = False
     for row in rows:
         doubtful += row["uncertain"]
         covered += row["uncertain_pico"] or 0
         if row["status"] in _IN_DOUBT and row["attempts"] != 0:
-            doubtful += 1
+            doubtful += row["status"] == "unknown"
             covered += row["cost_pico"] or 0
-            estimated = estimated or row["first_token_ms"] is not None
         if row["status"] != "ok" or row["cache"] in {"hit", "shared"}:
             continue
         name = row["provider_request_id"]
@@ -251,9 +248,8 @@ def reconcile(ledger: Path, calls: Sequence[Call]) -> tuple[int, int, int]:
     assert not open_holds, f"{len(open_holds)} holds of ended processes are open"
     rest = [call for name, call in bills.items() if name not in settled]
     assert len(rest) <= doubtful, f"{len(rest)} bills the ledger has not seen, {doubtful} in doubt"
-    if not estimated:
-        unseen = sum(map(_cost, rest))
-        assert unseen <= covered, f"{unseen} picodollars not seen, {covered} said to be in doubt"
+    unseen = sum(map(_cost, rest))
+    assert unseen <= covered, f"{unseen} picodollars not seen, {covered} said to be in doubt"
     return len(bills), len(settled), doubtful
 
 
