@@ -74,7 +74,12 @@ class BodyFields(Struct, frozen=True):
 
 
 class Auth(Protocol):
-    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile."""
+    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile. `source`
+    is where its key was found (`$NAME`, `keyring`, `command`); None without one."""
+
+    @property
+    def source(self) -> str | None:
+        """For errors, which name it."""
 
     async def sign(self, request: httpx2.Request, /) -> httpx2.Request:
         """The request with what proves who sends it. It may need the address and the body."""

@@ -223,16 +223,17 @@ def _complete(
 ) -> Profile:
     """The profile: its preset, and over it what `entry` says.
 
-    The key variable and the stored key that a preset brings along belong to the preset's origin:
-    at another address the profile has the key it names itself, or none.
+    The key variable and the stored key that a preset brings along belong to its origin, or to that
+    of the vendor's variable (`OPENAI_BASE_URL`) beside them: at another address the profile has
+    the key it names itself, or none.
     """
     entries = entry.mapping()
     preset = _preset(name, entry, sources)
     local = preset.name == LOCAL
     for key in entries.keys() & {"base_url", "key"} if local else ():
         raise entries[key].error("is not for `provider: local`; a server is `provider: openai`")
-    base = {"provider": preset.name, "model": preset.model, "base_url": preset.base_url}
-    said = read(merge(Node.of({**base, **(_LOCAL if local else {})}, name), entry), Profile)
+    brought = _brought(preset, environ, name)
+    said = read(merge(brought, entry), Profile)
 
     if written := said.get("model_path"):
         file = cwd / entries["model_path"].where.rpartition(":")[0]  # a path begins at its file
@@ -247,7 +248,9 @@ def _complete(
     params = said.get("params", {})
     if local:
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
-    elif not said.get("key") and _origin(said["base_url"]) == _origin(preset.base_url):
+    elif not said.get("key") and _origin(said["base_url"]) == _origin(
+        str(brought.mapping()["base_url"].value)
+    ):
         known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
         said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
     if said.get("api", "chat") not in PRESETS[preset.adapter].codecs:
@@ -257,6 +260,19 @@ def _complete(
     own = {key: params.pop(key, None) for key in ("max_tokens", "temperature")}
     found = {"name": name, "adapter": preset.adapter, "source": ", ".join(sources)}
     return msgspec.convert({**said, **own, **found}, Profile)
+
+
+def _brought(preset: Preset, environ: Mapping[str, str], name: str) -> Node:
+    """What a profile has that says nothing itself; its address by the vendor's own variable."""
+    base = {"provider": preset.name, "model": preset.model, "base_url": preset.base_url}
+    tree = Node.of({**base, **(_LOCAL if preset.name == LOCAL else {})}, name)
+    variable, rest = preset.url_env
+    url = environ.get(variable, "").strip().rstrip("/")
+    return (
+        merge(tree, Node.of({"base_url": url.removesuffix(rest) + rest}, f"${variable}"))
+        if url
+        else tree
+    )
 
 
 def _check_price(price: Mapping[str, Any], node: Node) -> None:

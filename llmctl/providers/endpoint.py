@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from functools import lru_cache
@@ -14,12 +15,16 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import (
+    AuthFailed,
     BadResponse,
     CallError,
     Interrupted,
     InvalidRequest,
     LlmctlError,
     NoAnswer,
+    NotFound,
+    PermissionRefused,
+    QuotaExhausted,
 )
 from llmctl.http import HttpClient, HttpReply, build
 from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
@@ -40,6 +45,14 @@ if TYPE_CHECKING:
     import httpx2
 
 _JSON = {"content-type": "application/json"}
+_VERSIONED = re.compile(r"/v[0-9]").search
+_STEPS: dict[type[CallError], str] = {
+    AuthFailed: "try the key with `llmctl keys check`, and put a good one in its place",
+    PermissionRefused: "see on the provider's page what the key may do, or choose another model",
+    NotFound: "`llmctl models -p {profile}` lists the models that there are",
+    QuotaExhausted: "see the account on the provider's page, or choose another profile with -p",
+}
+"""The next step after an error that another address, key, model or account mends."""
 MAX_ERROR = 64 * 1024  # bytes of the body of an error that are read
 
 
@@ -50,11 +63,16 @@ class KeyHolder(Protocol):
     def value(self) -> str | None:
         """The key now; None: requests go without."""
 
+    @property
+    def source(self) -> str | None:
+        """Where it was found."""
+
 
 class FixedKey(Struct, frozen=True):
     """A key that does not change."""
 
     value: str | None
+    source: str | None = None
 
 
 class KeyAuth:
@@ -70,6 +88,11 @@ class KeyAuth:
         self._headers, self._holder, self._header = headers, holder, header
         self._key: str | None = None
         self._signed: Mapping[str, str] = {}
+
+    @property
+    def source(self) -> str | None:
+        """Where the key was found."""
+        return self._holder.source
 
     async def sign(self, request: httpx2.Request) -> httpx2.Request:
         """The request with the key, which is cut out of all foreign text from now on. Raises
@@ -124,6 +147,7 @@ class Endpoint(Struct, frozen=True):
         try:
             return await self._attempt(request, wire, None if emit is None else show)
         except CallError as error:
+            self._locate(error, request, wire)
             _clean(error)
             if shown and not isinstance(error, NoAnswer):
                 broken = Interrupted(error)
@@ -132,6 +156,22 @@ class Endpoint(Struct, frozen=True):
             if shown:  # trying again would say it twice
                 error.retryable, error.text = False, None
             raise
+
+    def _locate(self, error: CallError, request: Request, wire: WireRequest) -> None:
+        """Say where it was asked, with which key, and the next step, where the place may be wrong:
+        the profile, its address, its key or its account."""
+        step, base, target = _STEPS.get(type(error)), self.base_url, request.target
+        if step is None or not error.sent or not isinstance(base, str):
+            return
+        address, source = base.partition("?")[0], self.auth.source
+        if isinstance(error, NotFound) and target.adapter == "openai" and not _VERSIONED(address):
+            step = "most servers want /v1 in base_url"
+        with_key = (
+            f" with the key of {source}" if source and not isinstance(error, NotFound) else ""
+        )
+        where = f"profile {target.profile}, asked {join(address, wire.path)}{with_key}"
+        said = str(error).rstrip(". ")
+        error.args = (f"{said} ({where}); {step.format(profile=target.profile)}",)
 
     async def fetch(self, wire: WireRequest) -> bytes:
         """The body of a successful reply to something that is no question: the model list, a

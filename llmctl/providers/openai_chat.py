@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 
-from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest
+from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
 from llmctl.tokens import OPENAI_FIELDS
@@ -65,7 +65,7 @@ class ChatCompletions(replies.BaseCodec):
         """An answer of chat completions, responses or embeddings: rows that are passed through
         raw may ask for any of them."""
         if found.get("error") or found.get("object") == "error":
-            raise _billed(replies.error_from_event(found), found)
+            raise _billed(_failed(found), found)
         if "choices" in found:
             try:
                 return chat_reply(found)
@@ -200,12 +200,25 @@ def _chat_calls(message: Mapping[str, Any]) -> tuple[JSON, ...]:
     return tuple(found)
 
 
+def _failed(answer: Mapping[str, Any]) -> CallError:
+    """The error in a body of status 200. Of the codes of a failed response (`error.code`,
+    platform.openai.com/docs/api-reference/responses) only the server's own may pass."""
+    error = replies.error_from_event(answer)
+    code = replies.object_or_empty(answer.get("error")).get("code")
+    code = code if answer.get("status") == "failed" else None
+    passing = (None, "server_error", "vector_store_timeout")
+    if not isinstance(error, ServerFailed) or code in passing:
+        return error
+    kind = ContentFiltered if "policy" in str(code) else InvalidRequest
+    return kind(error.message, http_status=200, provider_request_id=error.provider_request_id)
+
+
 def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     """The answer of a response. Raises `ContentFiltered`, `BadResponse` for one that is not
     finished, and as `BaseCodec.reply` does."""
     status = answer.get("status")
     if status == "failed" or answer.get("error"):
-        raise _billed(replies.error_from_event(answer), answer)
+        raise _billed(_failed(answer), answer)
     if status in ("queued", "in_progress", "cancelled"):
         raise BadResponse(
             f"the provider answered that the response is {status}: llmctl asks for answers, not "

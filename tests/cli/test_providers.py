@@ -54,6 +54,78 @@ def at(home: Path, environ: dict[str, str], sim: Simulator) -> At:
     return make
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "step"),
+    [
+        (401, 4, "try the key with `llmctl keys check`, and put a good one in its place"),
+        (402, 5, "choose another profile with -p"),
+        (403, 4, "what the key may do"),
+        (404, 1, "`llmctl models -p sim` lists the models that there are"),
+    ],
+)
+@pytest.mark.parametrize("words", [("ask", "q"), ("batch", "in.jsonl", "-q")])
+def test_an_error_says_whose_it_is_and_the_next_step(
+    run: Run, at: At, sim: Simulator, tmp_path: Path,
+    words: tuple[str, ...], status: int, code: int, step: str,
+) -> None:  # fmt: skip
+    """Case 31, A43: what another key, model or account mends names profile, address, place of the
+    key and the next step; with `-q`, too."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "q"}\n')
+    sim.fault = errors.status(status, "so it is")
+    done = run(*words, env=at())
+    assert done.returncode == code
+    shown = " ".join(done.stderr.split())
+    if words[0] == "batch":
+        shown += (tmp_path / "in.out.errors.jsonl").read_text()
+    assert f"the provider answered {status}: so it is (profile sim, asked {sim.base_url}" in shown
+    assert ("with the key of $SIM_KEY" in shown) == (status != 404)
+    assert step in shown
+
+
+def test_an_address_without_v1_is_told(run: Run, at: At, sim: Simulator) -> None:
+    """Case 32: as Ollama answers it, and LM Studio under 200; asked once, with the address."""
+    env = at()
+    config = Path(env["HOME"]) / ".config/llmctl/config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace(sim.base_url, sim.origin + "/api"), encoding="utf-8")
+    for status in (404, 500):
+        said = "Unexpected endpoint or method. (POST /chat/completions)"
+        sim.fault = errors.status(status, said)
+        before = len(sim.calls)
+        done = run("ask", "q", env=env)
+        assert (done.returncode, len(sim.calls) - before) == (1, 1)
+        assert f"asked {sim.origin}/api/chat/completions" in done.stderr
+        assert "most servers want /v1 in base_url" in done.stderr
+
+
+def test_the_vendors_variables_send_elsewhere(
+    run: Run, home: Path, environ: dict[str, str], sim: Simulator
+) -> None:
+    """Case 38: `OPENAI_BASE_URL` and its kin are used, with the key beside them, which goes to no
+    other address; a profile's own `base_url` wins, and then that key is not its key."""
+    for provider, variable, key, rest in (
+        ("openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", ""),
+        ("anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "/v1"),
+        ("gemini", "GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", "/v1beta"),
+        ("groq", "GROQ_BASE_URL", "GROQ_API_KEY", "/openai/v1"),
+        ("cohere", "CO_API_URL", "CO_API_KEY", "/v2"),
+    ):
+        address = sim.origin + BASES[provider].removesuffix(rest)
+        env = {**environ, key: KEY, variable: f"{address}/"}
+        done = run("ask", f"hello {provider}", "-p", provider, env=env)
+        assert (done.returncode, done.stdout) == (0, f"echo: hello {provider}"), done.stderr
+    folder = home / ".config" / "llmctl"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "profiles: {openai: {base_url: 'https://api.openai.com/v1'}}\n", encoding="utf-8"
+    )
+    env = {**environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{sim.origin}/v1"}
+    shown = json.loads(run("profiles", "show", "openai", "--json", env=env).stdout)
+    assert shown["base_url"] == "https://api.openai.com/v1"
+    assert shown["key"]["env"] is None
+    assert run("keys", "list", "--json", env=env).stdout.strip() == "[]"
+
+
 @pytest.fixture
 def schema(tmp_path: Path) -> str:
     """A file with a schema."""
