@@ -144,7 +144,9 @@ def test_a_schema_is_made_to_fit() -> None:
                 {"type": "integer", "description": "d\n\n{minimum: 0}"},
             ]
         },
-        "$defs": {"o": {"type": ["object", "null"], "additionalProperties": True}},
+        "$defs": {
+            "o": {"type": ["object", "null"], "properties": {}, "additionalProperties": False}
+        },
         "description": "{minItems: 2}",
     }
 
