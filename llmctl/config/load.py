@@ -223,8 +223,8 @@ def _complete(
 ) -> Profile:
     """The profile: its preset, and over it what `entry` says.
 
-    The key variable and the stored key that a preset brings along belong to the preset's origin:
-    at another address the profile has the key it names itself, or none.
+    The key variable, the stored key and the headers that a preset brings along belong to the
+    preset's origin: at another address the profile has the key it names itself, or none.
     """
     entries = entry.mapping()
     preset = _preset(name, entry, sources)
@@ -247,9 +247,11 @@ def _complete(
     params = said.get("params", {})
     if local:
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
-    elif not said.get("key") and _origin(said["base_url"]) == _origin(preset.base_url):
-        known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
-        said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
+    elif _origin(said["base_url"]) == _origin(preset.base_url):
+        if not said.get("key"):
+            known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
+            said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
+        said["headers"] = {**_headers(preset, environ), **said.get("headers", {})}
     if said.get("api", "chat") not in PRESETS[preset.adapter].codecs:
         raise entries["api"].error(f"is not spoken by {preset.name}, which has only chat")
     # Who keeps no answers on the disk does not want them in the conversations either.
@@ -257,6 +259,17 @@ def _complete(
     own = {key: params.pop(key, None) for key in ("max_tokens", "temperature")}
     found = {"name": name, "adapter": preset.adapter, "source": ", ".join(sources)}
     return msgspec.convert({**said, **own, **found}, Profile)
+
+
+def _headers(preset: Preset, environ: Mapping[str, str]) -> dict[str, str]:
+    """The headers that variables name for the preset's own address."""
+    hints, found = keys_of(Profile)["headers"].type, dict[str, str]()
+    for header, variables in preset.header_env.items():
+        for variable in variables:
+            if value := environ.get(variable, "").strip():
+                found |= read(Node.of({header: value}, f"${variable}"), hints)
+                break
+    return found
 
 
 def _check_price(price: Mapping[str, Any], node: Node) -> None:

@@ -20,7 +20,8 @@ class Preset(Struct, frozen=True):
 
     Of `key_env` the first variable that is set counts. `codecs` says by which class each of its
     interfaces is spoken, `module:Class` below this package; it is imported when it is used.
-    `shares` names the preset whose codecs it uses.
+    `shares` names the preset whose codecs it uses. `header_env` are headers that its own address
+    is sent when one of their variables is set.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Preset(Struct, frozen=True):
     key_env: tuple[str, ...]
     codecs: Mapping[str, str]
     shares: str | None = None
+    header_env: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def adapter(self) -> str:
@@ -42,7 +44,17 @@ LOCAL = "local"
 _OPENAI = {"chat": "openai_chat:OpenAIChat", "responses": "openai_responses:OpenAIResponses"}
 
 _LISTED = (
-    Preset("openai", "https://api.openai.com/v1", "gpt-5-mini", ("OPENAI_API_KEY",), _OPENAI),
+    Preset(
+        "openai",
+        "https://api.openai.com/v1",
+        "gpt-5-mini",
+        ("OPENAI_API_KEY",),
+        _OPENAI,
+        header_env={
+            "openai-organization": ("OPENAI_ORG_ID",),
+            "openai-project": ("OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
+        },
+    ),
     Preset(
         "anthropic",
         "https://api.anthropic.com/v1",
