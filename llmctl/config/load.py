@@ -22,7 +22,7 @@ from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.types import Target
 
 # What flags and `LLMCTL_…` set. An address is not among it: the profile's key would follow it.
-_KNOBS = ("model", "max_tokens", "temperature", "concurrency", "rpm", "tpm")
+_KNOBS = ("model", "max_tokens", "temperature", "concurrency", "rpm", "tpm", "rpd")
 
 _LOCAL = {
     # One answer on a busy two-core machine may take minutes, the first also loads the model.
@@ -38,7 +38,7 @@ _LOCAL = {
 
 class Overrides(Struct, frozen=True):
     """What the command line says about the profile that is used; None: not given. `rpm` and
-    `tpm` are requests and tokens per minute."""
+    `tpm` are requests and tokens per minute, `rpd` requests per day."""
 
     profile: str | None = None
     model: str | None = None
@@ -47,6 +47,7 @@ class Overrides(Struct, frozen=True):
     concurrency: int | None = None
     rpm: int | None = None
     tpm: int | None = None
+    rpd: int | None = None
 
 
 _NO_OVERRIDES = Overrides()

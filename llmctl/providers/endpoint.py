@@ -22,7 +22,7 @@ from llmctl.errors import (
     NoAnswer,
 )
 from llmctl.http import HttpClient, HttpReply, build
-from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
+from llmctl.protocols import NO_RATE_HEADERS, Auth, Codec, Emit, RateHeaders, WireRequest
 from llmctl.providers.replies import (
     BLANK,
     EVENT_FIELD,
@@ -165,7 +165,8 @@ class Endpoint(Struct, frozen=True):
             try:
                 with _reading():
                     limits = self.codec.limits(reply.headers)
-                self.heard(limits)
+                if limits is not NO_RATE_HEADERS:
+                    self.heard(replace(limits, model=request.target.model))
                 if reply.status != 200:
                     failed = await reply.read(MAX_ERROR)
                     with _reading():
