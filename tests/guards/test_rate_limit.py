@@ -141,6 +141,27 @@ def test_answers_that_leave_nothing_are_doubted(limit: int | None, *, doubted: b
         quota.on_refused()
 
 
+def test_who_waits_hears_that_the_header_is_not_believed() -> None:
+    """Case 74: a request that waits for what the first answer said goes once the second proves it
+    wrong, not a minute later."""
+    clock = FakeClock()
+    limits = ProviderLimits(Limits(), clock)
+
+    async def work() -> None:
+        for _ in range(2):
+            await limits.acquire(0)
+        limits.update_from_headers(RateHeaders(remaining_requests=0))
+        waiting = asyncio.ensure_future(limits.acquire(0))
+        await clock.sleep(0.5)
+        assert limits.waits() > 50
+        limits.update_from_headers(RateHeaders(remaining_requests=0))
+        await waiting
+
+    clock.run(work())
+    assert clock.now - 1000 == pytest.approx(1)
+    assert limits.waits() == 0
+
+
 def test_each_model_has_its_own_limits() -> None:
     """What a model's replies say of what is left holds for it alone, where it has limits of its
     own; what those leave out is as the profile says."""
