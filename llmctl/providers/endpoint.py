@@ -27,7 +27,7 @@ from llmctl.errors import (
     QuotaExhausted,
 )
 from llmctl.http import HttpClient, HttpReply, build
-from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
+from llmctl.protocols import NO_RATE_HEADERS, Auth, Codec, Emit, RateHeaders, WireRequest
 from llmctl.providers.replies import (
     BLANK,
     EVENT_FIELD,
@@ -205,7 +205,8 @@ class Endpoint(Struct, frozen=True):
             try:
                 with _reading():
                     limits = self.codec.limits(reply.headers)
-                self.heard(limits)
+                if limits is not NO_RATE_HEADERS:
+                    self.heard(replace(limits, model=request.target.model))
                 if reply.status != 200:
                     failed = await reply.read(MAX_ERROR)
                     with _reading():
@@ -332,10 +333,13 @@ def _reading() -> Iterator[None]:
 @lru_cache(maxsize=64)
 def join(base_url: str, path: str) -> str:
     """The address of `path` below the base URL, whose query (Azure's `api-version`) goes along.
-    A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`."""
+    A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`.
+    Azure lists models above its deployments (learn.microsoft.com/rest/api/azureopenai/models)."""
     base, _, query = base_url.partition("?")
+    if path == "/models" and base.rstrip("/").rpartition("/")[0].endswith("/openai/deployments"):
+        path = "../../models"
     while path.startswith("../"):
-        base, path = base.rpartition("/")[0], path[3:]
+        base, path = base.rstrip("/").rpartition("/")[0], path[3:]
     url = base.rstrip("/") + "/" + path.lstrip("/")
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 

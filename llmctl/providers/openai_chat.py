@@ -18,13 +18,13 @@ import orjson
 from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
+from llmctl.providers.model_parameters import is_reasoning_model, require_accepted
 from llmctl.tokens import OPENAI_FIELDS
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Target, Usage
 
 AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_REASONING = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
 class ChatCompletions(replies.BaseCodec):
@@ -40,6 +40,7 @@ class ChatCompletions(replies.BaseCodec):
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A chat completion, or the raw body as it is."""
+        require_accepted(request)
         if request.raw is not None:
             return WireRequest(request.raw.path, request.raw.body)
         target = request.target
@@ -112,8 +113,8 @@ class OpenAIChat(ChatCompletions):
         """OpenAI's own models want `max_completion_tokens` (its reasoning models refuse
         `max_tokens`); other servers mostly know `max_tokens` only."""
         own = "api.openai.com" in target.base_url or ".azure.com" in target.base_url
-        reasoning = target.model.startswith(_REASONING)
-        return "max_completion_tokens" if own or reasoning else "max_tokens"
+        reasoning = own or is_reasoning_model(target)
+        return "max_completion_tokens" if reasoning else "max_tokens"
 
     def turn(self, message: Message, target: Target) -> JSON:
         """The message; to the embedded model nothing can be attached."""

@@ -17,7 +17,8 @@ class Preset(Struct, frozen=True):
     Of `key_env` the first variable that is set counts. `codecs` says by which class each of its
     interfaces is spoken, `module:Class` below this package; it is imported when it is used.
     `shares` names the preset whose codecs it uses; `url_env` the variable by which the vendor's SDK
-    is sent to another address, and what belongs behind that.
+    is sent to another address, and what belongs behind that; `header_env` headers that its own
+    address is sent when one of their variables is set.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Preset(Struct, frozen=True):
     codecs: Mapping[str, str]
     shares: str | None = None
     url_env: tuple[str, str] = ("", "")
+    header_env: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def adapter(self) -> str:
@@ -47,6 +49,10 @@ _LISTED = (
         ("OPENAI_API_KEY",),
         _OPENAI,
         url_env=("OPENAI_BASE_URL", ""),
+        header_env={
+            "openai-organization": ("OPENAI_ORG_ID",),
+            "openai-project": ("OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
+        },
     ),
     Preset(
         "anthropic",

@@ -160,6 +160,44 @@ def test_azure(run: Run, at: At, sim: Simulator) -> None:
     assert "authorization" not in call.headers
 
 
+def test_azure_lists_models_above_its_deployments(
+    run: Run, at: At, sim: Simulator, home: Path
+) -> None:
+    """Case 35: a good key of a deployment's address is found good, and its models are listed."""
+    sim.accept_keys({KEY})
+    env = at("openai", "key_header: api-key", 'query: {api-version: "2024-10-21"}')
+    config = home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text().replace("/v1", "/openai/deployments/mine"))
+    done = run("keys", "check", "sim", env=env)
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "ok"), done.stderr
+    assert run("models", env=env).returncode == 0
+    wanted = ("/openai/models", "api-version=2024-10-21")
+    assert {(call.path, call.query) for call in sim.calls} == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("openai", "gpt-5-mini"), ("anthropic", "claude-sonnet-5-5")]
+)
+def test_parameters_that_a_model_refuses(
+    run: Run, at: At, sim: Simulator, tmp_path: Path, provider: str, model: str
+) -> None:
+    """Case 33: the profile's is left out and said once; a flag's and a row's are refused unsent."""
+    env = {**at(provider, "params: {temperature: 0}"), "LLMCTL_MODEL": model}
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    done = run("batch", str(rows), env=env)
+    assert (done.returncode, len(sim.calls)) == (0, 2), done.stderr
+    assert done.stderr.count("refuses temperature") == 1
+    assert not any("temperature" in (call.body or {}) for call in sim.calls)
+    done = run("ask", "hi", "-t", "0.5", env=env)
+    assert (done.returncode, len(sim.calls)) == (2, 2)
+    assert f"error: {model} refuses temperature (0.5): leave it out" in done.stderr
+    rows.write_text('{"prompt": "c", "temperature": 0.2}\n')
+    done = run("batch", str(rows), "-o", str(tmp_path / "o.jsonl"), env=env)
+    (failed,) = read(tmp_path / "o.errors.jsonl")
+    assert (failed["error"]["type"], len(sim.calls)) == ("invalid_request", 2)
+
+
 @pytest.mark.parametrize("provider", [*BASES])
 def test_an_answer_that_fits(run: Run, at: At, sim: Simulator, schema: str, provider: str) -> None:
     """The schema goes out natively, and the answer's value stands in the row; the next time it
