@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -15,6 +16,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +34,24 @@ _NAMED_BY_THE_USER = frozenset({"azure"})  # a deployment may be called anything
 # Providers without which data cannot be that of the whole list: those of the presets.
 _WANTED = frozenset({"openai", "anthropic", "google", "cohere", "mistral", "openrouter", "groq"})
 _KEPT = 0.9  # the share of the models priced now that newer data must still have
+_GATEWAYS = (
+    "gateway.ai.cloudflare.com", "oai.helicone.ai", "ai-gateway.vercel.sh", "api.portkey.ai",
+    "models.github.ai",
+)  # fmt: skip
+"""Hosts that pass calls on at the vendor's price: the model's prefix or the path names it."""
+_VENDORS = {
+    "openai": "openai", "anthropic": "anthropic", "google": "google", "google-ai-studio": "google",
+    "mistral": "mistral", "mistralai": "mistral", "cohere": "cohere", "groq": "groq",
+}  # fmt: skip
+_WINDOWS = (
+    ("cohere", "command-a", 256_000),
+    ("cohere", "command-r", 128_000),
+    ("mistral", "", 262_144),
+    ("groq", "", 131_072),
+)
+"""Host, how a model's name begins, tokens: where the list has no window, the largest one that the
+provider publishes (docs.cohere.com/docs/models, docs.mistral.ai/getting-started/models,
+console.groq.com/docs/models; November 2026)."""
 _USUAL = frozenset({"auto", "default", "standard", "standard_only"})
 
 Terms = tuple[tuple[str, str], ...]
@@ -46,13 +66,16 @@ def terms_of(request: Request) -> Terms:
     said = request.options if request.raw is None else request.raw.body
     if not said:
         return ()
-    found = ((name, said.get(name)) for name in ("service_tier", "speed"))
-    return tuple((k, v) for k, v in found if isinstance(v, str) and v not in _USUAL)
+    tier = said.get("service_tier", said.get("serviceTier"))  # the latter: Gemini's
+    found = (("service_tier", tier), ("speed", said.get("speed")))
+    return tuple((k, v.lower()) for k, v in found if isinstance(v, str) and v.lower() not in _USUAL)
 
 
 class Rates(Struct, frozen=True):
     """Dollars a token; None: not priced. Cached, written and reasoning tokens cost their own rate
-    instead of that of the input or output they are part of; `call` is for the call itself."""
+    instead of that of the input or output they are part of, sound and images what they cost more
+    (`media`: by the field of `Usage`, the dollars of each beside those of a token of text, or of a
+    search or a second of sound; None: not priced). `call` is for the call itself."""
 
     input: Decimal | None
     output: Decimal | None
@@ -61,15 +84,16 @@ class Rates(Struct, frozen=True):
     written_1h: Decimal
     reasoning: Decimal
     call: Decimal = _ZERO
+    media: tuple[tuple[str, Decimal | None], ...] = ()
 
     def cost(self, usage: Usage) -> Decimal | None:
         """A provider's figures that contradict themselves are read as the larger."""
-        read = max(usage.input, usage.cached_input + usage.cache_write)
-        wrote = max(usage.output, usage.reasoning)
+        read = max(usage.input - usage.free_input, usage.cached_input + usage.cache_write)
+        wrote = max(usage.output - usage.free_output, usage.reasoning)
         if (read and self.input is None) or (wrote and self.output is None):
             return None
         write_1h = min(usage.cache_write_1h, usage.cache_write)
-        return (
+        cost = (
             self.call
             + (self.input or _ZERO) * (read - usage.cached_input - usage.cache_write)
             + (self.output or _ZERO) * (wrote - usage.reasoning)
@@ -78,13 +102,27 @@ class Rates(Struct, frozen=True):
             + self.written_1h * write_1h
             + self.reasoning * usage.reasoning
         )
+        for name, each in self.media:
+            if count := getattr(usage, name):
+                if each is None:
+                    return None
+                cost += each * count
+        return cost
 
-    def worst_case(self, read: int, wrote: int) -> Decimal | None:
-        """The most that so many tokens can cost, however they are cached or thought."""
+    def worst_case(self, read: int, wrote: int, *, media: bool = False) -> Decimal | None:
+        """The most that so many tokens can cost, however they are cached or thought; `media`: some
+        may be sound or images."""
         if (read and self.input is None) or (wrote and self.output is None):
             return None
+        more = [(name, each or _ZERO) for name, each in self.media if media]
+        read_more, write_more = (
+            max([each for name, each in more if name.endswith(side)], default=_ZERO)
+            for side in ("_input", "_output")
+        )
         dearest = max(self.input or _ZERO, self.cached, self.written, self.written_1h)
-        return self.call + dearest * read + max(self.output or _ZERO, self.reasoning) * wrote
+        dearest = max(dearest, (self.input or _ZERO) + read_more)
+        write = max(self.output or _ZERO, self.reasoning, (self.output or _ZERO) + write_more)
+        return self.call + dearest * read + write * wrote
 
 
 class Prices:
@@ -113,18 +151,25 @@ class Prices:
         max_output: int | None,
         at: float,
         terms: Terms = (),
+        *,
+        media: bool = False,
     ) -> Decimal | None:
         """The most a call can cost, writing to the provider's cache included; None when the
-        price is unknown or nothing limits the output."""
+        price is unknown or nothing limits the output. `media`: it holds or asks for sound or
+        images."""
         rates = self._rates(target, own, input_tokens, at, terms)
         if rates is None or max_output is None:
             return None
-        return rates.worst_case(input_tokens, max_output)
+        return rates.worst_case(input_tokens, max_output, media=media)
 
     def window(self, base_url: str, model: str) -> int | None:
         """The context window published for a model at that address, in tokens."""
         found = self._model(base_url.lower(), model)
-        return None if found is None else found[0].context_window
+        if found is None or found[0].context_window is not None:
+            return None if found is None else found[0].context_window
+        host = urlsplit(base_url).hostname or ""
+        sizes = (size for at, start, size in _WINDOWS if at in host and model.startswith(start))
+        return next(sizes, None)
 
     def _rates(
         self, target: Target, own: Price | None, input_tokens: int, at: float, terms: Terms
@@ -133,6 +178,8 @@ class Prices:
             # What a batch costs at a negotiated price nobody has said.
             return None if terms == BATCH else _own_rates(own)
         base_url, name = target.known_as
+        if name.endswith(":free") and urlsplit(base_url).hostname == "openrouter.ai":
+            return _FREE
         found = self._model(base_url.lower(), name)
         if found is None:
             return None
@@ -144,13 +191,24 @@ class Prices:
         )
         if terms == BATCH and not varied:  # any other tier without own rates costs the usual
             return None
-        return _rates_of(model.get_prices(moment, said if varied else None), input_tokens)
+        prices = model.get_prices(moment, said if varied else None)
+        # What a model of sound asks for sound is never the price of its text.
+        sound = None if re.search("audio|realtime", model.id) else _ZERO
+        return _rates_of(prices, input_tokens, sound)
 
     def _find(self, base_url: str, model: str) -> tuple[ModelInfo, Sequence[PriceVariant]] | None:
         """The model and its variants. Another provider's model has that one's prices, but not its
         batches and tiers."""
+        host, vendor = urlsplit(base_url).hostname or "", None
+        model = model.removeprefix("models/")  # as Gemini lists them
+        if any(host.endswith(gateway) for gateway in _GATEWAYS):
+            named, _, bare = model.rpartition("/")
+            vendor = _VENDORS.get(named or urlsplit(base_url).path.rpartition("/")[2], "openai")
+            model, base_url = bare, ""
         try:
-            provider, info = self._data().find_provider_model(model, None, None, base_url)
+            provider, info = self._data().find_provider_model(
+                model, None, vendor, None if vendor else base_url
+            )
         except LookupError:
             return None
         if provider.id in _NAMED_BY_THE_USER:
@@ -174,7 +232,7 @@ def _own_rates(own: Price) -> Rates:
     return Rates(read, wrote, cached, write, write, wrote)
 
 
-def _rates_of(prices: ModelPrice, input_tokens: int) -> Rates:
+def _rates_of(prices: ModelPrice, input_tokens: int, sound: Decimal | None) -> Rates:
     """The rates of a call with so much input: a tier holds for all tokens of a call with more
     than its start. What has no price of its own costs what it is a kind of."""
 
@@ -189,6 +247,26 @@ def _rates_of(prices: ModelPrice, input_tokens: int) -> Rates:
 
     read, wrote = rate("input_mtok"), rate("output_mtok")
     written = rate("cache_write_mtok", read)
+
+    def beside(
+        name: str, text: Decimal | None, otherwise: Decimal | None = _ZERO
+    ) -> Decimal | None:
+        own = rate(name)
+        return otherwise if own is None else own - (text or _ZERO)
+
+    def each(name: str, of: int) -> Decimal | None:
+        own = rate(name)
+        return None if own is None else own * _MILLION / of
+
+    media = (
+        ("audio_input", beside("input_audio_mtok", read, sound)),
+        ("image_input", beside("input_image_mtok", read)),
+        ("audio_output", beside("output_audio_mtok", wrote, sound)),
+        ("image_output", beside("output_image_mtok", wrote)),
+        ("searches", each("web_searches_kcount", 1000)),
+        ("file_searches", each("storage_searches_kcount", 1000)),
+        ("audio_seconds", each("input_audio_hours", 3600) or each("audio_hours", 3600)),
+    )
     return Rates(
         read,
         wrote,
@@ -197,7 +275,11 @@ def _rates_of(prices: ModelPrice, input_tokens: int) -> Rates:
         rate("cache_write_1h_mtok", written) or _ZERO,
         rate("output_reasoning_mtok", wrote) or _ZERO,
         (rate("requests_kcount") or _ZERO) * 1000,
+        media,
     )
+
+
+_FREE = Rates(_ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO)
 
 
 class UnfitError(ValueError):

@@ -241,6 +241,12 @@ class ModelTokenizer(Struct, frozen=True):
         counted = [count(loaded, text) for text in texts]
         return sum(tokens for tokens, _ in counted), all(exact for _, exact in counted)
 
+    def likely(self, texts: Iterable[str]) -> int:
+        """The tokens of the texts as the vocabulary has them, without the margin of an estimate.
+        Raises `SetupError`."""
+        loaded = encoding(self.vocabulary)
+        return round((self.factor or 1.0) * sum(count(loaded, text)[0] for text in texts))
+
 
 @lru_cache(maxsize=1024)
 def _tokenizer(model: str) -> ModelTokenizer:
@@ -327,11 +333,21 @@ class Counter:
 
     def usage(self, request: Request, text: str) -> Usage:
         """What a call used that nobody reported: the prompt, and the text that came back, which
-        within the request's own limit is never more than that."""
-        wrote = _tokenizer(request.target.model).count([text])[0] if text else 0
+        within the request's own limit is never more than that. No upward margin, unlike `count`:
+        it is a figure to show, and nothing is held at it."""
+        model, prompt = request.target.model, self._prompt(request)
+        tokenizer = _tokenizer(model)
+        wrote = tokenizer.likely([text]) if text else 0
         if (limit := self.max_output(request)) is not None:
             wrote = min(wrote, max(limit, least(text)))
-        return Usage(self.count(request).tokens, wrote, estimated=True)
+        read = tokenizer.likely(prompt.texts) + prompt.uncounted(model)
+        if prompt.messages:
+            read += prompt.messages * _MESSAGE + _REPLY
+        return Usage(read, wrote, estimated=True)
+
+    def has_media(self, request: Request) -> bool:
+        """Whether it holds, or may be answered by, what is billed dearer than text."""
+        return self._prompt(request).media or request.wants_body
 
     def upper_bound(self, request: Request) -> int:
         """No less than `count`, without a vocabulary: a token for every byte."""
@@ -426,6 +442,7 @@ class Prompt(Struct):
         predicted: tokens of what the caller expects of the answer at most.
         uncountable: the parameter whose tokens nobody can bound, and why.
         inputs: how many texts the model reads each alone, where they are `several`.
+        media: whether there are images, sound or files.
 
     """
 
@@ -440,6 +457,7 @@ class Prompt(Struct):
     uncountable: str = ""
     several: bool = False
     inputs: int = 1
+    media: bool = False
     _written: int = 0
     _limited: bool = False
 
@@ -478,7 +496,7 @@ class Prompt(Struct):
             if rest := {k: v for k, v in part.items() if k not in {"type", "text"} and v}:
                 self.add_json(rest)
             return
-        self.exact = False
+        self.exact, self.media = False, True
         if not any(word in kind for word in ("image", "audio", "file", "document")):
             self.add_json(part)
             return

@@ -172,9 +172,18 @@ def fingerprint(request: Request) -> str:
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one call. `input` includes cached ones, `output` includes reasoning. `estimated`:
-    the provider did not report them. `cache_write_1h`: those of `cache_write` that are kept for an
-    hour, which Anthropic charges more for. A sum is that of two calls."""
+    """Tokens of one call. `input` includes cached ones, `output` includes reasoning. A sum is that
+    of two calls.
+
+    Attributes:
+        estimated: the provider did not report all of them.
+        cache_write_1h: those of `cache_write` that are kept for an hour, which costs more.
+        audio_input, image_input, audio_output, image_output: parts of `input` and `output`.
+        free_input, free_output: parts that are not billed (Cohere's own template).
+        searches, file_searches: of the provider's own tools, each billed.
+        audio_seconds: of sound that is billed by its length, beside the tokens (Mistral).
+
+    """
 
     input: int = 0
     output: int = 0
@@ -183,6 +192,15 @@ class Usage(Struct, frozen=True):
     reasoning: int = 0
     estimated: bool = False
     cache_write_1h: int = 0
+    audio_input: int = 0
+    image_input: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+    free_input: int = 0
+    free_output: int = 0
+    searches: int = 0
+    file_searches: int = 0
+    audio_seconds: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         sums = {name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__}

@@ -152,7 +152,10 @@ def _add(
     usage = Usage(input=counted.tokens, output=expected)
     target, price, now = request.target, profile.price, inputs.now
     for cost, terms in ((made.cost, terms_of(request)), (made.batch, BATCH)):
-        worst = inputs.prices.worst_case(target, price, counted.tokens, most, now, terms)
+        media = inputs.counter.has_media(request)
+        worst = inputs.prices.worst_case(
+            target, price, counted.tokens, most, now, terms, media=media
+        )
         likely = inputs.prices.price(target, price, usage, now, terms)
         cost.add(worst, Decimal(0) if duplicate else likely)
         if worst is None and cost is made.cost:

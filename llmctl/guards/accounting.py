@@ -47,8 +47,9 @@ class CostCalculator:
         self._counter, self._prices, self._own, self._clock = counter, prices, own, clock
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
-        """What the usage costs now; the provider's own figure wins."""
-        if reported is not None:
+        """What the usage costs now; OpenRouter's own figure wins. Any other server that speaks
+        OpenAI's language may say 0, or its own units."""
+        if reported is not None and request.target.adapter == "openrouter":
             return reported
         own, terms = self._own.get(request.target.profile), terms_of(request)
         return self._prices.price(request.target, own, usage, self._clock.wall(), terms)
@@ -68,8 +69,9 @@ class CostCalculator:
         output = self._counter.output_bound(request, counted)
         own, terms = self._own.get(request.target.profile), terms_of(request)
         cost = self._prices.worst_case(
-            request.target, own, counted.tokens, output, self._clock.wall(), terms
-        )
+            request.target, own, counted.tokens, output, self._clock.wall(), terms,
+            media=self._counter.has_media(request),
+        )  # fmt: skip
         return Usage(counted.tokens, output or 0, estimated=not counted.exact), cost
 
     async def limit_to_add(self, request: Request, most: int) -> int | None:

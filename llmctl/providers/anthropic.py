@@ -365,9 +365,17 @@ _FINISH: dict[str, Finish] = {
 
 def _usage(found: Mapping[str, Any]) -> Usage | None:
     """`input_tokens` leaves the cache out there and includes it here; thinking is part of the
-    output in both. What an adviser of another model used is not in it."""
+    output in both. Compactions stand beside the answer and are summed up with it
+    (platform.claude.com, "Compaction"); what an adviser of another model used is not in it, so that
+    the usage is an estimate then."""
     if not found:
         return None
+    rounds = [each for each in found.get("iterations") or () if isinstance(each, dict)]
+    if rounds:
+        own = [each for each in rounds if "advi" not in str(each.get("type"))]
+        parts = filter(None, (_usage({**each, "iterations": None}) for each in own))
+        used = sum(parts, Usage(searches=_searches(found), estimated=len(own) < len(rounds)))
+        return replies.credible(used)
     read = replies.token_count(found.get("cache_read_input_tokens"))
     by_time = replies.object_or_empty(found.get("cache_creation"))
     written = replies.token_count(found.get("cache_creation_input_tokens"))
@@ -380,8 +388,14 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
         cache_write=written,
         cache_write_1h=min(written, replies.token_count(by_time.get("ephemeral_1h_input_tokens"))),
         reasoning=replies.token_count(details.get("thinking_tokens")),
+        searches=_searches(found),
     )
     return replies.credible(usage)
+
+
+def _searches(found: Mapping[str, Any]) -> int:
+    tools = replies.object_or_empty(found.get("server_tool_use"))
+    return replies.token_count(tools.get("web_search_requests"))
 
 
 _REFUSED = "the model refused to answer"

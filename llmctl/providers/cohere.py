@@ -198,16 +198,23 @@ _FAILED = ("ERROR", "TIMEOUT")  # reasons to finish that say that the answer is 
 
 
 def _usage(value: object) -> Usage | None:
-    """`tokens`: all that the model read and wrote, cached ones too. `billed_units`, which leave
-    the template out, only where nothing else is said."""
+    """`tokens`: all that the model read and wrote, cached ones too; `billed_units`, which leave the
+    template out, are what is paid (docs.cohere.com, "How does pricing work")."""
     found = replies.object_or_empty(value)
-    counts = replies.object_or_empty(found.get("tokens") or found.get("billed_units"))
+    billed = replies.object_or_empty(found.get("billed_units"))
+    counts = replies.object_or_empty(found.get("tokens") or billed)
     if not counts:
         return None
+    sides = [replies.token_count(counts.get(name)) for name in ("input_tokens", "output_tokens")]
+    paid = [replies.token_count(billed.get(name)) for name in ("input_tokens", "output_tokens")]
+    free = [max(0, a - b) if b else 0 for a, b in zip(sides, paid, strict=True)]
     usage = Usage(
-        input=replies.token_count(counts.get("input_tokens")),
-        output=replies.token_count(counts.get("output_tokens")),
+        input=sides[0],
+        output=sides[1],
         cached_input=replies.token_count(found.get("cached_tokens")),
+        free_input=free[0],
+        free_output=free[1],
+        searches=replies.token_count(billed.get("search_units")),
     )
     return replies.credible(usage)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -33,6 +33,7 @@ from llmctl.providers.replies import (
     EVENT_FIELD,
     EventReader,
     answered,
+    completed,
     content_filtered,
     is_stream,
     request_id,
@@ -212,7 +213,10 @@ class Endpoint(Struct, frozen=True):
                     with _reading():
                         raise self.codec.failure(reply.status, reply.headers, failed)
                 answer, body = await self._read(reply, emit)
-                used = answer.usage or self.estimate(request, answer.text)
+                wrote = bool(answer.text or answer.tool_calls)
+                used = completed(
+                    answer.usage, partial(self.estimate, request, answer.text), wrote=wrote
+                )
                 answer = answered(replace(answer, usage=used), request)
                 if emit is not None and body is not None:
                     emit(answer.text)

@@ -260,20 +260,39 @@ _FINISH: dict[str, Finish] = {
 """The others (LANGUAGE, OTHER, MALFORMED_FUNCTION_CALL, UNEXPECTED_TOOL_CALL…): `other`."""
 
 
-def _usage(value: object) -> Usage | None:
-    """Thoughts are beside the output there and part of it here. `toolUsePromptTokenCount` is not in
-    it: whether it is billed depends on the tool (ai.google.dev/gemini-api/docs/pricing)."""
-    found = replies.object_or_empty(value)
+def _usage(whole: Mapping[str, Any]) -> Usage | None:
+    """Thoughts are beside the output there and part of it here, what tools read beside the input.
+    Grounding is billed by the search (Gemini 3), or by the prompt that was grounded."""
+    found = replies.object_or_empty(whole.get("usageMetadata"))
     if not found:
         return None
-    thoughts = replies.token_count(found.get("thoughtsTokenCount"))
+    count = replies.token_count
+    thoughts = count(found.get("thoughtsTokenCount"))
     usage = Usage(
-        input=replies.token_count(found.get("promptTokenCount")),
-        output=replies.token_count(found.get("candidatesTokenCount")) + thoughts,
-        cached_input=replies.token_count(found.get("cachedContentTokenCount")),
+        input=count(found.get("promptTokenCount")) + count(found.get("toolUsePromptTokenCount")),
+        output=count(found.get("candidatesTokenCount")) + thoughts,
+        cached_input=count(found.get("cachedContentTokenCount")),
         reasoning=thoughts,
+        audio_input=_of(found, "promptTokensDetails", "AUDIO"),
+        audio_output=_of(found, "candidatesTokensDetails", "AUDIO"),
+        image_output=_of(found, "candidatesTokensDetails", "IMAGE"),
+        searches=sum(map(_searches, _objects(whole, "candidates"))),
     )
+    more = count(found.get("totalTokenCount")) - usage.input - usage.output
+    if more > 0:  # a side that is not said
+        usage = replace(usage, output=usage.output + more, estimated=True)
     return replies.credible(usage)
+
+
+def _of(found: Mapping[str, Any], name: str, modality: str) -> int:
+    each = [one for one in _objects(found, name) if one.get("modality") == modality]
+    return sum(replies.token_count(one.get("tokenCount")) for one in each)
+
+
+def _searches(candidate: Mapping[str, Any]) -> int:
+    grounding = replies.object_or_empty(candidate.get("groundingMetadata"))
+    queries = grounding.get("webSearchQueries")
+    return len(queries) if isinstance(queries, list) else 0
 
 
 def _objects(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -291,7 +310,7 @@ class GeminiReader(replies.BaseReader):
         """One chunk, built like a complete answer."""
         if found.get("error"):
             raise replies.error_from_event(found)
-        usage = _usage(found.get("usageMetadata"))
+        usage = _usage(found)
         feedback = replies.object_or_empty(found.get("promptFeedback"))
         if (blocked := replies.first_text(feedback, "blockReason")) and not found.get("candidates"):
             why = replies.first_text(feedback, "blockReasonMessage") or blocked

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import orjson
+from msgspec.structs import replace
 
 from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
@@ -304,14 +305,39 @@ def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | Non
     cached = read.get("cached_tokens") or found.get("num_cached_tokens")  # the latter: Mistral's
     details = found.get("completion_tokens_details") or found.get("output_tokens_details")
     written = replies.object_or_empty(details)
+    count = replies.token_count
+    tools = [item.get("type") for item in answer.get("output") or () if isinstance(item, dict)]
     usage = Usage(
-        input=replies.token_count(found.get("prompt_tokens", found.get("input_tokens"))),
-        output=replies.token_count(found.get("completion_tokens", found.get("output_tokens"))),
-        cached_input=replies.token_count(cached),
-        cache_write=replies.token_count(read.get("cache_write_tokens")),
-        reasoning=replies.token_count(written.get("reasoning_tokens")),
+        input=count(found.get("prompt_tokens", found.get("input_tokens"))),
+        output=count(found.get("completion_tokens", found.get("output_tokens"))),
+        cached_input=count(cached),
+        cache_write=count(read.get("cache_write_tokens")),
+        reasoning=count(written.get("reasoning_tokens")),
+        audio_input=count(read.get("audio_tokens")),
+        image_input=count(read.get("image_tokens")),
+        audio_output=count(written.get("audio_tokens")),
+        image_output=count(written.get("image_tokens")),
+        searches=tools.count("web_search_call"),
+        file_searches=tools.count("file_search_call"),
+        audio_seconds=count(found.get("prompt_audio_seconds")),
     )
-    return replies.credible(usage), replies.dollars(found.get("cost"))
+    cost = replies.dollars(found.get("cost"))
+    if cost is not None and found.get("is_byok") is True:  # OpenRouter's fee alone
+        details = replies.object_or_empty(found.get("cost_details"))
+        cost += replies.dollars(details.get("upstream_inference_cost")) or 0
+    return replies.credible(_witnessed(usage, count(found.get("total_tokens")))), cost
+
+
+def _witnessed(usage: Usage, total: int) -> Usage:
+    """The usage, held against the provider's own sum of all tokens: what that has more is the side
+    that is not said, else output (x.ai leaves reasoning out there)."""
+    more = total - usage.input - usage.output
+    if more <= 0:
+        return usage
+    if usage.output and not usage.input:
+        return replace(usage, input=more)
+    exact = usage.input and more in (usage.reasoning, total - usage.input)
+    return replace(usage, output=usage.output + more, estimated=not exact)
 
 
 def _billed(error: CallError, answer: Mapping[str, Any]) -> CallError:

@@ -458,8 +458,22 @@ def token_count(value: object) -> int:
 
 
 def credible(usage: Usage) -> Usage | None:
-    """The usage; None, so that it is estimated, where one of its counts is above `MOST_TOKENS`."""
-    return usage if max(astuple(usage)) <= MOST_TOKENS else None
+    """The usage; None, so that it is estimated, where one of its counts is above `MOST_TOKENS`, or
+    nothing is said."""
+    return usage if max(astuple(usage)) <= MOST_TOKENS and (usage.input or usage.output) else None
+
+
+def completed(usage: Usage | None, estimate: Callable[[], Usage], *, wrote: bool) -> Usage:
+    """The usage, with an estimate of each side that is not said: a prompt has tokens, and so has
+    what a model `wrote`. An estimated `output` without `input` is the sum of both."""
+    if usage is not None and usage.input and (usage.output or not wrote):
+        return usage
+    guess = estimate()
+    if usage is None:
+        return guess
+    read, total = usage.input or guess.input, usage.output if usage.estimated else 0
+    output = max(guess.output, total - read) if total or not usage.output else usage.output
+    return replace(usage, input=read, output=output, estimated=True)
 
 
 def dollars(value: object) -> Decimal | None:

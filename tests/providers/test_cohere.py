@@ -115,7 +115,7 @@ def test_an_answer_that_was_given_up_is_an_error(reason: str) -> None:
     with pytest.raises(ServerFailed, match=reason) as caught:
         CODEC.decode(200, {}, body(finish_reason=reason))
     assert (caught.value.retryable, caught.value.ambiguous) == (True, True)
-    assert caught.value.usage == Usage(input=10, output=7, cached_input=4)
+    assert caught.value.usage == Usage(10, 7, cached_input=4, free_input=9, free_output=5)
     with pytest.raises(ServerFailed, match="oops"):
         CODEC.reader().piece("message-end", orjson.dumps(end).decode())
 

@@ -28,9 +28,9 @@ def said(whole: dict[str, Any]) -> str:
 
 
 def counted(usage: dict[str, int]) -> tuple[int, int]:
-    """Input and output as the recorded usage says them."""
+    """Input and output as the recorded usage says them; what tools read is input (case 17)."""
     output = usage.get("candidatesTokenCount", 0) + usage.get("thoughtsTokenCount", 0)
-    return usage["promptTokenCount"], output
+    return usage["promptTokenCount"] + usage.get("toolUsePromptTokenCount", 0), output
 
 
 @needs_recordings
