@@ -77,6 +77,10 @@ class Anthropic(replies.BaseCodec):
             citations=replies.kept([c for b in found["content"] for c in b.get("citations") or ()]),
         )  # fmt: skip
 
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usage`."""
+        return _usage(replies.object_or_empty(found.get("usage"))), None
+
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
         return AnthropicReader()
@@ -360,6 +364,10 @@ class AnthropicReader(replies.BaseReader):
     def __init__(self) -> None:
         super().__init__()
         self._usage: dict[str, Any] = {}
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """All so far."""
+        return self._usage_so_far(found), None
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; `ping` and events that are not known say nothing."""

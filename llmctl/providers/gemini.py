@@ -72,6 +72,10 @@ class Gemini(replies.BaseCodec):
         delays = (str(info.get("retryDelay", "")) for info in _objects(error, "details"))
         return next(filter(None, map(replies.duration, delays)), None)
 
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usageMetadata`."""
+        return _usage(found.get("usageMetadata")), None
+
     def reader(self) -> GeminiReader:
         """A reader for one stream: it has no end mark of its own."""
         return GeminiReader()
@@ -286,6 +290,10 @@ class GeminiReader(replies.BaseReader):
     Every chunk counts all tokens so far."""
 
     beyond_text = False  # whether it gives images or sound
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usageMetadata`."""
+        return _usage(found.get("usageMetadata")), None
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""
