@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -89,26 +90,35 @@ def _at(body: Mapping[str, Any], place: tuple[str, ...]) -> object:
 
 
 TEXTS = st.text("0123456789", max_size=300)
-NUMBERS = st.sampled_from([1, 1, 3, 3, 700, 5000, 1.5, 5000.0, "5000", -1, -5000, 0, True, None])
-_LIMIT_NAMES = st.sampled_from(
-    ["max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens",
-     "max_new_tokens", "n_predict", "num_predict", "max_length", "min_tokens"]
+_NUMBERS = (1, 1, 3, 3, 700, 5000, 1.5, 5000.0, "5000", -1, -5000, 0, True, None)
+_NUMBERED = (
+    "max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens",
+    "max_new_tokens", "n_predict", "num_predict", "max_length", "min_tokens",
+    "n", "best_of", "candidateCount", "num_generations",
 )  # fmt: skip
-_ANSWER_NAMES = st.sampled_from(["n", "best_of", "candidateCount", "num_generations"])
-_NUMBERED = st.tuples(_LIMIT_NAMES | _ANSWER_NAMES, NUMBERS)
-_NESTED = st.tuples(
-    st.sampled_from(["generationConfig", "generation_config", "options", "extra_body"]),
-    st.lists(_NUMBERED, max_size=2).map(dict),
-)
-_READ = st.one_of(
-    st.tuples(st.just("documents"), st.lists(TEXTS.map(lambda text: {"text": text}), max_size=2)),
-    st.tuples(st.just("prediction"), TEXTS.map(lambda text: {"type": "content", "content": text})),
-    st.tuples(st.just("systemInstruction"), TEXTS.map(lambda text: {"parts": [{"text": text}]})),
-    st.tuples(st.sampled_from(["instructions", "preamble", "weird"]), TEXTS),
-    st.tuples(
-        st.just("thinking"),
-        st.integers(1, 9000).map(lambda most: {"type": "enabled", "budget_tokens": most}),
-    ),
-)
-OPTIONS = st.lists(_NUMBERED | _NESTED | _READ, max_size=4).map(dict)
-"""Parameters of a request, most of which make no sense, and some of which cost money."""
+_NESTED = ("generationConfig", "generation_config", "options", "extra_body")
+
+
+def some_options(dice: Random) -> dict[str, Any]:
+    """Parameters of a request, most of which make no sense, and some of which cost money."""
+
+    def numbered() -> tuple[str, Any]:
+        return dice.choice(_NUMBERED), dice.choice(_NUMBERS)
+
+    def text() -> str:
+        return str(dice.randrange(10 ** dice.randrange(1, 300)))
+
+    kinds: tuple[Callable[[], tuple[str, Any]], ...] = (
+        numbered,
+        numbered,
+        lambda: (dice.choice(_NESTED), dict(numbered() for _ in range(dice.randrange(3)))),
+        lambda: ("documents", [{"text": text()} for _ in range(dice.randrange(3))]),
+        lambda: ("prediction", {"type": "content", "content": text()}),
+        lambda: ("systemInstruction", {"parts": [{"text": text()}]}),
+        lambda: (dice.choice(("instructions", "preamble", "weird")), text()),
+        lambda: ("thinking", {"type": "enabled", "budget_tokens": dice.randrange(1, 9000)}),
+    )
+    return dict(dice.choice(kinds)() for _ in range(dice.randrange(5)))
+
+
+OPTIONS = st.randoms(use_true_random=False).map(some_options)
