@@ -57,7 +57,7 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
     )
     text = run("cost", "report").stdout
     shown = " ".join(text.split())
-    assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in shown
+    assert "In doubt: 2 calls, which may have cost 0.024 + ? USD more" in shown
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert lines["one"].split()[3:] == ["$0.024", "fast/gpt-5-mini"]
     assert lines["two"].split()[3:] == ["$?", "fast/m"]
@@ -70,7 +70,7 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
         ("two", None),
     ]
     markdown = run("cost", "report", "--format", "markdown").stdout
-    assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in markdown
+    assert "In doubt: 2 calls, which may have cost 0.024 + ? USD more" in markdown
 
 
 def test_a_call_is_released_by_its_id(run: Run, ledger: Make) -> None:
