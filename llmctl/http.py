@@ -60,7 +60,7 @@ _DEFAULT_HEADERS = {
 _DECODED = frozenset({"", "identity", "gzip", "deflate"})
 # Headers that say where a request goes and where it ends; no caller may set them.
 _RESERVED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
-_LOOPBACK = ("127.0.0.0/8", "::1")
+_LOOPBACK = ("127.0.0.0/8", "::1", "0.0.0.0", "::")  # noqa: S104 - nothing is bound
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token (RFC 9110, 5.6.2)
 _VALUE = re.compile(rb"[\t\x20-\x7e]*")
 

@@ -74,7 +74,12 @@ class BodyFields(Struct, frozen=True):
 
 
 class Auth(Protocol):
-    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile."""
+    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile. `source`
+    is where its key was found (`$NAME`, `keyring`, `command`); None without one."""
+
+    @property
+    def source(self) -> str | None:
+        """For errors, which name it."""
 
     async def sign(self, request: httpx2.Request, /) -> httpx2.Request:
         """The request with what proves who sends it. It may need the address and the body."""
@@ -137,7 +142,8 @@ class Codec(Protocol):
 
 
 class RateHeaders(Struct, frozen=True):
-    """The provider's own count; `reset` is seconds until all is there again. None: not said."""
+    """The provider's own count; `reset` is seconds until all is there again. None: not said.
+    `model` was asked."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
@@ -145,6 +151,7 @@ class RateHeaders(Struct, frozen=True):
     limit_tokens: int | None = None
     reset_requests: float | None = None
     reset_tokens: float | None = None
+    model: str = ""
 
 
 NO_RATE_HEADERS = RateHeaders()
@@ -287,6 +294,10 @@ class SharedLimits(Protocol):
     async def change(self, name: str, change: LimitChange, /) -> float:
         """Apply `change` to the limits called `name` while no other process does. Raises
         `DiskError`."""
+
+    async def count(self, name: str, day: int, units: int, most: int, /) -> int | None:
+        """Add `units` to what was used of the `most` of this day (of UTC, since 1970) and give the
+        sum; None, and nothing is added, where there is no room. Raises `DiskError`."""
 
 
 class TokenCount(Struct, frozen=True):

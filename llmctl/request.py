@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
+from llmctl.providers.model_parameters import refused
 from llmctl.types import JSON, CacheMode, Message, RawRequest, Request, Target
 from llmctl.types import fingerprint as fingerprint_of
 
@@ -87,7 +88,26 @@ def compose(
         index=index,
         call_id=call_id,
     )
+    request = _accepted(request)
     return replace(request, fingerprint=fingerprint_of(request))
+
+
+def left_out(profile: Profile) -> list[str]:
+    """The profile's parameters that its model refuses: requests go without them."""
+    request = Request("", target_for(profile), (), None, profile.temperature, profile.params)
+    return list(refused(request))
+
+
+def _accepted(request: Request) -> Request:
+    """The request without what its profile says and its model refuses."""
+    out = refused(request).keys() - request.own
+    if not out or request.raw is not None:
+        return request
+    return replace(
+        request,
+        temperature=None if "temperature" in out else request.temperature,
+        options={name: value for name, value in request.options.items() if name not in out},
+    )
 
 
 def is_sampled(request: Request) -> bool:
@@ -119,4 +139,5 @@ def retarget(request: Request, profile: Profile, call_id: str) -> Request:
         cache_mode=request.cache_mode if profile.cache.enabled else "bypass",
         call_id=call_id,
     )
+    made = _accepted(made)
     return replace(made, fingerprint=fingerprint_of(made))

@@ -141,6 +141,10 @@ class Runner(Struct, frozen=True):
         wait = min(route.limits.waits() for route in self.routes)
         return f"rate limit, {wait:.0f} s" if wait >= 1 else None
 
+    def today(self) -> tuple[int, int] | None:
+        """Requests of this day that are used, and how many may be; None: any."""
+        return self.routes[0].limits.of(self.profile.model).today
+
     def _target(
         self,
         route: Route,

@@ -22,6 +22,7 @@ from llmctl.protocols import RateHeaders, SharedLimits
 from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth, KeyHolder
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.redact import remember
+from llmctl.request import left_out
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter
 
@@ -55,6 +56,11 @@ async def open_route(
     time. Raises `NoKeyError` and `SetupError`.
     """
     clock = around.clock
+    if names := " and ".join(left_out(profile)):
+        around.warn(
+            f"{profile.model} refuses {names}: the profile {profile.name} asks without; take it "
+            "out of `params:`"
+        )
     # The limits are those of the place that the profile leads to.
     name = f"{profile.name} {profile.base_url}"
     limits = ProviderLimits(profile.limits, clock, shared, name, around.warn, stop)

@@ -125,6 +125,36 @@ def test_a_month_that_cost_too_much_stops_the_job(name: str, shell: Any, tmp_pat
     assert "exceeded" in done.stderr
 
 
+@pytest.mark.parametrize("name", [GITHUB, GITLAB])
+def test_the_plan_needs_no_key(
+    name: str, environ: dict[str, str], installed: Path, tmp_path: Path
+) -> None:
+    """Case 35: with the job's own variables, no configuration and no key the plan exits 0."""
+    prompts(tmp_path, 5, 50)
+    job: Any = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
+    given = job["jobs"]["cost"]["env"] if name == GITHUB else job["llm-cost"]["variables"]
+    named = {k: v for k, v in given.items() if k.startswith("LLMCTL_") and "$" not in v}
+    env = {**environ, **named, "PATH": f"{installed}:{environ['PATH']}"}
+    plan = ["bash", "-c", commands(name)[1]]
+    done = subprocess.run(plan, env=env, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, b"to send" in done.stdout) == (0, True), done.stderr
+
+
+def test_one_ledger_holds_all_that_was_spent() -> None:
+    """Case 35: only runs of the default branch spend, one at a time, and they save the ledger also
+    when they failed; others read that one and save none of their own."""
+    job: Any = yaml.safe_load((CONFIGS / GITHUB).read_text(encoding="utf-8"))["jobs"]["cost"]
+    steps = {step.get("uses", step.get("run")): step for step in job["steps"]}
+    assert "actions/cache/restore@v4" in steps
+    only = "github.event_name == 'schedule'"
+    assert steps["actions/cache/save@v4"]["if"] == f"always() && {only}"
+    assert all(step["if"] == only for run, step in steps.items() if " --tag " in run)
+    assert "actions/cache@v4" not in steps
+    lab: Any = yaml.safe_load((CONFIGS / GITLAB).read_text(encoding="utf-8"))["llm-cost"]
+    assert lab["rules"] == [{"if": "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH"}]
+    assert (lab["cache"]["when"], "resource_group" in lab) == ("always", True)
+
+
 def test_nothing_installs_the_package_of_a_stranger() -> None:
     """No file of the project installs by the bare name `llmctl`, which is a stranger's on PyPI."""
     found = subprocess.run(

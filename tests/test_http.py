@@ -110,12 +110,19 @@ PROXY = "http://proxy.example:3128"
         ("https://[fe80::1]/v1", "fd00::/8, nonsense/99", True),
         ("http://localhost/v1", "", False),
         ("http://[::1]:1/v1", "", False),
+        ("http://0.0.0.0:8000/v1", "", False),
+        ("http://[::]:8000/v1", "", False),
+        ("https://192.0.2.7/v1", "10.0.0.0/8, 192.0.2.0/24", False),
+        ("https://gw.corp.test/v1", "*.corp.test", False),
+        ("https://gw.corp.test:81/v1", "gw.corp.test:81", False),
+        ("https://gw.corp.test:82/v1", "gw.corp.test:81", True),
+        ("https://corp.test/v1", "*", False),
     ],
 )
 def test_proxies_come_from_the_environment(
     url: str, listed: str, monkeypatch: pytest.MonkeyPatch, *, used: bool
 ) -> None:
-    """The environment's proxy is used, but never for this machine or for `NO_PROXY`."""
+    """Case 37: the environment's proxy is used, but never for this machine or for `NO_PROXY`."""
     use_proxies(monkeypatch, {"HTTPS_PROXY": PROXY, "http_proxy": PROXY, "NO_PROXY": listed})
     found = proxy_for(httpx2.URL(url))
     assert (found is not None and str(found.url)) == (used and PROXY)

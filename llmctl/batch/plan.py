@@ -124,7 +124,7 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
         _add(made, request, counted, inputs, profile, averages[model], duplicate=duplicate)
     known = [average for average in averages.values() if average is not None]
     made.seen = sum(average.calls for average in known)
-    made.seconds, made.bound_by = duration(made, profile.limits, known)
+    made.seconds, made.bound_by = duration(made, profile.limits.of(profile.model), known)
     return made
 
 
@@ -182,6 +182,8 @@ def duration(
     if limits.tpm:
         tokens = made.input_tokens + made.expected_output_tokens
         bounds.append((tokens / limits.tpm * 60, "tpm"))
+    if limits.rpd and made.to_send > limits.rpd:
+        bounds.append((86400 * ((made.to_send - 1) // limits.rpd), "rpd"))
     if averages:
         calls = sum(each.calls for each in averages)
         latency = sum(each.latency * each.calls for each in averages) / calls

@@ -61,8 +61,6 @@ def run(options: AskOptions, context: Context) -> int:
         context,
         profile=context.profile or (before.profile if before else None),
         model=context.model or (before.model if before and not context.profile else None),
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
     )
     messages = before.messages if before else ()
     system = system_prompt(options.system)
@@ -82,6 +80,8 @@ def run(options: AskOptions, context: Context) -> int:
     tags = {**selection.profile.tags, **pairs("--tag", options.tag)}
     selection = replace(selection, profile=replace(selection.profile, tags=tags))
     request = compose(question, selection.profile, id="ask", cache_mode=mode)
+    if options.dry_run and not options.exact:  # nobody is asked: no key is needed
+        selection = replace(selection, profile=replace(selection.profile, key=None), fallbacks=())
     return asyncio.run(_run(request, budget, options, context, selection, before))
 
 
@@ -199,7 +199,7 @@ def _note(request: Request, answer: Answer) -> str | None:
     if answer.finish == "length":
         own = asked.target.adapter == "anthropic" and asked.max_tokens is None
         if own and "max_tokens" not in asked.parameters:
-            limit = f"{default_limit(asked.options):,} tokens"
+            limit = f"{default_limit(asked):,} tokens"
             return f"the answer was cut at {limit}, llmctl's own limit: raise --max-tokens"
         return "the answer was cut at the output limit: raise --max-tokens"
     if answer.finish == "content_filter":

@@ -87,6 +87,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     ] = None
     rpm: Annotated[int | None, Option(min=1, metavar="N", help="Requests per minute.")] = None
     tpm: Annotated[int | None, Option(min=1, metavar="N", help="Tokens per minute.")] = None
+    rpd: Annotated[int | None, Option(min=1, metavar="N", help="Requests per day (UTC).")] = None
     limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N rows.")] = None
     max_errors: Annotated[
         str | None, Option(metavar="N|N%", help="Stop once more rows than this have failed.")

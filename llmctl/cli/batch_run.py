@@ -72,7 +72,11 @@ def run(options: BatchOptions, context: Context) -> int:
     system, options_of_provider = system_prompt(options.system), params(options.param)
     mode = cache_mode(no_cache=options.no_cache, refresh=options.refresh)
     selection = select_profile(
-        context, concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm
+        context,
+        concurrency=options.concurrency,
+        rpm=options.rpm,
+        tpm=options.tpm,
+        rpd=options.rpd,
     )
     profile = replace(selection.profile, tags={**selection.profile.tags, **tags})
     selection = replace(selection, profile=profile)
@@ -244,8 +248,10 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
     if context.quiet:
         yield
         return
-    tpm = live.profile.limits.tpm
-    pace = Pace(tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.budget))
+    tpm = live.profile.limits.of(live.profile.model).tpm
+    pace = Pace(
+        tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.budget), live.today
+    )
     if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
         display = bar(sys.stderr, pace, colour=has_colour(sys.stderr))
     else:

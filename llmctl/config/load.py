@@ -22,7 +22,7 @@ from llmctl.providers.registry import LOCAL, PRESETS, Preset
 from llmctl.types import Target
 
 # What flags and `LLMCTL_…` set. An address is not among it: the profile's key would follow it.
-_KNOBS = ("model", "max_tokens", "temperature", "concurrency", "rpm", "tpm")
+_KNOBS = ("model", "max_tokens", "temperature", "concurrency", "rpm", "tpm", "rpd")
 
 _LOCAL = {
     # One answer on a busy two-core machine may take minutes, the first also loads the model.
@@ -38,7 +38,7 @@ _LOCAL = {
 
 class Overrides(Struct, frozen=True):
     """What the command line says about the profile that is used; None: not given. `rpm` and
-    `tpm` are requests and tokens per minute."""
+    `tpm` are requests and tokens per minute, `rpd` requests per day."""
 
     profile: str | None = None
     model: str | None = None
@@ -47,6 +47,7 @@ class Overrides(Struct, frozen=True):
     concurrency: int | None = None
     rpm: int | None = None
     tpm: int | None = None
+    rpd: int | None = None
 
 
 _NO_OVERRIDES = Overrides()
@@ -223,16 +224,17 @@ def _complete(
 ) -> Profile:
     """The profile: its preset, and over it what `entry` says.
 
-    The key variable and the stored key that a preset brings along belong to the preset's origin:
-    at another address the profile has the key it names itself, or none.
+    The key variable and the stored key that a preset brings along belong to its origin, or to that
+    of the vendor's variable (`OPENAI_BASE_URL`) beside them, its headers to its origin: at another
+    address the profile has what it names itself.
     """
     entries = entry.mapping()
     preset = _preset(name, entry, sources)
     local = preset.name == LOCAL
     for key in entries.keys() & {"base_url", "key"} if local else ():
         raise entries[key].error("is not for `provider: local`; a server is `provider: openai`")
-    base = {"provider": preset.name, "model": preset.model, "base_url": preset.base_url}
-    said = read(merge(Node.of({**base, **(_LOCAL if local else {})}, name), entry), Profile)
+    brought = _brought(preset, environ, name)
+    said = read(merge(brought, entry), Profile)
 
     if written := said.get("model_path"):
         file = cwd / entries["model_path"].where.rpartition(":")[0]  # a path begins at its file
@@ -247,9 +249,13 @@ def _complete(
     params = said.get("params", {})
     if local:
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
-    elif not said.get("key") and _origin(said["base_url"]) == _origin(preset.base_url):
-        known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
-        said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
+    else:
+        origin = _origin(said["base_url"])
+        if not said.get("key") and origin == _origin(str(brought.mapping()["base_url"].value)):
+            known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
+            said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
+        if origin == _origin(preset.base_url):
+            said["headers"] = {**_headers(preset, environ), **said.get("headers", {})}
     if said.get("api", "chat") not in PRESETS[preset.adapter].codecs:
         raise entries["api"].error(f"is not spoken by {preset.name}, which has only chat")
     # Who keeps no answers on the disk does not want them in the conversations either.
@@ -257,6 +263,27 @@ def _complete(
     own = {key: params.pop(key, None) for key in ("max_tokens", "temperature")}
     found = {"name": name, "adapter": preset.adapter, "source": ", ".join(sources)}
     return msgspec.convert({**said, **own, **found}, Profile)
+
+
+def _brought(preset: Preset, environ: Mapping[str, str], name: str) -> Node:
+    """What a profile has that says nothing itself; its address by the vendor's own variable."""
+    base = {"provider": preset.name, "model": preset.model, "base_url": preset.base_url}
+    tree = Node.of({**base, **(_LOCAL if preset.name == LOCAL else {})}, name)
+    variable, rest = preset.url_env
+    if url := environ.get(variable, "").strip().rstrip("/"):
+        tree = merge(tree, Node.of({"base_url": url.removesuffix(rest) + rest}, f"${variable}"))
+    return tree
+
+
+def _headers(preset: Preset, environ: Mapping[str, str]) -> dict[str, str]:
+    """The headers that variables name for the preset's own address."""
+    hints, found = keys_of(Profile)["headers"].type, dict[str, str]()
+    for header, variables in preset.header_env.items():
+        for variable in variables:
+            if value := environ.get(variable, "").strip():
+                found |= read(Node.of({header: value}, f"${variable}"), hints)
+                break
+    return found
 
 
 def _check_price(price: Mapping[str, Any], node: Node) -> None:

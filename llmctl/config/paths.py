@@ -19,6 +19,7 @@ VARIABLES = tuple(
     f"LLMCTL_{name}"
     for name in (
         *("PROFILE", "MODEL", "CONFIG", "MAX_TOKENS", "TEMPERATURE", "CONCURRENCY", "RPM", "TPM"),
+        "RPD",
         *("CONFIG_DIR", "STATE_DIR", "CACHE_DIR", "DATA_DIR", "KEYRING_PASSWORD"),
         "PRICES_URL",
     )

@@ -163,6 +163,7 @@ Age = Annotated[
     float, Meta(gt=0, le=36500 * 86400), _written("a duration such as 24h or 7d", parse_duration)
 ]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+PerDay = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 MaxTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 Temperature = Annotated[float, Meta(ge=0, le=100)]
 _OWN = r"\A(?!(model|messages|stream|stream_options)\Z)"
@@ -177,12 +178,31 @@ Share = Annotated[Decimal, _written("a share of the limit such as 0.8 or 80%", p
 Dollars = Annotated[Decimal, Meta(description="an amount in USD such as 25 or 2_000.50")]
 
 
+class ModelLimits(Struct, frozen=True):
+    """Limits of one model; what it does not say is as the profile says."""
+
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
+    rpd: PerDay | None = None
+
+
 class Limits(Struct, frozen=True):
-    """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens a minute, None: any."""
+    """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens a minute, `rpd`: requests a
+    day of UTC, None: any. `models`: those that have limits of their own, each counted apart."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 8
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
+    rpd: PerDay | None = None
+    models: Mapping[LabelName, ModelLimits] = field(default_factory=dict)
+
+    def of(self, model: str) -> Limits:
+        """The limits that calls of the model have."""
+        own = self.models.get(model)
+        if own is None:
+            return self
+        rpm, tpm, rpd = own.rpm or self.rpm, own.tpm or self.tpm, own.rpd or self.rpd
+        return Limits(self.concurrency, rpm, tpm, rpd)
 
 
 class Timeouts(Struct, frozen=True):
@@ -266,7 +286,7 @@ class Profile(Struct, frozen=True):
             "write key: {env: NAME}, where NAME is the environment variable that holds the key",
         ),
         **dict.fromkeys(("temperature", "max_tokens"), "it belongs under params"),
-        **dict.fromkeys(("concurrency", "rpm", "tpm"), "it belongs under limits"),
+        **dict.fromkeys(("concurrency", "rpm", "tpm", "rpd"), "it belongs under limits"),
     }
 
     name: str

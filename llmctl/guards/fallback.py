@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.errors import CallError, ContextTooLong, Interrupted, ProviderDown
+from llmctl.errors import CallError, ContextTooLong, Interrupted, NotFound, ProviderDown
 from llmctl.guards.accounting import Stopwatch
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
@@ -99,7 +99,9 @@ class Fallback(Struct, frozen=True, kw_only=True):
     def _passes_on(self, error: CallError) -> bool:
         if isinstance(error, ContextTooLong):
             return self.overflow
-        return error.exit_code == _UNAVAILABLE and not isinstance(error, Interrupted)
+        gone = isinstance(error, NotFound)  # a model that the provider has removed
+        unavailable = error.exit_code == _UNAVAILABLE and not isinstance(error, Interrupted)
+        return gone or unavailable
 
 
 def _is_unusable(error: CallError) -> bool:

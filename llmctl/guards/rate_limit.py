@@ -1,16 +1,17 @@
-"""Rate limits of one provider: requests and tokens a minute, calls at a time, pauses."""
+"""Rate limits of one provider: requests and tokens a minute, requests a day, calls at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Limits
-from llmctl.errors import CallError, LlmctlError, Overloaded, RateLimited
+from llmctl.errors import CallError, LlmctlError, Overloaded, QuotaExhausted, RateLimited
 from llmctl.protocols import (
     INITIAL_LIMITS,
     NO_RATE_HEADERS,
@@ -24,6 +25,8 @@ from llmctl.protocols import (
 from llmctl.shutdown import Stop
 from llmctl.types import Answer, Request
 
+T = TypeVar("T")
+
 _NEVER = float("-inf")
 _BURST_SHARE = 0.005  # of a minute's requests may go at once: late timers are made up
 _TOKEN_BURST_SHARE = 1 / 12  # of a minute's tokens: one request is large against a minute
@@ -35,6 +38,10 @@ _LATE_LOTS = 4  # lots of the past that processes may still use without a reques
 _DEFAULT_PAUSE = 1.0  # seconds after a 429 that names none
 _MINUTE = 60.0
 _LONGEST_WAIT = 120.0  # seconds a header may hold requests back: then the provider is asked
+_LOOK = 1.0  # seconds after which a wait is looked at again: what is known may have changed
+_LONG_WAIT = 5.0  # seconds for the next request that a header demands, worth doubting
+_DOUBTED = 2  # answers in a row that demand such a wait, after which they are not believed
+_DAY = 86400
 _JUDGED = 8  # answers after which the share of refusals says something
 
 
@@ -82,6 +89,16 @@ class LocalLimits:
 
     def __init__(self) -> None:
         self._states: dict[str, LimitState] = {}
+        self._days: dict[str, tuple[int, int]] = {}
+
+    async def count(self, name: str, day: int, units: int, most: int) -> int | None:
+        """Count towards the day; never fails."""
+        before, used = self._days.get(name, (day, 0))
+        used = (used if before == day else 0) + units
+        if used > most:
+            return None
+        self._days[name] = day, max(0, used)
+        return used
 
     async def change(self, name: str, change: LimitChange) -> float:
         """Apply `change`; never fails."""
@@ -93,12 +110,15 @@ class ProviderQuota:
     """The provider's own allowance as its headers tell it; pure, `now` in seconds.
 
     It only slows down. `left` is None until a header says what is left. A provider that names no
-    reset (Mistral) counts by the minute.
+    reset (Mistral) counts by the minute. Some say "0 left" on every good answer: answers in a row
+    that would hold the next request back for long are not believed, until the provider refuses one
+    after all; then twice as many are needed.
     """
 
     def __init__(self) -> None:
         self.left: float | None = None
-        self._at = self._rate = self._full_at = 0.0
+        self._at = self._rate = self._full_at = self._asked = 0.0
+        self._demands, self._doubted = 0, _DOUBTED
 
     def update(
         self, left: int | None, limit: int | None, reset: float | None, in_flight: float, now: float
@@ -113,6 +133,16 @@ class ProviderQuota:
             self.left, self._at = left - in_flight, now
             # It fills all the time, so the rate follows from when it is full.
             self._rate = (limit - left) / seconds if limit is not None and seconds > 0 else 0.0
+            demands = self.wait(max(1.0, self._asked), now) >= _LONG_WAIT
+            self._demands = self._demands + 1 if demands else 0
+            if self._demands >= self._doubted:
+                self.left = None
+
+    def on_refused(self) -> None:
+        """The provider refused a request for want of allowance: it is believed again."""
+        if self._demands >= self._doubted:
+            self._doubted *= 2
+        self._demands = 0
 
     def reset_in(self, now: float) -> float:
         """Seconds until the allowance is whole again; 0 when that is over or not known."""
@@ -127,6 +157,7 @@ class ProviderQuota:
 
     def take(self, units: float) -> None:
         """Spend `units`."""
+        self._asked = units
         if self.left is not None:
             self.left -= units
 
@@ -182,7 +213,8 @@ class ProviderLimits:
     """What one provider is sent; first come, first served; nothing once `stop` was asked for.
 
     `shared` keeps the minute's state under `name` together with other processes; when it fails,
-    which is told to `warn` once, the limits are those of this process alone.
+    which is told to `warn` once, the limits are those of this process alone. `today` is how many
+    requests of this day are used, and how many may be.
     """
 
     def __init__(
@@ -198,6 +230,12 @@ class ProviderLimits:
         self._stop, self._shared = stop or Stop(), shared or LocalLimits()
         self._clock = self._stop.clock(clock)
         self._per_minute = bool(limits.rpm or limits.tpm)
+        self.today: tuple[int, int] | None = None
+        self._unsent = 0  # requests that were counted today
+        self._models = {
+            model: ProviderLimits(limits.of(model), clock, shared, f"{name} {model}", warn, stop)
+            for model in limits.models
+        }
         self._concurrency = AdaptiveConcurrency(limits.concurrency)
         self._requests, self._tokens = ProviderQuota(), ProviderQuota()
         self._paused_until = self._waiting_until = _NEVER
@@ -208,11 +246,16 @@ class ProviderLimits:
     @property
     def counts_tokens(self) -> bool:
         """True when attempts must say how many tokens they will use."""
-        return self._limits.tpm is not None or self._tokens.left is not None
+        own = self._limits.tpm is not None or self._tokens.left is not None
+        return own or any(limits.counts_tokens for limits in self._models.values())
+
+    def of(self, model: str) -> ProviderLimits:
+        """The limits that calls of the model have: its own, or these."""
+        return self._models.get(model, self)
 
     async def acquire(self, tokens: int) -> Permit:
         """Return when a request of `tokens` may be sent; whoever gets a permit releases it. Raises
-        the run's own error once it is to end."""
+        the run's own error once it is to end, and `QuotaExhausted` when the day's are used."""
         async with self._turn:
             taken = not self._per_minute
             try:
@@ -226,13 +269,17 @@ class ProviderLimits:
                     now = self._clock.monotonic()
                     quota = max(self._requests.wait(1, now), self._tokens.wait(tokens, now))
                     wait = max(0.0, self._paused_until - now, quota)
+                    look = _LOOK
                     if not wait and not taken:  # what waits anyway takes nothing from others
                         wait = await self._take(tokens)
                         taken, wait = wait >= 0, abs(wait)
+                        look = wait
                     if not wait:
                         break
                     self._waiting_until = self._clock.monotonic() + wait
-                    await self._clock.sleep(wait)
+                    await self._clock.sleep(min(wait, look))
+                self._waiting_until = _NEVER
+                await self._count_today()
             except BaseException:
                 if taken and self._per_minute:
                     self._give_back(1, tokens)
@@ -243,9 +290,10 @@ class ProviderLimits:
             self._tokens_in_flight += tokens
             return Permit(tokens, self._concurrency.generation)
 
-    def release(self, permit: Permit, used: int) -> None:
-        """The attempt has ended and used so many tokens."""
+    def release(self, permit: Permit, used: int, *, sent: bool = True) -> None:
+        """The attempt has ended and used so many tokens, or was not `sent`."""
         self._in_flight -= 1
+        self._unsent += not sent
         self._tokens_in_flight -= permit.tokens
         self._room.set()
         if permit.tokens != used:
@@ -260,6 +308,8 @@ class ProviderLimits:
         names no time until the reset that its headers told, else one second. Too much to do, and
         no time named: fewer calls at a time, no pause."""
         pause = error.retry_after
+        for quota in (self._requests, self._tokens) if isinstance(error, RateLimited) else ():
+            quota.on_refused()
         self._concurrency.on_throttled(permit.generation, told_when=pause is not None)
         if pause is None and isinstance(error, RateLimited):
             pause = self._requests.reset_in(self._clock.monotonic()) or _DEFAULT_PAUSE
@@ -274,6 +324,9 @@ class ProviderLimits:
         """What a reply's headers say of the provider's own limits."""
         if said is NO_RATE_HEADERS:
             return
+        if said.model in self._models:
+            self._models[said.model].update_from_headers(said)
+            return
         now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
         self._requests.update(
             said.remaining_requests, said.limit_requests, said.reset_requests, others, now
@@ -285,7 +338,8 @@ class ProviderLimits:
 
     def waits(self) -> float:
         """Seconds that requests will still wait; 0 when they do not."""
-        return max(0.0, self._waiting_until - self._clock.monotonic())
+        own = max(0.0, self._waiting_until - self._clock.monotonic())
+        return max(own, *(limits.waits() for limits in self._models.values()), 0.0)
 
     def _give_back(self, requests: float, tokens: float) -> None:
         """Units taken and not used (negative: used beyond); written with the next change."""
@@ -312,11 +366,7 @@ class ProviderLimits:
         taken = (_request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
         change = partial(self._change, taken, back)
         try:
-            wait = await self._shared.change(self._name, change)
-        except LlmctlError as error:
-            self._warn(f"the rate limits are not shared with other processes: {error.message}")
-            self._shared = LocalLimits()
-            wait = await self._shared.change(self._name, change)
+            wait = await self._ask_shared(lambda shared: shared.change(self._name, change))
         except BaseException:
             self._give_back(*back)
             raise
@@ -325,6 +375,33 @@ class ProviderLimits:
             requests, many = taken[0] or unlimited, taken[1] or unlimited
             self._lot = Lot(requests, many, due, due + _LOT_EXPIRES)
         return wait
+
+    async def _ask_shared(self, ask: Callable[[SharedLimits], Awaitable[T]]) -> T:
+        """What the shared limits say; those of this process alone, once they cannot be shared."""
+        try:
+            return await ask(self._shared)
+        except LlmctlError as error:
+            self._warn(f"the rate limits are not shared with other processes: {error.message}")
+            self._shared = LocalLimits()
+            return await ask(self._shared)
+
+    async def _count_today(self) -> None:
+        """Count one request of the day. Raises `QuotaExhausted` when all are used: nobody wants a
+        program to wait for hours unasked."""
+        if (most := self._limits.rpd) is None:
+            return
+        day, second = divmod(int(self._clock.wall()), _DAY)
+        units, self._unsent = 1 - self._unsent, 0
+        used = await self._ask_shared(lambda s: s.count(self._name, day, units, most))
+        self.today = (most if used is None else used, most)
+        if used is None:
+            self._unsent = 1 - units
+            raise QuotaExhausted(
+                f"the {most:,} requests of this day (limits: rpd) are used: not sent; the next day "
+                f"begins in {(_DAY - second) / 3600:.1f} h, at 00:00 UTC: run the same command "
+                "again then, or raise rpd",
+                sent=False,
+            )
 
     def _change(
         self, taken: tuple[float, float], back: tuple[float, float], state: LimitState
@@ -348,24 +425,25 @@ def rate_limit(inner: Handler, limits: ProviderLimits, tokens: Callable[[Request
     """The guard: every attempt takes a permit. `tokens` estimates what a request uses in all."""
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
-        permit = await limits.acquire(tokens(request) if limits.counts_tokens else 0)
+        mine, sent = limits.of(request.target.model), True
+        permit = await mine.acquire(tokens(request) if mine.counts_tokens else 0)
         used = permit.tokens  # of an attempt that ends without a word of its usage
         try:
             answer = await inner(request, emit)
             if permit.tokens:
                 used = answer.usage.input + answer.usage.output
-            limits.on_success()
+            mine.on_success()
         except CallError as error:
             if isinstance(error, RateLimited | Overloaded):
                 used = 0
-                limits.on_refused(permit, error)
+                mine.on_refused(permit, error)
             elif not error.sent:
-                used = 0
+                used, sent = 0, False
             elif error.retryable and error.retry_after is not None:
-                limits.pause(error.retry_after)
+                mine.pause(error.retry_after)
             raise
         finally:
-            limits.release(permit, used)
+            mine.release(permit, used, sent=sent)
         return answer
 
     return handle

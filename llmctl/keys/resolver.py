@@ -152,6 +152,7 @@ class RotatingKey:
         self._key = first
         self.value = None if first is None else first.value
         """The key now, or None for a server that is called without one."""
+        self.source = None if first is None else first.source
         self.may_change = first is not None and not first.source.startswith("$")
         """Whether there may be another key; a process cannot see its environment change."""
         self._refused: set[str] = set()
@@ -183,5 +184,5 @@ class RotatingKey:
                 f"{last_chars(self._key.value)}; going on with {what}, "
                 f"{last_chars(key.value)} ({key.source})"
             )
-            self._key, self.value = key, key.value
+            self._key, self.value, self.source = key, key.value, key.source
             return True

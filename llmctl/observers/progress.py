@@ -23,13 +23,15 @@ _WINDOW = 60.0  # seconds that the pace is an average of
 @dataclass(slots=True)
 class Pace:
     """Rows a second, tokens a minute and the time left, over the last minute. `budget` gives what
-    is spent of the budget in use, and its limit, in US dollars."""
+    is spent of the budget in use, and its limit, in US dollars; `today` how many requests of how
+    many a day are used."""
 
     tally: Tally
     clock: Clock
     tokens_per_minute: int | None = None
     waits: Callable[[], str | None] = lambda: None
     budget: Callable[[], Awaitable[tuple[Decimal, Decimal] | None]] | None = None
+    today: Callable[[], tuple[int, int] | None] = lambda: None
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
     _spent: tuple[Decimal, Decimal] | None = None
 
@@ -67,6 +69,8 @@ class Pace:
             words.append("${:,.2f}/${:,.2f}".format(*self._spent))
         else:
             words.append("$?" if tally.unpriced else f"${tally.cost:,.2f}")
+        if today := self.today():
+            words.append("{:,}/{:,} requests today".format(*today))
         if wait := self.waits():
             words.insert(0, f"waiting: {wait}")
         return words

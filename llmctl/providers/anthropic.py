@@ -22,15 +22,20 @@ from msgspec.structs import replace
 from llmctl.protocols import BodyFields, RateHeaders, WireRequest
 from llmctl.providers import message_parts as chat
 from llmctl.providers import replies
+from llmctl.providers.model_parameters import require_accepted
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Usage
 
 VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
 answers alike (platform.claude.com/docs/en/api/versioning, …/api/migration-2026-10-21)."""
 
-MAX_TOKENS = 4096
-"""The output limit that Anthropic is sent where none is given: the API requires one, and every
-Claude model takes this one (platform.claude.com/docs/en/about-claude/models/overview)."""
+MAX_TOKENS = 8192
+"""The output limit that Anthropic is sent where none is given: the API requires one. Thinking
+counts, which the newest models do unasked; every model since Claude 4 takes this one, the older
+ones `_MAX_TOKENS_BEFORE` (platform.claude.com/docs/en/about-claude/models/overview)."""
+
+_MAX_TOKENS_BEFORE = 4096
+_SINCE_4 = re.compile(r".*\bclaude-[a-z]+-[4-9]\b")
 
 _PAGE = 1000  # models in one page: the most there can be (…/api/models-list)
 
@@ -116,21 +121,23 @@ def _headers(betas: object = None) -> Mapping[str, str]:
     return {"anthropic-version": VERSION, **({"anthropic-beta": str(betas)} if betas else {})}
 
 
-def default_limit(options: Mapping[str, Any]) -> int:
+def default_limit(request: Request) -> int:
     """The output limit of a request that gives none. A thinking budget comes on top, as it must be
     smaller than the limit."""
-    budget = replies.object_or_empty(options.get("thinking")).get("budget_tokens")
-    return MAX_TOKENS + (max(0, budget) if isinstance(budget, int) else 0)
+    budget = replies.object_or_empty(request.options.get("thinking")).get("budget_tokens")
+    least = MAX_TOKENS if _SINCE_4.match(request.target.known_as[1]) else _MAX_TOKENS_BEFORE
+    return least + (max(0, budget) if isinstance(budget, int) else 0)
 
 
 def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
+    require_accepted(request)
     if request.raw is not None:
         request = _from_openai(request)
     options = dict(request.options)
     betas = options.pop("betas", None)
     limit = request.max_tokens
     if limit is None:
-        limit = default_limit(options)
+        limit = default_limit(request)
     body: dict[str, Any] = {
         "model": request.target.model,
         "max_tokens": limit,
@@ -272,41 +279,73 @@ def _tool(function: JSON) -> JSON:
 
 # --- Schemas ------------------------------------------------------------------------------------
 
-_NOT_ENFORCED = frozenset(
-    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
-     "maxLength", "pattern", "maxItems", "uniqueItems", "contains", "minProperties",
-     "maxProperties"}
-)  # fmt: skip
+_FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
+)
 _DROPPED = frozenset({"$schema", "$id", "$comment"})
+_KEPT = {
+    "object": ("properties", "required"),
+    "array": ("items", "minItems"),
+    "string": ("format",),
+}
+"""What the API takes of a type's keywords, beside those of every type."""
 
 
 def to_anthropic_schema(schema: JSON) -> JSON:
-    """A JSON Schema as Anthropic's structured output takes it, by its own SDKs: objects are closed,
-    `oneOf` becomes `anyOf`, and limits the API does not enforce move into the description. The
-    answer is checked against the schema as it was given."""
+    """A JSON Schema as Anthropic's structured output takes it, by the rules of its own SDKs
+    (anthropic 2.14, `transform_schema`): objects are closed, `oneOf` becomes `anyOf`, and what the
+    API does not take moves into the description. The answer is checked against the schema as it
+    was given."""
+    left = {key: value for key, value in schema.items() if key not in _DROPPED}
     made: dict[str, Any] = {}
-    moved: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _DROPPED:
-            continue
-        if key in _NOT_ENFORCED or (key == "minItems" and value not in (0, 1)):
-            moved[key] = value
-        elif key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-            made[key] = {name: _subschema(inner) for name, inner in value.items()}
-        elif key == "oneOf" and "anyOf" not in schema:
-            made["anyOf"] = _subschema(value)
-        elif key in ("items", "anyOf", "allOf"):
-            made[key] = _subschema(value)
-        else:
-            made[key] = value
-    kind = schema.get("type")
-    if kind == "object" or (isinstance(kind, list | tuple) and "object" in kind):
-        made.setdefault("additionalProperties", False)
-    if moved:
-        limits = "{" + ", ".join(f"{key}: {value}" for key, value in moved.items()) + "}"
-        described = schema.get("description")
-        made["description"] = f"{described}\n\n{limits}" if described else limits
+    for key in ("$defs", "definitions"):
+        if isinstance(left.get(key), Mapping):
+            made[key] = _nested("properties", left.pop(key))
+    if "$ref" in left:
+        return {**made, "$ref": left["$ref"]}
+    made |= _of_any_type(left)
+    kind = made.get("type")
+    for each in kind if isinstance(kind, list | tuple) else (kind,):
+        if each == "object":
+            made["properties"] = {}
+            left.pop("additionalProperties", None)
+            made["additionalProperties"] = False
+        for name in _KEPT.get(each, ()):
+            value = left.pop(name, None)
+            fits = value in (0, 1) if name == "minItems" else name != "format" or value in _FORMATS
+            if value is not None:
+                (made if fits else left)[name] = _nested(name, value)
+    if left:
+        limits = "{" + ", ".join(f"{key}: {value}" for key, value in left.items()) + "}"
+        described = made.get("description")
+        made["description"] = f"{described}\n\n{limits}" if described is not None else limits
     return made
+
+
+def _of_any_type(left: dict[str, Any]) -> dict[str, Any]:
+    """Type, or values, or choices instead of one, and the names; taken out of `left`."""
+    kind = left.pop("type", "object" if "properties" in left else None)
+    made: dict[str, Any] = {}
+    if (values := left.get("enum")) and all(map(_is_plain, values)):
+        made["enum"] = list(left.pop("enum"))
+    if "const" in left and _is_plain(left["const"]):
+        made["const"] = left.pop("const")
+    choices = [(name, left.pop(name)) for name in ("anyOf", "oneOf", "allOf") if name in left]
+    for name, choice in choices[:1]:
+        made["allOf" if name == "allOf" else "anyOf"] = _subschema(choice)
+    if not made and kind is not None:
+        made["type"] = kind
+    return made | {name: left.pop(name) for name in ("description", "title") if name in left}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _nested(name: str, value: Any) -> Any:
+    if name == "properties":
+        return {key: _subschema(each) for key, each in value.items()}
+    return _subschema(value) if name == "items" else value
 
 
 def _subschema(value: Any) -> Any:

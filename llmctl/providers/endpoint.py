@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from functools import lru_cache
@@ -14,15 +15,19 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import (
+    AuthFailed,
     BadResponse,
     CallError,
     Interrupted,
     InvalidRequest,
     LlmctlError,
     NoAnswer,
+    NotFound,
+    PermissionRefused,
+    QuotaExhausted,
 )
 from llmctl.http import HttpClient, HttpReply, build
-from llmctl.protocols import Auth, Codec, Emit, RateHeaders, WireRequest
+from llmctl.protocols import NO_RATE_HEADERS, Auth, Codec, Emit, RateHeaders, WireRequest
 from llmctl.providers.replies import (
     BLANK,
     EVENT_FIELD,
@@ -40,6 +45,14 @@ if TYPE_CHECKING:
     import httpx2
 
 _JSON = {"content-type": "application/json"}
+_VERSIONED = re.compile(r"/v[0-9]").search
+_STEPS: dict[type[CallError], str] = {
+    AuthFailed: "try the key with `llmctl keys check`, and put a good one in its place",
+    PermissionRefused: "see on the provider's page what the key may do, or choose another model",
+    NotFound: "`llmctl models -p {profile}` lists the models that there are",
+    QuotaExhausted: "see the account on the provider's page, or choose another profile with -p",
+}
+"""The next step after an error that another address, key, model or account mends."""
 MAX_ERROR = 64 * 1024  # bytes of the body of an error that are read
 
 
@@ -50,11 +63,16 @@ class KeyHolder(Protocol):
     def value(self) -> str | None:
         """The key now; None: requests go without."""
 
+    @property
+    def source(self) -> str | None:
+        """Where it was found."""
+
 
 class FixedKey(Struct, frozen=True):
     """A key that does not change."""
 
     value: str | None
+    source: str | None = None
 
 
 class KeyAuth:
@@ -70,6 +88,11 @@ class KeyAuth:
         self._headers, self._holder, self._header = headers, holder, header
         self._key: str | None = None
         self._signed: Mapping[str, str] = {}
+
+    @property
+    def source(self) -> str | None:
+        """Where the key was found."""
+        return self._holder.source
 
     async def sign(self, request: httpx2.Request) -> httpx2.Request:
         """The request with the key, which is cut out of all foreign text from now on. Raises
@@ -124,6 +147,7 @@ class Endpoint(Struct, frozen=True):
         try:
             return await self._attempt(request, wire, None if emit is None else show)
         except CallError as error:
+            self._locate(error, request, wire)
             _clean(error)
             if shown and not isinstance(error, NoAnswer):
                 broken = Interrupted(error)
@@ -132,6 +156,22 @@ class Endpoint(Struct, frozen=True):
             if shown:  # trying again would say it twice
                 error.retryable, error.text = False, None
             raise
+
+    def _locate(self, error: CallError, request: Request, wire: WireRequest) -> None:
+        """Say where it was asked, with which key, and the next step, where the place may be wrong:
+        the profile, its address, its key or its account."""
+        step, base, target = _STEPS.get(type(error)), self.base_url, request.target
+        if step is None or not error.sent or not isinstance(base, str):
+            return
+        address, source = base.partition("?")[0], self.auth.source
+        if isinstance(error, NotFound) and target.adapter == "openai" and not _VERSIONED(address):
+            step = "most servers want /v1 in base_url"
+        with_key = (
+            f" with the key of {source}" if source and not isinstance(error, NotFound) else ""
+        )
+        where = f"profile {target.profile}, asked {join(address, wire.path)}{with_key}"
+        said = str(error).rstrip(". ")
+        error.args = (f"{said} ({where}); {step.format(profile=target.profile)}",)
 
     async def fetch(self, wire: WireRequest) -> bytes:
         """The body of a successful reply to something that is no question: the model list, a
@@ -165,7 +205,8 @@ class Endpoint(Struct, frozen=True):
             try:
                 with _reading():
                     limits = self.codec.limits(reply.headers)
-                self.heard(limits)
+                if limits is not NO_RATE_HEADERS:
+                    self.heard(replace(limits, model=request.target.model))
                 if reply.status != 200:
                     failed = await reply.read(MAX_ERROR)
                     with _reading():
@@ -292,10 +333,13 @@ def _reading() -> Iterator[None]:
 @lru_cache(maxsize=64)
 def join(base_url: str, path: str) -> str:
     """The address of `path` below the base URL, whose query (Azure's `api-version`) goes along.
-    A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`."""
+    A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`.
+    Azure lists models above its deployments (learn.microsoft.com/rest/api/azureopenai/models)."""
     base, _, query = base_url.partition("?")
+    if path == "/models" and base.rstrip("/").rpartition("/")[0].endswith("/openai/deployments"):
+        path = "../../models"
     while path.startswith("../"):
-        base, path = base.rpartition("/")[0], path[3:]
+        base, path = base.rstrip("/").rpartition("/")[0], path[3:]
     url = base.rstrip("/") + "/" + path.lstrip("/")
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 

@@ -41,5 +41,7 @@ class Mistral(ChatCompletions):
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """What is left of this minute; when it is full again is not said."""
         form = "x-ratelimit-remaining-{}-minute"
-        left = [count(headers.get(form.format(of))) for of in ("req", "tokens")]
-        return NO_RATE_HEADERS if left == [None, None] else RateHeaders(*left)
+        requests, tokens = (count(headers.get(form.format(of))) for of in ("req", "tokens"))
+        if requests is None and tokens is None:
+            return NO_RATE_HEADERS
+        return RateHeaders(remaining_requests=requests, remaining_tokens=tokens)

@@ -60,7 +60,7 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
     it does not, `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
     from llmctl.http import HttpClient
 
-    spoken, client = codec(profile.adapter, profile.api), HttpClient()
+    spoken, client = codec(profile.adapter, profile.api), HttpClient(proxy=profile.proxy)
     endpoint = Endpoint(
         codec=spoken,
         http=client,
@@ -70,6 +70,7 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
         clock=clock,
         estimate=lambda _request, _text: Usage(),
         heard=lambda _: None,
+        headers={name.lower(): value for name, value in profile.headers.items()},
     )
     try:
         spoken.decode_probe(await endpoint.fetch(spoken.probe()))

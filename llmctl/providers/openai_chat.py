@@ -15,16 +15,16 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 
-from llmctl.errors import BadResponse, ContentFiltered, InvalidRequest
+from llmctl.errors import BadResponse, CallError, ContentFiltered, InvalidRequest, ServerFailed
 from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
+from llmctl.providers.model_parameters import is_reasoning_model, require_accepted
 from llmctl.tokens import OPENAI_FIELDS
 from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Target, Usage
 
 AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_REASONING = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
 
 class ChatCompletions(replies.BaseCodec):
@@ -40,6 +40,7 @@ class ChatCompletions(replies.BaseCodec):
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A chat completion, or the raw body as it is."""
+        require_accepted(request)
         if request.raw is not None:
             return WireRequest(request.raw.path, request.raw.body)
         target = request.target
@@ -65,7 +66,7 @@ class ChatCompletions(replies.BaseCodec):
         """An answer of chat completions, responses or embeddings: rows that are passed through
         raw may ask for any of them."""
         if found.get("error") or found.get("object") == "error":
-            raise replies.error_from_event(found)
+            raise _failed(found)
         if "choices" in found:
             return chat_reply(found)
         if "output" in found:
@@ -113,8 +114,8 @@ class OpenAIChat(ChatCompletions):
         """OpenAI's own models want `max_completion_tokens` (its reasoning models refuse
         `max_tokens`); other servers mostly know `max_tokens` only."""
         own = "api.openai.com" in target.base_url or ".azure.com" in target.base_url
-        reasoning = target.model.startswith(_REASONING)
-        return "max_completion_tokens" if own or reasoning else "max_tokens"
+        reasoning = own or is_reasoning_model(target)
+        return "max_completion_tokens" if reasoning else "max_tokens"
 
     def turn(self, message: Message, target: Target) -> JSON:
         """The message; to the embedded model nothing can be attached."""
@@ -201,12 +202,25 @@ def _chat_calls(message: Mapping[str, Any]) -> tuple[JSON, ...]:
     return tuple(found)
 
 
+def _failed(answer: Mapping[str, Any]) -> CallError:
+    """The error in a body of status 200. Of the codes of a failed response (`error.code`,
+    platform.openai.com/docs/api-reference/responses) only the server's own may pass."""
+    error = replies.error_from_event(answer)
+    code = replies.object_or_empty(answer.get("error")).get("code")
+    code = code if answer.get("status") == "failed" else None
+    passing = (None, "server_error", "vector_store_timeout")
+    if not isinstance(error, ServerFailed) or code in passing:
+        return error
+    kind = ContentFiltered if "policy" in str(code) else InvalidRequest
+    return kind(error.message, http_status=200, provider_request_id=error.provider_request_id)
+
+
 def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     """The answer of a response. Raises `ContentFiltered`, `BadResponse` for one that is not
     finished, and as `BaseCodec.reply` does."""
     status = answer.get("status")
     if status == "failed" or answer.get("error"):
-        raise replies.error_from_event(answer)
+        raise _failed(answer)
     if status in ("queued", "in_progress", "cancelled"):
         raise BadResponse(
             f"the provider answered that the response is {status}: llmctl asks for answers, not "

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmctl.protocols import BodyFields, WireRequest
 from llmctl.providers import replies
+from llmctl.providers.model_parameters import require_accepted
 from llmctl.providers.openai_chat import (
     ChatCompletions,
     count_request,
@@ -30,6 +31,7 @@ class OpenAIResponses(ChatCompletions):
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A response, or the raw body as it is."""
+        require_accepted(request)
         if request.raw is not None:
             return WireRequest(request.raw.path, request.raw.body)
         items = input_items(request.messages, request.target)

@@ -16,7 +16,9 @@ class Preset(Struct, frozen=True):
 
     Of `key_env` the first variable that is set counts. `codecs` says by which class each of its
     interfaces is spoken, `module:Class` below this package; it is imported when it is used.
-    `shares` names the preset whose codecs it uses.
+    `shares` names the preset whose codecs it uses; `url_env` the variable by which the vendor's SDK
+    is sent to another address, and what belongs behind that; `header_env` headers that its own
+    address is sent when one of their variables is set.
     """
 
     name: str
@@ -25,6 +27,8 @@ class Preset(Struct, frozen=True):
     key_env: tuple[str, ...]
     codecs: Mapping[str, str]
     shares: str | None = None
+    url_env: tuple[str, str] = ("", "")
+    header_env: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def adapter(self) -> str:
@@ -38,13 +42,25 @@ LOCAL = "local"
 _OPENAI = {"chat": "openai_chat:OpenAIChat", "responses": "openai_responses:OpenAIResponses"}
 
 _LISTED = (
-    Preset("openai", "https://api.openai.com/v1", "gpt-5-mini", ("OPENAI_API_KEY",), _OPENAI),
+    Preset(
+        "openai",
+        "https://api.openai.com/v1",
+        "gpt-5-mini",
+        ("OPENAI_API_KEY",),
+        _OPENAI,
+        url_env=("OPENAI_BASE_URL", ""),
+        header_env={
+            "openai-organization": ("OPENAI_ORG_ID",),
+            "openai-project": ("OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
+        },
+    ),
     Preset(
         "anthropic",
         "https://api.anthropic.com/v1",
         "claude-sonnet-5-5",
         ("ANTHROPIC_API_KEY",),
         {"chat": "anthropic:Anthropic"},
+        url_env=("ANTHROPIC_BASE_URL", "/v1"),
     ),
     Preset(
         "gemini",
@@ -52,6 +68,7 @@ _LISTED = (
         "gemini-3.8-flash",
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         {"chat": "gemini:Gemini"},
+        url_env=("GOOGLE_GEMINI_BASE_URL", "/v1beta"),
     ),
     Preset(
         "cohere",
@@ -59,6 +76,7 @@ _LISTED = (
         "command-a-03-2025",
         ("COHERE_API_KEY", "CO_API_KEY"),
         {"chat": "cohere:Cohere"},
+        url_env=("CO_API_URL", "/v2"),
     ),
     Preset(
         "mistral",
@@ -80,6 +98,7 @@ _LISTED = (
         "openai/gpt-oss-120b",
         ("GROQ_API_KEY",),
         {"chat": "groq:Groq"},
+        url_env=("GROQ_BASE_URL", "/openai/v1"),
     ),
     Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), {}, shares="openai"),
 )

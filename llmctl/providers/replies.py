@@ -9,6 +9,7 @@ and the headers that vendors' SDKs honour.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -609,6 +610,7 @@ _BY_STATUS: dict[int, type[CallError]] = {
     409: ServerFailed,
     413: InvalidRequest,
     422: InvalidRequest,
+    410: NotFound,
     429: RateLimited,
     498: Overloaded,  # Groq: no room in the flexible tier
     503: Overloaded,
@@ -629,10 +631,14 @@ _BY_CODE: dict[str, type[CallError]] = {
     "exceed_context_size_error": ContextTooLong,
     "invalid_api_key": AuthFailed,
     "model_not_found": NotFound,
+    "model_decommissioned": NotFound,  # Groq, with status 400
     "invalid_model": NotFound,  # Mistral, with status 400
     "DeploymentNotFound": NotFound,  # Azure
     "content_filter": ContentFiltered,
     "content_policy_violation": ContentFiltered,
+    "json_validate_failed": NoAnswer,  # Groq: the model wrote no JSON, or no tool call
+    "tool_use_failed": NoAnswer,
+    "vector_store_timeout": ServerFailed,
     "rate_limit_exceeded": RateLimited,
     "server_error": ServerFailed,
     "invalid_request_error": InvalidRequest,
@@ -663,9 +669,18 @@ _BAD_KEY = (
     r"|unregistered callers|missing a valid API key|invalid api (?:token|key)|no api key"
 )
 _NO_CREDIT = (
-    r"credit balance is too low|usage limits?\b.*regain access|spending cap"
+    r"credit balance is too low|usage limits?\b.*regain access|spend(?:ing)? (?:cap|limit)"
     r"|credits? (?:are|is|have been) (?:depleted|exhausted)"
+    r"|(?:insufficient|not enough) (?:credit|fund|balance)"
+    # OpenRouter's, x.ai's and Azure's words for it, with 403
+    r"|\bkey limit exceeded|used all available credits|out of call volume quota"
 )
+_GONE = (
+    r"\bmodel\b(?:[^.]|\.\d){0,200}(?:no longer (?:available|supported)"
+    r"|(?:has been|was|is) (?:decommissioned|deprecated|retired|removed))"
+    r"|unexpected endpoint"  # LM Studio, with status 200
+)
+_FILTERED = r"blocked by (?:our |the )?content[ -]filter"  # Anthropic, with status 400
 _USED_UP = r"per[ -]?day|\b[RT]PD\b|(?:/|per|a) ?month\b|billing limit"  # Gemini: in a `quotaId`
 _TOO_LONG = (
     r"maximum context|context[ _-]length|context window|too large for model with"
@@ -675,12 +690,16 @@ _TOO_LONG = (
 _BY_MESSAGE: tuple[tuple[tuple[type[CallError], ...], str, type[CallError]], ...] = (
     # OpenAI and Groq: a request above the tokens of a whole minute is refused for ever.
     ((RateLimited,), "request too large", InvalidRequest),
-    ((RateLimited,), f"{_USED_UP}|{_NO_CREDIT}", QuotaExhausted),
+    ((RateLimited,), _NO_CREDIT, QuotaExhausted),
+    ((RateLimited,), _USED_UP, QuotaExhausted),
+    ((InvalidRequest,), _FILTERED, ContentFiltered),
+    ((InvalidRequest, ServerFailed), _GONE, NotFound),
     (_REFUSED, _BAD_KEY, AuthFailed),
     (_REFUSED, _NO_CREDIT, QuotaExhausted),
     ((InvalidRequest,), _TOO_LONG, ContextTooLong),
 )
 """What only an error's words tell: the type by code or status, the words, the type it is."""
+_TRY_AGAIN = re.compile(r"try again in ((?:\d+(?:\.\d+)?(?:h|ms|m|s))+)")
 
 
 def error_object(whole: object) -> Mapping[str, Any]:
@@ -707,14 +726,18 @@ def error_from_reply(
     whole = json_or_none(body)
     found = error_object(whole)
     message = cut(_message(found), SHOWN) or _plain_text(body)
+    wait = retry_after(headers, now=now)
     if 300 <= status < 400:
         where = cut(headers.get("location", ""), SHOWN)
         message = f"a redirect to {where!r}, which is not followed; mend `base_url`"
     sentence = f"the provider answered {status}" + (f": {message}" if message else "")
-    error = _error(status, found, sentence)
+    error = _error(status, found, sentence, wait)
+    if isinstance(error, PermissionRefused) and _title(body):
+        # A firewall, or a proxy, between us and the provider: it knows of no key.
+        error = BadResponse(sentence, retryable=False, ambiguous=False)
     error.http_status = status
     error.provider_request_id = request_id(headers) or named(object_or_empty(whole), "request_id")
-    error.retry_after = retry_after(headers, now=now)
+    error.retry_after = wait if error.retry_after is None else error.retry_after
     told = {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
     error.retryable = error.retryable if told is None else told
     return error
@@ -724,11 +747,17 @@ def error_from_event(whole: Mapping[str, Any]) -> CallError:
     """The mapped error of an `error` inside a stream or a successful reply."""
     found = error_object(whole)
     codes = map(found.get, ("status_code", "raw_status_code", "code", "status"))
-    status = next((c for c in codes if type(c) is int and 400 <= c < 600), None)
+    status = next((c for code in codes if (c := _status(code))), None)
     message = _message(found) or "the provider reported an error"
     error = _error(status or 500, found, cut(message, SHOWN))
     error.http_status, error.provider_request_id = status, named(whole, "request_id")
     return error
+
+
+def _status(code: object) -> int | None:
+    """The HTTP status that a code is, as a number or in digits."""
+    code = int(code) if isinstance(code, str) and re.fullmatch("[45][0-9]{2}", code) else code
+    return code if type(code) is int and 400 <= code < 600 else None
 
 
 def content_filtered(
@@ -759,7 +788,9 @@ def _as_text(value: object) -> str:
         return ""
 
 
-def _error(status: int, found: Mapping[str, Any], sentence: str) -> CallError:
+def _error(
+    status: int, found: Mapping[str, Any], sentence: str, wait: float | None = None
+) -> CallError:
     kind = _BY_STATUS.get(status) or (ServerFailed if status >= 500 else InvalidRequest)
     for key in ("code", "type", "status"):
         coded = _BY_CODE.get(_as_text(found.get(key)))
@@ -767,19 +798,35 @@ def _error(status: int, found: Mapping[str, Any], sentence: str) -> CallError:
             kind = coded
             break
     said = f"{_message(found)} {_as_text(found.get('details'))}"
+    told = _TRY_AGAIN.search(said)
+    again = max(wait or 0.0, (told and duration(told[1])) or 0.0) if told else 0.0
     for kinds, words, better in _BY_MESSAGE:
+        if words is _USED_UP and 0 < again <= MAX_WAIT:
+            continue  # a day's limit that fills up all the time, in a wait that we can make
         if kind in kinds and re.search(words, said, re.IGNORECASE | re.DOTALL):
             kind = better
             break
     if kind is PermissionRefused and object_or_empty(found.get("metadata")).get("reasons"):
         kind = ContentFiltered  # OpenRouter's moderation (openrouter.ai/docs, "Moderation errors")
     error = kind(sentence)
+    if kind is RateLimited and again:
+        error.retry_after = min(again, MAX_WAIT)
+    if kind is NoAnswer:
+        error.ambiguous = True  # the model has written it: once more at the most
+        error.text = first_text(found, "failed_generation")
     if kind in (ServerFailed, CallTimeout):  # other types: the provider says what happened
         error.ambiguous = status in _GATEWAY
     return error
 
 
 def _plain_text(body: bytes) -> str:
-    """The start of a body that is no JSON, on one line; nothing of an HTML page."""
+    """The start of a body that is no JSON, on one line; of an HTML page its title."""
     text = body[:LONGEST_NOTE].decode("utf-8", "replace").strip()
-    return "" if text.startswith("<") else cut(" ".join(text.split()), SHOWN)
+    return _title(body) if text.startswith("<") else cut(" ".join(text.split()), SHOWN)
+
+
+def _title(body: bytes) -> str:
+    """The title of an HTML page; nothing of anything else."""
+    text = body[:LONGEST_NOTE].decode("utf-8", "replace")
+    found = re.search(r"<title[^>]*>([^<]+)", text, re.IGNORECASE) if "<" in text[:100] else None
+    return cut(" ".join(html.unescape(found[1]).split()), SHOWN) if found else ""

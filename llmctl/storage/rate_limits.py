@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import TypeVar
 
 from llmctl.clock import Clock
 from llmctl.errors import BusyError
-from llmctl.protocols import INITIAL_LIMITS, LimitChange, LimitState
-from llmctl.storage.database import DamagedError, Database, Migration, OldFormatError
+from llmctl.protocols import INITIAL_LIMITS, LimitChange
+from llmctl.storage.database import DamagedError, Database, Migration, OldFormatError, Work
 from llmctl.storage.files import disk, use_lock
 from llmctl.storage.process import boot_id
+
+T = TypeVar("T")
 
 MIGRATIONS = (
     Migration(
@@ -28,49 +31,46 @@ MIGRATIONS = (
             """,
         ),
     ),
+    Migration(
+        "limits-002-days",
+        (
+            """
+            CREATE TABLE days (
+                name TEXT NOT NULL PRIMARY KEY,
+                day INTEGER NOT NULL,
+                used INTEGER NOT NULL
+            ) WITHOUT ROWID
+            """,
+        ),
+    ),
 )
 
 _FIND = (
     "SELECT requests_full_at, tokens_full_at, paused_until FROM lanes WHERE name = ? AND boot = ?"
 )
 _KEEP = "INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, ?)"
+_USED = "SELECT used FROM days WHERE name = ? AND day = ?"
+_COUNT = "INSERT OR REPLACE INTO days VALUES (?, ?, ?)"
 _FURTHEST = 600.0  # seconds into the future that a moment may lie; more is damage
 
 
 class RateLimitStore:
     """The `SharedLimits` in the file at `path`, made when it is first needed.
 
-    What is in it matters for a minute, so a damaged file is replaced: as soon as no process has it
-    open any more, and every process closes it when it meets the damage. Until then each has
-    limits of its own. Raises `DiskError` and `BusyError`.
+    What is in it matters for a minute or a day, so a damaged file is replaced: as soon as no
+    process has it open any more, and every process closes it when it meets the damage. Until then
+    each has limits of its own. Raises `DiskError` and `BusyError`.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._db: Database | None = None
-        self._own: dict[str, LimitState] = {}
+        self._own: sqlite3.Connection | None = None
 
     async def change(self, name: str, change: LimitChange) -> float:
         """Apply `change` to the limits called `name` while no other process does; the number that
         it gives. Raises `DiskError` and `BusyError`."""
-        try:
-            return await self._change(name, change)
-        except (DamagedError, OldFormatError):
-            self.close()
-        try:
-            with use_lock(self._path, alone=True), disk("replace", self._path):
-                for ending in ("-wal", "-shm", ""):
-                    self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
-            return await self._change(name, change)
-        except (DamagedError, OldFormatError, BusyError):
-            self.close()
-            self._own[name], result = change(self._own.get(name, INITIAL_LIMITS))
-            return result
-
-    async def _change(self, name: str, change: LimitChange) -> float:
-        if self._db is None:
-            self._db = Database(self._path, MIGRATIONS, replaceable=True)
         key = name, boot_id()
 
         def work(connection: sqlite3.Connection) -> float:
@@ -82,10 +82,52 @@ class RateLimitStore:
                 connection.execute(_KEEP, (*key, *(max(moment, -1e18) for moment in after)))
             return result
 
-        return await self._db.write(work)
+        return await self._write(work)
 
-    def close(self) -> None:
-        """Give the file back."""
+    async def count(self, name: str, day: int, units: int, most: int) -> int | None:
+        """Count towards the day while no other process does; the sum, None where there is no room.
+        It outlives a restart of the machine. Raises `DiskError` and `BusyError`."""
+
+        def work(connection: sqlite3.Connection) -> int | None:
+            row = connection.execute(_USED, (name, day)).fetchone()
+            used = max(0, (row[0] if row else 0) + units)
+            if used > most:
+                return None
+            connection.execute(_COUNT, (name, day, used))
+            return used
+
+        return await self._write(work)
+
+    async def _write(self, work: Work[T]) -> T:
+        try:
+            return await self._open().write(work)
+        except (DamagedError, OldFormatError):
+            self._give_back()
+        try:
+            with use_lock(self._path, alone=True), disk("replace", self._path):
+                for ending in ("-wal", "-shm", ""):
+                    self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
+            return await self._open().write(work)
+        except (DamagedError, OldFormatError, BusyError):
+            self._give_back()
+        if self._own is None:
+            self._own = sqlite3.connect(":memory:", isolation_level=None)
+            self._own.executescript(";".join(str(m.steps[0]) for m in MIGRATIONS))
+        return work(self._own)
+
+    def _open(self) -> Database:
+        if self._db is None:
+            self._db = Database(self._path, MIGRATIONS, replaceable=True)
+        return self._db
+
+    def _give_back(self) -> None:
         db, self._db = self._db, None
         if db is not None:
             db.close()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._give_back()
+        own, self._own = self._own, None
+        if own is not None:
+            own.close()

@@ -27,7 +27,7 @@ def profile() -> Profile:
         provider="openai",
         adapter="openai",
         base_url="https://api.openai.com/v1",
-        model="gpt-5-mini",
+        model="gpt-4o",
         max_tokens=64,
         temperature=0,
         params={"top_p": 0.5, "a": {"z": 1, "b": [1, None]}},

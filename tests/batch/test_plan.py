@@ -135,5 +135,6 @@ def test_the_time_is_that_of_the_tightest_limit() -> None:
     assert duration(made, Limits(concurrency=4), usual) == (60.0, "concurrency")
     assert duration(made, Limits(rpm=60), usual) == (120.0, "rpm")
     assert duration(made, Limits(rpm=60, tpm=3000), usual) == (240.0, "tpm")
+    assert duration(made, Limits(rpd=50), usual) == (2 * 86400, "rpd")  # today's, two days more
     assert duration(made, Limits(), []) == (None, None)
     assert duration(Plan(), Limits(rpm=60), usual) == (0.0, None)

@@ -295,3 +295,10 @@ def test_redirects_are_not_followed(llmctl: Run, sim: Simulator) -> None:
         assert done.returncode == 1
         assert "redirect" in done.stderr
         assert other.record.requests == 0
+
+
+def test_the_plan_needs_no_key(run: Run, environ: dict[str, str]) -> None:
+    """Case 35: `--dry-run` asks nobody and exits 0 without a key; `--exact` asks the provider."""
+    plan = ("ask", "hi", "-p", "openai", "--dry-run")
+    assert run(*plan, env=environ).returncode == 0
+    assert run(*plan, "--exact", env=environ).returncode == 4

@@ -431,7 +431,7 @@ def test_samples(llmctl: Run, tmp_path: Path, sim: Simulator) -> None:
     one."""
     texts = iter(f"answer {n}" for n in range(100))
     sim.reply = lambda _: Reply(next(texts))
-    rows = [{"id": f"r{n}", "prompt": "say", "temperature": 1} for n in range(3)]
+    rows = [{"id": f"r{n}", "prompt": "say", "model": "other", "temperature": 1} for n in range(3)]
     path = write(tmp_path / "in.jsonl", rows)
     plan = json.loads(llmctl("batch", str(path), "--dry-run", "--json").stdout)
     assert (plan["to_send"], plan["duplicates"]) == (3, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import time
@@ -204,3 +205,48 @@ def test_a_server_that_closes_kept_connections(
     with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as db:
         assert db.execute("SELECT sum(uncertain) FROM calls").fetchone() == (closed,)
     assert 0 < closed <= 8
+
+
+def test_requests_of_a_day(
+    llmctl: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
+) -> None:
+    """A71: `rpd` holds for all commands of a UTC day; when they are used the run stops with exit 5
+    and what to do, and the same command goes on once there are more."""
+    rows = tmp_path / "in.jsonl"
+    rows.write_text("".join(f'{{"prompt": "p{n}"}}\n' for n in range(8)))
+    assert llmctl("ask", "hi", env={**configured, "LLMCTL_RPD": "3"}).returncode == 0
+    done = llmctl("batch", str(rows), "--rpd", "3", "--json")
+    assert (done.returncode, len(sim.calls)) == (5, 3)
+    summary = json.loads(done.stdout)
+    assert (summary["ok"], summary["failed"], summary["errors"]) == (2, 6, {"quota": 6})
+    assert "the 3 requests of this day (limits: rpd) are used" in done.stderr
+    assert "or raise rpd" in done.stderr
+    assert llmctl("ask", "more", env={**configured, "LLMCTL_RPD": "3"}).returncode == 5
+    done = llmctl("batch", str(rows), "--rpd", "9")
+    assert (done.returncode, len(sim.calls)) == (0, 9)
+
+
+def test_limits_of_a_model(llmctl: Run, home: Path, tmp_path: Path, sim: Simulator) -> None:
+    """`limits: {models: …}`: a named model has its own, counted apart from the others'."""
+    config = home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text() + "    limits: {rpd: 4, models: {small: {rpd: 2}}}\n")
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "a", "model": "small"}\n' * 3 + '{"prompt": "b"}\n')
+    done = llmctl("batch", str(rows), "--no-cache", "--concurrency", "1", "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (5, 2)
+    assert [call.ask.model for call in sim.calls if call.ask] == ["small"] * 2
+    rows.write_text('{"prompt": "c"}\n' * 5)
+    done = llmctl("batch", str(rows), "-o", str(tmp_path / "o.jsonl"), "--no-cache", "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (5, 4)
+
+
+def test_a_header_that_never_says_more_is_not_believed(
+    llmctl: Run, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 74: "0 left" on every good answer does not throttle a run to a request a minute."""
+    sim.headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-remaining-tokens": "0"}
+    rows = tmp_path / "in.jsonl"
+    rows.write_text("".join(f'{{"prompt": "p{n}"}}\n' for n in range(40)))
+    done = llmctl("batch", str(rows), "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, 40)
+    assert json.loads(done.stdout)["elapsed_s"] < 30

@@ -54,6 +54,78 @@ def at(home: Path, environ: dict[str, str], sim: Simulator) -> At:
     return make
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "step"),
+    [
+        (401, 4, "try the key with `llmctl keys check`, and put a good one in its place"),
+        (402, 5, "choose another profile with -p"),
+        (403, 4, "what the key may do"),
+        (404, 1, "`llmctl models -p sim` lists the models that there are"),
+    ],
+)
+@pytest.mark.parametrize("words", [("ask", "q"), ("batch", "in.jsonl", "-q")])
+def test_an_error_says_whose_it_is_and_the_next_step(
+    run: Run, at: At, sim: Simulator, tmp_path: Path,
+    words: tuple[str, ...], status: int, code: int, step: str,
+) -> None:  # fmt: skip
+    """Case 31, A43: what another key, model or account mends names profile, address, place of the
+    key and the next step; with `-q`, too."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "q"}\n')
+    sim.fault = errors.status(status, "so it is")
+    done = run(*words, env=at())
+    assert done.returncode == code
+    shown = " ".join(done.stderr.split())
+    if words[0] == "batch":
+        shown += (tmp_path / "in.out.errors.jsonl").read_text()
+    assert f"the provider answered {status}: so it is (profile sim, asked {sim.base_url}" in shown
+    assert ("with the key of $SIM_KEY" in shown) == (status != 404)
+    assert step in shown
+
+
+def test_an_address_without_v1_is_told(run: Run, at: At, sim: Simulator) -> None:
+    """Case 32: as Ollama answers it, and LM Studio under 200; asked once, with the address."""
+    env = at()
+    config = Path(env["HOME"]) / ".config/llmctl/config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace(sim.base_url, sim.origin + "/api"), encoding="utf-8")
+    for status in (404, 500):
+        said = "Unexpected endpoint or method. (POST /chat/completions)"
+        sim.fault = errors.status(status, said)
+        before = len(sim.calls)
+        done = run("ask", "q", env=env)
+        assert (done.returncode, len(sim.calls) - before) == (1, 1)
+        assert f"asked {sim.origin}/api/chat/completions" in done.stderr
+        assert "most servers want /v1 in base_url" in done.stderr
+
+
+def test_the_vendors_variables_send_elsewhere(
+    run: Run, home: Path, environ: dict[str, str], sim: Simulator
+) -> None:
+    """Case 38: `OPENAI_BASE_URL` and its kin are used, with the key beside them, which goes to no
+    other address; a profile's own `base_url` wins, and then that key is not its key."""
+    for provider, variable, key, rest in (
+        ("openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", ""),
+        ("anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "/v1"),
+        ("gemini", "GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", "/v1beta"),
+        ("groq", "GROQ_BASE_URL", "GROQ_API_KEY", "/openai/v1"),
+        ("cohere", "CO_API_URL", "CO_API_KEY", "/v2"),
+    ):
+        address = sim.origin + BASES[provider].removesuffix(rest)
+        env = {**environ, key: KEY, variable: f"{address}/"}
+        done = run("ask", f"hello {provider}", "-p", provider, env=env)
+        assert (done.returncode, done.stdout) == (0, f"echo: hello {provider}"), done.stderr
+    folder = home / ".config" / "llmctl"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "profiles: {openai: {base_url: 'https://api.openai.com/v1'}}\n", encoding="utf-8"
+    )
+    env = {**environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{sim.origin}/v1"}
+    shown = json.loads(run("profiles", "show", "openai", "--json", env=env).stdout)
+    assert shown["base_url"] == "https://api.openai.com/v1"
+    assert shown["key"]["env"] is None
+    assert run("keys", "list", "--json", env=env).stdout.strip() == "[]"
+
+
 @pytest.fixture
 def schema(tmp_path: Path) -> str:
     """A file with a schema."""
@@ -86,6 +158,44 @@ def test_azure(run: Run, at: At, sim: Simulator) -> None:
     assert call.query == "api-version=2024-10-21"
     assert call.headers["api-key"] == KEY
     assert "authorization" not in call.headers
+
+
+def test_azure_lists_models_above_its_deployments(
+    run: Run, at: At, sim: Simulator, home: Path
+) -> None:
+    """Case 35: a good key of a deployment's address is found good, and its models are listed."""
+    sim.accept_keys({KEY})
+    env = at("openai", "key_header: api-key", 'query: {api-version: "2024-10-21"}')
+    config = home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text().replace("/v1", "/openai/deployments/mine"))
+    done = run("keys", "check", "sim", env=env)
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "ok"), done.stderr
+    assert run("models", env=env).returncode == 0
+    wanted = ("/openai/models", "api-version=2024-10-21")
+    assert {(call.path, call.query) for call in sim.calls} == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("openai", "gpt-5-mini"), ("anthropic", "claude-sonnet-5-5")]
+)
+def test_parameters_that_a_model_refuses(
+    run: Run, at: At, sim: Simulator, tmp_path: Path, provider: str, model: str
+) -> None:
+    """Case 33: the profile's is left out and said once; a flag's and a row's are refused unsent."""
+    env = {**at(provider, "params: {temperature: 0}"), "LLMCTL_MODEL": model}
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    done = run("batch", str(rows), env=env)
+    assert (done.returncode, len(sim.calls)) == (0, 2), done.stderr
+    assert done.stderr.count("refuses temperature") == 1
+    assert not any("temperature" in (call.body or {}) for call in sim.calls)
+    done = run("ask", "hi", "-t", "0.5", env=env)
+    assert (done.returncode, len(sim.calls)) == (2, 2)
+    assert f"error: {model} refuses temperature (0.5): leave it out" in done.stderr
+    rows.write_text('{"prompt": "c", "temperature": 0.2}\n')
+    done = run("batch", str(rows), "-o", str(tmp_path / "o.jsonl"), env=env)
+    (failed,) = read(tmp_path / "o.errors.jsonl")
+    assert (failed["error"]["type"], len(sim.calls)) == ("invalid_request", 2)
 
 
 @pytest.mark.parametrize("provider", [*BASES])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctl.config.settings import Limits
-from llmctl.errors import DiskError, RateLimited
+from llmctl.config.settings import Limits, ModelLimits
+from llmctl.errors import ConnectionFailed, DiskError, QuotaExhausted, RateLimited
 from llmctl.guards.rate_limit import (
     AdaptiveConcurrency,
     LocalLimits,
@@ -128,6 +128,78 @@ def test_nothing_left_waits_for_the_reset(reset: float | None, longest: float) -
     assert quota.wait(50, longest) == 0
 
 
+@pytest.mark.parametrize(("limit", "doubted"), [(None, True), (6000, False), (1, True)])
+def test_answers_that_leave_nothing_are_doubted(limit: int | None, *, doubted: bool) -> None:
+    """Case 74: two good answers in a row with nothing left for long are not believed; after a
+    refusal it takes four. Nothing left that comes back at once is a provider at its limit."""
+    quota = ProviderQuota()
+    for needed in (2, 4):
+        for turn in range(needed):
+            quota.take(1)
+            quota.update(0, limit, 60.0, 0, 0.0)
+            assert (quota.left is None) is (doubted and turn == needed - 1)
+        quota.on_refused()
+
+
+def test_who_waits_hears_that_the_header_is_not_believed() -> None:
+    """Case 74: a request that waits for what the first answer said goes once the second proves it
+    wrong, not a minute later."""
+    clock = FakeClock()
+    limits = ProviderLimits(Limits(), clock)
+
+    async def work() -> None:
+        for _ in range(2):
+            await limits.acquire(0)
+        limits.update_from_headers(RateHeaders(remaining_requests=0))
+        waiting = asyncio.ensure_future(limits.acquire(0))
+        await clock.sleep(0.5)
+        assert limits.waits() > 50
+        limits.update_from_headers(RateHeaders(remaining_requests=0))
+        await waiting
+
+    clock.run(work())
+    assert clock.now - 1000 == pytest.approx(1)
+    assert limits.waits() == 0
+
+
+def test_each_model_has_its_own_limits() -> None:
+    """What a model's replies say of what is left holds for it alone, where it has limits of its
+    own; what those leave out is as the profile says."""
+    limits = Limits(rpm=60, tpm=600, models={"small": ModelLimits(rpm=30, rpd=9)})
+    assert limits.of("small") == Limits(rpm=30, tpm=600, rpd=9)
+    assert limits.of("large") is limits
+    clock = FakeClock()
+    made = ProviderLimits(limits, clock)
+    made.update_from_headers(RateHeaders(remaining_requests=0, reset_requests=30, model="small"))
+
+    async def first(model: str) -> float:
+        await made.of(model).acquire(0)
+        return clock.now - 1000
+
+    assert clock.run(first("large")) == 0
+    assert clock.run(first("small")) == 30
+    assert made.of("small").today == (1, 9)
+
+
+def test_what_was_not_sent_is_not_counted() -> None:
+    """A request of the day that never left is there for the next one."""
+    inner = Scripted(
+        ConnectionFailed("x", sent=False), ConnectionFailed("x", sent=False), response()
+    )
+    run = Run(inner, rpd=1)
+
+    async def work() -> None:
+        for _ in range(2):
+            with pytest.raises(ConnectionFailed):
+                await run.guard(request(), None)
+        await run.guard(request(), None)
+        with pytest.raises(QuotaExhausted, match="the 1 requests of this day") as why:
+            await run.guard(request(), None)
+        assert (why.value.sent, why.value.exit_code, why.value.retryable) == (False, 5, False)
+
+    run.clock.run(work())
+
+
 def test_a_reset_alone_is_the_pause_after_a_429() -> None:
     """Cohere says when, not how much: nothing waits for that, until a 429 names no time."""
     run = Run()
@@ -149,7 +221,7 @@ def test_a_reset_alone_is_the_pause_after_a_429() -> None:
 class Run:
     """The guard of one provider, whose requests are taken to use 100 tokens."""
 
-    def __init__(self, inner: Handler | None = None, **limits: int) -> None:
+    def __init__(self, inner: Handler | None = None, **limits: Any) -> None:
         self.clock = FakeClock()
         self.limits = ProviderLimits(Limits(**limits), self.clock)
         self.guard = rate_limit(inner or Scripted(response()), self.limits, lambda _: 100)
@@ -289,7 +361,7 @@ def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
     """A disk that refuses is a warning, once; this process keeps to the limits by itself."""
     clock, warned = FakeClock(), list[str]()
 
-    class Full:
+    class Full(LocalLimits):
         async def change(self, name: str, _: LimitChange) -> float:
             raise DiskError(f"no room for {name}")
 

@@ -75,10 +75,12 @@ def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str
     """No line of the bar is wider than the terminal, and without colours it writes none."""
     monkeypatch.setenv("COLUMNS", columns)
     clock, stream = FakeClock(), io.StringIO()
-    pace = Pace(Tally(rows=1_000_000), clock, 200_000, lambda: "rate limit, 100 s")
+    waits = "rate limit, 100 s".__str__
+    pace = Pace(Tally(rows=1_000_000), clock, 200_000, waits, today=lambda: (1200, 1500))
     watch(bar(stream, pace, colour=False), pace, 3, 5)
     text = stream.getvalue()
     assert "15/1,000,000" in text
+    assert columns == "80" or "1,200/1,500 requests today" in text
     assert "\x1b[3" not in text
     seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert max(len(line) for line in seen.splitlines()) <= int(columns)

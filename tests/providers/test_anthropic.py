@@ -45,6 +45,8 @@ def test_an_output_limit_is_always_sent() -> None:
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 10_000}}
     assert sent(options=thinking)["max_tokens"] == MAX_TOKENS + 10_000
     assert sent(options={"max_tokens": 9})["max_tokens"] == 9
+    before_thinking = {model: sent(model=model) for model in ("claude-3-haiku", "my-own")}
+    assert {body["max_tokens"] for body in before_thinking.values()} == {4096}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,9 @@ def test_a_schema_is_made_to_fit() -> None:
                 {"type": "integer", "description": "d\n\n{minimum: 0}"},
             ]
         },
-        "$defs": {"o": {"type": ["object", "null"], "additionalProperties": True}},
+        "$defs": {
+            "o": {"type": ["object", "null"], "properties": {}, "additionalProperties": False}
+        },
         "description": "{minItems: 2}",
     }
 

@@ -29,6 +29,8 @@ class Asked:
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask
 
+    source = "$KEY"
+
     @property
     def value(self) -> str:
         """The key now."""

@@ -24,7 +24,7 @@ NOW = 1_800_000_000.0
 ANTHROPIC, COHERE, GEMINI = Anthropic(lambda: NOW), Cohere(lambda: NOW), Gemini(lambda: NOW)
 GROQ, MISTRAL, OPENROUTER = Groq(lambda: NOW), Mistral(lambda: NOW), OpenRouter(lambda: NOW)
 OPENAI, RESPONSES = OpenAIChat(lambda: NOW), OpenAIResponses(lambda: NOW)
-RETRYABLE = {"rate_limited", "overloaded", "server", "timeout"}
+RETRYABLE = {"rate_limited", "overloaded", "server", "timeout", "bad_response"}
 RATE = "rate_limit_exceeded"
 RPC = "type.googleapis.com/google.rpc."
 DAY = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}
@@ -32,6 +32,8 @@ MINUTE = {"quotaId": "GenerateContentInputTokensPerModelPerMinute-FreeTier"}
 BAD_KEY = {"@type": f"{RPC}ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
 LONG = "The input token count (9) exceeds the maximum number of tokens allowed (8)."
 NO_ROOM = "input and `max_tokens` exceed context limit"
+FILTERED = "Output blocked by content filtering policy"
+SPENT = "Your team has either used all available credits or reached its monthly spending limit."
 ROUTED_TOO_LONG = "This endpoint's maximum context length is 8."
 MISTRAL_TOO_LONG = "too large for model with 8 maximum context length"
 COHERE_TOO_LONG = "too many tokens: total number of tokens cannot exceed 4081"
@@ -121,7 +123,21 @@ ERRORS: list[tuple[Any, int, JSON, str]] = [
     (GROQ, 429, {"error": {"code": RATE, "message": "Request too large"}}, "invalid_request"),
     (GROQ, 429, {"error": {"code": RATE, "message": "tokens per minute"}}, "rate_limited"),
     (GROQ, 429, {"error": {"code": RATE, "message": "requests per day (RPD)"}}, "quota"),
-    (GROQ, 400, {"error": {"code": "tool_use_failed", "message": "m"}}, "invalid_request"),
+    # Case 30
+    (GROQ, 400, {"error": {"code": "tool_use_failed", "message": "m"}}, "bad_response"),
+    (GROQ, 400, {"error": {"code": "json_validate_failed", "message": "m"}}, "bad_response"),
+    (GROQ, 400, {"error": {"code": "model_decommissioned", "message": "m"}}, "not_found"),
+    (OPENAI, 400, {"error": {"message": "The model `x-3.5` has been deprecated"}}, "not_found"),
+    (OPENAI, 400, {"error": {"message": "deprecated parameter of this model"}}, "invalid_request"),
+    (OPENAI, 410, {"error": {"message": "gone"}}, "not_found"),
+    (ANTHROPIC, 400, anthropic("invalid_request_error", FILTERED), "content_filter"),
+    # Case 29
+    (OPENROUTER, 403, {"error": {"code": 403, "message": "Key limit exceeded (total)"}}, "quota"),
+    (OPENAI, 403, {"code": "permission", "error": SPENT}, "quota"),
+    (OPENAI, 429, {"code": "exhausted", "error": SPENT}, "quota"),
+    (OPENAI, 403, {"error": {"code": "403", "message": "Out of call volume quota."}}, "quota"),
+    # Case 32: what LM Studio says of a path without /v1
+    (OPENAI, 500, {"error": "Unexpected endpoint or method. (POST /chat)"}, "not_found"),
     (GROQ, 498, {"error": {"message": "Flex tier capacity exceeded"}}, "overloaded"),
 ]
 
@@ -133,7 +149,8 @@ def test_errors_by_body_and_status(codec: Any, status: int, said: JSON, kind: st
     assert (error.row_type, error.retryable) == (kind, kind in RETRYABLE)
     assert (error.http_status, error.provider_request_id) == (status, "r1")
     inner = said.get("error", said)
-    assert str(inner.get("message") or "") in error.message
+    words = inner if isinstance(inner, str) else str(inner.get("message") or "")
+    assert words in error.message
 
 
 @pytest.mark.parametrize(
@@ -161,6 +178,77 @@ def test_what_is_said_beside_an_error() -> None:
     assert GEMINI.failure(503, {}, body).row_type == "overloaded"
     said = {"code": 502, "message": "Provider returned error", "metadata": {"raw": "GPU on fire"}}
     assert "GPU on fire" in OPENROUTER.failure(502, {}, orjson.dumps({"error": said})).message
+
+
+@pytest.mark.parametrize("code", [429, "429", 401, "401", "404", "400"])
+@pytest.mark.parametrize("codec", [OPENAI, OPENROUTER, ANTHROPIC, RESPONSES])
+def test_digits_are_a_status(codec: Any, code: object) -> None:
+    """Case 26: a code in digits, in a 200 or a stream, is the status it is, not the server's."""
+    data = orjson.dumps({"type": "error", "error": {"code": code, "message": "m"}})
+    kinds = {429: "rate_limited", 401: "auth", 404: "not_found", 400: "invalid_request"}
+    with pytest.raises(CallError) as whole:
+        codec.decode(200, {}, data)
+    with pytest.raises(CallError) as streamed:
+        codec.reader().piece("", data.decode())
+    for caught in (whole.value, streamed.value):
+        assert (caught.row_type, caught.http_status) == (kinds[int(str(code))], int(str(code)))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("server_error", "server"),
+        ("rate_limit_exceeded", "rate_limited"),
+        ("vector_store_timeout", "server"),
+        ("invalid_prompt", "invalid_request"),
+        ("invalid_base64_image", "invalid_request"),
+        ("image_content_policy_violation", "content_filter"),
+        ("bio_policy", "content_filter"),
+    ],
+)
+def test_a_response_that_failed(code: str, kind: str) -> None:
+    """Case 27: only what is the server's passes; whole and in a stream."""
+    failed = {"status": "failed", "error": {"code": code, "message": "m"}, "output": []}
+    event = orjson.dumps({"type": "response.failed", "response": failed}).decode()
+    with pytest.raises(CallError) as whole:
+        RESPONSES.decode(200, {}, orjson.dumps(failed))
+    with pytest.raises(CallError) as streamed:
+        RESPONSES.reader().piece("response.failed", event)
+    assert whole.value.row_type == streamed.value.row_type == kind
+    assert whole.value.retryable == (kind in RETRYABLE)
+
+
+@pytest.mark.parametrize(
+    ("words", "headers", "kind", "wait"),
+    [
+        ("try again in 8.64s", {"retry-after": "1"}, "rate_limited", 8.64),
+        ("try again in 1m26.4s", {}, "rate_limited", 86.4),
+        ("try again in 7h12m0s", {"retry-after": "1"}, "quota", 1.0),
+        ("come back tomorrow", {"retry-after": "1"}, "quota", 1.0),
+    ],
+)
+def test_a_days_limit_that_fills_up(
+    words: str, headers: dict[str, str], kind: str, wait: float
+) -> None:
+    """Case 28: requests per day are a quota only without a wait that can be made."""
+    said = {"code": RATE, "message": f"Limit on requests per day (RPD) reached, {words}."}
+    error = OPENAI.failure(429, headers, orjson.dumps({"error": said}))
+    assert (error.row_type, error.retry_after) == (kind, wait)
+
+
+def test_what_the_model_wrote_in_vain_is_kept() -> None:
+    """Case 30: Groq's failed generation was paid for; it is asked for once more at the most."""
+    said = {"code": "json_validate_failed", "message": "m", "failed_generation": '{"a": '}
+    error = GROQ.failure(400, {}, orjson.dumps({"error": said}))
+    assert (error.text, error.ambiguous) == ('{"a": ', True)
+
+
+def test_a_page_is_known_by_its_title() -> None:
+    """Case 31: a firewall's 403 is no refusal of the key."""
+    page = b"<!DOCTYPE html><html><head><title>Attention Required! | Cloudflare</title>"
+    error = OPENAI.failure(403, {}, page)
+    assert "Attention Required! | Cloudflare" in error.message
+    assert (error.row_type, error.exit_code, error.retryable) == ("bad_response", 1, False)
 
 
 def retry_info(delay: str) -> JSON:

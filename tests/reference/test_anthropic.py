@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pytest
+
+from llmctl.providers.anthropic import to_anthropic_schema
 from llmctl.types import Finish
 from tests.conformance.codec import KEY
 from tests.conformance.codec_dialects import PNG
@@ -105,3 +108,24 @@ class TestAnthropic(SdkContract):
         cached = usage.cache_read_input_tokens
         read = usage.input_tokens + cached + usage.cache_creation_input_tokens
         return Said(text, answer.stop_reason, read, usage.output_tokens, cached)
+
+
+_TEXT = {"type": "string", "format": "phone", "minLength": 2}
+SCHEMAS: list[dict[str, Any]] = [
+    {"type": "object", "properties": {"a": _TEXT}, "additionalProperties": True},
+    {"type": "object", "patternProperties": {"^x": _TEXT}, "required": ["a"], "title": "t"},
+    {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
+    {"type": "array", "prefixItems": [{"type": "string"}], "minItems": 1, "description": "d"},
+    {"type": "array", "items": {"type": "string", "format": "uuid"}, "minItems": 3},
+    {"$ref": "#/$defs/X", "$defs": {"X": {"type": "object", "properties": {"s": _TEXT}}}},
+    {"oneOf": [{"type": "null"}, {"const": 1}], "default": None},
+    {"enum": ["a", "b"], "type": "string", "description": "x", "examples": ["a"]},
+    {"allOf": [{"type": "number", "multipleOf": 2}], "not": {"const": 3}},
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_schemas_are_those_of_the_sdk(schema: dict[str, Any]) -> None:
+    """Case 34: closed objects, unknown formats, `patternProperties` and `prefixItems` go out as the
+    vendor's own SDK sends them."""
+    assert to_anthropic_schema(schema) == pytest.importorskip("anthropic").transform_schema(schema)

@@ -99,3 +99,22 @@ def test_after_damage_all_share_the_same_file_again(
     assert swap(other, USED) == INITIAL_LIMITS
     assert swap(one, (NOW, NOW, NOW)) == USED
     assert swap(other, USED) == (NOW, NOW, NOW)
+
+
+def test_a_day_is_counted_by_all(
+    stores: list[RateLimitStore], monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    """A71: together to the last request, by name, anew each day; a restart of the machine does not
+    give it back, nor does a file that cannot be replaced let more through."""
+    one, other = stores
+
+    def count(store: RateLimitStore, units: int, name: str = "fast", day: int = 7) -> int | None:
+        return asyncio.run(store.count(name, day, units, 3))
+
+    assert [count(one, 1), count(other, 1), count(one, 2), count(other, 1)] == [1, 2, None, 3]
+    monkeypatch.setattr(rate_limits, "boot_id", lambda: "another")
+    assert [count(one, 1), count(one, 1, "slow"), count(one, 1, day=8)] == [None, 1, 1]
+    assert [count(other, -1, day=8), count(other, 0, day=8)] == [0, 0]
+    other.close()
+    path.write_bytes(b"rubbish" * 1000)  # `one` has it open
+    assert [count(other, 1) for _ in range(4)] == [1, 2, 3, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import time
@@ -100,6 +101,8 @@ class Messages(Anthropic):
         body = call.body or {}
         if "max_tokens" not in body:
             return "max_tokens: Field required"
+        if "temperature" in body and re.match("claude-[a-z]+-5", str(body.get("model"))):
+            return "`temperature` is deprecated for this model."
         if any(message.get("role") == "system" for message in body.get("messages", [])[:1]):
             return "messages: Unexpected role; the system prompt is a top-level parameter"
         return super().objection(call)

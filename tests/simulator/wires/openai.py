@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from tests.simulator.call import Ask, Json, bearer
+from tests.simulator.call import Ask, Call, Json, bearer
 from tests.simulator.http1 import Headers
 from tests.simulator.limits import Standing
 from tests.simulator.reply import Problem, Reply, ToolCall
@@ -13,6 +14,8 @@ from .wire import Turn, Wire, data_event, spoken
 
 _MINUTE = 60
 _ERROR = ("message", "type", "param", "code")
+_THINKS = re.compile(r"(o[134]|gpt-5)(-mini|-nano)?(-\d{4}-\d\d-\d\d)?$")
+_SAMPLING = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
 
 
 class OpenAI(Wire):
@@ -23,6 +26,18 @@ class OpenAI(Wire):
     def key(self, headers: Mapping[str, str]) -> str | None:
         """Take a bearer token, or Azure's `api-key`."""
         return bearer(headers) or headers.get("api-key")
+
+    def objection(self, call: Call) -> str | None:
+        """Mind, as a model that thinks, how it is told to choose its words."""
+        body = call.body or {}
+        if self.billing != "generation" or not _THINKS.match(str(body.get("model"))):
+            return None
+        for name, default in _SAMPLING.items():
+            if body.get(name) not in (None, default):
+                return f"Unsupported value: '{name}' does not support {body[name]} with this model."
+        if "max_tokens" in body:
+            return "Unsupported parameter: use 'max_completion_tokens' instead of 'max_tokens'."
+        return None
 
     def refuse(self, status: int, problem: Problem) -> tuple[int, Json]:
         """Give `{"error": {message, type, param, code}}`."""
