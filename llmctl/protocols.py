@@ -231,13 +231,23 @@ class BudgetUsage(Struct, frozen=True):
     held: Decimal
 
 
+class Holder(Struct, frozen=True):
+    """Another run that holds `amount` US dollars of a window; `beat`: its last sign of life, in
+    milliseconds since the epoch."""
+
+    run_id: str
+    amount: Decimal
+    beat: int
+
+
 class BudgetDenied(Struct, frozen=True):
-    """A hold that does not fit into `window`, of which `usage` counted without it. `never`: waiting
-    for calls under way does not help."""
+    """A hold that does not fit into `window`, of which `usage` counted without it: of other runs
+    what `holders` hold. `never`: waiting for calls under way does not help."""
 
     window: BudgetWindow
     usage: BudgetUsage
     never: bool
+    holders: tuple[Holder, ...] = ()
 
 
 class BudgetWarning(Struct, frozen=True):

@@ -396,7 +396,8 @@ class Counter:
         what the model's window leaves room for; None where nobody knows."""
         most = self.max_output(request)
         if most is None and (window := self.context_window(request.target)) is not None:
-            most = max(0, window - counted.tokens)
+            # An estimate leans upward, and the less is read, the more room there is to write.
+            most = max(0, window - counted.tokens) if counted.exact else window
         return self._all_answers(request, most)
 
     def _all_answers(self, request: Request, most: int | None) -> int | None:

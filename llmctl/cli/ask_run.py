@@ -37,6 +37,7 @@ from llmctl.cli.output import (
 )
 from llmctl.cli.streams import require_stream, stdin_pieces
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
+from llmctl.guards.budget import held_by
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.anthropic import default_limit
 from llmctl.providers.models_api import count_tokens
@@ -111,8 +112,9 @@ async def _run(
     before: Conversation | None,
 ) -> int:
     def waiting(denied: BudgetDenied) -> None:
-        name = denied.window.name
-        context.info(f"waiting: other calls under way may come to all of budget {name}")
+        name, held = denied.window.name, held_by(denied)
+        who = f" ({held})" if held else ""
+        context.info(f"waiting: other calls under way may come to all of budget {name}{who}")
 
     async with runner_for(selection, context) as live:
         if options.dry_run:

@@ -77,7 +77,7 @@ def report(
                  state is within, warning or exceeded
       unpriced   [{profile, provider, model, calls}]
       unknown    {calls, usd, unpriced_calls, first [{call_id, run_id, time, profile, provider,
-                 model, usd}]}: calls whose end is unknown, the first 20 of them by name
+                 model, usd}]}: calls in doubt, usd beyond what is known; the first 20 by name
     --format csv: a line a group: the dimensions, the fields of total in this order,
       latency_p50_ms, latency_p95_ms, latency_p99_ms. Unknown is empty; text beginning
       with = + - @ tab or CR gets an apostrophe in front.
@@ -203,17 +203,27 @@ def release(
     context: Context,
     ids: Annotated[list[str] | None, Argument(metavar="[CALL_ID]...")] = None,
     run_id: Annotated[
-        str | None, Option("--run", metavar="ID", help="All such calls of one run.")
+        str | None,
+        Option(
+            "--run",
+            metavar="ID",
+            help="All such calls of one run; those under way, too, once its process is silent.",
+        ),
     ] = None,
     everything: Annotated[bool, Option("--all", help="All such calls.")] = False,
     billed: Annotated[
-        str, Option(metavar="USD", help="What the provider billed for each. Default: nothing.")
+        str,
+        Option(
+            metavar="USD",
+            help="What the provider billed for each beyond what is known. Default: nothing.",
+        ),
     ] = "0",
 ) -> int:
     """Say what calls cost whose end is unknown.
 
-    A call that got no answer may have been billed: it counts at its worst case until somebody
-    knows better. `llmctl cost report` names it; look it up on the bill, then release it.
+    A call that got no answer, and the rest of a stream that was cut, may have been billed: they
+    count at their worst case until somebody knows better. `llmctl cost report` names them; look
+    them up on the bill, then release them.
 
     \b
     --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}], "usd",
@@ -256,7 +266,7 @@ def release(
         f"released {plural(len(released), 'call')}: {money(total, unpriced)} at the most → "
         f"{now}{each}"
         if released
-        else "nothing to release: of every such call it is known how it ended"
+        else "nothing to release: nothing is in doubt of any such call"
     )
     return 0
 

@@ -156,7 +156,7 @@ def budget_json(state: BudgetState, zone: tzinfo) -> dict[str, Any]:
 
 
 def calls_json(calls: Sequence[UnknownCall], zone: tzinfo) -> list[dict[str, Any]]:
-    """Calls of unknown end; `usd` is the most that one can have cost."""
+    """Calls in doubt; `usd` is the most that one can have cost beyond what is known."""
     names = ("profile", "provider", "model")
     return [
         {
@@ -267,7 +267,7 @@ def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
         )
     if report.unknown:
         amount, count = _usd(*total_of(report.unknown)), len(report.unknown)
-        yield f"It is unknown how {plural(count, 'call')} ended; they may have cost {amount} USD."
+        yield f"In doubt: {plural(count, 'call')}, which may have cost {amount} USD more."
     if report.unpriced:
         calls = [(safe(f"{each.profile}/{each.model}"), each.calls) for each in report.unpriced]
         named = ", ".join(f"{name} ({count:,})" for name, count in calls)

@@ -14,7 +14,7 @@ from llmctl.clock import Clock
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, LlmctlError
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.shutdown import first_of
-from llmctl.storage.ledger import BEAT
+from llmctl.storage.ledger import BEAT, SILENCE
 from llmctl.storage.ledger_rows import kind_of, matches
 from llmctl.types import Answer, CallRecord, Request, Usage
 
@@ -55,6 +55,7 @@ class RunBudget:
         self._exhausted: BudgetDenied | None = None
         self._asking = 0
         self._beating: asyncio.Task[None] | None = None
+        self._heard: tuple[object, float] = (None, 0.0)  # signs of life of others, and when
         self.waiting = 0  # calls, until others have settled
         self.limited = 0  # calls that got an output limit, so that there is a worst case
         self.overshoot = Overshoot()
@@ -194,11 +195,20 @@ class RunBudget:
             denied = await self._try(hold, windows, waited=True)
             if denied is None:
                 return
-            if denied.never and not self._open and not self._asking:
+            over = denied.never or self._is_silent(denied)
+            if over and not self._open and not self._asking:
                 self._exhausted = denied
                 raise _exhausted(hold, denied)
             # Until a call of this process has settled, or those of others may have.
             await first_of(self._settled.wait(), self._clock.sleep(POLL))
+
+    def _is_silent(self, denied: BudgetDenied) -> bool:
+        """Whether those who hold the budget have given no sign of life while this process waited:
+        by its own clock, since clocks differ and machines sleep."""
+        signs, now = denied.holders, self._clock.monotonic()
+        if signs != self._heard[0]:
+            self._heard = signs, now
+        return bool(signs) and now - self._heard[1] >= SILENCE
 
     def _current(self, now: float) -> tuple[BudgetWindow, ...]:
         if not self._period[0] <= now < self._period[1]:
@@ -240,6 +250,11 @@ def usd(amount: Decimal) -> str:
     return f"${whole}.{rest.rstrip('0').ljust(2, '0')}"
 
 
+def held_by(denied: BudgetDenied) -> str:
+    """Which other runs hold how much: `run 01J… holds $0.40`."""
+    return " and ".join(f"run {one.run_id} holds {usd(one.amount)}" for one in denied.holders)
+
+
 def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
     """Raises `BudgetRefused` for a call that does not fit into a window by itself."""
     target = hold.request.target
@@ -258,6 +273,13 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
 
 def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
     window, spent = denied.window, denied.usage.spent
+    if not denied.never:
+        return BudgetExhausted(
+            f"{held_by(denied)} of the budget of {usd(window.limit)} ({window.name}) and gives no "
+            f"sign of life: once it has ended, `llmctl cost release --run "
+            f"{denied.holders[0].run_id}`, and run the same command again",
+            sent=False,
+        )
     return BudgetExhausted(
         f"the budget of {usd(window.limit)} ({window.name}) is used up: {usd(spent)} is spent, "
         f"and the next call may cost {usd(hold.cost or _ZERO)}; raise it and run the same "

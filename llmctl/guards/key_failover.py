@@ -27,6 +27,8 @@ def key_failover(inner: Handler, key: RotatingKey) -> Handler:
                 error.earlier = earlier = earlier + error.earlier
                 if not await key.refused(using):
                     raise
+                if error.usage is not None:
+                    earlier += ((error.usage, error.cost),)
                 attempts, uncertain = error.attempts, error.uncertain
             else:
                 attempts, uncertain = attempts + answer.attempts, uncertain + answer.uncertain

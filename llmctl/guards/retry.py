@@ -76,7 +76,7 @@ class Retry(Struct, frozen=True):
                 answer = await call.again(error)
         except CallError as error:  # perhaps of the pause: the run is to end
             error.attempts, error.uncertain, error.held = call.made, call.uncertain, True
-            error.earlier = tuple(call.billed[: -1 if error.usage is not None else None])
+            error.earlier = tuple(call.billed[: -1 if _is_known(error) else None])
             raise
         except CancelledAfterSending:
             raise
@@ -110,7 +110,7 @@ class _Call:
             free = error.kept_ended or (self._guard.patient and excused)
             self.made -= not error.sent
             self.uncertain += error.ambiguous
-            if error.usage is not None:
+            if _is_known(error):
                 self.billed.append((error.usage, error.cost))
             self.count += not free
             raise
@@ -166,6 +166,11 @@ class _Call:
         down for all."""
         endless = self._guard.patient and error.excused
         return float("inf") if endless else self._end - self._guard.clock.monotonic()
+
+
+def _is_known(error: CallError) -> bool:
+    """Whether the error came with its bill. That of an ambiguous one may not be all."""
+    return error.usage is not None and not error.ambiguous
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -82,6 +82,10 @@ class Anthropic(replies.BaseCodec):
             citations=replies.kept([c for b in found["content"] for c in b.get("citations") or ()]),
         )  # fmt: skip
 
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usage`."""
+        return _usage(replies.object_or_empty(found.get("usage"))), None
+
     def reader(self) -> AnthropicReader:
         """A reader for one stream: usage comes in two events."""
         return AnthropicReader()
@@ -370,8 +374,7 @@ def _usage(found: Mapping[str, Any]) -> Usage | None:
     the usage is an estimate then."""
     if not found:
         return None
-    rounds = [each for each in found.get("iterations") or () if isinstance(each, dict)]
-    if rounds:
+    if rounds := replies.objects(found, "iterations"):
         own = [each for each in rounds if "advi" not in str(each.get("type"))]
         parts = filter(None, (_usage({**each, "iterations": None}) for each in own))
         used = sum(parts, Usage(searches=_searches(found), estimated=len(own) < len(rounds)))
@@ -413,6 +416,10 @@ class AnthropicReader(replies.BaseReader):
     def __init__(self) -> None:
         super().__init__()
         self._usage: dict[str, Any] = {}
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """All so far."""
+        return self._usage_so_far(found), None
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; `ping` and events that are not known say nothing."""

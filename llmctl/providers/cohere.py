@@ -51,6 +51,8 @@ class Cohere(replies.BaseCodec):
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
         """The text blocks, joined; thinking and the plan for tools are not text. The API does
         not say which model answered."""
+        if found.get("error") and found.get("finish_reason") not in _FAILED:
+            raise replies.error_from_event(found)
         content = found["message"].get("content")
         usage = _usage(found.get("usage"))
         text = content if isinstance(content, str) else replies.block_texts(content or ())
@@ -71,7 +73,13 @@ class Cohere(replies.BaseCodec):
         if status != 498:
             return error
         named = error.provider_request_id
-        return ContentFiltered(error.message, http_status=status, provider_request_id=named)
+        denied = ContentFiltered(error.message, http_status=status, provider_request_id=named)
+        denied.usage = error.usage
+        return denied
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usage`."""
+        return _usage(found.get("usage")), None
 
     def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
         """The time of `x-ratelimit-reset`, when it is not past."""
@@ -222,12 +230,12 @@ def _usage(value: object) -> Usage | None:
 def _finish(
     reason: object, found: Mapping[str, Any], usage: Usage | None, *, has_text: bool
 ) -> Finish:
-    """The finish of a `finish_reason`. Raises `ServerFailed` (ambiguous) where it is a failure
-    and `ContentFiltered` for a refusal without text; both carry the usage."""
+    """The finish of a `finish_reason`. Raises `ServerFailed` where it is a failure, ambiguous
+    without a usage, and `ContentFiltered` for a refusal without text; both carry the usage."""
     if reason in _FAILED:
         why = cut(replies.first_text(found, "error") or f"finish_reason {reason}", replies.SHOWN)
         error = ServerFailed(f"the provider gave up on the answer: {why}", http_status=200)
-        error.usage, error.ambiguous = usage, True
+        error.usage, error.ambiguous = usage, usage is None
         raise error
     finish = replies.finish_of(reason, _FINISH) or "other"
     if finish == "content_filter" and not has_text:
@@ -237,6 +245,11 @@ def _finish(
 
 class CohereReader(replies.BaseReader):
     """Reads one stream; usage and the reason to finish come with `message-end`."""
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """That of the event's `delta`, or beside it."""
+        delta = replies.object_or_empty(found.get("delta"))
+        return _usage(delta.get("usage", found.get("usage"))), None
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; those that are not known say nothing."""

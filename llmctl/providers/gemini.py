@@ -69,8 +69,12 @@ class Gemini(replies.BaseCodec):
 
     def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
         """RetryInfo's, in the error's details."""
-        delays = (str(info.get("retryDelay", "")) for info in _objects(error, "details"))
+        delays = (str(info.get("retryDelay", "")) for info in replies.objects(error, "details"))
         return next(filter(None, map(replies.duration, delays)), None)
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usageMetadata`."""
+        return _usage(found), None
 
     def reader(self) -> GeminiReader:
         """A reader for one stream: it has no end mark of its own."""
@@ -276,7 +280,7 @@ def _usage(whole: Mapping[str, Any]) -> Usage | None:
         audio_input=_of(found, "promptTokensDetails", "AUDIO"),
         audio_output=_of(found, "candidatesTokensDetails", "AUDIO"),
         image_output=_of(found, "candidatesTokensDetails", "IMAGE"),
-        searches=sum(map(_searches, _objects(whole, "candidates"))),
+        searches=sum(map(_searches, replies.objects(whole, "candidates"))),
     )
     more = count(found.get("totalTokenCount")) - usage.input - usage.output
     if more > 0:  # a side that is not said
@@ -285,7 +289,7 @@ def _usage(whole: Mapping[str, Any]) -> Usage | None:
 
 
 def _of(found: Mapping[str, Any], name: str, modality: str) -> int:
-    each = [one for one in _objects(found, name) if one.get("modality") == modality]
+    each = [one for one in replies.objects(found, name) if one.get("modality") == modality]
     return sum(replies.token_count(one.get("tokenCount")) for one in each)
 
 
@@ -295,16 +299,15 @@ def _searches(candidate: Mapping[str, Any]) -> int:
     return len(queries) if isinstance(queries, list) else 0
 
 
-def _objects(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    listed = found.get(name)
-    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-
-
 class GeminiReader(replies.BaseReader):
     """Reads one stream. It ends with the connection: complete once a reason to finish came.
     Every chunk counts all tokens so far."""
 
     beyond_text = False  # whether it gives images or sound
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usageMetadata`."""
+        return _usage(found), None
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:  # noqa: ARG002 - no names
         """One chunk, built like a complete answer."""
@@ -340,7 +343,7 @@ class GeminiReader(replies.BaseReader):
 
 
 def _stopped(candidate: Mapping[str, Any], usage: Usage | None) -> ContentFiltered:
-    ratings = _objects(candidate, "safetyRatings")
+    ratings = replies.objects(candidate, "safetyRatings")
     blocking = [str(rating.get("category")) for rating in ratings if rating.get("blocked") is True]
     why = replies.first_text(candidate, "finishMessage") or ", ".join(blocking)
     sentence = f"the provider's filter stopped the answer ({candidate.get('finishReason')})"

@@ -67,17 +67,18 @@ class ChatCompletions(replies.BaseCodec):
         """An answer of chat completions, responses or embeddings: rows that are passed through
         raw may ask for any of them."""
         if found.get("error") or found.get("object") == "error":
-            raise _billed(_failed(found), found)
+            raise _failed(found)
         if "choices" in found:
-            try:
-                return chat_reply(found)
-            except CallError as error:
-                raise _billed(error, found) from None
+            return chat_reply(found)
         if "output" in found:
             return responses_reply(found)
         if isinstance(found.get("data"), list):  # embeddings
             return ProviderReply("", "stop", _model(found), *openai_usage(found), beyond_text=True)
         raise KeyError("choices")
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usage`."""
+        return openai_usage(found)
 
     def limits(self, headers: Mapping[str, str]) -> RateHeaders:
         """`x-ratelimit-{remaining,limit,reset}-{requests,tokens}`."""
@@ -220,7 +221,7 @@ def responses_reply(answer: Mapping[str, Any]) -> ProviderReply:
     finished, and as `BaseCodec.reply` does."""
     status = answer.get("status")
     if status == "failed" or answer.get("error"):
-        raise _billed(_failed(answer), answer)
+        raise _failed(answer)
     if status in ("queued", "in_progress", "cancelled"):
         raise BadResponse(
             f"the provider answered that the response is {status}: llmctl asks for answers, not "
@@ -306,7 +307,7 @@ def openai_usage(answer: Mapping[str, Any]) -> tuple[Usage | None, Decimal | Non
     details = found.get("completion_tokens_details") or found.get("output_tokens_details")
     written = replies.object_or_empty(details)
     count = replies.token_count
-    tools = [item.get("type") for item in answer.get("output") or () if isinstance(item, dict)]
+    tools = [item.get("type") for item in replies.objects(answer, "output")]
     usage = Usage(
         input=count(found.get("prompt_tokens", found.get("input_tokens"))),
         output=count(found.get("completion_tokens", found.get("output_tokens"))),
@@ -340,13 +341,6 @@ def _witnessed(usage: Usage, total: int) -> Usage:
     return replace(usage, output=usage.output + more, estimated=not exact)
 
 
-def _billed(error: CallError, answer: Mapping[str, Any]) -> CallError:
-    """The error with the usage that stands beside it."""
-    if error.usage is None:
-        error.usage, error.cost = openai_usage(answer)
-    return error
-
-
 def refused(refusal: object, usage: Usage | None, cost: Decimal | None) -> ContentFiltered:
     """The error for a refusal of the model, or for an answer that the filter stopped."""
     if isinstance(refusal, str) and refusal:
@@ -367,22 +361,23 @@ class ChatReader(replies.BaseReader):
             raise refused(self._refusal, self._usage, None)
         return StreamChunk(done=True)
 
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """`usage`, of Groq within `x_groq`."""
+        groq = replies.object_or_empty(found.get("x_groq"))
+        return openai_usage(found if found.get("usage") else groq)
+
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One chunk."""
         groq = replies.object_or_empty(found.get("x_groq"))
         if found.get("error") or groq.get("error") or "error" in (event, found.get("object")):
-            failed = replies.error_from_event(groq if groq.get("error") else found)
-            raise _billed(failed, found if found.get("usage") else groq)
-        usage, cost = openai_usage(found if found.get("usage") else groq)
+            raise replies.error_from_event(groq if groq.get("error") else found)
+        usage, cost = self.bill(found)
         self._usage = usage or self._usage
         # Further choices (`n`) come in chunks of their own.
         choices = found.get("choices")
         listed = choices if isinstance(choices, list) else ()
         choice: Mapping[str, Any] = next((c for c in listed if c.get("index") in (0, None)), {})
-        try:
-            finish = chat_finish(choice)
-        except CallError as error:
-            raise _billed(error, found if found.get("usage") else groq) from None
+        finish = chat_finish(choice)
         delta = choice.get("delta") or choice.get("message") or {}
         text = content_text(delta.get("content", choice.get("text"))) or _spoken(delta)
         # As much of it as an error could show: added up, a long one would take a square of time.

@@ -17,6 +17,7 @@ from llmctl.providers.openai_chat import (
     count_request,
     input_items,
     is_commentary,
+    openai_usage,
     responses_reply,
     text_format,
 )
@@ -64,6 +65,10 @@ class ResponsesReader(replies.BaseReader):
     def __init__(self) -> None:
         super().__init__()
         self._commentary: set[str] = set()
+
+    def bill(self, found: Mapping[str, Any]) -> replies.Bill:
+        """That of the response in the event."""
+        return openai_usage(replies.object_or_empty(found.get("response")) or found)
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; the last one holds the whole answer."""

@@ -46,6 +46,9 @@ from llmctl.redact import cut
 from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
 
 T = TypeVar("T")
+Bill = tuple[Usage | None, Decimal | None]
+"""What was used, and the provider's own price of it in dollars; None where it is not said."""
+_Bills = Callable[[Mapping[str, Any]], Bill]
 
 MAX_WAIT = 120.0  # seconds a provider's wait is honoured at most
 MAX_LINE = 16 * 1024 * 1024  # bytes: a stream's line without end must not fill the memory
@@ -77,20 +80,25 @@ class BaseCodec(ABC):
         """A complete answer. Raises the mapped `CallError`; `BadResponse` for what is none."""
         if status != 200:
             raise self.failure(status, headers, body)
-        return read_object(body, self.reply)
+        return _read_billed(body, self.reply, self.bill)
 
     @abstractmethod
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
         """The answer in a body of status 200. Raises the mapped `CallError`, and the errors that
         `read_object` maps."""
 
+    @abstractmethod
+    def bill(self, found: Mapping[str, Any]) -> Bill:
+        """The usage in a body, whatever else is in it, and the provider's price of it."""
+
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-        """The mapped error of a reply that is no success."""
+        """The mapped error of a reply that is no success; billed where a usage stands beside it."""
         error = error_from_reply(status, headers, body, now=self._now())
+        found = json_or_none(body)
         if error.retry_after is None and not isinstance(error, QuotaExhausted):
-            wait = self.wait(headers, error_object(json_or_none(body)))
+            wait = self.wait(headers, error_object(found))
             error.retry_after = None if wait is None else min(wait, MAX_WAIT)
-        return error
+        return _add_bill(error, found, self.bill)
 
     def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
         """Seconds to wait by a failure's headers or error, where `retry-after` does not say it."""
@@ -155,7 +163,8 @@ class BaseReader(ABC):
         """One event. Raises the mapped error where it carries one, `BadResponse` for nonsense."""
         if data.strip() == "[DONE]":
             return self._whole(self.done())
-        chunk = read_object(data.encode(errors="replace"), partial(self.read, event))
+        body = data.encode(errors="replace")
+        chunk = _read_billed(body, partial(self.read, event), self.bill, whole=False)
         self._has_text = self._has_text or bool(chunk.text)
         self._finished = self._finished or chunk.finish is not None
         return self._whole(chunk)
@@ -177,6 +186,10 @@ class BaseReader(ABC):
     def tool_calls(self) -> tuple[JSON, ...]:
         """The calls so far, in OpenAI's shape."""
         return tuple(tool_call(**call) for call in self.calls.values())
+
+    @abstractmethod
+    def bill(self, found: Mapping[str, Any]) -> Bill:
+        """See `BaseCodec.bill`: that of an event, or of the stream so far."""
 
     @abstractmethod
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
@@ -324,6 +337,28 @@ def read_object(body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
         ) from error
 
 
+def _read_billed(
+    body: bytes, read: Callable[[Mapping[str, Any]], T], bill: _Bills, *, whole: bool = True
+) -> T:
+    """As `read_object`; an error carries the usage that stands beside it."""
+    try:
+        return read_object(body, read)
+    except CallError as error:
+        _add_bill(error, json_or_none(body), bill, whole=whole)
+        raise
+
+
+def _add_bill(error: CallError, body: object, bill: _Bills, *, whole: bool = True) -> CallError:
+    """The error with the usage in the body; where that is `whole` nothing else may be billed."""
+    if error.usage is None:
+        found = object_or_empty(body[0] if isinstance(body, list) and body else body)
+        usage, cost = bill(found)
+        if cost or (usage is not None and (usage.input or usage.output)):
+            error.usage, error.cost = usage or Usage(), cost
+            error.ambiguous = error.ambiguous and not whole
+    return error
+
+
 def _required_object(value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError("no JSON object")
@@ -333,6 +368,12 @@ def _required_object(value: object) -> Mapping[str, Any]:
 def object_or_empty(value: object) -> Mapping[str, Any]:
     """The object, or an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
+
+
+def objects(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The objects in the list that the field `name` holds; none for anything else."""
+    listed = found.get(name)
+    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
 def required_text(value: object) -> str:

@@ -20,7 +20,14 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from llmctl.errors import InputError
-from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWarning, BudgetWindow, Hold
+from llmctl.protocols import (
+    BudgetDenied,
+    BudgetUsage,
+    BudgetWarning,
+    BudgetWindow,
+    Hold,
+    Holder,
+)
 from llmctl.storage.database import Database, corrupt, create, fits
 from llmctl.storage.ledger_queries import HOUR, KIND, SUMS, Reading, UnknownCall
 from llmctl.storage.ledger_rows import (
@@ -30,6 +37,7 @@ from llmctl.storage.ledger_rows import (
     Labels,
     call_row,
     dollars,
+    held_before,
     held_call,
     lost_call,
     matches,
@@ -83,8 +91,14 @@ _CHARGE = (
     f"held_pico = min({MOST}, held_pico + ?) "
     "WHERE key IN (SELECT value FROM json_each(?))"
 )
-_FORGET = "DELETE FROM processes WHERE pid = ? AND birth = ? AND world = ?"
+_FORGET = "DELETE FROM processes WHERE beat_ms < ?"
 _BEAT = "INSERT OR REPLACE INTO processes VALUES (?, ?, ?, ?)"
+_HOLDERS = (
+    "SELECT run_id, total(1.0 * cost_pico * times), max(max(at_ms, coalesce(beat_ms, 0))) "
+    "FROM holds LEFT JOIN processes USING (pid, birth, world) WHERE run_id != ? "
+    "AND EXISTS (SELECT 1 FROM json_each(windows) WHERE value = ?) GROUP BY run_id ORDER BY run_id"
+)
+"""Who else holds how much of a window, and when each last gave a sign of life."""
 _DROP_WINDOWS = (
     "DELETE FROM windows WHERE end_ms < ? "
     "OR (json_extract(match, '$.run') IS NOT NULL AND made_ms < ?)"
@@ -160,7 +174,9 @@ class Ledger:
                 limit = to_pico(window.limit) or 0
                 if spent + others + amount > limit:
                     never = spent + amount > limit
-                    denials.append(BudgetDenied(window, usage_of(spent, others), never))
+                    asked = connection.execute(_HOLDERS, (self._run_id, window.key)).fetchall()
+                    holders = tuple([Holder(run, dollars(int(p)), beat) for run, p, beat in asked])
+                    denials.append(BudgetDenied(window, usage_of(spent, others), never, holders))
         if denials:
             if self._look_for_the_dead(connection):
                 return self._hold(connection, held, windows)
@@ -192,8 +208,13 @@ class Ledger:
 
     async def beat(self) -> None:
         """Say that this process, whose calls are under way, is alive."""
-        values = (*self._me, round(time.time() * 1000))
-        await self._db.write(lambda connection: connection.execute(_BEAT, values).rowcount)
+        now = round(time.time() * 1000)
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_FORGET, (now - SILENCE * 1000,))
+            connection.execute(_BEAT, (*self._me, now))
+
+        await self._db.write(work)
 
     async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge its windows in one transaction; durable
@@ -201,7 +222,8 @@ class Ledger:
 
         A failure after which the provider may have billed becomes `unknown` with the amount of
         the hold. Settling a call twice ends in `sqlite3.IntegrityError`, unless the first row
-        says `unknown`. Gives the shares of windows to warn at that were reached now.
+        says `unknown`, or others wrote it who took this process for dead. Gives the shares of
+        windows to warn at that were reached now.
         """
         self._held.discard(record.request.call_id)
         return await self._db.write(lambda connection: self._settle(connection, record))
@@ -212,10 +234,11 @@ class Ledger:
         call_id = record.request.call_id
         found = connection.execute(_END_HOLD, (call_id,)).fetchall()
         held = HeldCall(*found[0]) if found else None
-        row = call_row(record, held, self._run_id, self._user)
+        freed = (held and held.amount_pico) or 0
         if held is None and (old := _thought_dead(connection, call_id)):
             _take_out(connection, old)
-            row = replace(row, started_ms=old.started_ms, windows=old.windows)
+            held = held_before(old)
+        row = call_row(record, held, self._run_id, self._user)
         spent = row.spent_pico
         if not spent and row.windows == "[]":
             add_call(connection, row)
@@ -224,7 +247,7 @@ class Ledger:
         keys = json.loads(row.windows)
         live = _live(connection, row.started_ms, row)
         more = [key for key in live if key not in keys]
-        _charge(connection, row.windows, spent=spent, held=-((held and held.amount_pico) or 0))
+        _charge(connection, row.windows, spent=spent, held=-freed)
         if more:
             _charge(connection, json.dumps(more), spent=spent)
             row = replace(row, windows=json.dumps([*keys, *more]))
@@ -278,7 +301,8 @@ class Ledger:
     ) -> list[UnknownCall]:
         """Write that what is in doubt of calls cost `billed` US dollars each (all of a call whose
         end is unknown), and correct the windows that they count towards; gives what was in doubt
-        before. The calls are those of the `ids`, else those of the run, else all.
+        before. The calls are those of the `ids`, else those of the run, else all; of a run whose
+        process is silent also those under way.
 
         Raises `InputError`, and nothing has changed, when an id or the run is not in the ledger,
         or nothing is in doubt of the call of that id.
@@ -286,6 +310,7 @@ class Ledger:
         pico = to_pico(billed) or 0
 
         def work(connection: sqlite3.Connection) -> list[UnknownCall]:
+            _expire_dead_holds(connection, run_id)
             found = _select_unknown(connection, ids, run_id)
             for call in found:
                 old = _find_call(connection, call.call_id)
@@ -374,9 +399,10 @@ def _count(connection: sqlite3.Connection, call_id: str, sign: int = 1) -> None:
 
 
 def _thought_dead(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
-    """The `unknown` row of a call whose process was silent (stopped, suspended), but lives."""
+    """The row of a call whose process was silent (stopped, suspended), but lives."""
     old = _find_call(connection, call_id)
-    return old if old is not None and old.status == "unknown" else None
+    open_ = old is not None and (old.status == "unknown" or old.attempts is None)
+    return old if open_ else None
 
 
 def _take_out(connection: sqlite3.Connection, old: CallRow) -> None:
@@ -386,8 +412,9 @@ def _take_out(connection: sqlite3.Connection, old: CallRow) -> None:
     connection.execute("DELETE FROM calls WHERE call_id = ?", (old.call_id,))
 
 
-def _expire_dead_holds(connection: sqlite3.Connection) -> bool:
-    """Make `unknown` rows of the holds whose processes have died; whether there were any."""
+def _expire_dead_holds(connection: sqlite3.Connection, run_id: str | None = None) -> bool:
+    """Make `unknown` rows of the holds whose processes have died, and of those of the run if its
+    process is silent; whether there were any."""
     now, found = time.time() * 1000, False
     asked = "SELECT pid, birth, world, beat_ms FROM processes"
     beats = {row[:3]: row[3] for row in connection.execute(asked).fetchall()}
@@ -398,9 +425,8 @@ def _expire_dead_holds(connection: sqlite3.Connection) -> bool:
         owner = process, now - last > SILENCE * 1000
         if owner not in dead:
             dead[owner] = process.is_dead(out_of_sight=owner[1])
-        if dead[owner]:
+        if dead[owner] or (owner[1] and held.run_id == run_id):
             found = True
-            connection.execute(_FORGET, row[len(_HELD) :])
             amount = held.amount_pico or 0
             connection.execute(_END_HOLD, (held.call_id,)).fetchall()
             _charge(connection, held.windows, held=-amount)
@@ -416,9 +442,16 @@ def _select_unknown(
     """The chosen calls; raises `InputError` for those that there are not."""
     reading = Reading(connection)
     if run_id is not None and not ids:
-        if not reading.has_run(run_id):
+        found = reading.unknown_where("run_id = ?", run_id)
+        live = sum(hold.run_id == run_id for hold in reading.open_holds())
+        if live and not found:
+            raise InputError(
+                f"calls of run {run_id} are under way ({live:,}), and its process lives: end it "
+                f"and run the same command again, after {SILENCE:.0f} s if it is in a container"
+            )
+        if not found and not reading.has_run(run_id):
             raise InputError(f"there is no call of a run {run_id!r} in the ledger")
-        return reading.unknown_where("run_id = ?", run_id)
+        return found
     calls = {call.call_id: call for call in reading.unknown_where("1")}
     for call_id in ids:
         if call_id not in calls and (known := _find_call(connection, call_id)):

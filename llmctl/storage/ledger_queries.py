@@ -23,8 +23,10 @@ KIND = ("profile", "provider", "asked_model", "model", "user", "tags")
 
 _KEPT = "cache IN ('hit', 'shared')"
 _UNKNOWN = "status = 'unknown'"
-DOUBTFUL = f"{_UNKNOWN} OR uncertain > 0"
-"""Of calls that may have cost more than is known, in SQL: what a release may settle."""
+_DOUBTFUL = f"({_UNKNOWN} OR uncertain > 0)"  # what a release may settle
+OPEN = f"({_UNKNOWN} OR uncertain > 0 OR attempts IS NULL)"
+"""Of calls whose rows may change, in SQL: they may have cost more than is known, or their process
+was thought dead and may settle them after all."""
 # A kept answer used no tokens this time; of a call that ended nobody knows how, only the worst
 # case is known.
 _USED = f"(cache IS NULL OR NOT {_KEPT}) AND NOT {_UNKNOWN}"
@@ -227,7 +229,7 @@ class Reading:
         asked = (
             "SELECT call_id, run_id, started_ms, profile, provider, model, "  # noqa: S608
             f"iif({_UNKNOWN}, cost_pico + coalesce(uncertain_pico, 0), uncertain_pico) FROM calls "
-            f"WHERE ({DOUBTFUL}) AND {where} ORDER BY started_ms, call_id"
+            f"WHERE {OPEN} AND {_DOUBTFUL} AND {where} ORDER BY started_ms, call_id"
         )
         return [UnknownCall(*row) for row in self._all(asked, values)]
 

@@ -153,6 +153,7 @@ class CallRow(Struct, frozen=True):
     Times in milliseconds: `started_ms` since the epoch (UTC), `latency_ms` of the attempt that
     answered, `elapsed_ms` of the whole call with its waits and retries. Money in picodollars,
     None when the price is unknown; `saved_pico` is what a cached answer would have cost.
+    `attempts` is None where others wrote the row than the process of the call, thought dead.
     `uncertain` counts attempts that may have been billed, or billed at more than is known of them,
     besides one that `cost_pico` stands for; `uncertain_pico` is what they cost at the most.
     `input_tokens` includes cached ones, `output_tokens` reasoning; `estimated` marks tokens the
@@ -296,6 +297,12 @@ def lost_call(held: HeldCall) -> CallRow:
         cost_pico=held.amount_pico,
         status="unknown",
     )
+
+
+def held_before(row: CallRow) -> HeldCall:
+    """The hold of a call whose process was thought dead."""
+    same = set(HeldCall.__struct_fields__) & set(CallRow.__struct_fields__)
+    return HeldCall(**{name: getattr(row, name) for name in same}, at_ms=row.started_ms)
 
 
 def _status(record: CallRecord) -> Status:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.database import Migration
-from llmctl.storage.ledger_queries import DOUBTFUL, KIND, SUMS, Reading
+from llmctl.storage.ledger_queries import KIND, OPEN, SUMS, Reading
 from llmctl.storage.ledger_rows import MOST, CallKind, matches
 
 _HOURS = f"""
@@ -41,7 +41,7 @@ _UNKNOWN = "CREATE INDEX calls_unknown ON calls (started_ms) WHERE status = 'unk
 
 _BEATS = (
     "DROP INDEX calls_unknown",
-    f"CREATE INDEX calls_doubtful ON calls (started_ms) WHERE {DOUBTFUL}",
+    f"CREATE INDEX calls_open ON calls (started_ms) WHERE {OPEN}",
     # When a process with calls under way last said that it lives.
     """
     CREATE TABLE processes (
@@ -147,7 +147,7 @@ def add_window(
     kind = ", ".join(CallKind.__struct_fields__)
     unknown = connection.execute(
         f"SELECT call_id, {kind} FROM calls "  # noqa: S608 - our own names
-        f"WHERE ({DOUBTFUL}) AND started_ms >= ? AND started_ms < ?",
+        f"WHERE {OPEN} AND started_ms >= ? AND started_ms < ?",
         (window.start, window.end),
     ).fetchall()
     connection.execute(

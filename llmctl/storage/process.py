@@ -29,12 +29,11 @@ class Process(Struct, frozen=True):
         return cls(os.getpid(), start_time(os.getpid()) or "", world())
 
     def is_dead(self, *, out_of_sight: bool) -> bool:
-        """True when the process has ended; `out_of_sight` when it runs in another container."""
+        """True when the process has ended; `out_of_sight` where it cannot be seen: in another
+        container, on another host, or before the machine was started again."""
         boot, _, namespace = self.world.partition(" ")
         own_boot, _, own_namespace = world().partition(" ")
-        if sys.platform == "linux" and boot != own_boot:
-            return True
-        if namespace != own_namespace:
+        if namespace != own_namespace or (sys.platform == "linux" and boot != own_boot):
             return out_of_sight
         return start_time(self.pid) != self.birth
 

@@ -80,7 +80,7 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
 def test_one_that_waits_for_another_process_goes_on_when_that_settles(
     configured: dict[str, str], config: Path, sim: Simulator
 ) -> None:
-    """`ask` says that it waits, and is answered."""
+    """`ask` says that it waits, and for whom (case 53), and is answered."""
     budgets(config, "name: team, limit_usd: 0.003, period: month")
     sim.reply = bills(10)
     sim.hold()
@@ -92,7 +92,9 @@ def test_one_that_waits_for_another_process_goes_on_when_that_settles(
             words, env=configured, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as second:
             assert second.stderr is not None
-            assert "waiting: other calls under way" in second.stderr.readline()
+            said = second.stderr.readline()
+            assert "waiting: other calls under way" in said
+            assert "holds $0.002008)" in said
             assert len(sim.calls) == 1
             sim.release()
     assert (first.returncode, second.returncode, sim.billed.requests) == (0, 0, 2)

@@ -18,6 +18,7 @@ from tests.cli.jsonl import prompts, write
 from tests.conftest import LLMCTL, Run
 from tests.ledgers import a_call, a_ledger, lost
 from tests.simulator.server import Simulator
+from tests.storage.damage import sql
 
 Make = Callable[..., Path]
 
@@ -57,7 +58,7 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
     )
     text = run("cost", "report").stdout
     shown = " ".join(text.split())
-    assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in shown
+    assert "In doubt: 2 calls, which may have cost 0.024 + ? USD more" in shown
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert lines["one"].split()[3:] == ["$0.024", "fast/gpt-5-mini"]
     assert lines["two"].split()[3:] == ["$?", "fast/m"]
@@ -70,7 +71,7 @@ def test_a_report_lists_the_calls(run: Run, ledger: Make) -> None:
         ("two", None),
     ]
     markdown = run("cost", "report", "--format", "markdown").stdout
-    assert "unknown how 2 calls ended; they may have cost 0.024 + ? USD" in markdown
+    assert "In doubt: 2 calls, which may have cost 0.024 + ? USD more" in markdown
 
 
 def test_a_call_is_released_by_its_id(run: Run, ledger: Make) -> None:
@@ -147,3 +148,28 @@ def test_what_a_killed_batch_left_behind_is_released(
     done = run("cost", "release", "--all", env=configured)
     assert "released 1 call" in done.stdout
     assert run("batch", str(path), env=configured).returncode == 0
+
+
+def test_a_stopped_process_that_was_released_settles_when_it_wakes(
+    run: Run, configured: dict[str, str], sim: Simulator
+) -> None:
+    """Case 53: while its run beats it cannot be released; a minute after its last sign of life it
+    can. Woken, it answers, and its bill takes the place of what was said."""
+    path = Path(configured["HOME"]) / ".local/state/llmctl/ledger.db"
+    sim.hold()
+    words = [str(LLMCTL), "ask", "hello", "--max-tokens", "1000"]
+    with subprocess.Popen(words, env=configured, stdin=subprocess.DEVNULL) as child:
+        sim.wait_for_calls(1)
+        child.send_signal(signal.SIGSTOP)
+        ((run_id,),) = sql(path, "SELECT run_id FROM holds")
+        early = run("cost", "release", "--run", str(run_id), env=configured)
+        assert (early.returncode, "its process lives" in early.stderr) == (2, True)
+        sql(path, "UPDATE holds SET at_ms = at_ms - 61000")
+        sql(path, "UPDATE processes SET beat_ms = beat_ms - 61000")
+        done = run("cost", "release", "--run", str(run_id), env=configured)
+        assert "released 1 call" in done.stdout, done.stderr
+        assert sql(path, "SELECT status FROM calls") == [("error",)]
+        child.send_signal(signal.SIGCONT)
+        sim.release()
+        assert child.wait(timeout=60) == 0
+    assert sql(path, "SELECT status, estimated FROM calls") == [("ok", 0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from tests.ledgers import calls_of
 from tests.simulator.call import Call
 from tests.simulator.fault import Fault
 from tests.simulator.faults import Disconnect
+from tests.simulator.http1 import Answer
 from tests.simulator.reply import Reply, Usage
 from tests.simulator.scripts import fail_first
 from tests.simulator.server import Simulator
 from tests.simulator.wires import openrouter
 from tests.simulator.wires.registry import BASES
+from tests.simulator.wires.wire import Wire
 
 WIRES = [
     (name, api)
@@ -141,6 +144,45 @@ def test_a_stream_settles_what_was_billed(
     assert all(body.get("stream", True) for body in streamed)
     assert not any(row["estimated"] for row in rows)
     assert sum(r["output_tokens"] for r in rows) == sim.billed.output_tokens
+    assert settled(rows) == bill(sim, provider)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside(Fault):
+    """A billed answer with an error in its place, or beside it; the usage stays."""
+
+    status: int = 200
+    only: bool = False
+
+    def answer(self, answer: Answer, wire: Wire) -> Answer:  # noqa: ARG002 - the seam's
+        """Add it."""
+        body = json.loads(b"".join(answer.pieces))
+        if self.only:
+            body = {name: value for name, value in body.items() if name.startswith("usage")}
+        else:
+            body["error"] = {"message": "x", "code": self.status if self.status > 200 else 500}
+        return replace(answer, status=self.status, pieces=(json.dumps(body).encode(),))
+
+
+FAILURES = [Beside(), Beside(status=429), Beside(status=500), Beside(status=504), Beside(only=True)]
+
+
+@pytest.mark.parametrize(("provider", "api"), WIRES)
+def test_a_usage_beside_an_error_is_billed(
+    run: Run, pointed: dict[str, str], sim: Simulator, provider: str, tmp_path: Path, home: Path
+) -> None:
+    """Case 51: whatever the error's status, or without an answer at all. The row that a second
+    attempt answers costs both, and nothing is in doubt."""
+    sim.fault = lambda call: (
+        FAILURES[n]
+        if call.attempt == 1 and (n := int(call.prompt.split()[-1])) < len(FAILURES)
+        else None
+    )
+    done = run("batch", str(rows_of(tmp_path / "in.jsonl")), env=pointed)
+    assert done.returncode == 0, done.stderr
+    rows = calls_of(home)
+    assert len(sim.calls) == len(USAGES) + len(FAILURES)
+    assert [row["uncertain"] for row in rows] == [0] * len(USAGES)
     assert settled(rows) == bill(sim, provider)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from llmctl.errors import BudgetRefused, Cancelled
+from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
 from llmctl.guards.budget import RunBudget, budget_guard, usd
-from llmctl.protocols import BudgetWindow, Emit
+from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, Emit, Hold, Holder
+from llmctl.storage.ledger import SILENCE
 from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.guards.fakes import FakeLedger
 from tests.support import FakeClock, request, response
@@ -191,6 +192,33 @@ def test_a_new_day_has_a_new_budget() -> None:
     assert started < midnight <= run.clock.wall() < midnight + 2
     (record,) = run.ledger.records
     assert midnight <= record.started < midnight + 1
+
+
+def test_a_run_that_gives_no_sign_of_life_is_not_waited_for() -> None:
+    """Case 53: while it beats it is, however long; then the run is over, with who holds what and
+    what to do."""
+    run = Run(a_window("0.01"))
+    heard = [0.0]
+
+    async def hold(_: Hold, windows: Sequence[BudgetWindow]) -> BudgetDenied:
+        if run.clock.now < 1300:  # it beats for five minutes
+            heard[0] = run.clock.now // 10
+        usage = BudgetUsage(Decimal(0), CENT)
+        holder = Holder("run-9", Decimal("0.004"), int(heard[0]))
+        return BudgetDenied(windows[0], usage, never=False, holders=(holder,))
+
+    run.ledger.hold = hold  # type: ignore[method-assign, assignment]
+
+    async def work() -> str:
+        asked = request(call_id="a", max_tokens=5)
+        with pytest.raises(BudgetExhausted) as over:
+            await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
+        return over.value.message
+
+    message = run.do(work())
+    assert "run run-9 holds $0.004 of the budget of $0.01 (team)" in message
+    assert "`llmctl cost release --run run-9`" in message
+    assert 1290 + SILENCE <= run.clock.now <= 1300 + SILENCE
 
 
 @pytest.mark.parametrize(

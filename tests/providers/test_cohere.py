@@ -110,12 +110,16 @@ def body(**changes: Any) -> bytes:
 
 @pytest.mark.parametrize("reason", ["ERROR", "TIMEOUT"])
 def test_an_answer_that_was_given_up_is_an_error(reason: str) -> None:
-    """It may be tried again, and was perhaps billed; in a stream as well."""
+    """It may be tried again, and is billed as the usage beside it says (case 51), or was perhaps
+    billed where there is none; in a stream as well."""
     end = {"type": "message-end", "delta": {"finish_reason": reason, "error": "oops"}}
     with pytest.raises(ServerFailed, match=reason) as caught:
         CODEC.decode(200, {}, body(finish_reason=reason))
-    assert (caught.value.retryable, caught.value.ambiguous) == (True, True)
+    assert (caught.value.retryable, caught.value.ambiguous) == (True, False)
     assert caught.value.usage == Usage(10, 7, cached_input=4, free_input=9, free_output=5)
+    with pytest.raises(ServerFailed) as caught:
+        CODEC.decode(200, {}, body(finish_reason=reason, usage=None))
+    assert caught.value.ambiguous
     with pytest.raises(ServerFailed, match="oops"):
         CODEC.reader().piece("message-end", orjson.dumps(end).decode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -189,7 +190,8 @@ def test_a_usage_beside_an_error_is_billed(answer: dict[str, Any]) -> None:
     """Case 51: at the top level or in a choice, whole or streamed, the error carries it."""
     said = {**answer, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
     codec = OpenAIChat()
-    for read in (codec.reply, lambda found: codec.reader().read("", found)):
+    body = orjson.dumps(said)
+    for read in (partial(codec.decode, 200, {}), lambda b: codec.reader().piece("", b.decode())):
         with pytest.raises(CallError) as failed:
-            read(said)
+            read(body)
         assert failed.value.usage == Usage(3, 4)

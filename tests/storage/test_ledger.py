@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from llmctl.errors import (
+    CallError,
     CallTimeout,
     InputError,
     Interrupted,
@@ -137,7 +139,6 @@ def test_holds_of_another_container_end_when_it_is_silent(path: Path) -> None:
         sql(path, f"UPDATE processes {ELSEWHERE}, beat_ms = (unixepoch() - {ago}) * 1000")
         with closing(open_ledger(path, "run-2", "ann")) as ledger:
             assert len(ledger.open_holds()) == left
-    assert sql(path, "SELECT count(*) FROM processes") == [(0,)]
 
 
 def test_a_call_that_is_denied_looks_for_the_dead(
@@ -194,6 +195,102 @@ def test_a_call_expired_too_early_may_be_tried_again(path: Path) -> None:
             settle(alive, an_outcome(request, cost=Decimal(1)))
             assert [row.status for row in other.calls()] == ["ok"]
             assert stands(other, cap) == (1, 0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize(
+    ("end", "status", "spent"),
+    [
+        (None, "ok", 1),
+        (RateLimited("slow down"), "error", 1),
+        (CallTimeout("late"), "unknown", 2),  # nobody has seen a bill
+    ],
+)
+def test_a_process_that_wakes_settles_what_was_given_up(
+    path: Path, end: CallError | None, status: str, spent: int, *, released: bool, again: bool
+) -> None:
+    """Case 53: whatever others made of its call meanwhile (lost, or released by a person), held
+    once more or not: what the process knows takes its place, and what nobody knows stays in
+    doubt at the amount of the hold."""
+    request, cap = a_request(), a_cap(9)
+    with closing(open_ledger(path, "run-1", "ann")) as alive:
+        asyncio.run(alive.hold(a_hold(request, Decimal(2)), [cap]))
+        sql(path, "UPDATE holds SET birth = 'long ago'")
+        with closing(open_ledger(path, "run-2", "ann")) as other:
+            assert stands(other, cap) == (2, 0)
+            if released:
+                other.release(Decimal("0.5"))
+            later = a_cap(9, "later")  # first used in between
+            probe(other, later)
+            if again:
+                assert asyncio.run(alive.hold(a_hold(request, Decimal(2)), [cap])) is None
+            settle(alive, an_outcome(request, end, cost=Decimal(1), usage=Usage(9, 9)))
+            assert [row.status for row in other.calls() if row.call_id == request.call_id] == [
+                status
+            ]
+            told = released and status == "unknown" and not again  # by a person
+            counts = Decimal("0.5") if told else spent
+            assert stands(other, cap) == stands(other, later) == (counts, 0)
+
+
+def test_signs_of_life_do_not_pile_up(path: Path) -> None:
+    """Case 53: processes that have ended leave none behind."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        for birth in range(9):
+            asyncio.run(ledger.beat())
+            sql(path, f"UPDATE processes SET birth = 'b{birth}', beat_ms = 0")
+        asyncio.run(ledger.beat())
+    assert sql(path, "SELECT count(*) FROM processes") == [(1,)]
+
+
+def test_a_live_process_of_another_host_keeps_its_holds(path: Path) -> None:
+    """Case 53: another boot id is another machine that may be alive, unless it is silent."""
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        asyncio.run(ledger.hold(a_hold(a_request())))
+        asyncio.run(ledger.beat())
+    sql(path, "UPDATE holds SET world = 'another-boot pid:[1]', at_ms = 0")
+    sql(path, "UPDATE processes SET world = 'another-boot pid:[1]'")
+    for ago, left in ((50, 1), (70, 0)):
+        sql(path, f"UPDATE processes SET beat_ms = (unixepoch() - {ago}) * 1000")
+        with closing(open_ledger(path, "run-2", "ann")) as ledger:
+            assert len(ledger.open_holds()) == left
+
+
+def test_a_denied_call_says_whose_holds_are_in_its_way(path: Path) -> None:
+    """Case 53: each other run with what it holds of the window, and its last sign of life."""
+    cap, other = a_cap(3), a_cap(3, "other")
+    with (
+        closing(open_ledger(path, "run-1", "ann")) as theirs,
+        closing(open_ledger(path, "run-2", "ann")) as ours,
+    ):
+        for _ in range(2):
+            asyncio.run(theirs.hold(a_hold(a_request(), Decimal(1)), [cap]))
+        sql(path, "UPDATE holds SET at_ms = at_ms - 90000000000")  # NOW is to come
+        denied = asyncio.run(ours.hold(a_hold(a_request(), Decimal(2)), [other, cap]))
+        assert denied is not None
+        assert [(h.run_id, h.amount) for h in denied.holders] == [("run-1", Decimal(2))]
+        asyncio.run(theirs.beat())
+        later = asyncio.run(ours.hold(a_hold(a_request(), Decimal(2)), [other, cap]))
+        assert later is not None
+        assert later.holders[0].beat > denied.holders[0].beat
+
+
+def test_a_run_that_is_silent_may_be_released(path: Path) -> None:
+    """Case 53: its process may be there (stopped) or not; while it lives it may not be."""
+    cap = a_cap(9)
+    now = time.time()
+    with closing(open_ledger(path, "run-1", "ann")) as stopped:
+        asyncio.run(stopped.hold(a_hold(a_request(), Decimal(2), at=now), [cap]))
+        with closing(open_ledger(path, "run-2", "ann")) as ledger:
+            with pytest.raises(InputError, match=r"run run-1 are under way \(1\).*lives"):
+                ledger.release(Decimal(0), run_id="run-1")
+            sql(path, "UPDATE holds SET at_ms = at_ms - 61000")
+            ledger.release(Decimal(0))
+            assert len(ledger.open_holds()) == 1
+            (call,) = ledger.release(Decimal(0), run_id="run-1")
+            assert call.cost == 2
+            assert ledger.open_holds() == []
 
 
 # --- Damage

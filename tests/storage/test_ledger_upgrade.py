@@ -31,10 +31,12 @@ KIND = "profile, provider, model, user, tags"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The ledger as version 0.1.0 left it."""
+    """The ledger as version 0.1.0 left it, with holds of processes that are gone."""
     path = tmp_path / "ledger.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(DUMP.read_text(encoding="utf-8"))
+        connection.execute("UPDATE holds SET world = ?", (world(),))
+        connection.commit()
     return path
 
 
