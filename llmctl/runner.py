@@ -156,8 +156,8 @@ class Runner(Struct, frozen=True):
 
         def cache(inner: Handler) -> Cache:
             guard = Cache(
-                inner, self.cache, self.clock, self.warn, route.profile.cache.ttl, longest,
-                waiting, looked_up=self.patient,
+                inner, self.cache, self.clock, self.warn, route.profile.cache.ttl, waiting,
+                looked_up=self.patient,
             )  # fmt: skip
             self.cache_guards.append(guard)
             return guard
