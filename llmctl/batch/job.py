@@ -37,7 +37,7 @@ from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Engine, Handler, Observer
 from llmctl.request import is_sampled
 from llmctl.shutdown import Stop
-from llmctl.storage.files import LockedFile, disk
+from llmctl.storage.files import LockedFile, disk, sweep
 from llmctl.types import CacheMode, CallRecord, Request, Usage
 
 PAGE = 500  # rows that are read at a time
@@ -148,6 +148,8 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
             if path is not None and not dry_run:
                 output = stack.enter_context(LockedFile.open(path, private=False))
                 errors = stack.enter_context(ErrorsFile(errors_path(path)))
+                for made in (path, Path(job.output or path)):  # the table, where it is one
+                    sweep(made)
                 if not job.restart:
                     torn = _read_answers(output, index, job.format)
             elif path is not None and path.exists() and not job.restart:

@@ -531,6 +531,25 @@ def test_an_input_that_changes_is_never_done(start: Start, ten: Path, sim: Simul
     assert len(read(ten.with_name("in.out.jsonl"))) == 10
 
 
+@pytest.mark.parametrize(
+    "words", [["--ordered"], ["-o", "out.csv"], ["-o", "out.csv", "--ordered"]]
+)
+def test_copies_of_a_killed_run_are_swept_by_the_next(
+    llmctl: Run, configured: dict[str, str], ten: Path, tmp_path: Path, words: list[str]
+) -> None:
+    """Case 64: killed before the rename, the sorted or CSV copy of the answers goes as the next
+    run takes the output's lock, whether or not that one makes another."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\npathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+    )
+    killed = llmctl("batch", str(ten), *words, env={**configured, "PYTHONPATH": str(tmp_path)})
+    assert killed.returncode == -9
+    assert len(list(tmp_path.glob(".*.llmctl-part/new"))) == 1
+    words = [word for word in words if word != "--ordered"]
+    assert llmctl("batch", str(ten), *words, "--limit", "1").returncode == 0
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_restart_destroys_nothing_before_something_was_sent(
     llmctl: Run, configured: dict[str, str], ten: Path, sim: Simulator
 ) -> None:
