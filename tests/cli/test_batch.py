@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -529,6 +530,37 @@ def test_an_input_that_changes_is_never_done(start: Start, ten: Path, sim: Simul
     assert batch.returncode == 2, said
     assert "was changed while it was being read" in said
     assert len(read(ten.with_name("in.out.jsonl"))) == 10
+
+
+@pytest.mark.parametrize("row", [0, 9])
+def test_an_edit_that_keeps_size_and_time_is_seen(
+    start: Start, ten: Path, sim: Simulator, row: int
+) -> None:
+    """Case 58: whether the row is still to be sent, which it then is not, or has its answer
+    already: exit 2."""
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        before = ten.stat()
+        with ten.open("r+b") as file:
+            file.seek(ten.read_bytes().index(b"say %d" % row))
+            file.write(b"SAY")
+        os.utime(ten, ns=(before.st_atime_ns, before.st_mtime_ns))
+        sim.release()
+        _, said = batch.communicate(timeout=60)
+    assert (batch.returncode, "was changed while it was being read" in said) == (2, True)
+    assert not any(call.ask and call.ask.last.startswith("SAY") for call in sim.calls)
+
+
+def test_a_renamed_input_is_the_same(start: Start, ten: Path, sim: Simulator) -> None:
+    """Case 58's neighbour: a new name changes no row."""
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        ten.rename(ten.with_name("moved.jsonl"))
+        sim.release()
+        _, said = batch.communicate(timeout=60)
+    assert batch.returncode == 0, said
 
 
 @pytest.mark.parametrize(
