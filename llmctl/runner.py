@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl import pricing
-from llmctl.clock import Clock
+from llmctl.clock import AwakeClock, Clock
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
@@ -40,6 +40,7 @@ class Runner(Struct, frozen=True):
 
     Attributes:
         routes: the way of the profile in use, then those of its fallbacks.
+        awake: the same clock, but for the times when the program was stopped.
         costs: what calls cost, or may cost.
         budget: what the run may spend, and the ledger it spends from.
         check: raises `DiskError` when the ledger's file was removed or replaced.
@@ -52,6 +53,7 @@ class Runner(Struct, frozen=True):
 
     routes: tuple[Route, ...]
     clock: Clock
+    awake: Clock
     run_id: str
     counter: Counter
     costs: CostCalculator
@@ -149,7 +151,7 @@ class Runner(Struct, frozen=True):
         *,
         exact: bool,
     ) -> Handler:
-        policy, waiting = route.profile.retry, self.stop.clock(self.clock)
+        policy, waiting = route.profile.retry, self.stop.clock(self.awake)
         # The longest that a call takes, in seconds, rate limits of our own aside.
         longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
@@ -213,12 +215,22 @@ async def open_runner(
         counter = Counter(prices.window, codec)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
+        awake = AwakeClock(clock)
+        stack.callback(awake.close)
         routes: list[Route] = []
         waits = patient and not fallbacks
         for one in (profile, *fallbacks):
             try:
                 route = await open_route(
-                    one, around, stack, counter, shared, stop, patient=waits, many=patient
+                    one,
+                    around,
+                    stack,
+                    counter,
+                    shared,
+                    stop,
+                    awake.lost,
+                    patient=waits,
+                    many=patient,
                 )
             except (NoKeyError, SetupError) as error:
                 if not routes:
@@ -237,6 +249,7 @@ async def open_runner(
         runner = Runner(
             routes=tuple(routes),
             clock=clock,
+            awake=awake,
             run_id=run_id,
             counter=counter,
             costs=CostCalculator(counter, prices, own, clock),

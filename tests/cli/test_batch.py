@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -580,6 +582,35 @@ def test_copies_of_a_killed_run_are_swept_by_the_next(
     words = [word for word in words if word != "--ordered"]
     assert llmctl("batch", str(ten), *words, "--limit", "1").returncode == 0
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("http", ["pooled", "standard"])
+def test_a_stopped_program_blames_nobody(
+    start: Start, ten: Path, home: Path, sim: Simulator, http: str, *, ends: bool
+) -> None:
+    """Case 74: a batch that was stopped (SIGSTOP) for longer than `timeout.total` takes the answers
+    that came meanwhile, and where connections ended it asks again: no attempt fails, and no outage
+    is said."""
+    config = home / ".config/llmctl/config.yaml"
+    knobs = ["timeout: {connect: 1, first_byte: 1, total: 1}", "breaker: {failures: 1}"]
+    knobs += ["retry: {attempts: 1, max_wait: 0.01}"]
+    knobs += ["http: standard"] if http == "standard" else []
+    kept = config.read_text().replace("    retry: {max_wait: 0.01}\n", "")
+    config.write_text(kept + "".join(f"    {knob}\n" for knob in knobs))
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        batch.send_signal(signal.SIGSTOP)
+        if ends:
+            sim.drop_connections()
+        sim.release()
+        time.sleep(2.5)  # for which it is stopped
+        batch.send_signal(signal.SIGCONT)
+        _, said = batch.communicate(timeout=60)
+    assert batch.returncode == 0, said
+    assert len(sim.calls) == 10 + 2 * ends
+    assert "down" not in said
 
 
 def test_restart_destroys_nothing_before_something_was_sent(
