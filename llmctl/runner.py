@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +26,7 @@ from llmctl.providers.registry import codec
 from llmctl.request import retarget, ulid
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
-from llmctl.threads import started_pool
+from llmctl.threads import start_executor
 from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, open_route
@@ -209,7 +208,7 @@ async def open_runner(
     folders, clock, warn = around.folders, around.clock, around.warn
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
     # Names are resolved, keys read and long prompts counted there.
-    asyncio.get_running_loop().set_default_executor(started_pool(THREADS, "llmctl"))
+    start_executor(THREADS)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window, codec)
@@ -238,6 +237,8 @@ async def open_runner(
                 warn(f"the fallback {one.name} is left out: {error.message}")
             else:
                 routes.append(route)
+        if any(route.profile.limits.rpm or route.profile.limits.tpm for route in routes):
+            shared.open()
         ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
         file = folders.cache / "cache.db" if profile.cache.enabled else None

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from llmctl.clock import Clock
-from llmctl.errors import BusyError
+from llmctl.errors import BusyError, DiskError
 from llmctl.protocols import INITIAL_LIMITS, LimitChange, LimitState
-from llmctl.storage.database import DamagedError, Database, Migration, OldFormatError
+from llmctl.storage.database import (
+    DamagedError,
+    Database,
+    Migration,
+    NewerError,
+    OldFormatError,
+)
 from llmctl.storage.files import disk, use_lock
 from llmctl.storage.process import boot_id
 
@@ -38,7 +45,7 @@ _FURTHEST = 600.0  # seconds into the future that a moment may lie; more is dama
 
 
 class RateLimitStore:
-    """The `SharedLimits` in the file at `path`, made when it is first needed.
+    """The `SharedLimits` in the file at `path`, made by `open`, or when it is first needed.
 
     What is in it matters for a minute, so a damaged file is replaced: as soon as no process has it
     open any more, and every process closes it when it meets the damage. Until then each has
@@ -68,10 +75,18 @@ class RateLimitStore:
             self._own[name], result = change(self._own.get(name, INITIAL_LIMITS))
             return result
 
+    def open(self) -> None:
+        """Open the file before it is needed; what is wrong with it is for `change`. Raises
+        `SetupError` where the system allows no thread for it."""
+        with suppress(DiskError, BusyError, NewerError, OldFormatError):
+            self._opened()
+
+    def _opened(self) -> Database:
+        self._db = self._db or Database(self._path, MIGRATIONS, replaceable=True)
+        return self._db
+
     async def _change(self, name: str, change: LimitChange) -> float:
-        if self._db is None:
-            self._db = Database(self._path, MIGRATIONS, replaceable=True)
-        key = name, boot_id()
+        db, key = self._opened(), (name, boot_id())
 
         def work(connection: sqlite3.Connection) -> float:
             row = connection.execute(_FIND, key).fetchone()
@@ -82,7 +97,7 @@ class RateLimitStore:
                 connection.execute(_KEEP, (*key, *(max(moment, -1e18) for moment in after)))
             return result
 
-        return await self._db.write(work)
+        return await db.write(work)
 
     def close(self) -> None:
         """Give the file back."""
