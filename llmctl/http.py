@@ -25,7 +25,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import llmctl
 from llmctl.errors import (
@@ -462,7 +461,7 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
     try:
         proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
         usable = proxy.url.scheme in {"http", "https"} and proxy.url.host
-        remember(unquote(proxy.url.password or proxy.url.username))
+        remember(next(filter(None, reversed(proxy.auth or ())), ""))  # the password, or a token
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:

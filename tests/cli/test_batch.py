@@ -676,6 +676,37 @@ def test_closed_streams(
     assert len(read(ten)) == 10
 
 
+@pytest.mark.parametrize("http", ["pooled", "standard"])
+def test_a_lack_of_descriptors_is_not_the_providers(
+    llmctl: Run, configured: dict[str, str], ten: Path, home: Path, tmp_path: Path, http: str
+) -> None:
+    """Case 36: connections that this machine cannot open (EMFILE) are waited for: no attempt is
+    lost, no circuit opens, no row fails."""
+    config = home / ".config/llmctl/config.yaml"
+    kept = config.read_text().replace("{max_wait: 0.01}", "{attempts: 1, max_wait: 0.01}")
+    kept += "    breaker: {failures: 1}\n" + "    http: standard\n" * (http == "standard")
+    config.write_text(kept)
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import errno, socket
+left = 6
+class Limited(socket.socket):
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        global left
+        left -= fileno is None
+        if fileno is None and left >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        super().__init__(family, type, proto, fileno)
+socket.socket = Limited
+""",
+        encoding="utf-8",
+    )
+    done = llmctl("batch", str(ten), "-v", env={**configured, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "raise `ulimit -n`" in done.stderr
+    assert "down" not in done.stderr
+
+
 @pytest.mark.parametrize("allowed", range(12))
 def test_threads_that_cannot_start(
     configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator, allowed: int
