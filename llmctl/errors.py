@@ -119,8 +119,8 @@ class CallError(LlmctlError):
         attempts, uncertain: attempts made, and those that may have been billed without an answer.
         held: the call is on record and must be settled.
         excused: the provider was down for all: the row is not to blame.
-        kept_ended: the server closed a kept connection instead of answering on it: no attempt of
-            the policy's, and no outage.
+        kept_ended: the server closed a kept connection instead of answering on it, or one while
+            this program was stopped: no attempt of the policy's, and no outage.
         cause: what broke the stream, or was last heard of a provider that is down.
         request: the one that failed, where a fallback was asked another one than the caller's.
         usage, cost: a `types.Usage` and the provider's own figure, where it was billed.

@@ -21,11 +21,10 @@ import os
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import llmctl
 from llmctl.errors import (
@@ -197,10 +196,14 @@ class _Exchange:
     """The phase of one request, as the transport's `trace` events tell it, and its deadline: until
     it is connected, until the first byte after the request was sent, until the end."""
 
-    def __init__(self, connect: float, first_byte: float, total: float) -> None:
+    def __init__(
+        self, connect: float, first_byte: float, total: float, lost: Callable[[], float]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._end = now + total
+        self._lost, self._lost_before = lost, lost()
+        self._counted = self._lost_before
         self._first_byte = first_byte
         self._limit = ("accepted no connection within", connect, "connect")
         self._total = ("did not finish its answer within", total, "total")
@@ -208,7 +211,9 @@ class _Exchange:
         self._connecting: Any = None
         self.sent = False  # whether a byte of the request may have left
         self.kept = True  # whether the connection has carried a request before
-        self.deadline = asyncio.timeout_at(min(now + connect, self._end))
+        self.deadline = asyncio.timeout(None)
+        self._when = min(now + connect, self._end)
+        self._timer = self._loop.call_at(self._when, self._expire)
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """An event of the transport (httpx2, "Extensions"). A `CONNECT` is none of the request."""
@@ -234,31 +239,63 @@ class _Exchange:
         """Whether a kept connection carried the request, and nothing of a reply came on it."""
         return self.kept and self.sent and not self._answered
 
-    async def close(self) -> None:
+    async def give_up(self) -> None:
         """Close a connection that was given up before a request was sent on it: httpcore2 leaves
         it open where TLS is cancelled."""
         if self._connecting is not None and not self.sent:
             await self._connecting.aclose()
 
+    def close(self) -> None:
+        """The exchange is over."""
+        self._timer.cancel()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the program was stopped meanwhile."""
+        return self._lost() > self._lost_before
+
+    def _count(self) -> float:
+        """Seconds for which the program was stopped since the last count; the end is later by
+        them."""
+        lost = self._lost() - self._counted
+        self._counted += lost
+        self._end += lost
+        return lost
+
     def _move(self, when: float) -> None:
-        with suppress(RuntimeError):  # the deadline has passed, or the exchange is over
-            self.deadline.reschedule(min(when, self._end))
+        self._count()
+        self._timer.cancel()
+        self._when = min(when, self._end)
+        self._timer = self._loop.call_at(self._when, self._expire)
+
+    def _expire(self) -> None:
+        if lost := self._count():
+            self._move(self._when + lost)
+            return
+        with suppress(RuntimeError):  # the exchange is over
+            self.deadline.reschedule(self._loop.time())
 
     def late(self, where: str) -> CallTimeout:
         """The error of a deadline that has passed."""
-        last = self.deadline.when()
-        what, seconds, name = self._total if last is None or last >= self._end else self._limit
+        what, seconds, name = self._total if self._when >= self._end else self._limit
         why = f"{where} {what} {seconds:g} s (`timeout.{name}` of the profile)"
         return CallTimeout(why, ambiguous=self.sent)
 
 
 class HttpClient:
     """Sends HTTP requests; `many` at a time go over aiohttp. `proxy` is the address of the one that
-    all go through, None: what the environment says. Belongs to the event loop of its first
+    all go through, None: what the environment says. `lost` are the seconds for which the program
+    was stopped so far: deadlines do not count them. Belongs to the event loop of its first
     request."""
 
-    def __init__(self, *, many: bool = False, proxy: str | None = None) -> None:
-        self._many, self._proxy = many, proxy
+    def __init__(
+        self,
+        *,
+        many: bool = False,
+        proxy: str | None = None,
+        lost: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._many, self._proxy, self._lost = many, proxy, lost
         if many:  # a second of a minute's requests would wait for this import
             import llmctl.http_aiohttp  # noqa: F401
         # By origin, and whether connections are kept; and the words for the proxy on the way.
@@ -274,7 +311,8 @@ class HttpClient:
         Seconds: `connect` until there is a connection (name, proxy and TLS included), `first_byte`
         from the end of the request to the beginning of the reply, `total` for everything.
         Raises `ConnectionFailed` and `CallTimeout` (`ambiguous` where a byte of the request may
-        have left, `kept_ended` where a kept connection ended instead of a reply), `BadResponse`,
+        have left, `kept_ended` where a kept connection ended instead of a reply, or the program was
+        stopped meanwhile), `BadResponse`,
         `InvalidRequest`, `ConfigError`, and `CancelledAfterSending` in the place of a cancellation
         where a byte may have left.
         """
@@ -282,14 +320,14 @@ class HttpClient:
 
         transport, way = self._route(request)
         name = request.url.netloc.decode()
-        exchange = _Exchange(connect, first_byte, total)
+        exchange = _Exchange(connect, first_byte, total, self._lost)
         request.extensions["trace"] = exchange.trace
         try:
             async with exchange.deadline:
                 try:
                     response = await transport.handle_async_request(request)
                 except BaseException:
-                    await exchange.close()
+                    await exchange.give_up()
                     raise
                 exchange.answered()
                 try:
@@ -313,10 +351,12 @@ class HttpClient:
                 why = f"no connection to {name}{way} ({reason})"
                 why += "; check the network and `base_url`"
             failed = ConnectionFailed(why, ambiguous=exchange.sent)
+            failed.kept_ended = exchange.unheard or exchange.stalled
             if exchange.unheard:
-                failed.kept_ended = True
                 self._not_kept[request.url.netloc] = asyncio.get_running_loop().time() + _NOT_KEPT
             raise failed from error
+        finally:
+            exchange.close()
 
     def _route(self, request: httpx2.Request) -> tuple[httpx2.AsyncBaseTransport, str]:
         for field in request.headers.raw:
@@ -421,7 +461,7 @@ def proxy_for(url: httpx2.URL) -> httpx2.Proxy | None:
     try:
         proxy = httpx2.Proxy(found if "://" in found else f"http://{found}")
         usable = proxy.url.scheme in {"http", "https"} and proxy.url.host
-        remember(unquote(proxy.url.password or proxy.url.username))
+        remember(next(filter(None, reversed(proxy.auth or ())), ""))  # the password, or a token
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:

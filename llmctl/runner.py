@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl import pricing
-from llmctl.clock import Clock
+from llmctl.clock import AwakeClock, Clock
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
@@ -27,7 +26,7 @@ from llmctl.providers.registry import codec
 from llmctl.request import retarget, ulid
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
-from llmctl.threads import started_pool
+from llmctl.threads import start_executor
 from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, open_route
@@ -40,6 +39,7 @@ class Runner(Struct, frozen=True):
 
     Attributes:
         routes: the way of the profile in use, then those of its fallbacks.
+        awake: the same clock, but for the times when the program was stopped.
         costs: what calls cost, or may cost.
         budget: what the run may spend, and the ledger it spends from.
         check: raises `DiskError` when the ledger's file was removed or replaced.
@@ -52,6 +52,7 @@ class Runner(Struct, frozen=True):
 
     routes: tuple[Route, ...]
     clock: Clock
+    awake: Clock
     run_id: str
     counter: Counter
     costs: CostCalculator
@@ -153,15 +154,15 @@ class Runner(Struct, frozen=True):
         *,
         exact: bool,
     ) -> Handler:
-        policy, waiting = route.profile.retry, self.stop.clock(self.clock)
+        policy, waiting = route.profile.retry, self.stop.clock(self.awake)
         # The longest that a call takes, in seconds, rate limits of our own aside.
         longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
         def cache(inner: Handler) -> Cache:
             guard = Cache(
-                inner, self.cache, self.clock, self.warn, route.profile.cache.ttl, longest,
-                waiting, looked_up=self.patient,
+                inner, self.cache, self.clock, self.warn, route.profile.cache.ttl, waiting,
+                looked_up=self.patient,
             )  # fmt: skip
             self.cache_guards.append(guard)
             return guard
@@ -211,18 +212,28 @@ async def open_runner(
     folders, clock, warn = around.folders, around.clock, around.warn
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
     # Names are resolved, keys read and long prompts counted there.
-    asyncio.get_running_loop().set_default_executor(started_pool(THREADS, "llmctl"))
+    start_executor(THREADS)
     async with AsyncExitStack() as stack:
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window, codec)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
+        awake = AwakeClock(clock)
+        stack.callback(awake.close)
         routes: list[Route] = []
         waits = patient and not fallbacks
         for one in (profile, *fallbacks):
             try:
                 route = await open_route(
-                    one, around, stack, counter, shared, stop, patient=waits, many=patient
+                    one,
+                    around,
+                    stack,
+                    counter,
+                    shared,
+                    stop,
+                    awake.lost,
+                    patient=waits,
+                    many=patient,
                 )
             except (NoKeyError, SetupError) as error:
                 if not routes:
@@ -230,6 +241,8 @@ async def open_runner(
                 warn(f"the fallback {one.name} is left out: {error.message}")
             else:
                 routes.append(route)
+        if any(route.profile.limits.rpm or route.profile.limits.tpm for route in routes):
+            shared.open()
         ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
         file = folders.cache / "cache.db" if profile.cache.enabled else None
@@ -241,6 +254,7 @@ async def open_runner(
         runner = Runner(
             routes=tuple(routes),
             clock=clock,
+            awake=awake,
             run_id=run_id,
             counter=counter,
             costs=CostCalculator(counter, prices, own, clock),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Thread
 
@@ -32,6 +33,18 @@ def started_pool(count: int, name: str) -> ThreadPoolExecutor:
         raise _refused(error) from error
     running.wait()
     return pool
+
+
+def start_executor(count: int) -> None:
+    """Give the running event loop an executor whose `count` threads all run. Raises `SetupError`
+    where the system allows no more."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(started_pool(count, "llmctl"))
+
+    async def wait_for_nothing(_: float | None = None) -> None:
+        """Start no thread that waits for the others, as asyncio does: Python's own end waits."""
+
+    loop.shutdown_default_executor = wait_for_nothing  # type: ignore[method-assign]
 
 
 def _refused(error: RuntimeError) -> SetupError:

@@ -45,11 +45,13 @@ async def open_route(
     counter: Counter,
     shared: SharedLimits,
     stop: Stop,
+    lost: Callable[[], float],
     *,
     patient: bool,
     many: bool,
 ) -> Route:
-    """Open it; `stack` closes it. Nothing is sent, and no server is started.
+    """Open it; `stack` closes it. Nothing is sent, and no server is started. `lost` is as in
+    `HttpClient`.
 
     `shared` keeps the rate limits together with other processes; `patient` makes calls wait for a
     provider that is down, but not past `stop`; `many` chooses the transport for many calls at a
@@ -66,7 +68,7 @@ async def open_route(
     limits = ProviderLimits(profile.limits, clock, shared, name, around.warn, stop)
     health = ProviderHealth(profile.breaker, stop.clock(clock), profile.name, patient=patient)
     endpoint, key = await _open(
-        profile, around, stack, counter, limits.update_from_headers, many=many
+        profile, around, stack, counter, limits.update_from_headers, lost, many=many
     )
     start = None if isinstance(endpoint.base_url, str) else endpoint.base_url
     truncate = profile.on_overflow == "truncate"
@@ -101,6 +103,7 @@ async def _open(
     stack: AsyncExitStack,
     counter: Counter,
     on_headers: Callable[[RateHeaders], None],
+    lost: Callable[[], float] = lambda: 0.0,
     *,
     many: bool,
 ) -> tuple[Endpoint, RotatingKey | None]:
@@ -123,7 +126,8 @@ async def _open(
     for name, value in profile.query.items():
         if "version" not in name.lower() and len(value) >= 8:
             remember(value)  # a gateway's code or token, which an error may repeat
-    client = HttpClient(many=many and profile.http != "standard", proxy=profile.proxy)
+    many = many and profile.http != "standard"
+    client = HttpClient(many=many, proxy=profile.proxy, lost=lost)
     stack.push_async_callback(client.close)
     endpoint = Endpoint(
         codec=speaks,

@@ -70,6 +70,7 @@ class InputFile(AbstractContextManager["InputFile"]):
         self._csv = csv
         self._zipped = zipped
         self._state = self._now()
+        self._touched = self._last_touched()
 
     @classmethod
     def open(cls, name: str, stdin: BinaryIO | None = None) -> Self:
@@ -125,6 +126,15 @@ class InputFile(AbstractContextManager["InputFile"]):
     def changed(self) -> InputError:
         """The error for an input that is not what it was when it was checked."""
         return InputError(f"{self.name} was changed while it was being read: run it again")
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was done to the file since it was opened, be it a new name or right:
+        its size and time may have been kept while it was edited."""
+        return self._last_touched() != self._touched
+
+    def _last_touched(self) -> int:
+        return os.fstat(self._file.fileno()).st_ctime_ns
 
     def _now(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())

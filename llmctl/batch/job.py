@@ -28,7 +28,7 @@ from llmctl.batch.output import (
     repair,
     write_table,
 )
-from llmctl.batch.resume import RowIndex, check_unchanged, index_rows
+from llmctl.batch.resume import CheckedRow, RowIndex, check_unchanged, index_rows
 from llmctl.batch.rows import RowError, RowReader
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
@@ -37,7 +37,7 @@ from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Engine, Handler, Observer
 from llmctl.request import is_sampled
 from llmctl.shutdown import Stop
-from llmctl.storage.files import LockedFile, disk
+from llmctl.storage.files import LockedFile, disk, sweep
 from llmctl.types import CacheMode, CallRecord, Request, Usage
 
 PAGE = 500  # rows that are read at a time
@@ -89,17 +89,12 @@ class Batch(Struct, frozen=True):
 
         Raises `InputError` when the input is not what it was when it was checked.
         """
-        job, unanswered = self.job, self.index.unanswered(self.rows)
-        repeats = iter(()) if job.dedupe else self.index.repeats(self.rows)
+        repeats = iter(()) if self.job.dedupe else self.index.repeats(self.rows)
         repeat = next(repeats, None)
         page: list[Request] = []
-        size, wanted = 0, next(unanswered, None)
-        for index, (line, data) in enumerate(self.source.records()):
-            if wanted is None:
-                break
-            if index != wanted[0]:
-                continue
-            request = self._request((line, data), index, wanted[1:], call_id())
+        size = 0
+        for index, made, data in self._read(self.index.unanswered(self.rows), call_id):
+            request = made
             while repeat is not None and repeat[0] < index:
                 repeat = next(repeats, None)
             if repeat is not None and repeat[0] == index and is_sampled(request):
@@ -109,10 +104,28 @@ class Batch(Struct, frozen=True):
             if len(page) >= PAGE or size >= _PAGE_BYTES:
                 yield page
                 page, size = [], 0
-            wanted = next(unanswered, None)
         if page:
             yield page
-        if wanted is not None:
+
+    def check_source(self) -> None:
+        """Raise `InputError` when the input is not what it was when it was checked. One of which
+        only that is in doubt is read once more."""
+        self.source.check()
+        if self.source.touched:
+            deque(self._read(self.index.all(self.rows), str), 0)
+
+    def _read(
+        self, wanted: Iterator[CheckedRow], call_id: Callable[[], str]
+    ) -> Iterator[tuple[int, Request, Any]]:
+        """Index, request and data of the wanted rows. Raises as `pages` does."""
+        row = next(wanted, None)
+        for index, record in enumerate(self.source.records()):
+            if row is None:
+                return
+            if index == row[0]:
+                yield index, self._request(record, index, row[1:], call_id()), record[1]
+                row = next(wanted, None)
+        if row is not None:
             raise self.source.changed()
 
     def _request(
@@ -148,6 +161,8 @@ def open_batch(job: Job, *, dry_run: bool = False) -> Iterator[Batch]:
             if path is not None and not dry_run:
                 output = stack.enter_context(LockedFile.open(path, private=False))
                 errors = stack.enter_context(ErrorsFile(errors_path(path)))
+                for made in (path, Path(job.output or path)):  # the table, where it is one
+                    sweep(made)
                 if not job.restart:
                     torn = _read_answers(output, index, job.format)
             elif path is not None and path.exists() and not job.restart:
@@ -317,7 +332,7 @@ async def run(
         raise ended
     over = sink.because is not None or not stop.asked
     if over:  # whether the rows are still those that have their records now
-        await asyncio.to_thread(batch.source.check)
+        await asyncio.to_thread(batch.check_source)
     await asyncio.to_thread(finish, batch, ordered=over and not output.to_truncate)
     return sink.because
 

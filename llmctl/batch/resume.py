@@ -23,6 +23,9 @@ SHOWN = 20
 RowLine = tuple[int, int, str, bytes]
 """A row's index, its line, its id, and the first 16 bytes of its request's fingerprint."""
 
+CheckedRow = tuple[int, str, bytes]
+"""A row's index, its id, and the first 16 bytes of its request's fingerprint."""
+
 _SETUP = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -101,8 +104,12 @@ class RowIndex(AbstractContextManager["RowIndex"]):
         query = "SELECT count(*) FROM matched WHERE same AND number < ?"
         return int(self._query(query, limit)[0][0])
 
-    def unanswered(self, limit: int) -> Iterator[tuple[int, str, bytes]]:
-        """Index, id, digest of those of the first `limit` rows that have no answer, ascending."""
+    def all(self, limit: int) -> Iterator[CheckedRow]:
+        """The first `limit` rows, ascending."""
+        return self._rows("SELECT number, id, digest FROM rows WHERE number < ? ORDER BY 1", limit)
+
+    def unanswered(self, limit: int) -> Iterator[CheckedRow]:
+        """Those of the first `limit` rows that have no answer, ascending."""
         return self._rows(
             "SELECT number, id, digest FROM unanswered WHERE number < ? ORDER BY 1", limit
         )

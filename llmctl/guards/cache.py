@@ -25,10 +25,10 @@ class Cache:
     """The guard: answers from the cache, and one call a question, in all processes.
 
     Only complete answers are kept, by the request's `answer_key`, in the background until `close`:
-    a paid answer waits for no cache. `ttl`: seconds an answer may be reused, None for ever.
-    `patience`: seconds to wait, on the clock `waiting`, for an answer that another process is
-    getting; then it is asked for all the same. `looked_up`: requests come after a look
-    (`kept_answers`). A store that fails is told to `warn` once and used no more.
+    a paid answer waits for no cache. `ttl`: seconds an answer may be reused, None for ever. What
+    another living process is getting is waited for, on the clock `waiting`, however long that takes
+    it: its rate limit may. `looked_up`: requests come after a look (`kept_answers`). A store that
+    fails is told to `warn` once and used no more.
     """
 
     def __init__(
@@ -38,13 +38,12 @@ class Cache:
         clock: Clock,
         warn: Callable[[str], None],
         ttl: float | None = None,
-        patience: float = 600.0,
         waiting: Clock | None = None,
         *,
         looked_up: bool = False,
     ) -> None:
         self._inner, self._store, self._clock, self._warn = inner, store, clock, warn
-        self._ttl, self._patience, self._waiting = ttl, patience, waiting or clock
+        self._ttl, self._waiting = ttl, waiting or clock
         self._looked_up, self._failed = looked_up, False
         self._flights: dict[str, asyncio.Future[Answer]] = {}
         self._claimed: set[str] = set()
@@ -111,11 +110,9 @@ class Cache:
     async def _claim(self, request: Request) -> Answer | None:
         """The answer of another process, once that has it; None when it is this one's turn."""
         key = request.answer_key
-        end, pause = self._clock.monotonic() + self._patience, _FIRST_PAUSE
+        pause = _FIRST_PAUSE
         self._claimed.add(key)  # a claim that is given up half-way may have gone through
         while not await self._store.claim(key):
-            if self._clock.monotonic() >= end:
-                return None
             await self._waiting.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST_PAUSE)
             if found := await self._find(request):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from llmctl.errors import NoKeyError
 from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey
 from llmctl.redact import redact, remember
-from llmctl.storage.files import disk, private_folder, write_private
+from llmctl.storage.files import private_folder, scratch, write_private
 from llmctl.threads import start
 
 if TYPE_CHECKING:
@@ -138,11 +137,9 @@ class Keyring:
             self._call(lambda: work(self._backend), secret)
             return
         backend: Any = copy.copy(self._backend)
-        scratch = tempfile.TemporaryDirectory(
-            prefix=".llmctl-", dir=private_folder(path.parent), ignore_cleanup_errors=True
-        )
-        with disk("write", path), scratch as folder:
-            copied = Path(folder) / path.name
+        private_folder(path.parent)
+        with scratch(path) as folder:
+            copied = folder / path.name
             before = path.read_bytes() if path.exists() else b""
             if before:  # the backend asks whether there is a file
                 copied.write_bytes(before)

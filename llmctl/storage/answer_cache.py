@@ -36,7 +36,8 @@ from llmctl.storage.process import Process
 T = TypeVar("T")
 
 SILENCE = 30.0
-"""Seconds without a `beat` after which a process in another container counts as dead."""
+"""Seconds without a `beat` after which a process counts as dead: it may be stopped, or in a
+container out of sight."""
 
 _REMEDY = (
     "the next call sets it aside and starts an empty one; or remove it: nothing but cached "
@@ -288,7 +289,7 @@ class SqliteCache:
 
     def _is_dead(self, pid: int, birth: str, world: str, at: float) -> bool:
         silent = self._clock.wall() - at >= SILENCE
-        return Process(pid, birth, world).is_dead(out_of_sight=silent)
+        return silent or Process(pid, birth, world).is_dead(out_of_sight=False)
 
     def _drop_dead_claims(self, connection: sqlite3.Connection) -> None:
         asked = "SELECT pid, birth, world, max(at) FROM claims GROUP BY pid, birth, world"

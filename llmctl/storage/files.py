@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -146,6 +148,59 @@ def write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+_PART = ".llmctl-part"  # how the names of scratch folders end
+
+
+def _scratch_start(target: Path) -> str:
+    return f".{target.name[:100]}."
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, otherwise: bool) -> Iterator[bool]:
+    """Whether the folder is there, and no other process's, as long as the context is open;
+    `otherwise` where the system cannot lock folders (Windows, NFS)."""
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = os.open(folder, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            stack.callback(os.close, fd)
+            own = try_lock(fd) and folder.exists()
+        except FileNotFoundError:
+            own = False
+        except OSError:
+            own = otherwise
+        yield own
+
+
+def sweep(path: Path) -> None:
+    """Remove the scratch folders that killed processes have left beside the file, as far as the
+    system allows. That of a living one is locked."""
+    target = Path(os.path.realpath(path))
+    for folder in target.parent.glob(f"{glob.escape(_scratch_start(target))}*{_PART}/"):
+        with _locked(folder, otherwise=False) as free:
+            if free:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A folder of 0700 beside the file, for what is to take its place; removed at the end, with
+    those that killed processes have left. Raises `DiskError`, for an `OSError` in the block, too.
+    """
+    target = Path(os.path.realpath(path))
+    with disk("write", path):
+        sweep(target)
+        while True:
+            with (
+                tempfile.TemporaryDirectory(
+                    _PART, _scratch_start(target), target.parent, ignore_cleanup_errors=True
+                ) as folder,
+                _locked(Path(folder), otherwise=True) as own,
+            ):
+                if own:  # else a sweep came in between
+                    yield Path(folder)
+                    return
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path`, whole and durable, when the block ends well.
@@ -154,20 +209,15 @@ def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     stays one: the file it points to is replaced. Raises `DiskError`.
     """
     target = Path(os.path.realpath(path))
-    with disk("write", path):
-        fd, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                yield file
-                file.flush()
-                if sys.platform != "win32":
-                    os.fchmod(fd, mode)
-                os.fsync(fd)
-            os.replace(temporary, target)  # noqa: PTH105 - beside mkstemp's own text path
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
-            raise
+    with scratch(target) as folder:
+        new = folder / "new"
+        with os.fdopen(open_private(new, os.O_WRONLY)[0], "wb") as file:
+            yield file
+            file.flush()
+            if sys.platform != "win32":
+                os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        new.replace(target)
     sync_folder(target.parent)
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from llmctl.clock import Clock
-from llmctl.errors import BusyError
+from llmctl.errors import BusyError, DiskError
 from llmctl.protocols import INITIAL_LIMITS, LimitChange
-from llmctl.storage.database import DamagedError, Database, Migration, OldFormatError, Work
+from llmctl.storage.database import (
+    DamagedError,
+    Database,
+    Migration,
+    NewerError,
+    OldFormatError,
+    Work,
+)
 from llmctl.storage.files import disk, use_lock
 from llmctl.storage.process import boot_id
 
@@ -55,7 +63,7 @@ _FURTHEST = 600.0  # seconds into the future that a moment may lie; more is dama
 
 
 class RateLimitStore:
-    """The `SharedLimits` in the file at `path`, made when it is first needed.
+    """The `SharedLimits` in the file at `path`, made by `open`, or when it is first needed.
 
     What is in it matters for a minute or a day, so a damaged file is replaced: as soon as no
     process has it open any more, and every process closes it when it meets the damage. Until then
@@ -84,6 +92,12 @@ class RateLimitStore:
 
         return await self._write(work)
 
+    def open(self) -> None:
+        """Open the file before it is needed; what is wrong with it is for the first use. Raises
+        `SetupError` where the system allows no thread for it."""
+        with suppress(DiskError, BusyError, NewerError, OldFormatError):
+            self._opened()
+
     async def count(self, name: str, day: int, units: int, most: int) -> int | None:
         """Count towards the day while no other process does; the sum, None where there is no room.
         It outlives a restart of the machine. Raises `DiskError` and `BusyError`."""
@@ -100,14 +114,14 @@ class RateLimitStore:
 
     async def _write(self, work: Work[T]) -> T:
         try:
-            return await self._open().write(work)
+            return await self._opened().write(work)
         except (DamagedError, OldFormatError):
             self._give_back()
         try:
             with use_lock(self._path, alone=True), disk("replace", self._path):
                 for ending in ("-wal", "-shm", ""):
                     self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
-            return await self._open().write(work)
+            return await self._opened().write(work)
         except (DamagedError, OldFormatError, BusyError):
             self._give_back()
         if self._own is None:
@@ -115,7 +129,7 @@ class RateLimitStore:
             self._own.executescript(";".join(str(m.steps[0]) for m in MIGRATIONS))
         return work(self._own)
 
-    def _open(self) -> Database:
+    def _opened(self) -> Database:
         if self._db is None:
             self._db = Database(self._path, MIGRATIONS, replaceable=True)
         return self._db

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +177,19 @@ def test_long_cells(put: Put) -> None:
     [(_, cells)] = records(put("a.csv", b"prompt\n" + b"x" * 1_000_000 + b"\n"))
     assert isinstance(cells, dict)
     assert len(cells["prompt"]) == 1_000_000
+
+
+def test_a_very_wide_table() -> None:
+    """Case 63: a header of 100,000 columns, and one of as many that are named twice, take no
+    longer than their bytes."""
+    names = ",".join(f"c{n}" for n in range(100_000))
+    begun = time.process_time()
+    ((_, record),) = csv_records(lines(io.BytesIO(f"{names}\n{names}\n".encode())))
+    assert isinstance(record, dict)
+    assert len(record) == 100_000
+    ((_, problem),) = csv_records(lines(io.BytesIO(f"{names},{names}\n".encode())))
+    assert "twice" in str(problem)
+    assert time.process_time() - begun < 5
 
 
 def test_a_quote_that_is_never_closed() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -531,6 +534,85 @@ def test_an_input_that_changes_is_never_done(start: Start, ten: Path, sim: Simul
     assert len(read(ten.with_name("in.out.jsonl"))) == 10
 
 
+@pytest.mark.parametrize("row", [0, 9])
+def test_an_edit_that_keeps_size_and_time_is_seen(
+    start: Start, ten: Path, sim: Simulator, row: int
+) -> None:
+    """Case 58: whether the row is still to be sent, which it then is not, or has its answer
+    already: exit 2."""
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        before = ten.stat()
+        with ten.open("r+b") as file:
+            file.seek(ten.read_bytes().index(b"say %d" % row))
+            file.write(b"SAY")
+        os.utime(ten, ns=(before.st_atime_ns, before.st_mtime_ns))
+        sim.release()
+        _, said = batch.communicate(timeout=60)
+    assert (batch.returncode, "was changed while it was being read" in said) == (2, True)
+    assert not any(call.ask and call.ask.last.startswith("SAY") for call in sim.calls)
+
+
+def test_a_renamed_input_is_the_same(start: Start, ten: Path, sim: Simulator) -> None:
+    """Case 58's neighbour: a new name changes no row."""
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        ten.rename(ten.with_name("moved.jsonl"))
+        sim.release()
+        _, said = batch.communicate(timeout=60)
+    assert batch.returncode == 0, said
+
+
+@pytest.mark.parametrize(
+    "words", [["--ordered"], ["-o", "out.csv"], ["-o", "out.csv", "--ordered"]]
+)
+def test_copies_of_a_killed_run_are_swept_by_the_next(
+    llmctl: Run, configured: dict[str, str], ten: Path, tmp_path: Path, words: list[str]
+) -> None:
+    """Case 64: killed before the rename, the sorted or CSV copy of the answers goes as the next
+    run takes the output's lock, whether or not that one makes another."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\npathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+    )
+    killed = llmctl("batch", str(ten), *words, env={**configured, "PYTHONPATH": str(tmp_path)})
+    assert killed.returncode == -9
+    assert len(list(tmp_path.glob(".*.llmctl-part/new"))) == 1
+    words = [word for word in words if word != "--ordered"]
+    assert llmctl("batch", str(ten), *words, "--limit", "1").returncode == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("http", ["pooled", "standard"])
+def test_a_stopped_program_blames_nobody(
+    start: Start, ten: Path, home: Path, sim: Simulator, http: str, *, ends: bool
+) -> None:
+    """Case 74: a batch that was stopped (SIGSTOP) for longer than `timeout.total` takes the answers
+    that came meanwhile, and where connections ended it asks again: no attempt fails, and no outage
+    is said."""
+    config = home / ".config/llmctl/config.yaml"
+    knobs = ["timeout: {connect: 1, first_byte: 1, total: 1}", "breaker: {failures: 1}"]
+    knobs += ["retry: {attempts: 1, max_wait: 0.01}"]
+    knobs += ["http: standard"] if http == "standard" else []
+    kept = config.read_text().replace("    retry: {max_wait: 0.01}\n", "")
+    config.write_text(kept + "".join(f"    {knob}\n" for knob in knobs))
+    sim.hold()
+    with start(str(ten)) as batch:
+        sim.wait_for_calls(2)
+        batch.send_signal(signal.SIGSTOP)
+        if ends:
+            sim.drop_connections()
+        sim.release()
+        time.sleep(2.5)  # for which it is stopped
+        batch.send_signal(signal.SIGCONT)
+        _, said = batch.communicate(timeout=60)
+    assert batch.returncode == 0, said
+    assert len(sim.calls) == 10 + 2 * ends
+    assert "down" not in said
+
+
 def test_restart_destroys_nothing_before_something_was_sent(
     llmctl: Run, configured: dict[str, str], ten: Path, sim: Simulator
 ) -> None:
@@ -594,12 +676,43 @@ def test_closed_streams(
     assert len(read(ten)) == 10
 
 
-@pytest.mark.parametrize("allowed", range(6))
+@pytest.mark.parametrize("http", ["pooled", "standard"])
+def test_a_lack_of_descriptors_is_not_the_providers(
+    llmctl: Run, configured: dict[str, str], ten: Path, home: Path, tmp_path: Path, http: str
+) -> None:
+    """Case 36: connections that this machine cannot open (EMFILE) are waited for: no attempt is
+    lost, no circuit opens, no row fails."""
+    config = home / ".config/llmctl/config.yaml"
+    kept = config.read_text().replace("{max_wait: 0.01}", "{attempts: 1, max_wait: 0.01}")
+    kept += "    breaker: {failures: 1}\n" + "    http: standard\n" * (http == "standard")
+    config.write_text(kept)
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import errno, socket
+left = 6
+class Limited(socket.socket):
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        global left
+        left -= fileno is None
+        if fileno is None and left >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        super().__init__(family, type, proto, fileno)
+socket.socket = Limited
+""",
+        encoding="utf-8",
+    )
+    done = llmctl("batch", str(ten), "-v", env={**configured, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "raise `ulimit -n`" in done.stderr
+    assert "down" not in done.stderr
+
+
+@pytest.mark.parametrize("allowed", range(12))
 def test_threads_that_cannot_start(
     configured: dict[str, str], ten: Path, tmp_path: Path, sim: Simulator, allowed: int
 ) -> None:
     """Case 65: a run whose threads the system refuses ends in words before anything is sent; one
-    that has them all needs no more."""
+    that has them all needs no more, also under limits."""
     (tmp_path / "sitecustomize.py").write_text(
         f"""
 import threading
@@ -616,11 +729,12 @@ threading.Thread.start = limited
         encoding="utf-8",
     )
     done = subprocess.run(
-        [LLMCTL, "batch", str(ten)], env={**configured, "PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path, timeout=60, check=False, capture_output=True, text=True,
+        [LLMCTL, "batch", str(ten), "--rpm", "6000"],
+        env={**configured, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, timeout=60, check=False,
+        capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode == 0:
-        assert len(sim.calls) == 10
+        assert (len(sim.calls), "more threads" in done.stderr) == (10, False)
         return
     assert (done.returncode, sim.calls) == (2, [])
     assert "start no more threads" in done.stderr

@@ -8,16 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import LLMCTL, Run, configure, ledger
 from tests.keys.secret_service import SecretService
 from tests.leaks.scan import Scan, Watch, forms
 from tests.simulator import errors
 from tests.simulator.fault import Fault
 from tests.simulator.faults import Body, CutBody, Disconnect, Malformed
-from tests.simulator.reply import Problem
+from tests.simulator.reply import Problem, Reply
 from tests.simulator.server import Simulator
 from tests.simulator.streams import StreamError
 
@@ -207,3 +208,46 @@ def test_the_scan_finds_what_there_is(environ: dict[str, str], tmp_path: Path) -
         subprocess.run(command, env={**environ, "SOME_KEY": CANARY}, check=True)
     for place in ("cmdline", "environ"):
         assert any(place in hit for hit in watched.hits)
+
+
+@pytest.mark.parametrize("command", ["ask", "batch"])
+def test_other_secrets_than_the_key_are_cut(
+    run: Run, home: Path, environ: dict[str, str], sim: Simulator, tmp_path: Path, command: str
+) -> None:
+    """Case 69: a proxy's password, a value of `query:`, and a key that comes back as the model's
+    name stand in no message, row or ledger."""
+    secrets = {"proxy": "proxy-p%40ss-4711", "query": "gateway-code-4712", "key": CANARY}
+    configure(
+        home, "http://provider.example/v1", "{env: SIM_KEY}",
+        f"    query: {{code: {secrets['query']}}}\n    breaker: {{failures: 1000}}\n",
+    )  # fmt: skip
+    proxy = f"http://ann:{secrets['proxy']}@{sim.origin.rpartition('/')[2]}"
+    env = {**environ, "SIM_KEY": CANARY, "HTTP_PROXY": proxy, "http_proxy": proxy}
+    (tmp_path / "in.jsonl").write_text('{"prompt": "x"}\n')
+    words = ["ask", "x", "--json"] if command == "ask" else ["batch", "in.jsonl", "-o", "-"]
+    said = f"{secrets['proxy']} {unquote(secrets['proxy'])} {secrets['query']} {CANARY}"
+    sim.reply = lambda _: Reply("fine", model=CANARY)
+    refusal = errors.Status(status=400, problem=Problem(said, "invalid_request_error"))
+    for fault in (None, refusal):
+        sim.fault = fault
+        done = run(*words, "--no-cache", env=env)
+        assert done.returncode == (0 if fault is None else 1), done.stderr
+        assert "[key]" in done.stdout + done.stderr
+        for shown in (done.stdout, done.stderr, str([tuple(row) for row in ledger(home)])):
+            forms_of = {form for one in secrets.values() for form in (one, unquote(one))}
+            assert not {form for form in forms_of if form in shown}, shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_crash_leaves_no_dump_of_the_memory(configured: dict[str, str], sim: Simulator) -> None:
+    """Case 69: the limit on core files of a running command is 0."""
+    sim.hold()
+    with subprocess.Popen(
+        ["sh", "-c", 'ulimit -c unlimited; exec "$0" ask x', LLMCTL], env=configured,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        sim.wait_for_calls(1)
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        sim.release()
+    line = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert line.split()[4:6] == ["0", "0"]

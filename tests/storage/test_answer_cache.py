@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +26,7 @@ from llmctl.storage.answer_cache import (
     set_aside_files,
 )
 from llmctl.storage.database import APPLICATION_ID, Database, Migration
-from llmctl.storage.process import Process
+from llmctl.storage.process import Process, start_time, world
 from tests.conformance.calls import NOW, a_cached_answer
 from tests.storage.clocks import StoppedClock
 from tests.storage.damage import damaged_versions, sql
@@ -174,9 +176,10 @@ def owned_by(path: Path, owner: Process, *, at: float = NOW) -> None:
 
 
 def test_a_living_process_keeps_its_claim_and_a_dead_one_does_not(
-    cache: SqliteCache, path: Path
+    cache: SqliteCache, path: Path, clock: StoppedClock
 ) -> None:
     """While it runs the answer is awaited; once it was killed, the next one goes."""
+    clock.now = time.time()
     with another_process(path) as other:
         assert not claim(cache)
         assert not claim(cache)
@@ -216,13 +219,17 @@ def test_claims_of_the_dead_are_dropped_when_the_cache_is_opened(path: Path) -> 
         assert len(sql(path, "SELECT * FROM claims")) == left
 
 
-def test_a_process_out_of_sight_counts_by_its_signs_of_life(
-    cache: SqliteCache, path: Path, clock: StoppedClock
+@pytest.mark.parametrize("place", ["here", "elsewhere"])
+def test_a_process_counts_by_its_signs_of_life(
+    cache: SqliteCache, path: Path, clock: StoppedClock, place: str
 ) -> None:
-    """In another container nobody can ask after a number: silence for 30 s is death; a sign of
-    life begins the time anew."""
-    boot = Process.current().world.partition(" ")[0]
-    owned_by(path, Process(1, "1", f"{boot} pid:[elsewhere]"))
+    """Case 73: silence for 30 s is death, of a process that is stopped as of one in another
+    container, where nobody can ask after a number; a sign of life begins the time anew."""
+    here, parent = world(), os.getppid()
+    owner = Process(parent, start_time(parent) or "", here)
+    if place == "elsewhere":
+        owner = Process(1, "1", f"{here.partition(' ')[0]} pid:[elsewhere]")
+    owned_by(path, owner)
     clock.now += SILENCE - 1
     assert not claim(cache)
     sql(path, f"UPDATE claims SET at = {clock.now}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,21 +122,56 @@ def test_replacing_that_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+WRITER = """
+import sys; from pathlib import Path; from llmctl.storage.files import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"answers"); file.flush(); print(flush=True); input()
+"""
+
+
+def test_what_a_killed_process_has_left_is_swept(tmp_path: Path) -> None:
+    """Case 64: copies of the dead go with the next replacement, that of a living one and files of
+    the user's stay."""
+    path, mine = tmp_path / "f", tmp_path / ".f.mine"
+    mine.write_bytes(b"")
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", WRITER, str(path)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                )
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        for writer in writers:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+        assert len(list(tmp_path.rglob("new"))) == 2
+        writers[0].kill()
+        writers[0].wait()
+        write_private(path, b"mine")
+        assert len(list(tmp_path.rglob("new"))) == 1
+        writers[1].communicate(b"\n")
+    assert (writers[1].returncode, path.read_bytes()) == (0, b"answers")
+    assert {found.name for found in tmp_path.iterdir()} == {"f", ".f.mine"}
+
+
 def test_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new file's data reaches the disk before its name, and the name before it returns."""
     diary: list[str] = []
-    real_sync, real_replace = os.fsync, os.replace
+    real_sync, real_replace = os.fsync, Path.replace
 
     def sync(fd: int) -> None:
         diary.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
         real_sync(fd)
 
-    def replace(one: str, other: Path) -> None:
+    def replace(one: Path, other: Path) -> None:
         diary.append("rename")
         real_replace(one, other)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
     write_private(tmp_path / "f", b"x")
     assert diary == ["file", "rename", "folder"]
 
@@ -146,7 +184,8 @@ def test_a_file_replaced_while_locking(tmp_path: Path, monkeypatch: pytest.Monke
 
     def late(fd: int) -> bool:
         if path.exists() and path.read_bytes() == b"old":
-            write_private(path, b"new")
+            path.unlink()
+            path.write_bytes(b"new")
         return real(fd)
 
     monkeypatch.setattr(files, "try_lock", late)
