@@ -116,7 +116,8 @@ class CallError(LlmctlError):
         fatal_to_run: every other call with the same key would fail alike.
         sent: False when the program refused the call itself (exit code 2 instead of 1).
         retry_after: seconds.
-        attempts, uncertain: attempts made, and those that may have been billed without an answer.
+        attempts, uncertain, limited: attempts made, those that may have been billed without an
+            answer, and those that met a rate limit.
         held: the call is on record and must be settled.
         excused: the provider was down for all: the row is not to blame.
         kept_ended: the server closed a kept connection instead of answering on it, or one while
@@ -154,7 +155,7 @@ class CallError(LlmctlError):
         self.ambiguous = type(self).ambiguous if ambiguous is None else ambiguous
         self.sent = sent
         self.cause = cause
-        self.attempts = self.uncertain = 0
+        self.attempts = self.uncertain = self.limited = 0
         self.held = self.excused = self.kept_ended = False
         self.request: Any = None
         self.usage: Any = None

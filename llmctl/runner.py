@@ -155,8 +155,9 @@ class Runner(Struct, frozen=True):
         exact: bool,
     ) -> Handler:
         policy, waiting = route.profile.retry, self.stop.clock(self.awake)
-        # The longest that a call takes, in seconds, rate limits of our own aside.
-        longest = policy.attempts * (route.profile.timeout.total + policy.max_wait)
+        # Seconds after which no attempt begins: where a person waits, as long as one may take.
+        total = route.profile.timeout.total
+        longest = policy.attempts * (total + policy.max_wait) if self.patient else total
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
         def cache(inner: Handler) -> Cache:

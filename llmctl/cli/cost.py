@@ -64,10 +64,11 @@ def report(
     \b
     --format json (or --json), one object; amounts are exact numbers in USD, null is unknown:
       from, to, timezone, by
-      total      calls, errors, error_rate, cached_calls, input_tokens, output_tokens,
+      total      calls, errors, error_rate, refused_calls (by a budget), retries,
+                 rate_limit_hits, estimated_calls, cached_calls, input_tokens, output_tokens,
                  cached_input_tokens, cache_write_tokens, reasoning_tokens, cost_usd, share,
-                 saved_usd, unpriced_calls, uncertain_attempts, may_have_been_billed_usd,
-                 latency_ms {p50, p95, p99}
+                 mean_cost_usd (of a call that was sent), saved_usd, unpriced_calls,
+                 uncertain_attempts, may_have_been_billed_usd, latency_ms {p50, p95, p99}
       groups     [{key {DIMENSION: value or null}, and all fields of total}]
       days       [{day, calls, cost_usd}]
       month_to_date  {from, to, calls, cost_usd, may_have_been_billed_usd, unpriced_calls,
@@ -75,6 +76,7 @@ def report(
       budgets    [{name, period, from, to, match, limit_usd, used_usd, used_share, cost_usd,
                  may_have_been_billed_usd, in_flight_calls, unpriced_calls, state}],
                  state is within, warning or exceeded
+      error_types  {TYPE: calls}
       unpriced   [{profile, provider, model, calls}]
       unknown    {calls, usd, unpriced_calls, first [{call_id, run_id, time, profile, provider,
                  model, usd}]}: calls in doubt, usd beyond what is known; the first 20 by name

@@ -59,10 +59,13 @@ COLUMNS = (
     Column("cost", "Cost (USD)", lambda f, _: (f.cost, f.unpriced), *_dollars),
     Column("share", "Share", lambda f, whole: f.share_of(whole), percent, percent),
     Column("calls", "Calls", lambda f, _: f.calls, "{:,}".format, "{:,}".format),
+    Column("a call", "A call (USD)", lambda f, _: (f.mean_cost, 0), *_dollars),
     Column("in", "Tokens in", lambda f, _: f.input_tokens, _tokens, "{:,}".format),
     Column("out", "Tokens out", lambda f, _: f.output_tokens, _tokens, "{:,}".format),
     Column("saved", "Saved (USD)", lambda f, _: (f.saved, f.unsaved), *_dollars),
     Column("errors", "Errors", lambda f, _: f.error_rate, percent, percent),
+    Column("retries", "Retries", lambda f, _: f.retries, "{:,}".format, "{:,}".format),
+    Column("429s", "Rate-limit hits", lambda f, _: f.rate_limits, "{:,}".format, "{:,}".format),
     *map(_latency, PERCENTILES),
 )
 
@@ -93,6 +96,7 @@ def as_json(report: Report) -> str:
                 "projected_usd": dollars(month.projected),
             },
             "budgets": [budget_json(state, zone) for state in report.budgets],
+            "error_types": report.error_types,
             "unpriced": [asdict(each) for each in report.unpriced],
             "unknown": {
                 "calls": len(report.unknown),
@@ -111,6 +115,10 @@ def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
         "calls": figures.calls,
         "errors": figures.errors,
         "error_rate": _rate(figures.error_rate),
+        "refused_calls": figures.refused,
+        "retries": figures.retries,
+        "rate_limit_hits": figures.rate_limits,
+        "estimated_calls": figures.estimated,
         "cached_calls": figures.kept,
         "input_tokens": figures.input_tokens,
         "output_tokens": figures.output_tokens,
@@ -119,6 +127,7 @@ def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
         "reasoning_tokens": figures.reasoning_tokens,
         "cost_usd": dollars(figures.cost),
         "share": _rate(figures.share_of(whole)),
+        "mean_cost_usd": dollars(figures.mean_cost),
         "saved_usd": dollars(figures.saved),
         "unpriced_calls": figures.unpriced,
         "uncertain_attempts": figures.doubtful,
@@ -257,8 +266,19 @@ def group_rows(
 
 
 def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
-    """What the figures leave out: attempts in doubt, calls of unknown end, unknown prices."""
+    """Of what calls failed, and what the figures leave out: refused calls, estimated tokens,
+    attempts in doubt, unknown prices."""
     total = report.total
+    if report.error_types:
+        kinds = ", ".join(f"{safe(name)} {count:,}" for name, count in report.error_types.items())
+        yield f"Errors: {kinds}."
+    if total.refused:
+        yield f"A budget refused {plural(total.refused, 'call')}, unsent."
+    if total.estimated:
+        yield (
+            f"Of {plural(total.estimated, 'call')} the provider reported no tokens, or not all: "
+            "they are estimates (~)."
+        )
     if total.doubtful:
         amount = _usd(total.doubt, total.doubtful_unpriced)
         yield (

@@ -67,15 +67,15 @@ def _safe(name: str) -> str:
 
 
 def _groups(report: Report) -> tuple[Table, Table]:
-    """Cost and share of each group with a bar, and a table of its other figures."""
+    """Cost, share and calls of each group with a bar, and a table of its other figures."""
     titles = [column.title for column in COLUMNS]
-    costs, figures = _table(report, *titles[:2], ""), _table(report, *titles[2:])
+    costs, figures = _table(report, *titles[:4], ""), _table(report, *titles[4:])
     for key, sums in group_rows(report, _safe, "total"):
         names = [Text(name, "bold", overflow="fold") for name in key]
         cells = [column.show(column.value(sums, report.total)) for column in COLUMNS]
         bar = Bar(1, 0, sums.share_of(report.total) or 0.0, width=_BAR, color="cyan")
-        costs.add_row(*names, *cells[:2], bar)
-        figures.add_row(*names, *cells[2:])
+        costs.add_row(*names, *cells[:4], bar)
+        figures.add_row(*names, *cells[4:])
     return costs, figures
 
 

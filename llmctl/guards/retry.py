@@ -76,6 +76,7 @@ class Retry(Struct, frozen=True):
                 answer = await call.again(error)
         except CallError as error:  # perhaps of the pause: the run is to end
             error.attempts, error.uncertain, error.held = call.made, call.uncertain, True
+            error.limited = call.limited
             error.earlier = tuple(call.billed[: -1 if _is_known(error) else None])
             raise
         except CancelledAfterSending:
@@ -87,7 +88,10 @@ class Retry(Struct, frozen=True):
                 attempts=call.made, uncertain=call.uncertain, earlier=tuple(call.billed)
             ) from stop
         earlier = tuple(call.billed)
-        return replace(answer, attempts=call.made, uncertain=call.uncertain, earlier=earlier)
+        return replace(
+            answer, attempts=call.made, uncertain=call.uncertain, earlier=earlier,
+            limited=call.limited,
+        )  # fmt: skip
 
 
 class _Call:
@@ -97,7 +101,7 @@ class _Call:
     def __init__(self, guard: Retry, request: Request, emit: Emit | None) -> None:
         self._guard, self._request, self._emit = guard, request, emit
         self._end = guard.clock.monotonic() + guard.deadline
-        self.made = self.uncertain = self.count = 0
+        self.made = self.uncertain = self.count = self.limited = 0
         self.billed: list[Billed] = []
 
     async def attempt(self) -> Answer:
@@ -110,6 +114,7 @@ class _Call:
             free = error.kept_ended or (self._guard.patient and excused)
             self.made -= not error.sent
             self.uncertain += error.ambiguous
+            self.limited += isinstance(error, RateLimited)
             if _is_known(error):
                 self.billed.append((error.usage, error.cost))
             self.count += not free

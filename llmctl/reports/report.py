@@ -44,6 +44,9 @@ class Figures:
         unpriced: calls whose cost is unknown; unsaved: the same of kept answers.
         doubtful: attempts without an answer that may have been billed, at most `doubtful_pico`
             (`doubtful_unpriced` of them at an unknown price).
+        estimated: calls whose tokens the provider did not report, or not all.
+        retries, rate_limits: attempts beyond the first, and those that met a rate limit (429).
+        refused: calls that a budget did not let through; they are no errors.
         latencies: number of calls by latency; whole milliseconds, as text.
 
     """
@@ -63,6 +66,10 @@ class Figures:
     doubtful: int = 0
     doubtful_pico: int = 0
     doubtful_unpriced: int = 0
+    estimated: int = 0
+    retries: int = 0
+    rate_limits: int = 0
+    refused: int = 0
     latencies: Counter[str] = field(default_factory=Counter)
 
     def add(self, sums: Mapping[str, int]) -> None:
@@ -102,8 +109,17 @@ class Figures:
 
     @property
     def error_rate(self) -> float | None:
-        """Share of calls without an answer (cancelled ones are no errors); None without calls."""
-        return self.errors / self.calls if self.calls else None
+        """Share of the calls that were sent which got no answer (cancelled ones are no errors);
+        None without any."""
+        sent = self.calls - self.refused
+        return self.errors / sent if sent else None
+
+    @property
+    def mean_cost(self) -> Decimal | None:
+        """Dollars that a call which asked its provider cost on average; None where that is not
+        known of all."""
+        asked = self.calls - self.kept - self.refused
+        return self.cost / asked if asked and self.cost is not None and not self.unpriced else None
 
     def share_of(self, whole: Figures) -> float | None:
         """Cost as a share of `whole`'s; None when either is nothing or unknown."""
@@ -203,6 +219,7 @@ class Report(Struct, frozen=True):
     budgets: tuple[BudgetState, ...]
     unpriced: tuple[Unpriced, ...]
     unknown: tuple[UnknownCall, ...] = ()
+    error_types: Mapping[str, int] = {}
 
 
 class BudgetCheck(Struct, frozen=True):
@@ -304,6 +321,7 @@ def make(ledger: Reading, query: Query, budgets: Sequence[Budget]) -> Report:
         ),
         unpriced=sums.unpriced(),
         unknown=tuple(ledger.unknown(span.start, span.end)) if sums.total.doubtful else (),
+        error_types=ledger.error_types(span.start, span.end) if sums.total.errors else {},
     )
 
 

@@ -31,9 +31,11 @@ was thought dead and may settle them after all."""
 # case is known.
 _USED = f"(cache IS NULL OR NOT {_KEPT}) AND NOT {_UNKNOWN}"
 
+_REFUSED = "coalesce(error_type, '') = 'budget'"  # unsent: no error of a provider's
+
 SUMS: dict[str, str] = {
     "calls": "1",
-    "errors": "status IN ('error', 'interrupted', 'unknown')",
+    "errors": f"(status IN ('error', 'interrupted', 'unknown') AND NOT {_REFUSED})",
     "kept": f"coalesce({_KEPT}, 0)",
     **{
         name: f"iif({_USED}, {name}, 0)"
@@ -53,6 +55,10 @@ SUMS: dict[str, str] = {
     "doubtful_pico": f"coalesce(uncertain_pico, 0) + iif({_UNKNOWN}, coalesce(cost_pico, 0), 0)",
     "doubtful_unpriced": "(uncertain > 0 AND uncertain_pico IS NULL)"
     f" + ({_UNKNOWN} AND cost_pico IS NULL)",
+    "estimated": f"iif({_USED}, estimated, 0)",
+    "retries": "max(0, coalesce(attempts, 0) - 1)",
+    "rate_limits": "rate_limits",
+    "refused": f"({_REFUSED})",
 }
 """A column of `hours` → what a call adds to it, in SQL over its row.
 
@@ -232,6 +238,15 @@ class Reading:
             f"WHERE {OPEN} AND {_DOUBTFUL} AND {where} ORDER BY started_ms, call_id"
         )
         return [UnknownCall(*row) for row in self._all(asked, values)]
+
+    def error_types(self, start: int, end: int) -> dict[str, int]:
+        """How many calls of the span failed of what, most first; what a budget refused is none."""
+        asked = (
+            "SELECT error_type, count(*) FROM calls WHERE error_type IS NOT NULL "  # noqa: S608
+            f"AND started_ms >= ? AND started_ms < ? AND NOT {_REFUSED} "
+            "GROUP BY error_type ORDER BY count(*) DESC, error_type"
+        )
+        return dict(self._all(asked, (start, end)))
 
     def latencies(self, edges: Sequence[int], *, tags: bool) -> Iterator[Latencies]:
         """The latencies between each two neighbours of `edges`, as by `cells`.

@@ -157,9 +157,9 @@ class CallRow(Struct, frozen=True):
     `uncertain` counts attempts that may have been billed, or billed at more than is known of them,
     besides one that `cost_pico` stands for; `uncertain_pico` is what they cost at the most.
     `input_tokens` includes cached ones, `output_tokens` reasoning; `estimated` marks tokens the
-    provider did not report. `asked_model` was asked (empty in rows of version 0.1.0), `model`
-    answered; `tags` is a JSON object, `windows` a JSON list of the keys of the budget windows that
-    the call counts towards.
+    provider did not report; `rate_limits` counts attempts that met one. `asked_model` was asked
+    (empty in rows of version 0.1.0), `model` answered; `tags` is a JSON object, `windows` a JSON
+    list of the keys of the budget windows that the call counts towards.
     """
 
     call_id: str
@@ -191,6 +191,7 @@ class CallRow(Struct, frozen=True):
     provider_request_id: str | None = None
     asked_model: str = ""
     windows: str = "[]"
+    rate_limits: int = 0
 
     @property
     def spent_pico(self) -> int:
@@ -283,6 +284,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         provider_request_id=result.provider_request_id,
         asked_model=redact_known_keys(target.model),
         windows="[]" if held is None else held.windows,
+        rate_limits=result.limited,
     )
 
 

@@ -11,11 +11,14 @@ from llmctl.storage.database import Migration
 from llmctl.storage.ledger_queries import KIND, OPEN, SUMS, Reading
 from llmctl.storage.ledger_rows import MOST, CallKind, matches
 
+_LATER_SUMS = ("estimated", "retries", "rate_limits", "refused")
+_FIRST_SUMS = tuple(SUMS)[: -len(_LATER_SUMS)]
+
 _HOURS = f"""
     CREATE TABLE hours (
         hour INTEGER NOT NULL,
         {", ".join(f"{name} TEXT NOT NULL" for name in KIND)},
-        {", ".join(f"{name} INTEGER NOT NULL" for name in SUMS)},
+        {", ".join(f"{name} INTEGER NOT NULL" for name in _FIRST_SUMS)},
         PRIMARY KEY (hour, {", ".join(KIND)})
     ) WITHOUT ROWID
 """
@@ -52,6 +55,10 @@ _BEATS = (
         PRIMARY KEY (pid, birth, world)
     ) WITHOUT ROWID
     """,
+    "ALTER TABLE calls ADD COLUMN rate_limits INTEGER NOT NULL DEFAULT 0",
+    *(f"ALTER TABLE hours ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0" for name in _LATER_SUMS),
+    # What failed calls failed of, by itself.
+    "CREATE INDEX calls_errors ON calls (started_ms, error_type) WHERE error_type IS NOT NULL",
 )
 
 _CREATE = (
@@ -189,7 +196,7 @@ _UPGRADE = (
     _HOURS,
     f"""
     INSERT INTO hours
-    SELECT slot, profile, provider, '', model, user, tags, {", ".join(SUMS)} FROM slots
+    SELECT slot, profile, provider, '', model, user, tags, {", ".join(_FIRST_SUMS)} FROM slots
     """,  # noqa: S608 - our own names
     _WINDOWS,
     _convert_windows,

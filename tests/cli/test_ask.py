@@ -117,13 +117,19 @@ def test_exit_codes_of_failures(
     assert "Traceback" not in done.stderr
 
 
-def test_passing_failures_are_survived(llmctl: Run, sim: Simulator, home: Path) -> None:
-    """Two 500s and then an answer: exit 0, said on stderr, three attempts in the ledger."""
-    sim.fault = fail_first(2, errors.server_error())
+@pytest.mark.parametrize(
+    ("fault", "limits"), [(errors.server_error(), 0), (errors.rate_limited(), 2)]
+)
+def test_passing_failures_are_survived(
+    llmctl: Run, sim: Simulator, home: Path, fault: Step, limits: int
+) -> None:
+    """Two 500s or 429s and then an answer: exit 0, said on stderr, all in the ledger (A117)."""
+    sim.fault = fail_first(2, fault)
     done = llmctl("ask", "q")
     assert (done.returncode, done.stdout) == (0, "echo: q")
     assert done.stderr.count("trying again") == 2
-    assert ledger(home)[0]["attempts"] == 3
+    (row,) = ledger(home)
+    assert (row["attempts"], row["rate_limits"]) == (3, limits)
 
 
 @pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd(missing=4)])

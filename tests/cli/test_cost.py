@@ -72,13 +72,14 @@ def test_the_json_report(run: Run) -> None:
     said = report(run)
     assert list(said) == [
         "from", "to", "timezone", "by", "total", "groups", "days", "month_to_date", "budgets",
-        "unpriced", "unknown",
+        "error_types", "unpriced", "unknown",
     ]  # fmt: skip
     assert list(said["total"]) == [
-        "calls", "errors", "error_rate", "cached_calls", "input_tokens", "output_tokens",
+        "calls", "errors", "error_rate", "refused_calls", "retries", "rate_limit_hits",
+        "estimated_calls", "cached_calls", "input_tokens", "output_tokens",
         "cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd", "share",
-        "saved_usd", "unpriced_calls", "uncertain_attempts", "may_have_been_billed_usd",
-        "latency_ms",
+        "mean_cost_usd", "saved_usd", "unpriced_calls", "uncertain_attempts",
+        "may_have_been_billed_usd", "latency_ms",
     ]  # fmt: skip
     assert (said["total"]["cost_usd"], said["total"]["saved_usd"]) == (5, 1)
     assert said["total"]["may_have_been_billed_usd"] == Decimal("0.5")
@@ -94,6 +95,30 @@ def test_the_json_report(run: Run) -> None:
     assert said["month_to_date"]["cost_usd"] == 5
     assert said["month_to_date"]["projected_usd"] >= 5
     assert len(said["days"]) == 31
+
+
+def test_what_a_budget_refused_is_no_error(run: Run, state: Path) -> None:
+    """Case 47, A55, A113, A115, A117: 22 unsent calls are not 100% errors; retries, rate-limit
+    hits, kinds of errors, estimates and what a call costs on average are there."""
+    refused = {"status": "error", "error_type": "budget", "attempts": 0, "cost_pico": 0}
+    a_ledger(
+        state / "ledger.db",
+        *(a_call(started_ms=now(), cache=None, latency_ms=None, **refused) for _ in range(22)),
+        a_call(started_ms=now(), attempts=4, rate_limits=2, cost_pico=10**12),
+        a_call(started_ms=now(), attempts=1, cost_pico=2 * 10**12, estimated=1),
+        a_call(
+            started_ms=now(), status="error", error_type="server", cost_pico=0, cache=None,
+            latency_ms=None, attempts=1,
+        ),
+    )  # fmt: skip
+    total = report(run)["total"]
+    assert (total["calls"], total["errors"], total["refused_calls"]) == (25, 1, 22)
+    assert (total["retries"], total["rate_limit_hits"], total["estimated_calls"]) == (3, 2, 1)
+    assert (total["mean_cost_usd"], report(run)["error_types"]) == (1, {"server": 1})
+    shown = " ".join(run("cost", "report").stdout.split())
+    assert "33.3% errors" in shown
+    assert "Errors: server 1. A budget refused 22 calls, unsent." in shown
+    assert "Of 1 call the provider reported no tokens, or not all: they are estimates (~)" in shown
 
 
 def test_the_help_names_every_field(run: Run) -> None:
@@ -161,7 +186,7 @@ def test_markdown_is_text(run: Run, state: Path) -> None:
     a_ledger(state / "ledger.db", a_call(started_ms=now(), model=evil), a_call(started_ms=now()))
     text = run("cost", "report", "--format", "markdown").stdout
     row = next(line for line in text.splitlines() if "img" in line)
-    assert len(re.findall(r"(?<!\\)\|", row)) == 12
+    assert len(re.findall(r"(?<!\\)\|", row)) == 15
     for forbidden in ("<img", r"(?<!\\)\]\(", "http://", " @all", r"www\.e", r" \$e"):
         assert not re.search(forbidden, row)
     assert "| **total** |" in text

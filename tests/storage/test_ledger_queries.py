@@ -79,6 +79,10 @@ def test_what_each_kind_of_call_adds(tmp_path: Path) -> None:
         "doubtful": 5,
         "doubtful_pico": 27,
         "doubtful_unpriced": 2,
+        "estimated": 0,
+        "retries": 0,
+        "rate_limits": 0,
+        "refused": 0,
     }
 
 
