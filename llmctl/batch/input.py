@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -63,10 +63,17 @@ class InputFile(AbstractContextManager["InputFile"]):
     """An open INPUT. `name` is what messages call it. A copy of stdin vanishes at the end."""
 
     def __init__(
-        self, name: str, file: BinaryIO, *, csv: bool = False, zipped: bool = False
+        self,
+        name: str,
+        file: BinaryIO,
+        path: Path | None = None,
+        *,
+        csv: bool = False,
+        zipped: bool = False,
     ) -> None:
         self.name = name
         self._file = file
+        self._path = path
         self._csv = csv
         self._zipped = zipped
         self._state = self._now()
@@ -95,11 +102,12 @@ class InputFile(AbstractContextManager["InputFile"]):
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise InputError(f"cannot read {name}: {why}") from error
+        path: Path | None = Path(name).absolute()
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             with file:
                 copied = _copy(file, name)
-            file = copied
-        return cls(name, file, csv=low.endswith(".csv"), zipped=low.endswith(".gz"))
+            file, path = copied, None
+        return cls(name, file, path, csv=low.endswith(".csv"), zipped=low.endswith(".gz"))
 
     def records(self) -> Iterator[Record]:
         """All records from the start; blank lines are not records. One iteration at a time.
@@ -119,9 +127,15 @@ class InputFile(AbstractContextManager["InputFile"]):
                 yield record
 
     def check(self) -> None:
-        """Raise `InputError` when the file has changed since it was opened."""
+        """Raise `InputError` when the file has changed since it was opened, or another one has
+        taken its place, as when an editor saves."""
         if self._now() != self._state:
             raise self.changed()
+        with suppress(OSError):  # its name is gone: no other rows are meant
+            if self._path and not os.path.samestat(
+                self._path.stat(), os.fstat(self._file.fileno())
+            ):
+                raise self.changed()
 
     def changed(self) -> InputError:
         """The error for an input that is not what it was when it was checked."""

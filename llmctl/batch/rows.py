@@ -284,7 +284,7 @@ def _reject_typos(fields: Mapping[str, Any], id_field: str | None) -> None:
             raise RowError(f"unknown field `{name}`: did you mean `{near}`?")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 17)  # the columns of a very wide table, too
 def _nearest(name: str, known: frozenset[str]) -> str | None:
     # 0.88: `tag` and `idx` are columns, `max_token` and `promt` are not.
     near = difflib.get_close_matches(name.strip().casefold(), sorted(known), n=1, cutoff=0.88)

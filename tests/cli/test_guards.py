@@ -181,6 +181,23 @@ def test_two_processes_share_a_minute(at: At, tmp_path: Path, sim: Simulator) ->
     assert times[-1] - times[0] >= (30 - 2) / 5 - 0.2
 
 
+def test_two_processes_that_wait_for_a_limit_pay_once(
+    at: At, home: Path, tmp_path: Path, sim: Simulator
+) -> None:
+    """Case 73: questions that two batches share are billed once, also where the rate limit makes
+    the one that asks wait for longer than a call may take."""
+    env = at(sim.base_url, "    limits: {rpm: 120}\n    timeout: {first_byte: 0.3, total: 0.3}")
+    config = home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text().replace("retry: {", "retry: {attempts: 1, "))
+    sources = [write(tmp_path / f"in{n}.jsonl", prompts(8)) for n in range(2)]
+    running = [
+        subprocess.Popen([LLMCTL, "batch", str(source), "-q"], env=env, cwd=tmp_path)
+        for source in sources
+    ]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert (len(sim.calls), sim.billed.repeated) == (8, 0)
+
+
 def test_a_server_that_closes_kept_connections(
     at: At, run: Run, home: Path, tmp_path: Path, sim: Simulator
 ) -> None:

@@ -16,9 +16,9 @@ from tests.torture.judge import Size, UnableError
 RUNS = (
     "kill", "disk", "storm", "outage", "refused", "budget", "holds", "two", "memory", "fuzz",
     "signals", "clocks", "damage", "folders", "cancelled", "hostile", "cachekeys",
-    "descriptors", "budget_options",
+    "descriptors", "budget_options", "inputs", "closed_streams",
 )  # fmt: skip
-"""In the order of their numbers, T1 to T22; each is a module beside this one."""
+"""In the order of their numbers, T1 to T24; each is a module beside this one."""
 
 
 def line(name: str, size: Size) -> str:
