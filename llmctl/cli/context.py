@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llmctl.cli.output import is_tty, say
 from llmctl.cli.streams import stdin_pieces
@@ -37,6 +38,7 @@ class Context(Struct, frozen=True):
     profile: str | None = None
     model: str | None = None
     config: Path | None = None
+    env_file: Path | None = None
     json: bool = False
     quiet: bool = False
     verbose: int = 0
@@ -49,6 +51,15 @@ class Context(Struct, frozen=True):
             return Path.cwd()
         except OSError:
             raise ConfigError("the current folder is gone; change to one that exists") from None
+
+    def with_env_file(self) -> Context:
+        """With the variables of `--env-file` below those of the environment. Raises
+        `ConfigError`."""
+        from llmctl.config.env_file import read_env_file
+
+        if self.env_file is None:
+            return self
+        return replace(self, environ={**read_env_file(self.env_file), **self.environ})
 
     @property
     def folders(self) -> Folders:
@@ -211,6 +222,19 @@ def _check_variables(context: Context) -> None:
 def known_profiles(incomplete: str) -> list[str]:
     """Completion: names of profiles; none where the configuration cannot be read."""
     return [name for name in _configured() if name.startswith(incomplete)]
+
+
+def known_keys(incomplete: str) -> list[str]:
+    """Completion: names of stored keys, by the list of them, and of profiles; no keyring is
+    opened."""
+    from llmctl.keys.keyring_store import stored_slots
+
+    try:
+        stored = [slot.name for slot in stored_slots(Context().folders.state)]
+    except (LlmctlError, OSError):
+        stored = []
+    names = dict.fromkeys([*sorted(stored), *_configured()])
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def known_models(incomplete: str) -> list[str]:

@@ -203,7 +203,7 @@ def check(
 @command(app, "release", "config", "json")
 def release(
     context: Context,
-    ids: Annotated[list[str] | None, Argument(metavar="[CALL_ID]...")] = None,
+    ids: Annotated[list[str] | None, Argument(metavar="CALL_ID")] = None,
     run_id: Annotated[
         str | None,
         Option(

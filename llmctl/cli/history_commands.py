@@ -21,7 +21,7 @@ app = command_group("Show, search and remove the conversations of ask.")
 
 _EXCERPT = 60  # characters of a turn in a list
 
-IdArgument = Annotated[str | None, Argument(metavar="[ID]", help="Its first characters do.")]
+IdArgument = Annotated[str | None, Argument(metavar="ID", help="Its first characters do.")]
 LimitOption = Annotated[int, Option(min=1, metavar="N", help="The newest N at most.")]
 
 
@@ -62,7 +62,7 @@ def show(context: Context, id: IdArgument = None) -> int:
 @command(app, "search", "json")
 def search(
     context: Context,
-    words: Annotated[list[str], Argument(metavar="WORD…", help="All must occur, in any case.")],
+    words: Annotated[list[str], Argument(metavar="WORD", help="All must occur, in any case.")],
     limit: LimitOption = 20,
 ) -> int:
     """List the conversations that hold all words.
@@ -88,7 +88,7 @@ def search(
 def remove(
     context: Context,
     ids: Annotated[
-        list[str] | None, Argument(metavar="[ID…]", help="Their first characters do.")
+        list[str] | None, Argument(metavar="ID", help="Their first characters do.")
     ] = None,
     older_than: Annotated[
         str | None, Option(metavar="7d", help="Those last continued longer ago: 24h, 7d, 2w.")

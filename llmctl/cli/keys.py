@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, known_keys
 from llmctl.cli.options import command, command_group
 
 app = command_group("Store, list, check, rotate and remove provider keys.")
@@ -16,7 +16,12 @@ app = command_group("Store, list, check, rotate and remove provider keys.")
 # the parser's would repeat it.
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-Name = Annotated[str, Argument(help="A profile, or the name of a stored key.")]
+Name = Annotated[
+    str,
+    Argument(
+        metavar="NAME", help="A profile, or the name of a stored key.", autocompletion=known_keys
+    ),
+]
 
 
 @command(app, "set", "profile", "config", context_settings=_ANY)
@@ -57,7 +62,12 @@ def list_keys(
 @command(app, "check", "profile", "config", "json")
 def check(
     context: Context,
-    names: Annotated[list[str] | None, Argument(help="Profiles or stored keys; or all.")] = None,
+    names: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="NAME", help="Profiles or stored keys; or all.", autocompletion=known_keys
+        ),
+    ] = None,
 ) -> int:
     """Ask each provider whether it accepts the key, with a free call.
 

@@ -49,6 +49,7 @@ _COMMON = {
         autocompletion=known_models,
     ),
     "config": Option(help="Configuration file.", envvar="LLMCTL_CONFIG"),
+    "env_file": Option(metavar="FILE", help="Variables, such as keys: NAME=VALUE lines."),
     "json": Option("--json", help="Machine-readable result on stdout."),
     "quiet": Option("--quiet", "-q", help="No progress or notes on stderr."),
     "verbose": _VERBOSE,
@@ -104,7 +105,8 @@ def command(
     The context holds the options named in `common`, --quiet and --verbose. `options`: the own ones
     are the fields of a struct, whose docstring is the help.
     """
-    shared = (*common, "quiet", "verbose")
+    files = ("env_file",) if "config" in common else ()
+    shared = (*common, *files, "quiet", "verbose")
 
     def register(work: Callable[..., int]) -> Callable[..., int]:
         def run(**given: Any) -> None:
@@ -112,7 +114,8 @@ def command(
 
             def checked() -> int:
                 _refuse_other_encodings({**given, "profile": context.profile})
-                return work(context, **({"options": options(**given)} if options else given))
+                own = {"options": options(**given)} if options else given
+                return work(context.with_env_file(), **own)
 
             exit_with(checked, context)
 

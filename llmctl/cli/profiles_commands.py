@@ -69,7 +69,7 @@ def show(
     context: Context,
     name: Annotated[
         str | None,
-        Argument(help="Profile to show.", autocompletion=known_profiles),
+        Argument(metavar="NAME", help="Profile to show.", autocompletion=known_profiles),
     ] = None,
 ) -> int:
     """Show one profile, complete; by default the one in use.

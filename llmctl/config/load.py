@@ -236,13 +236,14 @@ def _complete(
     brought = _brought(preset, environ, name)
     said = read(merge(brought, entry), Profile)
 
-    if written := said.get("model_path"):
-        file = cwd / entries["model_path"].where.rpartition(":")[0]  # a path begins at its file
-        inside = home(environ) / written[2:] if written.startswith("~/") else file.parent / written
-        said["model_path"] = Path(os.path.normpath(inside))
-        if "model" not in entries:
-            # answers of two files must not meet in the cache
-            said["model"] = said["model_path"].stem.strip() or "model"
+    for key in ("model_path", "env_file"):
+        if written := said.get(key):
+            file = cwd / entries[key].where.rpartition(":")[0]  # a path begins at its file
+            own = home(environ) / written[2:] if written.startswith("~/") else file.parent / written
+            said[key] = Path(os.path.normpath(own))
+    if "model_path" in said and "model" not in entries:
+        # answers of two files must not meet in the cache
+        said["model"] = said["model_path"].stem.strip() or "model"
     said.pop("extends", None)
     if price := said.get("price"):
         _check_price(price, entries.get("price", entry))

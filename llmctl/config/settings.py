@@ -320,6 +320,7 @@ class Profile(Struct, frozen=True):
     system: Prompt | None = None
     headers: Headers = field(default_factory=dict)
     proxy: ProxyUrl | None = None
+    env_file: Path | None = None
     source: str = "built in"
     chosen: str = ""
     url: str = ""

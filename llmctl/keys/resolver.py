@@ -13,6 +13,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from llmctl.config.env_file import read_env_file
 from llmctl.config.settings import Profile
 from llmctl.errors import NoKeyError
 from llmctl.keys.command import CommandSource
@@ -76,7 +77,12 @@ class KeyResolver:
     def environment(self, profile: Profile) -> Key | None:
         """The key in the profile's variable. Raises `NoKeyError` when it cannot be one."""
         variable = profile.key and profile.key.env
-        return EnvironmentSource(self._environ, variable).read() if variable else None
+        return EnvironmentSource(self._of(profile), variable).read() if variable else None
+
+    def _of(self, profile: Profile) -> Mapping[str, str]:
+        """The environment, over the variables of the profile's own file."""
+        file = profile.env_file
+        return self._environ if file is None else {**read_env_file(file), **self._environ}
 
     def sources(self, profile: Profile) -> list[KeySource]:
         """The places of the profile's key, in the order in which they are asked."""
@@ -85,7 +91,7 @@ class KeyResolver:
             return [keyring] if slot_of(profile) in self.stored else []
         if source.command:
             return [CommandSource(source.command, self._environ, (*source.hidden, PASSWORD))]
-        variable = [EnvironmentSource(self._environ, source.env)] if source.env else []
+        variable = [EnvironmentSource(self._of(profile), source.env)] if source.env else []
         return [*variable, *([keyring] if source.keyring else [])]
 
     async def find(self, profile: Profile) -> Key | None:
@@ -104,7 +110,7 @@ class KeyResolver:
         source, mine = profile.key, slot_of(profile)
         why, ways = [], []
         if source and source.env:
-            state = "empty" if source.env in self._environ else "not set"
+            state = "empty" if source.env in self._of(profile) else "not set"
             why.append(f"${source.env} is {state}")
             ways.append(f"set it with `export {source.env}=…`")
         try:
