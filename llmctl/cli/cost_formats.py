@@ -54,12 +54,16 @@ def _latency(share: int) -> Column:
     )
 
 
-_dollars = (lambda amount: money(*amount), lambda amount: _usd(*amount))
+_NOTHING = (None, 0)  # no amount, and no call whose amount is unknown
+_dollars = (
+    lambda amount: "-" if amount == _NOTHING else money(*amount),
+    lambda amount: "-" if amount == _NOTHING else _usd(*amount),
+)
 COLUMNS = (
     Column("cost", "Cost (USD)", lambda f, _: (f.cost, f.unpriced), *_dollars),
     Column("share", "Share", lambda f, whole: f.share_of(whole), percent, percent),
     Column("calls", "Calls", lambda f, _: f.calls, "{:,}".format, "{:,}".format),
-    Column("a call", "A call (USD)", lambda f, _: (f.mean_cost, 0), *_dollars),
+    Column("a call", "A call (USD)", lambda f, _: (f.mean_cost, f.unpriced), *_dollars),
     Column("in", "Tokens in", lambda f, _: f.input_tokens, _tokens, "{:,}".format),
     Column("out", "Tokens out", lambda f, _: f.output_tokens, _tokens, "{:,}".format),
     Column("saved", "Saved (USD)", lambda f, _: (f.saved, f.unsaved), *_dollars),
@@ -282,8 +286,8 @@ def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
     if total.doubtful:
         amount = _usd(total.doubt, total.doubtful_unpriced)
         yield (
-            f"{plural(total.doubtful, 'attempt')} may have been billed although no answer "
-            f"came of them: {amount} USD at the most, not in the figures."
+            f"{plural(total.doubtful, 'attempt')} may have been billed without an answer: "
+            f"{amount} USD at the most, not in the figures."
         )
     if report.unknown:
         amount, count = _usd(*total_of(report.unknown)), len(report.unknown)

@@ -116,10 +116,12 @@ class Figures:
 
     @property
     def mean_cost(self) -> Decimal | None:
-        """Dollars that a call which asked its provider cost on average; None where that is not
-        known of all."""
-        asked = self.calls - self.kept - self.refused
-        return self.cost / asked if asked and self.cost is not None and not self.unpriced else None
+        """Dollars that a call which asked its provider cost on average, to the picodollar; None
+        without any, or where that is not known of all."""
+        asked, cost = self.calls - self.kept - self.refused, self.cost
+        if not asked or cost is None or self.unpriced:
+            return None
+        return round(cost / asked, 12)
 
     def share_of(self, whole: Figures) -> float | None:
         """Cost as a share of `whole`'s; None when either is nothing or unknown."""

@@ -31,11 +31,12 @@ was thought dead and may settle them after all."""
 # case is known.
 _USED = f"(cache IS NULL OR NOT {_KEPT}) AND NOT {_UNKNOWN}"
 
+FAILED = "status IN ('error', 'interrupted', 'unknown')"
 _REFUSED = "coalesce(error_type, '') = 'budget'"  # unsent: no error of a provider's
 
 SUMS: dict[str, str] = {
     "calls": "1",
-    "errors": f"(status IN ('error', 'interrupted', 'unknown') AND NOT {_REFUSED})",
+    "errors": f"({FAILED} AND NOT {_REFUSED})",
     "kept": f"coalesce({_KEPT}, 0)",
     **{
         name: f"iif({_USED}, {name}, 0)"
@@ -240,11 +241,12 @@ class Reading:
         return [UnknownCall(*row) for row in self._all(asked, values)]
 
     def error_types(self, start: int, end: int) -> dict[str, int]:
-        """How many calls of the span failed of what, most first; what a budget refused is none."""
+        """How many calls of the span failed of what, most first; together they are the errors.
+        `unknown`: the process was killed meanwhile."""
         asked = (
-            "SELECT error_type, count(*) FROM calls WHERE error_type IS NOT NULL "  # noqa: S608
+            f"SELECT coalesce(error_type, 'unknown'), count(*) FROM calls WHERE {FAILED} "  # noqa: S608
             f"AND started_ms >= ? AND started_ms < ? AND NOT {_REFUSED} "
-            "GROUP BY error_type ORDER BY count(*) DESC, error_type"
+            "GROUP BY 1 ORDER BY 2 DESC, 1"
         )
         return dict(self._all(asked, (start, end)))
 

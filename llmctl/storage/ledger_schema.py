@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from llmctl.protocols import BudgetWindow
 from llmctl.storage.database import Migration
-from llmctl.storage.ledger_queries import KIND, OPEN, SUMS, Reading
+from llmctl.storage.ledger_queries import FAILED, KIND, OPEN, SUMS, Reading
 from llmctl.storage.ledger_rows import MOST, CallKind, matches
 
 _LATER_SUMS = ("estimated", "retries", "rate_limits", "refused")
@@ -58,7 +58,7 @@ _BEATS = (
     "ALTER TABLE calls ADD COLUMN rate_limits INTEGER NOT NULL DEFAULT 0",
     *(f"ALTER TABLE hours ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0" for name in _LATER_SUMS),
     # What failed calls failed of, by itself.
-    "CREATE INDEX calls_errors ON calls (started_ms, error_type) WHERE error_type IS NOT NULL",
+    f"CREATE INDEX calls_errors ON calls (started_ms, error_type) WHERE {FAILED}",
 )
 
 _CREATE = (

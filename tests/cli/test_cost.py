@@ -121,6 +121,22 @@ def test_what_a_budget_refused_is_no_error(run: Run, state: Path) -> None:
     assert "Of 1 call the provider reported no tokens, or not all: they are estimates (~)" in shown
 
 
+def test_the_kinds_of_errors_are_all_errors(run: Run, state: Path) -> None:
+    """A113: the kinds add up to the errors: calls of killed processes are among them, cancelled
+    ones are not. A115: nothing was asked, so a call cost nothing on average, not an unknown sum."""
+    a_ledger(
+        state / "ledger.db",
+        *(a_failure(started_ms=now(), error_type="server") for _ in range(2)),
+        a_failure(started_ms=now(), status="cancelled", error_type="cancelled"),
+        a_failure(started_ms=now(), error_type="budget", model="refused"),
+        lost(started_ms=now()),
+    )
+    said = report(run)
+    assert said["error_types"] == {"server": 2, "unknown": 1}
+    assert said["total"]["errors"] == 3
+    assert "refused $0 - 1 -" in " ".join(run("cost", "report").stdout.split())
+
+
 def test_the_help_names_every_field(run: Run) -> None:
     """What the help documents is what the report prints."""
     text = " ".join(run("cost", "report", "--help").stdout.split())
@@ -145,7 +161,7 @@ def test_the_table_in_a_pipe_is_plain(run: Run) -> None:
     assert max(map(cells, done.stdout.splitlines())) <= 80
     shown = " ".join(done.stdout.split())
     assert "5.00 + ? USD for 6 calls" in shown
-    assert "no answer came of them: 0.50 USD at the most" in shown
+    assert "without an answer: 0.50 USD at the most" in shown
     assert "price is unknown are not in the figures: mine/new (1)" in shown
     assert "Month to date 5.00 + ? USD" in shown
 
