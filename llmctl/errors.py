@@ -117,7 +117,8 @@ class CallError(LlmctlError):
         sent: False when the program refused the call itself (exit code 2 instead of 1).
         retry_after: seconds.
         attempts, uncertain, limited: attempts made, those that may have been billed without an
-            answer, and those that met a rate limit.
+            answer, and those that met a rate limit; `elsewhere` of the attempts were made at
+            other profiles, and are on record there.
         held: the call is on record and must be settled.
         excused: the provider was down for all: the row is not to blame.
         kept_ended: the server closed a kept connection instead of answering on it, or one while
@@ -155,7 +156,7 @@ class CallError(LlmctlError):
         self.ambiguous = type(self).ambiguous if ambiguous is None else ambiguous
         self.sent = sent
         self.cause = cause
-        self.attempts = self.uncertain = self.limited = 0
+        self.attempts = self.uncertain = self.limited = self.elsewhere = 0
         self.held = self.excused = self.kept_ended = False
         self.request: Any = None
         self.usage: Any = None
@@ -171,13 +172,12 @@ class CallError(LlmctlError):
         return self.type if self.cause is None else self.cause.row_type
 
     def unbilled(self) -> CallError:
-        """The error as another call meets it that waited for this one, and was not billed."""
-        if self.usage is None and not self.earlier:
-            return self
+        """The error as another call meets it that waited for this one, and was not sent."""
         other = copy.copy(self)
         other.usage = other.cost = None
         other.earlier = ()
-        other.uncertain, other.held = 0, False
+        other.attempts = other.uncertain = other.limited = other.elsewhere = 0
+        other.ambiguous = other.held = False
         return other
 
     def __copy__(self) -> CallError:

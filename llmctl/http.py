@@ -66,15 +66,23 @@ _VALUE = re.compile(rb"[\t\x20-\x7e]*")
 
 class CancelledAfterSending(asyncio.CancelledError):
     """A cancelled call that may be billed, after so many `attempts`, of which `uncertain` may have
-    been billed without an answer; `earlier` is what others were billed for (`types.Billed`)."""
+    been billed without an answer, `limited` met a rate limit and `elsewhere` were made at other
+    profiles; `earlier` is what others were billed for (`types.Billed`), `request` the one that was
+    asked, where that is not the caller's."""
 
     def __init__(
-        self, *, attempts: int = 1, uncertain: int = 1, earlier: tuple[Any, ...] = ()
+        self,
+        *,
+        attempts: int = 1,
+        uncertain: int = 1,
+        limited: int = 0,
+        earlier: tuple[Any, ...] = (),
     ) -> None:
         super().__init__()
-        self.attempts = attempts
-        self.uncertain = uncertain
+        self.attempts, self.uncertain, self.limited = attempts, uncertain, limited
         self.earlier = earlier
+        self.elsewhere = 0
+        self.request: Any = None
 
 
 def build(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> httpx2.Request:

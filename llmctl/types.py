@@ -261,11 +261,12 @@ class StreamChunk(Struct, frozen=True):
 
 class Answer(Struct, frozen=True):
     """An answer. `uncertain` counts attempts before this one that may have been billed too,
-    `earlier` is what others were billed for, `limited` counts those that met a rate limit,
-    `tool_calls` to `beyond_text` as in the reply; `body`
-    is the provider's own JSON, byte for byte (None when it was streamed); `latency` the seconds of
-    the attempt that succeeded; `parsed` the value that fits the request's schema; `request` the one
-    that was asked, where that is not the caller's."""
+    `earlier` is what others were billed for, `limited` counts those that met a rate limit, and
+    `elsewhere` those of the attempts that were made at other profiles, and are on record there;
+    `tool_calls` to `beyond_text` as in the reply; `body` is the provider's own JSON, byte for byte
+    (None when it was streamed); `latency` the seconds of the attempt that succeeded; `parsed` the
+    value that fits the request's schema; `request` the one that was asked, where that is not the
+    caller's."""
 
     text: str
     usage: Usage
@@ -287,6 +288,7 @@ class Answer(Struct, frozen=True):
     beyond_text: bool = False
     earlier: tuple[Billed, ...] = ()
     limited: int = 0
+    elsewhere: int = 0
 
 
 class ModelInfo(Struct, frozen=True):

@@ -153,6 +153,8 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
             raised, result = stop, Cancelled("the call was interrupted")
             if isinstance(stop, CancelledAfterSending):
                 result.attempts, result.uncertain = stop.attempts, stop.uncertain
+                result.limited, result.elsewhere = stop.limited, stop.elsewhere
+                result.request = stop.request
                 result.earlier, result.ambiguous = stop.earlier, stop.uncertain > 0
         # It may have been paid for, so it is recorded even if the call is cancelled meanwhile.
         work = asyncio.ensure_future(sink(costs.record(request, result, watch)))

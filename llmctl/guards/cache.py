@@ -68,7 +68,8 @@ class Cache:
                     raise
                 continue  # the leader was cancelled, this request was not: it goes itself
             how = "hit" if shared.cache == "hit" else how
-            return _deliver(replace(shared, cache=how, attempts=0, uncertain=0, earlier=()), emit)
+            shared = replace(shared, cache=how, attempts=0, uncertain=0, limited=0, earlier=())
+            return _deliver(shared, emit)
 
     async def close(self) -> None:
         """Return when every answer is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.errors import CallError, ContextTooLong, Interrupted, NotFound, ProviderDown
 from llmctl.guards.accounting import Stopwatch
+from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
 
@@ -80,7 +82,7 @@ class Fallback(Struct, frozen=True, kw_only=True):
                 _wait_for_the_sooner(first, error)
                 continue
             if last.held:
-                attempts += last.attempts
+                attempts = last.attempts
                 await self.on_error(failed, last, watch)
             self.on_fallback(last, other.name)
             watch = Stopwatch(self.clock)
@@ -90,10 +92,19 @@ class Fallback(Struct, frozen=True, kw_only=True):
                 answer = await other.handler(asked, emit)
             except CallError as error:
                 error.request, last = failed, error
+                error.attempts += attempts
+                error.elsewhere = attempts
                 if not self._passes_on(error) and not _is_unusable(error):
                     return error
+            except asyncio.CancelledError as stop:  # the call to settle is this one
+                unsent = CancelledAfterSending(attempts=0, uncertain=0)
+                end = stop if isinstance(stop, CancelledAfterSending) else unsent
+                end.attempts += attempts
+                end.elsewhere, end.request = attempts, failed
+                raise end from stop.__cause__
             else:
-                return replace(answer, request=failed, attempts=answer.attempts + attempts)
+                made = answer.attempts + attempts
+                return replace(answer, request=failed, attempts=made, elsewhere=attempts)
         return _verdict(first, last)
 
     def _passes_on(self, error: CallError) -> bool:
@@ -123,7 +134,7 @@ def _verdict(first: CallError, last: CallError) -> CallError:
         return last
     verdict = copy.copy(first)
     verdict.args = (f"{first.message} (and the fallback failed: {last.message})",)
-    for name in ("request", "held", "attempts", "uncertain", "usage", "cost", "earlier",
-                 "ambiguous"):  # fmt: skip
+    for name in ("request", "held", "attempts", "uncertain", "limited", "elsewhere", "usage",
+                 "cost", "earlier", "ambiguous"):  # fmt: skip
         setattr(verdict, name, getattr(last, name))
     return verdict

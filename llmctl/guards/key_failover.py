@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from llmctl.errors import AuthFailed
+from llmctl.errors import AuthFailed, CallError
 from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Billed, Request
@@ -15,24 +15,29 @@ def key_failover(inner: Handler, key: RotatingKey) -> Handler:
     401 is not billed; each key of a run is tried once, so this ends."""
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
-        attempts = uncertain = 0
+        attempts = uncertain = limited = 0
         earlier: tuple[Billed, ...] = ()
         while True:
             using = key.value  # the call itself reads it later, but never an older one
             try:
                 answer = await inner(request, emit)
-            except AuthFailed as error:
+            except CallError as error:
                 error.attempts += attempts
                 error.uncertain += uncertain
+                error.limited += limited
                 error.earlier = earlier = earlier + error.earlier
-                if not await key.refused(using):
+                if not isinstance(error, AuthFailed) or not await key.refused(using):
                     raise
                 if error.usage is not None:
                     earlier += ((error.usage, error.cost),)
-                attempts, uncertain = error.attempts, error.uncertain
+                attempts, uncertain, limited = error.attempts, error.uncertain, error.limited
             else:
-                attempts, uncertain = attempts + answer.attempts, uncertain + answer.uncertain
-                earlier += answer.earlier
-                return replace(answer, attempts=attempts, uncertain=uncertain, earlier=earlier)
+                return replace(
+                    answer,
+                    attempts=attempts + answer.attempts,
+                    uncertain=uncertain + answer.uncertain,
+                    limited=limited + answer.limited,
+                    earlier=earlier + answer.earlier,
+                )
 
     return handle

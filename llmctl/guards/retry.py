@@ -46,7 +46,8 @@ class Retry(Struct, frozen=True):
 
     A failure that the provider billed, or may have (`ambiguous`), is repeated at most
     `ambiguous_attempts` times, and only when `can_afford(request, bills)` holds money for another
-    such bill. The last error, or the answer, carries `attempts`, `uncertain` and `earlier`.
+    such bill. The last error, or the answer, carries `attempts`, `uncertain`,
+    `limited` and `earlier`.
 
     Attributes:
         deadline: no attempt begins later than so many seconds after the first.
@@ -82,11 +83,12 @@ class Retry(Struct, frozen=True):
         except CancelledAfterSending:
             raise
         except asyncio.CancelledError as stop:  # in a pause, or before another attempt was sent
-            if not call.uncertain and not call.billed:
+            if not call.made:
                 raise
             raise CancelledAfterSending(
-                attempts=call.made, uncertain=call.uncertain, earlier=tuple(call.billed)
-            ) from stop
+                attempts=call.made, uncertain=call.uncertain, limited=call.limited,
+                earlier=tuple(call.billed),
+            ) from stop  # fmt: skip
         earlier = tuple(call.billed)
         return replace(
             answer, attempts=call.made, uncertain=call.uncertain, earlier=earlier,
@@ -121,7 +123,11 @@ class _Call:
             raise
         except CancelledAfterSending as stop:
             stop.attempts, stop.uncertain = self.made, self.uncertain + 1
+            stop.limited = self.limited
             stop.earlier = tuple(self.billed)
+            raise
+        except asyncio.CancelledError:  # before it was sent
+            self.made -= 1
             raise
 
     async def again(self, failure: CallError) -> Answer:

@@ -62,6 +62,7 @@ async def _ask_again(
         failure.earlier += (*error.earlier, *billed)
         failure.attempts += error.attempts
         failure.uncertain += error.uncertain
+        failure.limited += error.limited
         raise failure from error
     except asyncio.CancelledError as stop:
         unsent = CancelledAfterSending(attempts=0, uncertain=0)
@@ -69,12 +70,14 @@ async def _ask_again(
         raise CancelledAfterSending(
             attempts=answer.attempts + last.attempts,
             uncertain=answer.uncertain + last.uncertain,
+            limited=answer.limited + last.limited,
             earlier=earlier + last.earlier,
         ) from stop
     return replace(
         new,
         attempts=answer.attempts + new.attempts,
         uncertain=answer.uncertain + new.uncertain,
+        limited=answer.limited + new.limited,
         earlier=earlier + new.earlier,
     )
 
@@ -90,5 +93,5 @@ def _failure(answer: Answer, why: str) -> CallError:
     error.http_status, error.provider_request_id = answer.status, answer.provider_request_id
     error.usage, error.cost, error.text = answer.usage, answer.reported_cost, answer.text
     error.attempts, error.uncertain = answer.attempts, answer.uncertain
-    error.earlier = answer.earlier
+    error.limited, error.earlier = answer.limited, answer.earlier
     return error

@@ -276,7 +276,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         latency_ms=_ms(answer.latency) if answer is not None else None,
         elapsed_ms=_ms(record.elapsed),
         first_token_ms=None if record.first_token is None else _ms(record.first_token),
-        attempts=result.attempts,
+        attempts=result.attempts - result.elsewhere,
         status=status,
         error_type=None if error is None else error.row_type,
         cache=None if answer is None else answer.cache,

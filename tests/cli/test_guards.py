@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.jsonl import prompts, read, write
-from tests.conftest import KEY, LLMCTL, Run, configure
+from tests.conftest import KEY, LLMCTL, Run, configure, ledger
 from tests.simulator import errors
 from tests.simulator.call import Call
 from tests.simulator.fault import Fault
-from tests.simulator.faults import Disconnect
+from tests.simulator.faults import Disconnect, Hang
+from tests.simulator.scripts import Step, fail_first
 from tests.simulator.server import Simulator
 
 ROWS = 30
@@ -95,6 +97,54 @@ def test_a_person_gets_the_fallbacks_answer(
     assert (done.returncode, done.stdout) == (0, "from the other one"), done.stderr
     assert "spare/gpt-5-nano" in done.stderr
     assert "asking spare instead" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (errors.rate_limited(), None, ("ask", "q")),
+        (fail_first(1, errors.rate_limited()), None, ("ask", "q", "--schema", '{"type": "null"}')),
+        (errors.server_error(), errors.server_error(), ("batch", "in.jsonl", "--dedupe")),
+    ],
+)
+def test_each_attempt_is_on_record_once(
+    at: At, run: Run, home: Path, tmp_path: Path, sim: Simulator, other: Simulator, first: Step,
+    second: Step, words: tuple[str, ...],
+) -> None:  # fmt: skip
+    """A55, A117: attempts and rate-limit hits of the ledger, and the requests of the summary, are
+    those that the providers saw: through a fallback, another try for a schema, for equal rows."""
+    sim.fault, other.fault = first, second
+    env = at(sim.base_url, "    fallback: [spare]", other_profile(other))
+    write(tmp_path / "in.jsonl", [{"id": str(n), "prompt": "the same"} for n in range(3)])
+    done = run(*words, "--json", env=env)
+    requests, rows = len(sim.calls) + len(other.calls), ledger(home)
+    hits = sim.record.faults["Status 429 rate_limit_exceeded"]
+    assert sum(row["attempts"] for row in rows) == requests, done.stderr
+    assert sum(row["rate_limits"] for row in rows) == hits
+    if words[0] == "batch":
+        assert json.loads(done.stdout)["requests"] == requests
+
+
+def test_interrupting_the_fallback_settles_its_call(
+    at: At, home: Path, tmp_path: Path, sim: Simulator, other: Simulator
+) -> None:
+    """Ctrl-C while the other provider answers: exit 130, and both calls are on record, each at its
+    provider with its own attempts."""
+    sim.fault, other.fault = errors.out_of_quota(), Hang(pieces=2)
+    env = at(sim.base_url, "    fallback: [spare]", other_profile(other))
+    process = subprocess.Popen(
+        [LLMCTL, "ask", "q", "--stream"], env=env, cwd=tmp_path, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, problem = process.communicate(timeout=20)
+    assert process.returncode == 130, problem
+    found = [(row["profile"], row["status"], row["attempts"]) for row in ledger(home)]
+    assert sorted(found) == [("sim", "error", 1), ("spare", "cancelled", 1)]
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as db:
+        assert db.execute("SELECT count(*) FROM holds").fetchone() == (0,)
 
 
 def test_a_fallback_without_a_key_is_left_out(at: At, run: Run, sim: Simulator) -> None:

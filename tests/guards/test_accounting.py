@@ -103,6 +103,7 @@ def test_a_stream_that_broke_off_counts_the_usage_it_had_said() -> None:
     [
         (asyncio.CancelledError(), 0, False),
         (CancelledAfterSending(attempts=3, uncertain=2), 3, True),
+        (CancelledAfterSending(attempts=1, uncertain=0), 1, False),
     ],
 )
 def test_a_cancelled_call_is_recorded(

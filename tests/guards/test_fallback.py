@@ -90,7 +90,7 @@ def test_what_is_unavailable_is_asked_for_elsewhere(error: CallError) -> None:
     request that was asked, with a call id of its own and the identity of the first one."""
     asked = Asked(sent(error))
     found = asked.answer()
-    assert (found.text, found.attempts) == ("from claude", 5)
+    assert (found.text, found.attempts, found.elsewhere) == ("from claude", 5, 4)
     assert [failed.call_id for failed, _ in asked.over] == ["call-1"]
     assert asked.other.calls[0].target.profile == "claude"
     assert found.request is not None
@@ -149,7 +149,7 @@ def test_a_fallback_whose_key_is_refused_does_not_end_the_run(first: CallError) 
     assert "busy" in error.message
     assert "bad key" in error.message
     assert not error.fatal_to_run
-    assert (error.request.call_id, error.attempts, len(asked.over)) == ("call-2", 1, 1)
+    assert (error.request.call_id, error.attempts, len(asked.over)) == ("call-2", 5, 1)
 
 
 def test_a_batch_waits_while_all_are_down() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from llmctl.config.settings import RetryPolicy
@@ -109,6 +111,13 @@ def test_a_cancelled_call_remembers_what_may_have_been_billed() -> None:
     error = Tried(Scripted(CallTimeout("late"), CancelledAfterSending())).error
     assert isinstance(error, CancelledAfterSending)
     assert (error.attempts, error.uncertain) == (2, 2)
+
+
+def test_a_call_cancelled_in_a_pause_remembers_its_attempts() -> None:
+    """A117: a rate limit that was met before is counted; an attempt that was not sent is none."""
+    error = Tried(Scripted(RateLimited("slow"), asyncio.CancelledError())).error
+    assert isinstance(error, CancelledAfterSending)
+    assert (error.attempts, error.uncertain, error.limited) == (1, 0, 1)
 
 
 def test_in_a_batch_being_told_to_come_back_is_not_held_against_a_row() -> None:
