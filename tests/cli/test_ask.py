@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KEY, LLMCTL, Run, ledger, sent
+from tests.conftest import KEY, LLMCTL, Run, configure, ledger, sent
 from tests.simulator import errors
 from tests.simulator.faults import Ending, Hang, Refusal
 from tests.simulator.reply import Reply
@@ -130,6 +130,15 @@ def test_passing_failures_are_survived(
     assert done.stderr.count("trying again") == 2
     (row,) = ledger(home)
     assert (row["attempts"], row["rate_limits"]) == (3, limits)
+
+
+def test_nobody_waits_beyond_total(run: Run, home: Path, environ: dict[str, str]) -> None:
+    """A53: `ask` begins no attempt later than `timeout: {total}` after its first, whatever
+    `attempts` and the provider say."""
+    with Simulator(fault=errors.rate_limited(2)) as sim:
+        configure(home, sim.base_url, "{env: SIM_KEY}", "    timeout: {total: 3}")
+        done = run("ask", "q", env={**environ, "SIM_KEY": KEY})
+        assert (done.returncode, len(sim.calls)) == (5, 2), done.stderr
 
 
 @pytest.mark.parametrize("fault", [CutStream(pieces=2), NoEnd(missing=4)])
