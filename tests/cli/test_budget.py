@@ -53,6 +53,29 @@ def budgets(config: Path, *said: str) -> None:
     config.write_text(f"{text}budgets:\n{lines}", encoding="utf-8")
 
 
+def test_what_is_left_is_shared_out_again(
+    llmctl: Run, tmp_path: Path, sim: Simulator, config: Path
+) -> None:
+    """Case 46: calls that wait for what others leave get an output limit by that, not by what was
+    left before: eight at a time, each held at all there is, and all are answered."""
+    budgets(config, "name: team, limit_usd: 0.01, period: month")
+    sim.reply = bills(20)
+    path = write(tmp_path / "in.jsonl", prompts(30))
+    done = llmctl("batch", str(path), "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, 30), done.stderr
+    assert len({call.body["max_completion_tokens"] for call in sim.calls if call.body}) > 1
+
+    def all_that_is_allowed(call: Call) -> Reply:
+        return Reply("x", usage=Usage(5, (call.body or {})["max_completion_tokens"]))
+
+    sim.reply = all_that_is_allowed
+    path = write(tmp_path / "more.jsonl", prompts(40)[30:])
+    done = llmctl("batch", str(path), "--json")
+    assert done.returncode == 3
+    check = json.loads(llmctl("cost", "check", "--json").stdout)["budgets"][0]
+    assert check["used_usd"] <= 0.01
+
+
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
     llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
