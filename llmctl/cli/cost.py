@@ -154,6 +154,7 @@ def check(
     from llmctl.cli.cost_formats import budget_json, groups_json
     from llmctl.cli.cost_tables import draw_check
     from llmctl.config.settings import parse_share
+    from llmctl.pricing import HOW_TO_SET
     from llmctl.reports import report as reports
     from llmctl.reports.periods import period_at, zone_named
 
@@ -187,7 +188,7 @@ def check(
         elif strict and state.unknown:
             complaints.append(
                 f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
-                "`price:` in their profile"
+                f"`price:` in their profile, {HOW_TO_SET}"
             )
         if context.json:
             figures = groups_json(groups, dimensions, state.figures)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, LlmctlError
+from llmctl.pricing import HOW_TO_SET
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.shutdown import first_of
 from llmctl.storage.ledger import BEAT, SILENCE
@@ -287,7 +288,7 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
             remedy = "lower max_tokens, or raise the budget"
         else:
             why = f"the price of {target.model} is not known, so it cannot be held to {budget}"
-            remedy = f"set `price:` in profile {target.profile}"
+            remedy = f"set `price:` in profile {target.profile}, {HOW_TO_SET}"
         raise BudgetRefused(f"{why}: {remedy}", sent=False)
 
 

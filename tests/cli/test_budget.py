@@ -176,14 +176,17 @@ def test_an_unknown_price_is_refused_under_a_budget(
     run: Run, configured: dict[str, str], home: Path, config: Path, ten: Path, tmp_path: Path,
     sim: Simulator,
 ) -> None:  # fmt: skip
-    """Every row is denied once, unsent, and says what to set; without a budget they go."""
+    """Every row is denied once, unsent, and says what to set (case 22: the model it is); without a
+    budget they go."""
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("    price: {input: 1, output: 2}\n", ""), encoding="utf-8")
     done = run("batch", str(ten), "--budget", "100", env=configured)
     assert (done.returncode, len(sim.calls)) == (3, 0)
     errors = read(tmp_path / "in.out.errors.jsonl")
     assert [row["error"]["type"] for row in errors] == ["budget"] * 10
-    assert "set `price:` in profile sim" in errors[0]["error"]["message"]
+    assert (
+        "set `price:` in profile sim, `{as: openai/gpt-4o}` where" in errors[0]["error"]["message"]
+    )
     refused = [(row["status"], row["error_type"], row["attempts"]) for row in calls_of(home)]
     assert refused == [("error", "budget", 0)] * 10
     assert run("batch", str(ten), env=configured).returncode == 0
