@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
@@ -25,8 +25,10 @@ from llmctl.types import Price, Request, Target, Usage
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
-    from genai_prices.types import ModelInfo, ModelPrice, PriceVariant
+    from genai_prices.types import ModelInfo, ModelPrice, Provider
 
+HOW_TO_SET = "`{as: openai/gpt-4o}` where it is a known model at another address, else its amounts"
+"""What stands behind `price:` in a profile, for messages about a price that is not known."""
 FILE = "prices.json"  # in the state folder: a line about the data, then the data as it came
 _MILLION = Decimal(1_000_000)
 _ZERO = Decimal(0)
@@ -34,25 +36,38 @@ _NAMED_BY_THE_USER = frozenset({"azure"})  # a deployment may be called anything
 # Providers without which data cannot be that of the whole list: those of the presets.
 _WANTED = frozenset({"openai", "anthropic", "google", "cohere", "mistral", "openrouter", "groq"})
 _KEPT = 0.9  # the share of the models priced now that newer data must still have
-_GATEWAYS = (
-    "gateway.ai.cloudflare.com", "oai.helicone.ai", "ai-gateway.vercel.sh", "api.portkey.ai",
-    "models.github.ai",
-)  # fmt: skip
-"""Hosts that pass calls on at the vendor's price: the model's prefix or the path names it."""
+_GATEWAYS = {
+    **dict.fromkeys(
+        ("gateway.ai.cloudflare.com", "ai-gateway.vercel.sh", "models.github.ai", "api.portkey.ai"),
+        "",
+    ),
+    "oai.helicone.ai": "openai",
+    "anthropic.helicone.ai": "anthropic",
+}
+"""Hosts that pass calls on at the vendor's price, and the vendor; empty: the address
+(Cloudflare's) or the model's prefix names it (developers.cloudflare.com/ai-gateway,
+vercel.com/docs/ai-gateway, docs.helicone.ai, docs.github.com/billing, portkey.ai/docs; November
+2026)."""
 _VENDORS = {
     "openai": "openai", "anthropic": "anthropic", "google": "google", "google-ai-studio": "google",
-    "mistral": "mistral", "mistralai": "mistral", "cohere": "cohere", "groq": "groq",
+    "mistral": "mistral", "mistralai": "mistral", "mistral-ai": "mistral", "cohere": "cohere",
+    "groq": "groq", "xai": "x-ai", "grok": "x-ai",
 }  # fmt: skip
+"""Gateways' names of them, and the list's. Of others a gateway may have several hosts."""
 _WINDOWS = (
     ("cohere", "command-a", 256_000),
     ("cohere", "command-r", 128_000),
+    ("cohere", "", 256_000),
     ("mistral", "", 262_144),
+    ("groq", "groq/compound", 131_072),
     ("groq", "", 131_072),
 )
-"""Host, how a model's name begins, tokens: where the list has no window, the largest one that the
-provider publishes (docs.cohere.com/docs/models, docs.mistral.ai/getting-started/models,
+"""Provider, how a model's name begins, tokens: where the list has no window, the largest one that
+the provider publishes for such models, so that none is refused that fits; without a name only of
+models in the list (docs.cohere.com/docs/models, docs.mistral.ai/getting-started/models,
 console.groq.com/docs/models; November 2026)."""
-_USUAL = frozenset({"auto", "default", "standard", "standard_only"})
+_USUAL = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "unspecified"})
+_CHEAPER = (("service_tier", "flex"),)  # than the usual, at every provider that has it
 
 Terms = tuple[tuple[str, str], ...]
 """What besides the model decides about the price: how a call is processed."""
@@ -66,7 +81,7 @@ def terms_of(request: Request) -> Terms:
     said = request.options if request.raw is None else request.raw.body
     if not said:
         return ()
-    tier = said.get("service_tier", said.get("serviceTier"))  # the latter: Gemini's
+    tier = said.get("service_tier") or said.get("serviceTier")  # the latter: Gemini's
     found = (("service_tier", tier), ("speed", said.get("speed")))
     return tuple((k, v.lower()) for k, v in found if isinstance(v, str) and v.lower() not in _USUAL)
 
@@ -164,11 +179,16 @@ class Prices:
 
     def window(self, base_url: str, model: str) -> int | None:
         """The context window published for a model at that address, in tokens."""
-        found = self._model(base_url.lower(), model)
-        if found is None or found[0].context_window is not None:
-            return None if found is None else found[0].context_window
-        host = urlsplit(base_url).hostname or ""
-        sizes = (size for at, start, size in _WINDOWS if at in host and model.startswith(start))
+        if (found := self._model(base_url.lower(), model)) is None:
+            return None
+        provider, name, info = found
+        if info is not None and info.context_window is not None:
+            return info.context_window
+        sizes = (
+            size
+            for at, start, size in _WINDOWS
+            if at == provider.id and name.startswith(start) and (start or info is not None)
+        )
         return next(sizes, None)
 
     def _rates(
@@ -181,40 +201,48 @@ class Prices:
         if name.endswith(":free") and urlsplit(base_url).hostname == "openrouter.ai":
             return _FREE
         found = self._model(base_url.lower(), name)
-        if found is None:
+        if found is None or (model := found[2]) is None:
             return None
-        (model, variants), moment, said = found, datetime.fromtimestamp(at, UTC), dict(terms)
+        moment, said = datetime.fromtimestamp(at, UTC), dict(terms)
+        # Another provider's model has that one's prices, but not its batches and tiers.
+        own_model = bool(said) and any(model is each for each in found[0].models)
         varied = any(
             each.when.items() <= said.items()
             and (each.constraint is None or each.constraint.active(moment))
-            for each in variants
+            for each in (own_model and model.price_variants) or ()
         )
-        if terms == BATCH and not varied:  # any other tier without own rates costs the usual
+        if not varied and terms not in ((), _CHEAPER):  # a batch, or a tier that costs more
             return None
         prices = model.get_prices(moment, said if varied else None)
         # What a model of sound asks for sound is never the price of its text.
         sound = None if re.search("audio|realtime", model.id) else _ZERO
         return _rates_of(prices, input_tokens, sound)
 
-    def _find(self, base_url: str, model: str) -> tuple[ModelInfo, Sequence[PriceVariant]] | None:
-        """The model and its variants. Another provider's model has that one's prices, but not its
-        batches and tiers."""
-        host, vendor = urlsplit(base_url).hostname or "", None
-        model = model.removeprefix("models/")  # as Gemini lists them
-        if any(host.endswith(gateway) for gateway in _GATEWAYS):
-            named, _, bare = model.rpartition("/")
-            vendor = _VENDORS.get(named or urlsplit(base_url).path.rpartition("/")[2], "openai")
-            model, base_url = bare, ""
+    def _find(self, base_url: str, model: str) -> tuple[Provider, str, ModelInfo | None] | None:
+        """Who answers, what it calls the model, and what is known of that."""
+        vendor, name = _behind(base_url, model.lower().removeprefix("models/"))  # Gemini lists them
+        data = self._data()
         try:
-            provider, info = self._data().find_provider_model(
-                model, None, vendor, None if vendor else base_url
-            )
+            provider = data.find_provider(None, vendor, None if vendor else base_url)
         except LookupError:
             return None
         if provider.id in _NAMED_BY_THE_USER:
             return None
-        own = any(info is each for each in provider.models)
-        return info, (info.price_variants or ()) if own else ()
+        return provider, name, provider.find_model(name, all_providers=data.providers)
+
+
+def _behind(base_url: str, model: str) -> tuple[str | None, str]:
+    """Of a gateway's address the vendor behind it, and the model's name there; None where it is no
+    gateway, or who is behind it is not known."""
+    parts = urlsplit(base_url)
+    if (vendor := _GATEWAYS.get(parts.hostname or "")) is None or vendor:
+        return vendor, model
+    path = parts.path.split("/")[4:5]  # /v1/ACCOUNT/GATEWAY/VENDOR: Cloudflare's
+    if path and path[0] not in ("", "compat"):
+        return _VENDORS.get(path[0]), model
+    prefix, _, name = model.partition("/")
+    open_weights = name.startswith("gpt-oss")  # hosted by others, at their prices
+    return None if open_weights else _VENDORS.get(prefix.removeprefix("@")), name
 
 
 def bundled() -> DataSnapshot:

@@ -26,15 +26,17 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     """Answer every row of a file. The same command again continues where it stopped.
 
     \b
-    INPUT rows are JSON objects: {"id", "prompt"}, {"id", "messages"}, OpenAI batch lines, or
-    with --template any record. Optional fields: system, model, max_tokens, temperature,
-    schema, options, tags; a row wins over flags and profile. All of INPUT is checked first.
+    INPUT rows are JSON objects: {"id", "prompt"}, {"id", "messages"}, OpenAI
+    batch lines, or with --template any record. Optional fields: system, model,
+    max_tokens, temperature, schema, options, tags; a row wins over flags and
+    profile. All of INPUT is checked first.
 
     \b
-    OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl in place of
-    .jsonl one for every row that failed (with -o - those go to stderr, and there is no resume).
-    Answered rows are never sent again; failed ones are. With an OUTPUT that ends in .csv the
-    lines stand in the .jsonl beside it, and it is made of them at the end.
+    OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl
+    in place of .jsonl one for every row that failed (with -o - those go to
+    stderr, and there is no resume). Answered rows are never sent again; failed
+    ones are. With an OUTPUT that ends in .csv the lines stand in the .jsonl
+    beside it, and it is made of them at the end.
 
     Identical rows share one answer, unless their temperature is above 0: then they are samples.
 
@@ -48,15 +50,17 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     $? and null, and exit 3 under --budget.
 
     \b
-    --dry-run --json: rows = answered + cached + duplicates + over_context + refused + to_send;
-    input_tokens, input_tokens_exact, max_output_tokens, expected_output_tokens (of to_send),
-    worst_case_usd, expected_usd, unpriced_rows, provider_batch {worst_case_usd, expected_usd},
-    expected_from_calls, time_s, time_bound_by, budget_usd, exit_code. null is unknown.
+    --dry-run --json: rows = answered + cached + duplicates + over_context +
+    refused + to_send; input_tokens, input_tokens_exact, max_output_tokens,
+    expected_output_tokens (of to_send), worst_case_usd, expected_usd,
+    unpriced_rows, provider_batch {worst_case_usd, expected_usd},
+    expected_from_calls, time_s, time_bound_by, budget_usd, exit_code. null is
+    unknown.
 
     \b
     Examples:
       llmctl batch prompts.jsonl -p local
-      llmctl batch reviews.csv --template "Positive or negative? {{ text }}" -o labels.jsonl
+      llmctl batch reviews.csv --template "Positive? {{ text }}" -o labels.jsonl
       llmctl batch prompts.jsonl --dry-run --budget 5
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """

@@ -16,7 +16,7 @@ from llmctl.cli.context import Context
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import duration, money, print_json, print_lines
 from llmctl.config.settings import Budget, Folders
-from llmctl.pricing import Prices
+from llmctl.pricing import HOW_TO_SET, Prices
 from llmctl.providers.registry import codec
 from llmctl.runner import user_name
 from llmctl.storage.answer_cache import CachePeek
@@ -74,7 +74,8 @@ def dry_run(
     if not fits and worst is None:
         context.info(
             f"the worst case is not known (price or output limit of {', '.join(made.unpriced)}), "
-            "so it cannot be held to a budget: set `price:` in the profile, or max_tokens"
+            "so it cannot be held to a budget: give max_tokens, or set `price:` in the "
+            f"profile, {HOW_TO_SET}"
         )
     elif not fits:
         context.info(f"the worst case, {money(worst)}, is above the budget of {money(least)}")

@@ -311,10 +311,12 @@ def _summary(tally: Tally, elapsed: float, output: str | None, budgets: list[str
         retried = "retry" if tally.retries == 1 else "retries"
         retries = f" ({tally.retries:,} {retried})" if tally.retries else ""
         rate = (tally.ok + tally.failed) / elapsed if elapsed > 0 else 0.0
-        cost = money(None if tally.unpriced else tally.cost)
+        about = "~" if tally.estimated else ""
+        cost = money(None) if tally.unpriced else about + money(tally.cost)
+        read, wrote = f"{about}{tally.input_tokens:,}", f"{about}{tally.output_tokens:,}"
         lines.append(
-            f"{plural(tally.requests, 'request')}{retries} · {tally.input_tokens:,} tokens in + "
-            f"{tally.output_tokens:,} out · {cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
+            f"{plural(tally.requests, 'request')}{retries} · {read} tokens in + {wrote} out · "
+            f"{cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
     lines += budgets
     for number, what in (

@@ -117,10 +117,12 @@ def stats(context: Context) -> int:
 
     \b
     With --json, one object:
-      entries, bytes (of the answers), file_bytes (of the database and its WAL), hits, misses,
-      hit_rate, saved_usd, unpriced_hits, path
-      models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd, unpriced_hits}]
-      hit_rate is null when nothing was asked, saved_usd when no price of a hit is known.
+      entries, bytes (of the answers), file_bytes (of the database and its WAL),
+      hits, misses, hit_rate, saved_usd, unpriced_hits, path
+      models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd,
+                 unpriced_hits}]
+      hit_rate is null when nothing was asked, saved_usd when no price of a hit is
+      known.
     """
     from llmctl.batch.output import dollars
     from llmctl.storage.answer_cache import cache_stats

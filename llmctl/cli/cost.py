@@ -62,33 +62,36 @@ def report(
     Costs that nobody knows are $?, null or empty, and never 0.
 
     \b
-    --format json (or --json), one object; amounts are exact numbers in USD, null is unknown:
+    --format json (or --json), one object; amounts are exact numbers in USD, null
+    is unknown:
       from, to, timezone, by
       total      calls, errors, error_rate, refused_calls (by a budget), retries,
-                 rate_limit_hits, estimated_calls, cached_calls, input_tokens, output_tokens,
-                 cached_input_tokens, cache_write_tokens, reasoning_tokens, cost_usd, share,
-                 mean_cost_usd (of a call that was sent), saved_usd, unpriced_calls,
-                 uncertain_attempts, may_have_been_billed_usd, latency_ms {p50, p95, p99}
+                 rate_limit_hits, estimated_calls, cached_calls, input_tokens,
+                 output_tokens, cached_input_tokens, cache_write_tokens,
+                 reasoning_tokens, cost_usd, share, mean_cost_usd (of a call that
+                 was sent), saved_usd, unpriced_calls, uncertain_attempts,
+                 may_have_been_billed_usd, latency_ms {p50, p95, p99}
       groups     [{key {DIMENSION: value or null}, and all fields of total}]
       days       [{day, calls, cost_usd}]
-      month_to_date  {from, to, calls, cost_usd, may_have_been_billed_usd, unpriced_calls,
-                 projected_usd}
-      budgets    [{name, period, from, to, match, limit_usd, used_usd, used_share, cost_usd,
-                 may_have_been_billed_usd, in_flight_calls, unpriced_calls, state}],
-                 state is within, warning or exceeded
+      month_to_date  {from, to, calls, cost_usd, may_have_been_billed_usd,
+                 unpriced_calls, projected_usd}
+      budgets    [{name, period, from, to, match, limit_usd, used_usd, used_share,
+                 cost_usd, may_have_been_billed_usd, in_flight_calls,
+                 unpriced_calls, state}], state is within, warning or exceeded
       error_types  {TYPE: calls}
       unpriced   [{profile, provider, model, calls}]
-      unknown    {calls, usd, unpriced_calls, first [{call_id, run_id, time, profile, provider,
-                 model, usd}]}: calls in doubt, usd beyond what is known; the first 20 by name
-    --format csv: a line a group: the dimensions, the fields of total in this order,
-      latency_p50_ms, latency_p95_ms, latency_p99_ms. Unknown is empty; text beginning
-      with = + - @ tab or CR gets an apostrophe in front.
+      unknown    {calls, usd, unpriced_calls, first [{call_id, run_id, time,
+                 profile, provider, model, usd}]}: calls in doubt, usd beyond what
+                 is known; the first 20 by name
+    --format csv: a line a group: the dimensions, the fields of total in this
+      order, latency_p50_ms, latency_p95_ms, latency_p99_ms. Unknown is empty;
+      text beginning with = + - @ tab or CR gets an apostrophe in front.
     --format markdown: tables of groups and budgets, for a CI job's summary.
 
     \b
     Examples:
       llmctl cost report --since 7d --by day
-      llmctl cost report --from 2026-11-01 --to 2026-11-30 --by profile,model --format csv
+      llmctl cost report --from 2026-11-01 --by profile,model --format csv
     """
     from llmctl.cli.cost_formats import as_csv, as_json, as_markdown
     from llmctl.cli.cost_tables import draw
@@ -139,8 +142,9 @@ def check(
     exceeded. A week begins on Monday; run:last is the latest run.
 
     \b
-    --json prints {"budgets": [...], "exit_code"}; a budget has the fields of `cost report`
-    and groups [{key, and the figures of a group}], unpriced [{profile, provider, model, calls}].
+    --json prints {"budgets": [...], "exit_code"}; a budget has the fields of
+    `cost report` and groups [{key, and the figures of a group}], unpriced
+    [{profile, provider, model, calls}].
 
     \b
     Examples:
@@ -150,6 +154,7 @@ def check(
     from llmctl.cli.cost_formats import budget_json, groups_json
     from llmctl.cli.cost_tables import draw_check
     from llmctl.config.settings import parse_share
+    from llmctl.pricing import HOW_TO_SET
     from llmctl.reports import report as reports
     from llmctl.reports.periods import period_at, zone_named
 
@@ -183,7 +188,7 @@ def check(
         elif strict and state.unknown:
             complaints.append(
                 f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
-                "`price:` in their profile"
+                f"`price:` in their profile, {HOW_TO_SET}"
             )
         if context.json:
             figures = groups_json(groups, dimensions, state.figures)
@@ -228,8 +233,9 @@ def release(
     them up on the bill, then release them.
 
     \b
-    --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}], "usd",
-    "billed_usd"}; usd is what it counted at before, billed_usd what each counts at now.
+    --json: {"released": [{call_id, run_id, time, profile, provider, model, usd}],
+    "usd", "billed_usd"}; usd is what it counted at before, billed_usd what each
+    counts at now.
 
     \b
     Example:
@@ -285,8 +291,9 @@ def prices(
     nothing. LLMCTL_PRICES_URL names another source of the same format.
 
     \b
-    --json: {"source", "library", "fetched", "age_s", "newest_price", "providers", "models"};
-    fetched and age_s are null for the prices that came with the library.
+    --json: {"source", "library", "fetched", "age_s", "newest_price", "providers",
+    "models"}; fetched and age_s are null for the prices that came with the
+    library.
     """
     import asyncio
     from datetime import UTC

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from llmctl.cli.cost_formats import COLUMNS, MAX_NAMED, dimensions, group_rows, remarks, summary
 from llmctl.cli.output import drawn, money, plural
+from llmctl.pricing import HOW_TO_SET
 from llmctl.redact import printable
 from llmctl.reports.periods import local
 from llmctl.reports.report import BudgetCheck, BudgetState, Group, Report
@@ -123,4 +124,6 @@ def _remarks(report: Report) -> Iterator[Text]:
     if calls:
         yield Text("Once you know how a call ended: `llmctl cost release`.")
     if report.unpriced:
-        yield Text("Set `price:` in the profile, or try `llmctl cost prices --update`.")
+        yield Text(
+            f"Try `llmctl cost prices --update`, or set `price:` in the profile, {HOW_TO_SET}."
+        )

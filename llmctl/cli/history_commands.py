@@ -70,7 +70,8 @@ def search(
     The newest comes first. Exit 1 when there is none.
 
     \b
-    With --json as `history list`; the excerpt is of the first turn with the first word.
+    With --json as `history list`; the excerpt is of the first turn with the first
+    word.
     """
     wanted = [word.casefold() for word in words]
 

@@ -109,12 +109,14 @@ def usage_line(record: CallRecord) -> str:
 
     target, usage = record.request.target, record.usage
     about = "~" if usage.estimated else ""
-    tokens = f"{about}{usage.input} in ({usage.cached_input} cached) + {about}{usage.output} out"
+    read, wrote = f"{about}{usage.input:,} in", f"{about}{usage.output:,} out"
+    tokens = f"{read} ({usage.cached_input:,} cached) + {wrote}"
+    cost = money(record.cost) if record.cost is None else about + money(record.cost)
     result = record.result
     ended = "interrupted" if isinstance(result, Cancelled) else "failed"
     cache = result.cache if isinstance(result, Answer) else ended
     where = printable(f"{target.profile}/{target.model}")
-    return " · ".join((where, tokens, money(record.cost), duration(record.elapsed), cache))
+    return " · ".join((where, tokens, cost, duration(record.elapsed), cache))
 
 
 def safe(text: str) -> str:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, LlmctlError
+from llmctl.pricing import HOW_TO_SET
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.shutdown import first_of
 from llmctl.storage.ledger import BEAT, SILENCE
@@ -26,6 +27,10 @@ Windows = Callable[[float], Sequence[BudgetWindow]]
 
 WorstCase = Callable[[Request], Awaitable[tuple[Usage, Decimal | None]]]
 """The most that a request can use, and cost in US dollars (None: not known)."""
+
+
+Estimated = tuple[Request, Usage, Decimal | None]
+"""A request with the most that it can use and cost."""
 
 
 class Overshoot(Struct):
@@ -90,11 +95,13 @@ class RunBudget:
         estimate: Usage,
         cost: Decimal | None,
         windows: tuple[BudgetWindow, ...],
-    ) -> None:
+        shorter: Callable[[], Awaitable[Estimated]] | None = None,
+    ) -> Request:
         """Return when the call is on record, durably, at its worst case `cost`. `windows` are
-        `windows_of(request)`. Raises `BudgetRefused` for a call that no budget would ever let
-        through, `BudgetExhausted` when there is not enough left of one, and `Cancelled` once the
-        run is stopped."""
+        `windows_of(request)`. Gives the request that is held: what `shorter` makes of it where
+        there is less left, once it has waited, than there was. Raises `BudgetRefused` for a call
+        that no budget would ever let through, `BudgetExhausted` when there is not enough left of
+        one, and `Cancelled` once the run is stopped."""
         if request.call_id in self._open and cost is not None:  # asked once more, and billed twice
             held = self._open[request.call_id][0]
             cost = None if held.cost is None else cost + held.cost * held.times
@@ -103,13 +110,13 @@ class RunBudget:
         if not windows or (not self._turn.locked() and self._exhausted is None):
             denied = await self._try(hold, windows, waited=False)
             if denied is None:
-                return
+                return request
             if not denied.never:
                 self._on_wait(denied)
         self.waiting += 1
         try:
             async with self._turn:  # first come, first served
-                await self._wait(hold)
+                return await self._wait(hold, shorter)
         finally:
             self.waiting -= 1
 
@@ -129,7 +136,6 @@ class RunBudget:
         if whole > left:
             each = (whole - least) / (most - 1) if most > 1 else _ZERO
             limit = max(1, min(most, 1 + int((left - least) / each))) if each else 1
-        self.limited += 1
         return replace(request, max_tokens=limit)
 
     async def can_afford(self, request: Request, uncertain: int) -> bool:
@@ -182,7 +188,9 @@ class RunBudget:
                 await self._ledger.beat()
         self._beating = None
 
-    async def _wait(self, hold: Hold) -> None:
+    async def _wait(
+        self, hold: Hold, shorter: Callable[[], Awaitable[Estimated]] | None
+    ) -> Request:
         while True:
             self._settled.clear()
             if self._exhausted is not None:
@@ -194,9 +202,14 @@ class RunBudget:
             _refuse(hold, windows)
             denied = await self._try(hold, windows, waited=True)
             if denied is None:
-                return
+                return hold.request
             over = denied.never or self._is_silent(denied)
             if over and not self._open and not self._asking:
+                if shorter is not None:  # what it was held at was all there was before it waited
+                    request, estimate, cost = await shorter()
+                    if cost is not None and cost < (hold.cost or _ZERO):
+                        hold = replace(hold, request=request, estimate=estimate, cost=cost)
+                        continue
                 self._exhausted = denied
                 raise _exhausted(hold, denied)
             # Until a call of this process has settled, or those of others may have.
@@ -235,11 +248,19 @@ def budget_guard(
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
         windows = budget.windows_of(request)
-        if windows and (most := await default(request)) is not None:
-            request = await budget.limit_output(request, most, windows, exact)
-        estimate, cost = await (exact if windows else bound)(request)
-        await budget.hold(request, estimate, cost, windows)
-        return await inner(request, emit)
+        most = await default(request) if windows else None
+        if most is None:
+            estimate, cost = await (exact if windows else bound)(request)
+            await budget.hold(request, estimate, cost, windows)
+            return await inner(request, emit)
+
+        async def limited() -> Estimated:
+            shorter = await budget.limit_output(request, most, windows, exact)
+            return (shorter, *await exact(shorter))
+
+        held = await budget.hold(*await limited(), windows, limited)
+        budget.limited += 1
+        return await inner(held, emit)
 
     return handle
 
@@ -267,7 +288,7 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
             remedy = "lower max_tokens, or raise the budget"
         else:
             why = f"the price of {target.model} is not known, so it cannot be held to {budget}"
-            remedy = f"set `price:` in profile {target.profile}"
+            remedy = f"set `price:` in profile {target.profile}, {HOW_TO_SET}"
         raise BudgetRefused(f"{why}: {remedy}", sent=False)
 
 

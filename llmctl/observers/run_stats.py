@@ -36,6 +36,7 @@ class Tally:
     cost: Decimal = Decimal(0)
     saved: Decimal = Decimal(0)
     unpriced: int = 0
+    estimated: int = 0
     uncertain: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     last_error: CallError | None = None
@@ -62,6 +63,7 @@ class Tally:
             self.deduplicated += result.cache == "shared"
             if result.cache in {"hit", "shared"}:
                 return
+        self.estimated += outcome.usage.estimated
         self.input_tokens += outcome.usage.input
         self.output_tokens += outcome.usage.output
 

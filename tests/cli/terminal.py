@@ -39,11 +39,14 @@ def on_a_terminal(
         stdin=ends["stdin"], stdout=ends["stdout"], stderr=ends["stderr"],
     ) as process:  # fmt: skip
         os.close(follower)
-        shown = _until(leader, after) if typed else b""
-        os.write(leader, typed)
-        shown += _until(leader, None)
-        piped = process.stdout.read() if process.stdout else b""
-        code = process.wait(timeout=60)
+        try:
+            shown = _until(leader, after) if typed else b""
+            os.write(leader, typed)
+            shown += _until(leader, None)
+            piped = process.stdout.read() if process.stdout else b""
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()  # where what was waited for did not come
     os.close(leader)
     return code, shown.replace(b"\r\n", b"\n"), piped
 

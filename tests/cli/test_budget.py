@@ -53,6 +53,29 @@ def budgets(config: Path, *said: str) -> None:
     config.write_text(f"{text}budgets:\n{lines}", encoding="utf-8")
 
 
+def test_what_is_left_is_shared_out_again(
+    llmctl: Run, tmp_path: Path, sim: Simulator, config: Path
+) -> None:
+    """Case 46: calls that wait for what others leave get an output limit by that, not by what was
+    left before: eight at a time, each held at all there is, and all are answered."""
+    budgets(config, "name: team, limit_usd: 0.01, period: month")
+    sim.reply = bills(20)
+    path = write(tmp_path / "in.jsonl", prompts(30))
+    done = llmctl("batch", str(path), "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, 30), done.stderr
+    assert len({call.body["max_completion_tokens"] for call in sim.calls if call.body}) > 1
+
+    def all_that_is_allowed(call: Call) -> Reply:
+        return Reply("x", usage=Usage(5, (call.body or {})["max_completion_tokens"]))
+
+    sim.reply = all_that_is_allowed
+    path = write(tmp_path / "more.jsonl", prompts(40)[30:])
+    done = llmctl("batch", str(path), "--json")
+    assert done.returncode == 3
+    check = json.loads(llmctl("cost", "check", "--json").stdout)["budgets"][0]
+    assert check["used_usd"] <= 0.01
+
+
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(
     llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
 ) -> None:
@@ -153,14 +176,17 @@ def test_an_unknown_price_is_refused_under_a_budget(
     run: Run, configured: dict[str, str], home: Path, config: Path, ten: Path, tmp_path: Path,
     sim: Simulator,
 ) -> None:  # fmt: skip
-    """Every row is denied once, unsent, and says what to set; without a budget they go."""
+    """Every row is denied once, unsent, and says what to set (case 22: the model it is); without a
+    budget they go."""
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("    price: {input: 1, output: 2}\n", ""), encoding="utf-8")
     done = run("batch", str(ten), "--budget", "100", env=configured)
     assert (done.returncode, len(sim.calls)) == (3, 0)
     errors = read(tmp_path / "in.out.errors.jsonl")
     assert [row["error"]["type"] for row in errors] == ["budget"] * 10
-    assert "set `price:` in profile sim" in errors[0]["error"]["message"]
+    assert (
+        "set `price:` in profile sim, `{as: openai/gpt-4o}` where" in errors[0]["error"]["message"]
+    )
     refused = [(row["status"], row["error_type"], row["attempts"]) for row in calls_of(home)]
     assert refused == [("error", "budget", 0)] * 10
     assert run("batch", str(ten), env=configured).returncode == 0

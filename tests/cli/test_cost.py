@@ -237,6 +237,7 @@ def test_strict_does_not_pass_unknown_prices(run: Run) -> None:
     strict = run("cost", "check", "--budget", "100", "--strict")
     assert strict.returncode == 3
     assert "unknown price" in strict.stderr
+    assert "{as: openai/gpt-4o}" in strict.stderr
 
 
 @pytest.mark.usefixtures("spent")

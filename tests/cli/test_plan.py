@@ -158,6 +158,7 @@ def test_an_unknown_price_is_null_and_does_not_pass_a_budget(
     held = run("batch", str(path), "--dry-run", "--budget", "100", env=configured)
     assert held.returncode == 3
     assert "is not known" in held.stderr
+    assert "{as: openai/gpt-4o}" in held.stderr
 
 
 def test_the_providers_batch_interface_costs_half(llmctl: Run, tmp_path: Path) -> None:

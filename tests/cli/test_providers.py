@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,13 @@ from tests.cli.jsonl import read
 from tests.conftest import KEY, Run
 from tests.ledgers import calls_of
 from tests.simulator import errors
+from tests.simulator.fault import Fault
+from tests.simulator.http1 import Answer
 from tests.simulator.reply import Reply, ToolCall
 from tests.simulator.reply import Usage as Billed
 from tests.simulator.server import Simulator
 from tests.simulator.wires.registry import BASES
+from tests.simulator.wires.wire import Wire
 
 CITY = {
     "type": "object",
@@ -80,6 +85,33 @@ def test_an_error_says_whose_it_is_and_the_next_step(
     assert f"the provider answered {status}: so it is (profile sim, asked {sim.base_url}" in shown
     assert ("with the key of $SIM_KEY" in shown) == (status != 404)
     assert step in shown
+
+
+class Unsaid(Fault):
+    """A usage without a token, but with a price."""
+
+    def answer(self, answer: Answer, wire: Wire) -> Answer:  # noqa: ARG002 - the seam's
+        """Put it in place of the real one."""
+        body = json.loads(b"".join(answer.pieces)) | {"usage": {"cost": 0}}
+        return replace(answer, pieces=(json.dumps(body).encode(),))
+
+
+def test_what_nobody_reports_is_marked(run: Run, at: At, sim: Simulator, tmp_path: Path) -> None:
+    """Cases 12, 19 and 21: without usage the figures are estimates, and say so with a `~` in line,
+    summary, row and report; another server's word of its price counts for nothing."""
+    sim.fault = Unsaid()
+    env = at()
+    line = run("ask", "hi", "-u", env=env).stderr
+    found = re.search(r"~(\d+) in \(0 cached\) \+ ~(\d+) out · ~\$0\.0000", line)
+    assert found, line
+    assert int(found[1]) < 20
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n')
+    done = run("batch", "in.jsonl", env=env)
+    assert re.search(r"~\d+ tokens in \+ ~\d+ out · ~\$0\.0000", done.stderr), done.stderr
+    (row,) = read(tmp_path / "in.out.jsonl")
+    assert row["usage"]["estimated"] is True
+    assert row["cost_usd"] > 0
+    assert "they are estimates (~)" in " ".join(run("cost", "report", env=env).stdout.split())
 
 
 def test_an_address_without_v1_is_told(run: Run, at: At, sim: Simulator) -> None:

@@ -15,6 +15,7 @@ from llmctl.redact import printable
 from tests.cli.terminal import on_a_terminal
 from tests.conftest import Run, sent
 from tests.simulator import errors
+from tests.simulator.faults import Hang
 from tests.simulator.server import Simulator
 
 NASTY = "a\x1b[31mred\x1b]0;owned\x07\x1b[2J\x9b2Jb\tc\u202eend"
@@ -116,3 +117,67 @@ def test_money(amount: str | None, unknown: int, exact: bool, shown: str) -> Non
 
     value = None if amount is None else Decimal(amount)
     assert money(value, unknown, exact=exact) == shown
+
+
+def test_a_spinner_until_the_first_token(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Case 44: on a terminal's stderr, gone when the answer comes; not with `-q`, nor in a pipe."""
+    sim.latency = 0.8
+    waits = b"waiting for sim/gpt-5-mini"
+    code, shown, _ = on_a_terminal(configured, tmp_path, "ask", "q", "--no-cache")
+    assert (code, waits in shown) == (0, True)
+    assert shown.rindex(waits) < shown.index(b"echo: q")
+    for words, streams in ((("-q",), ["stdout", "stderr"]), ((), ["stdout"])):
+        _, shown, _ = on_a_terminal(
+            configured, tmp_path, "ask", "q", "--no-cache", *words, streams=streams
+        )
+        assert waits not in shown
+
+
+def test_markdown_is_rendered_as_it_comes(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Case 44, B23: a block is shown when the next one begins, while the answer still comes."""
+    sim.reply = lambda _: "# One\n\nfirst words here\n\n# Two\n\nand more words to come\n"
+    sim.fault = Hang(pieces=9)
+    env = {**configured, "NO_COLOR": "1"}
+    words = ("ask", "q", "--markdown")
+    code, shown, _ = on_a_terminal(env, tmp_path, *words, typed=b"\x03", after=b"first words here")
+    assert code == 130
+    assert b"# One" not in shown
+    assert sent(sim).get("stream") is True
+
+
+def test_ctrl_c_says_interrupted(
+    configured: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Case 44: what the user ended has not failed."""
+    sim.fault = Hang(pieces=3)
+    code, shown, _ = on_a_terminal(
+        configured, tmp_path, "ask", "one two three four", typed=b"\x03", after=b"echo"
+    )
+    assert code == 130
+    assert b"failed" not in shown
+    assert b"error" not in shown
+
+
+def test_a_quiet_batch_says_why_it_ended(
+    run: Run, configured: dict[str, str], sim: Simulator, tmp_path: Path
+) -> None:
+    """Case 41: with `-q` the reason is on stderr, with `--json` it is a field, with the kinds."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    for fault, words, code, kind in (
+        (errors.unauthorized(), (), 4, "auth"),
+        (errors.out_of_quota(), (), 5, "quota"),
+        (None, ("--budget", "0.0000001", "--max-tokens", "9"), 3, "budget"),
+    ):
+        sim.fault = fault
+        batch = ("batch", "in.jsonl", "-q", "--concurrency", "1", *words)
+        done = run(*batch, env=configured)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.strip()
+        said = json.loads(run(*batch, "--json", env=configured).stdout)
+        assert said["exit_code"] == code
+        assert said["errors"][kind] >= 1
+        assert said["stopped_because"] or kind == "budget"

@@ -82,8 +82,8 @@ def test_openrouters_own_price(run: Run, everywhere: dict[str, str], sim: Simula
 def test_a_gateways_timeout(
     run: Run, everywhere: dict[str, str], sim: Simulator, home: Path
 ) -> None:
-    """It may have been billed: it is repeated once, not to the end of the attempts, and the last
-    request stays on record as unknown, beside the one before."""
+    """Case 18: it may have been billed, so it is repeated once, not to the end of the attempts, and
+    the last request stays on record as unknown, beside the one before."""
     path = home / ".config/llmctl/config.yaml"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["profiles"]["openai"]["retry"] = {"attempts": 4, "ambiguous_attempts": 1}

@@ -44,8 +44,8 @@ GATEWAY = (408, 502, 504, 520, 521, 522, 523, 524)
 @pytest.mark.parametrize("status", GATEWAY)
 @pytest.mark.parametrize("made", CODECS, ids=lambda made: type(made).__name__)
 def test_a_gateways_timeout_may_have_been_billed(made: Any, status: int) -> None:
-    """A gateway that heard nothing from the server behind it does not know whether the model
-    answered: the failure is ambiguous, whatever its body."""
+    """Case 18: a gateway that heard nothing from the server behind it does not know whether the
+    model answered: the failure is ambiguous, whatever its body."""
     for body in (b"", b"<html>bad gateway</html>", b'{"error":{"message":"upstream"}}'):
         error = made.failure(status, {}, body)
         assert (error.ambiguous, error.retryable) == (True, True)
