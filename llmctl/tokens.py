@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _MESSAGE, _REPLY = 3, 3
 # Where the chat template is not known: SmolLM2, Qwen and Llama 3 need 4 to 6, and 20 to 30.
 _OTHER_MESSAGE, _OTHER_PROMPT = 8, 40
+# Claude needs 5 to 8 in all for plain turns (recorded calls of 2026), and its own instructions for
+# tools, thinking and structured answers: up to 346 (platform.claude.com, "Tool use", "Pricing").
+_CLAUDE_MESSAGE, _CLAUDE_PROMPT, _CLAUDE_MORE = 4, 10, 360
 # gpt-oss: its Harmony format (github.com/openai/harmony) begins with 61 tokens of its own.
 _HARMONY_MESSAGE, _HARMONY_PROMPT = 8, 70
 _NAME = 1  # tokens of a `name` besides its own (the same page of OpenAI's)
@@ -224,7 +227,8 @@ def least(text: str) -> int:
 
 class ModelTokenizer(Struct, frozen=True):
     """How a model's prompts are counted: with which `vocabulary`, and what a message and a prompt
-    add. `factor` scales the estimate where the vocabulary is not the model's own."""
+    add, `more` where it is not all text. `factor` scales the estimate where the vocabulary is not
+    the model's own."""
 
     name: str
     vocabulary: str
@@ -232,6 +236,7 @@ class ModelTokenizer(Struct, frozen=True):
     prompt: int
     exact: bool = False
     factor: float | None = None
+    more: int = 0
 
     def count(self, texts: Iterable[str]) -> tuple[int, bool]:
         """The tokens of the texts, and whether that is exact. Raises `SetupError`."""
@@ -252,10 +257,12 @@ class ModelTokenizer(Struct, frozen=True):
 def _tokenizer(model: str) -> ModelTokenizer:
     name = encoding_name(model)
     if name is None:
-        factor = _CLAUDE if "claude" in model.lower() else 1.0
-        return ModelTokenizer(
-            "estimate", ESTIMATE_BASE, _OTHER_MESSAGE, _OTHER_PROMPT, factor=factor
-        )
+        if "claude" in model.lower():
+            own = (_CLAUDE_MESSAGE, _CLAUDE_PROMPT)
+            return ModelTokenizer(
+                "estimate", ESTIMATE_BASE, *own, factor=_CLAUDE, more=_CLAUDE_MORE
+            )
+        return ModelTokenizer("estimate", ESTIMATE_BASE, _OTHER_MESSAGE, _OTHER_PROMPT, factor=1.0)
     if name == "o200k_harmony":
         return ModelTokenizer(name, _BUILT_FROM[name], _HARMONY_MESSAGE, _HARMONY_PROMPT)
     return ModelTokenizer(name, name, _MESSAGE, _REPLY, exact=True)
@@ -323,6 +330,7 @@ class Counter:
         tokens += prompt.uncounted(model)
         if prompt.messages:
             tokens += prompt.messages * tokenizer.message + tokenizer.prompt
+            tokens += 0 if prompt.exact else tokenizer.more
             exact = exact and tokenizer.exact
         counted = TokenCount(tokens, exact and prompt.exact, tokenizer.name)
         if request.fingerprint:
@@ -354,6 +362,7 @@ class Counter:
         prompt = self._prompt(request)
         fixed = prompt.uncounted(request.target.model)
         fixed += prompt.messages * _HARMONY_MESSAGE + _HARMONY_PROMPT
+        fixed += 0 if prompt.exact else _CLAUDE_MORE
         return fixed + sum(map(most, prompt.texts))
 
     def context_window(self, target: Target) -> int | None:

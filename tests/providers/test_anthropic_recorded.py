@@ -9,6 +9,8 @@ import orjson
 from llmctl.errors import NotFound
 from llmctl.protocols import Codec
 from llmctl.providers.anthropic import Anthropic
+from llmctl.providers.registry import codec
+from llmctl.tokens import Counter
 from llmctl.types import JSON, Message, Request
 from tests.providers.recordings import asked, events, needs_recordings, recordings, whole_stream
 
@@ -173,3 +175,39 @@ def plain(whole: JSON) -> dict[str, Any]:
             if block.get("is_error") is False:
                 del block["is_error"]
     return dict(made)
+
+
+@needs_recordings
+def test_counts_lie_near_what_was_billed() -> None:
+    """Case 46: of recorded calls without files the count is never below the bill, and for short
+    plain prompts no three times of it."""
+    counter, plain = Counter(codec=codec), []
+    for recorded in recordings("anthropic", "/messages"):
+        body = recorded["request"]
+        turns = body["messages"]
+        parts = [
+            p for turn in turns if not isinstance(turn["content"], str) for p in turn["content"]
+        ]
+        own = {"model", "messages", "max_tokens", "stream"}
+        options = {name: value for name, value in body.items() if name not in own}
+        if recorded["kind"] != "json" or recorded["status"] != 200 or "tools" in options:
+            continue
+        if any(part["type"] != "text" for part in parts) or "container" in options:
+            continue
+        usage = orjson.loads(recorded["body"])["usage"]
+        cached = ("cache_read_input_tokens", "cache_creation_input_tokens")
+        billed = usage["input_tokens"] + sum(usage.get(name) or 0 for name in cached)
+        messages = tuple(
+            Message(
+                turn["role"],
+                turn["content"] if isinstance(turn["content"], str) else tuple(turn["content"]),
+            )
+            for turn in turns
+        )
+        made = asked("anthropic", body["model"], messages=messages, options=options)
+        counted = counter.count(made).tokens
+        assert counted >= billed, (body, billed)
+        if not options and billed < 100:
+            plain.append(counted / billed)
+    assert plain
+    assert max(plain) < 3
