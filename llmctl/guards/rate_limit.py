@@ -110,7 +110,8 @@ class ProviderQuota:
     """The provider's own allowance as its headers tell it; pure, `now` in seconds.
 
     It only slows down. `left` is None until a header says what is left. A provider that names no
-    reset (Mistral) counts by the minute. Some say "0 left" on every good answer: answers in a row
+    reset (Mistral) counts by the minute, which is waited for once it has refused a request; until
+    then a few seconds are. Some say "0 left" on every good answer: answers in a row
     that would hold the next request back for long are not believed, until the provider refuses one
     after all; then twice as many are needed.
     """
@@ -118,7 +119,7 @@ class ProviderQuota:
     def __init__(self) -> None:
         self.left: float | None = None
         self._at = self._rate = self._full_at = self._asked = 0.0
-        self._demands, self._doubted = 0, _DOUBTED
+        self._demands, self._doubted, self._refused = 0, _DOUBTED, False
 
     def update(
         self, left: int | None, limit: int | None, reset: float | None, in_flight: float, now: float
@@ -128,7 +129,8 @@ class ProviderQuota:
         if left is None and reset is None:
             return
         seconds = _MINUTE if reset is None else reset
-        self._full_at = now + min(seconds, _LONGEST_WAIT)
+        unsure = reset is None and not self._refused
+        self._full_at = now + min(seconds, _LONG_WAIT if unsure else _LONGEST_WAIT)
         if left is not None:
             self.left, self._at = left - in_flight, now
             # It fills all the time, so the rate follows from when it is full.
@@ -142,7 +144,7 @@ class ProviderQuota:
         """The provider refused a request for want of allowance: it is believed again."""
         if self._demands >= self._doubted:
             self._doubted *= 2
-        self._demands = 0
+        self._demands, self._refused = 0, True
 
     def reset_in(self, now: float) -> float:
         """Seconds until the allowance is whole again; 0 when that is over or not known."""

@@ -118,14 +118,18 @@ def test_calls_in_flight_may_not_have_been_counted() -> None:
     assert quota.wait(1, 0.0) == 30.0
 
 
-@pytest.mark.parametrize(("reset", "longest"), [(5.0, 5.0), (86_400.0, 120.0), (None, 60.0)])
+@pytest.mark.parametrize(("reset", "longest"), [(5.0, 5.0), (86_400.0, 120.0), (None, 5.0)])
 def test_nothing_left_waits_for_the_reset(reset: float | None, longest: float) -> None:
-    """At most two minutes; a provider that names no reset (Mistral) counts by the minute. After
-    that the provider is asked itself."""
+    """At most two minutes; of a provider that names no reset (Mistral) a few seconds, so that a
+    first answer which lies holds nobody for long, and a minute once it has refused a request.
+    After that the provider is asked itself."""
     quota = ProviderQuota()
     quota.update(0, None, reset, 0, 0.0)
     assert quota.wait(1, 0.0) == longest
     assert quota.wait(50, longest) == 0
+    quota.on_refused()
+    quota.update(0, None, reset, 0, 0.0)
+    assert quota.wait(1, 0.0) == (longest if reset else 60)
 
 
 @pytest.mark.parametrize(("limit", "doubted"), [(None, True), (6000, False), (1, True)])
@@ -150,11 +154,11 @@ def test_who_waits_hears_that_the_header_is_not_believed() -> None:
     async def work() -> None:
         for _ in range(2):
             await limits.acquire(0)
-        limits.update_from_headers(RateHeaders(remaining_requests=0))
+        limits.update_from_headers(RateHeaders(remaining_requests=0, reset_requests=60))
         waiting = asyncio.ensure_future(limits.acquire(0))
         await clock.sleep(0.5)
         assert limits.waits() > 50
-        limits.update_from_headers(RateHeaders(remaining_requests=0))
+        limits.update_from_headers(RateHeaders(remaining_requests=0, reset_requests=60))
         await waiting
 
     clock.run(work())
