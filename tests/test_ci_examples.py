@@ -84,7 +84,7 @@ def prompts(folder: Path, number: int, max_tokens: int) -> None:
 
 @pytest.mark.parametrize("name", [GITHUB, GITLAB])
 def test_every_command_runs(name: str, shell: Any, tmp_path: Path, sim: Simulator) -> None:
-    """Within its budgets the whole job passes, answers every row and leaves its summary."""
+    """A15: within its budgets the whole job passes, answers every row and leaves its summary."""
     prompts(tmp_path, 5, 50)
     for line in commands(name)[1:]:
         done = shell(line)

@@ -44,6 +44,7 @@ EXAMPLES = {
     "system": "be brief",
     "headers": "{x-team: a}",
     "proxy": "http://proxy.example:3128",
+    "env_file": "keys.txt",
 }
 
 

@@ -456,7 +456,7 @@ def test_the_time_is_over(llmctl: Run, ten: Path, tmp_path: Path, sim: Simulator
     """After `--max-time` nothing new is sent: what is in flight finishes, each other row has an
     error record, exit 1; the same command goes on."""
     sim.latency = 0.4
-    done = llmctl("batch", str(ten), "--max-time", "600ms", "--concurrency", "1", "--json")
+    done = llmctl("batch", str(ten), "--max-time", "2s", "--concurrency", "1", "--json")
     answered, failed = read(tmp_path / "in.out.jsonl"), read(tmp_path / "in.out.errors.jsonl")
     assert (done.returncode, len(answered) + len(failed)) == (1, 10)
     assert len(answered) == len(sim.calls) == sim.billed.requests

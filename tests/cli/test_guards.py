@@ -277,8 +277,8 @@ def test_a_server_that_closes_kept_connections(
 def test_requests_of_a_day(
     llmctl: Run, configured: dict[str, str], tmp_path: Path, sim: Simulator
 ) -> None:
-    """A71: `rpd` holds for all commands of a UTC day; when they are used the run stops with exit 5
-    and what to do, and the same command goes on once there are more."""
+    """A71, B11: `rpd` holds for all commands of a UTC day; when they are used the run stops with
+    exit 5 and what to do, and the same command goes on once there are more."""
     rows = tmp_path / "in.jsonl"
     rows.write_text("".join(f'{{"prompt": "p{n}"}}\n' for n in range(8)))
     assert llmctl("ask", "hi", env={**configured, "LLMCTL_RPD": "3"}).returncode == 0

@@ -96,9 +96,9 @@ def _two_processes(rows: int, size: Size) -> Decimal:
             path.write_bytes(b"".join(own))
             output = world.folder / f"{name}.out.jsonl"
             both.append(world.start([str(LLMCTL), "batch", str(path), "-o", str(output), "-q"]))
-        for process in both:
-            _, err = process.communicate(timeout=600)
-            assert process.returncode == 3, err.decode()
+        said = [process.communicate(timeout=600)[1].decode() for process in both]
+        # One that starts late may find nothing left of what the other's rows took, all of them.
+        assert sorted(process.returncode for process in both) in ([3, 3], [0, 3]), said
         world.settle_down()
         spent = _spent(world)
         assert spent <= CAP, spent
