@@ -320,9 +320,8 @@ class HttpClient:
         from the end of the request to the beginning of the reply, `total` for everything.
         Raises `ConnectionFailed` and `CallTimeout` (`ambiguous` where a byte of the request may
         have left, `kept_ended` where a kept connection ended instead of a reply, or the program was
-        stopped meanwhile), `BadResponse`,
-        `InvalidRequest`, `ConfigError`, and `CancelledAfterSending` in the place of a cancellation
-        where a byte may have left.
+        stopped meanwhile), `BadResponse`, `InvalidRequest`, `ConfigError`, and
+        `CancelledAfterSending` in the place of a cancellation where a byte may have left.
         """
         import httpx2
 

@@ -129,14 +129,13 @@ class Rates(Struct, frozen=True):
         may be sound or images."""
         if (read and self.input is None) or (wrote and self.output is None):
             return None
-        more = [(name, each or _ZERO) for name, each in self.media if media]
-        read_more, write_more = (
-            max([each for name, each in more if name.endswith(side)], default=_ZERO)
-            for side in ("_input", "_output")
-        )
         dearest = max(self.input or _ZERO, self.cached, self.written, self.written_1h)
-        dearest = max(dearest, (self.input or _ZERO) + read_more)
-        write = max(self.output or _ZERO, self.reasoning, (self.output or _ZERO) + write_more)
+        write = max(self.output or _ZERO, self.reasoning)
+        for name, each in self.media if media else ():
+            if name.endswith("_input"):
+                dearest = max(dearest, (self.input or _ZERO) + (each or _ZERO))
+            elif name.endswith("_output"):
+                write = max(write, (self.output or _ZERO) + (each or _ZERO))
         return self.call + dearest * read + write * wrote
 
 

@@ -139,12 +139,14 @@ class Request(Struct, frozen=True):
     @property
     def wants_body(self) -> bool:
         """Whether the answer is more than one text, so that the provider's body is kept whole."""
-        given = dict(self.parameters)
+        if self.raw is not None or not self.options:  # most rows: asked twice for each
+            return self.raw is not None
+        given = dict(self.options)
         for config in ("generationConfig", "generation_config"):  # Gemini's
             inner = given.get(config)
             given.update(inner if isinstance(inner, Mapping) else {})
         several = any(given.get(name) not in (None, 1) for name in _SEVERAL)
-        return self.raw is not None or several or any(given.get(name) for name in _SHAPES)
+        return several or any(given.get(name) for name in _SHAPES)
 
 
 _SEVERAL = ("n", "best_of", "candidateCount", "candidate_count")

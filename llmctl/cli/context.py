@@ -227,10 +227,12 @@ def known_profiles(incomplete: str) -> list[str]:
 def known_keys(incomplete: str) -> list[str]:
     """Completion: names of stored keys, by the list of them, and of profiles; no keyring is
     opened."""
+    from llmctl.config.paths import find_folders
     from llmctl.keys.keyring_store import stored_slots
 
-    try:
-        stored = [slot.name for slot in stored_slots(Context().folders.state)]
+    try:  # not `Context.folders`, which mends folders and says so
+        state = find_folders(os.environ, Path.cwd()).state
+        stored = [slot.name for slot in stored_slots(state)]
     except (LlmctlError, OSError):
         stored = []
     names = dict.fromkeys([*sorted(stored), *_configured()])

@@ -111,9 +111,9 @@ class ProviderQuota:
 
     It only slows down. `left` is None until a header says what is left. A provider that names no
     reset (Mistral) counts by the minute, which is waited for once it has refused a request; until
-    then a few seconds are. Some say "0 left" on every good answer: answers in a row
-    that would hold the next request back for long are not believed, until the provider refuses one
-    after all; then twice as many are needed.
+    then a few seconds are. Some say "0 left" on every good answer: answers in a row that would hold
+    the next request back for long are not believed, until the provider refuses one after all; then
+    twice as many are needed.
     """
 
     def __init__(self) -> None:

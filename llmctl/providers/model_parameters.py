@@ -58,6 +58,8 @@ def refused(request: Request) -> dict[str, str]:
     said = dict(request.parameters)
     if request.raw is None and request.temperature is not None:
         said["temperature"] = request.temperature
+    if not said:  # most rows: asked four times for each
+        return {}
     name, adapter = _name(request.target.known_as[1]), request.target.adapter
     found: dict[str, str] = {}
     if adapter == "groq":
