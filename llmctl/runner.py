@@ -252,6 +252,8 @@ async def open_runner(
         checker = Checker()
         stack.push_async_callback(checker.close)
         own = {route.profile.name: route.profile.price for route in routes}
+        budget = RunBudget(ledger, clock, warn, run_id, user)
+        stack.callback(budget.close)
         runner = Runner(
             routes=tuple(routes),
             clock=clock,
@@ -259,7 +261,7 @@ async def open_runner(
             run_id=run_id,
             counter=counter,
             costs=CostCalculator(counter, prices, own, clock),
-            budget=RunBudget(ledger, clock, warn, run_id, user),
+            budget=budget,
             check=ledger.check_in_place,
             cache=cache,
             warn=warn,

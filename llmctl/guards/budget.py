@@ -184,9 +184,15 @@ class RunBudget:
     async def _beat(self) -> None:
         while self._open:
             await asyncio.sleep(BEAT)  # real time: what others see of this process
-            with suppress(LlmctlError):
-                await self._ledger.beat()
+            if self._open:  # else the ledger may be closed by now
+                with suppress(LlmctlError):
+                    await self._ledger.beat()
         self._beating = None
+
+    def close(self) -> None:
+        """Beat no more: the ledger is about to be closed."""
+        if self._beating is not None:
+            self._beating.cancel()
 
     async def _wait(
         self, hold: Hold, shorter: Callable[[], Awaitable[Estimated]] | None

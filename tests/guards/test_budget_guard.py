@@ -194,6 +194,43 @@ def test_a_new_day_has_a_new_budget() -> None:
     assert midnight <= record.started < midnight + 1
 
 
+@pytest.mark.parametrize("end", ["settled", "closed"])
+def test_no_beat_comes_after_the_end(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Case 53: a run beats while calls are under way; once they are settled, or the run is closed,
+    it asks no ledger that may be closed by then."""
+    monkeypatch.setattr("llmctl.guards.budget.BEAT", 0.01)
+    run = Run(a_window("1"))
+    beats: list[bool] = []
+    over = False
+
+    async def work() -> None:
+        beaten = asyncio.Event()
+
+        async def beat() -> None:
+            beats.append(over)
+            beaten.set()
+
+        run.ledger.beat = beat  # type: ignore[method-assign]
+        asked = request(call_id="a")
+        await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
+        await asyncio.wait_for(beaten.wait(), 30)
+        nonlocal over
+        over = True
+        if end == "settled":
+            now = run.clock.wall()
+            await run.budget.settle(
+                CallRecord(asked, response("x"), Usage(), CENT, None, now, 0.0, None)
+            )
+        else:
+            run.budget.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 30)
+
+    asyncio.run(work())
+    assert beats
+    assert not any(beats)
+
+
 def test_a_run_that_gives_no_sign_of_life_is_not_waited_for() -> None:
     """Case 53: while it beats it is, however long; then the run is over, with who holds what and
     what to do."""
