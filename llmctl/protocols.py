@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec import Struct, field
@@ -55,13 +56,25 @@ class Engine(Protocol):
         """
 
 
+class FileBody(Struct, frozen=True):
+    """A body that is read from the disk while it is sent: `head`, the `size` bytes of the file at
+    `path`, `tail`."""
+
+    head: bytes
+    path: Path
+    size: int
+    tail: bytes = b""
+
+
 class WireRequest(Struct, frozen=True):
-    """A codec's work: path below the base URL (`../v1/x` climbs), JSON body, extra headers."""
+    """A codec's work: path below the base URL (`../v1/x` climbs), JSON body (or a `file`, whose
+    type the headers say), extra headers."""
 
     path: str
     body: JSON | None
     headers: Mapping[str, str] = field(default_factory=dict)
     method: str = "POST"
+    file: FileBody | None = None
 
 
 class BodyFields(Struct, frozen=True):
