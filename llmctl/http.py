@@ -35,6 +35,7 @@ from llmctl.errors import (
     InvalidRequest,
     Overloaded,
 )
+from llmctl.protocols import FileBody
 from llmctl.redact import remember
 
 if TYPE_CHECKING:
@@ -85,19 +86,35 @@ class CancelledAfterSending(asyncio.CancelledError):
         self.request: Any = None
 
 
-def build(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> httpx2.Request:
+def build(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | FileBody = b""
+) -> httpx2.Request:
     """An HTTP request; name and password in the address become a header. Raises `ConfigError` for
     an address that is none, `InvalidRequest` for headers that HTTP cannot carry or that the client
-    sets itself; an error never shows a header's value."""
+    sets itself; an error never shows a header's value. A file is read while it is sent, which only
+    httpx2's own transport does."""
     import httpx2
 
     target, fields = _address(url, tuple(headers.items()))
+    if isinstance(body, FileBody):
+        request = httpx2.Request(method, target, headers=fields, content=_pieces(body))
+        request.headers.pop("transfer-encoding", None)  # the length is known
+        request.headers["content-length"] = str(len(body.head) + body.size + len(body.tail))
+        return request
     # As a stream: httpx2 would look for the same headers again.
     request = httpx2.Request(method, target, headers=fields, stream=httpx2.ByteStream(body))
     if body or method != "GET":
         request.headers["content-length"] = str(len(body))
     request.read()
     return request
+
+
+async def _pieces(body: FileBody) -> AsyncGenerator[bytes]:
+    yield body.head
+    with body.path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+    yield body.tail
 
 
 @lru_cache(maxsize=64)
@@ -138,8 +155,8 @@ class HttpReply:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `MAX_BODY`
+    async def chunks(self, most: int = MAX_BODY) -> AsyncGenerator[bytes]:
+        """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `most`
         bytes, decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and anything
         may stand behind its end."""
         encoding = self.headers.get("content-encoding", "").strip().lower()
@@ -152,12 +169,12 @@ class HttpReply:
                 came += len(packed)
                 for chunk in (packed,) if unpack is None else unpack(packed):
                     size += len(chunk)
-                    if size > MAX_BODY:
+                    if size > most:
                         break
                     yield chunk
-                if max(came, size) > MAX_BODY:
+                if max(came, size) > most:
                     raise BadResponse(
-                        f"the answer is larger than {MAX_BODY >> 20} MiB", retryable=False
+                        f"the answer is larger than {most >> 20} MiB", retryable=False
                     )
 
     async def read(self, most: int | None = None) -> bytes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -146,9 +145,3 @@ class BatchApi(Protocol):
 
     def results(self, file: BinaryIO) -> Iterator[BatchResult]:
         """The results in a downloaded file. Raises `BadResponse` where it was cut."""
-
-
-def is_same_origin(url: str, base_url: str) -> bool:
-    """Whether an address leads to the place that a key is bound to."""
-    one, other = urlsplit(url), urlsplit(base_url)
-    return (one.scheme, one.netloc.lower()) == (other.scheme, other.netloc.lower())

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -40,7 +47,8 @@ from llmctl.providers.replies import (
     strict_json,
 )
 from llmctl.redact import redact_known_keys, remember
-from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage
+from llmctl.storage.files import open_private
+from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage, origin_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -177,13 +185,33 @@ class Endpoint(Struct, frozen=True):
     async def fetch(self, wire: WireRequest) -> bytes:
         """The body of a successful reply to something that is no question: the model list, a
         token count, a key check. One attempt; raises the mapped `CallError`."""
+        return (await self.exchange(wire))[1]
+
+    async def exchange(self, wire: WireRequest) -> tuple[Mapping[str, str], bytes]:
+        """As `fetch`, with the headers of the reply. The path may be a whole address: raises
+        `BadResponse` where that is of another origin than the profile's, which the key is for."""
+        async with self._reply(wire) as reply:
+            return reply.headers, await reply.read()
+
+    async def download(self, wire: WireRequest, path: Path, most: int) -> None:
+        """Write the body of a successful reply to a file, at most so many bytes of it. Raises as
+        `exchange` does, and `OSError`."""
+        descriptor, _ = open_private(path, os.O_WRONLY | os.O_TRUNC)
+        with os.fdopen(descriptor, "wb") as file:
+            async with self._reply(wire) as reply:
+                async for chunk in reply.chunks(most):
+                    file.write(chunk)
+
+    @asynccontextmanager
+    async def _reply(self, wire: WireRequest) -> AsyncGenerator[HttpReply]:
+        """A successful reply, open; one attempt. Raises the mapped `CallError`."""
         try:
             async with await self._send(wire) as reply:
-                if 200 <= reply.status < 300:
-                    return await reply.read()
-                body = await reply.read(MAX_ERROR)
-                with _reading():
-                    raise self.codec.failure(reply.status, reply.headers, body)
+                if not 200 <= reply.status < 300:
+                    body = await reply.read(MAX_ERROR)
+                    with _reading():
+                        raise self.codec.failure(reply.status, reply.headers, body)
+                yield reply
         except CallError as error:
             _clean(error)
             raise
@@ -191,7 +219,7 @@ class Endpoint(Struct, frozen=True):
     async def _send(self, wire: WireRequest) -> AbstractAsyncContextManager[HttpReply]:
         base = self.base_url
         url = join(base if isinstance(base, str) else await base(), wire.path)
-        body = b"" if wire.body is None else orjson.dumps(wire.body)
+        body = wire.file or (b"" if wire.body is None else orjson.dumps(wire.body))
         request = build(wire.method, url, {**_JSON, **wire.headers, **self.headers}, body)
         request, limits = await self.auth.sign(request), self.timeouts
         return self.http.send(
@@ -212,32 +240,49 @@ class Endpoint(Struct, frozen=True):
                     failed = await reply.read(MAX_ERROR)
                     with _reading():
                         raise self.codec.failure(reply.status, reply.headers, failed)
-                answer, body = await self._read(reply, emit)
-                wrote = bool(answer.text or answer.tool_calls)
-                used = completed(
-                    answer.usage, partial(self.estimate, request, answer.text), wrote=wrote
-                )
-                answer = answered(replace(answer, usage=used), request)
+                found, body = await self._read(reply, emit)
+                answer = self._answer(request, found, body, named)
                 if emit is not None and body is not None:
                     emit(answer.text)
             except CallError as error:
                 error.provider_request_id = error.provider_request_id or named
                 raise
-            return Answer(
-                text=answer.text,
-                usage=used,
-                target=request.target,
-                finish=answer.finish,
-                model=redact_known_keys(answer.model or request.target.model),
-                body=body,
-                latency=self.clock.monotonic() - started,
-                status=reply.status,
-                provider_request_id=redact_known_keys(named) if named else None,
-                reported_cost=answer.cost,
-                tool_calls=answer.tool_calls,
-                citations=answer.citations,
-                beyond_text=answer.beyond_text,
-            )
+            return replace(answer, latency=self.clock.monotonic() - started)
+
+    def read(self, request: Request, status: int, body: bytes, named: str | None) -> Answer:
+        """The answer in a reply that came in another way: a row of a batch's results. Raises as a
+        call does; `named` is the provider's id of it."""
+        try:
+            with _reading():
+                if status != 200:
+                    raise self.codec.failure(status, {}, body)
+                found = self.codec.decode(status, {}, body)
+            return self._answer(request, found, strict_json(body), named)
+        except CallError as error:
+            error.provider_request_id = error.provider_request_id or named
+            _clean(error)
+            raise
+
+    def _answer(
+        self, request: Request, found: ProviderReply, body: bytes | None, named: str | None
+    ) -> Answer:
+        """What a complete reply says is held to what counts as an answer. Raises `NoAnswer`."""
+        wrote = bool(found.text or found.tool_calls)
+        used = completed(found.usage, partial(self.estimate, request, found.text), wrote=wrote)
+        found = answered(replace(found, usage=used), request)
+        return Answer(
+            text=found.text,
+            usage=used,
+            target=request.target,
+            finish=found.finish,
+            model=redact_known_keys(found.model or request.target.model),
+            body=body,
+            provider_request_id=redact_known_keys(named) if named else None,
+            reported_cost=found.cost,
+            tool_calls=found.tool_calls,
+            citations=found.citations,
+            beyond_text=found.beyond_text,
+        )
 
     async def _read(
         self, reply: HttpReply, emit: Emit | None
@@ -338,7 +383,15 @@ def _reading() -> Iterator[None]:
 def join(base_url: str, path: str) -> str:
     """The address of `path` below the base URL, whose query (Azure's `api-version`) goes along.
     A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`.
-    Azure lists models above its deployments (learn.microsoft.com/rest/api/azureopenai/models)."""
+    Azure lists models above its deployments (learn.microsoft.com/rest/api/azureopenai/models).
+    A whole address stays one; raises `BadResponse` where it is of another origin."""
+    if "://" in path:
+        if origin_of(path) != origin_of(base_url):
+            raise BadResponse(
+                "the provider sends to another server for it, which the key is not for",
+                retryable=False,
+            )
+        return path
     base, _, query = base_url.partition("?")
     if path == "/models" and base.rstrip("/").rpartition("/")[0].endswith("/openai/deployments"):
         path = "../../models"
