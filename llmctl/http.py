@@ -157,8 +157,8 @@ class HttpReply:
 
     async def chunks(self, most: int | None = None) -> AsyncGenerator[bytes]:
         """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `most` bytes
-        (`MAX_BODY`), decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and anything
-        may stand behind its end."""
+        (`MAX_BODY`), decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and
+        anything may stand behind its end."""
         encoding = self.headers.get("content-encoding", "").strip().lower()
         if encoding not in _DECODED:
             raise BadResponse(f"the answer came in an encoding nobody asked for: {encoding[:40]!r}")
