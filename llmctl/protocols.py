@@ -212,7 +212,8 @@ class AnswerCache(Protocol):
 
 class Hold(Struct, frozen=True):
     """A call about to be sent, at `at` (seconds since the epoch). `cost` is the worst case of one
-    attempt in US dollars (None: unknown); `times` how many may have to be paid for."""
+    attempt in US dollars (None: unknown); `times` how many may have to be paid for. `in_batch`: it
+    will go into a provider's batch, and nothing is sent before that is made."""
 
     call_id: str
     request: Request
@@ -220,6 +221,7 @@ class Hold(Struct, frozen=True):
     cost: Decimal | None
     at: float
     times: int = 1
+    in_batch: bool = False
 
 
 class BudgetWindow(Struct, frozen=True):

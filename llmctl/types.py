@@ -307,7 +307,8 @@ class CallRecord(Struct, frozen=True):
     """How one call ended, for every observer. Seconds: `started` since the epoch, `elapsed` and
     `first_token` since then. `cost` is None when the price is unknown; `saved` is what a cached
     answer would have cost; `uncertain` counts attempts that may have been billed for nothing, and
-    `worst` is the most that one of them, a stream that was cut, may have cost."""
+    `worst` is the most that one of them, a stream that was cut, may have cost. `in_batch`: a
+    provider's batch answered."""
 
     request: Request
     result: Answer | CallError
@@ -319,6 +320,7 @@ class CallRecord(Struct, frozen=True):
     first_token: float | None
     uncertain: int = 0
     worst: Decimal | None = None
+    in_batch: bool = False
 
     @property
     def ok(self) -> bool:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from llmctl.clock import Clock
 from llmctl.errors import BudgetRefused, CallError, Cancelled, Interrupted
 from llmctl.http import CancelledAfterSending
-from llmctl.pricing import Prices, terms_of
+from llmctl.pricing import BATCH, Prices, Terms, terms_of
 from llmctl.protocols import Emit, Handler, Observer, TokenCount
 from llmctl.tokens import Counter
 from llmctl.types import Answer, CallRecord, Price, Request, Usage
@@ -39,19 +39,33 @@ class Stopwatch:
 
 class CostCalculator:
     """What calls cost, or may cost, in US dollars; None: not known. `own` are the profiles' own
-    prices, by the profile's name."""
+    prices, by the profile's name; `in_batch`: in the providers' batches."""
 
     def __init__(
-        self, counter: Counter, prices: Prices, own: Mapping[str, Price | None], clock: Clock
+        self,
+        counter: Counter,
+        prices: Prices,
+        own: Mapping[str, Price | None],
+        clock: Clock,
+        *,
+        in_batch: bool = False,
     ) -> None:
         self._counter, self._prices, self._own, self._clock = counter, prices, own, clock
+        self._in_batch = in_batch
+
+    def of_batches(self) -> CostCalculator:
+        """The same at the prices of the providers' batches."""
+        return CostCalculator(self._counter, self._prices, self._own, self._clock, in_batch=True)
+
+    def _terms(self, request: Request) -> Terms:
+        return BATCH if self._in_batch else terms_of(request)
 
     def price(self, request: Request, usage: Usage, reported: Decimal | None) -> Decimal | None:
         """What the usage costs now; OpenRouter's own figure wins. Any other server that speaks
         OpenAI's language may say 0, or its own units."""
         if reported is not None and request.target.adapter == "openrouter":
             return reported
-        own, terms = self._own.get(request.target.profile), terms_of(request)
+        own, terms = self._own.get(request.target.profile), self._terms(request)
         return self._prices.price(request.target, own, usage, self._clock.wall(), terms)
 
     def estimate(self, request: Request, text: str) -> Usage:
@@ -67,7 +81,7 @@ class CostCalculator:
 
     def _worst(self, request: Request, counted: TokenCount) -> tuple[Usage, Decimal | None]:
         output = self._counter.output_bound(request, counted)
-        own, terms = self._own.get(request.target.profile), terms_of(request)
+        own, terms = self._own.get(request.target.profile), self._terms(request)
         cost = self._prices.worst_case(
             request.target, own, counted.tokens, output, self._clock.wall(), terms,
             media=self._counter.has_media(request),
@@ -103,7 +117,7 @@ class CostCalculator:
         look up, so only the profile's own is used."""
         most, output = self._counter.upper_bound(request), self._counter.output_limit(request)
         own, cost = self._own.get(request.target.profile), None
-        if own is not None:
+        if own is not None and not self._in_batch:
             cost = self._prices.worst_case(request.target, own, most, output, self._clock.wall())
         return Usage(most, output or 0, estimated=True), cost
 
@@ -133,7 +147,7 @@ class CostCalculator:
         elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
             request, result, usage, cost, saved, watch.wall, elapsed, watch.first,
-            result.uncertain, worst,
+            result.uncertain, worst, self._in_batch,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 
@@ -19,7 +19,8 @@ from llmctl.storage.ledger import BEAT, SILENCE
 from llmctl.storage.ledger_rows import kind_of, matches
 from llmctl.types import Answer, CallRecord, Request, Usage
 
-POLL = 0.1  # seconds between two looks at what other processes have settled meanwhile
+# Seconds between two looks at what other processes have settled meanwhile, at first and at last.
+POLL, LONGEST_POLL = 0.1, 5.0
 _ZERO = Decimal(0)
 
 Windows = Callable[[float], Sequence[BudgetWindow]]
@@ -61,6 +62,8 @@ class RunBudget:
         self._asking = 0
         self._beating: asyncio.Task[None] | None = None
         self._heard: tuple[object, float] = (None, 0.0)  # signs of life of others, and when
+        self.in_batch = False  # calls go into a provider's batch
+        self.ours = {run_id}  # this run, and those whose batches it waits for
         self.waiting = 0  # calls, until others have settled
         self.limited = 0  # calls that got an output limit, so that there is a worst case
         self.overshoot = Overshoot()
@@ -105,7 +108,8 @@ class RunBudget:
         if request.call_id in self._open and cost is not None:  # asked once more, and billed twice
             held = self._open[request.call_id][0]
             cost = None if held.cost is None else cost + held.cost * held.times
-        hold = Hold(request.call_id, request, estimate, cost, self._clock.wall())
+        now, queued = self._clock.wall(), self.in_batch
+        hold = Hold(request.call_id, request, estimate, cost, now, in_batch=queued)
         _refuse(hold, windows)
         if not windows or (not self._turn.locked() and self._exhausted is None):
             denied = await self._try(hold, windows, waited=False)
@@ -137,6 +141,12 @@ class RunBudget:
             each = (whole - least) / (most - 1) if most > 1 else _ZERO
             limit = max(1, min(most, 1 + int((left - least) / each))) if each else 1
         return replace(request, max_tokens=limit)
+
+    def hand_over(self, call_ids: Iterable[str]) -> None:
+        """Those calls are in a provider's batch now, which outlives the process: it says no more
+        that they live."""
+        for call_id in call_ids:
+            self._open.pop(call_id, None)
 
     async def can_afford(self, request: Request, uncertain: int) -> bool:
         """Hold the call for one attempt more than the `uncertain` ones that may have been billed
@@ -197,6 +207,7 @@ class RunBudget:
     async def _wait(
         self, hold: Hold, shorter: Callable[[], Awaitable[Estimated]] | None
     ) -> Request:
+        pause = POLL
         while True:
             self._settled.clear()
             if self._exhausted is not None:
@@ -218,13 +229,16 @@ class RunBudget:
                         continue
                 self._exhausted = denied
                 raise _exhausted(hold, denied)
-            # Until a call of this process has settled, or those of others may have.
-            await first_of(self._settled.wait(), self._clock.sleep(POLL))
+            # Until a call of this process has settled, or those of others may have: batches take
+            # hours.
+            await first_of(self._settled.wait(), self._clock.sleep(pause))
+            pause = min(pause * 1.1, LONGEST_POLL)
 
     def _is_silent(self, denied: BudgetDenied) -> bool:
         """Whether those who hold the budget have given no sign of life while this process waited:
         by its own clock, since clocks differ and machines sleep."""
-        signs, now = denied.holders, self._clock.monotonic()
+        signs = tuple(one for one in denied.holders if one.run_id not in self.ours)
+        now = self._clock.monotonic()
         if signs != self._heard[0]:
             self._heard = signs, now
         return bool(signs) and now - self._heard[1] >= SILENCE

@@ -32,6 +32,7 @@ from llmctl.storage.database import Database, corrupt, create, fits
 from llmctl.storage.ledger_queries import HOUR, KIND, SUMS, Reading, UnknownCall
 from llmctl.storage.ledger_rows import (
     MOST,
+    UNSENT,
     CallRow,
     HeldCall,
     Labels,
@@ -239,6 +240,8 @@ class Ledger:
             _take_out(connection, old)
             held = held_before(old)
         row = call_row(record, held, self._run_id, self._user)
+        if row.job:
+            connection.execute("DELETE FROM batch_rows WHERE call_id = ?", (call_id,))
         spent = row.spent_pico
         if not spent and row.windows == "[]":
             add_call(connection, row)
@@ -332,6 +335,11 @@ class Ledger:
 
         return self._db.write_now(work)
 
+    @property
+    def database(self) -> Database:
+        """The file, for what else is in it (`batch_jobs`)."""
+        return self._db
+
     def check_in_place(self) -> None:
         """Raise `DiskError` when the file was removed or replaced."""
         self._db.check_in_place()
@@ -419,7 +427,8 @@ def _expire_dead_holds(connection: sqlite3.Connection, run_id: str | None = None
     asked = "SELECT pid, birth, world, beat_ms FROM processes"
     beats = {row[:3]: row[3] for row in connection.execute(asked).fetchall()}
     dead: dict[tuple[Process, bool], bool] = {}
-    for row in connection.execute(_SELECT_HOLD).fetchall():
+    asked = f"{_SELECT_HOLD} WHERE job IN ('', ?)"  # a batch outlives its process
+    for row in connection.execute(asked, (UNSENT,)).fetchall():
         held, process = HeldCall(*row[: len(_HELD)]), Process(*row[len(_HELD) :])
         last = max(held.at_ms, beats.get(row[len(_HELD) :], 0))
         owner = process, now - last > SILENCE * 1000
@@ -430,6 +439,8 @@ def _expire_dead_holds(connection: sqlite3.Connection, run_id: str | None = None
             amount = held.amount_pico or 0
             connection.execute(_END_HOLD, (held.call_id,)).fetchall()
             _charge(connection, held.windows, held=-amount)
+            if held.job == UNSENT:
+                continue
             if _find_call(connection, held.call_id) is None:  # else it was thought dead before
                 _charge(connection, held.windows, spent=amount)
                 add_call(connection, lost_call(held))

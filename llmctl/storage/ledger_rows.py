@@ -19,6 +19,9 @@ from llmctl.types import Answer, CallRecord, Request, Usage
 Status = Literal["ok", "error", "interrupted", "cancelled", "unknown"]
 """How a call ended. `unknown`: it may have been billed, up to the amount in its row."""
 
+UNSENT = "unsent"
+"""The `job` of a hold whose row is to go into a provider's batch that is not made yet."""
+
 MOST = (1 << 63) - 1  # picodollars that SQLite can hold: a call can only cost more by mistake
 
 _PICO = Decimal(10) ** 12
@@ -120,7 +123,9 @@ def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
 class HeldCall(Struct, frozen=True):
     """A call under way, in the order of the columns of `holds`. The tokens and the cost are the
     worst case of one attempt, of which `times` may have to be paid; `tags` is a JSON object,
-    `windows` a JSON list of the keys of the budget windows that hold the amount."""
+    `windows` a JSON list of the keys of the budget windows that hold the amount. `job` is the
+    provider's batch that the call is part of: its end is known when that one's is, whatever becomes
+    of the process."""
 
     call_id: str
     run_id: str
@@ -135,6 +140,7 @@ class HeldCall(Struct, frozen=True):
     cost_pico: int | None
     times: int = 1
     windows: str = "[]"
+    job: str = ""
 
     @property
     def asked_model(self) -> str:
@@ -159,7 +165,8 @@ class CallRow(Struct, frozen=True):
     `input_tokens` includes cached ones, `output_tokens` reasoning; `estimated` marks tokens the
     provider did not report; `rate_limits` counts attempts that met one. `asked_model` was asked
     (empty in rows of version 0.1.0), `model` answered; `tags` is a JSON object, `windows` a JSON
-    list of the keys of the budget windows that the call counts towards.
+    list of the keys of the budget windows that the call counts towards; `job` the provider's batch
+    that it was part of.
     """
 
     call_id: str
@@ -192,6 +199,7 @@ class CallRow(Struct, frozen=True):
     asked_model: str = ""
     windows: str = "[]"
     rate_limits: int = 0
+    job: str = ""
 
     @property
     def spent_pico(self) -> int:
@@ -220,6 +228,7 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
         # A hold below 0 would make room for others.
         cost_pico=None if hold.cost is None else _within(to_pico(hold.cost) or 0),
         times=hold.times,
+        job=UNSENT if hold.in_batch else "",
     )
 
 
@@ -256,7 +265,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
     target = answer.target if answer is not None else request.target
     return CallRow(
         call_id=request.call_id,
-        run_id=run_id,
+        run_id=run_id if held is None else held.run_id,
         started_ms=_ms(record.started) if held is None else held.at_ms,
         profile=target.profile,
         provider=target.provider,
@@ -273,7 +282,8 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         saved_pico=to_pico(record.saved),
         uncertain=uncertain,
         uncertain_pico=doubt,
-        latency_ms=_ms(answer.latency) if answer is not None else None,
+        # That of a batch says nothing of the provider.
+        latency_ms=_ms(answer.latency) if answer is not None and not record.in_batch else None,
         elapsed_ms=_ms(record.elapsed),
         first_token_ms=None if record.first_token is None else _ms(record.first_token),
         attempts=result.attempts - result.elsewhere,
@@ -285,13 +295,14 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         asked_model=redact_known_keys(target.model),
         windows="[]" if held is None else held.windows,
         rate_limits=result.limited,
+        job="" if held is None else held.job,
     )
 
 
 def lost_call(held: HeldCall) -> CallRow:
     """The row of a call whose process died: nobody knows how it ended, so it counts in full."""
     same = ("call_id", "run_id", "profile", "provider", "model", "asked_model", "tags", "user",
-            "input_tokens", "output_tokens", "windows")  # fmt: skip
+            "input_tokens", "output_tokens", "windows", "job")  # fmt: skip
     return CallRow(
         **{name: getattr(held, name) for name in same},
         started_ms=held.at_ms,

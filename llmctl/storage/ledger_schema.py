@@ -61,6 +61,56 @@ _BEATS = (
     f"CREATE INDEX calls_errors ON calls (started_ms, error_type) WHERE {FAILED}",
 )
 
+_BATCHES = (
+    *(
+        f"ALTER TABLE {table} ADD COLUMN job TEXT NOT NULL DEFAULT ''"
+        for table in ("holds", "calls")
+    ),
+    """
+    CREATE TABLE batch_jobs (
+        intent TEXT NOT NULL PRIMARY KEY,
+        output TEXT NOT NULL,
+        input TEXT NOT NULL,
+        run_id TEXT NOT NULL,
+        profile TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        adapter TEXT NOT NULL,
+        base_url TEXT NOT NULL,
+        model TEXT NOT NULL,
+        wire_path TEXT NOT NULL,
+        rows INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        made_ms INTEGER NOT NULL,
+        state TEXT NOT NULL
+            CHECK (state IN ('sealed', 'creating', 'running', 'fetched', 'done')),
+        sent_ms INTEGER,
+        file TEXT,
+        batch TEXT,
+        word TEXT NOT NULL DEFAULT '',
+        done INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0,
+        checked_ms INTEGER,
+        note TEXT NOT NULL DEFAULT '',
+        cancelled INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX batch_jobs_open ON batch_jobs (output) WHERE state != 'done'",
+    """
+    CREATE TABLE batch_rows (
+        call_id TEXT NOT NULL PRIMARY KEY,
+        intent TEXT NOT NULL,
+        id TEXT NOT NULL,
+        answer_key TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        uncertain INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX batch_rows_job ON batch_rows (intent, call_id)",
+    "CREATE INDEX batch_rows_key ON batch_rows (answer_key)",
+)
+"""Providers' batches, and the rows in them whose end is not on record yet."""
+
 _CREATE = (
     # Clustered by call id, which begins with the time: new rows go to the end.
     """
@@ -218,4 +268,5 @@ MIGRATIONS = (
         upgrade=_UPGRADE,
     ),
     Migration("ledger-006-beats", _BEATS),
+    Migration("ledger-007-batches", _BATCHES),
 )

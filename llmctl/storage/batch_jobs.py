@@ -1,0 +1,187 @@
+"""Providers' batches on record: what was submitted, and which rows still wait for their end.
+
+The tables are in the ledger's file, because a row's hold, its place in a batch and its end belong
+together: a batch is sealed in one transaction, which gives it the holds of its rows, and settling a
+call takes it out of its batch.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import astuple
+
+from llmctl.storage.database import Database, ReadOnlyFile
+
+State = Literal["sealed", "creating", "running", "fetched", "done"]
+"""`sealed`: on disk, and nothing was sent; `creating`: the request that makes it may have arrived;
+`running`: its id is known; `fetched`: its results are on disk; `done`: every row has its end."""
+
+KEPT = 30 * 86400 * 1000
+"""Milliseconds for which a batch that is done stays on record."""
+
+_PAGE = 500  # rows that are read at a time
+
+
+class BatchJob(Struct, frozen=True):
+    """One batch of a provider, in the order of the columns of `batch_jobs`.
+
+    Attributes:
+        intent: the id that it has here, and that the provider is told.
+        output: the file that its rows' answers go to, as a real path; `input` as the user named it.
+        run_id: the run that made it.
+        rows, size, tokens: how many; bytes of its lines; tokens of input.
+        made_ms: when it was sealed, `sent_ms` when its creation was last sent, `checked_ms` when
+            the provider was last asked, in milliseconds since the epoch.
+        file, batch: the provider's ids of them; `file` is empty where none is uploaded.
+        word, done, failed: what the provider said of it last.
+        note: what a person has to know.
+        cancelled: it was cancelled from here.
+
+    """
+
+    intent: str
+    output: str
+    input: str
+    run_id: str
+    profile: str
+    provider: str
+    adapter: str
+    base_url: str
+    model: str
+    wire_path: str
+    rows: int
+    size: int
+    tokens: int
+    made_ms: int
+    state: State = "sealed"
+    sent_ms: int | None = None
+    file: str | None = None
+    batch: str | None = None
+    word: str = ""
+    done: int = 0
+    failed: int = 0
+    checked_ms: int | None = None
+    note: str = ""
+    cancelled: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether rows of it wait for their end."""
+        return self.state != "done"
+
+
+class BatchRow(Struct, frozen=True):
+    """A row in a batch, in the order of the columns of `batch_rows`: `id` and `answer_key` are
+    those of its request, `attempts` the batches it has been in, `uncertain` those that may have
+    billed it for nothing."""
+
+    call_id: str
+    intent: str
+    id: str
+    answer_key: str
+    attempts: int = 1
+    uncertain: int = 0
+
+
+_JOB, _ROW = BatchJob.__struct_fields__, BatchRow.__struct_fields__
+_SELECT = f"SELECT {', '.join(_JOB)} FROM batch_jobs"  # noqa: S608 - our own names
+_ROWS = f"SELECT {', '.join(_ROW)} FROM batch_rows"  # noqa: S608
+_ADD = f"INSERT INTO batch_jobs VALUES ({', '.join('?' * len(_JOB))})"  # noqa: S608
+_PUT = f"INSERT OR REPLACE INTO batch_rows VALUES ({', '.join('?' * len(_ROW))})"  # noqa: S608
+
+
+def _job(row: Sequence[Any]) -> BatchJob:
+    return BatchJob(*row[:-1], cancelled=bool(row[-1]))
+
+
+class BatchJobs:
+    """The batches in the ledger's file. Raises as `Database` does."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def open_jobs(self, output: str) -> list[BatchJob]:
+        """Those of an output that are not done, oldest first."""
+        asked = f"{_SELECT} WHERE output = ? AND state != 'done' ORDER BY intent"
+        return [_job(row) for row in self._all(asked, (output,))]
+
+    async def seal(self, job: BatchJob, rows: Sequence[BatchRow]) -> None:
+        """Put a batch and its rows on record, durably, before anything is sent. Rows that were in
+        another batch leave that one."""
+        marks = [(job.intent, row.call_id) for row in rows]
+
+        def work(connection: sqlite3.Connection) -> None:
+            forget = round(time.time() * 1000) - KEPT
+            connection.execute(
+                "DELETE FROM batch_jobs WHERE state = 'done' AND made_ms < ?", (forget,)
+            )
+            connection.execute(_ADD, astuple(job))
+            connection.executemany(_PUT, [astuple(row) for row in rows])
+            connection.executemany("UPDATE holds SET job = ? WHERE call_id = ?", marks)
+
+        await self._db.write(work)
+
+    async def update(self, intent: str, **changes: object) -> BatchJob:
+        """The batch with other values in those fields; durable on return."""
+        return await self._db.write(lambda connection: _update(connection, intent, changes))
+
+    def update_now(self, intent: str, **changes: object) -> BatchJob:
+        """As `update`, for callers without an event loop."""
+        return self._db.write_now(lambda connection: _update(connection, intent, changes))
+
+    def rows(self, intent: str) -> Iterator[list[BatchRow]]:
+        """The rows of a batch whose end is not on record, a page at a time."""
+        asked, last = f"{_ROWS} WHERE intent = ? AND call_id > ? ORDER BY call_id LIMIT {_PAGE}", ""
+        while found := self._all(asked, (intent, last)):
+            page = [BatchRow(*row) for row in found]
+            yield page
+            last = page[-1].call_id
+
+    def _all(self, asked: str, values: tuple[object, ...]) -> list[Any]:
+        return self._db.read(lambda connection: connection.execute(asked, values).fetchall())
+
+    def row_of(self, output: str, id: str, answer_key: str) -> BatchRow | None:
+        """The row of an input row in a batch of the output."""
+        asked = (
+            f"SELECT {', '.join(f'batch_rows.{name}' for name in _ROW)} "  # noqa: S608
+            "FROM batch_rows JOIN batch_jobs USING (intent) "
+            "WHERE answer_key = ? AND id = ? AND output = ?"
+        )
+        found = self._all(asked, (answer_key, id, output))
+        return BatchRow(*found[0]) if found else None
+
+    def elsewhere(self, output: str, answer_key: str) -> str | None:
+        """Another output that the same question is being answered for in a batch."""
+        asked = (
+            "SELECT output FROM batch_rows JOIN batch_jobs USING (intent) "
+            "WHERE answer_key = ? AND output != ? LIMIT 1"
+        )
+        found = self._all(asked, (answer_key, output))
+        return found[0][0] if found else None
+
+    def known(self, batch: str) -> bool:
+        """Whether a batch is on record under the provider's id."""
+        return bool(self._all("SELECT 1 FROM batch_jobs WHERE batch = ?", (batch,)))
+
+
+def _update(connection: sqlite3.Connection, intent: str, changes: dict[str, object]) -> BatchJob:
+    names = ", ".join(f"{name} = ?" for name in changes)
+    values = (*changes.values(), intent)
+    connection.execute(f"UPDATE batch_jobs SET {names} WHERE intent = ?", values)  # noqa: S608
+    return _job(connection.execute(f"{_SELECT} WHERE intent = ?", (intent,)).fetchone())
+
+
+class BatchJobsPeek(ReadOnlyFile):
+    """The batches on record, to look at."""
+
+    def jobs(self, output: str | None = None, *, open_only: bool = False) -> list[BatchJob]:
+        """Those of an output, else all, newest first."""
+        where = "WHERE (?1 IS NULL OR output = ?1) AND (state != 'done' OR NOT ?2)"
+        asked = f"{_SELECT} {where} ORDER BY intent DESC"
+        found = self.ask(lambda c: c.execute(asked, (output, open_only)).fetchall())
+        return [_job(row) for row in found or []]
