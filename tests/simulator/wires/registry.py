@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tests.simulator import batches_openai
+
 from . import anthropic, cohere, gemini, groq, mistral, openrouter
 from .openai import Chat
 from .openai_other import Embeddings, Models
@@ -23,13 +25,13 @@ BASES = {
 
 
 _WIRES: dict[str, tuple[type[Wire], ...]] = {
-    "openai": (Chat, InputTokens, Responses, Embeddings, Models),
+    "openai": (Chat, InputTokens, Responses, Embeddings, Models, *batches_openai.OPENAI),
     "anthropic": (anthropic.Messages, anthropic.CountTokens, anthropic.Models),
     "gemini": (gemini.Generate, gemini.CountTokens, gemini.Models),
     "cohere": (cohere.Chat, cohere.Tokenize, cohere.CheckKey, cohere.Models),
     "mistral": (mistral.MistralChat, mistral.Models),
     "openrouter": (openrouter.OpenRouterChat, openrouter.Key, openrouter.Models),
-    "groq": (groq.GroqChat, groq.Models),
+    "groq": (groq.GroqChat, groq.Models, *batches_openai.GROQ),
 }
 
 
