@@ -23,17 +23,18 @@ import time
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from random import Random
 from tempfile import TemporaryFile
-from typing import IO, ClassVar, Literal, Protocol, TypeVar
+from typing import IO, ClassVar, Literal, Protocol
+from urllib.parse import parse_qs
 
 from .call import Call, Json
-from .errors import JSON
+from .errors import JSON, Status
 from .fault import Fault
 from .http1 import Answer
 from .record import Billed
@@ -45,7 +46,6 @@ Action = Literal["upload", "file", "create", "poll", "list", "cancel", "results"
 End = Literal["completed", "failed", "expired", "cancelled"]
 State = Literal["validating", "running", "finalizing", "cancelling"] | End
 Data = bytes | mmap.mmap
-T = TypeVar("T")
 
 JSONL = ("content-type", "application/jsonl")
 DAY = 24 * 3600
@@ -62,8 +62,10 @@ class Fate:
     - `expire_after`: it expires when so many rows are done.
     - `to_cancel`, `late`: how long it is `cancelling`, in the same measure, and how many more rows
       are done (and billed) after the cancel.
-    - `invalid`: it fails validation at its first step, after create was answered.
+    - `invalid`: it fails validation at its first step, after create was answered; where a batch
+      cannot fail as a whole, all its rows do.
     - `row`: the fault of each row, a script or None. `Status` faults are rows that failed.
+    - `word`: how it ends in the provider's own words, in place of the usual one.
     - `drop`: rows that are never done and stand in no file. `double`: rows whose result comes
       twice (billed once). `unknown`: so many results of rows that nobody asked for.
     """
@@ -75,6 +77,7 @@ class Fate:
     late: int = 0
     invalid: Problem | None = None
     row: Step = None
+    word: str | None = None
     drop: Collection[int] = ()
     double: Collection[int] = ()
     unknown: int = 0
@@ -124,7 +127,7 @@ class Refusal(Exception):
 
 def not_found(what: str) -> Refusal:
     """404: no such file or batch, or it is another project's."""
-    return Refusal(404, Problem(f"No such {what}", "invalid_request_error"))
+    return Refusal(404, Problem(f"No such {what}", "invalid_request_error", "no_such_object"))
 
 
 def invalid(message: str, param: str | None = None) -> Refusal:
@@ -164,6 +167,14 @@ def stored(data: bytes | memoryview) -> Data:
         file.write(data)
         file.flush()
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def json_lines(values: Iterable[Json]) -> Data:
+    """The same as lines of a file."""
+    spool = Spool()
+    for value in values:
+        spool.line(dump(value))
+    return spool.done()
 
 
 class Lines(Sequence[bytes]):
@@ -272,6 +283,15 @@ class Job:
         most = self.total if self.fate.expire_after is None else self.fate.expire_after
         return min(self.total, int(most * min(1.0, self.progress / (self.fate.to_end or 1))))
 
+    def word(self, usual: Mapping[str, str]) -> str:
+        """The provider's word for its state, where that is not its own name."""
+        ended = self.end is not None and self.end != "failed"
+        return (self.fate.word if ended else None) or usual.get(self.state, self.state)
+
+    def results(self) -> list[Json]:
+        """All lines of its output."""
+        return list(map(load, Lines(self.output.data))) if self.output else []
+
     def rows(self) -> Iterator[Row]:
         """All its rows in their order."""
         return (self.dialect.row(self, load(line)) for line in self.lines)
@@ -281,14 +301,18 @@ class Dialect(ABC):
     """What a row and its result look like on a wire, and what its batches do in their own way.
 
     `ordered`: results come in the input's order. `parted`: failed rows have a file of their own.
-    `max_rows`: more is a batch that is not valid. `late_quota`: too many queued tokens are found
-    after create was answered, not by a 429.
+    `one_model`: all rows must have the same. `max_rows`: more is a batch that is not valid.
+    `late`: rows that are not valid fail the batch after create was answered, not by a 400;
+    `late_quota`: so do too many queued tokens, not by a 429. `fails`: a batch can fail as a whole.
     """
 
     ordered: ClassVar[bool] = False
     parted: ClassVar[bool] = True
+    one_model: ClassVar[bool] = False
     max_rows: ClassVar[int] = 50_000
-    late_quota: ClassVar[bool] = True
+    late: ClassVar[bool] = True
+    late_quota: ClassVar[bool] = False
+    fails: ClassVar[bool] = True
 
     @abstractmethod
     def row(self, job: Job, line: Json) -> Row:
@@ -358,7 +382,7 @@ class Batches:
         return file
 
     def input_file(self, id: str, project: str) -> File:
-        """Find a file for a new batch; `Refusal` when it is not visible yet."""
+        """Find a file for a new batch; `Refusal` with 400 when it is not visible yet."""
         file = self.files.get(id)
         if file is None or file.project != project or file.hidden > 0:
             if file is not None:
@@ -387,8 +411,12 @@ class Batches:
             time.monotonic(),
         )
         self._validate(job)
-        if fate.invalid is not None:
+        if job.problems and not dialect.late:
+            raise Refusal(400, job.problems[0][0])
+        if fate.invalid is not None and dialect.fails:
             job.problems.append((fate.invalid, None))
+        elif fate.invalid is not None:
+            job.fate = replace(fate, row=Status(status=400, problem=fate.invalid))
         if not job.problems and (problem := self._over_quota(job)) is not None:
             if not dialect.late_quota:
                 raise Refusal(429, problem)
@@ -480,7 +508,7 @@ class Batches:
             seen.add(row.custom_id)
             if self.answerer.prepare(call) is not None and call.ask is not None:
                 job.model = job.model or call.ask.model
-                if call.ask.model != job.model:
+                if job.dialect.one_model and call.ask.model != job.model:
                     said = Problem("All rows must have one model", code="mismatched_model")
                     job.problems.append((said, number))
                 job.input_tokens += self.answerer.input_tokens(call)
@@ -502,7 +530,8 @@ class Batches:
             f"Enqueued token limit reached for {job.model}. Limit: {most:,} enqueued tokens. "
             "Please try again once some in_progress batches have been completed."
         )
-        return Problem(message, code="token_limit_exceeded")
+        code = "token_limit_exceeded" if job.dialect.late_quota else "rate_limit_exceeded"
+        return Problem(message, code=code)
 
     def _call(self, job: Job, row: Row) -> Call:
         raw = dump(row.body)
@@ -588,6 +617,11 @@ class Endpoint(Wire):
     def project(self, call: Call, batches: Batches) -> str:
         """The project of the key."""
         return batches.settings.projects.get(self.key(call.headers) or "", "default")
+
+
+def number(call: Call, name: str, usual: int) -> int:
+    """A number in the query; the `usual` one when it is not there."""
+    return int(parse_qs(call.query).get(name, [str(usual)])[0])
 
 
 def multipart(call: Call) -> dict[str, tuple[str, memoryview]]:

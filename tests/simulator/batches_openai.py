@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from .batches import DAY, JSONL, Batches, Dialect, Endpoint, File, Job, Row, invalid, multipart
+from .batches import DAY, Batches, Dialect, Endpoint, File, Job, Row, invalid, multipart, number
 from .call import Call, Json
 from .http1 import Answer
 from .wires.groq import Groq
@@ -26,6 +26,9 @@ _UNFINISHED = {
 
 class OpenAIRows(Dialect):
     """`{"custom_id", "method", "url", "body"}`."""
+
+    one_model = True
+    late_quota = True
 
     def row(self, job: Job, line: Json) -> Row:
         """Read a row; its URL must be the batch's endpoint."""
@@ -56,7 +59,24 @@ class OpenAIRows(Dialect):
         return dump(line | {"response": None, "error": {"code": code, "message": message}})
 
 
-class Upload(Endpoint):
+class FileEndpoint(Endpoint):
+    """What describes a file."""
+
+    def shown(self, file: File) -> Json:
+        """A file as OpenAI describes it."""
+        return {
+            "id": file.id,
+            "object": "file",
+            "bytes": len(file.data),
+            "created_at": file.created,
+            "expires_at": file.created + 30 * DAY if file.purpose == "batch" else None,
+            "filename": file.name,
+            "purpose": file.purpose,
+            "status": "processed",
+        }
+
+
+class Upload(FileEndpoint):
     """`POST …/files`, purpose `batch`."""
 
     at = "POST", "/files"
@@ -74,10 +94,10 @@ class Upload(Endpoint):
             raise invalid(f"'{purpose}' is not one of ['batch'] - 'purpose'", "purpose")
         file = batches.keep(data, name, purpose, self.project(call, batches))
         call.raw = b""  # what is kept on the disk is not kept with the recorded calls
-        return shown(file)
+        return self.shown(file)
 
 
-class Files(Endpoint):
+class Files(FileEndpoint):
     """`GET …/files`: one page, the newest first."""
 
     at = "GET", "/files"
@@ -86,11 +106,11 @@ class Files(Endpoint):
     def done(self, call: Call, batches: Batches) -> Json:
         """List the project's files."""
         project = self.project(call, batches)
-        data = [shown(file) for file in batches.files.values() if file.project == project]
+        data = [self.shown(file) for file in batches.files.values() if file.project == project]
         return page(call, data[::-1])
 
 
-class Retrieved(Endpoint):
+class Retrieved(FileEndpoint):
     """`GET …/files/F`."""
 
     at = "GET", _FILE
@@ -98,11 +118,13 @@ class Retrieved(Endpoint):
 
     def done(self, call: Call, batches: Batches) -> Json:
         """Describe the file."""
-        return shown(batches.file(self.named(call), self.project(call, batches)))
+        return self.shown(batches.file(self.named(call), self.project(call, batches)))
 
 
 class Content(Endpoint):
-    """`GET …/files/F/content`."""
+    """`GET …/files/F/content`, as `kind`."""
+
+    kind: ClassVar[str] = "application/jsonl"
 
     at = "GET", _FILE + "/content"
     action = "results"
@@ -110,7 +132,7 @@ class Content(Endpoint):
     def serve(self, call: Call, batches: Batches) -> Answer:
         """Give the bytes."""
         file = batches.file(self.named(call), self.project(call, batches))
-        return Answer(200, (JSONL,), (file.data[:],))
+        return Answer(200, (("content-type", self.kind),), (file.data[:],))
 
 
 class Removal(Endpoint):
@@ -192,39 +214,27 @@ class Cancellation(Endpoint):
         return batch(job)
 
 
-_KINDS = (Upload, Files, Content, Retrieved, Removal, Listing, Poll, Cancellation)
+_FILES = (Upload, Files, Content, Retrieved, Removal)
 
 
 def endpoints(provider: type[Wire], creation: type[Endpoint]) -> tuple[type[Wire], ...]:
     """The endpoints of a provider: what is its own (key, errors), and OpenAI's batches."""
-    return tuple(
-        type(f"{provider.__name__}{kind.__name__}", (kind, provider), {})
-        for kind in (creation, *_KINDS)
-    )
+    return tuple(bound(kind, provider) for kind in (creation, *_FILES, Listing, Poll, Cancellation))
+
+
+def bound(*kinds: type[Wire]) -> type[Wire]:
+    """An endpoint made of its parts, the first one wins; the last one is the provider's own."""
+    return type("".join(kind.__name__ for kind in kinds), kinds, {})
 
 
 OPENAI = endpoints(OpenAI, Creation)
 GROQ = endpoints(Groq, WeekLong)
 
 
-def shown(file: File) -> Json:
-    """A file as OpenAI describes it."""
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": len(file.data),
-        "created_at": file.created,
-        "expires_at": file.created + 30 * DAY if file.purpose == "batch" else None,
-        "filename": file.name,
-        "purpose": file.purpose,
-        "status": "processed",
-    }
-
-
 def page(call: Call, data: list[Json]) -> Json:
     """A page of a list, after the id that the query names."""
     asked = parse_qs(call.query)
-    limit = min(100, int(asked.get("limit", ["20"])[0]))
+    limit = min(100, number(call, "limit", 20))
     ids = [item["id"] for item in data]
     after = asked.get("after", [""])[0]
     start = ids.index(after) + 1 if after in ids else 0
@@ -256,7 +266,7 @@ def batch(job: Job) -> Json:
         "errors": {"object": "list", "data": problems} if failed else None,
         "input_file_id": job.said["input_file_id"],
         "completion_window": job.said["completion_window"],
-        "status": _STATUS.get(job.state, job.state),
+        "status": job.word(_STATUS),
         "output_file_id": job.output.id if job.output else None,
         "error_file_id": job.errors.id if job.errors else None,
         "created_at": job.created,

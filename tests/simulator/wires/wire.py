@@ -135,6 +135,7 @@ _KIND_OF_CODE: dict[str, Kind] = {
     "rate_limit_exceeded": "rate",
     "permission_error": "permission",
     "overloaded_error": "overloaded",
+    "no_such_object": "missing",
 }
 
 _KIND_OF_STATUS: dict[int, Kind] = {
