@@ -11,7 +11,8 @@ import pytest
 
 from tests.simulator import errors
 from tests.simulator.batches import BatchSettings, Fate, LostAnswer, content_key
-from tests.simulator.faults import CutBody, Disconnect
+from tests.simulator.batches_openai import OpenAIRows
+from tests.simulator.faults import CutBody, Disconnect, Hang
 from tests.simulator.reply import Problem
 from tests.simulator.scripts import fail_first, for_prompt
 from tests.simulator.server import Simulator
@@ -182,7 +183,8 @@ def test_validation_fails_after_create_was_answered(http: httpx2.Client) -> None
     problem = Problem("Enqueued token limit reached", code="token_limit_exceeded")
     with sim_of(Fate(invalid=problem), Fate()) as sim:
         client = Client(http, sim)
-        assert client.get(f"batches/{client.start()}").json()["status"] == "failed"
+        made = client.create(client.upload([row(0)])).json()
+        assert (made["status"], client.poll(made["id"])["status"]) == ("validating", "failed")
         other = row(2, body=body(2) | {"model": "x"})
         lines = [row(0), row(0), row(1, url="/v1/embeddings"), other]
         found = client.poll(client.create(client.upload(lines)).json()["id"])
@@ -190,6 +192,39 @@ def test_validation_fails_after_create_was_answered(http: httpx2.Client) -> None
     expected = ["duplicate_custom_id", "invalid_json_line", "mismatched_model"]
     assert wrong == list(zip([2, 3, 4], expected, strict=True))
     assert (found["output_file_id"], sim.billed.requests) == (None, 0)
+
+
+def test_a_file_has_a_size(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many rows, too many bytes or no row at all fail validation."""
+    monkeypatch.setattr(OpenAIRows, "max_rows", 3)
+    with sim_of(Fate(to_end=1)) as sim:
+        client = Client(http, sim)
+        assert [client.poll(client.start(count))["status"] for count in (3, 4, 0)] == [
+            "completed",
+            "failed",
+            "failed",
+        ]
+        monkeypatch.setattr(OpenAIRows, "max_bytes", 200)
+        assert client.poll(client.start(3))["status"] == "failed"
+        assert sim.billed.requests == 3
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "rest"),
+    [("/v1/responses", {"input": "hi"}), ("/v1/embeddings", {"input": ["hi", "ho"]})],
+)
+def test_batches_are_for_other_endpoints_too(
+    http: httpx2.Client, endpoint: str, rest: dict[str, Any]
+) -> None:
+    """Rows are answered as their endpoint answers them online."""
+    asked = {"model": "sim-small", **rest}
+    with sim_of(Fate(to_end=1)) as sim:
+        client = Client(http, sim)
+        made = client.create(client.upload([row(0, url=endpoint, body=asked)]), endpoint=endpoint)
+        (line,) = client.lines(client.poll(made.json()["id"])["output_file_id"])
+        online = http.post(sim.origin + endpoint, json=asked).json()
+    assert line["response"]["body"]["object"] == online["object"]
+    assert (sim.billed.requests, sim.billed.repeated) == (2, 1)
 
 
 def test_an_expired_batch_holds_what_was_paid(http: httpx2.Client) -> None:
@@ -283,6 +318,23 @@ def test_polls_fail_and_downloads_break_off(http: httpx2.Client) -> None:
             client.lines(file)
         assert len(client.lines(file)) == 4
         assert sim.billed.requests == 4
+
+
+def test_a_download_stops_half_way(http: httpx2.Client) -> None:
+    """`Hang` stops a download after as many quarters as it says, and the server lives on."""
+    faults = {"results": fail_first(1, Hang(pieces=2))}
+    with sim_of(Fate(to_end=1), faults=faults) as sim:
+        client = Client(http, sim)
+        file = client.poll(client.start(8))["output_file_id"]
+        url, got = f"{client.base}/files/{file}/content", b""
+        with http.stream("GET", url) as answer:
+            size = int(answer.headers["content-length"])
+            for part in answer.iter_raw():
+                got += part
+                if len(got) >= size // 2:
+                    break
+        assert 0 <= len(got) - size // 2 <= 4
+        assert len(client.lines(file)) == 8
 
 
 def test_lists_have_pages_and_projects(http: httpx2.Client) -> None:

@@ -54,7 +54,7 @@ def states(client: Any, name: str, count: int = 2) -> list[str]:
 
 def test_a_batch_of_a_file(sim: Simulator, client: Any) -> None:
     """Upload in two parts, create, get to the end, download: rows in order, one an error."""
-    file = upload(client, "Paris", "Oslo", padding=9 << 20)
+    file = upload(client, "Paris", "Oslo", "Rome", "Bern", padding=9 << 20)
     assert sum(call.path.startswith("/gemini/upload") for call in sim.calls) == 3
     config = {"display_name": "i-1"}
     made = client.batches.create(model="sim-small", src=file.name, config=config)
@@ -62,10 +62,11 @@ def test_a_batch_of_a_file(sim: Simulator, client: Any) -> None:
     assert states(client, made.name) == ["JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"]
     found = client.batches.get(name=made.name)
     data = client.files.download(file=found.dest.file_name)
-    good, bad = map(json.loads, data.splitlines())
+    good, bad, *rest = map(json.loads, data.splitlines())
     assert (good["key"], bad["key"], bad["error"]["code"]) == ("Paris", "Oslo", 500)
+    assert [line["key"] for line in rest] == ["Rome", "Bern"]
     part = good["response"]["candidates"][0]["content"]["parts"][0]
-    assert (part["text"], sim.billed.requests) == ("echo: Paris", 1)
+    assert (part["text"], sim.billed.requests) == ("echo: Paris", 3)
     assert (found.model, found.end_time is not None) == ("models/sim-small", True)
 
 

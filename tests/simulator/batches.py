@@ -159,6 +159,12 @@ class Spool:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
 
 
+def quarters(data: Data) -> tuple[bytes, ...]:
+    """The bytes in four pieces, so that `Hang(pieces=2)` stops a download half-way."""
+    step = len(data) // 4 + 1
+    return tuple(data[start : start + step] for start in range(0, len(data), step))
+
+
 def stored(data: bytes | memoryview) -> Data:
     """The same bytes, on the disk."""
     if not data:
@@ -190,6 +196,11 @@ class Lines(Sequence[bytes]):
             if data[start:end].strip():
                 self._bounds.extend((start, end))
             start = end + 1
+
+    @property
+    def size(self) -> int:
+        """All bytes of the file."""
+        return len(self._data)
 
     def __len__(self) -> int:
         return len(self._bounds) // 2
@@ -301,7 +312,8 @@ class Dialect(ABC):
     """What a row and its result look like on a wire, and what its batches do in their own way.
 
     `ordered`: results come in the input's order. `parted`: failed rows have a file of their own.
-    `one_model`: all rows must have the same. `max_rows`: more is a batch that is not valid.
+    `one_model`: all rows must have the same. `max_rows`, `max_bytes`: more is a batch that is not
+    valid.
     `late`: rows that are not valid fail the batch after create was answered, not by a 400;
     `late_quota`: so do too many queued tokens, not by a 429. `fails`: a batch can fail as a whole.
     """
@@ -310,6 +322,7 @@ class Dialect(ABC):
     parted: ClassVar[bool] = True
     one_model: ClassVar[bool] = False
     max_rows: ClassVar[int] = 50_000
+    max_bytes: ClassVar[int] = 200_000_000
     late: ClassVar[bool] = True
     late_quota: ClassVar[bool] = False
     fails: ClassVar[bool] = True
@@ -488,9 +501,11 @@ class Batches:
 
     def _validate(self, job: Job) -> None:
         seen: set[str] = set()
-        if not job.lines or len(job.lines) > job.dialect.max_rows:
-            code = "too_many_requests" if job.lines else "empty_file"
-            job.problems.append((Problem("The batch has no or too many rows", code=code), None))
+        most, size = job.dialect.max_rows, job.dialect.max_bytes
+        if not job.lines or len(job.lines) > most or job.lines.size > size:
+            message = f"A batch has 1 to {most} rows in at most {size} bytes"
+            code = "invalid_file" if job.lines else "empty_file"
+            job.problems.append((Problem(message, code=code), None))
             return
         for number, line in enumerate(job.lines, 1):
             try:

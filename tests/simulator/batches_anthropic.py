@@ -17,6 +17,7 @@ from .batches import (
     json_lines,
     not_found,
     number,
+    quarters,
 )
 from .batches_openai import bound
 from .call import Call, Json
@@ -35,6 +36,7 @@ class AnthropicRows(Dialect):
 
     parted = False
     max_rows = 100_000
+    max_bytes = 256_000_000
     late = False
     fails = False
 
@@ -100,7 +102,7 @@ class Results(Endpoint):
         job = batches.job(self.named(call), self.project(call, batches))
         if job.end is None:
             raise not_found("results: the batch has not ended")
-        return Answer(200, (_LINES,), (job.output.data[:] if job.output else b"",))
+        return Answer(200, (_LINES,), quarters(job.output.data if job.output else b""))
 
 
 class Listing(Endpoint):

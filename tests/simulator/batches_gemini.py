@@ -20,6 +20,7 @@ from .batches import (
     invalid,
     json_lines,
     number,
+    quarters,
     stored,
 )
 from .batches_openai import bound
@@ -51,6 +52,7 @@ class GeminiRows(Dialect):
     ordered = True
     parted = False
     max_rows = 1_000_000
+    max_bytes = 2_000_000_000
 
     def row(self, job: Job, line: Json) -> Row:
         """Read a row; the model stands in the batch's own path."""
@@ -149,7 +151,7 @@ class Download(Endpoint):
         file = batches.file(self.named(call), self.project(call, batches))
         if file.purpose == "batch" or parse_qs(call.query).get("alt") != ["media"]:
             raise invalid("only generated files can be downloaded, with alt=media")
-        return Answer(200, (JSONL,), (file.data[:],))
+        return Answer(200, (JSONL,), quarters(file.data))
 
 
 class Creation(Endpoint):

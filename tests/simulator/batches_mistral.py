@@ -43,6 +43,7 @@ class MistralRows(Dialect):
     """`{"custom_id", "body"}`; a body without a model has the job's."""
 
     max_rows = 1_000_000
+    max_bytes = 512_000_000
 
     def row(self, job: Job, line: Json) -> Row:
         """Read a row."""

@@ -8,7 +8,19 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from .batches import DAY, Batches, Dialect, Endpoint, File, Job, Row, invalid, multipart, number
+from .batches import (
+    DAY,
+    Batches,
+    Dialect,
+    Endpoint,
+    File,
+    Job,
+    Row,
+    invalid,
+    multipart,
+    number,
+    quarters,
+)
 from .call import Call, Json
 from .http1 import Answer
 from .wires.groq import Groq
@@ -132,7 +144,7 @@ class Content(Endpoint):
     def serve(self, call: Call, batches: Batches) -> Answer:
         """Give the bytes."""
         file = batches.file(self.named(call), self.project(call, batches))
-        return Answer(200, (("content-type", self.kind),), (file.data[:],))
+        return Answer(200, (("content-type", self.kind),), quarters(file.data))
 
 
 class Removal(Endpoint):
