@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 from msgspec import Struct
 
 from llmctl.protocols import Codec
+from llmctl.providers.batch_api import BatchApi
 
 
 class Preset(Struct, frozen=True):
     """A provider as it comes: its address, key variables and a default model.
 
     Of `key_env` the first variable that is set counts. `codecs` says by which class each of its
-    interfaces is spoken, `module:Class` below this package; it is imported when it is used.
-    `shares` names the preset whose codecs it uses; `url_env` the variable by which the vendor's SDK
-    is sent to another address, and what belongs behind that; `header_env` headers that its own
-    address is sent when one of their variables is set.
+    interfaces is spoken, `module:Class` below this package; it is imported when it is used. So does
+    `batches` of its batch interface ("": it has none). `shares` names the preset whose codecs it
+    uses; `url_env` the variable by which the vendor's SDK is sent to another address, and what
+    belongs behind that; `header_env` headers that its own address is sent when one of their
+    variables is set.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Preset(Struct, frozen=True):
     shares: str | None = None
     url_env: tuple[str, str] = ("", "")
     header_env: Mapping[str, tuple[str, ...]] = {}
+    batches: str = ""
 
     @property
     def adapter(self) -> str:
@@ -53,6 +57,7 @@ _LISTED = (
             "openai-organization": ("OPENAI_ORG_ID",),
             "openai-project": ("OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
         },
+        batches="openai_batches:OpenAIBatches",
     ),
     Preset(
         "anthropic",
@@ -84,6 +89,7 @@ _LISTED = (
         "mistral-small-latest",
         ("MISTRAL_API_KEY",),
         {"chat": "mistral:Mistral"},
+        batches="mistral_batches:MistralBatches",
     ),
     Preset(
         "openrouter",
@@ -91,6 +97,7 @@ _LISTED = (
         "openai/gpt-5-mini",
         ("OPENROUTER_API_KEY",),
         {"chat": "openrouter:OpenRouter"},
+        batches="openrouter_batches:OpenRouterBatches",
     ),
     Preset(
         "groq",
@@ -99,6 +106,7 @@ _LISTED = (
         ("GROQ_API_KEY",),
         {"chat": "groq:Groq"},
         url_env=("GROQ_BASE_URL", "/openai/v1"),
+        batches="openai_batches:OpenAIBatches",
     ),
     Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), {}, shares="openai"),
 )
@@ -108,6 +116,19 @@ PRESETS = {preset.name: preset for preset in _LISTED}
 @cache
 def codec(adapter: str, api: str = "chat") -> Codec:
     """The codec of a wire format; imported only when it is used. Raises `KeyError`."""
-    module, _, name = PRESETS[adapter].codecs[api].partition(":")
-    made: Codec = getattr(import_module(f"llmctl.providers.{module}"), name)()
+    made: Codec = _made(PRESETS[adapter].codecs[api])
     return made
+
+
+@cache
+def batch_api(adapter: str) -> BatchApi | None:
+    """The batch interface of a wire format, imported only when it is used; None without one.
+    Raises `KeyError`."""
+    name = PRESETS[adapter].batches
+    made: BatchApi | None = _made(name) if name else None
+    return made
+
+
+def _made(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"llmctl.providers.{module}"), name)()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from .batches import Endpoint, Refusal
 from .call import Ask, Call, Json
 from .errors import JSON, Status, status, unauthorized
 from .fault import Fault
@@ -43,6 +44,8 @@ class Provider:
         self._limits = Limits(behaviour.rpm, behaviour.tpm)
         self._limited = bool(behaviour.rpm or behaviour.tpm)
         self._registry = Registry(("sim-small", "sim-large"))
+        self._batches = behaviour.batches
+        self._batches.answerer = self
 
     def receive(self, head: Head, raw: bytes, connection: int) -> Call:
         """Make the record of a request that has arrived."""
@@ -56,7 +59,8 @@ class Provider:
 
     def decide(self, call: Call, now: float) -> Fault:
         """Choose what happens to a call: a refusal, the script's fault, or nothing bad."""
-        fault = self._refusal(call, now) or pick(self.behaviour.fault, call)
+        fault = self._refusal(call, now) or self._of_batches(call)
+        fault = fault or pick(self.behaviour.fault, call)
         if fault is None:
             return _HEALTHY
         call.fault = fault.name
@@ -80,25 +84,58 @@ class Provider:
             call.status = None
         return delivery
 
+    def prepare(self, call: Call) -> Wire | None:
+        """Read what a batch's row asks for into `call.ask`; the wire it is for, or None."""
+        wire = self._registry.find(call.method, call.path)
+        if wire is not None:
+            call.ask = _asked(wire, call.body or {}, call.path)
+        return wire
+
+    def answer_row(self, call: Call, fault: Fault | None) -> Answer:
+        """Answer and bill a batch's row as an online call of its own."""
+        wire = self._registry.find(call.method, call.path)
+        shown = wire or self._registry.default(call.path)
+        chosen = self._objection(call, wire) or fault or _HEALTHY
+        if call.ask is not None and call.ask.stream:
+            chosen = status(400, "Batches do not stream.")
+        answer = chosen.instead(call, shown) or self._ask(call, shown, chosen)
+        return chosen.answer(answer, shown)
+
+    def input_tokens(self, call: Call) -> int:
+        """The tokens of what a batch's row says to the model."""
+        return rough_tokens(call.prompt)
+
+    def _of_batches(self, call: Call) -> Fault | None:
+        wire = self._registry.find(call.method, call.path)
+        if not isinstance(wire, Endpoint):
+            return None
+        return pick(self._batches.settings.faults.get(wire.action), call)
+
     def _refusal(self, call: Call, now: float) -> Fault | None:
         wire = self._registry.find(call.method, call.path)
-        if wire is None:
-            return status(404, f"Unknown request URL: {call.method} {call.path}")
-        keys = None if wire.public else self.behaviour.keys
-        if keys is not None and wire.key(call.headers) not in keys:
+        keys = None if wire is None or wire.public else self.behaviour.keys
+        if wire is not None and keys is not None and wire.key(call.headers) not in keys:
             return unauthorized()
-        if call.ask is None:
-            return status(400, "We could not parse the JSON body of your request.")
-        objection = wire.objection(call)
+        objection = self._objection(call, wire)
         if objection is not None:
-            return status(400, objection)
-        if not self._limited or wire.billing == "free":
+            return objection
+        if call.ask is None or wire is None or not self._limited or wire.billing == "free":
             return None
         tokens = rough_tokens(call.prompt) + (call.ask.max_tokens or 0)
         wait = self._limits.admit(tokens, now)
         return _over_limit(wait) if wait else None
 
+    def _objection(self, call: Call, wire: Wire | None) -> Fault | None:
+        if wire is None:
+            return status(404, f"Unknown request URL: {call.method} {call.path}")
+        if call.ask is None:
+            return status(400, "We could not parse the JSON body of your request.")
+        objection = wire.objection(call)
+        return None if objection is None else status(400, objection)
+
     def _ask(self, call: Call, wire: Wire, fault: Fault) -> Answer:
+        if isinstance(wire, Endpoint):
+            return self._serve(call, wire)
         ask = call.ask or Ask(model="")
         said = Reply()
         if wire.billing == "generation":
@@ -111,6 +148,13 @@ class Provider:
         if ask.stream:
             return Answer(200, _STREAM, wire.events(turn), chunked=True)
         return Answer(200, (JSON,), (dump(wire.whole(turn)),))
+
+    def _serve(self, call: Call, wire: Endpoint) -> Answer:
+        try:
+            return wire.serve(call, self._batches)
+        except Refusal as refusal:
+            code, body = wire.refuse(refusal.status, refusal.problem)
+            return Answer(code, (JSON,), (dump(body),))
 
     def _counted(self, ask: Ask, said: Reply) -> tuple[Reply, Usage]:
         if said.usage is not None:
@@ -126,11 +170,20 @@ class Provider:
 
 
 def _read(wire: Wire | None, head: Head, raw: bytes) -> tuple[Json | None, Ask | None]:
+    if wire is not None and wire.takes_bytes:
+        return None, wire.read({}, head.path)
     try:
         body = load(raw) if raw else {}
-        return body, wire.read(body, head.path) if wire else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return None, None
+    return body, _asked(wire, body, head.path) if wire else None
+
+
+def _asked(wire: Wire, body: Json, path: str) -> Ask | None:
+    try:
+        return wire.read(body, path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _over_limit(wait: float) -> Status:

@@ -29,6 +29,16 @@ class Billed:
         """Bills beyond the first for the same content: what a client paid twice."""
         return self.requests - len(self.per_key)
 
+    def add(self, key: str, usage: Usage) -> None:
+        """Put an answer to the content `key` on the invoice."""
+        self.requests += 1
+        self.input_tokens += usage.input
+        self.cached_tokens += usage.cached
+        self.written_tokens += usage.written
+        self.output_tokens += usage.output
+        self.reasoning_tokens += usage.reasoning
+        self.per_key[key] += 1
+
 
 class Record:
     """Counters of one simulator, and the calls themselves while `keep_calls` is true.
@@ -91,14 +101,7 @@ class Record:
     def bill(self, call: Call, usage: Usage) -> None:
         """Put a full answer on the invoice."""
         call.billed = usage
-        billed = self.billed
-        billed.requests += 1
-        billed.input_tokens += usage.input
-        billed.cached_tokens += usage.cached
-        billed.written_tokens += usage.written
-        billed.output_tokens += usage.output
-        billed.reasoning_tokens += usage.reasoning
-        billed.per_key[call.key] += 1
+        self.billed.add(call.key, usage)
         self._changed()
 
     def finished(self, call: Call, outcome: Outcome) -> None:

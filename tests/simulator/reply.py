@@ -24,6 +24,15 @@ class Usage:
         """Input plus output tokens."""
         return self.input + self.output
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input + other.input,
+            self.output + other.output,
+            self.cached + other.cached,
+            self.reasoning + other.reasoning,
+            self.written + other.written,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:

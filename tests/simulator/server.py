@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from .batches import Batches, BatchSettings
 from .call import Call
 from .connection import Connection, Gate, Moment
 from .provider import Provider
@@ -39,6 +40,7 @@ class Simulator:
     - `latency`: seconds before each answer. `stream_interval`: seconds between SSE events.
     - `headers`: added to every answer to a request.
     - `keys`: accepted API keys, None for any (while it runs: `accept_keys`).
+    - `batch`: how batches go; the batches themselves are in `batches`.
 
     These are fixed: `rpm`, `tpm`, requests and tokens a minute (a request counts its prompt and
     `max_tokens`), refused with an honest 429 beyond; `record_bodies`, whether calls are kept in
@@ -54,11 +56,14 @@ class Simulator:
     rpm: int | None = None
     tpm: int | None = None
     record_bodies: bool = True
+    batch: BatchSettings = field(default_factory=BatchSettings)
     port: int = 0
 
     def __post_init__(self) -> None:
         """Prepare what is read before and after it runs."""
         self.record = Record(keep_calls=self.record_bodies)
+        self.batches = Batches(self.batch)
+        self.batches.in_loop = self._in_loop
         self.gate = Gate()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -133,9 +138,11 @@ class Simulator:
         """Block until `holds()`, asked again after every event; TimeoutError after `timeout` s."""
         self.record.wait_until(holds, timeout)
 
-    def _in_loop(self, do: Callable[[], object]) -> None:
-        if self._loop is not None and not self._loop.is_closed():
+    def _in_loop(self, do: Callable[[], object]) -> bool:
+        running = self._loop is not None and not self._loop.is_closed()
+        if self._loop is not None and running:
             self._loop.call_soon_threadsafe(do)
+        return running
 
     def _abort_all(self) -> None:
         for connection in list(self._connections):

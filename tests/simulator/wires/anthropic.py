@@ -25,6 +25,7 @@ _SAID: dict[Kind, tuple[int, str, str]] = {
     "auth": (401, "authentication_error", "invalid x-api-key"),
     "context": (400, "invalid_request_error", "prompt is too long: 219898 tokens > 200000 maximum"),
     "not_found": (404, "not_found_error", "model: nobody-knows-it"),
+    "missing": (404, "not_found_error", ""),
     "overloaded": (529, "overloaded_error", "Overloaded"),
     "permission": (403, "permission_error", "Your API key may not use this model."),
     "quota": (400, "invalid_request_error", "Your credit balance is too low to access the API."),

@@ -23,6 +23,7 @@ _SAID: dict[Kind, tuple[int, str, str]] = {
     "auth": (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."),
     "context": (400, "INVALID_ARGUMENT", "The input token count exceeds the maximum number."),
     "invalid": (400, "INVALID_ARGUMENT", ""),
+    "missing": (404, "NOT_FOUND", ""),
     "not_found": (404, "NOT_FOUND", "models/nobody is not found for API version v1beta."),
     "overloaded": (503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
     "permission": (403, "PERMISSION_DENIED", "The caller does not have permission"),
@@ -47,7 +48,7 @@ class Gemini(Wire):
         """Give Google's status and details; waits stand in `RetryInfo`, never in a header."""
         kind = kind_of(status, problem)
         code, word, message = _SAID[kind]
-        if kind in {"invalid", "server"}:
+        if kind in {"invalid", "missing", "server"}:
             code, message = max(status, code), problem.message
         if kind == "auth":
             message = f"{message} ({problem.message})"

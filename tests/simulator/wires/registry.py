@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tests.simulator.batches_anthropic import ANTHROPIC
+from tests.simulator.batches_gemini import GEMINI
+from tests.simulator.batches_mistral import MISTRAL
+from tests.simulator.batches_openai import GROQ, OPENAI
+from tests.simulator.batches_openrouter import OPENROUTER
+
 from . import anthropic, cohere, gemini, groq, mistral, openrouter
 from .openai import Chat
 from .openai_other import Embeddings, Models
@@ -23,13 +29,13 @@ BASES = {
 
 
 _WIRES: dict[str, tuple[type[Wire], ...]] = {
-    "openai": (Chat, InputTokens, Responses, Embeddings, Models),
-    "anthropic": (anthropic.Messages, anthropic.CountTokens, anthropic.Models),
-    "gemini": (gemini.Generate, gemini.CountTokens, gemini.Models),
+    "openai": (Chat, InputTokens, Responses, Embeddings, Models, *OPENAI),
+    "anthropic": (anthropic.Messages, anthropic.CountTokens, anthropic.Models, *ANTHROPIC),
+    "gemini": (gemini.Generate, gemini.CountTokens, gemini.Models, *GEMINI),
     "cohere": (cohere.Chat, cohere.Tokenize, cohere.CheckKey, cohere.Models),
-    "mistral": (mistral.MistralChat, mistral.Models),
-    "openrouter": (openrouter.OpenRouterChat, openrouter.Key, openrouter.Models),
-    "groq": (groq.GroqChat, groq.Models),
+    "mistral": (mistral.MistralChat, mistral.Models, *MISTRAL),
+    "openrouter": (openrouter.OpenRouterChat, openrouter.Key, openrouter.Models, *OPENROUTER),
+    "groq": (groq.GroqChat, groq.Models, *GROQ),
 }
 
 

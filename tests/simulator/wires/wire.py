@@ -59,13 +59,15 @@ class Wire:
     """One endpoint of one provider; a new provider is one file of these, listed in `registry`.
 
     It is asked at `place`: the method, and how the path ends. `billing` says what it costs: prompt
-    and answer, the prompt only, or nothing. What is `public` is served to any key. `unsaid` are
-    headers that this provider's refusals leave out; `names` is the header that names a request.
+    and answer, the prompt only, or nothing. What is `public` is served to any key; what
+    `takes_bytes` gets no JSON. `unsaid` are headers that this provider's refusals leave out;
+    `names` is the header that names a request.
     """
 
     place: tuple[str, str | tuple[str, ...]]
     billing: Billing = "generation"
     public = False
+    takes_bytes = False
     unsaid: frozenset[str] = frozenset({"retry-after-ms"})
     names = "x-request-id"
 
@@ -133,6 +135,7 @@ _KIND_OF_CODE: dict[str, Kind] = {
     "rate_limit_exceeded": "rate",
     "permission_error": "permission",
     "overloaded_error": "overloaded",
+    "no_such_object": "missing",
 }
 
 _KIND_OF_STATUS: dict[int, Kind] = {
