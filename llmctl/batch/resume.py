@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,8 +12,8 @@ from llmctl.batch.input import InputFile
 from llmctl.batch.output import AnswerLine
 from llmctl.batch.rows import RowError, RowReader
 from llmctl.config.settings import Profile
-from llmctl.errors import DiskError, InputError
-from llmctl.storage.files import disk_error
+from llmctl.errors import InputError
+from llmctl.storage.files import temporary_file
 
 SHOWN = 20
 """Problems that a message names one by one; the rest is counted."""
@@ -52,7 +50,7 @@ class RowIndex(AbstractContextManager["RowIndex"]):
     def __init__(self) -> None:
         self.size = 0
         self.unmatched = 0
-        with _temporary_file():
+        with temporary_file():
             self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             self._db.executescript(_SETUP)
 
@@ -128,7 +126,7 @@ class RowIndex(AbstractContextManager["RowIndex"]):
             "(PARTITION BY digest ORDER BY number) - 1 AS earlier FROM rows) "
             "WHERE earlier > 0 AND number < ? ORDER BY number"
         )
-        with _temporary_file():
+        with temporary_file():
             yield from self._db.execute(query, (limit,))
 
     def answers_in_order(self) -> Iterator[int]:
@@ -139,38 +137,25 @@ class RowIndex(AbstractContextManager["RowIndex"]):
         )
 
     def _insert(self, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
-        with _temporary_file():
+        with temporary_file():
             self._db.execute("BEGIN")
             self._db.executemany(statement, values)
             self._db.execute("COMMIT")
 
     def _query(self, query: str, *parameters: int) -> list[Any]:
-        with _temporary_file():
+        with temporary_file():
             return self._db.execute(query, parameters).fetchall()
 
     def _numbers(self, query: str, *parameters: int) -> Iterator[int]:
         return (number for (number,) in self._rows(query, *parameters))
 
     def _rows(self, query: str, *parameters: int) -> Iterator[Any]:
-        with _temporary_file():
+        with temporary_file():
             for row in self._db.execute(query, parameters):  # noqa: UP028 - would close the cursor
                 yield row
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
-
-
-@contextmanager
-def _temporary_file() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise disk_error(full, "grow", "a temporary file") from error
-        raise DiskError(
-            f"cannot use a temporary file: {error}: set TMPDIR to a folder on a disk with space"
-        ) from error
 
 
 @contextmanager

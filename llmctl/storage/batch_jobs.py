@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from llmctl.storage.database import Database, ReadOnlyFile
+from llmctl.storage.ledger import release_hold
 
 State = Literal["sealed", "creating", "running", "fetched", "done"]
 """`sealed`: on disk, and nothing was sent; `creating`: the request that makes it may have arrived;
@@ -77,15 +78,15 @@ class BatchJob(Struct, frozen=True):
 
 class BatchRow(Struct, frozen=True):
     """A row in a batch, in the order of the columns of `batch_rows`: `id` and `answer_key` are
-    those of its request, `attempts` the batches it has been in, `uncertain` those that may have
-    billed it for nothing."""
+    those of its request, `attempts` the batches it has been in; `fitted`: its answer must fit a
+    schema."""
 
     call_id: str
     intent: str
     id: str
     answer_key: str
     attempts: int = 1
-    uncertain: int = 0
+    fitted: bool = False
 
 
 _JOB, _ROW = BatchJob.__struct_fields__, BatchRow.__struct_fields__
@@ -96,7 +97,7 @@ _PUT = f"INSERT OR REPLACE INTO batch_rows VALUES ({', '.join('?' * len(_ROW))})
 
 
 def _job(row: Sequence[Any]) -> BatchJob:
-    return BatchJob(*row[:-1], cancelled=bool(row[-1]))
+    return BatchJob(**{**dict(zip(_JOB, row, strict=True)), "cancelled": bool(row[-1])})
 
 
 class BatchJobs:
@@ -134,6 +135,25 @@ class BatchJobs:
         """As `update`, for callers without an event loop."""
         return self._db.write_now(lambda connection: _update(connection, intent, changes))
 
+    async def give_back(self, call_ids: Sequence[str]) -> None:
+        """End the holds of rows that cost nothing, and take them out of their batch."""
+        ids = [(call_id,) for call_id in call_ids]
+
+        def work(connection: sqlite3.Connection) -> None:
+            for one in ids:
+                release_hold(connection, *one)
+            connection.executemany("DELETE FROM batch_rows WHERE call_id = ?", ids)
+
+        await self._db.write(work)
+
+    async def discard(self, intent: str) -> None:
+        """Forget a batch that nothing was sent of, and whose rows were given back."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM batch_jobs WHERE intent = ?", (intent,))
+
+        await self._db.write(work)
+
     def rows(self, intent: str) -> Iterator[list[BatchRow]]:
         """The rows of a batch whose end is not on record, a page at a time."""
         asked, last = f"{_ROWS} WHERE intent = ? AND call_id > ? ORDER BY call_id LIMIT {_PAGE}", ""
@@ -163,6 +183,10 @@ class BatchJobs:
         )
         found = self._all(asked, (answer_key, output))
         return found[0][0] if found else None
+
+    def any_open(self) -> bool:
+        """Whether any batch of any output is not done."""
+        return bool(self._all("SELECT 1 FROM batch_jobs WHERE state != 'done' LIMIT 1", ()))
 
     def known(self, batch: str) -> bool:
         """Whether a batch is on record under the provider's id."""

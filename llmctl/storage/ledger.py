@@ -385,6 +385,13 @@ def _charge(connection: sqlite3.Connection, keys: str, *, spent: int = 0, held: 
         connection.execute(_CHARGE, (spent, held, keys))
 
 
+def release_hold(connection: sqlite3.Connection, call_id: str) -> None:
+    """End the hold of a call that was not made, or not billed: it leaves no row."""
+    for row in connection.execute(_END_HOLD, (call_id,)).fetchall():
+        held = HeldCall(*row)
+        _charge(connection, held.windows, held=-(held.amount_pico or 0))
+
+
 def _begin(connection: sqlite3.Connection, window: BudgetWindow, now: int) -> None:
     """Give the window its row, if it has none: what its calls cost so far, and those under way."""
     if connection.execute("SELECT 1 FROM windows WHERE key = ?", (window.key,)).fetchone():

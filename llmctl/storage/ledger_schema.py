@@ -103,7 +103,7 @@ _BATCHES = (
         id TEXT NOT NULL,
         answer_key TEXT NOT NULL,
         attempts INTEGER NOT NULL,
-        uncertain INTEGER NOT NULL
+        fitted INTEGER NOT NULL
     ) WITHOUT ROWID
     """,
     "CREATE INDEX batch_rows_job ON batch_rows (intent, call_id)",
