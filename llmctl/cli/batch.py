@@ -57,17 +57,28 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     expected_from_calls, time_s, time_bound_by, budget_usd, exit_code. null is
     unknown.
 
+    --engine provider puts the rows into batches of the provider (OpenAI, Azure, Anthropic, Gemini,
+    Mistral, Groq, OpenRouter), which take up to a day and mostly cost half. Ctrl-C and --detach
+    leave them running (exit 6); the same command goes on waiting, and fetches. Nothing is submitted
+    twice, whatever breaks.
+
     \b
     Examples:
       llmctl batch prompts.jsonl -p local
       llmctl batch reviews.csv --template "Positive? {{ text }}" -o labels.jsonl
       llmctl batch prompts.jsonl --dry-run --budget 5
+      llmctl batch prompts.jsonl --engine provider --detach
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """
 
     input: Annotated[
-        str, Argument(metavar="INPUT", help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.")
-    ]
+        str,
+        Argument(
+            metavar="INPUT",
+            help="A .jsonl, .jsonl.gz or .csv file, or - for stdin.",
+            show_default=False,
+        ),
+    ] = ""
     output: Annotated[
         str | None, Option("--output", "-o", help="Where answers go (NAME.out.jsonl); - is stdout.")
     ] = None
@@ -85,7 +96,10 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     max_tokens: MaxTokensOption = None
     temperature: TemperatureOption = None
     param: ParamOption = None
-    engine: Annotated[Literal["local"], Option(help="Where the rows are sent from.")] = "local"
+    engine: Annotated[
+        Literal["local", "provider"],
+        Option(help="One call a row from here, or the provider's batches at half the price."),
+    ] = "local"
     concurrency: Annotated[
         int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")
     ] = None
@@ -113,3 +127,27 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     tag: TagOption = None
     budget: BudgetOption = None
     dry_run: DryRunOption = False
+    detach: Annotated[
+        bool, Option("--detach", help="Submit to the provider and leave; run again to fetch.")
+    ] = False
+    max_wait: Annotated[
+        str | None,
+        Option(metavar="DURATION", help="Cancel a provider's batch that is older, such as 26h."),
+    ] = None
+    then: Annotated[
+        Literal["stop", "local"],
+        Option(help="After --max-wait: leave the rest, or send it from here."),
+    ] = "stop"
+    cancel: Annotated[
+        bool, Option("--cancel", help="Cancel the provider's batches; what is answered is kept.")
+    ] = False
+    status: Annotated[
+        bool, Option("--status", help="Where the provider's batches stand, of INPUT or all.")
+    ] = False
+    list: Annotated[
+        bool, Option("--list", help="The provider's batches on record, without asking.")
+    ] = False
+    adopt: Annotated[
+        str | None,
+        Option(metavar="ID|none", help="Say which batch a lost reply made, or that it made none."),
+    ] = None

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from llmctl.providers.batch_api import BatchResult
 from llmctl.storage.files import temporary_file
@@ -87,10 +88,13 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
 
     def wait_again(self, call_id: str, new_id: str, *, attempts: int) -> None:
         """Let a request wait once more, under a new call id."""
+        found = self.get(call_id)
+        assert found is not None
+        data = msgspec.json.encode(replace(found[0], call_id=new_id))
         self._run(
-            "UPDATE requests SET waits = 1, attempts = ?, call_id = ?, "
-            "request = CAST(json_set(request, '$.call_id', ?) AS BLOB) WHERE call_id = ?",
-            attempts, new_id, new_id, call_id,
+            "UPDATE requests SET waits = 1, attempts = ?, call_id = ?, request = ? "
+            "WHERE call_id = ?",
+            attempts, new_id, data, call_id,
         )  # fmt: skip
         if new_id != call_id:
             self._run("UPDATE requests SET leader = ? WHERE leader = ?", new_id, call_id)
