@@ -38,6 +38,15 @@ class Stop:
         self.ask()
         self._at_once.set()
 
+    @property
+    def from_outside(self) -> bool:
+        """Whether it was a person, or the reader of the output, who ended the run."""
+        return self.asked and self._reason is _stopped
+
+    async def wait(self) -> None:
+        """Return when a stop is asked for."""
+        await self._asked.wait()
+
     def error(self) -> CallError:
         """The error of a row that is not sent any more."""
         return self._reason()

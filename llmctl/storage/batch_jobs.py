@@ -184,6 +184,11 @@ class BatchJobs:
         found = self._all(asked, (answer_key, output))
         return found[0][0] if found else None
 
+    def has_row(self, intent: str, call_id: str) -> bool:
+        """Whether a batch has a row that waits for its end."""
+        asked = "SELECT 1 FROM batch_rows WHERE intent = ? AND call_id = ?"
+        return bool(self._all(asked, (intent, call_id)))
+
     def any_open(self) -> bool:
         """Whether any batch of any output is not done."""
         return bool(self._all("SELECT 1 FROM batch_jobs WHERE state != 'done' LIMIT 1", ()))

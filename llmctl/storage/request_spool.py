@@ -15,7 +15,7 @@ from llmctl.storage.files import temporary_file
 from llmctl.types import Request
 
 _SETUP = """
-PRAGMA journal_mode = OFF;
+PRAGMA journal_mode = MEMORY;
 PRAGMA synchronous = OFF;
 PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA temp_store = FILE;
@@ -99,13 +99,13 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         if new_id != call_id:
             self._run("UPDATE requests SET leader = ? WHERE leader = ?", new_id, call_id)
 
-    def put_results(self, results: Iterable[BatchResult]) -> tuple[int, int]:
-        """Put in the results of a batch, beside those that are there. One that has an answer takes
-        the place of one that has none; of others the first stays. Gives how many there were, and
-        how many had one before. Raises what `results` raises."""
+    def put_results(self, results: Iterable[BatchResult]) -> int:
+        """Put in the results of a batch, beside those that are there, and give how many had one
+        before. One that has an answer takes the place of one that has none; of others the first
+        stays. Raises what `results` raises: then none was put in."""
         count = 0
         self._run("BEGIN")
-        (before,) = self._run("SELECT count(*) FROM results")
+        ((before,),) = self._run("SELECT count(*) FROM results")
         try:
             for result in results:
                 count += 1
@@ -116,10 +116,12 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
                     "WHERE status != 200 AND excluded.status = 200",
                     result.call_id, result.status, result.body, result.request_id,
                 )  # fmt: skip
-        finally:
-            self._run("COMMIT")
-        (after,) = self._run("SELECT count(*) FROM results")
-        return count, count - (after[0] - before[0])
+        except BaseException:
+            self._run("ROLLBACK")
+            raise
+        self._run("COMMIT")
+        ((after,),) = self._run("SELECT count(*) FROM results")
+        return count - (after - before)
 
     def result(self, call_id: str) -> BatchResult | None:
         """The result of a call; it is taken out."""
@@ -129,11 +131,12 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         )
         return BatchResult(*found[0]) if found else None
 
-    def clear_results(self) -> list[str]:
-        """Take out all results that are left; gives the call ids of some."""
+    def clear_results(self) -> tuple[int, list[str]]:
+        """Take out all results that are left; gives their number, and some of their call ids."""
+        ((number,),) = self._run("SELECT count(*) FROM results")
         found = self._run("SELECT call_id FROM results LIMIT 3")
         self._run("DELETE FROM results")
-        return [call_id for (call_id,) in found]
+        return number, [call_id for (call_id,) in found]
 
     def _pages(self, query: str, *values: object) -> Iterator[list[Request]]:
         last = 0

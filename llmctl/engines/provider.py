@@ -1,0 +1,790 @@
+"""The provider engine: rows go into batches of the provider, which take hours and cost half.
+
+All requests are drawn first, onto the disk. Rows that are in a batch of an earlier run wait for
+that one; the others are admitted (window, budget), sealed into batches and submitted, as far as the
+provider's queue and the budget have room. A batch that has ended is fetched, and each of its rows
+goes through the guards of an answer (schema, cache, accounting) as if it had just been called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from llmctl.clock import Clock
+from llmctl.engines.submission import LINES, BatchEndpoint, Submission
+from llmctl.errors import (
+    BadResponse,
+    CallError,
+    CallTimeout,
+    Cancelled,
+    InputError,
+    InvalidRequest,
+    LlmctlError,
+    NotFound,
+    RateLimited,
+)
+from llmctl.guards.accounting import CostCalculator, Stopwatch
+from llmctl.guards.budget import RunBudget
+from llmctl.protocols import Emit, Engine, Handler, Observer
+from llmctl.providers.batch_api import BatchApi, BatchResult, BatchStatus
+from llmctl.shutdown import Stop, first_of
+from llmctl.storage.batch_jobs import BatchJob, BatchJobs, BatchRow
+from llmctl.storage.files import disk, private_folder, sync_file, sync_folder
+from llmctl.storage.request_spool import RequestSpool
+from llmctl.types import Answer, Request, Target, Usage
+
+LONGEST_POLL = 300.0
+"""Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
+_DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
+_QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
+
+
+class BatchTools(Struct, frozen=True):
+    """What the engine works with.
+
+    Attributes:
+        jobs: the batches on record, `folder` their files.
+        output, input: the file that the answers go to, as a real path; the input as it was named.
+        admission: the guards before a call is sent, around a handler that takes it.
+        settling: the guards of an answer, around a handler that has it; gets the sink of records.
+        costs: at the provider's price of batches.
+        tokens: of a request's input.
+        say: gets what happens, for people.
+
+    """
+
+    api: BatchApi
+    client: BatchEndpoint
+    jobs: BatchJobs
+    folder: Path
+    output: str
+    input: str
+    run_id: str
+    target: Target
+    admission: Callable[[Handler], Handler]
+    settling: Callable[[Handler, Observer], Handler]
+    costs: CostCalculator
+    budget: RunBudget
+    tokens: Callable[[Request], int]
+    clock: Clock
+    stop: Stop
+    call_id: Callable[[], str]
+    say: Callable[[str], None]
+
+
+class Patience(Struct, frozen=True):
+    """How batches are waited for.
+
+    Attributes:
+        poll: seconds until the first look at a batch, a tenth more or less.
+        queued: tokens of input that all batches of a model may hold at a time; None: not known.
+        batches: how many a row may be in before it fails, if none of them answers it.
+        detach: return once everything is submitted; `cancel`: end all batches instead.
+        most: seconds after which a batch is cancelled; None: never. What it left is then sent by
+            `local`, or by nobody.
+
+    """
+
+    poll: float = 15.0
+    queued: int | None = None
+    batches: int = 4
+    detach: bool = False
+    cancel: bool = False
+    most: float | None = None
+    local: Engine | None = None
+
+
+class _Lines(Struct):
+    """A batch that is being filled: rows of one path and one model."""
+
+    intent: str
+    group: tuple[str, str]
+    file: BinaryIO
+    path: Path
+    rows: list[BatchRow] = field(default_factory=list)
+    size: int = 0
+    tokens: int = 0
+
+
+class ProviderEngine:
+    """`Engine` by the provider's batches.
+
+    After `run`: `left` rows are at the provider, or may be, and `because` is why rows were given
+    up. Raises what ends the run for all rows: `AuthFailed`, `QuotaExhausted`, `DiskError`,
+    `InputError`.
+    """
+
+    def __init__(self, tools: BatchTools, patience: Patience) -> None:
+        self._tools, self._patience = tools, patience
+        self._submission = Submission(
+            tools.api, tools.client, tools.jobs, tools.folder, tools.stop.clock(tools.clock),
+            self._note,
+        )  # fmt: skip
+        self._jobs: dict[str, BatchJob] = {}
+        self._filling: dict[tuple[str, str], _Lines] = {}
+        self._due: dict[str, tuple[float, float]] = {}  # when to look at a batch, and the pause
+        self._queued = patience.queued
+        self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
+        self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
+        self._used = Usage()  # by the results of the batch that is read
+        self._rest: list[str] = []  # call ids of rows whose batch was given up
+        self._wake = asyncio.Event()
+        self._trouble = ""
+        self.because: CallError | None = None
+
+    @property
+    def left(self) -> int:
+        """Rows that are at the provider, or may be."""
+        return sum(job.rows for job in self._open())
+
+    def waits(self) -> str | None:
+        """What is waited for, such as `2 batches at the provider, 1,200 of 50,000 rows done`."""
+        running = [job for job in self._open() if job.state != "sealed"]
+        if not running:
+            return self._trouble or None
+        rows, done = sum(job.rows for job in running), sum(job.done + job.failed for job in running)
+        look = min(self._due.values(), default=(0.0, 0.0))[0] - self._tools.clock.monotonic()
+        batches = "1 batch" if len(running) == 1 else f"{len(running):,} batches"
+        trouble = f" ({self._trouble})" if self._trouble else ""
+        return (
+            f"{batches} at the provider, {done:,} of {rows:,} rows done there, next look in "
+            f"{max(look, 0):.0f} s{trouble}"
+        )
+
+    async def run(self, requests: AsyncIterator[Request], handler: Handler, sink: Observer) -> None:
+        """Return when every request has its record, or the batches are left to the provider."""
+        tools = self._tools
+        self._sink = sink
+        self._settle = tools.settling(self._outcome, sink)
+        self._settle_undrawn = tools.settling(self._outcome, tools.budget.settle)
+        self._admit = tools.admission(self._accept)
+        for job in tools.jobs.open_jobs(tools.output):
+            if job.base_url != tools.target.base_url:
+                raise InputError(
+                    f"rows of {tools.output} are in a batch at {job.base_url} (profile "
+                    f"{job.profile}), and this command asks {tools.target.base_url}: run it with "
+                    "the profile that submitted them"
+                )
+            self._jobs[job.intent] = job
+            self._due[job.intent] = 0.0, self._patience.poll
+            tools.budget.ours.add(job.run_id)
+        with RequestSpool() as self._spool:
+            await self._draw(requests)
+            tending = asyncio.ensure_future(self._tend())
+            overdue = asyncio.ensure_future(tools.stop.overdue(tools.clock))
+            try:
+                await asyncio.wait({tending, overdue}, return_when=asyncio.FIRST_COMPLETED)
+                if tending.done():
+                    tending.result()
+            finally:
+                for task in (tending, overdue):
+                    task.cancel()
+                await asyncio.gather(tending, overdue, return_exceptions=True)
+                with contextlib.suppress(LlmctlError):  # the disk, of which the run ends anyway
+                    await self._abandon()
+            await self._end(handler)
+
+    async def _draw(self, requests: AsyncIterator[Request]) -> None:
+        """Put all requests on the disk. Raises `InputError` for a question that another output's
+        batch is answering."""
+        jobs, output, drawn = self._tools.jobs, self._tools.output, 0
+        others = jobs.any_open()
+        async for request in requests:
+            row = jobs.row_of(output, request.id, request.answer_key) if self._jobs else None
+            shared = request.cache_mode != "bypass"
+            new = row is None and shared and others
+            if new and (other := jobs.elsewhere(output, request.answer_key)):
+                raise InputError(
+                    f"row {request.id}: a provider's batch is answering the same question for "
+                    f"{other}: fetch that one first (`llmctl batch --status` says how), or ask "
+                    "once more with --no-cache"
+                )
+            try:
+                if row is not None:
+                    known = replace(request, call_id=row.call_id)
+                    self._spool.add(known, waits=False, attempts=row.attempts - 1)
+                else:
+                    leader = self._spool.leader(request.answer_key) if shared else None
+                    self._spool.add(request, leader=leader)
+            except (TypeError, ValueError) as error:
+                why = f"the row cannot be put into a batch: {error}"
+                await self._fail(request, InvalidRequest(why, sent=False))
+            drawn += 1
+            if not drawn % 1000:
+                await asyncio.sleep(0)
+
+    # --- Into batches ----------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        """Admit the requests that wait, and seal them into batches."""
+        for page in self._spool.waiting():
+            await asyncio.gather(*(self._take(request) for request in page))
+            if self._tools.stop.asked:
+                return
+        await self._seal_all()
+
+    async def _take(self, request: Request) -> None:
+        stop = self._tools.stop
+        try:
+            stop.check()
+            await self._admit(request, None)
+        except CallError as error:
+            if stop.from_outside and isinstance(error, Cancelled):  # it is sent next time
+                return
+            await self._fail(request, error)
+
+    async def _accept(self, request: Request, _: Emit | None) -> Answer:
+        """Take a request that may be sent, and is held, into a batch: its answer is none yet."""
+        tools, model = self._tools, request.target.model
+        wire = tools.client.endpoint.codec.encode(request, stream=False)
+        line = tools.api.line(request.call_id, wire, request)
+        kept, fitted = self._spool.get(request.call_id), request.schema is not None
+        attempts = 1 + (kept[1] if kept else 0)
+        row = BatchRow(request.call_id, "", request.id, request.answer_key, attempts, fitted=fitted)
+        await self._add((wire.path, model), row, line, tools.tokens(request))
+        return Answer("", Usage(), request.target, "other", model)
+
+    async def _add(self, group: tuple[str, str], row: BatchRow, line: bytes, tokens: int) -> None:
+        limits = self._tools.api.limits(self._tools.client.base_url)
+        size = len(line) + len(limits.separator)
+        if size > limits.size:
+            raise InvalidRequest(
+                f"the row has {size:,} bytes, and all of a batch {limits.size:,} at most",
+                sent=False,
+            )
+        while lines := self._filling.get(group):
+            full = len(lines.rows) >= limits.rows or lines.size + size > limits.size
+            if not full and (self._queued is None or lines.tokens + tokens <= self._queued):
+                break
+            await self._seal(self._filling.pop(group))
+        if lines is None:
+            lines = self._filling[group] = self._open_lines(group)
+        with disk("write", lines.path):
+            lines.file.write(limits.separator + line if lines.rows else line)
+        lines.size += size if lines.rows else len(line)
+        lines.rows.append(replace(row, intent=lines.intent))
+        lines.tokens += tokens
+
+    def _open_lines(self, group: tuple[str, str]) -> _Lines:
+        intent = self._tools.call_id()
+        path = private_folder(self._tools.folder / intent) / LINES
+        with disk("write", path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        return _Lines(intent, group, os.fdopen(descriptor, "wb"), path)
+
+    async def _seal_all(self) -> None:
+        while self._filling:
+            await self._seal(self._filling.pop(next(iter(self._filling))))
+
+    async def _seal(self, lines: _Lines) -> None:
+        """Put a batch on record, durably, before anything of it is sent."""
+        tools, (path, model) = self._tools, lines.group
+        with disk("write", lines.path), lines.file as file:
+            file.flush()
+            await asyncio.to_thread(sync_file, file.fileno())
+            sync_folder(lines.path.parent)
+        job = BatchJob(
+            intent=lines.intent,
+            output=tools.output,
+            input=tools.input,
+            run_id=tools.run_id,
+            profile=tools.target.profile,
+            provider=tools.target.provider,
+            adapter=tools.target.adapter,
+            base_url=tools.target.base_url,
+            model=model,
+            wire_path=path,
+            rows=len(lines.rows),
+            size=lines.size,
+            tokens=lines.tokens,
+            made_ms=self._now(),
+        )
+        await tools.jobs.seal(job, lines.rows)
+        tools.budget.hand_over(row.call_id for row in lines.rows)
+        self._jobs[job.intent] = job
+        self._wake.set()
+
+    # --- At the provider -------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """Submit, look, fetch, until nothing is left to do, or to wait for."""
+        tools, patience = self._tools, self._patience
+        feeding: asyncio.Future[None] | None = None
+        try:
+            while not tools.stop.asked:
+                self._wake.clear()
+                if feeding is not None and feeding.done():
+                    feeding.result()
+                    feeding = None
+                if feeding is None and not patience.cancel and self._spool.has_waiting():
+                    feeding = asyncio.ensure_future(self._feed())
+                    feeding.add_done_callback(lambda _: self._wake.set())
+                if tools.budget.waiting:  # for what is in batches, or in one that is being filled
+                    await self._seal_all()
+                await self._submit()
+                await self._look()
+                fed = feeding is None and (patience.cancel or not self._spool.has_waiting())
+                if fed and not self._open():
+                    return
+                if patience.detach and (fed or tools.budget.waiting) and not self._is_busy():
+                    return
+                await self._nap(quick=not fed)
+        except Cancelled:  # a stop, while something was waited for
+            if not tools.stop.asked:
+                raise
+        finally:
+            if feeding is not None:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+
+    def _is_busy(self) -> bool:
+        """Whether something is to be done at once."""
+        now = self._tools.clock.monotonic()
+        return any(
+            self._has_room(job) if job.state == "sealed" else self._due[job.intent][0] <= now
+            for job in self._open()
+        )
+
+    async def _nap(self, *, quick: bool) -> None:
+        """Until a batch is due, something has happened, or the run is to end."""
+        clock = self._tools.clock
+        times = [when for when, _ in self._due.values()]
+        if any(job.state == "sealed" for job in self._open()):
+            times.append(self._queue_due[0])
+        pause = min([*times, clock.monotonic() + LONGEST_POLL]) - clock.monotonic()
+        pause = min(max(pause, 0.05), 1.0 if quick else LONGEST_POLL)
+        await first_of(clock.sleep(pause), self._wake.wait(), self._tools.stop.wait())
+
+    async def _submit(self) -> None:
+        """Submit what is sealed, as far as the queue has room, and settle what is not certain."""
+        for job in self._open():
+            sealed = job.state == "sealed"
+            if job.batch is not None or (job.state == "creating" and job.note):
+                continue
+            if sealed and self._patience.cancel:
+                await self._unseal(job)
+            elif not sealed or self._has_room(job):
+                await self._submit_one(job)
+
+    async def _submit_one(self, job: BatchJob) -> None:
+        submission = self._submission
+        try:
+            # Who cancels only wants to know whether there is a batch.
+            job = await (submission.find if self._patience.cancel else submission.submit)(job)
+        except RateLimited as error:  # most likely of queued tokens
+            self._note(error.message)
+            self._close_queue()
+            return
+        except CallError as error:
+            if error.fatal_to_run or isinstance(error, Cancelled):
+                raise
+            await self._refuse(job, error)
+            return
+        self._jobs[job.intent] = job
+        self._trouble = ""
+        if job.state == "running":
+            self._tools.say(f"submitted {_rows(job.rows)} as {job.batch}")
+        if job.state != "sealed":
+            self._schedule(job.intent, self._patience.poll)
+
+    def _has_room(self, job: BatchJob) -> bool:
+        """Whether the provider's queue may take a batch."""
+        if self._tools.clock.monotonic() < self._queue_due[0]:
+            return False
+        queued = [one.tokens for one in self._open() if one.batch and one.model == job.model]
+        return self._queued is None or not queued or sum(queued) + job.tokens <= self._queued
+
+    def _close_queue(self) -> None:
+        pause = self._queue_due[1]
+        until = self._tools.clock.monotonic() + _jittered(pause)
+        self._queue_due = until, min(2 * pause, _QUEUE_LONGEST)
+
+    async def _look(self) -> None:
+        """Look at the batches that are due."""
+        now = self._tools.clock.monotonic()
+        for job in self._open():
+            when, pause = self._due.get(job.intent, (0.0, self._patience.poll))
+            if when > now or job.state == "sealed":
+                continue
+            self._schedule(job.intent, min(pause * 1.5, LONGEST_POLL))
+            try:
+                if job.state == "fetched":
+                    await self._collect(job, None)
+                elif job.batch is not None:
+                    await self._look_at(job, job.batch)
+                elif job.note:
+                    await self._decide(job)
+                self._trouble = ""
+            except CallError as error:
+                if not error.retryable:
+                    raise
+                self._note(error.message)
+                if error.retry_after:
+                    self._schedule(job.intent, max(pause, error.retry_after))
+
+    async def _look_at(self, job: BatchJob, batch: str) -> None:
+        try:
+            status = await self._tools.api.status(self._tools.client, batch)
+        except NotFound as error:  # removed: nobody will tell what it billed
+            await self._refuse(job, error, billed=True)
+            return
+        job = await self._update(
+            job, word=status.word, done=status.done, failed=status.failed, checked_ms=self._now()
+        )
+        if status.ended:
+            await self._collect(job, status)
+        elif not job.cancelled and (self._patience.cancel or self._is_over_time(job)):
+            await self._cancel(job, batch)
+
+    def _is_over_time(self, job: BatchJob) -> bool:
+        most = self._patience.most
+        return most is not None and self._now() - job.made_ms > most * 1000
+
+    async def _cancel(self, job: BatchJob, batch: str) -> None:
+        try:
+            await self._tools.api.cancel(self._tools.client, batch)
+        except InvalidRequest as error:  # some providers cannot
+            self._note(error.message)
+            return
+        await self._update(job, cancelled=True)
+        self._tools.say(f"cancelled {batch}: waiting for what it has answered by now")
+        self._schedule(job.intent, self._patience.poll)
+
+    async def _decide(self, job: BatchJob) -> None:
+        """Find out by their results which of the batches that may be the job's is it."""
+        tools, left = self._tools, list[str]()
+        for batch in job.note.split():
+            status = await tools.api.status(tools.client, batch)
+            if not status.ended:
+                left.append(batch)
+                continue
+            path = tools.folder / job.intent / "candidate.jsonl"
+            for wire in status.downloads:
+                with disk("write", path):
+                    await tools.client.download(wire, path)
+                with disk("read", path), path.open("rb") as file:
+                    first = next(tools.api.results(file), None)
+                if first is not None and tools.jobs.has_row(job.intent, first.call_id):
+                    await self._update(job, state="running", batch=batch, note="")
+                    self._schedule(job.intent, 0.0)
+                    return
+        await self._update(job, note=" ".join(left))
+        if left:
+            self._note(
+                f"it is not certain yet whether {_rows(job.rows)} are in {' or '.join(left)}"
+            )
+
+    def _schedule(self, intent: str, pause: float) -> None:
+        when = self._tools.clock.monotonic() + _jittered(pause)
+        self._due[intent] = when, pause
+
+    # --- Back from the provider ------------------------------------------------------------------
+
+    async def _collect(self, job: BatchJob, status: BatchStatus | None) -> None:
+        """Give every row of a batch that has ended its end; without `status` what was fetched
+        before is read."""
+        tools = self._tools
+        if status is not None and status.queue_full:
+            self._queued = status.queue_limit or self._queued
+            for page in self._tools.jobs.rows(job.intent):
+                await self._again(page, counts=False)
+            await self._finish(job)
+            self._close_queue()
+            self._note(status.problem or "too much is queued at the provider")
+            return
+        if status is not None and status.problem and not status.downloads:
+            await self._refuse(job, InvalidRequest(status.problem))
+            return
+        try:
+            doubled = await self._fetch(job, status)
+        except NotFound as error:  # providers keep results for a month
+            await self._refuse(job, error, billed=True)
+            return
+        if status is not None:
+            job = await self._update(job, state="fetched")
+        blank = await self._read_rows(job, doubled)
+        answered = job.rows - len(blank)
+        say, word = self._tools.say, job.word or "ended"
+        say(f"{job.batch}: {word}, {answered:,} of {_rows(job.rows)} answered")
+        certain = self._is_whole(job, status, answered)
+        await self._settle_blank(job, status, blank, certain=certain)
+        await self._finish(job)
+
+    async def _read_rows(self, job: BatchJob, doubled: int) -> list[tuple[BatchRow, bool]]:
+        """Settle the rows that have a result; gives the others, and of each whether the results do
+        not have it at all."""
+        tools, blank = self._tools, list[tuple[BatchRow, bool]]()
+        self._used = Usage()
+        for page in tools.jobs.rows(job.intent):
+            work = []
+            for row in page:
+                result = self._spool.result(row.call_id)
+                if result is not None and result.status:
+                    work.append(self._answer(job, row, result))
+                else:
+                    blank.append((row, result is None))
+            await asyncio.gather(*work)
+        unknown, some = self._spool.clear_results()
+        if doubled:
+            tools.say(f"{job.batch}: {doubled:,} results came twice; one of each counts")
+        if unknown:
+            named = ", ".join(some) + (", …" if unknown > len(some) else "")
+            tools.say(f"{job.batch}: {unknown:,} results are of unknown rows ({named})")
+        return blank
+
+    async def _fetch(self, job: BatchJob, status: BatchStatus | None) -> int:
+        """Put the results on the disk, and into the spool; gives how many were doubled."""
+        tools, folder, doubled = self._tools, self._tools.folder / job.intent, 0
+        self._spool.clear_results()
+        if status is None:
+            return sum(self._read(path) for path in sorted(folder.glob("results-*.jsonl")))
+        private_folder(folder)
+        for number, wire in enumerate(status.downloads):
+            path = folder / f"results-{number}.jsonl"
+            for tries in range(1, _DOWNLOADS + 1):
+                with disk("write", path):
+                    await self._submission.patiently(lambda: tools.client.download(wire, path))  # noqa: B023
+                try:
+                    doubled += self._read(path)
+                    break
+                except BadResponse as error:
+                    if tries == _DOWNLOADS:
+                        raise
+                    self._note(error.message)
+        return doubled
+
+    def _read(self, path: Path) -> int:
+        with disk("read", path), path.open("rb") as file:
+            return self._spool.put_results(self._tools.api.results(file))
+
+    async def _answer(self, job: BatchJob, row: BatchRow, outcome: BatchResult | CallError) -> None:
+        """Settle a row that has its end, and those that share it."""
+        kept = self._spool.get(row.call_id)
+        request = kept[0] if kept else _stand_in(row, self._tools.target, job.model)
+        if request.cache_mode == "use":  # it was looked for when the row was drawn
+            request = replace(request, cache_mode="refresh")
+        self._outcomes[row.call_id] = outcome
+        shared: Answer | CallError
+        try:
+            answer = await (self._settle if kept else self._settle_undrawn)(request, None)
+            shared = replace(
+                answer, usage=Usage(), reported_cost=None, cache="shared", attempts=0, earlier=()
+            )
+        except CallError as error:
+            shared = error.unbilled()
+        finally:
+            self._outcomes.pop(row.call_id, None)
+        for page in self._spool.followers(row.call_id):
+            await asyncio.gather(*(self._share(request, shared) for request in page))
+
+    async def _share(self, request: Request, outcome: Answer | CallError) -> None:
+        self._outcomes[request.call_id] = copy.copy(outcome)
+        with contextlib.suppress(CallError):
+            await self._settle(replace(request, cache_mode="bypass"), None)
+        self._outcomes.pop(request.call_id, None)
+
+    async def _outcome(self, request: Request, _: Emit | None) -> Answer:
+        """The innermost handler of a row whose end is at hand."""
+        outcome = self._outcomes[request.call_id]
+        if isinstance(outcome, CallError):
+            raise outcome
+        if isinstance(outcome, Answer):
+            return outcome
+        kept = self._spool.get(request.call_id)
+        attempts = 1 + (kept[1] if kept else 0)
+        try:
+            answer = self._tools.client.endpoint.read(
+                request, outcome.status, outcome.body, outcome.request_id
+            )
+        except CallError as error:
+            error.attempts = attempts
+            self._used += error.usage or Usage()
+            raise
+        self._used += answer.usage
+        return replace(answer, attempts=attempts)
+
+    def _is_whole(self, job: BatchJob, status: BatchStatus | None, answered: int) -> bool:
+        """Whether the provider's own counts say that nothing was billed but what was read."""
+        if status is None:
+            return False
+        if status.usage is None:
+            return status.total > 0 and status.done + status.failed <= answered
+        theirs, ours = status.usage, self._used
+        if (theirs.input, theirs.output) == (ours.input, ours.output):
+            return True
+        self._tools.say(
+            f"{job.batch}: the provider counts {theirs.input:,} tokens in and {theirs.output:,} "
+            f"out, its results {ours.input:,} and {ours.output:,}"
+        )
+        return False
+
+    async def _settle_blank(
+        self,
+        job: BatchJob,
+        status: BatchStatus | None,
+        blank: Sequence[tuple[BatchRow, bool]],
+        *,
+        certain: bool,
+    ) -> None:
+        """Deal with the rows that a batch has not answered."""
+        if not blank:
+            return
+        tools, rows = self._tools, [row for row, _ in blank]
+        lost = {row.call_id for row, missing in blank if missing and not certain}
+        for row in rows:
+            if row.call_id in lost:  # it may have been billed: a call of unknown end
+                kept = self._spool.get(row.call_id)
+                request = kept[0] if kept else _stand_in(row, tools.target, job.model)
+                error = BadResponse("the results of its batch do not have the row")
+                error.attempts = row.attempts
+                await tools.budget.settle(
+                    tools.costs.record(request, error, Stopwatch(tools.clock))
+                )
+        if job.cancelled:
+            await tools.jobs.give_back([row.call_id for row in rows if row.call_id not in lost])
+            if self._patience.cancel:
+                return
+            self._rest += [row.call_id for row in rows]
+            if self._patience.local is None:
+                self.because = CallTimeout(
+                    f"{_rows(len(rows))} had no answer within --max-wait: their batch was "
+                    "cancelled, and the same command sends them again",
+                    ambiguous=False,
+                )
+        elif status is not None and status.cancelled:
+            await tools.jobs.give_back([row.call_id for row in rows if row.call_id not in lost])
+            self.because = Cancelled(
+                f"{job.batch} was cancelled at the provider: the same command sends the "
+                f"{_rows(len(rows))} again that it had not answered",
+                sent=False,
+            )
+        else:
+            await self._again(rows, counts=True, lost=lost)
+
+    async def _again(
+        self, rows: Sequence[BatchRow], *, counts: bool, lost: Collection[str] = ()
+    ) -> None:
+        """Let rows wait for another batch, if they have not been in too many; their holds end.
+        Those `lost` are settled already."""
+        tools = self._tools
+        await tools.jobs.give_back([row.call_id for row in rows if row.call_id not in lost])
+        for row in rows:
+            kept = self._spool.get(row.call_id)
+            if kept is None:  # no row of this run asks it any more
+                continue
+            if counts and row.attempts >= self._patience.batches:
+                batches = f"{row.attempts} batches" if row.attempts > 1 else "its batch"
+                why = f"{batches} of the provider ended before the row was answered"
+                await self._fail(kept[0], CallTimeout(why, ambiguous=False))
+                continue
+            new_id = tools.call_id() if row.call_id in lost else row.call_id
+            self._spool.wait_again(row.call_id, new_id, attempts=row.attempts - (not counts))
+        self._wake.set()
+
+    async def _refuse(self, job: BatchJob, error: CallError, *, billed: bool = False) -> None:
+        """Fail all rows of a batch; `billed`: nobody knows what they cost."""
+        for page in self._tools.jobs.rows(job.intent):
+            errors = [copy.copy(error) for _ in page]
+            for one in errors:
+                one.ambiguous, one.attempts = billed, 1
+            await asyncio.gather(*map(self._answer, [job] * len(page), page, errors))
+        await self._finish(job)
+
+    async def _finish(self, job: BatchJob) -> None:
+        """Every row of a batch has its end."""
+        await self._update(job, state="done")
+        self._due.pop(job.intent, None)
+        self._queue_due = 0.0, _QUEUE_PAUSE
+        shutil.rmtree(self._tools.folder / job.intent, ignore_errors=True)
+
+    # --- The end ---------------------------------------------------------------------------------
+
+    async def _abandon(self) -> None:
+        """Take back what was not sent."""
+        filling, self._filling = [*self._filling.values()], {}
+        for lines in filling:
+            with contextlib.suppress(OSError):
+                lines.file.close()
+            await self._again(lines.rows, counts=False)
+            shutil.rmtree(lines.path.parent, ignore_errors=True)
+        for job in self._open():
+            if job.state == "sealed":
+                await self._unseal(job)
+
+    async def _unseal(self, job: BatchJob) -> None:
+        for page in self._tools.jobs.rows(job.intent):
+            await self._again(page, counts=False)
+        await self._tools.jobs.discard(job.intent)
+        self._due.pop(job.intent, None)
+        del self._jobs[job.intent]
+        shutil.rmtree(self._tools.folder / job.intent, ignore_errors=True)
+
+    async def _end(self, handler: Handler) -> None:
+        """Write why rows are not sent, or send what batches left in another way."""
+        stop = self._tools.stop
+        if stop.asked and not stop.from_outside:
+            for page in self._spool.waiting():
+                await asyncio.gather(*(self._fail(request, stop.error()) for request in page))
+        elif self._rest and self._patience.local is not None and not stop.asked:
+            self._tools.say(f"sending {_rows(len(self._rest))} that were left one by one")
+            await self._patience.local.run(self._left_over(), handler, self._sink)
+
+    async def _left_over(self) -> AsyncIterator[Request]:
+        for call_id in self._rest:
+            if kept := self._spool.get(call_id):
+                yield replace(kept[0], call_id=self._tools.call_id())
+            for page in self._spool.followers(call_id):
+                for request in page:
+                    yield request
+
+    async def _fail(self, request: Request, error: CallError) -> None:
+        """Record that a request, and those that share its answer, failed without a batch."""
+        watch, costs = Stopwatch(self._tools.clock), self._tools.costs
+        await self._sink(costs.record(request, error, watch))
+        for page in self._spool.followers(request.call_id):
+            records = [costs.record(each, error.unbilled(), watch) for each in page]
+            await asyncio.gather(*map(self._sink, records))
+
+    def _open(self) -> list[BatchJob]:
+        return [job for job in self._jobs.values() if job.is_open]
+
+    async def _update(self, job: BatchJob, **changes: object) -> BatchJob:
+        changed = self._jobs[job.intent] = await self._tools.jobs.update(job.intent, **changes)
+        return changed
+
+    def _now(self) -> int:
+        return round(self._tools.clock.wall() * 1000)
+
+    def _note(self, trouble: str) -> None:
+        self._trouble = trouble
+
+
+def _stand_in(row: BatchRow, target: Target, model: str) -> Request:
+    """What is known of a row in a batch that no row of the input asks any more."""
+    key, sample = row.answer_key[:64], row.answer_key[64:]
+    return Request(
+        row.id, replace(target, model=model), (), call_id=row.call_id, fingerprint=key,
+        sample=int(sample, 16) if sample else 0,
+        # Nobody knows whether it fits its schema.
+        cache_mode="bypass" if row.fitted else "use",
+    )  # fmt: skip
+
+
+def _jittered(seconds: float) -> float:
+    """A tenth more or less: so that not all look at the same time."""
+    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
