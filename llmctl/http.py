@@ -155,14 +155,14 @@ class HttpReply:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
 
-    async def chunks(self, most: int = MAX_BODY) -> AsyncGenerator[bytes]:
-        """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `most`
-        bytes, decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and anything
-        may stand behind its end."""
+    async def chunks(self, most: int | None = None) -> AsyncGenerator[bytes]:
+        """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `most` bytes
+        (`MAX_BODY`), decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and
+        anything may stand behind its end."""
         encoding = self.headers.get("content-encoding", "").strip().lower()
         if encoding not in _DECODED:
             raise BadResponse(f"the answer came in an encoding nobody asked for: {encoding[:40]!r}")
-        came = size = 0
+        most, came, size = most or MAX_BODY, 0, 0
         unpack = _Unpacker() if encoding in {"gzip", "deflate"} else None
         async with aclosing(self._response.aiter_raw()) as body:
             async for packed in body:
