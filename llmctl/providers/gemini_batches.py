@@ -101,9 +101,14 @@ class _Operation(Struct):
     response: _Output | None = None
     error: Any = None
 
+    @property
+    def id(self) -> str:
+        """The last part of its name, which is `batches/ID`."""
+        return self.name.removeprefix("batches/")
+
 
 class _Page(Struct, rename="camel"):
-    operations: list[_Operation] = []
+    operations: list[_Operation] | None = None
     next_page_token: Any = None
 
 
@@ -166,7 +171,7 @@ class GeminiBatches:
                     provider_request_id=error.provider_request_id,
                 ) from error
             raise
-        return read_typed(made, _Operation).name
+        return read_typed(made, _Operation).id
 
     async def find(self, client: BatchClient, part: BatchPart) -> tuple[str, ...]:
         """The batch that is named after the intent. No order is promised: pages are read until
@@ -176,10 +181,13 @@ class GeminiBatches:
             query = urlencode({"pageSize": _PAGE, **({"pageToken": token} if token else {})})
             _, body = await client.exchange(get(f"/batches?{query}"))
             page, before = read_typed(body, _Page), token
-            for batch in page.operations:
+            if page == _Page() and replies.json_or_none(body):
+                raise BadResponse("the provider's list of batches is none; check `base_url`")
+            listed = page.operations or []
+            for batch in listed:
                 if batch.metadata.display_name == part.intent:
-                    return (batch.name,)
-            times = [replies.unix_time(each.metadata.create_time) for each in page.operations]
+                    return (batch.id,)
+            times = [replies.unix_time(each.metadata.create_time) for each in listed]
             token = page.next_page_token
             if not token or (times and all(t is not None and t < since for t in times)):
                 return ()
@@ -188,7 +196,7 @@ class GeminiBatches:
 
     async def status(self, client: BatchClient, batch: str) -> BatchStatus:
         """The operation, with the file of its results wherever that stands."""
-        _, body = await client.exchange(get(f"/{quote(batch)}"))
+        _, body = await client.exchange(get(_place(batch)))
         found = read_typed(body, _Operation)
         data = found.metadata
         kind = data.state.rpartition("STATE_")[2]
@@ -216,7 +224,7 @@ class GeminiBatches:
     async def cancel(self, client: BatchClient, batch: str) -> None:
         """Ask for it; a refusal counts where the batch goes on."""
         try:
-            await client.exchange(WireRequest(f"/{quote(batch)}:cancel", None))
+            await client.exchange(WireRequest(f"{_place(batch)}:cancel", None))
         except (InvalidRequest, PermissionRefused, ServerFailed):  # a failed precondition is a 403
             if not (await self.status(client, batch)).ended:
                 raise
@@ -226,6 +234,10 @@ class GeminiBatches:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield _row_result(read_typed(line, _Row, f"line {number} of the results"))
+
+
+def _place(batch: str) -> str:
+    return f"/batches/{quote(batch, safe='')}"
 
 
 def _row_result(row: _Row) -> BatchResult:
