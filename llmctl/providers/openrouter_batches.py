@@ -33,8 +33,11 @@ from llmctl.types import Request
 _LIMITS = BatchLimits(5_000, 50_000_000, separator=b",\n")
 
 
+_EARLY = frozenset({"expired", "cancelled"})
+
+
 class _Results(Struct):
-    id: str
+    status: str
     results: list[Row] | None = None
 
 
@@ -87,6 +90,11 @@ class OpenRouterBatches(OpenAIBatches):
         )
 
     def results(self, file: BinaryIO) -> Iterator[BatchResult]:
-        """The rows in a batch, which is read whole: it is one JSON object."""
+        """The rows in a batch, which is read whole: it is one JSON object. In one that ended early
+        a row's timeout says that it was not asked."""
         batch = read_typed(file.read(), _Results, "the batch with the results")
-        return map(row_result, batch.results or ())
+        early = batch.status in _EARLY
+        for row in batch.results or ():
+            kind = replies.object_or_empty(row.error).get("error_type")
+            late = early and row.response is None and kind == "timeout"
+            yield BatchResult(row.custom_id, 0) if late else row_result(row)

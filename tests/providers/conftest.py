@@ -10,7 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.conformance.codec import Loop
 
-pytest.register_assert_rewrite("tests.conformance.codec")  # its failures show their values
+# Their failures show their values.
+pytest.register_assert_rewrite("tests.conformance.codec", "tests.conformance.batch_api")
 
 
 @pytest.fixture(scope="module")

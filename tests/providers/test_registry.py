@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from llmctl.providers.endpoint import join
-from llmctl.providers.registry import LOCAL, PRESETS
+from llmctl.providers.registry import LOCAL, PRESETS, batch_api
 
 
 def test_the_presets_have_prices() -> None:
@@ -30,6 +30,14 @@ def test_no_codec_is_imported_before_it_is_used() -> None:
     assert not {"llmctl.providers.openai_chat", "llmctl.providers.gemini"} & set(
         done.stdout.split()
     )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_batches_it_names(name: str) -> None:
+    """Whatever it names is there, and used by all; a preset that names none has none."""
+    made = batch_api(PRESETS[name].adapter)
+    assert (made is not None) is bool(PRESETS[PRESETS[name].adapter].batches)
+    assert made is batch_api(PRESETS[name].adapter)
 
 
 @pytest.mark.parametrize(
