@@ -32,7 +32,6 @@ _HEADERS = {"anthropic-version": VERSION}
 _HEAD, _TAIL = b'{"requests":[', b"]}"
 _LIMITS = BatchLimits(100_000, 256_000_000 - len(_HEAD + _TAIL), separator=b",\n")
 _PAGE = 100
-_RUNNING = frozenset({"in_progress", "canceling"})
 _NOT_ASKED = frozenset({"canceled", "expired"})
 _STATUS = {
     "invalid_request_error": 400,
@@ -149,9 +148,7 @@ class AnthropicBatches:
         found = read_typed(body, _Batch)
         word, url = found.processing_status, found.results_url
         downloads = (_get(url),) if isinstance(url, str) and url else ()
-        ended = word == "ended" or (
-            word not in _RUNNING and bool(downloads or found.ended_at or found.archived_at)
-        )
+        ended = word == "ended" or bool(downloads or found.ended_at or found.archived_at)
         return BatchStatus(
             word,
             ended=ended,

@@ -109,7 +109,7 @@ class _Operation(Struct):
 
 class _Page(Struct, rename="camel"):
     operations: list[_Operation] | None = None
-    next_page_token: Any = None
+    next_page_token: str = ""
 
 
 class _Row(Struct):
@@ -191,7 +191,7 @@ class GeminiBatches:
             token = page.next_page_token
             if not token or (times and all(t is not None and t < since for t in times)):
                 return ()
-            if not isinstance(token, str) or token == before:  # "none" would be a guess
+            if token == before:  # "none" would be a guess
                 raise BadResponse("the provider's list of batches does not go on")
 
     async def status(self, client: BatchClient, batch: str) -> BatchStatus:

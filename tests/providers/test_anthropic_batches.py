@@ -91,7 +91,7 @@ class TestAnthropic(BatchApiSuite):
     def test_words(
         self, wired: Wired, said: dict[str, object], *, ended: bool, cancelled: bool
     ) -> None:
-        """Of a word that nobody knows the times tell whether the batch has ended."""
+        """Whatever the word, the times tell that the batch has ended."""
         made = wired.submit("hi")
         self.set(wired, HAND, faults={"poll": Body(body=orjson.dumps({"id": "b", **said}))})
         status = wired.status(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ from llmctl.providers.batch_api import BatchResult, FileNotVisible
 from llmctl.providers.gemini import Gemini
 from llmctl.providers.gemini_batches import GeminiBatches
 from tests.conformance.batch_api import HAND, BatchApiSuite, Wired, call_id
+from tests.simulator.call import Call
 from tests.simulator.fault import Fault
 from tests.simulator.faults import Body
 from tests.simulator.http1 import Answer
@@ -53,6 +55,11 @@ def result(**said: object) -> BatchResult:
 def operation(name: str, intent: str, created: str | None = None) -> dict[str, Any]:
     """A batch in a list."""
     return {"name": f"batches/{name}", "metadata": {"displayName": intent, "createTime": created}}
+
+
+def second_page(first: Fault, second: Fault, call: Call) -> Fault:
+    """The second where a page is asked for by its token."""
+    return second if "pageToken" in call.query else first
 
 
 class TestGemini(BatchApiSuite):
@@ -107,17 +114,15 @@ class TestGemini(BatchApiSuite):
         assert caught.value.http_status == status
 
     def test_no_order_of_the_list_is_relied_upon(self, wired: Wired) -> None:
-        """A batch is found behind older ones of its page."""
+        """A page with one young batch, or one whose time is not said, may be followed by more."""
         part = wired.part("hi")
         old, new = "2020-01-02T03:04:05Z", "2100-01-02T03:04:05Z"
-        listed = [operation("a", "x", old), operation("b", "y", new)]
-        for page in (
-            [*listed, operation("c", part.intent, new)],
-            [operation("a", "x", old), operation("c", part.intent)],
-        ):
-            body = orjson.dumps({"operations": page, "nextPageToken": "t"})
-            self.set(wired, HAND, faults={"list": Body(body=body)})
-            assert wired.run(wired.api.find(wired.client, part)) == ("c",)
+        for time in (new, None):
+            listed = [operation("a", "x", old), operation("b", "y", time), operation("c", "", old)]
+            first = Body(body=orjson.dumps({"operations": listed, "nextPageToken": "0"}))
+            second = Body(body=orjson.dumps({"operations": [operation("d", part.intent, old)]}))
+            self.set(wired, HAND, faults={"list": partial(second_page, first, second)})
+            assert wired.run(wired.api.find(wired.client, part)) == ("d",)
 
     def test_a_list_that_does_not_go_on(self, wired: Wired) -> None:
         """Where the next page is the same again, nobody can say that there is no batch."""
@@ -140,8 +145,8 @@ class TestGemini(BatchApiSuite):
             ("UNSPECIFIED", {}, False),
             ("QUEUED", {}, False),
             ("PENDING", {}, False),
-            ("RUNNING", {}, False),
-            ("UPDATING", {}, False),
+            ("RUNNING", {"output": {"responsesFile": "files/r"}}, False),
+            ("UPDATING", {"endTime": "2026-01-02T03:04:05Z"}, False),
             ("PAUSED", {}, False),
             ("CANCELLING", {}, False),
             ("SUCCEEDED", {}, True),
@@ -164,7 +169,7 @@ class TestGemini(BatchApiSuite):
         status = wired.status(made)
         assert (status.word, status.ended) == (prefix + state, ended)
         assert status.cancelled is (state == "CANCELLED")
-        assert bool(status.problem) is (state == "FAILED" or "endTime" in more)
+        assert bool(status.problem) is (state in ("FAILED", "PONDERED") and "output" not in more)
 
     @pytest.mark.parametrize("place", ["response", "metadata"])
     def test_results_whatever_the_end(self, wired: Wired, place: str) -> None:
