@@ -66,6 +66,7 @@ _LISTED = (
         ("ANTHROPIC_API_KEY",),
         {"chat": "anthropic:Anthropic"},
         url_env=("ANTHROPIC_BASE_URL", "/v1"),
+        batches="anthropic_batches:AnthropicBatches",
     ),
     Preset(
         "gemini",
@@ -74,6 +75,7 @@ _LISTED = (
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         {"chat": "gemini:Gemini"},
         url_env=("GOOGLE_GEMINI_BASE_URL", "/v1beta"),
+        batches="gemini_batches:GeminiBatches",
     ),
     Preset(
         "cohere",
