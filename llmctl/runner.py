@@ -6,6 +6,7 @@ import getpass
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -17,10 +18,12 @@ from llmctl.errors import CallError, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
 from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
+from llmctl.guards.context_window import context_window
 from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.guards.schema import schema_validation
+from llmctl.http import HttpClient
 from llmctl.protocols import AnswerCache, Handler, Observer
 from llmctl.providers.registry import codec
 from llmctl.request import retarget, ulid
@@ -31,6 +34,11 @@ from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, open_route
 
+if TYPE_CHECKING:
+    from llmctl.engines.submission import BatchEndpoint
+    from llmctl.storage.batch_jobs import BatchJobs
+
+SLOW = 3600.0  # seconds that the file of a batch may take, up or down
 THREADS = 6  # of asyncio's executor; Python's own choice for two processors
 
 
@@ -46,13 +54,15 @@ class Runner(Struct, frozen=True):
         call_id: a new call's id.
         patient: calls wait for a provider rather than fail (a batch).
         checker: holds answers to their schemas.
+        jobs: the providers' batches on record.
+        close: closes what is opened later.
         cache_guards: the cache guards of the handlers made so far.
 
     """
 
     routes: tuple[Route, ...]
     clock: Clock
-    awake: Clock
+    awake: AwakeClock
     run_id: str
     counter: Counter
     costs: CostCalculator
@@ -64,6 +74,8 @@ class Runner(Struct, frozen=True):
     patient: bool
     stop: Stop
     checker: Checker
+    jobs: BatchJobs
+    close: AsyncExitStack
     cache_guards: list[Cache] = field(default_factory=list)
 
     @property
@@ -119,6 +131,42 @@ class Runner(Struct, frozen=True):
             )
         return accounting(handler, sink, self.clock, self.costs)
 
+    def admission(self, inner: Handler) -> Handler:
+        """The guards of a row that goes into a provider's batch, around what takes it: its window,
+        and its hold at the price of batches. No fallback, and no rate limit: a batch has none."""
+        route, costs = self.routes[0], self.costs.of_batches()
+        default = partial(costs.limit_to_add, most=route.profile.default_max_tokens)
+        handler = budget_guard(inner, self.budget, costs.worst, costs.bounded, default)
+        return context_window(handler, route.admission)
+
+    def settling(self, inner: Handler, sink: Observer) -> Handler:
+        """The guards of a row that comes out of a provider's batch, around what has its answer."""
+        handler = schema_validation(inner, self.checker)
+        handler = self._cache(handler, self.routes[0].profile.cache.ttl)
+        return accounting(handler, sink, self.clock, self.costs.of_batches())
+
+    def batch_endpoint(self) -> BatchEndpoint:
+        """Where the profile's batches are asked for: files go up while they are read, which only
+        the transport for one call at a time does."""
+        from llmctl.engines.submission import BatchEndpoint
+
+        route, profile = self.routes[0], self.profile
+        client = HttpClient(proxy=profile.proxy, lost=self.awake.lost)
+        self.close.push_async_callback(client.close)
+        slow = replace(
+            profile.timeout, first_byte=max(300.0, profile.timeout.first_byte), total=SLOW
+        )
+        endpoint = replace(route.endpoint, http=client, timeouts=slow)
+        return BatchEndpoint(endpoint, route.key)
+
+    def _cache(self, inner: Handler, ttl: float | None) -> Cache:
+        guard = Cache(
+            inner, self.cache, self.clock, self.warn, ttl, self.stop.clock(self.awake),
+            looked_up=self.patient,
+        )  # fmt: skip
+        self.cache_guards.append(guard)
+        return guard
+
     def _retargeted(self, profile: Profile, request: Request) -> Request:
         return retarget(request, profile, self.call_id())
 
@@ -160,14 +208,6 @@ class Runner(Struct, frozen=True):
         longest = policy.attempts * (total + policy.max_wait) if self.patient else total
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
-        def cache(inner: Handler) -> Cache:
-            guard = Cache(
-                inner, self.cache, self.clock, self.warn, route.profile.cache.ttl, waiting,
-                looked_up=self.patient,
-            )  # fmt: skip
-            self.cache_guards.append(guard)
-            return guard
-
         return target_handler(
             route,
             lambda request: (
@@ -184,7 +224,7 @@ class Runner(Struct, frozen=True):
                 partial(self.costs.limit_to_add, most=route.profile.default_max_tokens),
             ),
             schema=lambda inner: schema_validation(inner, self.checker, schema_retries),
-            cache=cache,
+            cache=lambda inner: self._cache(inner, route.profile.cache.ttl),
         )
 
 
@@ -207,6 +247,7 @@ async def open_runner(
     paid call.
     """
     from llmctl.storage.answer_cache import SqliteCache
+    from llmctl.storage.batch_jobs import BatchJobs
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
@@ -269,6 +310,8 @@ async def open_runner(
             patient=patient,
             stop=stop,
             checker=checker,
+            jobs=BatchJobs(ledger.database),
+            close=stack,
         )
         try:
             yield runner

@@ -167,6 +167,7 @@ def _row(call: CallRecord) -> dict[str, Any]:
         "latency_ms": round(result.latency * 1000),
         **key,
         "tags": dict(request.tags),
+        **({"engine": "provider"} if call.in_batch else {}),
         **repeated,
         **{name: value for name, value in more.items() if value},
     }

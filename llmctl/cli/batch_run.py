@@ -13,12 +13,14 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
 from llmctl.batch.output import STDOUT, default_output, dollars, errors_path, is_csv, lines_path
 from llmctl.batch.rows import RowReader
+from llmctl.cli import batch_provider
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
 from llmctl.cli.options import (
@@ -47,10 +49,12 @@ from llmctl.cli.output import (
 from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stream
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
-from llmctl.errors import BudgetRefused, CallError, InputError, UsageError
+from llmctl.engines.provider import ProviderEngine
+from llmctl.errors import BudgetRefused, CallError, CallTimeout, InputError, UsageError
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
+from llmctl.protocols import Engine
 from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop
@@ -60,6 +64,7 @@ from llmctl.storage.process import free_descriptors
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
     _check_files(options)
+    batch_provider.check_options(options)
     if (options.output or default_output(options.input)) == STDOUT:
         require_stream(1, "stdout")
         require_stream(2, "stderr")  # where rows that fail go
@@ -80,6 +85,7 @@ def run(options: BatchOptions, context: Context) -> int:
     )
     profile = replace(selection.profile, tags={**selection.profile.tags, **tags})
     selection = replace(selection, profile=profile)
+    batch_provider.check_profile(profile, options)
     template = None
     if options.template is not None:
         from llmctl.batch.template import Template
@@ -131,6 +137,7 @@ def run(options: BatchOptions, context: Context) -> int:
             context.warn(
                 f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
             )
+        batch_provider.check_none_open(batch, selection.folders, options)
         return asyncio.run(_run(batch, budget, seconds, options, context, selection))
 
 
@@ -144,6 +151,25 @@ def _check_files(options: BatchOptions) -> None:
         raise InputError(f"there is no file {options.input}: check the path")
 
 
+class Ending(Struct):
+    """How a run ended.
+
+    Attributes:
+        because: the error that ended it early.
+        signals: those that were received.
+        pipe_closed: the reader of stdout has gone.
+        left: rows that are at the provider, in batches.
+        budgets: where they stand, a line each.
+
+    """
+
+    because: CallError | None = None
+    signals: list[int] = []
+    pipe_closed: bool = False
+    left: int = 0
+    budgets: list[str] = []
+
+
 async def _run(
     batch: Batch,
     budget: Decimal | None,
@@ -154,39 +180,77 @@ async def _run(
 ) -> int:
     tally = Tally(rows=batch.rows, skipped=batch.skipped)
     started = context.clock.monotonic()
-    stop, signals = Stop(), list[int]()
-    because: CallError | None = None
-    budgets: list[str] = []
-    pipe_closed = False
+    ending = Ending()
+    if tally.skipped == tally.rows and not batch_provider.open_jobs(batch, selection.folders):
+        nothing_to_send(batch)
+    else:
+        await _send(batch, tally, ending, budget, max_seconds, options, context, selection)
+    stopped = _stopped_because(ending)
+    if stopped and (ending.because or not context.quiet):
+        say(f"stopped early: {stopped}")
+    if ending.left:
+        say(batch_provider.left_running(ending.left, options, selection.profile.name))
+    # As the user named it: the path in use has its links followed.
+    shown = (options.output or default_output(options.input)) if batch.output else None
+    lines = Path(lines_path(options.input, shown)) if shown else None
+    elapsed = context.clock.monotonic() - started
+    context.info("\n".join(_summary(tally, elapsed, shown, ending)))
+    if failures := _failures(tally, lines, last_error=ending.because is None):
+        say("\n".join(failures))  # --quiet is for progress, not for the reason of a failure
+    code = _exit_code(tally, ending)
+    if options.cancel and code == 1 and not tally.failed:
+        code = 0  # rows without an answer are what was asked for
+    if context.json:
+        text = _summary_json(tally, elapsed, code, stopped)
+        # With `-o -` stdout carries the rows themselves.
+        (write_json if batch.output else partial(say, end=""))(text)
+    return code
+
+
+async def _send(
+    batch: Batch,
+    tally: Tally,
+    ending: Ending,
+    budget: Decimal | None,
+    max_seconds: float | None,
+    options: BatchOptions,
+    context: Context,
+    selection: Selection,
+) -> None:
+    """Send what has no answer yet. Raises as `job.run`."""
+    stop, batches = Stop(), None
 
     def on_signal(number: int) -> None:
-        signals.append(number)
-        if len(signals) > 1:
+        ending.signals.append(number)
+        if len(ending.signals) > 1:
             stop.at_once()
             return
         stop.ask()
-        context.info("stopping: waiting up to 30 s for the rows in flight; again to stop at once")
+        if batches is None:
+            context.info(
+                "stopping: waiting up to 30 s for the rows in flight; again to stop at once"
+            )
 
     def on_retry(retry: RetryDetails) -> None:
         what = f"row {retry.request.id}: {retry.error.message}"
         context.info(f"{what}; trying again in {retry.wait:.1f} s")
 
-    if tally.skipped == tally.rows:
-        nothing_to_send(batch)
-    else:
-        with handle_signals(on_signal):
-            async with (
-                runner_for(selection, context, patient=True, stop=stop) as live,
-                _progress(tally, live, context),
-            ):
-                if context.verbose:
-                    context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
-                windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
-                live.budget.limit(windows, lambda: stop.asked)
-                try:
-                    because = await run_batch(
+    with handle_signals(on_signal):
+        async with runner_for(selection, context, patient=True, stop=stop) as live:
+            engine: Engine = LocalEngine(_workers(selection, context), stop, context.clock)
+            if options.engine == "provider":
+                engine = batches = batch_provider.engine(
+                    batch, options, live, context, selection.folders, stop, engine
+                )
+            if context.verbose:
+                context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
+            windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
+            live.budget.limit(windows, lambda: stop.asked)
+            try:
+                async with _progress(tally, live, context, batches):
+                    ending.because = await run_batch(
                         batch,
-                        LocalEngine(_workers(selection, context), stop, context.clock),
+                        engine,
                         lambda sink: live.handler(
                             sink,
                             exact=True,
@@ -205,25 +269,11 @@ async def _run(
                         check=live.check,
                         prepare=lambda: live.counter.load(target_for(selection.profile)),
                     )
-                except BrokenPipeError:
-                    pipe_closed = True
-                budgets = await budget_lines(live.budget)
-    stopped = _stopped_because(because, signals, pipe_closed=pipe_closed)
-    if stopped and (because or not context.quiet):
-        say(f"stopped early: {stopped}")
-    # As the user named it: the path in use has its links followed.
-    shown = (options.output or default_output(options.input)) if batch.output else None
-    lines = Path(lines_path(options.input, shown)) if shown else None
-    elapsed = context.clock.monotonic() - started
-    context.info("\n".join(_summary(tally, elapsed, shown, budgets)))
-    if failures := _failures(tally, lines, last_error=because is None):
-        say("\n".join(failures))  # --quiet is for progress, not for the reason of a failure
-    code = _exit_code(tally, because, signals, pipe_closed=pipe_closed)
-    if context.json:
-        text = _summary_json(tally, elapsed, code, stopped)
-        # With `-o -` stdout carries the rows themselves.
-        (write_json if batch.output else partial(say, end=""))(text)
-    return code
+            except BrokenPipeError:
+                ending.pipe_closed = True
+            if batches is not None:
+                ending.because, ending.left = ending.because or batches.because, batches.left
+            ending.budgets += await budget_lines(live.budget)
 
 
 _OTHER_FILES = 64  # descriptors for what is open beside connections: databases, names looked up
@@ -243,15 +293,19 @@ def _workers(selection: Selection, context: Context) -> int:
 
 
 @asynccontextmanager
-async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterator[None]:
+async def _progress(
+    tally: Tally, live: Runner, context: Context, batches: ProviderEngine | None
+) -> AsyncIterator[None]:
     """Show progress on stderr while the context is open, unless `--quiet`."""
     if context.quiet:
         yield
         return
     tpm = live.profile.limits.of(live.profile.model).tpm
-    pace = Pace(
-        tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.budget), live.today
-    )
+
+    def waits() -> str | None:
+        return (batches and batches.waits()) or live.waits()
+
+    pace = Pace(tally, context.clock, tpm, waits, lambda: tightest_budget(live.budget), live.today)
     if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
         display = bar(sys.stderr, pace, colour=has_colour(sys.stderr))
     else:
@@ -265,26 +319,31 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
             await showing
 
 
-def _stopped_because(
-    because: CallError | None, signals: list[int], *, pipe_closed: bool
-) -> str | None:
+def _stopped_because(ending: Ending) -> str | None:
     """What ended the run before its last row; None when nothing did."""
-    if signals:
+    if ending.signals and not ending.left:
         return "interrupted; the same command goes on where this one stopped"
-    if because is not None:
-        return because.message
-    return "the reader of stdout has gone" if pipe_closed else None
+    if ending.because is not None:
+        return ending.because.message
+    return "the reader of stdout has gone" if ending.pipe_closed else None
 
 
-def _exit_code(
-    tally: Tally, because: CallError | None, signals: list[int], *, pipe_closed: bool
-) -> int:
-    if signals:
-        return 128 + signals[0]
-    if because is not None and because.fatal_to_run:
+def _exit_code(tally: Tally, ending: Ending) -> int:
+    because = ending.because
+    if because is not None and because.fatal_to_run and not ending.signals:
         return because.exit_code
-    if pipe_closed:
+    if ending.left:
+        return batch_provider.ACCEPTED
+    if ending.signals:
+        return 128 + ending.signals[0]
+    if isinstance(because, CallTimeout):  # of --max-wait
+        return because.exit_code
+    if ending.pipe_closed:
         return SIGPIPE
+    return _exit_code_of_rows(tally)
+
+
+def _exit_code_of_rows(tally: Tally) -> int:
     if not tally.failed:
         return int(tally.done < tally.rows)  # a row without a record is never a success
     if "budget" in tally.failures:
@@ -294,7 +353,7 @@ def _exit_code(
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
 
-def _summary(tally: Tally, elapsed: float, output: str | None, budgets: list[str]) -> list[str]:
+def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -> list[str]:
     """The summary for a person, one thing a line; `output` None: the rows went to stdout."""
     counts = [
         (tally.ok, "answered"),
@@ -302,7 +361,8 @@ def _summary(tally: Tally, elapsed: float, output: str | None, budgets: list[str
         (tally.failed, "failed"),
         (tally.deduplicated, "answered by an identical row"),
         (tally.skipped, "answered before"),
-        (tally.rows - tally.done, "not sent"),
+        (ending.left, "at the provider"),
+        (max(0, tally.rows - tally.done - ending.left), "not sent"),
     ]
     words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
     where = f" → {output}" if output else ""
@@ -318,7 +378,7 @@ def _summary(tally: Tally, elapsed: float, output: str | None, budgets: list[str
             f"{plural(tally.requests, 'request')}{retries} · {read} tokens in + {wrote} out · "
             f"{cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
-    lines += budgets
+    lines += ending.budgets
     for number, what in (
         (tally.truncated, 'cut off at the output limit ("finish_reason": "length")'),
         (tally.filtered, 'cut off by a content filter ("finish_reason": "content_filter")'),

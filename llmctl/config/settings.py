@@ -232,6 +232,14 @@ class BreakerPolicy(Struct, frozen=True):
     open_for: Seconds = 60.0
 
 
+class BatchPolicy(Struct, frozen=True):
+    """The provider's batches (`--engine provider`). `poll`: seconds until the first look at one;
+    `queued_tokens`: of input that all of them may hold at a time, which is the provider's limit."""
+
+    poll: Seconds = 15.0
+    queued_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000_000)] | None = None
+
+
 class CachePolicy(Struct, frozen=True):
     """`ttl`: seconds an answer may be reused, None for ever."""
 
@@ -306,6 +314,7 @@ class Profile(Struct, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
     cache: CachePolicy = CachePolicy()
+    batch: BatchPolicy = BatchPolicy()
     history: bool = True
     on_overflow: Overflow = "reject"
     default_max_tokens: MaxTokens = 8192

@@ -494,7 +494,6 @@ class ProviderEngine:
     async def _collect(self, job: BatchJob, status: BatchStatus | None) -> None:
         """Give every row of a batch that has ended its end; without `status` what was fetched
         before is read."""
-        tools = self._tools
         if status is not None and status.queue_full:
             self._queued = status.queue_limit or self._queued
             for page in self._tools.jobs.rows(job.intent):

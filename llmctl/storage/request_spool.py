@@ -121,7 +121,7 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
             raise
         self._run("COMMIT")
         ((after,),) = self._run("SELECT count(*) FROM results")
-        return count - (after - before)
+        return count - int(after - before)
 
     def result(self, call_id: str) -> BatchResult | None:
         """The result of a call; it is taken out."""

@@ -1,0 +1,140 @@
+"""`llmctl batch --engine provider`: what it needs, how it waits, and what it leaves running."""
+
+from __future__ import annotations
+
+import shlex
+
+from llmctl.batch.job import Batch
+from llmctl.batch.output import STDOUT, default_output
+from llmctl.cli.batch import BatchOptions
+from llmctl.cli.context import Context
+from llmctl.cli.options import parsed
+from llmctl.cli.output import plural
+from llmctl.config.settings import Folders, Profile, parse_age
+from llmctl.engines.provider import BatchTools, Patience, ProviderEngine
+from llmctl.errors import InputError, UsageError
+from llmctl.protocols import Engine
+from llmctl.providers.registry import batch_api
+from llmctl.request import target_for
+from llmctl.runner import Runner
+from llmctl.shutdown import Stop
+from llmctl.storage.batch_jobs import BatchJob, BatchJobsPeek
+
+ACCEPTED = 6  # exit code: rows are at the provider
+
+
+def check_options(options: BatchOptions) -> None:
+    """Raises `UsageError` for options that do not go together."""
+    output = options.output or default_output(options.input)
+    given = {
+        "--detach": options.detach, "--cancel": options.cancel, "--max-wait": options.max_wait,
+        "--then": options.then != "stop",
+    }  # fmt: skip
+    if options.engine != "provider":
+        if wrong := next((name for name, value in given.items() if value), None):
+            raise UsageError(f"{wrong} goes with --engine provider")
+        return
+    if output == STDOUT:
+        raise UsageError(
+            "--engine provider wants a file with -o: its batches take hours, and the same command "
+            "fetches them into it"
+        )
+    if options.detach and options.cancel:
+        raise UsageError("--detach leaves batches running, and --cancel ends them: choose one")
+    if options.then == "local" and options.max_wait is None:
+        raise UsageError("--then says what comes after --max-wait: give that, too")
+    max_wait(options)
+
+
+def max_wait(options: BatchOptions) -> float | None:
+    """Seconds of `--max-wait`. Raises `UsageError`."""
+    return parsed("--max-wait", "a duration such as 90m or 26h", options.max_wait, parse_age)
+
+
+def check_profile(profile: Profile, options: BatchOptions) -> None:
+    """Raises `UsageError` for a profile whose provider has no batches that are spoken."""
+    if options.engine != "provider":
+        return
+    if batch_api(profile.adapter) is None or profile.provider == "local":
+        raise UsageError(
+            f"the provider of profile {profile.name} ({profile.provider}) has no batches: leave "
+            "--engine provider out, or choose another profile with -p"
+        )
+
+
+def open_jobs(batch: Batch, folders: Folders) -> list[BatchJob]:
+    """The provider's batches that rows of the output are in."""
+    if batch.output is None:
+        return []
+    with BatchJobsPeek(folders.state / "ledger.db") as peek:
+        return peek.jobs(str(batch.output.path), open_only=True)
+
+
+def check_none_open(batch: Batch, folders: Folders, options: BatchOptions) -> None:
+    """Raises `InputError` where rows of the output are in a provider's batch: sent from here they
+    would be billed twice."""
+    if options.engine == "provider" or batch.output is None:
+        return
+    if jobs := open_jobs(batch, folders):
+        raise InputError(
+            f"{plural(sum(job.rows for job in jobs), 'row')} of {batch.output.path} are in a batch "
+            "of the provider: fetch them with --engine provider, or end it with --engine provider "
+            "--cancel"
+        )
+
+
+def engine(
+    batch: Batch,
+    options: BatchOptions,
+    live: Runner,
+    context: Context,
+    folders: Folders,
+    stop: Stop,
+    local: Engine,
+) -> ProviderEngine:
+    """The engine of this command. Calls of the run are held at the price of batches."""
+    profile = live.profile
+    api = batch_api(profile.adapter)
+    assert api is not None
+    assert batch.output is not None
+    live.budget.in_batch = True
+    tools = BatchTools(
+        api=api,
+        client=live.batch_endpoint(),
+        jobs=live.jobs,
+        folder=folders.state / "batches",
+        output=str(batch.output.path),
+        input=options.input,
+        run_id=live.run_id,
+        target=target_for(profile),
+        admission=live.admission,
+        settling=live.settling,
+        costs=live.costs.of_batches(),
+        budget=live.budget,
+        tokens=lambda request: live.counter.count(request).tokens,
+        clock=context.clock,
+        stop=stop,
+        call_id=live.call_id,
+        say=context.info,
+    )
+    patience = Patience(
+        poll=profile.batch.poll,
+        queued=profile.batch.queued_tokens,
+        batches=profile.retry.attempts,
+        detach=options.detach,
+        cancel=options.cancel,
+        most=max_wait(options),
+        local=local if options.then == "local" else None,
+    )
+    return ProviderEngine(tools, patience)
+
+
+def left_running(left: int, options: BatchOptions, profile: str) -> str:
+    """What stays at the provider, and the command that fetches it."""
+    words = ["llmctl", "batch", options.input, "--engine", "provider", "-p", profile]
+    if options.output is not None:
+        words += ["-o", options.output]
+    return (
+        f"{plural(left, 'row')} at the provider, which goes on by itself; the same command "
+        f"fetches: {shlex.join(words)}"
+    )
