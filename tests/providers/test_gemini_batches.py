@@ -127,11 +127,10 @@ class TestGemini(BatchApiSuite):
     def test_a_list_that_does_not_go_on(self, wired: Wired) -> None:
         """Where the next page is the same again, nobody can say that there is no batch."""
         part = wired.part("hi")
-        for more in ("0", 7):
-            body = orjson.dumps({"operations": [operation("a", "x")], "nextPageToken": more})
-            self.set(wired, HAND, faults={"list": Body(body=body)})
-            with pytest.raises(BadResponse):
-                wired.run(wired.api.find(wired.client, part))
+        body = orjson.dumps({"operations": [operation("a", "x")], "nextPageToken": "0"})
+        self.set(wired, HAND, faults={"list": Body(body=body)})
+        with pytest.raises(BadResponse):
+            wired.run(wired.api.find(wired.client, part))
 
     def test_an_empty_list(self, wired: Wired) -> None:
         """Google leaves empty lists out: there is no batch."""
