@@ -110,10 +110,15 @@ def test_together_answers_in_a_frame_and_lists_without_one(wired: Wired) -> None
     wired.sim.batch.faults = {
         "create": Body(body=b'{"job":{"id":"b1","status":"VALIDATING"},"warning":""}'),
         "list": Body(
-            body=b'[{"id":"b0","status":"COMPLETED","created_at":"2020-01-01T00:00:00Z"},'
-            b'{"id":"b1","status":"FAILED","created_at":"2100-01-01T00:00:00Z","input_file_id":"'
-            + str(file).encode()
-            + b'"}]'
+            body=orjson.dumps(
+                [
+                    {"id": name, "status": "FAILED", "created_at": when, "input_file_id": file}
+                    for name, when in (
+                        ("b0", "2020-01-01T00:00:00Z"),
+                        ("b1", "2100-01-01T00:00:00Z"),
+                    )
+                ]
+            )
         ),
     }
     assert wired.run(API.create(wired.client, part, file)) == "b1"
@@ -131,6 +136,13 @@ def test_the_first_errors_of_a_refused_batch(wired: Wired) -> None:
     )
     assert told(wired, status="failed").problem == "the provider does not say why"
     assert not told(wired, status="expired").problem
+
+
+def test_a_batch_without_a_word_is_none(wired: Wired) -> None:
+    """Nothing is known of it, least of all that it is over."""
+    wired.sim.batch.faults = {"poll": Body(body=b'{"id":"b","output_file_id":"f"}')}
+    with pytest.raises(BadResponse):
+        wired.run(API.status(wired.client, "b"))
 
 
 @pytest.mark.parametrize("word", ["validating", "in_progress", "finalizing", "cancelling"])
