@@ -250,3 +250,10 @@ def test_errors_of_rows(code: object, status: int, kind: type[CallError]) -> Non
 def test_rows_that_were_not_asked_have_no_reply(said: dict[str, object]) -> None:
     """A row that was cancelled, or has neither response nor error, has the status 0."""
     assert result(**said) == BatchResult("a", 0)
+
+
+def test_a_line_too_deep_to_read() -> None:
+    """It is told like any other nonsense, and ends no run."""
+    line = b'{"key":"a","response":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    with pytest.raises(BadResponse):
+        list(GeminiBatches().results(io.BytesIO(line)))
