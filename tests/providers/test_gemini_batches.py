@@ -257,3 +257,10 @@ def test_a_line_too_deep_to_read() -> None:
     line = b'{"key":"a","response":' + b"[" * 5000 + b"]" * 5000 + b"}"
     with pytest.raises(BadResponse):
         list(GeminiBatches().results(io.BytesIO(line)))
+
+
+def test_an_id_that_is_no_text() -> None:
+    """Bytes that are no UTF-8 make an id that nobody asked for; the rows around it are read."""
+    lines = b'{"key":"\xff","response":{}}\n{"key":"a","response":{"b":1}}\n'
+    found = list(GeminiBatches().results(io.BytesIO(lines)))
+    assert found == [BatchResult("\ufffd", 200, b"{}"), BatchResult("a", 200, b'{"b":1}')]
