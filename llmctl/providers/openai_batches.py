@@ -336,7 +336,7 @@ def read_typed(body: bytes, form: type[T], what: str = "the provider's reply") -
     for text in (body, replies.strict_json(body)):
         try:
             return msgspec.json.decode(text, type=form)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             failed = error
     raise BadResponse(f"{what} cannot be read: it is cut, or none of this API's") from failed
 

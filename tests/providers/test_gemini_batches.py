@@ -127,11 +127,10 @@ class TestGemini(BatchApiSuite):
     def test_a_list_that_does_not_go_on(self, wired: Wired) -> None:
         """Where the next page is the same again, nobody can say that there is no batch."""
         part = wired.part("hi")
-        for more in ("0", 7):
-            body = orjson.dumps({"operations": [operation("a", "x")], "nextPageToken": more})
-            self.set(wired, HAND, faults={"list": Body(body=body)})
-            with pytest.raises(BadResponse):
-                wired.run(wired.api.find(wired.client, part))
+        body = orjson.dumps({"operations": [operation("a", "x")], "nextPageToken": "0"})
+        self.set(wired, HAND, faults={"list": Body(body=body)})
+        with pytest.raises(BadResponse):
+            wired.run(wired.api.find(wired.client, part))
 
     def test_an_empty_list(self, wired: Wired) -> None:
         """Google leaves empty lists out: there is no batch."""
@@ -251,3 +250,17 @@ def test_errors_of_rows(code: object, status: int, kind: type[CallError]) -> Non
 def test_rows_that_were_not_asked_have_no_reply(said: dict[str, object]) -> None:
     """A row that was cancelled, or has neither response nor error, has the status 0."""
     assert result(**said) == BatchResult("a", 0)
+
+
+def test_a_line_too_deep_to_read() -> None:
+    """It is told like any other nonsense, and ends no run."""
+    line = b'{"key":"a","response":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    with pytest.raises(BadResponse):
+        list(GeminiBatches().results(io.BytesIO(line)))
+
+
+def test_an_id_that_is_no_text() -> None:
+    """Bytes that are no UTF-8 make an id that nobody asked for; the rows around it are read."""
+    lines = b'{"key":"\xff","response":{}}\n{"key":"a","response":{"b":1}}\n'
+    found = list(GeminiBatches().results(io.BytesIO(lines)))
+    assert found == [BatchResult("\ufffd", 200, b"{}"), BatchResult("a", 200, b'{"b":1}')]
