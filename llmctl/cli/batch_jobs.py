@@ -72,8 +72,9 @@ class Standing(Struct, frozen=True):
             return self.said or job.note
         found = f" (it may be {' or '.join(job.note.split())})" if job.note else ""
         return (
-            f"the reply to its submission was lost{found}: run the command again, it looks by "
-            "itself; or look at the provider's page, and say --adopt ID, or --adopt none"
+            f"no reply to its submission is on record{found}: where no llmctl is at it, run the "
+            "command again, it looks by itself; or look at the provider's page, and say "
+            "--adopt ID, or --adopt none"
         )
 
 
@@ -91,6 +92,8 @@ def run(options: BatchOptions, context: Context) -> int:
         since = context.clock.wall() * 1000 - KEPT
         with BatchJobsPeek(path) as peek:
             jobs = peek.jobs(output)
+        if not jobs and path.exists():  # one that cannot be read shows none, and says why here
+            open_ledger(path, "", "").close()
         found = [Standing(job) for job in jobs if job.is_open or job.made_ms > since]
     # Exit 0 would say of a mistyped name that all is fetched.
     if not found and options.input not in {"", STDOUT} and not os.path.lexists(options.input):
@@ -187,15 +190,15 @@ async def _ask(
     if job.state != "running" or job.batch is None:
         return Standing(job)
     now, api = context.clock.wall(), batch_api(job.adapter)
-    last = f"as it was {_age(job.checked_ms or job.sent_ms or job.made_ms, now)} ago"
+    last = f"shown is what was known {_age(job.checked_ms or job.made_ms, now)} ago"
     if isinstance(endpoint, str):
-        return Standing(job, said=f"{last}: {endpoint}")
+        return Standing(job, said=f"{endpoint}; {last}")
     assert api is not None, "who made the batch has batches"
     try:
         # Its base URL is no function: only that of a local model is.
         status = await api.status(cast("BatchClient", endpoint), job.batch)
     except CallError as error:
-        return Standing(job, said=f"{last}: {error.message}")
+        return Standing(job, said=f"{error.message}; {last}")
     job = await jobs.update(
         job.intent,
         word=status.word,
@@ -230,10 +233,10 @@ def _print_status(found: Sequence[Standing], context: Context) -> None:
         print_lines(f"{_near(members[0].job.output, cwd)}, profile {members[0].job.profile}")
         for one in members:
             job = one.job
-            word = f" ({job.word})" if job.word else ""
+            batch, word = job.batch and f"{job.batch}: ", job.word and f" ({job.word})"
             failed = f", {job.failed:,} failed" if job.failed else ""
             print_lines(
-                f"  {job.batch or '-'}: {one.words}{word}, {_progress(one)} rows{failed}, "
+                f"  {batch or ''}{one.words}{word}, {_progress(one)} rows{failed}, "
                 f"{_age(job.made_ms, now)} old",
                 *([f"    {one.note}"] if one.note else []),
             )
