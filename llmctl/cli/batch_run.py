@@ -63,6 +63,10 @@ from llmctl.storage.process import free_descriptors
 
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
+    if options.list or options.status or options.adopt is not None:
+        from llmctl.cli.batch_jobs import run as run_jobs
+
+        return run_jobs(options, context)
     _check_files(options)
     batch_provider.check_options(options)
     if (options.output or default_output(options.input)) == STDOUT:
@@ -143,6 +147,8 @@ def run(options: BatchOptions, context: Context) -> int:
 
 def _check_files(options: BatchOptions) -> None:
     """Raises `UsageError` and `InputError` before anything is said of keys and profiles."""
+    if not options.input:
+        raise UsageError("missing argument 'INPUT' (see `llmctl batch -h`)")
     if options.output == "":
         raise UsageError("-o is empty: name a file, or - for stdout")
     if options.format == "openai" and (options.keep is not None or is_csv(options.output or "")):
