@@ -61,11 +61,16 @@ _BEATS = (
     f"CREATE INDEX calls_errors ON calls (started_ms, error_type) WHERE {FAILED}",
 )
 
+def _add_job_of_holds(connection: sqlite3.Connection) -> None:
+    """Holds know their batch; an older ledger's windows are converted by holds that do."""
+    columns = connection.execute("SELECT name FROM pragma_table_info('holds')").fetchall()
+    if ("job",) not in columns:
+        connection.execute("ALTER TABLE holds ADD COLUMN job TEXT NOT NULL DEFAULT ''")
+
+
 _BATCHES = (
-    *(
-        f"ALTER TABLE {table} ADD COLUMN job TEXT NOT NULL DEFAULT ''"
-        for table in ("holds", "calls")
-    ),
+    _add_job_of_holds,
+    "ALTER TABLE calls ADD COLUMN job TEXT NOT NULL DEFAULT ''",
     """
     CREATE TABLE batch_jobs (
         intent TEXT NOT NULL PRIMARY KEY,
@@ -242,6 +247,7 @@ _UPGRADE = (
     "ALTER TABLE calls ADD COLUMN asked_model TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE calls ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
     "ALTER TABLE holds ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
+    _add_job_of_holds,
     _UNKNOWN,
     _HOURS,
     f"""
