@@ -54,55 +54,72 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
 
 
 class LlmctlError(Exception):
-    """Base of all errors a user sees: one sentence, what happened and what to do next."""
+    """Base of all errors a user sees: one sentence, what happened and what to do next.
 
+    `reported`: with `--json` a record of it is out already, or stdout is not the place for one.
+    """
+
+    type: ClassVar[str] = "internal"
     exit_code: int = 1
+    reported: bool = False
 
     @property
     def message(self) -> str:
         """The sentence for the user."""
         return str(self)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The `error` of a JSON object."""
+        return {"type": self.type, "message": self.message}
+
 
 class UsageError(LlmctlError):
     """The command line asks for something that cannot be done."""
 
+    type = "usage"
     exit_code = 2
 
 
 class ConfigError(LlmctlError):
     """A configuration file or variable is wrong."""
 
+    type = "config"
     exit_code = 2
 
 
 class InputError(LlmctlError):
     """The input, or the output it should continue, is wrong; nothing was sent."""
 
+    type = "input"
     exit_code = 2
 
 
 class SetupError(LlmctlError):
     """Something is not installed; the message names the one command that mends it."""
 
+    type = "setup"
     exit_code = 2
 
 
 class NoKeyError(LlmctlError):
     """No key was found where the profile says it should be."""
 
+    type = "no_key"
     exit_code = 4
 
 
 class DiskError(LlmctlError):
     """The disk refused a read or a write that the run depends on."""
 
+    type = "disk"
     exit_code = 74
 
 
 class BusyError(LlmctlError):
     """Another process holds the output file or the state."""
 
+    type = "busy"
     exit_code = 75
 
 
@@ -170,6 +187,17 @@ class CallError(LlmctlError):
     def row_type(self) -> str:
         """The `error.type` of an error row."""
         return self.type if self.cause is None else self.cause.row_type
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The `error` of an error row."""
+        return {
+            "type": self.row_type,
+            "message": self.message,
+            "http_status": self.http_status,
+            "retryable": self.retryable,
+            "provider_request_id": self.provider_request_id,
+        }
 
     def unbilled(self) -> CallError:
         """The error as another call meets it that waited for this one, and was not sent."""

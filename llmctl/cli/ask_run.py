@@ -168,6 +168,10 @@ async def _ask(
         printer.end()
     except CallError as error:
         waiting.stop()
+        if context.json and records and not printer.closed:
+            error.reported = True
+            with suppress(CallError):  # what stdout has to say about it stands in the printer
+                printer.write_json(record(records[0], "llmctl").decode())
         _end_failed(printer, error)
     finally:
         waiting.stop()

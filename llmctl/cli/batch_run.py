@@ -36,6 +36,7 @@ from llmctl.cli.options import (
 )
 from llmctl.cli.output import (
     duration,
+    error_json,
     has_colour,
     is_tty,
     json_text,
@@ -47,7 +48,7 @@ from llmctl.cli.output import (
 from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stream
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
-from llmctl.errors import BudgetRefused, CallError, InputError, UsageError
+from llmctl.errors import BudgetRefused, CallError, InputError, LlmctlError, UsageError
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
@@ -59,6 +60,16 @@ from llmctl.storage.process import free_descriptors
 
 def run(options: BatchOptions, context: Context) -> int:
     """Answer the file and return the exit code. Raises `LlmctlError`."""
+    try:
+        return _checked(options, context)
+    except LlmctlError as error:
+        if context.json and (options.output or options.input) == STDOUT:
+            error.reported = True  # stdout carries rows
+            say(error_json(error), end="")
+        raise
+
+
+def _checked(options: BatchOptions, context: Context) -> int:
     _check_files(options)
     if (options.output or default_output(options.input)) == STDOUT:
         require_stream(1, "stdout")

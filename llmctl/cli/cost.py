@@ -109,7 +109,7 @@ def report(
     settings = load_settings(context)
     found = _read(settings, lambda ledger: reports.make(ledger, query, settings.budgets))
     formats = {"table": draw, "csv": as_csv, "markdown": as_markdown}
-    if context.json or format == "json":
+    if context.json:
         write_json(as_json(found))
     else:
         write_stdout(formats[format](found), coloured=format == "table")

@@ -117,6 +117,22 @@ def test_exit_codes_of_failures(
     assert "Traceback" not in done.stderr
 
 
+def test_a_failed_call_is_an_error_row(llmctl: Run, sim: Simulator) -> None:
+    """With `--json` stdout has one line, the error row that a batch would write."""
+    sim.fault = errors.server_error()
+    done = llmctl("ask", "q", "--json")
+    assert done.returncode == 5
+    row = json.loads(done.stdout)
+    assert list(row) == [
+        "id", "index", "error", "attempts", "call_id", "request_hash", "cost_usd",
+    ]  # fmt: skip
+    assert (row["error"]["type"], row["error"]["http_status"], row["attempts"]) == (
+        "server",
+        500,
+        4,
+    )
+
+
 @pytest.mark.parametrize(
     ("fault", "limits"), [(errors.server_error(), 0), (errors.rate_limited(), 2)]
 )

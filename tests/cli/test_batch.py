@@ -168,6 +168,14 @@ def test_nothing_is_sent_when_the_input_is_wrong(
     assert not (tmp_path / "bad.out.jsonl").exists()
 
 
+def test_where_rows_go_to_stdout_an_error_does_not(llmctl: Run, tmp_path: Path) -> None:
+    """With `-o - --json` the error's object is on stderr, as the summary would be."""
+    path = write(tmp_path / "bad.jsonl", [{"id": "a"}])
+    done = llmctl("batch", str(path), "-o", "-", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert json.loads(done.stderr.splitlines()[0])["error"]["type"] == "input"
+
+
 def test_stdin_to_stdout(llmctl: Run, sim: Simulator) -> None:
     """`batch - -o -` reads stdin and writes rows, and nothing else, to stdout; a failed row is a
     JSON line on stderr."""
