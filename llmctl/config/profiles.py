@@ -69,12 +69,13 @@ def choose(settings: Settings, installed: Callable[[], bool]) -> Profile:
 
 
 def _nothing_to_use(settings: Settings) -> str:
-    from llmctl.providers.local_model_files import get_server
+    from llmctl.providers.local_model_files import get_server, has_server
 
     own = settings.folders.config / CONFIG_FILE
     read = [f"{path} (names no `default:`)" for path in settings.files] or [f"{own} (not there)"]
     keys = [settings.profiles[name].key for name in PRESETS]
     variables = [key.env for key in keys if key is not None and key.env]
+    server = "" if has_server() else f"{get_server()} && "
     return (
         "no provider to ask: no profile is chosen, no key is set, no local model is installed.\n"
         f"  configuration: {', '.join(read)}\n"
@@ -83,7 +84,7 @@ def _nothing_to_use(settings: Settings) -> str:
         "Three ways on:\n"
         "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)\n"
         "  2. point at a server: llmctl profiles init   (then set its base_url)\n"
-        f"  3. run a local model: {get_server()} && llmctl local install"
+        f"  3. run a local model: {server}llmctl local install"
     )
 
 
