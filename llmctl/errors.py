@@ -17,7 +17,7 @@
         ├── QuotaExhausted         5   quota            (terminal for the whole run)
         ├── RateLimited            5   rate_limited     retryable
         ├── Overloaded             5   overloaded       retryable
-        ├── ProviderDown           5   type of its cause; not sent: the breaker is open
+        ├── ProviderDown           5   type of its cause; retryable, but for a quota; not sent
         ├── ServerFailed           5   server           retryable
         ├── CallTimeout            5   timeout          retryable, may have been billed
         ├── ConnectionFailed       5   connection       retryable
@@ -138,6 +138,7 @@ class CallError(LlmctlError):
             other profiles, and are on record there.
         held: the call is on record and must be settled.
         excused: the provider was down for all: the row is not to blame.
+        refused_for: seconds in which the circuit breaker would refuse another attempt.
         kept_ended: the server closed a kept connection instead of answering on it, or one while
             this program was stopped: no attempt of the policy's, and no outage.
         cause: what broke the stream, or was last heard of a provider that is down.
@@ -174,6 +175,7 @@ class CallError(LlmctlError):
         self.sent = sent
         self.cause = cause
         self.attempts = self.uncertain = self.limited = self.elsewhere = 0
+        self.refused_for = 0.0
         self.held = self.excused = self.kept_ended = False
         self.request: Any = None
         self.usage: Any = None
@@ -270,7 +272,10 @@ class Overloaded(CallError):
 
 
 class ProviderDown(CallError):
-    """Nothing is sent while the provider counts as down; `reached`: it has replied before."""
+    """Nothing is sent while the provider counts as down; `reached`: it has replied before.
+
+    The same call may succeed later, but not in this run: no attempt is made while it lasts.
+    """
 
     type = "overloaded"
     exit_code = 5
@@ -279,11 +284,14 @@ class ProviderDown(CallError):
         self, where: str, cause: CallError | None, retry_after: float, *, reached: bool = False
     ) -> None:
         said = f" ({cause.message})" if cause is not None else ""
+        passes = not isinstance(cause, QuotaExhausted)
+        later = f"try again in {max(retry_after, 1):.0f} s, or " if passes else ""
         super().__init__(
-            f"{where} is down{said}: not sent; try again in {max(retry_after, 1):.0f} s, or name "
-            "another profile (`fallback:`)",
+            f"{where} is {'down' if passes else 'not called'}{said}: not sent; {later}name another "
+            "profile (`fallback:`)",
             http_status=None if cause is None else cause.http_status,
             retry_after=retry_after,
+            retryable=passes,
             sent=False,
             cause=cause,
         )
