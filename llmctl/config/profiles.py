@@ -96,8 +96,10 @@ def as_json(profile: Profile) -> dict[str, Any]:
     said = to_builtins(profile, builtin_types=(Decimal,), enc_hook=str)
     own = {name: said[name] for name in ("temperature", "max_tokens") if said[name] is not None}
     said["params"] = {**own, **profile.params}
-    amounts = {k: v for k, v in (said["price"] or {}).items() if v is not None}
-    said["price"] = {"as": amounts["as"]} if "as" in amounts else amounts
+    for name in ("limits", "cache", "price"):
+        said[name] = {k: v for k, v in (said[name] or {}).items() if v not in (None, {})}
+    if "as" in said["price"]:
+        said["price"] = {"as": said["price"]["as"]}
     said["api"] = said["api"] if said["api"] != "chat" else None
     said["base_url" if profile.provider == LOCAL else "parallel"] = None
     key = profile.key
