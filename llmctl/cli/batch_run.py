@@ -261,7 +261,13 @@ async def _progress(tally: Tally, live: Runner, context: Context) -> AsyncIterat
         return
     tpm = live.profile.limits.of(live.profile.model).tpm
     pace = Pace(
-        tally, context.clock, tpm, live.waits, lambda: tightest_budget(live.budget), live.today
+        tally,
+        context.clock,
+        money,
+        tpm,
+        live.waits,
+        lambda: tightest_budget(live.budget),
+        live.today,
     )
     if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
         display = bar(sys.stderr, pace, colour=has_colour(sys.stderr))
