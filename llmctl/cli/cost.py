@@ -187,8 +187,8 @@ def check(
             complaints.append(f"budget {name} is exceeded: {money(state.used)} of {most}")
         elif strict and state.unknown:
             complaints.append(
-                f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
-                f"`price:` in their profile, {HOW_TO_SET}"
+                f"budget {name}: {plural(state.unknown, 'call')} of unknown price (--strict); set "
+                f"`price:` in the profile, {HOW_TO_SET}"
             )
         if context.json:
             figures = groups_json(groups, dimensions, state.figures)

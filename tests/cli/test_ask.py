@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -92,7 +93,8 @@ def test_a_dry_run_sends_nothing(llmctl: Run, sim: Simulator) -> None:
     assert plan["input_tokens"] > 2
     assert plan["worst_case_usd"] == pytest.approx((plan["input_tokens"] + 200) / 1e6)
     assert plan["cached"] is False
-    assert "at most" in llmctl("ask", "hello", "--dry-run").stdout
+    said = llmctl("ask", "hello " * 1500, "--max-tokens", "4000", "--dry-run").stdout
+    assert re.search(r"tokens   1,5\d\d in \(.*\), 4,000 out at most, window \d+,000\n", said)
 
 
 @pytest.mark.parametrize(
