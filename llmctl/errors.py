@@ -17,7 +17,7 @@
         ├── QuotaExhausted         5   quota            (terminal for the whole run)
         ├── RateLimited            5   rate_limited     retryable
         ├── Overloaded             5   overloaded       retryable
-        ├── ProviderDown           5   type of its cause; not sent: the breaker is open
+        ├── ProviderDown           5   type of its cause; retryable, but for a quota; not sent
         ├── ServerFailed           5   server           retryable
         ├── CallTimeout            5   timeout          retryable, may have been billed
         ├── ConnectionFailed       5   connection       retryable
@@ -55,55 +55,72 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
 
 
 class LlmctlError(Exception):
-    """Base of all errors a user sees: one sentence, what happened and what to do next."""
+    """Base of all errors a user sees: one sentence, what happened and what to do next.
 
+    `reported`: with `--json` a record of it is out already, or stdout is not the place for one.
+    """
+
+    type: ClassVar[str] = "internal"
     exit_code: int = 1
+    reported: bool = False
 
     @property
     def message(self) -> str:
         """The sentence for the user."""
         return str(self)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The `error` of a JSON object."""
+        return {"type": self.type, "message": self.message}
+
 
 class UsageError(LlmctlError):
     """The command line asks for something that cannot be done."""
 
+    type = "usage"
     exit_code = 2
 
 
 class ConfigError(LlmctlError):
     """A configuration file or variable is wrong."""
 
+    type = "config"
     exit_code = 2
 
 
 class InputError(LlmctlError):
     """The input, or the output it should continue, is wrong; nothing was sent."""
 
+    type = "input"
     exit_code = 2
 
 
 class SetupError(LlmctlError):
     """Something is not installed; the message names the one command that mends it."""
 
+    type = "setup"
     exit_code = 2
 
 
 class NoKeyError(LlmctlError):
     """No key was found where the profile says it should be."""
 
+    type = "no_key"
     exit_code = 4
 
 
 class DiskError(LlmctlError):
     """The disk refused a read or a write that the run depends on."""
 
+    type = "disk"
     exit_code = 74
 
 
 class BusyError(LlmctlError):
     """Another process holds the output file or the state."""
 
+    type = "busy"
     exit_code = 75
 
 
@@ -122,6 +139,7 @@ class CallError(LlmctlError):
             other profiles, and are on record there.
         held: the call is on record and must be settled.
         excused: the provider was down for all: the row is not to blame.
+        refused_for: seconds in which the circuit breaker would refuse another attempt.
         kept_ended: the server closed a kept connection instead of answering on it, or one while
             this program was stopped: no attempt of the policy's, and no outage.
         cause: what broke the stream, or was last heard of a provider that is down.
@@ -158,6 +176,7 @@ class CallError(LlmctlError):
         self.sent = sent
         self.cause = cause
         self.attempts = self.uncertain = self.limited = self.elsewhere = 0
+        self.refused_for = 0.0
         self.held = self.excused = self.kept_ended = False
         self.request: Any = None
         self.usage: Any = None
@@ -171,6 +190,17 @@ class CallError(LlmctlError):
     def row_type(self) -> str:
         """The `error.type` of an error row."""
         return self.type if self.cause is None else self.cause.row_type
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The `error` of an error row."""
+        return {
+            "type": self.row_type,
+            "message": self.message,
+            "http_status": self.http_status,
+            "retryable": self.retryable,
+            "provider_request_id": self.provider_request_id,
+        }
 
     def unbilled(self) -> CallError:
         """The error as another call meets it that waited for this one, and was not sent."""
@@ -243,7 +273,10 @@ class Overloaded(CallError):
 
 
 class ProviderDown(CallError):
-    """Nothing is sent while the provider counts as down; `reached`: it has replied before."""
+    """Nothing is sent while the provider counts as down; `reached`: it has replied before.
+
+    The same call may succeed later, but not in this run: no attempt is made while it lasts.
+    """
 
     type = "overloaded"
     exit_code = 5
@@ -252,11 +285,14 @@ class ProviderDown(CallError):
         self, where: str, cause: CallError | None, retry_after: float, *, reached: bool = False
     ) -> None:
         said = f" ({cause.message})" if cause is not None else ""
+        passes = not isinstance(cause, QuotaExhausted)
+        later = f"try again in {max(retry_after, 1):.0f} s, or " if passes else ""
         super().__init__(
-            f"{where} is down{said}: not sent; try again in {max(retry_after, 1):.0f} s, or name "
-            "another profile (`fallback:`)",
+            f"{where} is {'down' if passes else 'not called'}{said}: not sent; {later}name another "
+            "profile (`fallback:`)",
             http_status=None if cause is None else cause.http_status,
             retry_after=retry_after,
+            retryable=passes,
             sent=False,
             cause=cause,
         )

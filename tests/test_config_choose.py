@@ -10,6 +10,7 @@ from llmctl.config.load import Overrides
 from llmctl.config.profiles import choose
 from llmctl.config.settings import Profile
 from llmctl.errors import ConfigError, NoKeyError
+from llmctl.providers.local_model_files import has_server
 from tests.configuring import World
 
 
@@ -86,4 +87,5 @@ def test_nothing_to_use(world: World) -> None:
     assert "export OPENAI_API_KEY=…" in message
     assert "llmctl profiles init" in message
     assert "base_url" in message
-    assert re.search("pip install 'xllamacpp==[0-9.]+' && llmctl local install", message)
+    assert re.search(r"3. run a local model: (pip install .* && )?llmctl local install$", message)
+    assert ("pip install 'xllamacpp==" in message) is not has_server()

@@ -22,23 +22,27 @@ async def afford_all(_: Request, __: int) -> bool:
     return True
 
 
-def guarded(inner: Handler, clock: FakeClock, stop: Stop, limits: Limits) -> Retry:
+def guarded(
+    inner: Handler, clock: FakeClock, stop: Stop, limits: Limits, breaker_failures: int
+) -> Retry:
     """Retry, breaker and limiter of a batch that `stop` ends."""
     waiting = stop.clock(clock)
-    health = ProviderHealth(BreakerPolicy(failures=1), waiting, "test", patient=True)
+    health = ProviderHealth(BreakerPolicy(failures=breaker_failures), waiting, "test", patient=True)
     provider = ProviderLimits(limits, clock, stop=stop)
     breaker = circuit_breaker(rate_limit(inner, provider, lambda _: 0), health)
     policy = RetryPolicy(attempts=9, ambiguous_attempts=9)
     return Retry(breaker, policy, 9e9, waiting, lambda _: None, afford_all, patient=True)
 
 
-def stopped_after(seconds: float, inner: Scripted, limits: Limits) -> list[BaseException]:
+def stopped_after(
+    seconds: float, inner: Scripted, limits: Limits, breaker_failures: int = 1
+) -> list[BaseException]:
     """How twenty calls end when the run is told to end after so long."""
     clock = FakeClock()
 
     async def run() -> list[BaseException]:
         stop = Stop()
-        guard = guarded(inner, clock, stop, limits)
+        guard = guarded(inner, clock, stop, limits, breaker_failures)
         calls = [asyncio.ensure_future(guard(request(), None)) for _ in range(20)]
         await clock.sleep(seconds)
         stop.ask()
@@ -72,7 +76,9 @@ def test_rows_that_wait_are_not_sent(
 
 def test_a_row_in_a_pause_keeps_what_may_have_been_billed() -> None:
     """Its earlier attempt timed out: that is on the error that ends it."""
-    ends = stopped_after(0.0001, Scripted(CallTimeout("late")), Limits(concurrency=20))
+    ends = stopped_after(
+        0.0001, Scripted(CallTimeout("late")), Limits(concurrency=20), breaker_failures=99
+    )
     kept = [(end.attempts, end.uncertain, end.held) for end in ends if isinstance(end, Cancelled)]
     assert kept
     assert set(kept) == {(1, 1, True)}

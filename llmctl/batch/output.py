@@ -132,15 +132,8 @@ def _row(call: CallRecord) -> dict[str, Any]:
     key = {"call_id": request.call_id, "request_hash": request.fingerprint}
     cost = {"cost_usd": dollars(call.cost)}
     if isinstance(result, CallError):
-        error = {
-            "type": result.row_type,
-            "message": result.message,
-            "http_status": result.http_status,
-            "retryable": result.retryable,
-            "provider_request_id": result.provider_request_id,
-        }
         paid = {} if result.text is None else {"text": result.text}
-        return {**name, "error": error, **paid, "attempts": result.attempts, **key, **cost}
+        return {**name, "error": result.fields, **paid, "attempts": result.attempts, **key, **cost}
     more: dict[str, Any] = {"tool_calls": result.tool_calls, "citations": result.citations}
     if result.body is not None and (request.wants_body or result.beyond_text):
         more["body"] = _one_line(result.body)

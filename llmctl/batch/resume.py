@@ -208,14 +208,22 @@ def check_unchanged(index: RowIndex, source: InputFile, output: Path | None) -> 
 
 def _refuse(source: InputFile, why: str, problems: list[tuple[int, str]], count: int) -> None:
     """Raise, where there are problems, an `InputError` of their count, `why`, the first of them as
-    `NAME:LINE: …`, and how many more there are."""
+    `NAME:LINE: …`, each once with its other lines, and how many more there are."""
     if not count:
         return
     shown = sorted(problems)[:SHOWN]
-    text = [f"{source.name}: {count} problem{'' if count == 1 else 's'}, nothing was sent{why}"]
-    text += [f"{source.name}:{line}: {problem}" for line, problem in shown]
+    found: dict[str, list[int]] = {}
+    for line, problem in shown:
+        found.setdefault(problem, []).append(line)
+    text = [f"{source.name}: {count:,} problem{'s' * (count != 1)}, nothing was sent{why}"]
+    for problem, (first, *others) in found.items():
+        text.append(f"{source.name}:{first}: {problem}")
+        if others:
+            text.append(
+                f"  the same in line{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
+            )
     if count > len(shown):
-        text.append(f"… and {count - len(shown)} more")
+        text.append(f"… and {count - len(shown):,} more")
     raise InputError("\n".join(text))
 
 

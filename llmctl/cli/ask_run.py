@@ -168,6 +168,10 @@ async def _ask(
         printer.end()
     except CallError as error:
         waiting.stop()
+        if context.json and records and not printer.closed:
+            error.reported = True
+            with suppress(CallError):  # what stdout has to say about it stands in the printer
+                printer.write_json(record(records[0], "llmctl").decode())
         _end_failed(printer, error)
     finally:
         waiting.stop()
@@ -267,11 +271,11 @@ async def _plan(
         print_json(plan, compact=True)
         return code
     about = "" if counted.exact else "about "
-    most = f"{request.max_tokens} out at most" if request.max_tokens else "output not limited"
-    limit = f", window {window}" if window else ""
+    most = f"{request.max_tokens:,} out at most" if request.max_tokens else "output not limited"
+    limit = f", window {window:,}" if window else ""
     print_lines(
         f"target   {target.profile}/{target.model}",
-        f"tokens   {about}{counted.tokens} in ({counted.encoding}), {most}{limit}",
+        f"tokens   {about}{counted.tokens:,} in ({counted.encoding}), {most}{limit}",
         f"price    {money(worst)} at most",
         f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
     )

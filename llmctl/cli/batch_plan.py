@@ -14,7 +14,7 @@ from llmctl.batch.output import default_output, dollars
 from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
 from llmctl.cli.context import Context
 from llmctl.cli.options import budget_windows
-from llmctl.cli.output import duration, money, print_json, print_lines
+from llmctl.cli.output import duration, money, plural, print_json, print_lines
 from llmctl.config.settings import Budget, Folders
 from llmctl.pricing import HOW_TO_SET, Prices
 from llmctl.providers.registry import codec
@@ -125,11 +125,11 @@ def _unlimited(made: Plan, job: Job, *, held: bool) -> list[str]:
     """What becomes of rows whose answers nothing limits."""
     if not made.unlimited:
         return []
-    effect = "their answers may fill the model's window; set `params: {max_tokens: …}`"
+    effect = "an answer may fill the model's window; set `params: {max_tokens: …}`"
     if held:
-        effect = f"under a budget they get at most {job.profile.default_max_tokens:,}; set "
+        effect = f"under a budget an answer gets at most {job.profile.default_max_tokens:,}; set "
         effect += "max_tokens or default_max_tokens"
-    return [f"no max_tokens in {made.unlimited:,} rows: {effect} in the profile"]
+    return [f"no max_tokens in {plural(made.unlimited, 'row')}: {effect} in the profile"]
 
 
 def _lines(made: Plan, job: Job, *, held: bool) -> list[str]:
@@ -157,7 +157,9 @@ def _lines(made: Plan, job: Job, *, held: bool) -> list[str]:
         found.append(f"    row {index}: {message}")
     about = "" if made.exact else "about "
     most = "?" if made.max_output_tokens is None else f"{made.max_output_tokens:,}"
-    basis = f"from {made.seen:,} earlier calls" if made.seen else "assumed: no earlier calls"
+    basis = (
+        f"from {plural(made.seen, 'earlier call')}" if made.seen else "assumed: no earlier calls"
+    )
     time = f"about {duration(made.seconds or 0)}, bound by {made.bound_by}"
     if made.seconds is None:
         time = "unknown: no limit is set and no earlier call is known"
@@ -175,6 +177,6 @@ def _lines(made: Plan, job: Job, *, held: bool) -> list[str]:
         found.append("at most: duplicates included, for an answer that is cut off is not kept")
     found += _unlimited(made, job, held=held)
     if made.unpriced:
-        named = ", ".join(f"{m} ({n:,} rows)" for m, n in made.unpriced.items())
+        named = ", ".join(f"{m} ({plural(n, 'row')})" for m, n in made.unpriced.items())
         found.append(f"worst case unknown, $?: {named}")
     return found

@@ -38,6 +38,7 @@ from llmctl.cli.options import (
 )
 from llmctl.cli.output import (
     duration,
+    error_json,
     has_colour,
     is_tty,
     json_text,
@@ -50,7 +51,14 @@ from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stream
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
 from llmctl.engines.provider import ProviderEngine
-from llmctl.errors import BudgetRefused, CallError, CallTimeout, InputError, UsageError
+from llmctl.errors import (
+    BudgetRefused,
+    CallError,
+    CallTimeout,
+    InputError,
+    LlmctlError,
+    UsageError,
+)
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
@@ -67,6 +75,16 @@ def run(options: BatchOptions, context: Context) -> int:
         from llmctl.cli.batch_jobs import run as run_jobs
 
         return run_jobs(options, context)
+    try:
+        return _checked(options, context)
+    except LlmctlError as error:
+        if context.json and (options.output or options.input) == STDOUT:
+            error.reported = True  # stdout carries rows
+            say(error_json(error), end="")
+        raise
+
+
+def _checked(options: BatchOptions, context: Context) -> int:
     _check_files(options)
     batch_provider.check_options(options)
     if (options.output or default_output(options.input)) == STDOUT:
@@ -311,7 +329,8 @@ async def _progress(
     def waits() -> str | None:
         return (batches and batches.waits()) or live.waits()
 
-    pace = Pace(tally, context.clock, tpm, waits, lambda: tightest_budget(live.budget), live.today)
+    budget = partial(tightest_budget, live.budget)
+    pace = Pace(tally, context.clock, money, tpm, waits, budget, live.today)
     if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
         display = bar(sys.stderr, pace, colour=has_colour(sys.stderr))
     else:

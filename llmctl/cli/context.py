@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,10 +16,10 @@ import typer
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from llmctl.cli.output import is_tty, say
+from llmctl.cli.output import error_json, is_tty, say, write_json
 from llmctl.cli.streams import stdin_pieces
 from llmctl.clock import Clock, SystemClock
-from llmctl.errors import ConfigError, InputError, LlmctlError, SetupError
+from llmctl.errors import ConfigError, DiskError, InputError, LlmctlError, SetupError
 from llmctl.redact import printable
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class Context(Struct, frozen=True):
 
 
 def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
-    """Run a command and leave with its exit code; an error is one sentence on stderr.
+    """Run a command and leave with its exit code; an error is one sentence on stderr, and with
+    `--json` an object on stdout, too.
 
     With `-vv` the traceback comes before it, without locals, which may hold keys and prompts.
     """
@@ -97,14 +98,18 @@ def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - its traceback is for whoever mends it
-        if isinstance(error, LlmctlError):
-            code, message = error.exit_code, error.message
-        else:
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            code, message = 1, f"a mistake in llmctl, {what}; please report it with what -vv shows"
         if context.verbose > 1:
             say(traceback.format_exc(), end="")
-        say(f"error: {message}")
+        if not isinstance(error, LlmctlError):
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            error = LlmctlError(
+                f"a mistake in llmctl, {what}; please report it with what -vv shows"
+            )
+        code = error.exit_code
+        say(f"error: {error.message}")
+        if context.json and not error.reported:
+            with suppress(OSError, DiskError):  # stdout may be what failed
+                write_json(error_json(error))
     raise typer.Exit(code)
 
 

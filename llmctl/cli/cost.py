@@ -109,7 +109,7 @@ def report(
     settings = load_settings(context)
     found = _read(settings, lambda ledger: reports.make(ledger, query, settings.budgets))
     formats = {"table": draw, "csv": as_csv, "markdown": as_markdown}
-    if context.json or format == "json":
+    if context.json:
         write_json(as_json(found))
     else:
         write_stdout(formats[format](found), coloured=format == "table")
@@ -187,8 +187,8 @@ def check(
             complaints.append(f"budget {name} is exceeded: {money(state.used)} of {most}")
         elif strict and state.unknown:
             complaints.append(
-                f"budget {name}: {state.unknown:,} calls have an unknown price (--strict); set "
-                f"`price:` in their profile, {HOW_TO_SET}"
+                f"budget {name}: {plural(state.unknown, 'call')} of unknown price (--strict); set "
+                f"`price:` in the profile, {HOW_TO_SET}"
             )
         if context.json:
             figures = groups_json(groups, dimensions, state.figures)

@@ -23,7 +23,7 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     _refuse_words(extra)
     places = KeyPlaces(context)
     slot, profile = places.place(name)
-    keyring = places.resolver.keyring  # what is missing shows before a key is typed
+    keyring = places.resolver.keyring_for(profile)  # what is missing shows before a key is typed
     key = _new_key(read_secret(f"Key for {slot.name} ({slot.where}): "))
     with places.held():
         mark_stored(places.state, slot, stored=True)
@@ -44,7 +44,7 @@ def run_rotate(
         raise UsageError("--finish and --rollback exclude each other; give one of them")
     places = KeyPlaces(context)
     slot, profile = places.place(name)
-    changes = KeyStore(places.resolver.keyring, slot)
+    changes = KeyStore(places.resolver.keyring_for(profile), slot)
 
     def check(key: str) -> None:
         asyncio.run(probe(profile, key, context.clock))

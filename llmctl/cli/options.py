@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from msgspec import Struct
+from msgspec.structs import replace
 from typer import Option
 
 from llmctl.attachments import text_argument
@@ -50,7 +51,7 @@ _COMMON = {
     ),
     "config": Option(help="Configuration file.", envvar="LLMCTL_CONFIG"),
     "env_file": Option(metavar="FILE", help="Variables, such as keys: NAME=VALUE lines."),
-    "json": Option("--json", help="Machine-readable result on stdout."),
+    "json": Option("--json", help="Machine-readable result, or error, on stdout."),
     "quiet": Option("--quiet", "-q", help="No progress or notes on stderr."),
     "verbose": _VERBOSE,
 }
@@ -111,6 +112,8 @@ def command(
     def register(work: Callable[..., int]) -> Callable[..., int]:
         def run(**given: Any) -> None:
             context = Context(**{key: given.pop(key) for key in shared})
+            if given.get("format") == "json":
+                context = replace(context, json=True)
 
             def checked() -> int:
                 _refuse_other_encodings({**given, "profile": context.profile})

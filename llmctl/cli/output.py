@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llmctl.errors import Cancelled, DiskError
+from llmctl.errors import Cancelled, DiskError, LlmctlError
 from llmctl.redact import printable, printable_json, redact_known_keys
 
 if TYPE_CHECKING:
@@ -155,6 +155,12 @@ def json_text(value: Any, *, compact: bool = False) -> str:
 
     option = 0 if compact else orjson.OPT_INDENT_2
     return orjson.dumps(value, option=option, default=float).decode() + "\n"
+
+
+def error_json(error: LlmctlError) -> str:
+    """What a script reads of a command that ended with an error: `error` and `exit_code`."""
+    said = {**error.fields, "message": safe(error.message)}
+    return json_text({"error": said, "exit_code": error.exit_code}, compact=True)
 
 
 def print_json(value: Any, *, compact: bool = False) -> None:

@@ -241,7 +241,7 @@ def _complete(
             file = cwd / entries[key].where.rpartition(":")[0]  # a path begins at its file
             own = home(environ) / written[2:] if written.startswith("~/") else file.parent / written
             said[key] = Path(os.path.normpath(own))
-    if "model_path" in said and "model" not in entries:
+    if said.get("model_path") and "model" not in entries:
         # answers of two files must not meet in the cache
         said["model"] = said["model_path"].stem.strip() or "model"
     said.pop("extends", None)

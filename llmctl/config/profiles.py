@@ -69,12 +69,13 @@ def choose(settings: Settings, installed: Callable[[], bool]) -> Profile:
 
 
 def _nothing_to_use(settings: Settings) -> str:
-    from llmctl.providers.local_model_files import get_server
+    from llmctl.providers.local_model_files import get_server, has_server
 
     own = settings.folders.config / CONFIG_FILE
     read = [f"{path} (names no `default:`)" for path in settings.files] or [f"{own} (not there)"]
     keys = [settings.profiles[name].key for name in PRESETS]
     variables = [key.env for key in keys if key is not None and key.env]
+    server = "" if has_server() else f"{get_server()} && "
     return (
         "no provider to ask: no profile is chosen, no key is set, no local model is installed.\n"
         f"  configuration: {', '.join(read)}\n"
@@ -83,7 +84,7 @@ def _nothing_to_use(settings: Settings) -> str:
         "Three ways on:\n"
         "  1. set a key:         export OPENAI_API_KEY=…   (or llmctl keys set openai)\n"
         "  2. point at a server: llmctl profiles init   (then set its base_url)\n"
-        f"  3. run a local model: {get_server()} && llmctl local install"
+        f"  3. run a local model: {server}llmctl local install"
     )
 
 
@@ -95,8 +96,10 @@ def as_json(profile: Profile) -> dict[str, Any]:
     said = to_builtins(profile, builtin_types=(Decimal,), enc_hook=str)
     own = {name: said[name] for name in ("temperature", "max_tokens") if said[name] is not None}
     said["params"] = {**own, **profile.params}
-    amounts = {k: v for k, v in (said["price"] or {}).items() if v is not None}
-    said["price"] = {"as": amounts["as"]} if "as" in amounts else amounts
+    for name in ("limits", "cache", "price"):
+        said[name] = {k: v for k, v in (said[name] or {}).items() if v not in (None, {})}
+    if "as" in said["price"]:
+        said["price"] = {"as": said["price"]["as"]}
     said["api"] = said["api"] if said["api"] != "chat" else None
     said["base_url" if profile.provider == LOCAL else "parallel"] = None
     key = profile.key

@@ -172,7 +172,9 @@ class ProviderHealth:
             circuit.end(permit, now, ok=None if neutral else not failed)
         self._reached = self._reached or not isinstance(cause, _UNREACHED)
         if error is not None and failed:
-            error.excused = circuit.state != "closed" and self._patient and self._reached
+            waits = self._patient and self._reached
+            error.excused = circuit.state != "closed" and waits
+            error.refused_for = 0.0 if waits else circuit.wait(now)
         if circuit.state != before or permit.probe:
             self._wake()
 

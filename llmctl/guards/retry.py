@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import RetryPolicy
-from llmctl.errors import CallError, Cancelled, RateLimited
+from llmctl.errors import CallError, Cancelled, ProviderDown, RateLimited
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Billed, Request
@@ -166,6 +166,8 @@ class _Call:
         error, policy = _failure(state), self._guard.policy
         if self.count >= policy.attempts or (error.retry_after or 0.0) > self._left(error):
             return True
+        if error.refused_for > state.upcoming_sleep:  # nobody is told of a try that is none
+            return True
         if not error.ambiguous and error.usage is None:
             return False
         bills = self.uncertain + len(self.billed)
@@ -185,7 +187,8 @@ def _is_known(error: CallError) -> bool:
 
 
 def _is_retryable(error: BaseException) -> bool:
-    return isinstance(error, CallError) and error.retryable and not isinstance(error, Cancelled)
+    passes = isinstance(error, CallError) and error.retryable
+    return passes and not isinstance(error, (Cancelled, ProviderDown))
 
 
 def _failure(state: RetryCallState) -> CallError:

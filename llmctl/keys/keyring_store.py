@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -48,17 +49,32 @@ _REASONS = {  # how the errors of backends begin
 }
 _SUFFIXES = ("", " (2)")  # of the user name, by side; a key's name cannot hold a space
 
-_WAYS_ON = f"""Three ways on:
-  1. the environment:   export OPENAI_API_KEY=… (or the variable of your provider)
-  2. another program:   key: {{command: "op read op://…"}} in the profile
-  3. an encrypted file: pip install keyrings.cryptfile, and its password in {PASSWORD}"""
-
 
 class KeyringUnavailable(NoKeyError):
-    """No keyring can be used; the message says why and names the three ways on."""
+    """No keyring can be used; the message says why and names the three ways on. `variable`: the
+    profile's own, where it has one."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"no keyring can be used: {why}.\n{_WAYS_ON}")
+    def __init__(self, why: str, variable: str | None = None) -> None:
+        self.why = why
+        export = f"export {variable or 'NAME'}=…"
+        if variable is None:
+            export += " and key: {env: NAME} in the profile"
+        file = f"its password in {PASSWORD}"
+        if not _has_encrypted_file():
+            file = f"pip install keyrings.cryptfile, and {file}"
+        super().__init__(
+            f"no keyring can be used: {why}.\nThree ways on:\n"
+            f"  1. the environment:   {export}\n"
+            '  2. another program:   key: {command: "op read op://…"} in the profile\n'
+            f"  3. an encrypted file: {file}"
+        )
+
+
+def _has_encrypted_file() -> bool:
+    try:
+        return find_spec("keyrings.cryptfile") is not None
+    except ModuleNotFoundError:  # no `keyrings` either
+        return False
 
 
 class Keyring:

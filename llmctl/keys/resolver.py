@@ -74,6 +74,14 @@ class KeyResolver:
         """The keyring, opened now if it was not. Raises `KeyringUnavailable`."""
         return Keyring.open(self._environ)
 
+    def keyring_for(self, profile: Profile) -> Keyring:
+        """As `keyring`; what is raised names the profile's variable."""
+        try:
+            return self.keyring
+        except KeyringUnavailable as error:
+            variable = profile.key.env if profile.key else None
+            raise KeyringUnavailable(error.why, variable) from None
+
     def environment(self, profile: Profile) -> Key | None:
         """The key in the profile's variable. Raises `NoKeyError` when it cannot be one."""
         variable = profile.key and profile.key.env
@@ -86,7 +94,7 @@ class KeyResolver:
 
     def sources(self, profile: Profile) -> list[KeySource]:
         """The places of the profile's key, in the order in which they are asked."""
-        source, keyring = profile.key, KeyringSource(lambda: self.keyring)
+        source, keyring = profile.key, KeyringSource(lambda: self.keyring_for(profile))
         if source is None:  # a server that may want no key: the hint saves opening the keyring
             return [keyring] if slot_of(profile) in self.stored else []
         if source.command:

@@ -22,12 +22,14 @@ _WINDOW = 60.0  # seconds that the pace is an average of
 
 @dataclass(slots=True)
 class Pace:
-    """Rows a second, tokens a minute and the time left, over the last minute. `budget` gives what
+    """Rows a second, tokens a minute and the time left, over the last minute. `money` writes US
+    dollars; `budget` gives what
     is spent of the budget in use, and its limit, in US dollars; `today` how many requests of how
     many a day are used."""
 
     tally: Tally
     clock: Clock
+    money: Callable[[Decimal | None], str]
     tokens_per_minute: int | None = None
     waits: Callable[[], str | None] = lambda: None
     budget: Callable[[], Awaitable[tuple[Decimal, Decimal] | None]] | None = None
@@ -66,9 +68,9 @@ class Pace:
         words.append(f"{self._per_second(1):.1f} rows/s")
         words.append(f"{self._per_second(2) * 60:,.0f}{limit} tokens/min")
         if self._spent is not None:
-            words.append("${:,.2f}/${:,.2f}".format(*self._spent))
+            words.append("/".join(map(self.money, self._spent)))
         else:
-            words.append("$?" if tally.unpriced else f"${tally.cost:,.2f}")
+            words.append(self.money(None if tally.unpriced else tally.cost))
         if today := self.today():
             words.append("{:,}/{:,} requests today".format(*today))
         if wait := self.waits():

@@ -67,7 +67,10 @@ def since(text: str, now: int, zone: tzinfo) -> Span:
     elif _DATE.fullmatch(text.strip()):
         start = midnight(_date(text, "--since"), zone)
     else:
-        raise UsageError(f"--since wants a time such as 7d, 24h, 2w or 2026-11-01, not {text!r}")
+        hint = f"; did you mean {text.strip()}d?" if text.strip().isdecimal() else ""
+        raise UsageError(
+            f"--since wants a time such as 7d, 24h, 2w or 2026-11-01, not {text!r}{hint}"
+        )
     if start >= now:
         raise UsageError(f"--since {text} is not in the past")
     return Span(start, now + 1)

@@ -61,6 +61,7 @@ _BEATS = (
     f"CREATE INDEX calls_errors ON calls (started_ms, error_type) WHERE {FAILED}",
 )
 
+
 def _add_job_of_holds(connection: sqlite3.Connection) -> None:
     """Holds know their batch; an older ledger's windows are converted by holds that do."""
     columns = connection.execute("SELECT name FROM pragma_table_info('holds')").fetchall()

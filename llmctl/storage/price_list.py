@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from llmctl.clock import Clock
-from llmctl.errors import BadResponse, ConfigError, ServerFailed
+from llmctl.errors import BadResponse, CallTimeout, ConfigError, ConnectionFailed, ServerFailed
 from llmctl.http import HttpClient, build
 from llmctl.pricing import (
     FILE,
@@ -41,13 +42,21 @@ async def update(state: Path, source: str, used: PriceCatalogue, clock: Clock) -
     parts = urlsplit(source)
     if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in _LOOPBACK):
         raise ConfigError(f"LLMCTL_PRICES_URL must begin with https://, not {source!r}")
-    payload = await _fetch(source)
+    try:
+        payload = await _fetch(source)
+    except (ConnectionFailed, CallTimeout) as error:
+        reason = error.message.partition(";")[0]  # the rest is about providers
+        raise type(error)(
+            f"the prices were not updated, because of the network: {reason}; those of "
+            f"{_dated(used.origin)} stay in use; try again later, or name another source in "
+            "LLMCTL_PRICES_URL"
+        ) from error
     try:
         data = parse(payload)
         check_fit(data, used.data)
     except UnfitError as error:
         raise BadResponse(
-            f"the data at {source} was not taken: {error}; the prices of {used.origin.source} "
+            f"the data at {source} was not taken: {error}; the prices of {_dated(used.origin)} "
             "stay in use",
             retryable=False,
         ) from error
@@ -55,6 +64,12 @@ async def update(state: Path, source: str, used: PriceCatalogue, clock: Clock) -
     private_folder(state)
     write_private(state / FILE, encode_stored(payload, origin))
     return PriceCatalogue(data, origin)
+
+
+def _dated(origin: Origin) -> str:
+    """The source of prices, with the day on which they were fetched from there."""
+    day = "" if origin.fetched is None else f" ({datetime.fromtimestamp(origin.fetched, UTC):%F})"
+    return f"{origin.source}{day}"
 
 
 async def _fetch(source: str) -> bytes:

@@ -88,11 +88,11 @@ def test_the_first_twenty(put: Put, profile: Profile) -> None:
     ids = [f"id {n}" for n in range(3000)]
     rows = [{"id": x, "prompt": "x"} for x in [*ids, *ids[::-1], "id 7"]]
     said = complaint(put("a.jsonl", jsonl(*rows) + b"{}\n" * 99), profile)
-    assert said[0] == "IN: 3100 problems, nothing was sent"
+    assert said[0] == "IN: 3,100 problems, nothing was sent"
     assert said[1:21] == [
         f'IN:{3001 + n}: the id "id {2999 - n}" is that of line {3000 - n}' for n in range(20)
     ]
-    assert said[21:] == ["… and 3080 more"]
+    assert said[21:] == ["… and 3,080 more"]
 
 
 def test_ids_in_messages_are_harmless(put: Put, profile: Profile) -> None:

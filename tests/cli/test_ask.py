@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -92,7 +93,8 @@ def test_a_dry_run_sends_nothing(llmctl: Run, sim: Simulator) -> None:
     assert plan["input_tokens"] > 2
     assert plan["worst_case_usd"] == pytest.approx((plan["input_tokens"] + 200) / 1e6)
     assert plan["cached"] is False
-    assert "at most" in llmctl("ask", "hello", "--dry-run").stdout
+    said = llmctl("ask", "hello " * 1500, "--max-tokens", "4000", "--dry-run").stdout
+    assert re.search(r"tokens   1,5\d\d in \(.*\), 4,000 out at most\n", said)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,22 @@ def test_exit_codes_of_failures(
     assert said in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_failed_call_is_an_error_row(llmctl: Run, sim: Simulator) -> None:
+    """With `--json` stdout has one line, the error row that a batch would write."""
+    sim.fault = errors.server_error()
+    done = llmctl("ask", "q", "--json")
+    assert done.returncode == 5
+    row = json.loads(done.stdout)
+    assert list(row) == [
+        "id", "index", "error", "attempts", "call_id", "request_hash", "cost_usd",
+    ]  # fmt: skip
+    assert (row["error"]["type"], row["error"]["http_status"], row["attempts"]) == (
+        "server",
+        500,
+        4,
+    )
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,25 @@ def test_nothing_is_sent_when_the_input_is_wrong(
     assert not (tmp_path / "bad.out.jsonl").exists()
 
 
+def test_a_problem_of_many_rows_is_said_once(llmctl: Run, tmp_path: Path) -> None:
+    """With the lines of the first 20, and how many problems there are."""
+    rows = [{"text": "x"}] * 2 + [{"prompt": 1}] + [{"text": "y"}] * 1500
+    path = write(tmp_path / "bad.jsonl", rows)
+    said = llmctl("batch", str(path)).stderr.replace(f"{tmp_path}/", "").splitlines()
+    assert said[0] == "error: bad.jsonl: 1,503 problems, nothing was sent"
+    assert [line.partition(": ")[0] for line in said[1:4:2]] == ["bad.jsonl:1", "bad.jsonl:3"]
+    assert said[2] == f"  the same in lines 2, {', '.join(map(str, range(4, 21)))}"
+    assert said[4:] == ["… and 1,483 more"]
+
+
+def test_where_rows_go_to_stdout_an_error_does_not(llmctl: Run, tmp_path: Path) -> None:
+    """With `-o - --json` the error's object is on stderr, as the summary would be."""
+    path = write(tmp_path / "bad.jsonl", [{"id": "a"}])
+    done = llmctl("batch", str(path), "-o", "-", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert json.loads(done.stderr.splitlines()[0])["error"]["type"] == "input"
+
+
 def test_stdin_to_stdout(llmctl: Run, sim: Simulator) -> None:
     """`batch - -o -` reads stdin and writes rows, and nothing else, to stdout; a failed row is a
     JSON line on stderr."""

@@ -225,7 +225,10 @@ def test_an_answer_without_limit_gets_one_under_a_budget(
     assert llmctl("batch", str(ten), "--no-cache", "--restart").returncode == 0
     assert not {"max_tokens", "max_completion_tokens"} & (sim.calls[0].body or {}).keys()
     plan = llmctl("batch", str(ten), "--dry-run", "--restart", "--budget", "100")
-    assert (plan.returncode, "they get at most 8,192" in plan.stdout) == (0, True)
+    assert (
+        plan.returncode,
+        "no max_tokens in 2 rows: under a budget an answer gets at most 8,192" in plan.stdout,
+    ) == (0, True)
     two = llmctl("batch", str(ten), "--dry-run", "--restart", "--budget", "9", "--param", "n=2")
     assert "at most 32,768" in two.stdout  # two answers to each of two rows
     done = llmctl("batch", str(ten), "--no-cache", "--restart", "--budget", "100")

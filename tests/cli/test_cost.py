@@ -405,3 +405,15 @@ def test_a_failed_update_changes_nothing(
     assert "stay in use" in done.stderr
     assert stored.read_bytes() == before
     assert json.loads(run("cost", "prices", "--json").stdout)["fetched"] is not None
+
+
+def test_an_update_without_network_says_so(run: Run, environ: dict[str, str]) -> None:
+    """Exit 5 with the network's reason, which dated list stays in use, and what to do next."""
+    with serving(encoded(published(**{"brand-new": (1, 7)}))) as (url, _):
+        run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
+    fetched = json.loads(run("cost", "prices", "--json").stdout)["fetched"]
+    done = run("cost", "prices", "--update", env={**environ, "LLMCTL_PRICES_URL": url})
+    assert done.returncode == 5
+    assert "because of the network: no connection to 127.0.0.1" in done.stderr
+    assert f"those of {url} ({fetched[:10]}) stay in use; try again later" in done.stderr
+    assert "base_url" not in done.stderr

@@ -154,7 +154,9 @@ def test_an_unknown_price_is_null_and_does_not_pass_a_budget(
     plan = json.loads(done.stdout)
     assert (done.returncode, plan["worst_case_usd"], plan["expected_usd"]) == (0, None, None)
     assert plan["unpriced_rows"] == 1
-    assert "at most $?" in run("batch", str(path), "--dry-run", env=configured).stdout
+    said = run("batch", str(path), "--dry-run", env=configured).stdout
+    assert "at most $?" in said
+    assert "$?: gpt-5-mini (1 row)\n" in said
     held = run("batch", str(path), "--dry-run", "--budget", "100", env=configured)
     assert held.returncode == 3
     assert "is not known" in held.stderr

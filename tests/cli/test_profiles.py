@@ -258,8 +258,10 @@ def test_variables(run: Run, environ: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_the_profile_in_use_is_shown(run: Run, environ: dict[str, str]) -> None:
-    """Without a name `profiles show` shows the profile that a call would use."""
+    """Without a name `profiles show` shows the profile that a call would use, and of it what is
+    set."""
     env = {**environ, "LLMCTL_PROFILE": "groq"}
+    assert "null" not in run("profiles", "show", env=env).stdout
     assert json.loads(run("profiles", "show", "--json", env=env).stdout)["name"] == "groq"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -111,6 +112,29 @@ def test_a_typo_is_exit_2_with_a_hint(run: Run, arguments: tuple[str, ...], said
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("ask", "", "--json"), "input"),
+        (("batch", "no.jsonl", "--json", "-q"), "input"),
+        (("batch", "no.jsonl", "--json", "--template", "{{"), "input"),
+        (("cost", "check", "--json"), "usage"),
+        (("cost", "report", "--since", "x", "--format", "json"), "usage"),
+        (("ask", "hi", "-p", "nobody", "--json"), "config"),
+        (("ask", "hi", "-p", "openai", "--json"), "no_key"),
+    ],
+)
+def test_an_error_is_json_where_it_was_asked_for(
+    run: Run, arguments: tuple[str, ...], kind: str
+) -> None:
+    """With `--json` an error is an object on stdout with its kind, sentence and exit code; the
+    sentence is on stderr, too."""
+    done = run(*arguments)
+    said = json.loads(done.stdout)
+    assert (said["error"]["type"], said["exit_code"]) == (kind, done.returncode)
+    assert said["error"]["message"] in done.stderr
 
 
 def test_a_mistake_in_the_program_is_one_sentence(environ: dict[str, str], tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_when_it_is_open_calls_are_refused_unsent() -> None:
     assert (last.exit_code, last.row_type, last.sent) == (5, "server", False)
     assert (last.retry_after, last.http_status) == (60, 500)
     assert "boom" in last.message
+    assert ("try again in 60 s" in last.message, last.retryable) == (True, True)
 
 
 @pytest.mark.parametrize("error", [AuthFailed("no"), RateLimited("slow")])
@@ -70,6 +71,7 @@ def test_a_quota_that_is_used_up_opens_it_at_once() -> None:
     """Nobody will be served: the fallback is asked without another try."""
     errors = errors_of(Scripted(QuotaExhausted("no credit")), 2)
     assert [type(error) for error in errors] == [QuotaExhausted, ProviderDown]
+    assert ("try again" in errors[1].message, errors[1].retryable) == (False, False)
 
 
 def test_failures_of_an_outage_are_excused_in_a_batch() -> None:

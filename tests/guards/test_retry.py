@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from llmctl.config.settings import RetryPolicy
+from llmctl.config.settings import BreakerPolicy, RetryPolicy
 from llmctl.errors import (
     AuthFailed,
     CallError,
@@ -17,6 +17,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
+from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Handler
@@ -159,3 +160,15 @@ def test_another_attempt_that_may_be_billed_must_be_affordable() -> None:
     tried = Tried(inner, affords=False)
     assert isinstance(tried.error, CallTimeout)
     assert (tried.asked, len(inner.calls)) == ([1], 1)
+
+
+def test_nobody_is_told_of_a_try_that_the_breaker_would_refuse() -> None:
+    """The failure that opens the breaker is the last: its own error ends the call, without a pause
+    or a word of trying again; a breaker that closes sooner is waited for."""
+    for open_for, seen in ((60, 1), (0.0, 3)):
+        clock = FakeClock()
+        policy = BreakerPolicy(failures=2, open_for=open_for)
+        health = ProviderHealth(policy, clock, "test", patient=False)
+        failures = [ServerFailed(f"boom {n}") for n in range(4)]
+        tried = Tried(circuit_breaker(Scripted(*failures), health), clock=clock)
+        assert (tried.error, len(tried.seen)) == (failures[seen], seen)

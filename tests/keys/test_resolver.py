@@ -116,7 +116,13 @@ def test_missing(profile: Profile, environ: dict[str, str], message: str) -> Non
 
 
 def test_missing_and_no_keyring() -> None:
-    """Without a keyring the message says both, and names the three ways on."""
+    """Without a keyring the message says both, and names the three ways on with the variable of
+    the profile; nobody is told to install what is installed."""
+    pytest.importorskip("keyrings.cryptfile")
+    gemini = replace(PROFILE, key=KeyPlaces(env="GEMINI_API_KEY", keyring="gemini"))
+    with pytest.raises(NoKeyError, match="export GEMINI_API_KEY=…\n") as caught:
+        require(gemini, {})
+    assert "pip install" not in caught.value.message
     with pytest.raises(NoKeyError, match=r"(?s)API_KEY is not set, and no keyring.*Three ways on"):
         require(PROFILE, {})
     with pytest.raises(KeyringUnavailable):

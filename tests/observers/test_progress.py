@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llmctl.cli.output import money
 from llmctl.errors import ServerFailed
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
@@ -47,7 +48,7 @@ def watch(display: Coroutine[Any, Any, None], pace: Pace, seconds: int, rows_a_s
 def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
     """65 seconds of a run leave two lines, with counts, pace, tokens, dollars and time left."""
     clock, stream = FakeClock(), io.StringIO()
-    pace = Pace(Tally(rows=1000), clock, tokens_per_minute=50_000)
+    pace = Pace(Tally(rows=1000), clock, money, tokens_per_minute=50_000)
     watch(plain_lines(stream, pace), pace, 65, 2)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
@@ -58,14 +59,19 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
 
 
 def test_dollars_are_shown_against_the_budget() -> None:
-    """What is spent of it, by whomever, and its limit; without one what the run has cost."""
+    """What is spent of it, by whomever, and its limit, with two digits however little; without one
+    what the run has cost."""
     tally = Tally(rows=10, unpriced=1)
-    for budget, shown in (((Decimal("0.42"), Decimal(5)), "$0.42/$5.00"), (None, "$?")):
+    for budget, shown in (
+        ((Decimal("0.42"), Decimal(5)), "$0.42/$5.00"),
+        ((Decimal("0.000021"), Decimal("0.005")), "$0.000021/$0.0050"),
+        (None, "$?"),
+    ):
 
         async def spent(said: tuple[Decimal, Decimal] | None = budget) -> Any:
             return said
 
-        pace = Pace(tally, FakeClock(), budget=spent)
+        pace = Pace(tally, FakeClock(), money, budget=spent)
         asyncio.run(pace.mark())
         assert shown in pace.parts()
 
@@ -76,7 +82,7 @@ def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str
     monkeypatch.setenv("COLUMNS", columns)
     clock, stream = FakeClock(), io.StringIO()
     waits = "rate limit, 100 s".__str__
-    pace = Pace(Tally(rows=1_000_000), clock, 200_000, waits, today=lambda: (1200, 1500))
+    pace = Pace(Tally(rows=1_000_000), clock, money, 200_000, waits, today=lambda: (1200, 1500))
     watch(bar(stream, pace, colour=False), pace, 3, 5)
     text = stream.getvalue()
     assert "15/1,000,000" in text
@@ -91,7 +97,7 @@ def test_an_unknown_price_is_not_shown_as_dollars() -> None:
     tally = Tally(rows=2)
     tally.add(outcome(response(), None))
     tally.add(outcome(response()))
-    pace = Pace(tally, FakeClock())
+    pace = Pace(tally, FakeClock(), money)
     asyncio.run(pace.mark())
     assert "$?" in pace.parts()
     assert tally.summary(1.0, 0)["cost_usd"] is None
