@@ -11,7 +11,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.errors import CallError, ContextTooLong, Interrupted, NotFound, ProviderDown
+from llmctl.errors import (
+    CallError,
+    ContextTooLong,
+    Interrupted,
+    LlmctlError,
+    NotFound,
+    ProviderDown,
+    SetupError,
+)
 from llmctl.guards.accounting import Stopwatch, recorded
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
@@ -23,7 +31,7 @@ _LEAST_PAUSE = 1.0  # seconds between two looks at providers that are all down
 
 class FallbackTarget(Struct, frozen=True):
     """Another profile: how a request reads there, whether it would be taken (raises a `CallError`
-    when not), and the handler that asks it."""
+    when not, `SetupError` when its server does not start), and the handler that asks it."""
 
     name: str
     retarget: Callable[[Request], Request]
@@ -85,6 +93,10 @@ class Fallback(Struct, frozen=True, kw_only=True):
                 await other.admit(asked)
             except CallError as error:
                 _wait_for_the_sooner(first, error)
+                continue
+            except SetupError as error:  # its own server does not start
+                if last is first:
+                    first = last = _with_note(first, error)
                 continue
             except asyncio.CancelledError:
                 with calls.as_of(asked):
@@ -166,9 +178,15 @@ def _verdict(first: CallError, last: CallError) -> CallError:
     """The last error; of a fallback that is out of order the first one, as the last call's."""
     if last is first or not _is_unusable(last):
         return last
-    verdict = copy.copy(first)
-    verdict.args = (f"{first.message} (and the fallback failed: {last.message})",)
+    verdict = _with_note(first, last)
     for name in ("request", "held", "attempts", "uncertain", "limited", "elsewhere", "usage",
                  "cost", "earlier", "ambiguous"):  # fmt: skip
         setattr(verdict, name, getattr(last, name))
     return verdict
+
+
+def _with_note(first: CallError, fallback: LlmctlError) -> CallError:
+    """The first error, which says why the fallback is out of order."""
+    noted = copy.copy(first)
+    noted.args = (f"{first.message} (and the fallback failed: {fallback.message})",)
+    return noted

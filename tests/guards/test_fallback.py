@@ -18,9 +18,11 @@ from llmctl.errors import (
     ContextTooLong,
     Interrupted,
     InvalidRequest,
+    LlmctlError,
     Overloaded,
     ProviderDown,
     QuotaExhausted,
+    SetupError,
 )
 from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.http import CancelledAfterSending
@@ -47,7 +49,7 @@ class Asked:
         self,
         first: CallError | Scripted,
         other: CallError | Answer | None = None,
-        refuses: CallError | None = None,
+        refuses: LlmctlError | None = None,
         *,
         overflow: bool = False,
         patient: bool = False,
@@ -165,6 +167,16 @@ def test_a_fallback_whose_key_is_refused_does_not_end_the_run(first: CallError) 
     assert "bad key" in error.message
     assert not error.fatal_to_run
     assert (error.request.call_id, error.attempts, len(asked.over)) == ("call-2", 5, 1)
+
+
+def test_a_fallback_that_does_not_start_does_not_end_the_run() -> None:
+    """The row fails as the first provider failed, with its call still to be settled, and says what
+    is wrong with the fallback."""
+    asked = Asked(sent(Overloaded("busy")), refuses=SetupError("no such model"))
+    error = asked.error()
+    assert type(error) is Overloaded
+    assert error.message == "busy (and the fallback failed: no such model)"
+    assert (error.held, error.attempts, asked.over, asked.other.calls) == (True, 4, [], [])
 
 
 def test_a_batch_waits_while_all_are_down() -> None:
