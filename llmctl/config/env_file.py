@@ -37,7 +37,6 @@ def read_env_file(path: Path) -> dict[str, str]:
         single, double, bare = match["single"], match["double"], match["bare"]
         if double is not None:
             double = re.sub(r"\\(.)", lambda one: _ESCAPES.get(one[1], one[1]), double)
-        found[match["name"]] = next(
-            (v for v in (single, double) if v is not None), bare or ""
-        ).strip()
+        quoted = (value for value in (single, double) if value is not None)
+        found[match["name"]] = next(quoted, (bare or "").strip())
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -151,6 +151,18 @@ class CostCalculator:
         )  # fmt: skip
 
 
+async def recorded(writing: Awaitable[None]) -> None:
+    """Write a call's record, also when the call is cancelled meanwhile: it may have been paid
+    for."""
+    work = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait((work,))
+        work.result()
+        raise
+
+
 def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> Handler:
     """The outermost guard: an answer is returned when `sink` has dealt with the call's record. A
     cancelled call has one, too. What `sink` raises (a full disk) replaces the answer."""
@@ -170,14 +182,7 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
                 result.limited, result.elsewhere = stop.limited, stop.elsewhere
                 result.request = stop.request
                 result.earlier, result.ambiguous = stop.earlier, stop.uncertain > 0
-        # It may have been paid for, so it is recorded even if the call is cancelled meanwhile.
-        work = asyncio.ensure_future(sink(costs.record(request, result, watch)))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait((work,))
-            work.result()
-            raise
+        await recorded(sink(costs.record(request, result, watch)))
         if raised is not None:
             raise raised
         assert isinstance(result, Answer)

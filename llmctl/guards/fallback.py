@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.errors import CallError, ContextTooLong, Interrupted, NotFound, ProviderDown
-from llmctl.guards.accounting import Stopwatch
+from llmctl.errors import (
+    CallError,
+    ContextTooLong,
+    Interrupted,
+    LlmctlError,
+    NotFound,
+    ProviderDown,
+    SetupError,
+)
+from llmctl.guards.accounting import Stopwatch, recorded
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.types import Answer, Request
@@ -22,7 +31,7 @@ _LEAST_PAUSE = 1.0  # seconds between two looks at providers that are all down
 
 class FallbackTarget(Struct, frozen=True):
     """Another profile: how a request reads there, whether it would be taken (raises a `CallError`
-    when not), and the handler that asks it."""
+    when not, `SetupError` when its server does not start), and the handler that asks it."""
 
     name: str
     retarget: Callable[[Request], Request]
@@ -52,59 +61,56 @@ class Fallback(Struct, frozen=True, kw_only=True):
     patient: bool = False
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The first answer; it, or the error, names the request that was asked, if another."""
+        """The first answer; it, or the error, names the request that was asked."""
+        calls = _Calls(self, emit)
         while True:
-            watch = Stopwatch(self.clock)
             try:
-                return await self.inner(request, emit)
+                return await calls.make(self.inner, request)
             except CallError as error:
                 if not self._passes_on(error):
                     raise
                 first = error
-            found = await self._ask_others(request, first, watch, emit)
+            found = await self._ask_others(request, first, calls)
             if isinstance(found, Answer):
                 return found
             if not (self.patient and isinstance(found, ProviderDown) and found.reached):
                 raise found
-            # Nobody was asked, so nobody may have been billed.
-            await self.clock.sleep(max(_LEAST_PAUSE, found.retry_after or 0.0))
+            # A call has one ending: what is asked after the pause is another one.
+            request = replace(request, call_id=self.others[0].retarget(request).call_id)
+            with calls.as_of(request):
+                await calls.settle(found)
+                await self.clock.sleep(max(_LEAST_PAUSE, found.retry_after or 0.0))
 
     async def _ask_others(
-        self, request: Request, first: CallError, watch: Stopwatch, emit: Emit | None
+        self, request: Request, first: CallError, calls: _Calls
     ) -> Answer | CallError:
         """An answer, or the error that the row ends with."""
-        failed, last, attempts = request, first, 0
+        last = first
         for other in self.others:
-            asked = other.retarget(request)
+            # For observers it is still the answer to the question that was asked.
+            asked = replace(other.retarget(request), fingerprint=request.fingerprint)
             try:
                 await other.admit(asked)
             except CallError as error:
                 _wait_for_the_sooner(first, error)
                 continue
-            if last.held:
-                attempts = last.attempts
-                await self.on_error(failed, last, watch)
+            except SetupError as error:  # its own server does not start
+                if last is first:
+                    first = last = _with_note(first, error)
+                continue
+            except asyncio.CancelledError:
+                with calls.as_of(asked):
+                    await calls.settle(last)
+                    raise
+            with calls.as_of(asked):
+                await calls.settle(last)
             self.on_fallback(last, other.name)
-            watch = Stopwatch(self.clock)
-            # For observers it is still the answer to the question that was asked.
-            failed = replace(asked, fingerprint=request.fingerprint)
             try:
-                answer = await other.handler(asked, emit)
+                return await calls.make(other.handler, asked)
             except CallError as error:
-                error.request, last = failed, error
-                error.attempts += attempts
-                error.elsewhere = attempts
+                last = error
                 if not self._passes_on(error) and not _is_unusable(error):
                     return error
-            except asyncio.CancelledError as stop:  # the call to settle is this one
-                unsent = CancelledAfterSending(attempts=0, uncertain=0)
-                end = stop if isinstance(stop, CancelledAfterSending) else unsent
-                end.attempts += attempts
-                end.elsewhere, end.request = attempts, failed
-                raise end from stop.__cause__
-            else:
-                made = answer.attempts + attempts
-                return replace(answer, request=failed, attempts=made, elsewhere=attempts)
         return _verdict(first, last)
 
     def _passes_on(self, error: CallError) -> bool:
@@ -113,6 +119,46 @@ class Fallback(Struct, frozen=True, kw_only=True):
         gone = isinstance(error, NotFound)  # a model that the provider has removed
         unavailable = error.exit_code == _UNAVAILABLE and not isinstance(error, Interrupted)
         return gone or unavailable
+
+
+class _Calls:
+    """The calls that are made for one row, one after another; `elsewhere` counts the attempts of
+    those that are on record already."""
+
+    def __init__(self, guard: Fallback, emit: Emit | None) -> None:
+        self._guard, self._emit = guard, emit
+        self._watch = Stopwatch(guard.clock)
+        self._elsewhere = 0
+
+    async def make(self, handler: Handler, asked: Request) -> Answer:
+        """Its answer."""
+        self._watch = Stopwatch(self._guard.clock)
+        with self.as_of(asked):
+            answer = await handler(asked, self._emit)
+        made = answer.attempts + self._elsewhere
+        return replace(answer, request=asked, attempts=made, elsewhere=self._elsewhere)
+
+    async def settle(self, error: CallError) -> None:
+        """Put the call that ended so on record, if it was under way."""
+        if error.held:
+            self._elsewhere = error.attempts
+            await recorded(self._guard.on_error(error.request, error, self._watch))
+
+    @contextmanager
+    def as_of(self, asked: Request) -> Iterator[None]:
+        """What ends the block is the ending of this call, which was not sent if nobody says so."""
+        try:
+            yield
+        except CallError as error:
+            error.request, error.elsewhere = asked, self._elsewhere
+            error.attempts += self._elsewhere
+            raise
+        except asyncio.CancelledError as stop:
+            unsent = CancelledAfterSending(attempts=0, uncertain=0)
+            end = stop if isinstance(stop, CancelledAfterSending) else unsent
+            end.attempts += self._elsewhere
+            end.elsewhere, end.request = self._elsewhere, asked
+            raise end from stop.__cause__
 
 
 def _is_unusable(error: CallError) -> bool:
@@ -132,9 +178,15 @@ def _verdict(first: CallError, last: CallError) -> CallError:
     """The last error; of a fallback that is out of order the first one, as the last call's."""
     if last is first or not _is_unusable(last):
         return last
-    verdict = copy.copy(first)
-    verdict.args = (f"{first.message} (and the fallback failed: {last.message})",)
+    verdict = _with_note(first, last)
     for name in ("request", "held", "attempts", "uncertain", "limited", "elsewhere", "usage",
                  "cost", "earlier", "ambiguous"):  # fmt: skip
         setattr(verdict, name, getattr(last, name))
     return verdict
+
+
+def _with_note(first: CallError, fallback: LlmctlError) -> CallError:
+    """The first error, which says why the fallback is out of order."""
+    noted = copy.copy(first)
+    noted.args = (f"{first.message} (and the fallback failed: {fallback.message})",)
+    return noted

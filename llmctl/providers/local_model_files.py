@@ -154,10 +154,7 @@ def install(
     """
     path = default_model(folders)
     folder = path.parent
-    try:
-        private_folder(folder)
-    except DiskError as error:
-        raise DiskError(f"{error.message}; or set LLMCTL_DATA_DIR to another folder") from error
+    private_folder(folder)
     with _locked(folder), disk("write to", folder):
         _sweep(folder)
         if path.exists():

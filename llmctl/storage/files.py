@@ -64,10 +64,10 @@ def gone(path: Path) -> DiskError:
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made with its missing parents as 0700; one that exists is left as it is. Raises
-    `DiskError` when it cannot be made or is no folder."""
-    with disk("create the folder", path):
-        missing = [path]
+    """A folder of llmctl's own, made with its missing parents as 0700; one that exists is left as
+    it is. Raises `DiskError` when it cannot be made or is no folder."""
+    missing = [path]
+    try:
         while not missing[-1].parent.exists():
             missing.append(missing[-1].parent)
         for folder in reversed(missing):
@@ -78,6 +78,10 @@ def private_folder(path: Path) -> Path:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
             else:
                 folder.chmod(0o700)  # a umask may have taken the owner's own rights
+    except OSError as error:
+        refused = disk_error(error, "create the folder", path)
+        others = "LLMCTL_STATE_DIR, LLMCTL_CACHE_DIR, LLMCTL_DATA_DIR, LLMCTL_CONFIG_DIR"
+        raise DiskError(f"{refused.message} ({others} name other folders)") from error
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.simulator.server import Simulator
         ("export A = x y  # note", "x y"),
         ("A='#$x\\n'", "#$x\\n"),
         ('A="a\\nb\\"" # note', 'a\nb"'),
+        ("A=' x '", " x "),
         ("A=a#b", "a#b"),
         ("A=", ""),
         ('A=""', ""),
@@ -42,6 +44,18 @@ def test_a_line_that_is_none(tmp_path: Path, line: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("why", ["is not UTF-8 text", "belongs to another user"])
+def test_a_file_that_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """One in another encoding, and one that somebody else may have put keys into."""
+    path = tmp_path / ".env"
+    path.write_bytes(b"A=\xff\n")
+    if "another" in why:
+        os.chown(path, 4711 if os.geteuid() == 0 else -1, -1)
+        monkeypatch.setattr("os.geteuid", lambda: 4712)
+    with pytest.raises(ConfigError, match=why):
+        read_env_file(path)
+
+
 def test_the_option_and_the_profile_name_a_file(
     run: Run, home: Path, environ: dict[str, str], sim: Simulator, tmp_path: Path
 ) -> None:
@@ -59,6 +73,7 @@ def test_the_option_and_the_profile_name_a_file(
     text = config.read_text(encoding="utf-8")
     config.write_text(f"{text}    env_file: {tmp_path}/.env\n", encoding="utf-8")
     assert run("ask", "r", env=environ).stdout == "echo: r"
+    assert run("ask", "s", env=other).returncode == 4
     listed = json.loads(run("keys", "list", "--json", env=environ).stdout)
     assert [row["last4"] for row in listed] == [KEY[-4:]]
 

@@ -125,6 +125,25 @@ def test_each_attempt_is_on_record_once(
         assert json.loads(done.stdout)["requests"] == requests
 
 
+def test_a_batch_outlives_an_outage_of_both_providers(
+    at: At, run: Run, home: Path, tmp_path: Path, sim: Simulator, other: Simulator
+) -> None:
+    """Rows that were sent to both wait with all others and are answered once one is back; every
+    attempt is on record once, and no hold stays open."""
+    sim.fault, other.fault = (fail_first(8, errors.server_error()) for _ in range(2))
+    breaker = "    breaker: {failures: 2, open_for: 1}"
+    env = at(sim.base_url, f"    fallback: [spare]\n{breaker}", other_profile(other) + breaker)
+    source = write(tmp_path / "in.jsonl", prompts(ROWS))
+    done = run("batch", str(source), env=env)
+    assert done.returncode == 0, done.stderr
+    assert len(read(tmp_path / "in.out.jsonl")) == ROWS
+    requests = len(sim.calls) + len(other.calls)
+    assert sum(row["attempts"] for row in ledger(home)) == requests
+    assert f"{requests} requests" in done.stderr
+    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as db:
+        assert db.execute("SELECT count(*) FROM holds").fetchone() == (0,)
+
+
 def test_interrupting_the_fallback_settles_its_call(
     at: At, home: Path, tmp_path: Path, sim: Simulator, other: Simulator
 ) -> None:

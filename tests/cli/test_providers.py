@@ -133,8 +133,9 @@ def test_an_address_without_v1_is_told(run: Run, at: At, sim: Simulator) -> None
 def test_the_vendors_variables_send_elsewhere(
     run: Run, home: Path, environ: dict[str, str], sim: Simulator
 ) -> None:
-    """Case 38: `OPENAI_BASE_URL` and its kin are used, with the key beside them, which goes to no
-    other address; a profile's own `base_url` wins, and then that key is not its key."""
+    """Case 38: `OPENAI_BASE_URL` and its kin are used, as the vendor's SDK completes them, with the
+    key beside them, which goes to no other address; a profile's own `base_url` wins, and then that
+    key is not its key."""
     for provider, variable, key, rest in (
         ("openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", ""),
         ("anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "/v1"),
@@ -142,10 +143,14 @@ def test_the_vendors_variables_send_elsewhere(
         ("groq", "GROQ_BASE_URL", "GROQ_API_KEY", "/openai/v1"),
         ("cohere", "CO_API_URL", "CO_API_KEY", "/v2"),
     ):
-        address = sim.origin + BASES[provider].removesuffix(rest)
-        env = {**environ, key: KEY, variable: f"{address}/"}
-        done = run("ask", f"hello {provider}", "-p", provider, env=env)
-        assert (done.returncode, done.stdout) == (0, f"echo: hello {provider}"), done.stderr
+        address = sim.origin + BASES[provider]
+        for said in (f"{address.removesuffix(rest)}/", address):
+            env = {**environ, key: KEY, variable: said}
+            done = run("ask", f"hello {said}", "-p", provider, env=env)
+            assert (done.returncode, done.stdout) == (0, f"echo: hello {said}"), done.stderr
+        first, second = (call.path for call in sim.calls[-2:])
+        assert first == second
+        assert first.startswith(f"{BASES[provider]}/")
     folder = home / ".config" / "llmctl"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(

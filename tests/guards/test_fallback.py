@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+
 import pytest
 from msgspec.structs import replace
 
@@ -9,16 +12,20 @@ from llmctl.config.settings import Profile
 from llmctl.errors import (
     AuthFailed,
     CallError,
+    CallTimeout,
     ConnectionFailed,
     ContentFiltered,
     ContextTooLong,
     Interrupted,
     InvalidRequest,
+    LlmctlError,
     Overloaded,
     ProviderDown,
     QuotaExhausted,
+    SetupError,
 )
 from llmctl.guards.fallback import Fallback, FallbackTarget
+from llmctl.http import CancelledAfterSending
 from llmctl.request import retarget
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
@@ -42,7 +49,7 @@ class Asked:
         self,
         first: CallError | Scripted,
         other: CallError | Answer | None = None,
-        refuses: CallError | None = None,
+        refuses: LlmctlError | None = None,
         *,
         overflow: bool = False,
         patient: bool = False,
@@ -50,17 +57,21 @@ class Asked:
         self.clock = FakeClock()
         self.over: list[tuple[Request, CallError]] = []
         self.other = Scripted(other or response("from claude"))
+        self.seconds = {"settled": 0.0, "admitted": 0.0}  # that each takes
+        ids = (f"call-{n}" for n in itertools.count(2))
 
         async def hand(asked: Request, error: CallError, _: object) -> None:
+            await self.clock.sleep(self.seconds["settled"])
             self.over.append((asked, error))
 
         async def admit(asked: Request) -> Request:
+            await self.clock.sleep(self.seconds["admitted"])
             if refuses is not None:
                 raise refuses
             return asked
 
         def retargeted(asked: Request) -> Request:
-            return retarget(asked, CLAUDE, "call-2")
+            return retarget(asked, CLAUDE, next(ids))
 
         self.guard = Fallback(
             inner=Scripted(first) if isinstance(first, CallError) else first,
@@ -114,6 +125,12 @@ def test_what_is_the_requests_own_fault_is_not(error: CallError) -> None:
     assert (asked.other.calls, asked.over) == ([], [])
 
 
+def test_a_call_that_was_not_made_is_not_settled() -> None:
+    """The first provider is known to be down: there is nothing to put on record of it."""
+    asked = Asked(ProviderDown("fast", None, 5))
+    assert (asked.answer().elsewhere, asked.over) == (0, [])
+
+
 def test_the_next_one_takes_its_own_parameters() -> None:
     """Model and parameters are the fallback profile's, but for what the question said itself."""
     asked = Asked(sent(Overloaded("busy")))
@@ -152,12 +169,56 @@ def test_a_fallback_whose_key_is_refused_does_not_end_the_run(first: CallError) 
     assert (error.request.call_id, error.attempts, len(asked.over)) == ("call-2", 5, 1)
 
 
+def test_a_fallback_that_does_not_start_does_not_end_the_run() -> None:
+    """The row fails as the first provider failed, with its call still to be settled, and says what
+    is wrong with the fallback."""
+    asked = Asked(sent(Overloaded("busy")), refuses=SetupError("no such model"))
+    error = asked.error()
+    assert type(error) is Overloaded
+    assert error.message == "busy (and the fallback failed: no such model)"
+    assert (error.held, error.attempts, asked.over, asked.other.calls) == (True, 4, [], [])
+
+
 def test_a_batch_waits_while_all_are_down() -> None:
     """Both breakers are open: the row waits for whichever is looked at first, and is answered."""
     first = Scripted(ProviderDown("fast", None, 60, reached=True), response("back again"))
     asked = Asked(first, refuses=ProviderDown("claude", None, 20, reached=True), patient=True)
     assert asked.answer().text == "back again"
     assert asked.clock.now - 1000 == 20
+
+
+def test_what_is_asked_after_the_wait_is_another_call() -> None:
+    """A call that was made before all were down is settled once, before the wait; its attempts
+    stay on the answer."""
+    down = sent(ProviderDown("fast", None, 60, reached=True), attempts=2)
+    inner = Scripted(down, response("back again"))
+    asked = Asked(inner, refuses=ProviderDown("claude", None, 20), patient=True)
+    found = asked.answer()
+    assert [failed.call_id for failed, _ in asked.over] == ["call-1"]
+    assert found.request is not None
+    assert len({"call-1", found.request.call_id, *(each.call_id for each in inner.calls)}) == 2
+    assert (found.text, found.attempts, found.elsewhere) == ("back again", 3, 2)
+
+
+@pytest.mark.parametrize("moment", ["settled", "admitted"])
+def test_interrupted_between_two_calls(moment: str) -> None:
+    """The call that failed is on record once, as it failed, and the interruption is the ending of
+    the next one, which was not sent."""
+    asked = Asked(sent(CallTimeout("late")))
+    asked.seconds[moment] = 60.0
+
+    async def interrupted() -> None:
+        task = asyncio.ensure_future(asked.guard(request(), None))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(CancelledAfterSending) as caught:
+        asked.clock.run(interrupted())
+    assert [(failed.call_id, type(why)) for failed, why in asked.over] == [("call-1", CallTimeout)]
+    end = caught.value
+    assert (end.request.call_id, end.attempts, end.elsewhere) == ("call-2", 4, 4)
+    assert (end.uncertain, asked.other.calls) == (0, [])
 
 
 @pytest.mark.parametrize(("reached", "patient"), [(False, True), (True, False)])

@@ -143,6 +143,7 @@ def test_recorded_usage_is_what_genai_prices_reads() -> None:
             for key in ("input_tokens", "output_tokens", "cache_read_tokens"):
                 if (value := vars(theirs).get(key)) is not None:
                     assert getattr(ours, OWN[key]) == value, (provider, recorded["body"][:300])
+            assert ours.estimated == ('"advisor_message"' in recorded["body"]), provider
             seen += 1
     assert seen > 200
 
@@ -163,6 +164,7 @@ def test_recorded_usage_is_what_genai_prices_reads() -> None:
         ({"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 25},
          Usage(5, 20, estimated=True)),
         ({"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}, Usage(5, 6)),
+        ({"input_tokens": 5, "output_tokens": 6}, Usage(5, 6)),  # as a response names them
     ],
 )  # fmt: skip
 def test_a_side_that_is_not_said_is_estimated(usage: Any, wanted: Usage) -> None:
@@ -282,6 +284,7 @@ CLOUDFLARE = "https://gateway.ai.cloudflare.com/v1/acc/openai"
         ("https://ai-gateway.vercel.sh/v1", "cohere/command-r-plus", "cohere", "command-r-plus"),
         ("https://models.github.ai/inference?api-version=1", "openai/gpt-4o", "openai", "gpt-4o"),
         ("https://oai.helicone.ai/v1", "gpt-5-mini", "openai", "gpt-5-mini"),
+        ("https://api.portkey.ai/v1", "@openai/gpt-4o", "openai", "gpt-4o"),
     ],
 )
 def test_a_known_gateway_has_the_vendors_prices(

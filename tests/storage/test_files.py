@@ -91,6 +91,14 @@ def test_errors_say_what_to_do(number: int, advice: str) -> None:
     assert advice.lower() in caught.value.message.lower().replace("device or ", "")
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """Exit code 74, and the variables that name other folders."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"file/llmctl: .*LLMCTL_STATE_DIR") as caught:
+        private_folder(tmp_path / "file" / "llmctl")
+    assert caught.value.exit_code == 74
+
+
 def test_replacing(tmp_path: Path) -> None:
     """A file is replaced whole, through a link, with nothing left beside it."""
     path = tmp_path / "f"
