@@ -26,7 +26,7 @@ from llmctl.guards.schema import schema_validation
 from llmctl.http import HttpClient
 from llmctl.protocols import AnswerCache, Handler, Observer
 from llmctl.providers.registry import codec
-from llmctl.request import retarget, ulid
+from llmctl.request import retarget, target_for, ulid
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
 from llmctl.threads import start_executor
@@ -157,7 +157,7 @@ class Runner(Struct, frozen=True):
             profile.timeout, first_byte=max(300.0, profile.timeout.first_byte), total=SLOW
         )
         endpoint = replace(route.endpoint, http=client, timeouts=slow)
-        return BatchEndpoint(endpoint, route.key)
+        return BatchEndpoint(endpoint, target_for(profile), route.key)
 
     def _cache(self, inner: Handler, ttl: float | None) -> Cache:
         guard = Cache(

@@ -31,9 +31,12 @@ def dry_run(
     budgets: Sequence[Budget],
     folders: Folders,
     context: Context,
+    *,
+    in_batch: bool,
 ) -> int:
     """Print the plan; 3 when its worst case is above the run's own budget, or what is left of one
-    that the configuration has for such calls, or not known under one."""
+    that the configuration has for such calls, or not known under one. `in_batch`: the rows are to
+    go into the provider's batches, at their price."""
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
@@ -59,7 +62,8 @@ def dry_run(
             default_limit=job.profile.default_max_tokens if left else None,
         )
         made = plan(batch, inputs)
-    worst, least = made.cost.worst, min(left.values(), default=None)
+    worst = (made.batch if in_batch else made.cost).worst
+    least = min(left.values(), default=None)
     fits = least is None or (worst is not None and worst <= least)
     code = 0 if fits else 3
     if context.json:
@@ -71,7 +75,12 @@ def dry_run(
             what = f"{money(amount)}{f' left of {name}' if name else ''}"
             print_lines(f"budget            {what}: {'enough' if enough else 'NOT ENOUGH'}")
         print_lines("nothing was sent, nothing was written")
-    if not fits and worst is None:
+    if not fits and worst is None and in_batch and made.cost.worst is not None:
+        context.info(
+            f"what batches of {job.profile.model} cost is not published, so it cannot be held to a "
+            "budget: leave --engine provider out"
+        )
+    elif not fits and worst is None:
         context.info(
             f"the worst case is not known (price or output limit of {', '.join(made.unpriced)}), "
             "so it cannot be held to a budget: give max_tokens, or set `price:` in the "

@@ -143,7 +143,10 @@ def _checked(options: BatchOptions, context: Context) -> int:
     if options.dry_run:
         from llmctl.cli.batch_plan import dry_run
 
-        return dry_run(job, budget, selection.budgets, selection.folders, context)
+        in_batch = options.engine == "provider"
+        return dry_run(
+            job, budget, selection.budgets, selection.folders, context, in_batch=in_batch
+        )
     # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it

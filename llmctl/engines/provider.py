@@ -32,6 +32,7 @@ from llmctl.errors import (
     InvalidRequest,
     LlmctlError,
     NotFound,
+    PermissionRefused,
     RateLimited,
 )
 from llmctl.guards.accounting import CostCalculator, Stopwatch
@@ -47,6 +48,7 @@ from llmctl.types import Answer, Request, Target, Usage
 LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
 _DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
+_LOOKS = 5  # at a batch that the provider does not know, before it counts as removed
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
 
 
@@ -137,6 +139,8 @@ class ProviderEngine:
         self._queued = patience.queued
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
         self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
+        self._gone: dict[str, int] = {}  # looks at batches that the provider does not know
+        self._age = 0.0  # seconds of the batch that is read
         self._used = Usage()  # by the results of the batch that is read
         self._rest: list[str] = []  # call ids of rows whose batch was given up
         self._wake = asyncio.Event()
@@ -309,6 +313,7 @@ class ProviderEngine:
             size=lines.size,
             tokens=lines.tokens,
             made_ms=self._now(),
+            key=tools.client.key,
         )
         await tools.jobs.seal(job, lines.rows)
         tools.budget.hand_over(row.call_id for row in lines.rows)
@@ -335,9 +340,7 @@ class ProviderEngine:
                 await self._submit()
                 await self._look()
                 fed = feeding is None and (patience.cancel or not self._spool.has_waiting())
-                if fed and not self._open():
-                    return
-                if patience.detach and (fed or tools.budget.waiting) and not self._is_busy():
+                if self._is_over(fed=fed):
                     return
                 await self._nap(quick=not fed)
         except Cancelled:  # a stop, while something was waited for
@@ -348,13 +351,18 @@ class ProviderEngine:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
 
-    def _is_busy(self) -> bool:
-        """Whether something is to be done at once."""
-        now = self._tools.clock.monotonic()
-        return any(
+    def _is_over(self, *, fed: bool) -> bool:
+        """Whether nothing is left to do, or to wait for; `fed`: no request waits for a batch."""
+        jobs, now = self._open(), self._tools.clock.monotonic()
+        if fed and not jobs:
+            return True
+        if self._patience.cancel:  # nobody knows yet which one is to be cancelled
+            return all(job.batch is None for job in jobs)
+        busy = any(
             self._has_room(job) if job.state == "sealed" else self._due[job.intent][0] <= now
-            for job in self._open()
+            for job in jobs
         )
+        return self._patience.detach and (fed or self._tools.budget.waiting > 0) and not busy
 
     async def _nap(self, *, quick: bool) -> None:
         """Until a batch is due, something has happened, or the run is to end."""
@@ -436,8 +444,8 @@ class ProviderEngine:
     async def _look_at(self, job: BatchJob, batch: str) -> None:
         try:
             status = await self._tools.api.status(self._tools.client, batch)
-        except NotFound as error:  # removed: nobody will tell what it billed
-            await self._refuse(job, error, billed=True)
+        except NotFound as error:
+            await self._miss(job, error)
             return
         job = await self._update(
             job, word=status.word, done=status.done, failed=status.failed, checked_ms=self._now()
@@ -446,6 +454,20 @@ class ProviderEngine:
             await self._collect(job, status)
         elif not job.cancelled and (self._patience.cancel or self._is_over_time(job)):
             await self._cancel(job, batch)
+
+    async def _miss(self, job: BatchJob, error: NotFound) -> None:
+        """Deal with a batch that the provider does not know. Raises `PermissionRefused` where
+        another key made it: it may be in another project."""
+        if job.key != self._tools.client.key:
+            raise PermissionRefused(
+                f"the key {self._tools.client.key or '(none)'} does not see the batch {job.batch}, "
+                f"which {job.key or 'no key'} made: use a key of the same project",
+                http_status=error.http_status,
+            ) from error
+        looks = self._gone[job.intent] = self._gone.get(job.intent, 0) + 1
+        self._note(f"the provider does not know {job.batch} ({error.message})")
+        if looks >= _LOOKS:  # removed: nobody will tell what it billed
+            await self._refuse(job, error, billed=True)
 
     def _is_over_time(self, job: BatchJob) -> bool:
         most = self._patience.most
@@ -524,7 +546,7 @@ class ProviderEngine:
         """Settle the rows that have a result; gives the others, and of each whether the results do
         not have it at all."""
         tools, blank = self._tools, list[tuple[BatchRow, bool]]()
-        self._used = Usage()
+        self._used, self._age = Usage(), (self._now() - job.made_ms) / 1000
         for page in tools.jobs.rows(job.intent):
             work = []
             for row in page:
@@ -611,7 +633,7 @@ class ProviderEngine:
             self._used += error.usage or Usage()
             raise
         self._used += answer.usage
-        return replace(answer, attempts=attempts)
+        return replace(answer, attempts=attempts, latency=self._age)
 
     def _is_whole(self, job: BatchJob, status: BatchStatus | None, answered: int) -> bool:
         """Whether the provider's own counts say that nothing was billed but what was read."""
@@ -736,7 +758,8 @@ class ProviderEngine:
             for page in self._spool.waiting():
                 await asyncio.gather(*(self._fail(request, stop.error()) for request in page))
         elif self._rest and self._patience.local is not None and not stop.asked:
-            self._tools.say(f"sending {_rows(len(self._rest))} that were left one by one")
+            self._tools.say(f"sending {_rows(len(self._rest))} one by one that batches left")
+            self._tools.budget.in_batch = False
             await self._patience.local.run(self._left_over(), handler, self._sink)
 
     async def _left_over(self) -> AsyncIterator[Request]:

@@ -9,12 +9,14 @@ from typing import TypeVar
 from msgspec import Struct
 
 from llmctl.clock import Clock
-from llmctl.errors import AuthFailed, CallError, RateLimited
+from llmctl.errors import AuthFailed, CallError, NotFound, RateLimited
 from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import WireRequest
 from llmctl.providers.batch_api import BatchApi, BatchPart, FileNotVisible
 from llmctl.providers.endpoint import Endpoint
+from llmctl.redact import last_chars
 from llmctl.storage.batch_jobs import BatchJob, BatchJobs
+from llmctl.types import Target
 
 T = TypeVar("T")
 
@@ -29,26 +31,35 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries
 class BatchEndpoint:
     """The `BatchClient` of a profile: goes on with the key that a refused one was replaced by."""
 
-    def __init__(self, endpoint: Endpoint, key: RotatingKey | None) -> None:
+    def __init__(self, endpoint: Endpoint, target: Target, key: RotatingKey | None) -> None:
         assert isinstance(endpoint.base_url, str)
-        self.endpoint, self.base_url, self._key = endpoint, endpoint.base_url, key
+        self.endpoint, self.base_url = endpoint, endpoint.base_url
+        self._target, self._key = target, key
+
+    @property
+    def key(self) -> str:
+        """The last characters of the key in use, which belongs to a project, and its batches."""
+        return last_chars(self._key.value) if self._key and self._key.value else ""
 
     async def exchange(self, wire: WireRequest) -> tuple[Mapping[str, str], bytes]:
         """See `BatchClient`."""
-        return await self._signed(lambda: self.endpoint.exchange(wire))
+        return await self._signed(wire, lambda: self.endpoint.exchange(wire))
 
     async def download(self, wire: WireRequest, path: Path) -> None:
         """Write the body of a reply to a file. Raises as `exchange` does, and `OSError`."""
-        await self._signed(lambda: self.endpoint.download(wire, path, MOST))
+        await self._signed(wire, lambda: self.endpoint.download(wire, path, MOST))
 
-    async def _signed(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _signed(self, wire: WireRequest, work: Callable[[], Awaitable[T]]) -> T:
         while True:
             using = None if self._key is None else self._key.value
             try:
                 return await work()
-            except AuthFailed:
-                if self._key is None or not await self._key.refused(using):
-                    raise
+            except CallError as error:
+                if isinstance(error, AuthFailed) and self._key and await self._key.refused(using):
+                    continue
+                if not isinstance(error, NotFound):  # a batch that is gone says more
+                    self.endpoint.locate(error, self._target, wire)
+                raise
 
 
 class Submission(Struct, frozen=True):

@@ -48,7 +48,7 @@ from llmctl.providers.replies import (
 )
 from llmctl.redact import redact_known_keys, remember
 from llmctl.storage.files import open_private
-from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Usage, origin_of
+from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Target, Usage, origin_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -156,7 +156,7 @@ class Endpoint(Struct, frozen=True):
         try:
             return await self._attempt(request, wire, None if emit is None else show)
         except CallError as error:
-            self._locate(error, request, wire)
+            self.locate(error, request.target, wire)
             _clean(error)
             if shown and not isinstance(error, NoAnswer):
                 broken = Interrupted(error)
@@ -166,10 +166,10 @@ class Endpoint(Struct, frozen=True):
                 error.retryable, error.text = False, None
             raise
 
-    def _locate(self, error: CallError, request: Request, wire: WireRequest) -> None:
+    def locate(self, error: CallError, target: Target, wire: WireRequest) -> None:
         """Say where it was asked, with which key, and the next step, where the place may be wrong:
         the profile, its address, its key or its account."""
-        step, base, target = _STEPS.get(type(error)), self.base_url, request.target
+        step, base = _STEPS.get(type(error)), self.base_url
         if step is None or not error.sent or not isinstance(base, str):
             return
         address, source = base.partition("?")[0], self.auth.source

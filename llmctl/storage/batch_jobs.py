@@ -41,6 +41,7 @@ class BatchJob(Struct, frozen=True):
         file, batch: the provider's ids of them; `file` is empty where none is uploaded.
         word, done, failed: what the provider said of it last.
         note: what a person has to know.
+        key: the last characters of the key that made it.
         cancelled: it was cancelled from here.
 
     """
@@ -68,6 +69,7 @@ class BatchJob(Struct, frozen=True):
     failed: int = 0
     checked_ms: int | None = None
     note: str = ""
+    key: str = ""
     cancelled: bool = False
 
     @property

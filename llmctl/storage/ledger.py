@@ -461,7 +461,13 @@ def _select_unknown(
     reading = Reading(connection)
     if run_id is not None and not ids:
         found = reading.unknown_where("run_id = ?", run_id)
-        live = sum(hold.run_id == run_id for hold in reading.open_holds())
+        holds = [hold for hold in reading.open_holds() if hold.run_id == run_id]
+        live, batched = len(holds), sum(hold.job not in {"", UNSENT} for hold in holds)
+        if batched and not found:
+            raise InputError(
+                f"{batched:,} calls of run {run_id} are in a batch of the provider, which will say "
+                "what they cost: `llmctl batch --status` names the command that fetches it"
+            )
         if live and not found:
             raise InputError(
                 f"calls of run {run_id} are under way ({live:,}), and its process lives: end it "

@@ -98,6 +98,7 @@ _BATCHES = (
         failed INTEGER NOT NULL DEFAULT 0,
         checked_ms INTEGER,
         note TEXT NOT NULL DEFAULT '',
+        key TEXT NOT NULL DEFAULT '',
         cancelled INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID
     """,
