@@ -208,7 +208,10 @@ async def _run(
     tally = Tally(rows=batch.rows, skipped=batch.skipped)
     started = context.clock.monotonic()
     ending = Ending()
-    if tally.skipped == tally.rows and not batch_provider.open_jobs(batch, selection.folders):
+    open_jobs = batch_provider.open_jobs(batch, selection.folders)
+    if options.cancel and not open_jobs:
+        context.info("no batch is under way for this OUTPUT: there is nothing to cancel")
+    elif tally.skipped == tally.rows and not open_jobs:
         nothing_to_send(batch)
     else:
         await _send(batch, tally, ending, budget, max_seconds, options, context, selection)
