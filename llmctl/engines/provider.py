@@ -525,7 +525,10 @@ class ProviderEngine:
             self._note(status.problem or "too much is queued at the provider")
             return
         if status is not None and status.problem and not status.downloads:
-            await self._refuse(job, InvalidRequest(status.problem))
+            # With answers behind it that are gone, it is not the rows that were refused.
+            billed = status.done > 0
+            error = (BadResponse if billed else InvalidRequest)(status.problem)
+            await self._refuse(job, error, billed=billed)
             return
         try:
             doubled = await self._fetch(job, status)
