@@ -316,7 +316,6 @@ class ProviderEngine:
             key=tools.client.key,
         )
         await tools.jobs.seal(job, lines.rows)
-        tools.budget.hand_over(row.call_id for row in lines.rows)
         self._jobs[job.intent] = job
         self._wake.set()
 
