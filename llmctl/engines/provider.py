@@ -14,6 +14,7 @@ import copy
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -47,6 +48,7 @@ from llmctl.types import Answer, Request, Target, Usage
 LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
 _DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
+_LOOKS = 5  # looks at a batch in a row that make no sense, after which it is left to the next run
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
 
 
@@ -134,6 +136,7 @@ class ProviderEngine:
         self._jobs: dict[str, BatchJob] = {}
         self._filling: dict[tuple[str, str], _Lines] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when to look at a batch, and the pause
+        self._puzzles = Counter[str]()  # looks at a batch in a row that made no sense
         self._queued = patience.queued
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
         self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
@@ -335,7 +338,7 @@ class ProviderEngine:
                 await self._submit()
                 await self._look()
                 fed = feeding is None and (patience.cancel or not self._spool.has_waiting())
-                if fed and not self._open():
+                if fed and all(self._is_left(job) for job in self._open()):
                     return
                 if patience.detach and (fed or tools.budget.waiting) and not self._is_busy():
                     return
@@ -348,6 +351,10 @@ class ProviderEngine:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
 
+    def _is_left(self, job: BatchJob) -> bool:
+        """Whether a batch is left to the next run."""
+        return self._puzzles[job.intent] >= _LOOKS
+
     def _is_busy(self) -> bool:
         """Whether something is to be done at once."""
         now = self._tools.clock.monotonic()
@@ -359,7 +366,8 @@ class ProviderEngine:
     async def _nap(self, *, quick: bool) -> None:
         """Until a batch is due, something has happened, or the run is to end."""
         clock = self._tools.clock
-        times = [when for when, _ in self._due.values()]
+        jobs = [self._jobs[intent] for intent in self._due]
+        times = [self._due[job.intent][0] for job in jobs if not self._is_left(job)]
         if any(job.state == "sealed" for job in self._open()):
             times.append(self._queue_due[0])
         pause = min([*times, clock.monotonic() + LONGEST_POLL]) - clock.monotonic()
@@ -415,7 +423,7 @@ class ProviderEngine:
         now = self._tools.clock.monotonic()
         for job in self._open():
             when, pause = self._due.get(job.intent, (0.0, self._patience.poll))
-            if when > now or job.state == "sealed":
+            if when > now or job.state == "sealed" or self._is_left(job):
                 continue
             self._schedule(job.intent, min(pause * 1.5, LONGEST_POLL))
             try:
@@ -426,10 +434,14 @@ class ProviderEngine:
                 elif job.note:
                     await self._decide(job)
                 self._trouble = ""
+                self._puzzles.pop(job.intent, None)
             except CallError as error:
-                if not error.retryable:
+                if error.fatal_to_run or isinstance(error, Cancelled):
                     raise
                 self._note(error.message)
+                if not error.retryable:
+                    self._puzzles[job.intent] += 1
+                    self.because = error if self._is_left(job) else self.because
                 if error.retry_after:
                     self._schedule(job.intent, max(pause, error.retry_after))
 
