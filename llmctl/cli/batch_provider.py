@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from llmctl.batch.job import Batch
 from llmctl.batch.output import STDOUT, default_output
@@ -104,7 +105,7 @@ def engine(
         jobs=live.jobs,
         folder=folders.state / "batches",
         output=str(batch.output.path),
-        input=options.input,
+        input=options.input if options.input == STDOUT else str(Path(options.input).absolute()),
         run_id=live.run_id,
         target=target_for(profile),
         admission=live.admission,
