@@ -53,10 +53,14 @@ def max_wait(options: BatchOptions) -> float | None:
 
 
 def check_profile(profile: Profile, options: BatchOptions) -> None:
-    """Raises `UsageError` for a profile whose provider has no batches that are spoken."""
+    """Raises `UsageError`, or `InvalidRequest`, for a profile whose provider has no batches that
+    are spoken."""
     if options.engine != "provider":
         return
-    if batch_api(profile.adapter) is None or profile.provider == "local":
+    api = batch_api(profile.adapter)
+    if api is not None and profile.provider != "local":
+        api.limits(profile.base_url)
+    else:
         raise UsageError(
             f"the provider of profile {profile.name} ({profile.provider}) has no batches: leave "
             "--engine provider out, or choose another profile with -p"
