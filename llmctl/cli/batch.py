@@ -60,7 +60,8 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     --engine provider puts the rows into batches of the provider (OpenAI, Azure, Anthropic, Gemini,
     Mistral, Groq, OpenRouter), which take up to a day and mostly cost half. Ctrl-C and --detach
     leave them running (exit 6); the same command goes on waiting, and fetches. Nothing is submitted
-    twice, whatever breaks.
+    twice, whatever breaks. --status and --list with --json: a list of {intent, output, profile,
+    provider, batch, state, word, rows, done, failed, made, checked, note, command}.
 
     \b
     Examples:

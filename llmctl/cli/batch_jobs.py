@@ -47,12 +47,13 @@ _STATES = {
 }
 
 
-class Standing(Struct, frozen=True):
-    """A batch as it stands. `ended`: at the provider; `said`: what asking for it brought up."""
+class JobStatus(Struct, frozen=True):
+    """The status of a batch. `ended`: at the provider; `problem`: why it was refused there, or
+    could not be asked for."""
 
     job: BatchJob
     ended: bool = False
-    said: str = ""
+    problem: str = ""
 
     @property
     def state(self) -> str:
@@ -69,7 +70,7 @@ class Standing(Struct, frozen=True):
         """What a person has to know."""
         job = self.job
         if not _is_uncertain(job):
-            return self.said or job.note
+            return " ".join("; ".join(filter(None, (self.problem, job.note))).split())
         found = f" (it may be {' or '.join(job.note.split())})" if job.note else ""
         return (
             f"no reply to its submission is on record{found}: where no llmctl is at it, run the "
@@ -87,14 +88,14 @@ def run(options: BatchOptions, context: Context) -> int:
     if options.adopt is not None:
         return _adopt(options.adopt, output, path, context)
     if options.status:
-        found = _asked(output, path, context)
+        found = _open_jobs(output, path, context)
     else:
         since = context.clock.wall() * 1000 - KEPT
         with BatchJobsPeek(path) as peek:
             jobs = peek.jobs(output)
         if not jobs and path.exists():  # one that cannot be read shows none, and says why here
             open_ledger(path, "", "").close()
-        found = [Standing(job) for job in jobs if job.is_open or job.made_ms > since]
+        found = [JobStatus(job) for job in jobs if job.is_open or job.made_ms > since]
     # Exit 0 would say of a mistyped name that all is fetched.
     if not found and options.input not in {"", STDOUT} and not os.path.lexists(options.input):
         raise InputError(f"there is no file {options.input}: check the path")
@@ -128,7 +129,7 @@ def _is_uncertain(job: BatchJob) -> bool:
 # --- Asking the providers -------------------------------------------------------------------------
 
 
-def _asked(output: str | None, path: Path, context: Context) -> list[Standing]:
+def _open_jobs(output: str | None, path: Path, context: Context) -> list[JobStatus]:
     """The open batches, each running one asked for, and what was said of it put on record."""
     if not path.exists():
         return []
@@ -136,11 +137,11 @@ def _asked(output: str | None, path: Path, context: Context) -> list[Standing]:
         with BatchJobsPeek(path) as peek:
             jobs = peek.jobs(output, open_only=True)
         if not any(job.state == "running" for job in jobs):
-            return [Standing(job) for job in jobs]
+            return [JobStatus(job) for job in jobs]
         return asyncio.run(_ask_all(jobs, BatchJobs(ledger.database), context))
 
 
-async def _ask_all(found: Sequence[BatchJob], jobs: BatchJobs, context: Context) -> list[Standing]:
+async def _ask_all(found: Sequence[BatchJob], jobs: BatchJobs, context: Context) -> list[JobStatus]:
     from llmctl.wiring import Surroundings
 
     settings = load_settings(context)
@@ -184,21 +185,21 @@ async def _open(
 
 async def _ask(
     job: BatchJob, endpoint: Endpoint | str, jobs: BatchJobs, context: Context
-) -> Standing:
+) -> JobStatus:
     from llmctl.providers.registry import batch_api
 
     if job.state != "running" or job.batch is None:
-        return Standing(job)
+        return JobStatus(job)
     now, api = context.clock.wall(), batch_api(job.adapter)
     last = f"shown is what was known {_age(job.checked_ms or job.made_ms, now)} ago"
     if isinstance(endpoint, str):
-        return Standing(job, said=f"{endpoint}; {last}")
+        return JobStatus(job, problem=f"{endpoint}; {last}")
     assert api is not None, "who made the batch has batches"
     try:
         # Its base URL is no function: only that of a local model is.
         status = await api.status(cast("BatchClient", endpoint), job.batch)
     except CallError as error:
-        return Standing(job, said=f"{error.message}; {last}")
+        return JobStatus(job, problem=f"{error.message}; {last}")
     job = await jobs.update(
         job.intent,
         word=status.word,
@@ -206,13 +207,13 @@ async def _ask(
         failed=status.failed,
         checked_ms=round(now * 1000),
     )
-    return Standing(job, status.ended, status.problem)
+    return JobStatus(job, status.ended, status.problem)
 
 
 # --- Printing -------------------------------------------------------------------------------------
 
 
-def _print_list(found: Sequence[Standing], cwd: Path) -> None:
+def _print_list(found: Sequence[JobStatus], cwd: Path) -> None:
     """A line for each batch."""
     rows = [
         (_time(one.job.made_ms), _near(one.job.output, cwd), one.job.profile,
@@ -223,10 +224,10 @@ def _print_list(found: Sequence[Standing], cwd: Path) -> None:
     print_table(head, rows, ("ROWS",), ("MADE (UTC)", "ROWS"))
 
 
-def _print_status(found: Sequence[Standing], context: Context) -> None:
+def _print_status(found: Sequence[JobStatus], context: Context) -> None:
     """The batches of each output, and the command that fetches them."""
     now, cwd = context.clock.wall(), context.cwd()
-    groups: dict[str, list[Standing]] = {}
+    groups: dict[str, list[JobStatus]] = {}
     for one in found:
         groups.setdefault(_command(one.job, cwd), []).append(one)
     for command, members in groups.items():
@@ -244,13 +245,13 @@ def _print_status(found: Sequence[Standing], context: Context) -> None:
     context.info("to fetch, give the options that the batch was made with, too (--template, …)")
 
 
-def _progress(one: Standing) -> str:
+def _progress(one: JobStatus) -> str:
     """Rows with an outcome at the provider, of all: `90/1,000`."""
     job = one.job
     return f"{job.done + job.failed if job.is_open else job.rows:,}/{job.rows:,}"
 
 
-def _fields(one: Standing, cwd: Path) -> dict[str, Any]:
+def _fields(one: JobStatus, cwd: Path) -> dict[str, Any]:
     job = one.job
     return {
         "intent": job.intent,
@@ -304,7 +305,7 @@ def _adopt(id: str, output: str | None, path: Path, context: Context) -> int:
             job = _adopted(id, output, path)
         finally:
             file.leave_no_trace()
-    one, cwd = Standing(job), context.cwd()
+    one, cwd = JobStatus(job), context.cwd()
     if context.json:
         print_json([_fields(one, cwd)])
         return 0

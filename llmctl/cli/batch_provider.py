@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from llmctl.batch.job import Batch
 from llmctl.batch.output import STDOUT, default_output
@@ -52,10 +53,14 @@ def max_wait(options: BatchOptions) -> float | None:
 
 
 def check_profile(profile: Profile, options: BatchOptions) -> None:
-    """Raises `UsageError` for a profile whose provider has no batches that are spoken."""
+    """Raises `UsageError`, or `InvalidRequest`, for a profile whose provider has no batches that
+    are spoken."""
     if options.engine != "provider":
         return
-    if batch_api(profile.adapter) is None or profile.provider == "local":
+    api = batch_api(profile.adapter)
+    if api is not None and profile.provider != "local":
+        api.limits(profile.base_url)
+    else:
         raise UsageError(
             f"the provider of profile {profile.name} ({profile.provider}) has no batches: leave "
             "--engine provider out, or choose another profile with -p"
@@ -104,7 +109,7 @@ def engine(
         jobs=live.jobs,
         folder=folders.state / "batches",
         output=str(batch.output.path),
-        input=options.input,
+        input=options.input if options.input == STDOUT else str(Path(options.input).absolute()),
         run_id=live.run_id,
         target=target_for(profile),
         admission=live.admission,

@@ -49,7 +49,7 @@ def _latency(share: int) -> Column:
         f"p{share}",
         f"p{share} (s)",
         lambda figures, _: percentiles(figures.latencies, [share])[0],
-        lambda ms: "-" if ms is None else f"{ms / 1000:.{1 if ms >= 10_000 else 2}f}s",
+        lambda ms: "-" if ms is None else f"{ms / 1000:.{1 if ms >= 10_000 else 2}f} s",
         lambda ms: "-" if ms is None else f"{ms / 1000:.2f}",
     )
 

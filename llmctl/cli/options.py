@@ -33,7 +33,9 @@ _USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
 _FILES = {"input", "output", "attach"}  # options whose text names a file
 _RESERVED = {"model", "messages", "stream", "stream_options"}
 
-_VERBOSE = Option("--verbose", "-v", count=True, show_default=False, help="More; -vv tracebacks.")
+_VERBOSE = Option(
+    "--verbose", "-v", count=True, show_default=False, help="More notes; -vv: tracebacks."
+)
 _COMMON = {
     "profile": Option(
         "--profile",

@@ -14,6 +14,7 @@ import copy
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -48,7 +49,7 @@ from llmctl.types import Answer, Request, Target, Usage
 LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
 _DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
-_LOOKS = 5  # at a batch that the provider does not know, before it counts as removed
+_LOOKS = 5  # looks at a batch in a row that make no sense, after which it is left to the next run
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
 
 
@@ -136,10 +137,10 @@ class ProviderEngine:
         self._jobs: dict[str, BatchJob] = {}
         self._filling: dict[tuple[str, str], _Lines] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when to look at a batch, and the pause
+        self._puzzles = Counter[str]()  # looks at a batch in a row that made no sense
         self._queued = patience.queued
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
         self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
-        self._gone: dict[str, int] = {}  # looks at batches that the provider does not know
         self._age = 0.0  # seconds of the batch that is read
         self._used = Usage()  # by the results of the batch that is read
         self._rest: list[str] = []  # call ids of rows whose batch was given up
@@ -316,7 +317,6 @@ class ProviderEngine:
             key=tools.client.key,
         )
         await tools.jobs.seal(job, lines.rows)
-        tools.budget.hand_over(row.call_id for row in lines.rows)
         self._jobs[job.intent] = job
         self._wake.set()
 
@@ -351,13 +351,18 @@ class ProviderEngine:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
 
+    def _is_left(self, job: BatchJob) -> bool:
+        """Whether a batch is left to the next run."""
+        return self._puzzles[job.intent] >= _LOOKS
+
     def _is_over(self, *, fed: bool) -> bool:
         """Whether nothing is left to do, or to wait for; `fed`: no request waits for a batch."""
-        jobs, now = self._open(), self._tools.clock.monotonic()
+        jobs = [job for job in self._open() if not self._is_left(job)]
         if fed and not jobs:
             return True
         if self._patience.cancel:  # nobody knows yet which one is to be cancelled
             return all(job.batch is None for job in jobs)
+        now = self._tools.clock.monotonic()
         busy = any(
             self._has_room(job) if job.state == "sealed" else self._due[job.intent][0] <= now
             for job in jobs
@@ -367,7 +372,8 @@ class ProviderEngine:
     async def _nap(self, *, quick: bool) -> None:
         """Until a batch is due, something has happened, or the run is to end."""
         clock = self._tools.clock
-        times = [when for when, _ in self._due.values()]
+        jobs = [self._jobs[intent] for intent in self._due]
+        times = [self._due[job.intent][0] for job in jobs if not self._is_left(job)]
         if any(job.state == "sealed" for job in self._open()):
             times.append(self._queue_due[0])
         pause = min([*times, clock.monotonic() + LONGEST_POLL]) - clock.monotonic()
@@ -423,7 +429,7 @@ class ProviderEngine:
         now = self._tools.clock.monotonic()
         for job in self._open():
             when, pause = self._due.get(job.intent, (0.0, self._patience.poll))
-            if when > now or job.state == "sealed":
+            if when > now or job.state == "sealed" or self._is_left(job):
                 continue
             self._schedule(job.intent, min(pause * 1.5, LONGEST_POLL))
             try:
@@ -434,10 +440,14 @@ class ProviderEngine:
                 elif job.note:
                     await self._decide(job)
                 self._trouble = ""
+                self._puzzles.pop(job.intent, None)
             except CallError as error:
-                if not error.retryable:
+                if error.fatal_to_run or isinstance(error, Cancelled):
                     raise
                 self._note(error.message)
+                if not error.retryable:
+                    self._puzzles[job.intent] += 1
+                    self.because = error if self._is_left(job) else self.because
                 if error.retry_after:
                     self._schedule(job.intent, max(pause, error.retry_after))
 
@@ -456,18 +466,17 @@ class ProviderEngine:
             await self._cancel(job, batch)
 
     async def _miss(self, job: BatchJob, error: NotFound) -> None:
-        """Deal with a batch that the provider does not know. Raises `PermissionRefused` where
-        another key made it: it may be in another project."""
+        """Give a batch up that the provider does not know, time and again. Raises the error before
+        that, and `PermissionRefused` where another key made it, perhaps in another project."""
         if job.key != self._tools.client.key:
             raise PermissionRefused(
                 f"the key {self._tools.client.key or '(none)'} does not see the batch {job.batch}, "
                 f"which {job.key or 'no key'} made: use a key of the same project",
                 http_status=error.http_status,
             ) from error
-        looks = self._gone[job.intent] = self._gone.get(job.intent, 0) + 1
-        self._note(f"the provider does not know {job.batch} ({error.message})")
-        if looks >= _LOOKS:  # removed: nobody will tell what it billed
-            await self._refuse(job, error, billed=True)
+        if self._puzzles[job.intent] + 1 < _LOOKS:
+            raise error
+        await self._refuse(job, error, billed=True)  # removed: nobody will tell what it billed
 
     def _is_over_time(self, job: BatchJob) -> bool:
         most = self._patience.most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 
@@ -142,12 +142,6 @@ class RunBudget:
             limit = max(1, min(most, 1 + int((left - least) / each))) if each else 1
         return replace(request, max_tokens=limit)
 
-    def hand_over(self, call_ids: Iterable[str]) -> None:
-        """Those calls are in a provider's batch now, which outlives the process: it says no more
-        that they live."""
-        for call_id in call_ids:
-            self._open.pop(call_id, None)
-
     async def can_afford(self, request: Request, uncertain: int) -> bool:
         """Hold the call for one attempt more than the `uncertain` ones that may have been billed
         already. False, and nothing has changed, when a budget has no room for that."""
@@ -184,7 +178,8 @@ class RunBudget:
         try:
             denied = await self._ledger.hold(hold, windows)
             if denied is None:
-                self._open[hold.call_id] = (hold, windows, waited)
+                if not hold.in_batch:  # a batch outlives the process, and may have many rows
+                    self._open[hold.call_id] = (hold, windows, waited)
                 self._used.update([window.key for window in windows])
                 self._beating = self._beating or asyncio.create_task(self._beat())
         finally:
@@ -192,9 +187,9 @@ class RunBudget:
         return denied
 
     async def _beat(self) -> None:
-        while self._open:
+        while self._open or self.in_batch:
             await asyncio.sleep(BEAT)  # real time: what others see of this process
-            if self._open:  # else the ledger may be closed by now
+            if self._open or self.in_batch:  # else the ledger may be closed by now
                 with suppress(LlmctlError):
                     await self._ledger.beat()
         self._beating = None

@@ -81,7 +81,14 @@ batch-inference, docs.x.ai/developers/advanced-api-usage/batch-api)."""
 
 def server_of(base_url: str) -> Server:
     """The server at an address. Raises `InvalidRequest` where its batches are none of OpenAI's."""
-    host = urlsplit(base_url).hostname or ""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if "/openai/deployments" in parts.path:
+        raise InvalidRequest(
+            "Azure's batches are asked for below /openai/v1: give that as base_url, and the name "
+            "of a batch deployment as model",
+            sent=False,
+        )
     if other := _OTHER_SHAPES.get(host):
         raise InvalidRequest(
             f"the batches of {other} are not like OpenAI's: leave `--engine provider` out",

@@ -116,7 +116,6 @@ class BatchJobs:
     async def seal(self, job: BatchJob, rows: Sequence[BatchRow]) -> None:
         """Put a batch and its rows on record, durably, before anything is sent. Rows that were in
         another batch leave that one."""
-        marks = [(job.intent, row.call_id) for row in rows]
 
         def work(connection: sqlite3.Connection) -> None:
             forget = round(time.time() * 1000) - KEPT
@@ -124,8 +123,11 @@ class BatchJobs:
                 "DELETE FROM batch_jobs WHERE state = 'done' AND made_ms < ?", (forget,)
             )
             connection.execute(_ADD, astuple(job))
-            connection.executemany(_PUT, [astuple(row) for row in rows])
-            connection.executemany("UPDATE holds SET job = ? WHERE call_id = ?", marks)
+            connection.executemany(_PUT, (astuple(row) for row in rows))
+            connection.executemany(
+                "UPDATE holds SET job = ? WHERE call_id = ?",
+                ((job.intent, row.call_id) for row in rows),
+            )
 
         await self._db.write(work)
 

@@ -31,7 +31,7 @@ CREATE INDEX waiting ON requests (number) WHERE waits;
 CREATE TABLE results (call_id TEXT PRIMARY KEY, status INTEGER, body BLOB, request_id TEXT)
   WITHOUT ROWID;
 """
-_PAGE = 100  # rows that are read at a time
+_PAGE = 500  # rows that are read at a time
 _decode = msgspec.json.Decoder(Request).decode
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.cli.provider_batches import Provider
+from tests.conftest import KEY, Run
+from tests.simulator.server import Simulator
 
 
 @pytest.fixture
@@ -19,3 +22,13 @@ def llmctl(run: Run, configured: dict[str, str]) -> Run:
 def llmctl_keyed(run: Run, keyed: dict[str, str]) -> Run:
     """Run `llmctl` with a keyring and the default profile `sim`, whose key is stored there."""
     return partial(run, env=keyed)
+
+
+@pytest.fixture
+def provider(
+    sim: Simulator, run: Run, home: Path, tmp_path: Path, environ: dict[str, str]
+) -> Provider:
+    """A configured profile `sim` whose provider, the simulator, has batches."""
+    made = Provider(sim, run, home, tmp_path, {**environ, "SIM_KEY": KEY})
+    made.configure()
+    return made

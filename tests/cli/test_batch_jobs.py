@@ -21,6 +21,7 @@ from tests.cli.terminal import on_a_terminal
 from tests.conftest import Run
 from tests.simulator import errors
 from tests.simulator.batches import Fate
+from tests.simulator.reply import Problem
 from tests.simulator.server import Simulator
 from tests.support import done
 
@@ -178,21 +179,27 @@ def test_a_list_fits_the_terminal(
 def test_status_asks_the_provider(llmctl: Run, make: MakeJob, ledger: Path, sim: Simulator) -> None:
     """One question for each batch that runs; what the provider says is shown, with the command
     that fetches, put on record, and exit 6 while a batch is open."""
-    sim.batch.fates = (Fate(to_end=4), Fate(to_end=1))
-    slow, quick = submitted(sim, 8), submitted(sim)
+    refused = Problem("the file\nis empty", code="empty_file")
+    sim.batch.fates = (Fate(to_end=4), Fate(to_end=1), Fate(invalid=refused))
+    slow, quick, bad, read = submitted(sim, 8), submitted(sim), submitted(sim), submitted(sim)
     record(ledger, [
         make(state="running", batch=slow, rows=8),
         make(state="running", batch=quick),
+        make(state="running", batch=bad),
+        make(state="fetched", batch=read, done=10),
         make(),
         make(state="done"),
     ])  # fmt: skip
     before = asked(sim)
     shown = llmctl("batch", "--status")
-    assert (shown.returncode, asked(sim) - before) == (6, 2)
+    assert (shown.returncode, asked(sim) - before) == (6, 3)
     command = "llmctl batch in.jsonl --engine provider -o in.out.jsonl -p sim"
     assert shown.stdout.splitlines() == [
         "in.out.jsonl, profile sim",
         "  not submitted yet, 0/10 rows, 3 h old",
+        f"  {read}: fetched, not all rows read, 10/10 rows, 3 h old",
+        f"  {bad}: ended, not fetched yet (failed), 0/10 rows, 3 h old",
+        "    the file is empty",
         f"  {quick}: ended, not fetched yet (completed), 10/10 rows, 3 h old",
         f"  {slow}: running (in_progress), 2/8 rows, 3 h old",
         f"  fetch: {command}",
@@ -202,6 +209,8 @@ def test_status_asks_the_provider(llmctl: Run, make: MakeJob, ledger: Path, sim:
     assert list(found[0]) == FIELDS
     assert [(row["state"], row["word"], row["done"]) for row in found] == [
         ("sealed", "", 0),
+        ("fetched", "", 10),
+        ("ended", "failed", 0),
         ("ended", "completed", 10),
         ("running", "in_progress", 4),
     ]
@@ -246,7 +255,7 @@ def test_status_of_what_cannot_be_asked(
     last = {"state": "running", "word": "in_progress", "done": 7, "checked_ms": ago}
     record(ledger, [
         make(**last, batch="batch_gone", profile="gone"),
-        make(**last, batch="batch_moved", base_url="https://example.com/v1?code=hidden"),
+        make(**last, batch="batch_moved", note="kept\nlong", base_url="https://example.com/v1?code=hidden"),
         make(**last, batch="batch_keyless", profile="keyless"),
         make(**last, batch="batch_unknown"),
         make(**last, batch=batch),
@@ -268,7 +277,8 @@ def test_status_of_what_cannot_be_asked(
         )
         note = told.splitlines()[0]
         assert why in note
-        assert note.endswith("; shown is what was known 1 h ago")
+        also = "; kept long" if name == "batch_moved" else ""
+        assert note.endswith("; shown is what was known 1 h ago" + also)
     assert "hidden" not in shown.stdout
     kept = {job.batch: job for job in on_record(ledger)}["batch_unknown"]
     assert (kept.done, kept.checked_ms) == (7, ago)
