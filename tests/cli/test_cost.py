@@ -99,7 +99,8 @@ def test_the_json_report(run: Run) -> None:
 
 def test_what_a_budget_refused_is_no_error(run: Run, state: Path) -> None:
     """Case 47, A55, A113, A115, A117: 22 calls that were refused here, by a budget, a limit of the
-    day or the breaker, were not sent, and are not 100% errors; retries, rate-limit hits, kinds of errors, estimates and what a call costs on average are there."""
+    day or the breaker, were not sent, and are not 100% errors; retries, rate-limit hits, kinds of
+    errors, estimates and what a call costs on average are there."""
     refused = {"status": "error", "attempts": 0, "cost_pico": 0, "cache": None, "latency_ms": None}
     kinds = ("budget",) * 20 + ("quota", "connection")
     a_ledger(
