@@ -132,8 +132,8 @@ class ProviderEngine:
     def __init__(self, tools: BatchTools, patience: Patience) -> None:
         self._tools, self._patience = tools, patience
         self._submission = Submission(
-            tools.api, tools.client, tools.jobs, tools.folder, tools.stop.clock(tools.clock),
-            self._note,
+            tools.api, tools.client, tools.jobs, tools.folder, tools.stop,
+            tools.stop.clock(tools.clock), self._note,
         )  # fmt: skip
         self._jobs: dict[str, BatchJob] = {}
         self._filling: dict[tuple[str, str], _Lines] = {}
@@ -499,9 +499,9 @@ class ProviderEngine:
     async def _cancel(self, job: BatchJob, batch: str) -> None:
         try:
             await self._tools.api.cancel(self._tools.client, batch)
-        except InvalidRequest as error:  # some providers cannot
-            self._note(error.message)
-            return
+        except InvalidRequest:  # some providers cannot: it is left to go on
+            self._puzzles[job.intent] = _LOOKS
+            raise
         await self._update(job, cancelled=True)
         self._tools.say(f"cancelled {batch}: waiting for what it has answered by now")
         self._schedule(job.intent, self._patience.poll)
