@@ -415,6 +415,7 @@ class ProviderEngine:
             job = self._jobs[job.intent] = tools.jobs.job(job.intent)
         if job.state == "running":
             tools.say(f"submitted {_rows(job.rows)} as {job.batch}")
+            self._submission.lines(job.intent).unlink(missing_ok=True)  # prompts
         if job.state in {"creating", "running"}:
             self._schedule(job.intent, self._patience.poll)
 
