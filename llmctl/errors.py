@@ -46,7 +46,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("3", "a budget is, or would be, exceeded"),
     ("4", "no usable key, or the provider refused it"),
     ("5", "the provider, and every fallback, is unavailable"),
-    ("6", "accepted and not finished: running at the provider; the same command fetches"),
+    ("6", "accepted by the provider, not finished; the same command fetches"),
     ("74", "the disk refused a write: stopped before sending more"),
     ("75", "another llmctl holds this output file or state"),
     ("130 / 143", "interrupted by SIGINT / SIGTERM; the same command resumes"),

@@ -27,6 +27,7 @@ EXAMPLES = {
     "retry": "{attempts: 1}",
     "breaker": "{failures: 1}",
     "cache": "{enabled: true}",
+    "batch": "{poll: 0.1}",
     "on_overflow": "truncate",
     "fallback": "[groq]",
     "context": "77",

@@ -135,8 +135,8 @@ class Batch(Struct, frozen=True):
         job = self.job
         try:
             request = job.reader.request(record, job.profile, index, job.cache_mode, call_id)
-        except RowError as error:
-            raise InputError(f"{self.source.name}:{record[0]}: {error}") from error
+        except RowError:  # every row could be read when it was checked
+            raise self.source.changed() from None
         # Size and time of a file can be kept while it is changed.
         if (request.id, bytes.fromhex(request.fingerprint[:32])) != checked:
             raise self.source.changed()

@@ -13,7 +13,7 @@ from llmctl.batch.output import AnswerLine
 from llmctl.batch.rows import RowError, RowReader
 from llmctl.config.settings import Profile
 from llmctl.errors import InputError
-from llmctl.storage.files import temporary_file
+from llmctl.storage.database import temporary_file
 
 SHOWN = 20
 """Problems that a message names one by one; the rest is counted."""

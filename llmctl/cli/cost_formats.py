@@ -277,7 +277,11 @@ def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
         kinds = ", ".join(f"{safe(name)} {count:,}" for name, count in report.error_types.items())
         yield f"Errors: {kinds}."
     if total.refused:
-        yield f"A budget refused {plural(total.refused, 'call')}, unsent."
+        were = "was" if total.refused == 1 else "were"
+        yield (
+            f"{plural(total.refused, 'call')} {were} refused here, unsent: a budget, a limit of "
+            "the day, or a provider that was down."
+        )
     if total.estimated:
         yield (
             f"Of {plural(total.estimated, 'call')} the provider reported no tokens, or not all: "

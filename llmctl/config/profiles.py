@@ -96,7 +96,7 @@ def as_json(profile: Profile) -> dict[str, Any]:
     said = to_builtins(profile, builtin_types=(Decimal,), enc_hook=str)
     own = {name: said[name] for name in ("temperature", "max_tokens") if said[name] is not None}
     said["params"] = {**own, **profile.params}
-    for name in ("limits", "cache", "price"):
+    for name in ("limits", "cache", "batch", "price"):
         said[name] = {k: v for k, v in (said[name] or {}).items() if v not in (None, {})}
     if "as" in said["price"]:
         said["price"] = {"as": said["price"]["as"]}

@@ -50,6 +50,7 @@ LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
 _DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
 _LOOKS = 5  # looks at a batch in a row that make no sense, after which it is left to the next run
+_SMALL_QUEUE = 30_000  # tokens, the least that was seen (Azure): no batches are made for less
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
 
 
@@ -382,9 +383,12 @@ class ProviderEngine:
 
     async def _submit(self) -> None:
         """Submit what is sealed, as far as the queue has room, and settle what is not certain."""
+        now = self._tools.clock.monotonic()
         for job in self._open():
             sealed = job.state == "sealed"
             if job.batch is not None or (job.state == "creating" and job.note):
+                continue
+            if not sealed and (self._is_left(job) or self._due[job.intent][0] > now):
                 continue
             if sealed and self._patience.cancel:
                 await self._unseal(job)
@@ -392,25 +396,35 @@ class ProviderEngine:
                 await self._submit_one(job)
 
     async def _submit_one(self, job: BatchJob) -> None:
-        submission = self._submission
+        tools, submission = self._tools, self._submission
         try:
             # Who cancels only wants to know whether there is a batch.
-            job = await (submission.find if self._patience.cancel else submission.submit)(job)
+            await (submission.find if self._patience.cancel else submission.submit)(job)
+            self._trouble = ""
         except RateLimited as error:  # most likely of queued tokens
             self._note(error.message)
             self._close_queue()
-            return
         except CallError as error:
             if error.fatal_to_run or isinstance(error, Cancelled):
                 raise
-            await self._refuse(job, error)
-            return
-        self._jobs[job.intent] = job
-        self._trouble = ""
+            if tools.jobs.job(job.intent).state == "creating":  # nobody knows whether there is one
+                self._puzzle(job, error)
+            else:
+                await self._refuse(job, error)
+        finally:  # a stop may have come between a request and its reply: what is on record counts
+            job = self._jobs[job.intent] = tools.jobs.job(job.intent)
         if job.state == "running":
-            self._tools.say(f"submitted {_rows(job.rows)} as {job.batch}")
-        if job.state != "sealed":
+            tools.say(f"submitted {_rows(job.rows)} as {job.batch}")
+            self._submission.lines(job.intent).unlink(missing_ok=True)  # prompts
+        if job.state in {"creating", "running"}:
             self._schedule(job.intent, self._patience.poll)
+
+    def _puzzle(self, job: BatchJob, error: CallError) -> None:
+        """Count a look at a batch that made no sense."""
+        self._note(error.message)
+        self._puzzles[job.intent] += 1
+        if self._is_left(job):
+            self.because = error
 
     def _has_room(self, job: BatchJob) -> bool:
         """Whether the provider's queue may take a batch."""
@@ -429,7 +443,8 @@ class ProviderEngine:
         now = self._tools.clock.monotonic()
         for job in self._open():
             when, pause = self._due.get(job.intent, (0.0, self._patience.poll))
-            if when > now or job.state == "sealed" or self._is_left(job):
+            unknown = job.batch is None and not job.note
+            if when > now or unknown or self._is_left(job):
                 continue
             self._schedule(job.intent, min(pause * 1.5, LONGEST_POLL))
             try:
@@ -444,10 +459,10 @@ class ProviderEngine:
             except CallError as error:
                 if error.fatal_to_run or isinstance(error, Cancelled):
                     raise
-                self._note(error.message)
-                if not error.retryable:
-                    self._puzzles[job.intent] += 1
-                    self.because = error if self._is_left(job) else self.because
+                if error.retryable:
+                    self._note(error.message)
+                else:
+                    self._puzzle(job, error)
                 if error.retry_after:
                     self._schedule(job.intent, max(pause, error.retry_after))
 
@@ -505,11 +520,13 @@ class ProviderEngine:
                 with disk("write", path):
                     await tools.client.download(wire, path)
                 with disk("read", path), path.open("rb") as file:
-                    first = next(tools.api.results(file), None)
-                if first is not None and tools.jobs.has_row(job.intent, first.call_id):
+                    results = tools.api.results(file)
+                    ours = any(tools.jobs.has_row(job.intent, each.call_id) for each in results)
+                if ours:
                     await self._update(job, state="running", batch=batch, note="")
                     self._schedule(job.intent, 0.0)
                     return
+            self._submission.foreign.add((job.intent, batch))
         await self._update(job, note=" ".join(left))
         if left:
             self._note(
@@ -526,12 +543,7 @@ class ProviderEngine:
         """Give every row of a batch that has ended its end; without `status` what was fetched
         before is read."""
         if status is not None and status.queue_full:
-            self._queued = status.queue_limit or self._queued
-            for page in self._tools.jobs.rows(job.intent):
-                await self._again(page, counts=False)
-            await self._finish(job)
-            self._close_queue()
-            self._note(status.problem or "too much is queued at the provider")
+            await self._wait_for_room(job, status)
             return
         if status is not None and status.problem and not status.downloads:
             # With answers behind it that are gone, it is not the rows that were refused.
@@ -553,6 +565,23 @@ class ProviderEngine:
         certain = self._is_whole(job, status, answered)
         await self._settle_blank(job, status, blank, certain=certain)
         await self._finish(job)
+
+    async def _wait_for_room(self, job: BatchJob, status: BatchStatus) -> None:
+        """Let the rows of a batch wait that the provider's queue had no room for."""
+        limit, problem = status.queue_limit, status.problem or "too much is queued at the provider"
+        if limit and job.tokens > limit and job.rows == 1:
+            await self._refuse(job, InvalidRequest(problem))
+            return
+        most, alone = limit or self._queued, sum(one.batch is not None for one in self._open()) == 1
+        if alone and (most is None or job.tokens <= most):  # others fill it, or count more tokens
+            most = max(min(most or _SMALL_QUEUE, _SMALL_QUEUE), job.tokens // 2)
+        self._queued, due = most, self._queue_due
+        for page in self._tools.jobs.rows(job.intent):
+            await self._again(page, counts=False)
+        await self._finish(job)
+        self._queue_due = due
+        self._close_queue()
+        self._note(problem)
 
     async def _read_rows(self, job: BatchJob, doubled: int) -> list[tuple[BatchRow, bool]]:
         """Settle the rows that have a result; gives the others, and of each whether the results do

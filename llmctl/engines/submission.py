@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from llmctl.clock import Clock
 from llmctl.errors import AuthFailed, CallError, NotFound, RateLimited
@@ -66,7 +66,7 @@ class BatchEndpoint:
 
 class Submission(Struct, frozen=True):
     """Submits sealed batches. `clock` does not sleep past a `stop`; `trouble` gets what is waited
-    for."""
+    for; `foreign` are intents, each with a batch that by its results is another's."""
 
     api: BatchApi
     client: BatchEndpoint
@@ -75,6 +75,7 @@ class Submission(Struct, frozen=True):
     stop: Stop
     clock: Clock
     trouble: Callable[[str], None]
+    foreign: set[tuple[str, str]] = field(default_factory=set)
 
     def lines(self, intent: str) -> Path:
         """The file of a batch's lines."""
@@ -139,7 +140,11 @@ class Submission(Struct, frozen=True):
             found = await self.patiently(lambda: self.api.find(self.client, self.part(job)))
             if self.api.keeps_intent and found:
                 return await self.jobs.update(job.intent, state="running", batch=found[0])
-            candidates = [batch for batch in found if not self.jobs.known(batch)]
+            candidates = [
+                batch
+                for batch in found
+                if not self.jobs.known(batch) and (job.intent, batch) not in self.foreign
+            ]
             if candidates:
                 return await self.jobs.update(job.intent, note=" ".join(candidates))
             if self.clock.wall() - (job.sent_ms or 0) / 1000 > SETTLING:

@@ -149,6 +149,8 @@ class _Call:
 
         def tell(state: RetryCallState) -> None:
             error, pause = _failure(state), state.upcoming_sleep
+            if error.refused_for > pause:  # nobody is told of a try that is none
+                return
             self._guard.on_retry(RetryDetails(self._request, error, self.made, pause))
 
         retrying = AsyncRetrying(
@@ -166,7 +168,8 @@ class _Call:
         error, policy = _failure(state), self._guard.policy
         if self.count >= policy.attempts or (error.retry_after or 0.0) > self._left(error):
             return True
-        if error.refused_for > state.upcoming_sleep:  # nobody is told of a try that is none
+        # A patient call is refused then, and waits; another one ends with what it met.
+        if error.refused_for > state.upcoming_sleep and not self._guard.patient:
             return True
         if not error.ambiguous and error.usage is None:
             return False

@@ -46,7 +46,7 @@ class Figures:
             (`doubtful_unpriced` of them at an unknown price).
         estimated: calls whose tokens the provider did not report, or not all.
         retries, rate_limits: attempts beyond the first, and those that met a rate limit (429).
-        refused: calls that a budget did not let through; they are no errors.
+        refused: calls that were not let through here, and not sent; they are no errors.
         latencies: number of calls by latency; whole milliseconds, as text.
 
     """

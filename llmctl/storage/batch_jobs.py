@@ -113,6 +113,10 @@ class BatchJobs:
         asked = f"{_SELECT} WHERE output = ? AND state != 'done' ORDER BY intent"
         return [_job(row) for row in self._all(asked, (output,))]
 
+    def job(self, intent: str) -> BatchJob:
+        """A batch that is on record."""
+        return _job(self._all(f"{_SELECT} WHERE intent = ?", (intent,))[0])
+
     async def seal(self, job: BatchJob, rows: Sequence[BatchRow]) -> None:
         """Put a batch and its rows on record, durably, before anything is sent. Rows that were in
         another batch leave that one."""

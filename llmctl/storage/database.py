@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -21,7 +22,15 @@ from typing import Any, Self, TypeVar
 from msgspec import Struct
 
 from llmctl.errors import BusyError, DiskError, SetupError
-from llmctl.storage.files import disk, gone, open_private, private_folder, sync_folder, use_lock
+from llmctl.storage.files import (
+    disk,
+    disk_error,
+    gone,
+    open_private,
+    private_folder,
+    sync_folder,
+    use_lock,
+)
 from llmctl.threads import started_pool
 
 T = TypeVar("T")
@@ -503,3 +512,17 @@ def _primary(error: Exception) -> int | None:
     """The primary result code, without the extended part."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+@contextlib.contextmanager
+def temporary_file() -> Iterator[None]:
+    """Raise `DiskError` for what a temporary SQLite file meets."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise disk_error(full, "grow", "a temporary file") from error
+        raise DiskError(
+            f"cannot use a temporary file: {error}: set TMPDIR to a folder on a disk with space"
+        ) from error

@@ -7,7 +7,6 @@ import errno
 import glob
 import os
 import shutil
-import sqlite3
 import stat
 import sys
 import tempfile
@@ -354,17 +353,3 @@ class LockedFile:
         with disk("remove", self.path):
             if self.created and os.fstat(self.fd).st_size == 0:
                 self.path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def temporary_file() -> Iterator[None]:
-    """Raise `DiskError` for what a temporary SQLite file meets."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise disk_error(full, "grow", "a temporary file") from error
-        raise DiskError(
-            f"cannot use a temporary file: {error}: set TMPDIR to a folder on a disk with space"
-        ) from error

@@ -32,7 +32,9 @@ was thought dead and may settle them after all."""
 _USED = f"(cache IS NULL OR NOT {_KEPT}) AND NOT {_UNKNOWN}"
 
 FAILED = "status IN ('error', 'interrupted', 'unknown')"
-_REFUSED = "coalesce(error_type, '') = 'budget'"  # unsent: no error of a provider's
+_REFUSED = (
+    "(status = 'error' AND coalesce(attempts, 1) = 0)"  # by this program: no error of a provider's
+)
 
 SUMS: dict[str, str] = {
     "calls": "1",

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from llmctl.providers.batch_api import BatchResult
-from llmctl.storage.files import temporary_file
+from llmctl.storage.database import temporary_file
 from llmctl.types import Request
 
 _SETUP = """

@@ -98,12 +98,14 @@ def test_the_json_report(run: Run) -> None:
 
 
 def test_what_a_budget_refused_is_no_error(run: Run, state: Path) -> None:
-    """Case 47, A55, A113, A115, A117: 22 unsent calls are not 100% errors; retries, rate-limit
-    hits, kinds of errors, estimates and what a call costs on average are there."""
-    refused = {"status": "error", "error_type": "budget", "attempts": 0, "cost_pico": 0}
+    """Case 47, A55, A113, A115, A117: 22 calls that were refused here, by a budget, a limit of the
+    day or the breaker, were not sent, and are not 100% errors; retries, rate-limit hits, kinds of
+    errors, estimates and what a call costs on average are there."""
+    refused = {"status": "error", "attempts": 0, "cost_pico": 0, "cache": None, "latency_ms": None}
+    kinds = ("budget",) * 20 + ("quota", "connection")
     a_ledger(
         state / "ledger.db",
-        *(a_call(started_ms=now(), cache=None, latency_ms=None, **refused) for _ in range(22)),
+        *(a_call(started_ms=now(), error_type=kind, **refused) for kind in kinds),
         a_call(started_ms=now(), attempts=4, rate_limits=2, cost_pico=10**12),
         a_call(started_ms=now(), attempts=1, cost_pico=2 * 10**12, estimated=1),
         a_call(
@@ -117,7 +119,7 @@ def test_what_a_budget_refused_is_no_error(run: Run, state: Path) -> None:
     assert (total["mean_cost_usd"], report(run)["error_types"]) == (1, {"server": 1})
     shown = " ".join(run("cost", "report").stdout.split())
     assert "33.3% errors" in shown
-    assert "Errors: server 1. A budget refused 22 calls, unsent." in shown
+    assert "Errors: server 1. 22 calls were refused here, unsent:" in shown
     assert "Of 1 call the provider reported no tokens, or not all: they are estimates (~)" in shown
 
 
@@ -128,7 +130,7 @@ def test_the_kinds_of_errors_are_all_errors(run: Run, state: Path) -> None:
         state / "ledger.db",
         *(a_failure(started_ms=now(), error_type="server") for _ in range(2)),
         a_failure(started_ms=now(), status="cancelled", error_type="cancelled"),
-        a_failure(started_ms=now(), error_type="budget", model="refused"),
+        a_failure(started_ms=now(), error_type="budget", attempts=0, model="refused"),
         lost(started_ms=now()),
     )
     said = report(run)
