@@ -640,9 +640,7 @@ class ProviderEngine:
         shared: Answer | CallError
         try:
             answer = await (self._settle if kept else self._settle_undrawn)(request, None)
-            shared = replace(
-                answer, usage=Usage(), reported_cost=None, cache="shared", attempts=0, earlier=()
-            )
+            shared = replace(answer, cache="shared", attempts=0, earlier=())
         except CallError as error:
             shared = error.unbilled()
         finally:
@@ -653,7 +651,7 @@ class ProviderEngine:
     async def _share(self, request: Request, outcome: Answer | CallError) -> None:
         self._outcomes[request.call_id] = copy.copy(outcome)
         with contextlib.suppress(CallError):
-            await self._settle(replace(request, cache_mode="bypass"), None)
+            await self._settle(replace(request, cache_mode="refresh"), None)
         self._outcomes.pop(request.call_id, None)
 
     async def _outcome(self, request: Request, _: Emit | None) -> Answer:
