@@ -162,7 +162,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
             context.warn(
                 f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
             )
-        batch_provider.check_none_open(batch, selection.folders, options)
+        batch_provider.check_open(batch, selection.folders, options, context)
         return asyncio.run(_run(batch, budget, seconds, options, context, selection))
 
 

@@ -222,3 +222,18 @@ class BatchJobsPeek(ReadOnlyFile):
         asked = f"{_SELECT} {where} ORDER BY intent DESC"
         found = self.ask(lambda c: c.execute(asked, (output, open_only)).fetchall())
         return [_job(row) for row in found or []]
+
+    def rows(self, output: str) -> Iterator[tuple[str, str]]:
+        """The id and the answer key of each row in the open batches of an output."""
+        asked = (
+            "SELECT batch_rows.call_id, id, answer_key FROM batch_rows JOIN batch_jobs "  # noqa: S608
+            "USING (intent) WHERE output = ? AND state != 'done' AND batch_rows.call_id > ? "
+            f"ORDER BY batch_rows.call_id LIMIT {_PAGE}"
+        )
+        last = ""
+        while found := self._page(asked, (output, last)):
+            yield from ((row_id, key) for _, row_id, key in found)
+            last = found[-1][0]
+
+    def _page(self, asked: str, values: tuple[str, str]) -> list[Any]:
+        return self.ask(lambda connection: connection.execute(asked, values).fetchall()) or []
