@@ -174,14 +174,27 @@ class BatchJobs:
         return self._db.read(lambda connection: connection.execute(asked, values).fetchall())
 
     def row_of(self, output: str, id: str, answer_key: str) -> BatchRow | None:
-        """The row of an input row in a batch of the output."""
+        """The row of an input row in a batch of the output; of a sample with another number, too:
+        rows that were put before it have moved it."""
         asked = (
             f"SELECT {', '.join(f'batch_rows.{name}' for name in _ROW)} "  # noqa: S608
             "FROM batch_rows JOIN batch_jobs USING (intent) "
-            "WHERE answer_key = ? AND id = ? AND output = ?"
+            "WHERE answer_key BETWEEN ? AND ? AND id = ? AND output = ?"
         )
-        found = self._all(asked, (answer_key, id, output))
+        question = answer_key[:64]
+        found = self._all(asked, (answer_key, answer_key, id, output)) or self._all(
+            asked, (question, f"{question}g", id, output)
+        )
         return BatchRow(*found[0]) if found else None
+
+    def asked_by(self, output: str, answer_key: str) -> str | None:
+        """The call id of a row in a batch of the output that asks the same question."""
+        asked = (
+            "SELECT call_id FROM batch_rows JOIN batch_jobs USING (intent) "
+            "WHERE answer_key = ? AND output = ? LIMIT 1"
+        )
+        found = self._all(asked, (answer_key, output))
+        return found[0][0] if found else None
 
     def elsewhere(self, output: str, answer_key: str) -> str | None:
         """Another output that the same question is being answered for in a batch."""
