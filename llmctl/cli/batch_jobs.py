@@ -246,9 +246,9 @@ def _print_status(found: Sequence[JobStatus], context: Context) -> None:
 
 
 def _progress(one: JobStatus) -> str:
-    """Rows with an outcome at the provider, of all: `90/1,000`."""
+    """Rows with an outcome at the provider, at the end those answered, of all: `90/1,000`."""
     job = one.job
-    return f"{job.done + job.failed if job.is_open else job.rows:,}/{job.rows:,}"
+    return f"{job.done + (job.failed if job.is_open else 0):,}/{job.rows:,}"
 
 
 def _fields(one: JobStatus, cwd: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 from llmctl.batch.job import Batch
@@ -143,12 +144,11 @@ def engine(
     return ProviderEngine(tools, patience)
 
 
-def left_running(left: int, options: BatchOptions, profile: str) -> str:
-    """What stays at the provider, and the command that fetches it."""
-    words = ["llmctl", "batch", options.input, "--engine", "provider", "-p", profile]
-    if options.output is not None:
-        words += ["-o", options.output]
+def left_running(left: int) -> str:
+    """What stays at the provider, and the command that fetches it: the one that was typed."""
+    once = {"--detach", "--cancel", "--restart"}  # typed again they would not fetch, or fetch anew
+    words = [word for word in sys.argv[1:] if word not in once]
     return (
         f"{plural(left, 'row')} at the provider, which goes on by itself; the same command "
-        f"fetches: {shlex.join(words)}"
+        f"fetches: {shlex.join(['llmctl', *words])}"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
 
 from tests.cli.jsonl import prompts
@@ -88,3 +91,76 @@ def test_an_output_deleted_and_an_input_moved(provider: Provider) -> None:
     done = provider.run(*words, env=provider.environ, cwd=provider.folder)
     assert done.returncode == 0, done.stderr
     assert (len(provider.answers), provider.batches.billed.requests) == (5, 5)
+
+
+def test_the_command_it_names_is_the_one_that_was_typed(provider: Provider) -> None:
+    """With all that makes a row what it is, and without what would leave again or throw answers
+    away: typed as it stands it fetches, and nothing is submitted."""
+    provider.sim.batch.fates = (HAND,)
+    provider.rows([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
+    asked = ("--template", "Say {{ text }}", "-s", "Be brief.", "--max-tokens", "7")
+    left = provider.batch(*asked, "--restart", "--detach")
+    named = re.search("the same command fetches: llmctl (.*)", left.stderr)
+    assert named is not None
+    assert shlex.split(named[1]) == [*provider.words(*asked)]
+    provider.batches.finish()
+    done = provider.run(*shlex.split(named[1]), env=provider.environ, cwd=provider.folder)
+    assert done.returncode == 0, done.stderr
+    assert (len(provider.answers), len(provider.batches.jobs)) == (2, 1)
+
+
+def test_max_wait_counts_the_rows_of_all_batches(provider: Provider) -> None:
+    """Two batches are given up: the sentence has the rows of both, and `--list` says that none of
+    them was answered."""
+    provider.sim.batch.fates = (Fate(to_end=float("inf")),)
+    provider.rows(2)
+    assert provider.batch("--detach").returncode == 6
+    provider.rows(5)
+    done = provider.batch("--max-wait", "1s")
+    assert done.returncode == 5, done.stderr
+    assert "stopped early: 5 rows had no answer within --max-wait" in done.stderr
+    listed = provider.run("batch", "--list", env=provider.environ, cwd=provider.folder).stdout
+    assert re.findall(r"done, cancelled +(\d/\d)", listed) == ["0/3", "0/2"]
+
+
+def test_max_time_leaves_the_rows_at_the_provider(provider: Provider) -> None:
+    """It says that the time is over, not that they were not sent."""
+    provider.sim.batch.fates = (HAND,)
+    provider.rows(2)
+    done = provider.batch("--max-time", "2s")
+    assert done.returncode == 6
+    assert "stopped early: the time of --max-time is over\n2 rows at the provider" in done.stderr
+    fetched_once(provider, 2)
+
+
+@pytest.mark.parametrize("kept", [[2, 1, 0], [2, 1]])
+def test_identical_rows_in_another_order(provider: Provider, kept: list[int]) -> None:
+    """One of them is at the provider for all, wherever it stands in INPUT by now, and when it does
+    not any more: the question is not submitted again."""
+    provider.sim.batch.fates = (HAND,)
+    rows = [{"id": f"r{n}", "prompt": "same"} for n in range(3)]
+    provider.rows(rows)
+    assert provider.batch("--detach").returncode == 6
+    provider.rows([rows[n] for n in kept])
+    assert provider.batch("--detach").returncode == 6
+    provider.batches.finish()
+    done = provider.batch()
+    assert (done.returncode, len(provider.answers)) == (0, len(kept)), done.stderr
+    assert (len(provider.batches.jobs), provider.batches.billed.requests) == (1, 1)
+    assert (provider.settled, provider.held) == (provider.bill, (0, 0))
+
+
+def test_a_sample_put_before_others(provider: Provider) -> None:
+    """Rows at a temperature above 0 are samples, numbered as they stand in INPUT: those at the
+    provider stay there when a new one moves them, and only that is submitted."""
+    provider.configure("anthropic")
+    provider.sim.batch.fates = (HAND,)
+    rows = [{"id": f"r{n}", "prompt": "same"} for n in range(3)]
+    provider.rows(rows)
+    assert provider.batch("-t", "1", "--detach").returncode == 6
+    provider.rows([{"id": "new", "prompt": "same"}, *rows])
+    assert provider.batch("-t", "1", "--detach").returncode == 6
+    assert [job.total for job in provider.batches.jobs] == [3, 1]
+    provider.batches.finish()
+    assert provider.batch("-t", "1").returncode == 0
+    assert (len(provider.answers), provider.batches.billed.requests) == (4, 4)
