@@ -199,7 +199,7 @@ async def _ask(
         # Its base URL is no function: only that of a local model is.
         status = await api.status(cast("BatchClient", endpoint), job.batch)
     except CallError as error:
-        return JobStatus(job, problem=f"{error.message}; {last}")
+        return JobStatus(job, problem=f"{error.message.rstrip('.')}; {last}")
     job = await jobs.update(
         job.intent,
         word=status.word,

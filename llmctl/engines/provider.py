@@ -164,9 +164,10 @@ class ProviderEngine:
         look = min(self._due.values(), default=(0.0, 0.0))[0] - self._tools.clock.monotonic()
         batches = "1 batch" if len(running) == 1 else f"{len(running):,} batches"
         trouble = f" ({self._trouble})" if self._trouble else ""
+        more = "; other rows wait for the budget" if self._tools.budget.waiting else ""
         return (
             f"{batches} at the provider, {done:,} of {rows:,} rows done there, next look in "
-            f"{max(look, 0):.0f} s{trouble}"
+            f"{max(look, 0):.0f} s{trouble}{more}"
         )
 
     async def run(self, requests: AsyncIterator[Request], handler: Handler, sink: Observer) -> None:

@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from tests.cli.jsonl import prompts
-from tests.cli.provider_batches import HAND, Provider
+from tests.cli.provider_batches import HAND, Provider, bills
+from tests.cli.terminal import on_a_terminal
 from tests.simulator.batches import Fate
 
 
@@ -164,3 +165,27 @@ def test_a_sample_put_before_others(provider: Provider) -> None:
     provider.batches.finish()
     assert provider.batch("-t", "1").returncode == 0
     assert (len(provider.answers), provider.batches.billed.requests) == (4, 4)
+
+
+def test_the_plan_says_what_is_at_the_provider(provider: Provider) -> None:
+    """Rows that are there count as not sent, and a note on stderr says that they are there."""
+    provider.sim.batch.fates = (HAND,)
+    provider.rows(3)
+    assert "batches of the provider" not in provider.batch("--dry-run").stderr
+    assert provider.batch("--detach").returncode == 6
+    done = provider.batch("--dry-run")
+    assert done.returncode == 0
+    assert "in batches of the provider: 3 rows of OUTPUT, which the plan counts" in done.stderr
+
+
+def test_progress_says_that_rows_wait_for_the_budget(provider: Provider) -> None:
+    """Room for two of five rows: while these are at the provider the bar says why the others are
+    not."""
+    provider.sim.batch.fates = (Fate(to_end=12),)
+    provider.sim.reply = bills(5)
+    provider.rows(5)
+    words = provider.words("--budget", "0.00025")
+    env = provider.environ
+    code, shown, _ = on_a_terminal(env, provider.folder, *words, columns=200)
+    assert code == 0, shown
+    assert b"of 2 rows done there, next look in 0 s; other rows wait for the budget" in shown
