@@ -149,6 +149,9 @@ class Prices:
     def __init__(self, load: Callable[[], DataSnapshot] | None = None) -> None:
         self._data = cache(load or bundled)  # the bundled ones take 0.2 s to import
         self._model = lru_cache(maxsize=1024)(self._find)
+        # Rates hold for a minute at least: looking them up takes longer than all else of a price.
+        self._listed = lru_cache(maxsize=1024)(self._find_prices)
+        self._tier = lru_cache(maxsize=1024)(self._find_rates)
 
     def price(
         self, target: Target, own: Price | None, usage: Usage, at: float, terms: Terms = ()
@@ -199,10 +202,27 @@ class Prices:
         base_url, name = target.known_as
         if name.endswith(":free") and urlsplit(base_url).hostname == "openrouter.ai":
             return _FREE
-        found = self._model(base_url.lower(), name)
+        place = base_url.lower(), name, int(at) // 60, terms
+        if (listed := self._listed(*place)) is None:
+            return None
+        return self._tier(*place, max([0, *(one for one in listed[2] if one < input_tokens)]))
+
+    def _find_rates(
+        self, base_url: str, name: str, minute: int, terms: Terms, tier: int
+    ) -> Rates | None:
+        """The rates of calls with more than `tier` tokens of input."""
+        found = self._listed(base_url, name, minute, terms)
+        return None if found is None else _rates_of(found[0], tier + 1, found[1])
+
+    def _find_prices(
+        self, base_url: str, name: str, minute: int, terms: Terms
+    ) -> tuple[ModelPrice, Decimal | None, tuple[int, ...]] | None:
+        """A model's prices in a minute since the epoch, what sound costs beside text where it has
+        no price, and the tokens of input at which tiers of its prices start."""
+        found = self._model(base_url, name)
         if found is None or (model := found[2]) is None:
             return None
-        moment, said = datetime.fromtimestamp(at, UTC), dict(terms)
+        moment, said = datetime.fromtimestamp(minute * 60, UTC), dict(terms)
         # Another provider's model has that one's prices, but not its batches and tiers.
         own_model = bool(said) and any(model is each for each in found[0].models)
         varied = any(
@@ -213,9 +233,10 @@ class Prices:
         if not varied and terms not in ((), _CHEAPER):  # a batch, or a tier that costs more
             return None
         prices = model.get_prices(moment, said if varied else None)
+        tiers = (tier for value in vars(prices).values() for tier in getattr(value, "tiers", ()))
         # What a model of sound asks for sound is never the price of its text.
         sound = None if re.search("audio|realtime", model.id) else _ZERO
-        return _rates_of(prices, input_tokens, sound)
+        return prices, sound, tuple(tier.start for tier in tiers)
 
     def _find(self, base_url: str, model: str) -> tuple[Provider, str, ModelInfo | None] | None:
         """Who answers, what it calls the model, and what is known of that."""

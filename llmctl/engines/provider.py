@@ -132,8 +132,8 @@ class ProviderEngine:
     def __init__(self, tools: BatchTools, patience: Patience) -> None:
         self._tools, self._patience = tools, patience
         self._submission = Submission(
-            tools.api, tools.client, tools.jobs, tools.folder, tools.stop.clock(tools.clock),
-            self._note,
+            tools.api, tools.client, tools.jobs, tools.folder, tools.stop,
+            tools.stop.clock(tools.clock), self._note,
         )  # fmt: skip
         self._jobs: dict[str, BatchJob] = {}
         self._filling: dict[tuple[str, str], _Lines] = {}
@@ -415,6 +415,7 @@ class ProviderEngine:
             job = self._jobs[job.intent] = tools.jobs.job(job.intent)
         if job.state == "running":
             tools.say(f"submitted {_rows(job.rows)} as {job.batch}")
+            self._submission.lines(job.intent).unlink(missing_ok=True)  # prompts
         if job.state in {"creating", "running"}:
             self._schedule(job.intent, self._patience.poll)
 
@@ -499,9 +500,9 @@ class ProviderEngine:
     async def _cancel(self, job: BatchJob, batch: str) -> None:
         try:
             await self._tools.api.cancel(self._tools.client, batch)
-        except InvalidRequest as error:  # some providers cannot
-            self._note(error.message)
-            return
+        except InvalidRequest:  # some providers cannot: it is left to go on
+            self._puzzles[job.intent] = _LOOKS
+            raise
         await self._update(job, cancelled=True)
         self._tools.say(f"cancelled {batch}: waiting for what it has answered by now")
         self._schedule(job.intent, self._patience.poll)
@@ -639,9 +640,7 @@ class ProviderEngine:
         shared: Answer | CallError
         try:
             answer = await (self._settle if kept else self._settle_undrawn)(request, None)
-            shared = replace(
-                answer, usage=Usage(), reported_cost=None, cache="shared", attempts=0, earlier=()
-            )
+            shared = replace(answer, cache="shared", attempts=0, earlier=())
         except CallError as error:
             shared = error.unbilled()
         finally:
@@ -652,7 +651,7 @@ class ProviderEngine:
     async def _share(self, request: Request, outcome: Answer | CallError) -> None:
         self._outcomes[request.call_id] = copy.copy(outcome)
         with contextlib.suppress(CallError):
-            await self._settle(replace(request, cache_mode="bypass"), None)
+            await self._settle(replace(request, cache_mode="refresh"), None)
         self._outcomes.pop(request.call_id, None)
 
     async def _outcome(self, request: Request, _: Emit | None) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from llmctl.protocols import WireRequest
 from llmctl.providers.batch_api import BatchApi, BatchPart, FileNotVisible
 from llmctl.providers.endpoint import Endpoint
 from llmctl.redact import last_chars
+from llmctl.shutdown import Stop, first_of
 from llmctl.storage.batch_jobs import BatchJob, BatchJobs
 from llmctl.types import Target
 
@@ -63,13 +65,14 @@ class BatchEndpoint:
 
 
 class Submission(Struct, frozen=True):
-    """Submits sealed batches. `clock` does not sleep past a stop; `trouble` gets what is waited
+    """Submits sealed batches. `clock` does not sleep past a `stop`; `trouble` gets what is waited
     for; `foreign` are intents, each with a batch that by its results is another's."""
 
     api: BatchApi
     client: BatchEndpoint
     jobs: BatchJobs
     folder: Path
+    stop: Stop
     clock: Clock
     trouble: Callable[[str], None]
     foreign: set[tuple[str, str]] = field(default_factory=set)
@@ -150,18 +153,26 @@ class Submission(Struct, frozen=True):
             pause = min(2 * pause, SETTLING / 4)
 
     async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What the work gives, done again while it fails of what passes. It must do no harm to do
-        it twice."""
+        """What the work gives, done again while it fails of what passes, until the run is to end.
+        It must do no harm to do it twice, or half."""
         pause = _FIRST_PAUSE
         while True:
+            self.stop.check()
+            task = asyncio.ensure_future(work())
             try:
-                return await work()
+                await first_of(asyncio.wait((task,)), self.stop.wait())
+                if not task.done():
+                    raise self.stop.error()
+                return task.result()
             except CallError as error:
                 if not error.retryable:
                     raise
                 self.trouble(error.message)
                 await self.clock.sleep(max(pause, error.retry_after or 0.0))
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
 
 def may_have_arrived(error: CallError) -> bool:

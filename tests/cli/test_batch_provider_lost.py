@@ -64,8 +64,8 @@ def test_killed_before_and_after_a_batch_was_made(provider: Provider, family: st
 
 @pytest.mark.parametrize("family", ["openai", "anthropic"])
 def test_stopped_at_once_while_a_batch_is_made(provider: Provider, family: str) -> None:
-    """SIGTERM and Ctrl-C between the creation and its reply: the rows may be at the provider
-    (exit 6), and the next run finds the batch."""
+    """SIGTERM and Ctrl-C between the creation and its reply: the rows may be at the provider (exit
+    6), and the next run finds the batch."""
     provider.configure(family)
     provider.rows()
     provider.batches.settings.faults = {"create": fail_first(1, Hang())}
