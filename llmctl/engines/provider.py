@@ -50,6 +50,7 @@ LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
 _DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
 _LOOKS = 5  # looks at a batch in a row that make no sense, after which it is left to the next run
+_FILLED = 86400.0  # seconds after which no batch is being filled any more
 _SMALL_QUEUE = 30_000  # tokens, the least that was seen (Azure): no batches are made for less
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
 
@@ -143,7 +144,8 @@ class ProviderEngine:
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
         self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
         self._age = 0.0  # seconds of the batch that is read
-        self._used = Usage()  # by the results of the batch that is read
+        # Tokens, and rows that have an answer, by the results of the batch that is read.
+        self._used, self._good = Usage(), 0
         self._rest: list[str] = []  # call ids of rows whose batch was given up
         self._wake = asyncio.Event()
         self._trouble = ""
@@ -185,6 +187,7 @@ class ProviderEngine:
             self._jobs[job.intent] = job
             self._due[job.intent] = 0.0, self._patience.poll
             tools.budget.ours.add(job.run_id)
+        self._sweep()
         with RequestSpool() as self._spool:
             await self._draw(requests)
             tending = asyncio.ensure_future(self._tend())
@@ -200,6 +203,14 @@ class ProviderEngine:
                 with contextlib.suppress(LlmctlError):  # the disk, of which the run ends anyway
                     await self._abandon()
             await self._end(handler)
+
+    def _sweep(self) -> None:
+        """Remove the files of batches that killed processes have left: they hold prompts."""
+        old = self._tools.clock.wall() - _FILLED
+        with contextlib.suppress(OSError):
+            for folder in self._tools.folder.iterdir():
+                if folder.stat().st_mtime < old and not self._tools.jobs.is_open(folder.name):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     async def _draw(self, requests: AsyncIterator[Request]) -> None:
         """Put all requests on the disk. Raises `InputError` for a question that another output's
@@ -562,7 +573,7 @@ class ProviderEngine:
         answered = job.rows - len(blank)
         say, word = self._tools.say, job.word or "ended"
         say(f"{job.batch}: {word}, {answered:,} of {_rows(job.rows)} answered")
-        certain = self._is_whole(job, status, answered)
+        certain = self._is_whole(job, status)
         await self._settle_blank(job, status, blank, certain=certain)
         await self._finish(job)
 
@@ -587,12 +598,13 @@ class ProviderEngine:
         """Settle the rows that have a result; gives the others, and of each whether the results do
         not have it at all."""
         tools, blank = self._tools, list[tuple[BatchRow, bool]]()
-        self._used, self._age = Usage(), (self._now() - job.made_ms) / 1000
+        self._used, self._good, self._age = Usage(), 0, (self._now() - job.made_ms) / 1000
         for page in tools.jobs.rows(job.intent):
             work = []
             for row in page:
                 result = self._spool.result(row.call_id)
                 if result is not None and result.status:
+                    self._good += result.status == 200
                     work.append(self._answer(job, row, result))
                 else:
                     blank.append((row, result is None))
@@ -674,12 +686,12 @@ class ProviderEngine:
         self._used += answer.usage
         return replace(answer, attempts=attempts, latency=self._age)
 
-    def _is_whole(self, job: BatchJob, status: BatchStatus | None, answered: int) -> bool:
+    def _is_whole(self, job: BatchJob, status: BatchStatus | None) -> bool:
         """Whether the provider's own counts say that nothing was billed but what was read."""
         if status is None:
             return False
         if status.usage is None:
-            return status.total > 0 and status.done + status.failed <= answered
+            return status.total > 0 and status.done <= self._good
         theirs, ours = status.usage, self._used
         if (theirs.input, theirs.output) == (ours.input, ours.output):
             return True
