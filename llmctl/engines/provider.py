@@ -401,7 +401,10 @@ class ProviderEngine:
                 continue
             if not sealed and (self._is_left(job) or self._due[job.intent][0] > now):
                 continue
-            if sealed and self._patience.cancel:
+            # Without its lines, which somebody has removed, it is filled once more.
+            if sealed and (
+                self._patience.cancel or not self._submission.lines(job.intent).exists()
+            ):
                 await self._unseal(job)
             elif not sealed or self._has_room(job):
                 await self._submit_one(job)
@@ -459,7 +462,7 @@ class ProviderEngine:
                 continue
             self._schedule(job.intent, min(pause * 1.5, LONGEST_POLL))
             try:
-                if job.state == "fetched":
+                if job.state == "fetched" and self._fetched(job):
                     await self._collect(job, None)
                 elif job.batch is not None:
                     await self._look_at(job, job.batch)
@@ -622,7 +625,7 @@ class ProviderEngine:
         tools, folder, doubled = self._tools, self._tools.folder / job.intent, 0
         self._spool.clear_results()
         if status is None:
-            return sum(self._read(path) for path in sorted(folder.glob("results-*.jsonl")))
+            return sum(map(self._read, self._fetched(job)))
         private_folder(folder)
         for number, wire in enumerate(status.downloads):
             path = folder / f"results-{number}.jsonl"
@@ -631,12 +634,19 @@ class ProviderEngine:
                     await self._submission.patiently(lambda: tools.client.download(wire, path))  # noqa: B023
                 try:
                     doubled += self._read(path)
+                    with disk("write", path), path.open("rb+") as file:
+                        await asyncio.to_thread(sync_file, file.fileno())
                     break
                 except BadResponse as error:
                     if tries == _DOWNLOADS:
                         raise
                     self._note(error.message)
+        sync_folder(folder)
         return doubled
+
+    def _fetched(self, job: BatchJob) -> list[Path]:
+        """The files of a batch's results that are on the disk."""
+        return sorted((self._tools.folder / job.intent).glob("results-*.jsonl"))
 
     def _read(self, path: Path) -> int:
         with disk("read", path), path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -113,6 +114,22 @@ def test_killed_at_every_step_each_row_is_billed_and_answered_once(provider: Pro
     done = provider.batch()
     assert done.returncode == 0, done.stderr
     assert len(provider.batches.jobs) == 2
+    judge(provider, rows)
+
+
+def test_files_of_a_batch_that_somebody_removed(provider: Provider) -> None:
+    """Requests that were not sent yet are put together once more, results that were fetched are
+    downloaded once more: each row is billed and answered once."""
+    folder = provider.home / ".local/state/llmctl/batches"
+    rows = 500
+    provider.rows(rows)
+    killed_at(provider, "upload", Unheard())
+    shutil.rmtree(folder)
+    killed_when(provider, lambda: lines(provider) > 0)
+    shutil.rmtree(folder)
+    done = provider.batch()
+    assert done.returncode == 0, done.stderr
+    assert len(provider.batches.jobs) == 1
     judge(provider, rows)
 
 
