@@ -65,13 +65,14 @@ def new_home(folder: Path, url: str, *, budget: bool = True) -> dict[str, str]:
     return {**os.environ, "HOME": str(home), "BENCH_KEY": "x"}
 
 
-def batch(folder: Path, environ: dict[str, str], tasks: int) -> Run:
-    """`llmctl batch in.jsonl` in `folder`, as a process of its own, with everything on."""
+def batch(folder: Path, environ: dict[str, str], tasks: int, *more: str) -> Run:
+    """`llmctl batch in.jsonl` in `folder`, as a process of its own, with everything on and `more`
+    options."""
     start = time.perf_counter()
     with subprocess.Popen(
         [
             LLMCTL, "batch", "in.jsonl", "--json", "-q",
-            "--concurrency", str(tasks), "--rpm", "100000000",
+            "--concurrency", str(tasks), "--rpm", "100000000", *more,
         ],
         env=environ, cwd=folder, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
