@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx2
@@ -17,13 +16,12 @@ from llmctl.cli.context import Context
 from llmctl.providers.batch_api import BatchLimits
 from llmctl.providers.openai_batches import OpenAIBatches
 from tests.cli.provider_batches import Provider
-from tests.conftest import KEY, Run
+from tests.conftest import KEY
 from tests.simulator import errors
 from tests.simulator.batches import Fate
 from tests.simulator.faults import Disconnect, html
 from tests.simulator.reply import Problem
 from tests.simulator.scripts import fail_first, first_of, mixture
-from tests.simulator.server import Simulator
 from tests.simulator.wires.registry import BASES
 
 
@@ -46,16 +44,6 @@ class FastClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep for a hundredth of that."""
         await asyncio.sleep(max(0.0, seconds) / self.speed)
-
-
-@pytest.fixture
-def provider(
-    sim: Simulator, run: Run, home: Path, tmp_path: Path, environ: dict[str, str]
-) -> Provider:
-    """A configured profile `sim` whose provider, the simulator, has batches."""
-    made = Provider(sim, run, home, tmp_path, {**environ, "SIM_KEY": KEY})
-    made.configure()
-    return made
 
 
 def batch(provider: Provider, **options: Any) -> tuple[int, float]:
