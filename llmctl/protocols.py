@@ -252,11 +252,12 @@ class BudgetUsage(Struct, frozen=True):
 
 class Holder(Struct, frozen=True):
     """Another run that holds `amount` US dollars of a window; `beat`: its last sign of life, in
-    milliseconds since the epoch."""
+    milliseconds since the epoch; `in_batch`: in a provider's batch, which needs none."""
 
     run_id: str
     amount: Decimal
     beat: int
+    in_batch: bool = False
 
 
 class BudgetDenied(Struct, frozen=True):
