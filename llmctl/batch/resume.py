@@ -32,6 +32,7 @@ PRAGMA temp_store = FILE;
 PRAGMA cache_size = -2000;
 CREATE TABLE rows (number INTEGER PRIMARY KEY, line INTEGER, id TEXT, digest BLOB);
 CREATE TABLE answers (start INTEGER PRIMARY KEY, id TEXT, digest BLOB);
+CREATE TABLE submitted (id TEXT, digest BLOB);
 CREATE TABLE matched (number INTEGER PRIMARY KEY, same INTEGER, answers INTEGER);
 CREATE VIEW unanswered AS
   SELECT rows.number AS number, rows.id AS id, rows.digest AS digest
@@ -96,6 +97,28 @@ class RowIndex(AbstractContextManager["RowIndex"]):
             "ORDER BY number LIMIT ?",
             SHOWN,
         )
+
+    def add_submitted(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Put in the rows that are in batches of the provider: their ids and digests."""
+        self._insert("INSERT INTO submitted VALUES (?, ?)", rows)
+
+    def changed_since(self) -> tuple[int, list[tuple[int, str]]]:
+        """How many rows only have another question in a batch, and the first: line, id."""
+        changed = (
+            "FROM (SELECT number, line, id FROM rows JOIN submitted USING (id) "
+            "GROUP BY number HAVING NOT max(submitted.digest = rows.digest))"
+        )
+        ((count,),) = self._query(f"SELECT count(*) {changed}")
+        return count, self._query(f"SELECT line, id {changed} ORDER BY number LIMIT ?", SHOWN)
+
+    def submitted_beyond(self, limit: int) -> tuple[int, int]:
+        """How many rows in batches are none of the first `limit`, and how many are no rows."""
+        (found,) = self._query(
+            "SELECT count(number), count(*) FROM submitted LEFT JOIN rows USING (id) "
+            "WHERE number IS NULL OR number >= ?",
+            limit,
+        )
+        return found[0], found[1] - found[0]
 
     def answered(self, limit: int) -> int:
         """How many of the first `limit` rows have their answer."""
@@ -204,6 +227,28 @@ def check_unchanged(index: RowIndex, source: InputFile, output: Path | None) -> 
         [(line, f"the question of id {_short(name)} has changed") for line, name in first],
         count,
     )
+
+
+def check_submitted(index: RowIndex, source: InputFile, output: Path, limit: int) -> int:
+    """How many rows in batches of the provider are no rows of the input. Raises `InputError` where
+    a run of the first `limit` rows would pay for a row twice: it has another question there, or
+    its answer would come and be of no use."""
+    count, first = index.changed_since()
+    _refuse(
+        source,
+        f": a batch of the provider is answering another question for {output} (prompt, model or "
+        "parameters were different); fetch it with the command that submitted it, or end it with "
+        "--cancel",
+        [(line, f"the question of id {_short(name)} has changed") for line, name in first],
+        count,
+    )
+    beyond, gone = index.submitted_beyond(limit)
+    if beyond:
+        raise InputError(
+            f"{beyond:,} of the rows that --limit leaves out are in a batch of the provider: fetch "
+            "them without --limit"
+        )
+    return gone
 
 
 def _refuse(source: InputFile, why: str, problems: list[tuple[int, str]], count: int) -> None:

@@ -57,11 +57,11 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     expected_from_calls, time_s, time_bound_by, budget_usd, exit_code. null is
     unknown.
 
-    --engine provider puts the rows into batches of the provider (OpenAI, Azure, Anthropic, Gemini,
-    Mistral, Groq, OpenRouter), which take up to a day and mostly cost half. Ctrl-C and --detach
-    leave them running (exit 6); the same command goes on waiting, and fetches. Nothing is submitted
-    twice, whatever breaks. --status and --list with --json: a list of {intent, output, profile,
-    provider, batch, state, word, rows, done, failed, made, checked, note, command}.
+    --engine provider puts the rows into batches of the provider (OpenAI, Azure, Groq, Together,
+    Anthropic, Gemini, Mistral, OpenRouter), which take up to a day and mostly cost half. Ctrl-C and
+    --detach leave them running (exit 6); the same command goes on waiting, and fetches. Nothing is
+    submitted twice, whatever breaks. --status and --list with --json: a list of {intent, output,
+    profile, provider, batch, state, word, rows, done, failed, made, checked, note, command}.
 
     \b
     Examples:

@@ -199,7 +199,7 @@ async def _ask(
         # Its base URL is no function: only that of a local model is.
         status = await api.status(cast("BatchClient", endpoint), job.batch)
     except CallError as error:
-        return JobStatus(job, problem=f"{error.message}; {last}")
+        return JobStatus(job, problem=f"{error.message.rstrip('.')}; {last}")
     job = await jobs.update(
         job.intent,
         word=status.word,
@@ -246,9 +246,9 @@ def _print_status(found: Sequence[JobStatus], context: Context) -> None:
 
 
 def _progress(one: JobStatus) -> str:
-    """Rows with an outcome at the provider, of all: `90/1,000`."""
+    """Rows with an outcome at the provider, at the end those answered, of all: `90/1,000`."""
     job = one.job
-    return f"{job.done + job.failed if job.is_open else job.rows:,}/{job.rows:,}"
+    return f"{job.done + (job.failed if job.is_open else 0):,}/{job.rows:,}"
 
 
 def _fields(one: JobStatus, cwd: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmctl import pricing
 from llmctl.batch.job import Job, open_batch
-from llmctl.batch.output import default_output, dollars
+from llmctl.batch.output import check_output, default_output, dollars
 from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
 from llmctl.cli.context import Context
 from llmctl.cli.options import budget_windows
@@ -20,6 +20,7 @@ from llmctl.pricing import HOW_TO_SET, Prices
 from llmctl.providers.registry import codec
 from llmctl.runner import user_name
 from llmctl.storage.answer_cache import CachePeek
+from llmctl.storage.batch_jobs import BatchJobsPeek
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.storage.ledger_rows import CallKind, matches, tags_as_json
 from llmctl.tokens import Counter
@@ -62,6 +63,10 @@ def dry_run(
             default_limit=job.profile.default_max_tokens if left else None,
         )
         made = plan(batch, inputs)
+    path = check_output(job.input, job.output or default_output(job.input))
+    with BatchJobsPeek(folders.state / "ledger.db") as peek:
+        open_jobs = [] if path is None else peek.jobs(str(path), open_only=True)
+    under_way = sum(one.rows for one in open_jobs)
     worst = (made.batch if in_batch else made.cost).worst
     least = min(left.values(), default=None)
     fits = least is None or (worst is not None and worst <= least)
@@ -75,6 +80,11 @@ def dry_run(
             what = f"{money(amount)}{f' left of {name}' if name else ''}"
             print_lines(f"budget            {what}: {'enough' if enough else 'NOT ENOUGH'}")
         print_lines("nothing was sent, nothing was written")
+    if under_way:
+        context.info(
+            f"in batches of the provider: {plural(under_way, 'row')} of OUTPUT, which the plan "
+            "counts and a run does not send again (llmctl batch --status)"
+        )
     if not fits and worst is None and in_batch and made.cost.worst is not None:
         context.info(
             f"what batches of {job.profile.model} cost is not published, so it cannot be held to a "

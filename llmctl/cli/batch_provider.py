@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 from llmctl.batch.job import Batch
 from llmctl.batch.output import STDOUT, default_output
+from llmctl.batch.resume import check_submitted
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context
 from llmctl.cli.options import parsed
@@ -75,16 +77,24 @@ def open_jobs(batch: Batch, folders: Folders) -> list[BatchJob]:
         return peek.jobs(str(batch.output.path), open_only=True)
 
 
-def check_none_open(batch: Batch, folders: Folders, options: BatchOptions) -> None:
-    """Raises `InputError` where rows of the output are in a provider's batch: sent from here they
-    would be billed twice."""
-    if options.engine == "provider" or batch.output is None:
+def check_open(batch: Batch, folders: Folders, options: BatchOptions, context: Context) -> None:
+    """Raises `InputError` where the run would pay twice for rows that are in a provider's batch."""
+    jobs = open_jobs(batch, folders)
+    if batch.output is None or not jobs or options.cancel:
         return
-    if jobs := open_jobs(batch, folders):
+    rows, path = plural(sum(job.rows for job in jobs), "row"), batch.output.path
+    if options.engine != "provider":
         raise InputError(
-            f"{plural(sum(job.rows for job in jobs), 'row')} of {batch.output.path} are in a batch "
-            "of the provider: fetch them with --engine provider, or end it with --engine provider "
-            "--cancel"
+            f"{rows} of {path} are in a batch of the provider: fetch them with --engine provider, "
+            "or end it with --engine provider --cancel"
+        )
+    with BatchJobsPeek(folders.state / "ledger.db") as peek:
+        known = ((row_id, bytes.fromhex(key[:32])) for row_id, key in peek.rows(str(path)))
+        batch.index.add_submitted(known)
+    if gone := check_submitted(batch.index, batch.source, path, batch.rows):
+        context.warn(
+            f"{plural(gone, 'row')} at the provider with no row in the input any more: paid for, "
+            "and not put into the output"
         )
 
 
@@ -134,12 +144,11 @@ def engine(
     return ProviderEngine(tools, patience)
 
 
-def left_running(left: int, options: BatchOptions, profile: str) -> str:
-    """What stays at the provider, and the command that fetches it."""
-    words = ["llmctl", "batch", options.input, "--engine", "provider", "-p", profile]
-    if options.output is not None:
-        words += ["-o", options.output]
+def left_running(left: int) -> str:
+    """What stays at the provider, and the command that fetches it: the one that was typed."""
+    once = {"--detach", "--cancel", "--restart"}  # typed again they would not fetch, or fetch anew
+    words = [word for word in sys.argv[1:] if word not in once]
     return (
         f"{plural(left, 'row')} at the provider, which goes on by itself; the same command "
-        f"fetches: {shlex.join(words)}"
+        f"fetches: {shlex.join(['llmctl', *words])}"
     )

@@ -162,7 +162,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
             context.warn(
                 f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
             )
-        batch_provider.check_none_open(batch, selection.folders, options)
+        batch_provider.check_open(batch, selection.folders, options, context)
         return asyncio.run(_run(batch, budget, seconds, options, context, selection))
 
 
@@ -219,7 +219,7 @@ async def _run(
     if stopped and (ending.because or not context.quiet):
         say(f"stopped early: {stopped}")
     if ending.left:
-        say(batch_provider.left_running(ending.left, options, selection.profile.name))
+        say(batch_provider.left_running(ending.left))
     # As the user named it: the path in use has its links followed.
     shown = (options.output or default_output(options.input)) if batch.output else None
     lines = Path(lines_path(options.input, shown)) if shown else None
@@ -355,7 +355,7 @@ def _stopped_because(ending: Ending) -> str | None:
     if ending.signals and not ending.left:
         return "interrupted; the same command goes on where this one stopped"
     if ending.because is not None:
-        return ending.because.message
+        return ending.because.message.removeprefix("not sent: ")
     return "the reader of stdout has gone" if ending.pipe_closed else None
 
 

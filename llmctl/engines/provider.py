@@ -40,6 +40,7 @@ from llmctl.guards.accounting import CostCalculator, Stopwatch
 from llmctl.guards.budget import RunBudget
 from llmctl.protocols import Emit, Engine, Handler, Observer
 from llmctl.providers.batch_api import BatchApi, BatchResult, BatchStatus
+from llmctl.request import is_sampled
 from llmctl.shutdown import Stop, first_of
 from llmctl.storage.batch_jobs import BatchJob, BatchJobs, BatchRow
 from llmctl.storage.files import disk, private_folder, sync_file, sync_folder
@@ -165,9 +166,10 @@ class ProviderEngine:
         look = min(self._due.values(), default=(0.0, 0.0))[0] - self._tools.clock.monotonic()
         batches = "1 batch" if len(running) == 1 else f"{len(running):,} batches"
         trouble = f" ({self._trouble})" if self._trouble else ""
+        more = "; other rows wait for the budget" if self._tools.budget.waiting else ""
         return (
             f"{batches} at the provider, {done:,} of {rows:,} rows done there, next look in "
-            f"{max(look, 0):.0f} s{trouble}"
+            f"{max(look, 0):.0f} s{trouble}{more}"
         )
 
     async def run(self, requests: AsyncIterator[Request], handler: Handler, sink: Observer) -> None:
@@ -233,6 +235,8 @@ class ProviderEngine:
                     self._spool.add(known, waits=False, attempts=row.attempts - 1)
                 else:
                     leader = self._spool.leader(request.answer_key) if shared else None
+                    if leader is None and shared and self._jobs and not is_sampled(request):
+                        leader = jobs.asked_by(output, request.answer_key)
                     self._spool.add(request, leader=leader)
             except (TypeError, ValueError) as error:
                 why = f"the row cannot be put into a batch: {error}"
@@ -740,8 +744,8 @@ class ProviderEngine:
             self._rest += [row.call_id for row in rows]
             if self._patience.local is None:
                 self.because = CallTimeout(
-                    f"{_rows(len(rows))} had no answer within --max-wait: their batch was "
-                    "cancelled, and the same command sends them again",
+                    f"{_rows(len(self._rest))} had no answer within --max-wait and were "
+                    "cancelled: the same command sends them again",
                     ambiguous=False,
                 )
         elif status is not None and status.cancelled:

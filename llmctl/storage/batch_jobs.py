@@ -174,14 +174,27 @@ class BatchJobs:
         return self._db.read(lambda connection: connection.execute(asked, values).fetchall())
 
     def row_of(self, output: str, id: str, answer_key: str) -> BatchRow | None:
-        """The row of an input row in a batch of the output."""
+        """The row of an input row in a batch of the output; of a sample with another number, too:
+        rows that were put before it have moved it."""
         asked = (
             f"SELECT {', '.join(f'batch_rows.{name}' for name in _ROW)} "  # noqa: S608
             "FROM batch_rows JOIN batch_jobs USING (intent) "
-            "WHERE answer_key = ? AND id = ? AND output = ?"
+            "WHERE answer_key BETWEEN ? AND ? AND id = ? AND output = ?"
         )
-        found = self._all(asked, (answer_key, id, output))
+        question = answer_key[:64]
+        found = self._all(asked, (answer_key, answer_key, id, output)) or self._all(
+            asked, (question, f"{question}g", id, output)
+        )
         return BatchRow(*found[0]) if found else None
+
+    def asked_by(self, output: str, answer_key: str) -> str | None:
+        """The call id of a row in a batch of the output that asks the same question."""
+        asked = (
+            "SELECT call_id FROM batch_rows JOIN batch_jobs USING (intent) "
+            "WHERE answer_key = ? AND output = ? LIMIT 1"
+        )
+        found = self._all(asked, (answer_key, output))
+        return found[0][0] if found else None
 
     def elsewhere(self, output: str, answer_key: str) -> str | None:
         """Another output that the same question is being answered for in a batch."""
@@ -227,3 +240,18 @@ class BatchJobsPeek(ReadOnlyFile):
         asked = f"{_SELECT} {where} ORDER BY intent DESC"
         found = self.ask(lambda c: c.execute(asked, (output, open_only)).fetchall())
         return [_job(row) for row in found or []]
+
+    def rows(self, output: str) -> Iterator[tuple[str, str]]:
+        """The id and the answer key of each row in the open batches of an output."""
+        asked = (
+            "SELECT batch_rows.call_id, id, answer_key FROM batch_rows JOIN batch_jobs "  # noqa: S608
+            "USING (intent) WHERE output = ? AND state != 'done' AND batch_rows.call_id > ? "
+            f"ORDER BY batch_rows.call_id LIMIT {_PAGE}"
+        )
+        last = ""
+        while found := self._page(asked, (output, last)):
+            yield from ((row_id, key) for _, row_id, key in found)
+            last = found[-1][0]
+
+    def _page(self, asked: str, values: tuple[str, str]) -> list[Any]:
+        return self.ask(lambda connection: connection.execute(asked, values).fetchall()) or []

@@ -128,7 +128,7 @@ def test_all_batches_are_listed(
         "sim batch_1 running 4/1,200",
         "sim - submission uncertain 0/10",
         "sim - not submitted yet 0/10",
-        "sim batch_done done, cancelled 10/10",
+        "sim batch_done done, cancelled 0/10",
         f"{elsewhere} sim batch_old running 0/10",
     ]
     for line, end in zip(lines, ends, strict=True):

@@ -201,12 +201,13 @@ def test_rows_that_are_removed_meanwhile(provider: Provider) -> None:
     provider.sim.reply = bills()
     provider.rows(4)
     assert provider.batch("--detach").returncode == 6
-    provider.rows([{"id": "r0", "prompt": "say 0"}, {"id": "r1", "prompt": "edited"}])
+    provider.rows([{"id": "r0", "prompt": "say 0"}, {"id": "new", "prompt": "added"}])
     provider.batches.finish()
     done = provider.batch("--json")
     assert done.returncode == 0, done.stderr
+    assert "3 rows at the provider with no row in the input any more" in done.stderr
     assert {name: row["text"] for name, row in provider.answers.items()} == {
-        "r0": "echo: say 0", "r1": "echo: edited"
+        "r0": "echo: say 0", "new": "echo: added"
     }  # fmt: skip
     assert provider.settled == provider.bill == 5 * (100 * OUT + 10 * IN)
     assert provider.held == (0, 0)
