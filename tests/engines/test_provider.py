@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmctl.engines.provider import BatchTools, Patience, ProviderEngine
+from llmctl.engines.batch_tools import BatchTools
+from llmctl.engines.provider import Patience, ProviderEngine
 from llmctl.protocols import Engine
 from llmctl.providers.registry import batch_api
 from llmctl.request import target_for
