@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -187,6 +187,11 @@ class CachedAnswer(Struct, frozen=True):
     beyond_text: bool = False
 
 
+Claim = Literal["ours", "kept", "theirs"]
+"""Who is to get an answer: this process; this one, but an answer is kept by now; or another living
+one."""
+
+
 class AnswerCache(Protocol):
     """Answers by fingerprint, and which process is getting which. Raises `DiskError`."""
 
@@ -199,9 +204,8 @@ class AnswerCache(Protocol):
     async def put(self, key: str, answer: CachedAnswer, /) -> None:
         """Keep the answer instead of an older one and end the claim on it; on disk on return."""
 
-    async def claim(self, key: str, /) -> bool:
-        """True when this process is to get the answer, and says `put` or `release` in the end;
-        False while another living one is."""
+    async def claim(self, key: str, /) -> Claim:
+        """Whether this process is to get the answer, and says `put` or `release` in the end."""
 
     async def release(self, key: str, /) -> None:
         """End this process's claim without an answer."""
@@ -248,11 +252,12 @@ class BudgetUsage(Struct, frozen=True):
 
 class Holder(Struct, frozen=True):
     """Another run that holds `amount` US dollars of a window; `beat`: its last sign of life, in
-    milliseconds since the epoch."""
+    milliseconds since the epoch; `in_batch`: in a provider's batch, which needs none."""
 
     run_id: str
     amount: Decimal
     beat: int
+    in_batch: bool = False
 
 
 class BudgetDenied(Struct, frozen=True):

@@ -35,7 +35,7 @@ from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, open_route
 
 if TYPE_CHECKING:
-    from llmctl.engines.submission import BatchEndpoint
+    from llmctl.engines.batch_tools import BatchEndpoint
     from llmctl.storage.batch_jobs import BatchJobs
 
 SLOW = 3600.0  # seconds that the file of a batch may take, up or down
@@ -148,7 +148,7 @@ class Runner(Struct, frozen=True):
     def batch_endpoint(self) -> BatchEndpoint:
         """Where the profile's batches are asked for: files go up while they are read, which only
         the transport for one call at a time does."""
-        from llmctl.engines.submission import BatchEndpoint
+        from llmctl.engines.batch_tools import BatchEndpoint
 
         route, profile = self.routes[0], self.profile
         client = HttpClient(proxy=profile.proxy, lost=self.awake.lost)

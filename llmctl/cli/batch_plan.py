@@ -74,7 +74,7 @@ def dry_run(
     if context.json:
         print_json(_as_json(made, least, code), compact=True)
     else:
-        print_lines(*_lines(made, job, held=bool(left)))
+        print_lines(*_lines(made, job, held=bool(left), in_batch=in_batch))
         for name, amount in left.items():
             enough = worst is not None and worst <= amount
             what = f"{money(amount)}{f' left of {name}' if name else ''}"
@@ -151,7 +151,7 @@ def _unlimited(made: Plan, job: Job, *, held: bool) -> list[str]:
     return [f"no max_tokens in {plural(made.unlimited, 'row')}: {effect} in the profile"]
 
 
-def _lines(made: Plan, job: Job, *, held: bool) -> list[str]:
+def _lines(made: Plan, job: Job, *, held: bool, in_batch: bool) -> list[str]:
     """The plan for a person."""
 
     def usd(cost: Cost) -> str:
@@ -180,7 +180,9 @@ def _lines(made: Plan, job: Job, *, held: bool) -> list[str]:
         f"from {plural(made.seen, 'earlier call')}" if made.seen else "assumed: no earlier calls"
     )
     time = f"about {duration(made.seconds or 0)}, bound by {made.bound_by}"
-    if made.seconds is None:
+    if in_batch and made.to_send:
+        time = "as the provider likes, most often within a day"
+    elif made.seconds is None:
         time = "unknown: no limit is set and no earlier call is known"
     elif made.bound_by is None:
         time = "none"

@@ -14,7 +14,8 @@ from llmctl.cli.context import Context
 from llmctl.cli.options import parsed
 from llmctl.cli.output import plural
 from llmctl.config.settings import Folders, Profile, parse_age
-from llmctl.engines.provider import BatchTools, Patience, ProviderEngine
+from llmctl.engines.batch_tools import BatchTools
+from llmctl.engines.provider import Patience, ProviderEngine
 from llmctl.errors import InputError, UsageError
 from llmctl.protocols import Engine
 from llmctl.providers.registry import batch_api

@@ -11,19 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Collection, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.clock import Clock
-from llmctl.engines.submission import LINES, BatchEndpoint, Submission
+from llmctl.engines.batch_lines import BatchLines
+from llmctl.engines.batch_results import BatchResults
+from llmctl.engines.batch_tools import BatchTools, rows_of
+from llmctl.engines.submission import Submission
 from llmctl.errors import (
     BadResponse,
     CallError,
@@ -36,56 +35,21 @@ from llmctl.errors import (
     PermissionRefused,
     RateLimited,
 )
-from llmctl.guards.accounting import CostCalculator, Stopwatch
-from llmctl.guards.budget import RunBudget
 from llmctl.protocols import Emit, Engine, Handler, Observer
-from llmctl.providers.batch_api import BatchApi, BatchResult, BatchStatus
+from llmctl.providers.batch_api import BatchStatus
 from llmctl.request import is_sampled
-from llmctl.shutdown import Stop, first_of
-from llmctl.storage.batch_jobs import BatchJob, BatchJobs, BatchRow
-from llmctl.storage.files import disk, private_folder, sync_file, sync_folder
+from llmctl.shutdown import first_of
+from llmctl.storage.batch_jobs import BatchJob, BatchRow
+from llmctl.storage.files import disk
 from llmctl.storage.request_spool import RequestSpool
-from llmctl.types import Answer, Request, Target, Usage
+from llmctl.types import Answer, Request, Usage
 
 LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
-_DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
 _LOOKS = 5  # looks at a batch in a row that make no sense, after which it is left to the next run
+_FILLED = 86400.0  # seconds after which no batch is being filled any more
 _SMALL_QUEUE = 30_000  # tokens, the least that was seen (Azure): no batches are made for less
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
-
-
-class BatchTools(Struct, frozen=True):
-    """What the engine works with.
-
-    Attributes:
-        jobs: the batches on record, `folder` their files.
-        output, input: the file that the answers go to, as a real path; the input as it was named.
-        admission: the guards before a call is sent, around a handler that takes it.
-        settling: the guards of an answer, around a handler that has it; gets the sink of records.
-        costs: at the provider's price of batches.
-        tokens: of a request's input.
-        say: gets what happens, for people.
-
-    """
-
-    api: BatchApi
-    client: BatchEndpoint
-    jobs: BatchJobs
-    folder: Path
-    output: str
-    input: str
-    run_id: str
-    target: Target
-    admission: Callable[[Handler], Handler]
-    settling: Callable[[Handler, Observer], Handler]
-    costs: CostCalculator
-    budget: RunBudget
-    tokens: Callable[[Request], int]
-    clock: Clock
-    stop: Stop
-    call_id: Callable[[], str]
-    say: Callable[[str], None]
 
 
 class Patience(Struct, frozen=True):
@@ -110,18 +74,6 @@ class Patience(Struct, frozen=True):
     local: Engine | None = None
 
 
-class _Lines(Struct):
-    """A batch that is being filled: rows of one path and one model."""
-
-    intent: str
-    group: tuple[str, str]
-    file: BinaryIO
-    path: Path
-    rows: list[BatchRow] = field(default_factory=list)
-    size: int = 0
-    tokens: int = 0
-
-
 class ProviderEngine:
     """`Engine` by the provider's batches.
 
@@ -132,19 +84,13 @@ class ProviderEngine:
 
     def __init__(self, tools: BatchTools, patience: Patience) -> None:
         self._tools, self._patience = tools, patience
-        self._submission = Submission(
-            tools.api, tools.client, tools.jobs, tools.folder, tools.stop,
-            tools.stop.clock(tools.clock), self._note,
-        )  # fmt: skip
+        self._submission = Submission(tools, self._note)
+        self._lines = BatchLines(tools, lambda: self._queued, self._sealed)
         self._jobs: dict[str, BatchJob] = {}
-        self._filling: dict[tuple[str, str], _Lines] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when to look at a batch, and the pause
         self._puzzles = Counter[str]()  # looks at a batch in a row that made no sense
         self._queued = patience.queued
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
-        self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
-        self._age = 0.0  # seconds of the batch that is read
-        self._used = Usage()  # by the results of the batch that is read
         self._rest: list[str] = []  # call ids of rows whose batch was given up
         self._wake = asyncio.Event()
         self._trouble = ""
@@ -174,8 +120,6 @@ class ProviderEngine:
         """Return when every request has its record, or the batches are left to the provider."""
         tools = self._tools
         self._sink = sink
-        self._settle = tools.settling(self._outcome, sink)
-        self._settle_undrawn = tools.settling(self._outcome, tools.budget.settle)
         self._admit = tools.admission(self._accept)
         for job in tools.jobs.open_jobs(tools.output):
             if job.base_url != tools.target.base_url:
@@ -187,7 +131,9 @@ class ProviderEngine:
             self._jobs[job.intent] = job
             self._due[job.intent] = 0.0, self._patience.poll
             tools.budget.ours.add(job.run_id)
+        self._sweep()
         with RequestSpool() as self._spool:
+            self._results = BatchResults(tools, self._spool, sink, self._submission, self._note)
             await self._draw(requests)
             tending = asyncio.ensure_future(self._tend())
             overdue = asyncio.ensure_future(tools.stop.overdue(tools.clock))
@@ -202,6 +148,14 @@ class ProviderEngine:
                 with contextlib.suppress(LlmctlError):  # the disk, of which the run ends anyway
                     await self._abandon()
             await self._end(handler)
+
+    def _sweep(self) -> None:
+        """Remove the files of batches that killed processes have left: they hold prompts."""
+        old = self._tools.clock.wall() - _FILLED
+        with contextlib.suppress(OSError):
+            for folder in self._tools.folder.iterdir():
+                if folder.stat().st_mtime < old and not self._tools.jobs.is_open(folder.name):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     async def _draw(self, requests: AsyncIterator[Request]) -> None:
         """Put all requests on the disk. Raises `InputError` for a question that another output's
@@ -229,7 +183,7 @@ class ProviderEngine:
                     self._spool.add(request, leader=leader)
             except (TypeError, ValueError) as error:
                 why = f"the row cannot be put into a batch: {error}"
-                await self._fail(request, InvalidRequest(why, sent=False))
+                await self._results.fail(request, InvalidRequest(why, sent=False))
             drawn += 1
             if not drawn % 1000:
                 await asyncio.sleep(0)
@@ -242,7 +196,7 @@ class ProviderEngine:
             await asyncio.gather(*(self._take(request) for request in page))
             if self._tools.stop.asked:
                 return
-        await self._seal_all()
+        await self._lines.seal_all()
 
     async def _take(self, request: Request) -> None:
         stop = self._tools.stop
@@ -252,76 +206,15 @@ class ProviderEngine:
         except CallError as error:
             if stop.from_outside and isinstance(error, Cancelled):  # it is sent next time
                 return
-            await self._fail(request, error)
+            await self._results.fail(request, error)
 
     async def _accept(self, request: Request, _: Emit | None) -> Answer:
         """Take a request that may be sent, and is held, into a batch: its answer is none yet."""
-        tools, model = self._tools, request.target.model
-        wire = tools.client.endpoint.codec.encode(request, stream=False)
-        line = tools.api.line(request.call_id, wire, request)
-        kept, fitted = self._spool.get(request.call_id), request.schema is not None
-        attempts = 1 + (kept[1] if kept else 0)
-        row = BatchRow(request.call_id, "", request.id, request.answer_key, attempts, fitted=fitted)
-        await self._add((wire.path, model), row, line, tools.tokens(request))
-        return Answer("", Usage(), request.target, "other", model)
+        kept = self._spool.get(request.call_id)
+        await self._lines.add(request, 1 + (kept[1] if kept else 0))
+        return Answer("", Usage(), request.target, "other", request.target.model)
 
-    async def _add(self, group: tuple[str, str], row: BatchRow, line: bytes, tokens: int) -> None:
-        limits = self._tools.api.limits(self._tools.client.base_url)
-        size = len(line) + len(limits.separator)
-        if size > limits.size:
-            raise InvalidRequest(
-                f"the row has {size:,} bytes, and all of a batch {limits.size:,} at most",
-                sent=False,
-            )
-        while lines := self._filling.get(group):
-            full = len(lines.rows) >= limits.rows or lines.size + size > limits.size
-            if not full and (self._queued is None or lines.tokens + tokens <= self._queued):
-                break
-            await self._seal(self._filling.pop(group))
-        if lines is None:
-            lines = self._filling[group] = self._open_lines(group)
-        with disk("write", lines.path):
-            lines.file.write(limits.separator + line if lines.rows else line)
-        lines.size += size if lines.rows else len(line)
-        lines.rows.append(replace(row, intent=lines.intent))
-        lines.tokens += tokens
-
-    def _open_lines(self, group: tuple[str, str]) -> _Lines:
-        intent = self._tools.call_id()
-        path = private_folder(self._tools.folder / intent) / LINES
-        with disk("write", path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        return _Lines(intent, group, os.fdopen(descriptor, "wb"), path)
-
-    async def _seal_all(self) -> None:
-        while self._filling:
-            await self._seal(self._filling.pop(next(iter(self._filling))))
-
-    async def _seal(self, lines: _Lines) -> None:
-        """Put a batch on record, durably, before anything of it is sent."""
-        tools, (path, model) = self._tools, lines.group
-        with disk("write", lines.path), lines.file as file:
-            file.flush()
-            await asyncio.to_thread(sync_file, file.fileno())
-            sync_folder(lines.path.parent)
-        job = BatchJob(
-            intent=lines.intent,
-            output=tools.output,
-            input=tools.input,
-            run_id=tools.run_id,
-            profile=tools.target.profile,
-            provider=tools.target.provider,
-            adapter=tools.target.adapter,
-            base_url=tools.target.base_url,
-            model=model,
-            wire_path=path,
-            rows=len(lines.rows),
-            size=lines.size,
-            tokens=lines.tokens,
-            made_ms=self._now(),
-            key=tools.client.key,
-        )
-        await tools.jobs.seal(job, lines.rows)
+    def _sealed(self, job: BatchJob) -> None:
         self._jobs[job.intent] = job
         self._wake.set()
 
@@ -341,7 +234,7 @@ class ProviderEngine:
                     feeding = asyncio.ensure_future(self._feed())
                     feeding.add_done_callback(lambda _: self._wake.set())
                 if tools.budget.waiting:  # for what is in batches, or in one that is being filled
-                    await self._seal_all()
+                    await self._lines.seal_all()
                 await self._submit()
                 await self._look()
                 fed = feeding is None and (patience.cancel or not self._spool.has_waiting())
@@ -394,7 +287,8 @@ class ProviderEngine:
                 continue
             if not sealed and (self._is_left(job) or self._due[job.intent][0] > now):
                 continue
-            if sealed and self._patience.cancel:
+            # Without its lines, which somebody has removed, it is filled once more.
+            if sealed and (self._patience.cancel or not self._tools.lines(job.intent).exists()):
                 await self._unseal(job)
             elif not sealed or self._has_room(job):
                 await self._submit_one(job)
@@ -418,8 +312,8 @@ class ProviderEngine:
         finally:  # a stop may have come between a request and its reply: what is on record counts
             job = self._jobs[job.intent] = tools.jobs.job(job.intent)
         if job.state == "running":
-            tools.say(f"submitted {_rows(job.rows)} as {job.batch}")
-            self._submission.lines(job.intent).unlink(missing_ok=True)  # prompts
+            tools.say(f"submitted {rows_of(job.rows)} as {job.batch}")
+            tools.lines(job.intent).unlink(missing_ok=True)  # prompts
         if job.state in {"creating", "running"}:
             self._schedule(job.intent, self._patience.poll)
 
@@ -452,7 +346,7 @@ class ProviderEngine:
                 continue
             self._schedule(job.intent, min(pause * 1.5, LONGEST_POLL))
             try:
-                if job.state == "fetched":
+                if job.state == "fetched" and self._results.fetched(job):
                     await self._collect(job, None)
                 elif job.batch is not None:
                     await self._look_at(job, job.batch)
@@ -477,7 +371,11 @@ class ProviderEngine:
             await self._miss(job, error)
             return
         job = await self._update(
-            job, word=status.word, done=status.done, failed=status.failed, checked_ms=self._now()
+            job,
+            word=status.word,
+            done=status.done,
+            failed=status.failed,
+            checked_ms=self._tools.now(),
         )
         if status.ended:
             await self._collect(job, status)
@@ -499,7 +397,7 @@ class ProviderEngine:
 
     def _is_over_time(self, job: BatchJob) -> bool:
         most = self._patience.most
-        return most is not None and self._now() - job.made_ms > most * 1000
+        return most is not None and self._tools.now() - job.made_ms > most * 1000
 
     async def _cancel(self, job: BatchJob, batch: str) -> None:
         try:
@@ -534,7 +432,7 @@ class ProviderEngine:
         await self._update(job, note=" ".join(left))
         if left:
             self._note(
-                f"it is not certain yet whether {_rows(job.rows)} are in {' or '.join(left)}"
+                f"it is not certain yet whether {rows_of(job.rows)} are in {' or '.join(left)}"
             )
 
     def _schedule(self, intent: str, pause: float) -> None:
@@ -556,17 +454,17 @@ class ProviderEngine:
             await self._refuse(job, error, billed=billed)
             return
         try:
-            doubled = await self._fetch(job, status)
+            doubled = await self._results.fetch(job, status)
         except NotFound as error:  # providers keep results for a month
             await self._refuse(job, error, billed=True)
             return
         if status is not None:
             job = await self._update(job, state="fetched")
-        blank = await self._read_rows(job, doubled)
+        blank = await self._results.settle(job, doubled)
         answered = job.rows - len(blank)
         say, word = self._tools.say, job.word or "ended"
-        say(f"{job.batch}: {word}, {answered:,} of {_rows(job.rows)} answered")
-        certain = self._is_whole(job, status, answered)
+        say(f"{job.batch}: {word}, {answered:,} of {rows_of(job.rows)} answered")
+        certain = self._results.is_whole(job, status)
         await self._settle_blank(job, status, blank, certain=certain)
         await self._finish(job)
 
@@ -587,112 +485,6 @@ class ProviderEngine:
         self._close_queue()
         self._note(problem)
 
-    async def _read_rows(self, job: BatchJob, doubled: int) -> list[tuple[BatchRow, bool]]:
-        """Settle the rows that have a result; gives the others, and of each whether the results do
-        not have it at all."""
-        tools, blank = self._tools, list[tuple[BatchRow, bool]]()
-        self._used, self._age = Usage(), (self._now() - job.made_ms) / 1000
-        for page in tools.jobs.rows(job.intent):
-            work = []
-            for row in page:
-                result = self._spool.result(row.call_id)
-                if result is not None and result.status:
-                    work.append(self._answer(job, row, result))
-                else:
-                    blank.append((row, result is None))
-            await asyncio.gather(*work)
-        unknown, some = self._spool.clear_results()
-        if doubled:
-            tools.say(f"{job.batch}: {doubled:,} results came twice; one of each counts")
-        if unknown:
-            named = ", ".join(some) + (", …" if unknown > len(some) else "")
-            tools.say(f"{job.batch}: {unknown:,} results are of unknown rows ({named})")
-        return blank
-
-    async def _fetch(self, job: BatchJob, status: BatchStatus | None) -> int:
-        """Put the results on the disk, and into the spool; gives how many were doubled."""
-        tools, folder, doubled = self._tools, self._tools.folder / job.intent, 0
-        self._spool.clear_results()
-        if status is None:
-            return sum(self._read(path) for path in sorted(folder.glob("results-*.jsonl")))
-        private_folder(folder)
-        for number, wire in enumerate(status.downloads):
-            path = folder / f"results-{number}.jsonl"
-            for tries in range(1, _DOWNLOADS + 1):
-                with disk("write", path):
-                    await self._submission.patiently(lambda: tools.client.download(wire, path))  # noqa: B023
-                try:
-                    doubled += self._read(path)
-                    break
-                except BadResponse as error:
-                    if tries == _DOWNLOADS:
-                        raise
-                    self._note(error.message)
-        return doubled
-
-    def _read(self, path: Path) -> int:
-        with disk("read", path), path.open("rb") as file:
-            return self._spool.put_results(self._tools.api.results(file))
-
-    async def _answer(self, job: BatchJob, row: BatchRow, outcome: BatchResult | CallError) -> None:
-        """Settle a row that has its end, and those that share it."""
-        kept = self._spool.get(row.call_id)
-        request = kept[0] if kept else _stand_in(row, self._tools.target, job.model)
-        if request.cache_mode == "use":  # it was looked for when the row was drawn
-            request = replace(request, cache_mode="refresh")
-        self._outcomes[row.call_id] = outcome
-        shared: Answer | CallError
-        try:
-            answer = await (self._settle if kept else self._settle_undrawn)(request, None)
-            shared = replace(answer, cache="shared", attempts=0, earlier=())
-        except CallError as error:
-            shared = error.unbilled()
-        finally:
-            self._outcomes.pop(row.call_id, None)
-        for page in self._spool.followers(row.call_id):
-            await asyncio.gather(*(self._share(request, shared) for request in page))
-
-    async def _share(self, request: Request, outcome: Answer | CallError) -> None:
-        self._outcomes[request.call_id] = copy.copy(outcome)
-        with contextlib.suppress(CallError):
-            await self._settle(replace(request, cache_mode="refresh"), None)
-        self._outcomes.pop(request.call_id, None)
-
-    async def _outcome(self, request: Request, _: Emit | None) -> Answer:
-        """The innermost handler of a row whose end is at hand."""
-        outcome = self._outcomes[request.call_id]
-        if isinstance(outcome, CallError):
-            raise outcome
-        if isinstance(outcome, Answer):
-            return outcome
-        kept = self._spool.get(request.call_id)
-        attempts = 1 + (kept[1] if kept else 0)
-        try:
-            answer = self._tools.client.endpoint.read(
-                request, outcome.status, outcome.body, outcome.request_id
-            )
-        except CallError as error:
-            error.attempts = attempts
-            self._used += error.usage or Usage()
-            raise
-        self._used += answer.usage
-        return replace(answer, attempts=attempts, latency=self._age)
-
-    def _is_whole(self, job: BatchJob, status: BatchStatus | None, answered: int) -> bool:
-        """Whether the provider's own counts say that nothing was billed but what was read."""
-        if status is None:
-            return False
-        if status.usage is None:
-            return status.total > 0 and status.done + status.failed <= answered
-        theirs, ours = status.usage, self._used
-        if (theirs.input, theirs.output) == (ours.input, ours.output):
-            return True
-        self._tools.say(
-            f"{job.batch}: the provider counts {theirs.input:,} tokens in and {theirs.output:,} "
-            f"out, its results {ours.input:,} and {ours.output:,}"
-        )
-        return False
-
     async def _settle_blank(
         self,
         job: BatchJob,
@@ -707,14 +499,8 @@ class ProviderEngine:
         tools, rows = self._tools, [row for row, _ in blank]
         lost = {row.call_id for row, missing in blank if missing and not certain}
         for row in rows:
-            if row.call_id in lost:  # it may have been billed: a call of unknown end
-                kept = self._spool.get(row.call_id)
-                request = kept[0] if kept else _stand_in(row, tools.target, job.model)
-                error = BadResponse("the results of its batch do not have the row")
-                error.attempts = row.attempts
-                await tools.budget.settle(
-                    tools.costs.record(request, error, Stopwatch(tools.clock))
-                )
+            if row.call_id in lost:
+                await self._results.lose(job, row)
         if job.cancelled:
             await tools.jobs.give_back([row.call_id for row in rows if row.call_id not in lost])
             if self._patience.cancel:
@@ -722,7 +508,7 @@ class ProviderEngine:
             self._rest += [row.call_id for row in rows]
             if self._patience.local is None:
                 self.because = CallTimeout(
-                    f"{_rows(len(self._rest))} had no answer within --max-wait and were "
+                    f"{rows_of(len(self._rest))} had no answer within --max-wait and were "
                     "cancelled: the same command sends them again",
                     ambiguous=False,
                 )
@@ -730,7 +516,7 @@ class ProviderEngine:
             await tools.jobs.give_back([row.call_id for row in rows if row.call_id not in lost])
             self.because = Cancelled(
                 f"{job.batch} was cancelled at the provider: the same command sends the "
-                f"{_rows(len(rows))} again that it had not answered",
+                f"{rows_of(len(rows))} again that it had not answered",
                 sent=False,
             )
         else:
@@ -750,7 +536,7 @@ class ProviderEngine:
             if counts and row.attempts >= self._patience.batches:
                 batches = f"{row.attempts} batches" if row.attempts > 1 else "its batch"
                 why = f"{batches} of the provider ended before the row was answered"
-                await self._fail(kept[0], CallTimeout(why, ambiguous=False))
+                await self._results.fail(kept[0], CallTimeout(why, ambiguous=False))
                 continue
             new_id = tools.call_id() if row.call_id in lost else row.call_id
             self._spool.wait_again(row.call_id, new_id, attempts=row.attempts - (not counts))
@@ -762,7 +548,7 @@ class ProviderEngine:
             errors = [copy.copy(error) for _ in page]
             for one in errors:
                 one.ambiguous, one.attempts = billed, 1
-            await asyncio.gather(*map(self._answer, [job] * len(page), page, errors))
+            await asyncio.gather(*map(self._results.answer, [job] * len(page), page, errors))
         await self._finish(job)
 
     async def _finish(self, job: BatchJob) -> None:
@@ -776,12 +562,7 @@ class ProviderEngine:
 
     async def _abandon(self) -> None:
         """Take back what was not sent."""
-        filling, self._filling = [*self._filling.values()], {}
-        for lines in filling:
-            with contextlib.suppress(OSError):
-                lines.file.close()
-            await self._again(lines.rows, counts=False)
-            shutil.rmtree(lines.path.parent, ignore_errors=True)
+        await self._again(self._lines.abandon(), counts=False)
         for job in self._open():
             if job.state == "sealed":
                 await self._unseal(job)
@@ -799,9 +580,11 @@ class ProviderEngine:
         stop = self._tools.stop
         if stop.asked and not stop.from_outside:
             for page in self._spool.waiting():
-                await asyncio.gather(*(self._fail(request, stop.error()) for request in page))
+                await asyncio.gather(
+                    *(self._results.fail(request, stop.error()) for request in page)
+                )
         elif self._rest and self._patience.local is not None and not stop.asked:
-            self._tools.say(f"sending {_rows(len(self._rest))} one by one that batches left")
+            self._tools.say(f"sending {rows_of(len(self._rest))} one by one that batches left")
             self._tools.budget.in_batch = False
             await self._patience.local.run(self._left_over(), handler, self._sink)
 
@@ -813,14 +596,6 @@ class ProviderEngine:
                 for request in page:
                     yield request
 
-    async def _fail(self, request: Request, error: CallError) -> None:
-        """Record that a request, and those that share its answer, failed without a batch."""
-        watch, costs = Stopwatch(self._tools.clock), self._tools.costs
-        await self._sink(costs.record(request, error, watch))
-        for page in self._spool.followers(request.call_id):
-            records = [costs.record(each, error.unbilled(), watch) for each in page]
-            await asyncio.gather(*map(self._sink, records))
-
     def _open(self) -> list[BatchJob]:
         return [job for job in self._jobs.values() if job.is_open]
 
@@ -828,28 +603,10 @@ class ProviderEngine:
         changed = self._jobs[job.intent] = await self._tools.jobs.update(job.intent, **changes)
         return changed
 
-    def _now(self) -> int:
-        return round(self._tools.clock.wall() * 1000)
-
     def _note(self, trouble: str) -> None:
         self._trouble = trouble
-
-
-def _stand_in(row: BatchRow, target: Target, model: str) -> Request:
-    """What is known of a row in a batch that no row of the input asks any more."""
-    key, sample = row.answer_key[:64], row.answer_key[64:]
-    return Request(
-        row.id, replace(target, model=model), (), call_id=row.call_id, fingerprint=key,
-        sample=int(sample, 16) if sample else 0,
-        # Nobody knows whether it fits its schema.
-        cache_mode="bypass" if row.fitted else "use",
-    )  # fmt: skip
 
 
 def _jittered(seconds: float) -> float:
     """A tenth more or less: so that not all look at the same time."""
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-
-
-def _rows(number: int) -> str:
-    return "1 row" if number == 1 else f"{number:,} rows"

@@ -3,90 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from msgspec import Struct, field
 
 from llmctl.clock import Clock
-from llmctl.errors import AuthFailed, CallError, NotFound, RateLimited
-from llmctl.keys.resolver import RotatingKey
-from llmctl.protocols import WireRequest
-from llmctl.providers.batch_api import BatchApi, BatchPart, FileNotVisible
-from llmctl.providers.endpoint import Endpoint
-from llmctl.redact import last_chars
-from llmctl.shutdown import Stop, first_of
-from llmctl.storage.batch_jobs import BatchJob, BatchJobs
-from llmctl.types import Target
+from llmctl.engines.batch_tools import BatchTools
+from llmctl.errors import CallError, RateLimited
+from llmctl.providers.batch_api import BatchPart, FileNotVisible
+from llmctl.shutdown import first_of
+from llmctl.storage.batch_jobs import BatchJob
 
 T = TypeVar("T")
 
-LINES = "lines.jsonl"  # of a batch, in the folder that is named by its intent
 SETTLING = 60.0
 """Seconds in which a provider may come to list a batch whose creation it answered with an error, or
 to see a file that was just uploaded (six seconds were seen at OpenAI)."""
-MOST = 8 << 30  # bytes of a downloaded file
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries
 
 
-class BatchEndpoint:
-    """The `BatchClient` of a profile: goes on with the key that a refused one was replaced by."""
-
-    def __init__(self, endpoint: Endpoint, target: Target, key: RotatingKey | None) -> None:
-        assert isinstance(endpoint.base_url, str)
-        self.endpoint, self.base_url = endpoint, endpoint.base_url
-        self._target, self._key = target, key
-
-    @property
-    def key(self) -> str:
-        """The last characters of the key in use, which belongs to a project, and its batches."""
-        return last_chars(self._key.value) if self._key and self._key.value else ""
-
-    async def exchange(self, wire: WireRequest) -> tuple[Mapping[str, str], bytes]:
-        """See `BatchClient`."""
-        return await self._signed(wire, lambda: self.endpoint.exchange(wire))
-
-    async def download(self, wire: WireRequest, path: Path) -> None:
-        """Write the body of a reply to a file. Raises as `exchange` does, and `OSError`."""
-        await self._signed(wire, lambda: self.endpoint.download(wire, path, MOST))
-
-    async def _signed(self, wire: WireRequest, work: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            using = None if self._key is None else self._key.value
-            try:
-                return await work()
-            except CallError as error:
-                if isinstance(error, AuthFailed) and self._key and await self._key.refused(using):
-                    continue
-                if not isinstance(error, NotFound):  # a batch that is gone says more
-                    self.endpoint.locate(error, self._target, wire)
-                raise
-
-
 class Submission(Struct, frozen=True):
-    """Submits sealed batches. `clock` does not sleep past a `stop`; `trouble` gets what is waited
-    for; `foreign` are intents, each with a batch that by its results is another's."""
+    """Submits sealed batches. `trouble` gets what is waited for; `foreign` are intents, each with a
+    batch that by its results is another's."""
 
-    api: BatchApi
-    client: BatchEndpoint
-    jobs: BatchJobs
-    folder: Path
-    stop: Stop
-    clock: Clock
+    tools: BatchTools
     trouble: Callable[[str], None]
     foreign: set[tuple[str, str]] = field(default_factory=set)
 
-    def lines(self, intent: str) -> Path:
-        """The file of a batch's lines."""
-        return self.folder / intent / LINES
+    @property
+    def clock(self) -> Clock:
+        """A clock that does not sleep past a stop."""
+        return self.tools.stop.clock(self.tools.clock)
 
     def part(self, job: BatchJob) -> BatchPart:
         """The batch as its provider's interface gets it."""
-        some = next(self.jobs.rows(job.intent), [])
+        some = next(self.tools.jobs.rows(job.intent), [])
         sent = (job.sent_ms or job.made_ms) / 1000
         return BatchPart(
-            job.intent, self.lines(job.intent), job.size, job.rows, job.wire_path, job.model,
+            job.intent, self.tools.lines(job.intent), job.size, job.rows, job.wire_path, job.model,
             sent, frozenset(row.call_id for row in some),
         )  # fmt: skip
 
@@ -103,8 +58,10 @@ class Submission(Struct, frozen=True):
         return job
 
     async def _upload(self, job: BatchJob) -> BatchJob:
-        file = await self.patiently(lambda: self.api.upload(self.client, self.part(job)))
-        return await self.jobs.update(job.intent, file=file or "")
+        file = await self.patiently(
+            lambda: self.tools.api.upload(self.tools.client, self.part(job))
+        )
+        return await self.tools.jobs.update(job.intent, file=file or "")
 
     async def _create(self, job: BatchJob) -> BatchJob:
         """Ask for the batch once, or until the provider sees its file."""
@@ -112,23 +69,25 @@ class Submission(Struct, frozen=True):
         while True:
             sent = round(self.clock.wall() * 1000)
             # Before a byte leaves: who is killed now looks whether there is a batch.
-            job = await self.jobs.update(job.intent, state="creating", sent_ms=sent)
+            job = await self.tools.jobs.update(job.intent, state="creating", sent_ms=sent)
             try:
-                batch = await self.api.create(self.client, self.part(job), job.file or None)
+                batch = await self.tools.api.create(
+                    self.tools.client, self.part(job), job.file or None
+                )
             except FileNotVisible:
-                await self.jobs.update(job.intent, state="sealed")
+                await self.tools.jobs.update(job.intent, state="sealed")
                 if self.clock.monotonic() - first > SETTLING:
                     raise
             except CallError as error:
                 if may_have_arrived(error):
                     self.trouble(error.message)
                     return await self.find(job)
-                job = await self.jobs.update(job.intent, state="sealed")
+                job = await self.tools.jobs.update(job.intent, state="sealed")
                 if not error.retryable or isinstance(error, RateLimited):
                     raise
                 self.trouble(error.message)
             else:
-                return await self.jobs.update(job.intent, state="running", batch=batch)
+                return await self.tools.jobs.update(job.intent, state="running", batch=batch)
             await self.clock.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -137,18 +96,20 @@ class Submission(Struct, frozen=True):
         is none, as it was where only its results will tell."""
         pause = _FIRST_PAUSE
         while True:
-            found = await self.patiently(lambda: self.api.find(self.client, self.part(job)))
-            if self.api.keeps_intent and found:
-                return await self.jobs.update(job.intent, state="running", batch=found[0])
+            found = await self.patiently(
+                lambda: self.tools.api.find(self.tools.client, self.part(job))
+            )
+            if self.tools.api.keeps_intent and found:
+                return await self.tools.jobs.update(job.intent, state="running", batch=found[0])
             candidates = [
                 batch
                 for batch in found
-                if not self.jobs.known(batch) and (job.intent, batch) not in self.foreign
+                if not self.tools.jobs.known(batch) and (job.intent, batch) not in self.foreign
             ]
             if candidates:
-                return await self.jobs.update(job.intent, note=" ".join(candidates))
+                return await self.tools.jobs.update(job.intent, note=" ".join(candidates))
             if self.clock.wall() - (job.sent_ms or 0) / 1000 > SETTLING:
-                return await self.jobs.update(job.intent, state="sealed", note="")
+                return await self.tools.jobs.update(job.intent, state="sealed", note="")
             await self.clock.sleep(pause)
             pause = min(2 * pause, SETTLING / 4)
 
@@ -157,12 +118,12 @@ class Submission(Struct, frozen=True):
         It must do no harm to do it twice, or half."""
         pause = _FIRST_PAUSE
         while True:
-            self.stop.check()
+            self.tools.stop.check()
             task = asyncio.ensure_future(work())
             try:
-                await first_of(asyncio.wait((task,)), self.stop.wait())
+                await first_of(asyncio.wait((task,)), self.tools.stop.wait())
                 if not task.done():
-                    raise self.stop.error()
+                    raise self.tools.stop.error()
                 return task.result()
             except CallError as error:
                 if not error.retryable:

@@ -309,6 +309,13 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
 
 def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
     window, spent = denied.window, denied.usage.spent
+    if not denied.never and any(one.in_batch for one in denied.holders):
+        return BudgetExhausted(
+            f"{held_by(denied)} of the budget of {usd(window.limit)} ({window.name}) in batches of "
+            "the provider, until those are fetched: `llmctl batch --status` says how; then run the "
+            "same command again",
+            sent=False,
+        )
     if not denied.never:
         return BudgetExhausted(
             f"{held_by(denied)} of the budget of {usd(window.limit)} ({window.name}) and gives no "

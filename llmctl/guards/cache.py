@@ -113,7 +113,7 @@ class Cache:
         key = request.answer_key
         pause = _FIRST_PAUSE
         self._claimed.add(key)  # a claim that is given up half-way may have gone through
-        while not await self._store.claim(key):
+        while (claim := await self._store.claim(key)) == "theirs":
             await self._waiting.sleep(pause)
             pause = min(pause * _GROWTH, _LONGEST_PAUSE)
             if found := await self._find(request):
@@ -121,7 +121,7 @@ class Cache:
                 return replace(found, cache="shared")
         self._beating = self._beating or asyncio.create_task(self._beat())
         # The process that had the claim until a moment ago may have kept the answer.
-        found = await self._find(request)
+        found = await self._find(request) if claim == "kept" else None
         return found and (found if pause == _FIRST_PAUSE else replace(found, cache="shared"))
 
     async def _find(self, request: Request) -> Answer | None:

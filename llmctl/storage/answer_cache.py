@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock, SystemClock
 from llmctl.errors import BusyError, DiskError, LlmctlError
-from llmctl.protocols import CachedAnswer
+from llmctl.protocols import CachedAnswer, Claim
 from llmctl.storage.database import (
     DamagedError,
     Database,
@@ -117,6 +117,7 @@ class SqliteCache:
         self._size = size
         self._puts = 0
         self._used: dict[int, int] = {}
+        self._awaited: set[str] = set()  # keys that another process is getting the answers of
         me = Process.current()
         self._me = (me.pid, me.birth, me.world)
         self._inode: int | None = None
@@ -175,8 +176,8 @@ class SqliteCache:
 
         await self._ask(lambda db: db.write(work), None)
 
-    async def claim(self, key: str) -> bool:
-        """True when this process is to get the answer; False while another one is at it."""
+    async def claim(self, key: str) -> Claim:
+        """Who is to get the answer; a process that asks again and again waits for another one."""
         binary = bytes.fromhex(key)
 
         def is_free(connection: sqlite3.Connection) -> bool:
@@ -184,18 +185,24 @@ class SqliteCache:
             row = connection.execute(asked, (binary,)).fetchone()
             return row is None or row[:3] == self._me or self._is_dead(*row)
 
-        def work(connection: sqlite3.Connection) -> bool:
-            free = is_free(connection)
-            if free:
-                values = (binary, *self._me, self._clock.wall())
-                connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", values)
-            return free
+        def work(connection: sqlite3.Connection) -> Claim:
+            if not is_free(connection):
+                return "theirs"
+            values = (binary, *self._me, self._clock.wall())
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", values)
+            kept = connection.execute("SELECT 1 FROM answers WHERE key = ?", (binary,)).fetchone()
+            return "kept" if kept else "ours"
 
-        async def ask(db: Database) -> bool:
-            # Again and again by who waits: without the lock for writing, while it is not free.
-            return db.read(is_free) and await db.write(work)
+        async def ask(db: Database) -> Claim:
+            # Who waits asks without the lock for writing, while it is not free.
+            if key in self._awaited and not db.read(is_free):
+                return "theirs"
+            claim = await db.write(work)
+            (self._awaited.add if claim == "theirs" else self._awaited.discard)(key)
+            return claim
 
-        return await self._ask(ask, otherwise=True)
+        ours: Claim = "ours"
+        return await self._ask(ask, otherwise=ours)
 
     async def release(self, key: str) -> None:
         """End this process's claim without an answer; a claim of another process stays."""

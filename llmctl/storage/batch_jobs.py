@@ -210,6 +210,11 @@ class BatchJobs:
         asked = "SELECT 1 FROM batch_rows WHERE intent = ? AND call_id = ?"
         return bool(self._all(asked, (intent, call_id)))
 
+    def is_open(self, intent: str) -> bool:
+        """Whether a batch is on record, and not done."""
+        asked = "SELECT 1 FROM batch_jobs WHERE intent = ? AND state != 'done'"
+        return bool(self._all(asked, (intent,)))
+
     def any_open(self) -> bool:
         """Whether any batch of any output is not done."""
         return bool(self._all("SELECT 1 FROM batch_jobs WHERE state != 'done' LIMIT 1", ()))

@@ -95,7 +95,8 @@ _CHARGE = (
 _FORGET = "DELETE FROM processes WHERE beat_ms < ?"
 _BEAT = "INSERT OR REPLACE INTO processes VALUES (?, ?, ?, ?)"
 _HOLDERS = (
-    "SELECT run_id, total(1.0 * cost_pico * times), max(max(at_ms, coalesce(beat_ms, 0))) "
+    "SELECT run_id, total(1.0 * cost_pico * times), max(max(at_ms, coalesce(beat_ms, 0))), "
+    "max(job NOT IN ('', 'unsent')) "
     "FROM holds LEFT JOIN processes USING (pid, birth, world) WHERE run_id != ? "
     "AND EXISTS (SELECT 1 FROM json_each(windows) WHERE value = ?) GROUP BY run_id ORDER BY run_id"
 )
@@ -176,7 +177,12 @@ class Ledger:
                 if spent + others + amount > limit:
                     never = spent + amount > limit
                     asked = connection.execute(_HOLDERS, (self._run_id, window.key)).fetchall()
-                    holders = tuple([Holder(run, dollars(int(p)), beat) for run, p, beat in asked])
+                    holders = tuple(
+                        [
+                            Holder(run, dollars(int(p)), beat, bool(job))
+                            for run, p, beat, job in asked
+                        ]
+                    )
                     denials.append(BudgetDenied(window, usage_of(spent, others), never, holders))
         if denials:
             if self._look_for_the_dead(connection):

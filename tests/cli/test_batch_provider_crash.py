@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -113,3 +115,40 @@ def test_killed_at_every_step_each_row_is_billed_and_answered_once(provider: Pro
     assert done.returncode == 0, done.stderr
     assert len(provider.batches.jobs) == 2
     judge(provider, rows)
+
+
+def test_files_of_a_batch_that_somebody_removed(provider: Provider) -> None:
+    """Requests that were not sent yet are put together once more, results that were fetched are
+    downloaded once more: each row is billed and answered once."""
+    folder = provider.home / ".local/state/llmctl/batches"
+    rows = 500
+    provider.rows(rows)
+    killed_at(provider, "upload", Unheard())
+    shutil.rmtree(folder)
+    killed_when(provider, lambda: lines(provider) > 0)
+    shutil.rmtree(folder)
+    done = provider.batch()
+    assert done.returncode == 0, done.stderr
+    assert len(provider.batches.jobs) == 1
+    judge(provider, rows)
+
+
+def test_files_that_killed_commands_left_are_removed(provider: Provider) -> None:
+    """Requests of a batch that was never made, or is done, go a day later; those of one that is
+    under way stay."""
+    provider.batches.settings.fates = (HAND,)
+    provider.rows()
+    assert provider.batch("--detach").returncode == 6
+    folder = provider.home / ".local/state/llmctl/batches"
+    (waiting,) = folder.iterdir()
+    new, old = folder / "01NEW", folder / "01OLD"
+    for path in (new, old):
+        path.mkdir()
+        (path / "lines.jsonl").write_text("{}", encoding="utf-8")
+    for path in (old, waiting):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    assert provider.batch("--detach").returncode == 6
+    assert set(folder.iterdir()) == {waiting, new}
+    provider.batches.finish()
+    assert provider.batch().returncode == 0
+    assert set(folder.iterdir()) == {new}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.cli.provider_batches import HAND, OUT, Provider, bills, summary
 from tests.ledgers import calls_of
 from tests.simulator import errors
 from tests.simulator.batches import Fate
-from tests.simulator.faults import html
+from tests.simulator.faults import Body, html
 from tests.simulator.reply import Problem
 from tests.simulator.scripts import fail_first, for_prompt
 
@@ -162,3 +164,23 @@ def test_a_look_that_makes_no_sense(provider: Provider) -> None:
     done = provider.batch()
     assert (done.returncode, len(provider.answers)) == (0, 3), done.stderr
     assert provider.batches.billed.requests == 3
+
+
+def test_a_batch_that_is_archived(provider: Provider) -> None:
+    """Anthropic says so after a month, and that rows were answered: they are in doubt, not free."""
+    provider.configure("anthropic")
+    provider.sim.batch.fates = (HAND,)
+    provider.rows(3)
+    assert provider.batch("--detach").returncode == 6
+    when = "2026-11-01T00:00:00Z"
+    counts = {"processing": 0, "succeeded": 3, "errored": 0, "canceled": 0, "expired": 0}
+    said = {
+        "id": provider.batches.jobs[0].id, "processing_status": "ended", "request_counts": counts,
+        "created_at": when, "ended_at": when, "archived_at": when, "results_url": None,
+    }  # fmt: skip
+    provider.sim.batch.faults = {"poll": Body(body=json.dumps(said).encode())}
+    done = provider.batch()
+    assert (done.returncode, len(provider.errors)) == (1, 3), done.stderr
+    assert "archived" in done.stderr
+    assert [row["status"] for row in calls_of(provider.home)] == ["unknown"] * 3
+    assert (provider.held, provider.settled > 0) == ((0, 0), True)

@@ -12,8 +12,9 @@ from tests.cli.test_batch_provider_crash import (
     a_minute_later,
     killed_at,
 )
+from tests.ledgers import calls_of
 from tests.simulator import errors
-from tests.simulator.batches import Action, LostAnswer
+from tests.simulator.batches import Action, Fate, LostAnswer
 from tests.simulator.call import Call
 from tests.simulator.fault import Fault
 from tests.simulator.faults import CutBody, Disconnect, Hang
@@ -114,3 +115,16 @@ def test_a_download_that_breaks_off(provider: Provider, family: str) -> None:
     done = provider.batch()
     assert done.returncode == 0, done.stderr
     answered_once(provider)
+
+
+def test_a_row_without_a_result_that_the_counts_do_not_have(provider: Provider) -> None:
+    """An expired batch has no line of a row, and by its own counts nothing was billed but what it
+    has answered: the row is sent again, and nothing is in doubt."""
+    provider.configure("anthropic")
+    provider.batches.settings.fates = (Fate(expire_after=6, drop=(2,)), Fate())
+    provider.rows()
+    done = provider.batch()
+    assert done.returncode == 0, done.stderr
+    answered_once(provider)
+    assert {row["status"] for row in calls_of(provider.home)} == {"ok"}
+    assert provider.settled == provider.bill

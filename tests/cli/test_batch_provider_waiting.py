@@ -144,6 +144,7 @@ def test_openrouter_ends_no_batch_early(provider: Provider) -> None:
     done = provider.batch("--cancel")
     assert (done.returncode, provider.held[0]) == (6, 3), done.stderr
     assert "OpenRouter ends no batch early" in done.stderr
+    assert sum("GET" in path for path in provider.paths()) == 1  # no use in asking again
     provider.batches.finish()
     assert provider.batch().returncode == 0
     assert (len(provider.answers), provider.batches.billed.requests) == (3, 3)

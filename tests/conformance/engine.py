@@ -1,17 +1,26 @@
-"""What every engine promises, whatever drives it: run by each engine's own test module."""
+"""What every engine promises, and every engine of workers: run by each engine's own test module,
+which has the fixture `provider`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from llmctl.cli.context import Context, runner_for, select_profile
 from llmctl.errors import DiskError, ServerFailed
 from llmctl.protocols import Emit, Engine
+from llmctl.request import Question, compose
+from llmctl.runner import Runner
 from llmctl.shutdown import DRAIN, Stop
-from llmctl.types import Answer, CallRecord, Request
+from llmctl.types import Answer, CallRecord, Message, Request
+from tests.cli.provider_batches import Provider
+from tests.ledgers import calls_of
+from tests.simulator.call import Call
+from tests.simulator.reply import Reply
 from tests.support import FakeClock, request, response
 
 
@@ -55,7 +64,121 @@ class Counting:
 
 
 class EngineSuite:
-    """`make(concurrency, stop, clock)` gives the engine."""
+    """What holds for every engine, inside a whole run against a provider on loopback. Subclasses
+    make the engine."""
+
+    def engine(self, live: Runner, stop: Stop, folder: Path) -> Engine:
+        """The engine of an opened run, whose files are in the folder."""
+        raise NotImplementedError
+
+    def play(
+        self,
+        provider: Provider,
+        prompts: AsyncIterator[str],
+        sink: Callable[[CallRecord], None] = lambda _: None,
+        stop: Stop | None = None,
+    ) -> list[CallRecord]:
+        """Run these prompts to the end; `sink` gets each record before it is in the ledger, and
+        may raise. Gives all records."""
+        records, names, stop = list[CallRecord](), list[str](), stop or Stop()
+        context = Context(environ=provider.environ, quiet=True)
+        chosen = select_profile(context)
+
+        async def run() -> None:
+            async with runner_for(chosen, context, patient=True, stop=stop) as live:
+
+                async def observe(record: CallRecord) -> None:
+                    sink(record)
+                    await live.budget.settle(record)
+                    records.append(record)
+
+                async def requests() -> AsyncIterator[Request]:
+                    async for prompt in prompts:
+                        question = Question(messages=(Message("user", prompt),))
+                        name = f"row {len(names)}"
+                        names.append(name)
+                        yield live.stamp(compose(question, live.profile, id=name))
+
+                engine = self.engine(live, stop, provider.folder)
+                handler = live.handler(observe, exact=True, on_retry=lambda _: None)
+                await engine.run(requests(), handler, observe)
+
+        asyncio.run(run())
+        return records
+
+    def test_every_row_has_one_record(self, provider: Provider) -> None:
+        """Whatever becomes of it: every third is refused. Each is billed once, and the ledger has
+        what was billed."""
+        provider.sim.reply = refusing
+        records = self.play(provider, say(*map(str, range(30))))
+        assert sorted(record.request.id for record in records) == sorted(
+            f"row {n}" for n in range(30)
+        )
+        assert (len(records), sum(record.ok for record in records)) == (30, 20)
+        assert (provider.sim.billed.requests, provider.sim.billed.repeated) == (30, 0)
+        assert len(calls_of(provider.home)) == 30
+        assert provider.held == (0, 0)
+
+    def test_a_question_is_asked_once(self, provider: Provider) -> None:
+        """Rows that ask the same share one answer, and one bill."""
+        records = self.play(provider, say("a", "b", "a", "a"))
+        answers = [record.result for record in records if isinstance(record.result, Answer)]
+        states = sorted(answer.cache for answer in answers)
+        assert states == ["miss", "miss", "shared", "shared"]
+        assert provider.sim.billed.requests == 2
+        assert sum(record.cost == 0 for record in records) == 2
+
+    def test_nothing_is_sent_after_a_stop(self, provider: Provider) -> None:
+        """Of a run that was stopped before it began there is no request, no record and no hold."""
+        stop = Stop()
+        stop.ask()
+        assert self.play(provider, say("a", "b"), stop=stop) == []
+        assert (provider.sim.calls, calls_of(provider.home), provider.held) == ([], [], (0, 0))
+
+    def test_a_full_disk_ends_the_run(self, provider: Provider) -> None:
+        """What the sink raises is raised, and what was billed is in the ledger or still held: the
+        next run knows of it."""
+        seen: list[CallRecord] = []
+
+        def full(record: CallRecord) -> None:
+            seen.append(record)
+            if len(seen) == 3:
+                raise DiskError("full")
+
+        with pytest.raises(DiskError, match="full"):
+            self.play(provider, say(*map(str, range(10))), full)
+        known = len(calls_of(provider.home)) + provider.held[0]
+        assert known >= provider.sim.billed.requests
+
+    def test_an_input_that_breaks_off_ends_the_run(self, provider: Provider) -> None:
+        """What the requests raise is raised; what was billed is in the ledger, nothing is held."""
+
+        async def broken() -> AsyncIterator[str]:
+            yield "a"
+            raise DiskError("unreadable")
+
+        with pytest.raises(DiskError, match="unreadable"):
+            self.play(provider, broken())
+        assert len(calls_of(provider.home)) >= provider.sim.billed.requests
+        assert provider.held == (0, 0)
+
+
+async def say(*prompts: str) -> AsyncIterator[str]:
+    """These prompts."""
+    for prompt in prompts:
+        yield prompt
+
+
+def refusing(call: Call) -> Reply:
+    """A model that refuses each number that is a multiple of three."""
+    assert call.ask is not None
+    refused = int(call.ask.last) % 3 == 0
+    return Reply("" if refused else "yes", finish="content_filter" if refused else "stop")
+
+
+class WorkersSuite:
+    """What holds besides for an engine of workers, which send what they draw at once.
+    `make(concurrency, stop, clock)` gives the engine."""
 
     make: Callable[[int, Stop, FakeClock], Engine]
 

@@ -15,6 +15,7 @@ from llmctl.protocols import (
     BudgetWarning,
     BudgetWindow,
     CachedAnswer,
+    Claim,
     Hold,
 )
 from llmctl.tokens import Counter
@@ -113,11 +114,13 @@ class FakeCache:
         self.answers[key] = answer
         self.owners.pop(key, None)
 
-    async def claim(self, key: str) -> bool:
+    async def claim(self, key: str) -> Claim:
         """As the seam says."""
         self._check()
         self.claims += 1
-        return self.owners.setdefault(key, self) is self
+        if self.owners.setdefault(key, self) is not self:
+            return "theirs"
+        return "kept" if key in self.answers else "ours"
 
     async def release(self, key: str) -> None:
         """As the seam says."""

@@ -231,9 +231,13 @@ def test_no_beat_comes_after_the_end(monkeypatch: pytest.MonkeyPatch, end: str) 
     assert not any(beats)
 
 
-def test_a_run_that_gives_no_sign_of_life_is_not_waited_for() -> None:
+@pytest.mark.parametrize(
+    ("in_batch", "step"),
+    [(False, "`llmctl cost release --run run-9`"), (True, "`llmctl batch --status`")],
+)
+def test_a_run_that_gives_no_sign_of_life_is_not_waited_for(*, in_batch: bool, step: str) -> None:
     """Case 53: while it beats it is, however long; then the run is over, with who holds what and
-    what to do."""
+    what to do. Of a provider's batch nobody beats: what ends it is another command."""
     run = Run(a_window("0.01"))
     heard = [0.0]
 
@@ -241,7 +245,7 @@ def test_a_run_that_gives_no_sign_of_life_is_not_waited_for() -> None:
         if run.clock.now < 1300:  # it beats for five minutes
             heard[0] = run.clock.now // 10
         usage = BudgetUsage(Decimal(0), CENT)
-        holder = Holder("run-9", Decimal("0.004"), int(heard[0]))
+        holder = Holder("run-9", Decimal("0.004"), int(heard[0]), in_batch)
         return BudgetDenied(windows[0], usage, never=False, holders=(holder,))
 
     run.ledger.hold = hold  # type: ignore[method-assign, assignment]
@@ -254,7 +258,7 @@ def test_a_run_that_gives_no_sign_of_life_is_not_waited_for() -> None:
 
     message = run.do(work())
     assert "run run-9 holds $0.004 of the budget of $0.01 (team)" in message
-    assert "`llmctl cost release --run run-9`" in message
+    assert step in message
     assert 1290 + SILENCE <= run.clock.now <= 1300 + SILENCE
 
 

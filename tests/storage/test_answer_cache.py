@@ -160,13 +160,13 @@ def another_process(path: Path) -> subprocess.Popen[str]:
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert other.stdout is not None
-    assert other.stdout.readline() == "True\n"
+    assert other.stdout.readline() == "ours\n"
     return other
 
 
 def claim(cache: SqliteCache) -> bool:
     """Whether this process may go."""
-    return asyncio.run(cache.claim(KEY))
+    return asyncio.run(cache.claim(KEY)) != "theirs"
 
 
 def owned_by(path: Path, owner: Process, *, at: float = NOW) -> None:

@@ -258,7 +258,8 @@ def test_a_live_process_of_another_host_keeps_its_holds(path: Path) -> None:
 
 
 def test_a_denied_call_says_whose_holds_are_in_its_way(path: Path) -> None:
-    """Case 53: each other run with what it holds of the window, and its last sign of life."""
+    """Case 53: each other run with what it holds of the window, its last sign of life, and whether
+    it is in a provider's batch."""
     cap, other = a_cap(3), a_cap(3, "other")
     with (
         closing(open_ledger(path, "run-1", "ann")) as theirs,
@@ -274,6 +275,11 @@ def test_a_denied_call_says_whose_holds_are_in_its_way(path: Path) -> None:
         later = asyncio.run(ours.hold(a_hold(a_request(), Decimal(2)), [other, cap]))
         assert later is not None
         assert later.holders[0].beat > denied.holders[0].beat
+        assert not later.holders[0].in_batch
+        sql(path, "UPDATE holds SET job = 'a batch'")
+        denied = asyncio.run(ours.hold(a_hold(a_request(), Decimal(2)), [other, cap]))
+        assert denied is not None
+        assert denied.holders[0].in_batch
 
 
 def test_a_run_that_is_silent_may_be_released(path: Path) -> None:

@@ -1,7 +1,9 @@
 """T12: memory does not grow with the rows.
 
 A million rows, all to be sent and all but one answered already, take at most 220 MiB, and at most
-a tenth more than 10,000 do. The measuring is that of `tests.bench.resume`.
+a tenth more than 10,000 do; 200,000 rows in the provider's batches take at most 220 MiB, and 20,000
+at most a fifth more than 2,000. The measuring is that of `tests.bench.resume` and
+`tests.bench.provider_batches`.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from tests.bench import provider_batches
 from tests.bench.loopback import served
 from tests.bench.resume import measure
 from tests.torture.judge import Size
 
-MOST, TIMES = 220, 1.1
+MOST, TIMES, TIMES_IN_BATCHES = 220, 1.1, 1.2
 """MiB at the peak, and how many times those of fewer rows."""
 
 
@@ -31,4 +34,17 @@ def run(size: Size) -> str:
         assert peak <= MOST, f"{kind}: {peak:.0f} MiB"
         assert times <= TIMES, f"{kind}: {peak:.0f} MiB, {times:.2f} times that of {few:,}"
         told.append(f"{kind} {peak:.0f} MiB, {times:.2f} times that of {few:,}")
+    told.append(_in_batches(size))
     return f"T12 memory: {many:,} rows: {'; '.join(told)}"
+
+
+def _in_batches(size: Size) -> str:
+    counts = [2_000, 20_000, *([200_000] if size.full else [])]
+    with tempfile.TemporaryDirectory(prefix="llmctl-torture-") as name:
+        peaks = [provider_batches.measure(Path(name), rows).peak_mib for rows in counts]
+    times = peaks[1] / peaks[0]
+    assert max(peaks) <= MOST, f"in batches: {max(peaks):.0f} MiB"
+    assert times <= TIMES_IN_BATCHES, f"in batches: {times:.2f} times that of {counts[0]:,}"
+    return (
+        f"{counts[-1]:,} in batches {peaks[-1]:.0f} MiB, {times:.2f} times with ten times the rows"
+    )
