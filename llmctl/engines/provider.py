@@ -48,6 +48,7 @@ LONGEST_POLL = 300.0
 """Seconds between two looks at a batch at the most; they begin at `poll` and grow by a half."""
 _LOOKS = 5  # looks at a batch in a row that make no sense, after which it is left to the next run
 _FILLED = 86400.0  # seconds after which no batch is being filled any more
+_REFUSALS = 3  # of a batch, because too much is queued, after which it is halved
 _SMALL_QUEUE = 30_000  # tokens, the least that was seen (Azure): no batches are made for less
 _QUEUE_PAUSE, _QUEUE_LONGEST = 60.0, 900.0  # seconds between two tries of a queue that is full
 
@@ -88,6 +89,7 @@ class ProviderEngine:
         self._lines = BatchLines(tools, lambda: self._queued, self._sealed)
         self._jobs: dict[str, BatchJob] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when to look at a batch, and the pause
+        self._refusals = Counter[str]()  # of a batch, because too much is queued
         self._puzzles = Counter[str]()  # looks at a batch in a row that made no sense
         self._queued = patience.queued
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
@@ -302,6 +304,7 @@ class ProviderEngine:
         except RateLimited as error:  # most likely of queued tokens
             self._note(error.message)
             self._close_queue()
+            self._refusals[job.intent] += 1
         except CallError as error:
             if error.fatal_to_run or isinstance(error, Cancelled):
                 raise
@@ -316,6 +319,19 @@ class ProviderEngine:
             tools.lines(job.intent).unlink(missing_ok=True)  # prompts
         if job.state in {"creating", "running"}:
             self._schedule(job.intent, self._patience.poll)
+        elif self._refusals[job.intent] >= _REFUSALS:
+            await self._halve(job)
+
+    async def _halve(self, job: BatchJob) -> None:
+        """Make smaller batches of one that the provider's queue does not take, though no other of
+        ours is in it."""
+        if (
+            job.tokens > _SMALL_QUEUE
+            and job.rows > 1
+            and not any(one.batch for one in self._open())
+        ):
+            self._queued = max(_SMALL_QUEUE, job.tokens // 2)
+            await self._unseal(job)
 
     def _puzzle(self, job: BatchJob, error: CallError) -> None:
         """Count a look at a batch that made no sense."""

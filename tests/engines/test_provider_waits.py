@@ -51,7 +51,7 @@ def batch(provider: Provider, **options: Any) -> tuple[int, float]:
     clock = FastClock()
     context = Context(environ=provider.environ, clock=clock, quiet=True)
     path = str(provider.folder / "in.jsonl")
-    given = BatchOptions(input=path, engine="provider", max_time="30s", **options)
+    given = BatchOptions(input=path, engine="provider", **{"max_time": "30s", **options})
     return batch_run.run(given, context), clock.monotonic()
 
 
@@ -168,6 +168,17 @@ def test_a_queue_whose_limit_is_not_named(provider: Provider) -> None:
     parts = [job.total for job in provider.batches.jobs]
     assert parts[:2] == [8, 4]
     assert min(parts[2:]) == 2
+    answered_once(provider, 8)
+
+
+def test_a_queue_that_refuses_a_batch_at_once(provider: Provider) -> None:
+    """429 at the creation of a batch that alone is more than the queue takes: after three of them
+    it is halved, until it fits."""
+    provider.configure("anthropic")
+    provider.batches.settings.queue_tokens = 50_000  # a token has 4 bytes there
+    provider.rows([{"id": f"r{n}", "prompt": f"{n} " * 20_000} for n in range(8)])
+    assert batch(provider, max_time=None)[0] == 0
+    assert len(provider.batches.jobs) > 1
     answered_once(provider, 8)
 
 
