@@ -114,6 +114,11 @@ def engine(
     assert api is not None
     assert batch.output is not None
     live.budget.in_batch = True
+    flags = {"--concurrency": options.concurrency, "--rpm": options.rpm, "--tpm": options.tpm,
+             "--rpd": options.rpd}  # fmt: skip
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given and options.then != "local":
+        context.warn(f"{', '.join(given)}: batches of the provider are not held to it")
     tools = BatchTools(
         api=api,
         client=live.batch_endpoint(),

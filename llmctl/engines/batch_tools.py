@@ -33,6 +33,7 @@ class BatchEndpoint:
         assert isinstance(endpoint.base_url, str)
         self.endpoint, self.base_url = endpoint, endpoint.base_url
         self._target, self._key = target, key
+        self.reached = False  # whether the provider has replied
 
     @property
     def key(self) -> str:
@@ -51,13 +52,16 @@ class BatchEndpoint:
         while True:
             using = None if self._key is None else self._key.value
             try:
-                return await work()
+                found = await work()
             except CallError as error:
+                self.reached = self.reached or error.http_status is not None
                 if isinstance(error, AuthFailed) and self._key and await self._key.refused(using):
                     continue
                 if not isinstance(error, NotFound):  # a batch that is gone says more
                     self.endpoint.locate(error, self._target, wire)
                 raise
+            self.reached = True
+            return found
 
 
 class BatchTools(Struct, frozen=True):

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from llmctl.clock import Clock
 from llmctl.engines.batch_tools import BatchTools
-from llmctl.errors import CallError, RateLimited
+from llmctl.errors import CallError, ConnectionFailed, RateLimited
 from llmctl.providers.batch_api import BatchPart, FileNotVisible
 from llmctl.shutdown import first_of
 from llmctl.storage.batch_jobs import BatchJob
@@ -20,6 +20,7 @@ T = TypeVar("T")
 SETTLING = 60.0
 """Seconds in which a provider may come to list a batch whose creation it answered with an error, or
 to see a file that was just uploaded (six seconds were seen at OpenAI)."""
+_TRIES = 5  # to reach an address that has never replied
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries
 
 
@@ -65,7 +66,7 @@ class Submission(Struct, frozen=True):
 
     async def _create(self, job: BatchJob) -> BatchJob:
         """Ask for the batch once, or until the provider sees its file."""
-        first, pause = self.clock.monotonic(), _FIRST_PAUSE
+        first, pause, tries = self.clock.monotonic(), _FIRST_PAUSE, 0
         while True:
             sent = round(self.clock.wall() * 1000)
             # Before a byte leaves: who is killed now looks whether there is a batch.
@@ -83,7 +84,8 @@ class Submission(Struct, frozen=True):
                     self.trouble(error.message)
                     return await self.find(job)
                 job = await self.tools.jobs.update(job.intent, state="sealed")
-                if not error.retryable or isinstance(error, RateLimited):
+                tries += 1
+                if isinstance(error, RateLimited) or self._is_final(error, tries):
                     raise
                 self.trouble(error.message)
             else:
@@ -116,7 +118,7 @@ class Submission(Struct, frozen=True):
     async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """What the work gives, done again while it fails of what passes, until the run is to end.
         It must do no harm to do it twice, or half."""
-        pause = _FIRST_PAUSE
+        pause, tries = _FIRST_PAUSE, 0
         while True:
             self.tools.stop.check()
             task = asyncio.ensure_future(work())
@@ -126,7 +128,8 @@ class Submission(Struct, frozen=True):
                     raise self.tools.stop.error()
                 return task.result()
             except CallError as error:
-                if not error.retryable:
+                tries += 1
+                if self._is_final(error, tries):
                     raise
                 self.trouble(error.message)
                 await self.clock.sleep(max(pause, error.retry_after or 0.0))
@@ -134,6 +137,11 @@ class Submission(Struct, frozen=True):
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+    def _is_final(self, error: CallError, tries: int) -> bool:
+        """Whether it makes no sense to try again: of an address that has never replied, too."""
+        lost = isinstance(error, ConnectionFailed) and not self.tools.client.reached
+        return not error.retryable or (lost and tries >= _TRIES)
 
 
 def may_have_arrived(error: CallError) -> bool:

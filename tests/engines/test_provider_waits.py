@@ -171,6 +171,22 @@ def test_a_queue_whose_limit_is_not_named(provider: Provider) -> None:
     answered_once(provider, 8)
 
 
+@pytest.mark.parametrize("family", ["openai", "anthropic"])
+def test_an_address_that_nobody_is_at(provider: Provider, family: str) -> None:
+    """After five tries the rows fail, with where it was asked; nothing is held. Once a provider
+    has replied, it is waited for."""
+    provider.configure(family)
+    config = provider.home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text().replace(provider.sim.origin, "http://127.0.0.1:9"))
+    provider.rows(3)
+    code, took = batch(provider)
+    assert code == 5
+    assert took < 30
+    assert {row["error"]["type"] for row in provider.errors.values()} == {"connection"}
+    assert "127.0.0.1:9" in provider.errors["r0"]["error"]["message"]
+    assert provider.held == (0, 0)
+
+
 def test_a_queue_that_refuses_a_batch_at_once(provider: Provider) -> None:
     """429 at the creation of a batch that alone is more than the queue takes: after three of them
     it is halved, until it fits."""
