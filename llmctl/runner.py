@@ -55,7 +55,7 @@ class Runner(Struct, frozen=True):
         patient: calls wait for a provider rather than fail (a batch).
         checker: holds answers to their schemas.
         jobs: the providers' batches on record.
-        close: closes what is opened later.
+        stack: closes what is opened later.
         cache_guards: the cache guards of the handlers made so far.
 
     """
@@ -75,7 +75,7 @@ class Runner(Struct, frozen=True):
     stop: Stop
     checker: Checker
     jobs: BatchJobs
-    close: AsyncExitStack
+    stack: AsyncExitStack
     cache_guards: list[Cache] = field(default_factory=list)
 
     @property
@@ -152,7 +152,7 @@ class Runner(Struct, frozen=True):
 
         route, profile = self.routes[0], self.profile
         client = HttpClient(proxy=profile.proxy, lost=self.awake.lost)
-        self.close.push_async_callback(client.close)
+        self.stack.push_async_callback(client.close)
         slow = replace(
             profile.timeout, first_byte=max(300.0, profile.timeout.first_byte), total=SLOW
         )
@@ -311,7 +311,7 @@ async def open_runner(
             stop=stop,
             checker=checker,
             jobs=BatchJobs(ledger.database),
-            close=stack,
+            stack=stack,
         )
         try:
             yield runner
