@@ -269,7 +269,7 @@ def test_anthropics_lines_mark_no_prompt_cache(provider: Provider, *, own: bool)
 
 def test_progress_says_what_it_waits_for(provider: Provider) -> None:
     """On a terminal of 80 columns no line is longer than that, and rows at the provider show."""
-    provider.sim.batch.fates = (Fate(to_end=12),)
+    provider.sim.batch.fates = (Fate(to_end=8),)
     provider.rows(2000)
     env, words = provider.environ, provider.words()
     code, shown, _ = on_a_terminal(env, provider.folder, *words, streams=("stderr",))

@@ -181,7 +181,7 @@ def test_the_plan_says_what_is_at_the_provider(provider: Provider) -> None:
 def test_progress_says_that_rows_wait_for_the_budget(provider: Provider) -> None:
     """Room for two of five rows: while these are at the provider the bar says why the others are
     not."""
-    provider.sim.batch.fates = (Fate(to_end=12),)
+    provider.sim.batch.fates = (Fate(to_end=7),)
     provider.sim.reply = bills(5)
     provider.rows(5)
     words = provider.words("--budget", "0.00025")

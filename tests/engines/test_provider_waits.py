@@ -179,9 +179,7 @@ def test_an_address_that_nobody_is_at(provider: Provider, family: str) -> None:
     config = provider.home / ".config/llmctl/config.yaml"
     config.write_text(config.read_text().replace(provider.sim.origin, "http://127.0.0.1:9"))
     provider.rows(3)
-    code, took = batch(provider)
-    assert code == 5
-    assert took < 30
+    assert batch(provider)[0] == 5
     assert {row["error"]["type"] for row in provider.errors.values()} == {"connection"}
     assert "127.0.0.1:9" in provider.errors["r0"]["error"]["message"]
     assert provider.held == (0, 0)
@@ -216,7 +214,7 @@ def test_a_list_that_makes_no_sense(provider: Provider) -> None:
     settings = provider.batches.settings
     settings.faults = {"create": fail_first(1, Disconnect()), "list": html()}
     provider.rows()
-    assert batch(provider)[0] == 6
+    assert batch(provider, max_time="3s")[0] == 6
     settings.faults = {}
     assert batch(provider)[0] == 0
     assert len(provider.batches.jobs) == 1
