@@ -330,7 +330,8 @@ def test_a_header_that_never_says_more_is_not_believed(
     llmctl: Run, tmp_path: Path, sim: Simulator
 ) -> None:
     """Case 74: "0 left" on every good answer does not throttle a run to a request a minute."""
-    sim.headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-remaining-tokens": "0"}
+    left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-remaining-tokens": "0"}
+    sim.headers = {**left, "x-ratelimit-reset-requests": "1m0s"}
     rows = tmp_path / "in.jsonl"
     rows.write_text("".join(f'{{"prompt": "p{n}"}}\n' for n in range(40)))
     done = llmctl("batch", str(rows), "--json")
