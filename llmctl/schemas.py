@@ -46,15 +46,16 @@ def check(schema: Any) -> JSON:
 _FENCED = re.compile(r"\s*(`{3,}|~{3,})(?:[\w+.-]+(?=\s))?(.*)\1\s*", re.DOTALL)
 
 
+def without_fence(text: str) -> str:
+    """An answer without the one Markdown fence that all of it stands in."""
+    fenced = _FENCED.fullmatch(text) if text.lstrip()[:3] in {"```", "~~~"} else None
+    return text if fenced is None else fenced[2].strip()
+
+
 def value(text: str) -> Any:
     """The JSON of an answer, which may stand in one Markdown fence. Raises
     `orjson.JSONDecodeError`, and `UnicodeEncodeError` for half of a surrogate pair."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        if (fenced := _FENCED.fullmatch(text)) is None:
-            raise
-        return orjson.loads(fenced[2])
+    return orjson.loads(without_fence(text))
 
 
 def fit(text: str, schema: JSON) -> Any:

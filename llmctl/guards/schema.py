@@ -9,12 +9,13 @@ from msgspec.structs import replace
 from llmctl.errors import CallError, ContentFiltered, SchemaMismatch
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
-from llmctl.schemas import Checker
+from llmctl.schemas import Checker, without_fence
 from llmctl.types import Answer, Billed, Message, Request
 
 
 def schema_validation(inner: Handler, checker: Checker, retries: int = 0) -> Handler:
-    """The guard: holds every answer to its request's schema, and sets `parsed`.
+    """The guard: holds every answer to its request's schema, sets `parsed`, and takes one Markdown
+    fence off the text.
 
     One that does not fit is asked for again, at most `retries` times, with the validator's words;
     what is shown is the last one, whole. Raises `SchemaMismatch`, with the text and what all of
@@ -30,7 +31,8 @@ def schema_validation(inner: Handler, checker: Checker, retries: int = 0) -> Han
             if answer.tool_calls and not answer.text.strip():
                 break
             try:
-                answer = replace(answer, parsed=await checker.fit(answer.text, request.schema))
+                found = await checker.fit(answer.text, request.schema)
+                answer = replace(answer, text=without_fence(answer.text), parsed=found)
                 break
             except ValueError as error:
                 failure = _failure(answer, str(error))

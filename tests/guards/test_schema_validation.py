@@ -50,10 +50,10 @@ def test_an_answer_that_fits_is_parsed() -> None:
      '```{"city": 1}```'],
 )  # fmt: skip
 def test_one_fence_is_taken_off(text: str) -> None:
-    """Case 9: JSON that is all of one Markdown fence fits, and the text stays as it came; two
-    fences, or words around one, are no JSON."""
+    """Case 9: JSON that is all of one Markdown fence fits, and the text is the JSON: `jq` can read
+    what `ask` prints; two fences, or words around one, are no JSON."""
     answer = asyncio.run(schema_validation(Scripted(response(text)))(ASKED, None))
-    assert (answer.parsed, answer.text) == ({"city": 1}, text)
+    assert (answer.parsed, answer.text) == ({"city": 1}, '{"city": 1}')
     for wrong in (f"{text}\n{text}", f"Here: {text}", f"```\n{text}\n```"):
         with pytest.raises(SchemaMismatch):
             asyncio.run(schema_validation(Scripted(response(wrong)))(ASKED, None))
