@@ -247,6 +247,20 @@ def test_an_answer_without_limit_gets_one_under_a_budget(
     assert "nothing limits the answers" in done.stderr
 
 
+@pytest.mark.parametrize(("budget", "code"), [("1", 0), ("0.00003", 0), ("0.000001", 3)])
+def test_the_plan_of_ask_is_what_is_sent_under_a_budget(
+    llmctl: Run, sim: Simulator, budget: str, code: int
+) -> None:
+    """An answer without limit gets the same one in the plan as in the call, and the same end."""
+    asked = ("ask", "hello all", "--budget", budget)
+    plan = llmctl(*asked, "--dry-run", "--json")
+    assert (plan.returncode, sim.calls) == (code, [])
+    assert llmctl(*asked).returncode == code
+    planned = json.loads(plan.stdout)["max_tokens"]
+    assert [planned for _ in sim.calls] == [_limit(sim, 0) for _ in sim.calls]
+    assert json.loads(llmctl("ask", "hi", "--dry-run", "--json").stdout)["max_tokens"] is None
+
+
 def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(
     llmctl: Run, ten: Path, sim: Simulator
 ) -> None:
