@@ -209,6 +209,17 @@ def test_a_plan_is_held_to_what_is_left(
     assert (found["exit_code"], 0 < found["budget_usd"] < 0.03) == (0, True)
 
 
+def test_what_is_free_fits_into_a_budget_that_is_overspent(
+    llmctl: Run, config: Path, ten: Path
+) -> None:
+    """Nothing is left, not less: a plan of answered rows is within it, one more row is not."""
+    assert llmctl("batch", str(ten), "--limit", "9").returncode == 0
+    budgets(config, "name: team, limit_usd: 0.001, period: month")
+    for limit, code in (("9", 0), ("10", 3)):
+        plan = llmctl("batch", str(ten), "--dry-run", "--limit", limit, "--json")
+        assert (plan.returncode, json.loads(plan.stdout)["budget_usd"]) == (code, 0)
+
+
 def _limit(sim: Simulator, number: int) -> int:
     body = sim.calls[number].body or {}
     return int(body.get("max_tokens", 0) or body.get("max_completion_tokens", 0))
