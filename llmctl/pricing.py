@@ -179,6 +179,16 @@ class Prices:
             return None
         return rates.worst_case(input_tokens, max_output, media=media)
 
+    def per_million(
+        self, target: Target, own: Price | None, at: float
+    ) -> tuple[Decimal, Decimal] | None:
+        """US dollars for a million tokens of input and for one of output, of calls in the lowest
+        tier; None when the price is unknown."""
+        rates = self._rates(target, own, 0, at, ())
+        if rates is None or rates.input is None:
+            return None
+        return rates.input * _MILLION, (rates.output or _ZERO) * _MILLION
+
     def window(self, base_url: str, model: str) -> int | None:
         """The context window published for a model at that address, in tokens."""
         if (found := self._model(base_url.lower(), model)) is None:

@@ -117,10 +117,10 @@ async def _run(
         context.info(f"waiting: other calls under way may come to all of budget {name}{who}")
 
     async with runner_for(selection, context) as live:
-        if options.dry_run:
-            return await _plan(request, live, budget, options, context)
         windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
         live.budget.limit(windows, on_wait=waiting)
+        if options.dry_run:
+            return await _plan(request, live, budget, options, context)
         code, answer = await _ask(live.stamp(request), live, options, context)
     if answer is not None and not options.no_history and selection.profile.history:
         await _remember(request, answer, context, before)
@@ -251,6 +251,10 @@ async def _plan(
                 f"{target.provider} counts no tokens for others: leave --exact out", sent=False
             )
         counted = TokenCount(tokens, exact=True, encoding=f"counted by {target.provider}")
+    if windows := live.budget.windows_of(request):  # as the call would be sent and held
+        limit = await live.costs.limit_to_add(request, live.profile.default_max_tokens)
+        if limit is not None:
+            request = await live.budget.limit_output(request, limit, windows, live.costs.worst)
     _, worst = await live.costs.worst(request, counted)
     window = live.counter.context_window(target)
     kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
@@ -272,10 +276,10 @@ async def _plan(
         return code
     about = "" if counted.exact else "about "
     most = f"{request.max_tokens:,} out at most" if request.max_tokens else "output not limited"
-    limit = f", window {window:,}" if window else ""
+    room = f", window {window:,}" if window else ""
     print_lines(
         f"target   {target.profile}/{target.model}",
-        f"tokens   {about}{counted.tokens:,} in ({counted.encoding}), {most}{limit}",
+        f"tokens   {about}{counted.tokens:,} in ({counted.encoding}), {most}{room}",
         f"price    {money(worst)} at most",
         f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
     )

@@ -112,7 +112,8 @@ def _left(
     for window in budget_windows(None, budgets, "", user)(now):
         if matches(window.match, kind):
             used = ledger.usage(window)
-            left[window.name] = window.limit - (used.spent + used.held if used else 0)
+            rest = window.limit - (used.spent + used.held if used else 0)
+            left[window.name] = max(rest, Decimal(0))  # what costs nothing fits into nothing
     return left
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from llmctl.cli.context import Context, select_profile, surroundings
-from llmctl.cli.output import print_json, print_table
+from llmctl.cli.output import money, print_json, print_table
 
 if TYPE_CHECKING:
     from llmctl.types import ModelInfo
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 def models(context: Context) -> int:
     """List the models that the provider offers this key.
 
-    The provider is asked, free of charge. A column stays empty where it does not say: CONTEXT is
-    the model's window and OUTPUT its longest answer, in tokens; SINCE is when it was made.
+    The provider is asked, free of charge; prices, and windows that it does not say, are those
+    published, or the profile's. CONTEXT is the model's window and OUTPUT its longest answer, in
+    tokens; $/M IN and $/M OUT are US dollars for a million tokens; SINCE is when it was made. A
+    column stays empty where nobody says.
+
+    --json: a list of {id, name, context, max_output, created, price: {input, output}}; null is
+    unknown.
 
     \b
     Examples:
@@ -24,8 +29,13 @@ def models(context: Context) -> int:
       llmctl models --json | jq -r '.[].id'
     """
     import asyncio
+    from functools import partial
 
+    from llmctl import pricing
+    from llmctl.batch.output import dollars
     from llmctl.providers.models_api import list_models
+    from llmctl.request import target_for
+    from llmctl.tokens import Counter
     from llmctl.wiring import open_endpoint
 
     selection = select_profile(context)
@@ -36,23 +46,36 @@ def models(context: Context) -> int:
             return await list_models(endpoint)
 
     found = asyncio.run(ask())
+    prices = pricing.Prices(partial(pricing.load, selection.folders.state, context.warn))
+    counter, now = Counter(prices.window), context.clock.wall()
+    targets = [target_for(profile, model.id) for model in found]
+    windows = [
+        model.context or counter.context_window(target)
+        for model, target in zip(found, targets, strict=True)
+    ]
+    costs = [prices.per_million(target, profile.price, now) for target in targets]
     if context.json:
-        fields = ("id", "name", "context", "max_output", "created")
-        rows = ((m.id, m.name, m.context, m.output, _day(m.created) or None) for m in found)
+        fields = ("id", "name", "context", "max_output", "created", "price")
+        rows = (
+            (m.id, m.name, window, m.output, _day(m.created) or None,
+             cost and dict(zip(("input", "output"), map(dollars, cost), strict=True)))
+            for m, window, cost in zip(found, windows, costs, strict=True)
+        )  # fmt: skip
         print_json([dict(zip(fields, row, strict=True)) for row in rows], compact=True)
         return 0
     columns = {
         "MODEL": [model.id for model in found],
-        "CONTEXT": [f"{model.context:,}" if model.context else "" for model in found],
+        "CONTEXT": [f"{window:,}" if window else "" for window in windows],
         "OUTPUT": [f"{model.output:,}" if model.output else "" for model in found],
+        "$/M IN": [money(cost[0]) if cost else "" for cost in costs],
+        "$/M OUT": [money(cost[1]) if cost else "" for cost in costs],
         "SINCE": [_day(model.created) for model in found],
         "NAME": [model.name or "" for model in found],
     }
     kept = {head: cells for head, cells in columns.items() if any(cells)}
     if found:
-        print_table(
-            list(kept), list(zip(*kept.values(), strict=True)), ("CONTEXT", "OUTPUT"), ("MODEL",)
-        )
+        right = ("CONTEXT", "OUTPUT", "$/M IN", "$/M OUT")
+        print_table(list(kept), list(zip(*kept.values(), strict=True)), right, ("MODEL",))
     else:
         context.info(f"the profile {profile.name} offers no models")
     return 0

@@ -93,7 +93,8 @@ class ProviderEngine:
         self._puzzles = Counter[str]()  # looks at a batch in a row that made no sense
         self._queued = patience.queued
         self._queue_due = (0.0, _QUEUE_PAUSE)  # when a full queue is tried again, and the pause
-        self._rest: list[str] = []  # call ids of rows whose batch was given up
+        self._rest: list[str] = []  # call ids of rows of batches that took too long
+        self._dropped: list[str] = []  # call ids of rows that somebody else cancelled
         self._wake = asyncio.Event()
         self._trouble = ""
         self.because: CallError | None = None
@@ -530,10 +531,10 @@ class ProviderEngine:
                 )
         elif status is not None and status.cancelled:
             await tools.jobs.give_back([row.call_id for row in rows if row.call_id not in lost])
+            self._dropped += [row.call_id for row in rows]
             self.because = Cancelled(
                 f"{job.batch} was cancelled at the provider: the same command sends the "
-                f"{rows_of(len(rows))} again that it had not answered",
-                sent=False,
+                f"{rows_of(len(rows))} again that it had not answered"
             )
         else:
             await self._again(rows, counts=True, lost=lost)
@@ -602,10 +603,14 @@ class ProviderEngine:
         elif self._rest and self._patience.local is not None and not stop.asked:
             self._tools.say(f"sending {rows_of(len(self._rest))} one by one that batches left")
             self._tools.budget.in_batch = False
-            await self._patience.local.run(self._left_over(), handler, self._sink)
+            await self._patience.local.run(self._left_over(self._rest), handler, self._sink)
+        if self.because is not None and not stop.asked:
+            given_up = self._rest if self._patience.local is None else []
+            async for request in self._left_over([*self._dropped, *given_up]):
+                await self._results.fail(request, copy.copy(self.because))
 
-    async def _left_over(self) -> AsyncIterator[Request]:
-        for call_id in self._rest:
+    async def _left_over(self, call_ids: Sequence[str]) -> AsyncIterator[Request]:
+        for call_id in call_ids:
             if kept := self._spool.get(call_id):
                 yield replace(kept[0], call_id=self._tools.call_id())
             for page in self._spool.followers(call_id):

@@ -65,12 +65,12 @@ def refused(request: Request) -> dict[str, str]:
     if adapter == "groq":
         found = dict.fromkeys(("logprobs", "top_logprobs", "logit_bias"), "leave it out")
     elif adapter in ("openai", "anthropic"):
-        of_family = _of_claude if name.startswith("claude") else _of_openai
-        found = of_family(name, said, request)
+        claude = name.startswith("claude")
+        found = _of_claude(name, said, request) if claude else _of_openai(name, said)
     return {key: do for key, do in found.items() if said.get(key) not in (None, _DEFAULTS.get(key))}
 
 
-def _of_openai(name: str, said: Mapping[str, Any], request: Request) -> dict[str, str]:
+def _of_openai(name: str, said: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     if _ALWAYS_THINKS.match(name):
         found = dict.fromkeys(_DEFAULTS, "leave it out")
@@ -80,9 +80,6 @@ def _of_openai(name: str, said: Mapping[str, Any], request: Request) -> dict[str
             effort = reasoning.get("effort", effort)
         if (effort or ("none" if _THINKS_ON_DEMAND.match(name) else None)) != "none":
             found = dict.fromkeys(_DEFAULTS, "leave it out, or ask for the reasoning effort `none`")
-    raw = request.raw
-    if raw and raw.path == "/chat/completions" and _MAX_COMPLETION_TOKENS.match(name):
-        found["max_tokens"] = "write max_completion_tokens"
     return found
 
 

@@ -41,9 +41,9 @@ class ChatCompletions(replies.BaseCodec):
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A chat completion, or the raw body as it is."""
-        require_accepted(request)
         if request.raw is not None:
             return WireRequest(request.raw.path, request.raw.body)
+        require_accepted(request)
         target = request.target
         body: dict[str, Any] = {
             "model": target.model,

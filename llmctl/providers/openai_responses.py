@@ -31,9 +31,9 @@ class OpenAIResponses(ChatCompletions):
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A response, or the raw body as it is."""
-        require_accepted(request)
         if request.raw is not None:
             return WireRequest(request.raw.path, request.raw.body)
+        require_accepted(request)
         items = input_items(request.messages, request.target)
         body: dict[str, Any] = {"model": request.target.model, "input": items}
         if request.max_tokens is not None and "max_output_tokens" not in request.options:

@@ -151,8 +151,8 @@ def test_openrouter_ends_no_batch_early(provider: Provider) -> None:
 
 
 def test_cancelled_by_somebody_else(provider: Provider) -> None:
-    """On the provider's page: what was answered is kept, the run ends and says why, exit 1; it does
-    not send the rest against that person's will; the next run does."""
+    """On the provider's page: what was answered is kept, the run ends and says why, in its rows
+    too, exit 1; it does not send the rest against that person's will; the next run does."""
     provider.sim.batch.fates = (HAND, Fate())
     provider.rows(8)
     with provider.started() as process:
@@ -169,18 +169,22 @@ def test_cancelled_by_somebody_else(provider: Provider) -> None:
         _, said = process.communicate(timeout=30)
         assert process.returncode == 1, said
     assert "was cancelled at the provider: the same command sends the 4 rows again" in said
-    assert (len(provider.answers), provider.errors, len(provider.batches.jobs)) == (4, {}, 1)
+    assert (len(provider.answers), len(provider.batches.jobs)) == (4, 1)
+    assert [row["error"]["type"] for row in provider.errors.values()] == ["cancelled"] * 4
     assert (provider.settled, provider.held) == (provider.bill, (0, 0))
     assert provider.batch().returncode == 0
     assert (len(provider.answers), provider.batches.billed.repeated) == (8, 0)
 
 
 def test_max_wait_then_stop(provider: Provider) -> None:
-    """A stuck batch is cancelled: exit 5, its rows given back; the same command sends them."""
+    """A stuck batch is cancelled: exit 5, each of its rows an error record, identical ones too; the
+    same command sends them."""
     provider.sim.batch.fates = (STUCK, Fate())
-    provider.rows(5)
+    same = [{"id": f"again{n}", "prompt": "say 0"} for n in range(2)]
+    provider.rows([*({"id": f"r{n}", "prompt": f"say {n}"} for n in range(5)), *same])
     done = provider.batch("--max-wait", "1s")
-    assert (done.returncode, provider.held, provider.errors) == (5, (0, 0), {}), done.stderr
+    assert (done.returncode, provider.held) == (5, (0, 0)), done.stderr
+    assert [row["error"]["type"] for row in provider.errors.values()] == ["timeout"] * 7
     assert "no answer within --max-wait" in done.stderr
     assert provider.batches.jobs[0].end == "cancelled"
     assert provider.batch().returncode == 0

@@ -209,6 +209,17 @@ def test_a_plan_is_held_to_what_is_left(
     assert (found["exit_code"], 0 < found["budget_usd"] < 0.03) == (0, True)
 
 
+def test_what_is_free_fits_into_a_budget_that_is_overspent(
+    llmctl: Run, config: Path, ten: Path
+) -> None:
+    """Nothing is left, not less: a plan of answered rows is within it, one more row is not."""
+    assert llmctl("batch", str(ten), "--limit", "9").returncode == 0
+    budgets(config, "name: team, limit_usd: 0.001, period: month")
+    for limit, code in (("9", 0), ("10", 3)):
+        plan = llmctl("batch", str(ten), "--dry-run", "--limit", limit, "--json")
+        assert (plan.returncode, json.loads(plan.stdout)["budget_usd"]) == (code, 0)
+
+
 def _limit(sim: Simulator, number: int) -> int:
     body = sim.calls[number].body or {}
     return int(body.get("max_tokens", 0) or body.get("max_completion_tokens", 0))
@@ -245,6 +256,20 @@ def test_an_answer_without_limit_gets_one_under_a_budget(
     done = llmctl("batch", str(write(ten, [line])), "--budget", "1", "--restart")
     assert (done.returncode, len(sim.calls)) == (3, 6)
     assert "nothing limits the answers" in done.stderr
+
+
+@pytest.mark.parametrize(("budget", "code"), [("1", 0), ("0.00003", 0), ("0.000001", 3)])
+def test_the_plan_of_ask_is_what_is_sent_under_a_budget(
+    llmctl: Run, sim: Simulator, budget: str, code: int
+) -> None:
+    """An answer without limit gets the same one in the plan as in the call, and the same end."""
+    asked = ("ask", "hello all", "--budget", budget)
+    plan = llmctl(*asked, "--dry-run", "--json")
+    assert (plan.returncode, sim.calls) == (code, [])
+    assert llmctl(*asked).returncode == code
+    planned = json.loads(plan.stdout)["max_tokens"]
+    assert [planned for _ in sim.calls] == [_limit(sim, 0) for _ in sim.calls]
+    assert json.loads(llmctl("ask", "hi", "--dry-run", "--json").stdout)["max_tokens"] is None
 
 
 def test_a_provider_that_bills_more_stops_the_run_and_is_told_of(

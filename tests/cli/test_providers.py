@@ -463,13 +463,41 @@ def test_models(run: Run, at: At, sim: Simulator, provider: str) -> None:
     env = at(provider)
     listed = json.loads(run("models", "--json", env=env).stdout)
     assert [model["id"] for model in listed] == ["sim-large", "sim-small"]
-    assert set(listed[0]) == {"id", "name", "context", "max_output", "created"}
+    assert set(listed[0]) == {"id", "name", "context", "max_output", "created", "price"}
+    assert listed[0]["price"] == {"input": 1, "output": 2}
     done = run("models", env=env)
     assert done.returncode == 0, done.stderr
     head, *lines = done.stdout.splitlines()
     assert head.startswith("MODEL")
     assert [line.split()[0] for line in lines] == ["sim-large", "sim-small"]
     assert sim.billed.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "price", "window", "shown"),
+    [
+        ("price: {as: openai/gpt-4o}", {"input": 2.5, "output": 10}, 128_000, "128,000"),
+        ("", None, None, "sim-large  20"),
+    ],
+)
+def test_models_with_price_and_window(
+    run: Run,
+    at: At,
+    home: Path,
+    said: str,
+    price: dict[str, float] | None,
+    window: int | None,
+    shown: str,
+) -> None:
+    """Where the provider says neither they are the published ones; what nobody knows is null."""
+    env = at()
+    path = home / ".config/llmctl/config.yaml"
+    path.write_text(path.read_text().replace("price: {input: 1, output: 2}", said))
+    model = json.loads(run("models", "--json", env=env).stdout)[0]
+    assert (model["price"], model["context"]) == (price, window)
+    table = run("models", env=env).stdout
+    assert shown in table
+    assert ("$2.50" in table) is (price is not None)
 
 
 def test_models_without_a_key(run: Run, at: At, sim: Simulator) -> None:

@@ -110,6 +110,18 @@ def test_the_limit_of_models_that_think(model: str, like: str | None, *, thinks:
     body = codec("openai").encode(asked, stream=False).body or {}
     assert body.get("max_completion_tokens" if thinks else "max_tokens") == 9
     assert is_reasoning_model(asked.target) is thinks
-    if thinks:
-        raw = RawRequest("/chat/completions", {"messages": [], "max_tokens": 9})
-        assert refused(compose(Question((), raw=raw), made, id="x")).keys() == {"max_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "api", "path"),
+    [
+        ("openai", "chat", "/chat/completions"),
+        ("openai", "responses", "/responses"),
+        ("groq", "chat", "/chat/completions"),
+    ],
+)
+def test_an_openai_batch_line_is_not_judged(adapter: str, api: Any, path: str) -> None:
+    """Its body goes out as it is, whatever its model is said to refuse: the provider decides."""
+    body = {"model": "gpt-5-mini", "max_tokens": 9, "temperature": 0.5, "logprobs": True}
+    raw = compose(Question((), raw=RawRequest(path, body)), profile("m", adapter), id="x")
+    assert codec(adapter, api).encode(raw, stream=False).body == body
