@@ -53,6 +53,19 @@ def test_detach(provider: Provider) -> None:
     assert (provider.settled, provider.held) == (provider.bill, (0, 0))
 
 
+def test_a_cut_prompt_is_fetched(provider: Provider) -> None:
+    """A row whose prompt was cut to fit the window is known again by the same command, and sent
+    once."""
+    provider.configure(more="    context: 200\n    on_overflow: truncate")
+    provider.sim.batch.fates = (HAND,)
+    provider.rows([{"id": "a", "prompt": "word " * 300}])
+    assert provider.batch("--detach").returncode == 6
+    provider.batches.finish()
+    fetched = provider.batch()
+    assert fetched.returncode == 0, fetched.stderr
+    assert (len(provider.answers), provider.batches.billed.requests) == (1, 1)
+
+
 def test_detach_fetches_what_has_ended(provider: Provider) -> None:
     """With --detach again the answers are there, exit 0."""
     provider.sim.batch.fates = (HAND,)
