@@ -51,7 +51,7 @@ class BatchLines:
         tools, model = self._tools, request.target.model
         wire = tools.client.endpoint.codec.encode(request, stream=False)
         line = tools.api.line(request.call_id, wire, request)
-        fitted = request.schema is not None
+        fitted = request.schema is not None or answer_key != request.answer_key
         row = BatchRow(request.call_id, "", request.id, answer_key, attempts, fitted=fitted)
         await self._add((wire.path, model), row, line, tools.tokens(request))
 
