@@ -268,7 +268,7 @@ class Answer(Struct, frozen=True):
     `tool_calls` to `beyond_text` as in the reply; `body` is the provider's own JSON, byte for byte
     (None when it was streamed); `latency` the seconds of the attempt that succeeded; `parsed` the
     value that fits the request's schema; `request` the one that was asked, where that is not the
-    caller's."""
+    caller's; `cut`, that the prompt was cut to fit the model's window."""
 
     text: str
     usage: Usage
@@ -291,6 +291,7 @@ class Answer(Struct, frozen=True):
     earlier: tuple[Billed, ...] = ()
     limited: int = 0
     elsewhere: int = 0
+    cut: bool = False
 
 
 class ModelInfo(Struct, frozen=True):

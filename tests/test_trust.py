@@ -11,7 +11,7 @@ import pytest
 from llmctl.config import trust
 from llmctl.config.load import project
 from llmctl.config.paths import find_folders
-from llmctl.config.settings import KeyPlaces, Profile
+from llmctl.config.settings import KeyPlaces, Limits, Profile
 from llmctl.config.trust import Untrusted
 from llmctl.config.yaml_nodes import keys_of
 from llmctl.errors import ConfigError
@@ -87,6 +87,7 @@ def test_untrusted(world: World, key: str) -> None:
 MINE = """
 profiles:
   mine: {provider: openai, model: m, tags: {team: a}, params: {max_tokens: 100}, limits: {rpm: 60}}
+  by_model: {provider: openai, model: other, limits: {models: {m: {rpm: 60}, n: {rpm: 2, tpm: 3}}}}
 budgets:
   - {name: own, limit_usd: 5, period: day, match: {model: m, tags: {team: a}}}
 default: mine
@@ -112,6 +113,9 @@ default: mine
         "profiles: {mine: {limits: {rpm: 61}}}",
         "profiles: {mine: {limits: {rpm: null}}}",
         "profiles: {mine: {limits: {concurrency: 9}}}",
+        "profiles: {mine: {limits: {models: {m: {rpm: 60}}}}}",
+        "profiles: {by_model: {limits: {models: {m: {rpm: 61}}}}}",
+        "profiles: {by_model: {limits: {models: {m: {rpm: null}}}}}",
         "profiles: {mine: {model: other}}",
         "profiles: {mine: {tags: {team: b}}}",
         "profiles: {openai: {<<: &a {fallback: groq}, model: m}}",
@@ -130,21 +134,34 @@ def test_what_decides_where_prompts_go_needs_trust(world: World, text: str) -> N
 
 
 def test_what_a_project_may_say_unasked(world: World) -> None:
-    """Case 67: sampling parameters, lower limits and budgets, other tags; saying what holds anyway
-    changes nothing; models where no budget matches by them."""
+    """Case 67: sampling parameters, lower limits (of one model, too) and budgets, other tags;
+    saying what holds anyway changes nothing; models where no budget matches by them."""
     world.user(MINE)
     world.project(
         "default: mine\n"
         "profiles: {mine: {provider: openai, model: m, tags: {team: a, project: x}, "
         "limits: {concurrency: 8, rpm: 6_0, tpm: 5}, "
-        "params: {max_tokens: 100, temperature: 0, top_p: 0.5, seed: 1, stop: [a, b]}}}\n"
+        "params: {max_tokens: 100, temperature: 0, top_p: 0.5, seed: 1, stop: [a, b]}}, "
+        "by_model: {limits: {models: {m: {rpm: 6}, n: {rpm: 1}, new: {tpm: 5}}}}}\n"
         "budgets: [{name: own, limit_usd: 4, period: day, match: {model: m, tags: {team: a}}}]\n"
     )
+    limits = world.load().profiles["by_model"].limits
+    assert (limits.of("m").rpm, limits.of("n").tpm, limits.of("new").tpm) == (6, 3, 5)
     mine = world.load().profiles["mine"]
     assert (mine.limits.tpm, mine.tags["project"], mine.params["stop"]) == (5, "x", ["a", "b"])
     world.user(MINE.replace("model: m,", "").replace("mine: {", "mine: {model: m, "))
     world.project("profiles: {mine: {model: other}, groq: {model: third}}")
     assert world.load().profiles["mine"].model == "other"
+
+
+@pytest.mark.parametrize(
+    "said", ["", "{}", "{models: }", "{models: {}}", "{models: {n: }}", "{models: {m: {rpm: 1}}}"]
+)
+def test_what_a_project_leaves_out_lifts_no_limit(world: World, said: str) -> None:
+    """Limits of the user's that a project's file does not repeat stay as they are."""
+    world.user(MINE)
+    world.project(f"profiles: {{by_model: {{limits: {said}}}}}")
+    assert world.load().profiles["by_model"].limits.of("n") == Limits(rpm=2, tpm=3)
 
 
 def test_another_users_file_is_not_the_projects(

@@ -265,19 +265,26 @@ def run_check(names: Sequence[str], context: Context) -> int:
 def _checked(
     places: KeyPlaces, names: Sequence[str]
 ) -> Iterator[tuple[Profile, Key | None, LlmctlError | None]]:
-    """Each key once for an origin, however many profiles use it, and those that are missing."""
-    seen: set[tuple[str, str]] = set()
+    """Each profile asked for, or of all of them each key once for an origin, however many use it,
+    and those that are missing. A key is sent to an origin once."""
+    seen = dict[tuple[str, str], CallError | None]()
     for profile in [places.profile(name) for name in names] or places.profiles:
-        key, origin = None, slot_of(profile).origin
         try:
             key = asyncio.run(places.resolver.require(profile))
-            if key is None or (key.value, origin) in seen:
-                continue
-            seen.add((key.value, origin))
-            asyncio.run(probe(profile, key.value, places.context.clock))
-        except (CallError, NoKeyError) as error:
+        except NoKeyError as error:
             # A profile that only the preset makes and that has no key is no failure.
-            if key or names or profile.source != "built in":
-                yield profile, key, error
-        else:
-            yield profile, key, None
+            if names or profile.source != "built in":
+                yield profile, None, error
+            continue
+        if key is None:
+            continue
+        which = key.value, slot_of(profile).origin
+        if which not in seen:
+            seen[which] = None
+            try:
+                asyncio.run(probe(profile, key.value, places.context.clock))
+            except CallError as error:
+                seen[which] = error
+        elif not names:
+            continue
+        yield profile, key, seen[which]

@@ -52,10 +52,11 @@ def has_colour(stream: TextIO) -> bool:
 
 def money(amount: Decimal | None, unknown: int = 0, *, exact: bool = False) -> str:
     """US dollars: `$0.00021`, `$12.50`, `$?` when unknown, `$3.10+?` with `unknown` calls more.
+    Nothing and `unknown` calls more is unknown: it is never called $0.
 
     Two significant digits, at least cents; with `exact` all digits up to the microdollar.
     """
-    if amount is None:
+    if amount is None or (unknown and not amount):
         return "$?"
     if exact:
         amount = amount.quantize(_MICRO).normalize()

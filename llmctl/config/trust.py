@@ -94,10 +94,25 @@ def _may_say(section: str, name: str, node: Node, mine: Profile, matched: set[st
     if section == "tags":
         return f"tag:{name}" not in matched or node.value == mine.tags.get(name)
     if section == "limits":  # of another name the reader of the file says that there is none
+        if name == "models":
+            return all(_is_tighter(node, mine.limits, model) for model in node.mapping())
         return name not in keys_of(Limits) or _is_lower(node, to_builtins(mine.limits)[name])
     if name == "max_tokens":
         return _is_lower(node, mine.max_tokens)
     return name in SAMPLING and _is_plain(node)
+
+
+def _is_tighter(node: Node, mine: Limits, model: str) -> bool:
+    """Whether what is said of one model's limits, below `node`, lets nothing more through.
+
+    A model with limits of its own is counted apart: where the user's are for all models together,
+    naming one would add to them.
+    """
+    if model not in mine.models and (mine.rpm, mine.tpm, mine.rpd) != (None, None, None):
+        return False
+    most = to_builtins(mine.of(model))
+    said = node.mapping()[model].mapping()
+    return all(_is_lower(value, most[name]) for name, value in said.items() if name in most)
 
 
 def _is_lower(node: Node, most: int | None) -> bool:

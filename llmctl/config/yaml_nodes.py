@@ -81,7 +81,8 @@ class Node(Struct, frozen=True):
 
 
 def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
-    """Two mappings, key by key; `over` wins. Sections are merged too, one level deep."""
+    """Two mappings, key by key; `over` wins. Sections are merged too, one level deep, and the
+    limits of each of their `models`: to name one lifts none of another."""
     if not isinstance(over.value, Mapping) or not isinstance(under.value, Mapping):
         return under if over.null and isinstance(under.value, Mapping) else over
     merged = dict(under.value)
@@ -89,8 +90,10 @@ def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
         # a key comes from one place: naming another one does not add to the first
         known = merged[name].value if name in merged else None
         priced = any(isinstance(v, Mapping) and "as" in v for v in (known, child.value))
-        both = sections and known is not None and name != "key" and not (name == "price" and priced)
-        merged[name] = merge(merged[name], child, sections=False) if both else child
+        deep = name == "models"
+        both = (sections or deep) and name != "key" and not (name == "price" and priced)
+        both = both and known is not None
+        merged[name] = merge(merged[name], child, sections=deep) if both else child
     return replace(over, value=merged)
 
 

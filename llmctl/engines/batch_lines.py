@@ -45,14 +45,14 @@ class BatchLines:
         self._tools, self._most, self._sealed = tools, most, sealed
         self._filling: dict[tuple[str, str], _Lines] = {}
 
-    async def add(self, request: Request, attempts: int) -> None:
-        """Put in a request that may be sent, and is held; `attempts` with this one. Raises
-        `InvalidRequest` for what cannot be asked in a batch."""
+    async def add(self, request: Request, attempts: int, answer_key: str) -> None:
+        """Put in a request that may be sent, and is held, on record by `answer_key`; `attempts`
+        with this one. Raises `InvalidRequest` for what cannot be asked in a batch."""
         tools, model = self._tools, request.target.model
         wire = tools.client.endpoint.codec.encode(request, stream=False)
         line = tools.api.line(request.call_id, wire, request)
-        fitted = request.schema is not None
-        row = BatchRow(request.call_id, "", request.id, request.answer_key, attempts, fitted=fitted)
+        fitted = request.schema is not None or answer_key != request.answer_key
+        row = BatchRow(request.call_id, "", request.id, answer_key, attempts, fitted=fitted)
         await self._add((wire.path, model), row, line, tools.tokens(request))
 
     async def _add(self, group: tuple[str, str], row: BatchRow, line: bytes, tokens: int) -> None:

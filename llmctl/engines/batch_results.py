@@ -122,7 +122,9 @@ class BatchResults:
         """Settle a row that has its end, and those that share it."""
         kept = self._spool.get(row.call_id)
         request = kept[0] if kept else _stand_in(row, self._tools.target, job.model)
-        if request.cache_mode == "use":  # it was looked for when the row was drawn
+        if row.fitted and request.schema is None:  # of a prompt that was cut nothing is kept
+            request = replace(request, cache_mode="bypass")
+        elif request.cache_mode == "use":  # it was looked for when the row was drawn
             request = replace(request, cache_mode="refresh")
         self._outcomes[row.call_id] = outcome
         shared: Answer | CallError
@@ -186,6 +188,6 @@ def _stand_in(row: BatchRow, target: Target, model: str) -> Request:
     return Request(
         row.id, replace(target, model=model), (), call_id=row.call_id, fingerprint=key,
         sample=int(sample, 16) if sample else 0,
-        # Nobody knows whether it fits its schema.
+        # Nobody knows whether it fits its schema, or answers the whole prompt.
         cache_mode="bypass" if row.fitted else "use",
     )  # fmt: skip

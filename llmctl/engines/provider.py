@@ -214,7 +214,9 @@ class ProviderEngine:
     async def _accept(self, request: Request, _: Emit | None) -> Answer:
         """Take a request that may be sent, and is held, into a batch: its answer is none yet."""
         kept = self._spool.get(request.call_id)
-        await self._lines.add(request, 1 + (kept[1] if kept else 0))
+        asked, attempts = kept or (request, 0)
+        # A prompt that was cut has the identity of the whole one, by which the next run finds it.
+        await self._lines.add(request, 1 + attempts, asked.answer_key)
         return Answer("", Usage(), request.target, "other", request.target.model)
 
     def _sealed(self, job: BatchJob) -> None:

@@ -101,7 +101,8 @@ class Cache:
                 flight.cancel()
             raise
         flight.set_result(answer)
-        complete = answer.finish in {"stop", "tool_calls"}
+        # What answers a prompt that was cut is no answer to the whole one, which is the key.
+        complete = answer.finish in {"stop", "tool_calls"} and not answer.cut
         if answer.cache == "miss" and complete and not self._failed:
             self._start(self._keep(request, answer, flight))
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from msgspec.structs import replace
+
 from llmctl.errors import ContextTooLong
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.protocols import Emit, Handler
@@ -64,9 +66,12 @@ class Admission:
 
 
 def context_window(inner: Handler, admission: Admission) -> Handler:
-    """The guard: hands requests on as they may be sent; raises what `Admission.admit` does."""
+    """The guard: hands requests on as they may be sent, and marks answers to prompts that were cut;
+    raises what `Admission.admit` does."""
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
-        return await inner(await admission.admit(request), emit)
+        admitted = await admission.admit(request)
+        answer = await inner(admitted, emit)
+        return answer if admitted is request else replace(answer, cut=True)
 
     return handle

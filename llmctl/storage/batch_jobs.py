@@ -81,7 +81,7 @@ class BatchJob(Struct, frozen=True):
 class BatchRow(Struct, frozen=True):
     """A row in a batch, in the order of the columns of `batch_rows`: `id` and `answer_key` are
     those of its request, `attempts` the batches it has been in; `fitted`: its answer must fit a
-    schema."""
+    schema, or its prompt was cut to fit the window."""
 
     call_id: str
     intent: str

@@ -53,6 +53,24 @@ def test_detach(provider: Provider) -> None:
     assert (provider.settled, provider.held) == (provider.bill, (0, 0))
 
 
+def test_a_cut_prompt_is_fetched(provider: Provider) -> None:
+    """A row whose prompt was cut to fit the window is known again by the same command, and sent
+    once; its answer is not kept as one to the whole prompt."""
+    provider.configure(more="    context: 200\n    on_overflow: truncate")
+    provider.sim.batch.fates = (HAND,)
+    provider.sim.reply = lambda _: "as asked"
+    provider.rows([{"id": "a", "prompt": "word " * 300}])
+    assert provider.batch("--detach").returncode == 6
+    provider.batches.finish()
+    fetched = provider.batch()
+    assert fetched.returncode == 0, fetched.stderr
+    assert (len(provider.answers), provider.batches.billed.requests) == (1, 1)
+    provider.configure(more="    context: 100000")
+    asked = len(provider.sim.calls)
+    assert provider.local("-o", "whole.jsonl").returncode == 0
+    assert [call.prompt.count("word") for call in provider.sim.calls[asked:]] == [300]
+
+
 def test_detach_fetches_what_has_ended(provider: Provider) -> None:
     """With --detach again the answers are there, exit 0."""
     provider.sim.batch.fates = (HAND,)

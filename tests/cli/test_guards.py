@@ -211,6 +211,19 @@ def test_a_prompt_that_is_too_long(
     assert 50 <= sent.count("word") <= 80
 
 
+def test_the_answer_to_a_cut_prompt_is_not_kept(
+    at: At, run: Run, sim: Simulator, other: Simulator, home: Path
+) -> None:
+    """The same prompt, once it may not be cut, gets no answer to a part of it from the cache."""
+    long, question = "    context: 100\n    on_overflow: truncate", "word " * 300
+    env = at(sim.base_url, long, other_profile(other))
+    assert run("ask", question, env=env).returncode == 0
+    config = home / ".config/llmctl/config.yaml"
+    config.write_text(config.read_text().replace("context: 100", "context: 100000"))
+    assert run("ask", question, env=env).returncode == 0
+    assert [call.prompt.count("word") for call in sim.calls][1:] == [300]
+
+
 def test_a_wrong_port_ends_the_batch(at: At, run: Run, tmp_path: Path) -> None:
     """Nobody waits for a server that never replied: every row fails with what happened, exit 5."""
     env = at("http://127.0.0.1:9/v1")

@@ -204,6 +204,22 @@ def test_check(llmctl_keyed: Run, sim: Simulator) -> None:
     assert llmctl_keyed("keys", "check", "sim").returncode == 5
 
 
+def test_check_names_every_profile_asked_for(
+    run: Run, keyed: dict[str, str], home: Path, sim: Simulator
+) -> None:
+    """Of two that share a refused key both are named, and it is sent once; asked for none, the key
+    is checked once."""
+    box = f"  box: {{provider: openai, base_url: {sim.base_url}, key: {{env: BOX_KEY}}}}\n"
+    config(home).write_text(config(home).read_text() + box)
+    run("keys", "set", "sim", env=keyed, stdin=KEY)
+    env = {**keyed, "BOX_KEY": KEY}
+    sim.accept_keys({OTHER})
+    done = run("keys", "check", "sim", "box", env=env)
+    assert (done.returncode, "no usable key for sim, box" in done.stderr) == (4, True)
+    assert len(sim.calls) == 1
+    assert "no usable key for sim\n" in run("keys", "check", env=env).stderr
+
+
 def test_remove(run: Run, keyed: dict[str, str], home: Path) -> None:
     """A removed key is gone; so is one that no profile uses any more."""
     run("keys", "set", "sim", env=keyed, stdin=KEY)

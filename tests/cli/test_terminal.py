@@ -105,7 +105,7 @@ def test_table_cells_are_safe(capfdbinary: pytest.CaptureFixture[bytes]) -> None
 @pytest.mark.parametrize(
     ("amount", "unknown", "exact", "shown"),
     [
-        (None, 0, False, "$?"), ("0", 0, False, "$0"), ("0", 2, False, "$0+?"),
+        (None, 0, False, "$?"), ("0", 0, False, "$0"), ("0", 2, False, "$?"),
         ("0.000214", 0, False, "$0.00021"), ("12.5", 0, False, "$12.50"),
         ("1234.5", 1, False, "$1,234.50+?"), ("0.00802", 0, True, "$0.00802"),
         ("0", 0, True, "$0.00"), ("1200", 0, True, "$1,200.00"),
