@@ -79,8 +79,7 @@ class ProviderEngine:
     """`Engine` by the provider's batches.
 
     After `run`: `left` rows are at the provider, or may be, and `because` is why rows were given
-    up. Raises what ends the run for all rows: `AuthFailed`, `QuotaExhausted`, `DiskError`,
-    `InputError`.
+    up. Raises `DiskError` and `InputError`.
     """
 
     def __init__(self, tools: BatchTools, patience: Patience) -> None:
@@ -309,11 +308,11 @@ class ProviderEngine:
             self._close_queue()
             self._refusals[job.intent] += 1
         except CallError as error:
-            if error.fatal_to_run or isinstance(error, Cancelled):
+            if isinstance(error, Cancelled):
                 raise
             if tools.jobs.job(job.intent).state == "creating":  # nobody knows whether there is one
                 self._puzzle(job, error)
-            else:
+            else:  # a fatal one, of which the sink hears then, ends the run
                 await self._refuse(job, error)
         finally:  # a stop may have come between a request and its reply: what is on record counts
             job = self._jobs[job.intent] = tools.jobs.job(job.intent)
@@ -339,7 +338,7 @@ class ProviderEngine:
     def _puzzle(self, job: BatchJob, error: CallError) -> None:
         """Count a look at a batch that made no sense."""
         self._note(error.message)
-        self._puzzles[job.intent] += 1
+        self._puzzles[job.intent] += _LOOKS if error.fatal_to_run else 1
         if self._is_left(job):
             self.because = error
 
@@ -374,7 +373,7 @@ class ProviderEngine:
                 self._trouble = ""
                 self._puzzles.pop(job.intent, None)
             except CallError as error:
-                if error.fatal_to_run or isinstance(error, Cancelled):
+                if isinstance(error, Cancelled):
                     raise
                 if error.retryable:
                     self._note(error.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import signal
@@ -261,6 +262,20 @@ def test_a_key_that_is_refused(provider: Provider) -> None:
     provider.environ = {**provider.environ, "SIM_KEY": NEW}
     assert provider.batch().returncode == 0
     assert (len(provider.answers), provider.batches.billed.requests) == (5, 5)
+
+
+def test_a_key_that_is_refused_from_the_start(provider: Provider) -> None:
+    """Exit 4; every row has an error record that says so, as with the local engine, the summary is
+    there, and nothing is held."""
+    provider.sim.accept_keys({NEW})
+    provider.rows(5)
+    done = provider.batch("--json")
+    assert done.returncode == 4, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["exit_code"], said["failed"], said["errors"]) == (4, 5, {"auth": 5})
+    assert {row["error"]["type"] for row in provider.errors.values()} == {"auth"}
+    assert len(provider.errors) == 5
+    assert (provider.answers, provider.held[0]) == ({}, 0)
 
 
 def test_a_provider_that_is_down(provider: Provider) -> None:
