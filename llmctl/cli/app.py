@@ -73,7 +73,7 @@ def program() -> "typer.Typer":
     from llmctl.cli.ask import AskOptions
     from llmctl.cli.batch import BatchOptions
     from llmctl.cli.context import Context
-    from llmctl.cli.options import EPILOG, command
+    from llmctl.cli.options import EPILOG, command, show_version
 
     app = typer.Typer(
         name="llmctl",
@@ -92,9 +92,7 @@ def program() -> "typer.Typer":
             bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
         ] = False,
     ) -> None:
-        if version:
-            sys.stdout.write(f"llmctl {llmctl.__version__}\n")
-            raise typer.Exit
+        show_version(wanted=version)
 
     @command(app, "ask", "profile", "model", "config", "json", options=AskOptions)
     def ask(context: Context, options: AskOptions) -> int:

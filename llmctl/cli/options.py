@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from typer import Option
 
+import llmctl
 from llmctl.attachments import text_argument
 from llmctl.cli.context import Context, exit_with, known_models, known_profiles
 from llmctl.cli.output import money, plural
@@ -91,6 +93,30 @@ TagOption = Annotated[
 ]
 
 
+def show_version(*, wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        sys.stdout.write(f"llmctl {llmctl.__version__}\n")
+        raise typer.Exit
+
+
+_VERSION = inspect.Parameter(
+    "version",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version and exit.",
+            is_eager=True,
+            hidden=True,  # it stands in the help of llmctl itself
+            callback=lambda wanted: show_version(wanted=wanted),
+        ),
+    ],
+)
+
+
 def command_group(summary: str) -> typer.Typer:
     """A group of commands, such as `llmctl keys`."""
     return typer.Typer(help=summary, no_args_is_help=True, epilog=EPILOG)
@@ -113,6 +139,7 @@ def command(
 
     def register(work: Callable[..., int]) -> Callable[..., int]:
         def run(**given: Any) -> None:
+            given.pop("version")
             context = Context(**{key: given.pop(key) for key in shared})
             if given.get("format") == "json":
                 context = replace(context, json=True)
@@ -130,6 +157,7 @@ def command(
         for key in shared:
             kind: Any = fields[key].annotation
             parameters.append(fields[key].replace(annotation=Annotated[kind, _COMMON[key]]))
+        parameters.append(_VERSION)
         parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
         run.__dict__["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {each.name: each.annotation for each in parameters}

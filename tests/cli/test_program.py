@@ -48,9 +48,12 @@ def test_help_everywhere(run: Run, environ: dict[str, str], command: tuple[str, 
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("flags", [("--version",), ("--version", "ask")])
+@pytest.mark.parametrize(
+    "flags",
+    [("--version",), ("--version", "ask"), ("ask", "--version"), ("cost", "report", "--version")],
+)
 def test_version(run: Run, flags: tuple[str, ...]) -> None:
-    """`--version` names the version and ends."""
+    """`--version` names the version and ends, behind any command, too."""
     assert run(*flags).stdout == f"llmctl {llmctl.__version__}\n"
 
 
