@@ -148,3 +148,8 @@ def ledger(home: Path) -> list[sqlite3.Row]:
 def pytest_report_header() -> str:
     """Which program is tested."""
     return f"llmctl: {LLMCTL} (python {sys.version.split()[0]})"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: at the end one of two processes would wait for it."""
+    items.sort(key=lambda item: not item.path.match("torture/test_torture.py"))
