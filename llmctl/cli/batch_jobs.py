@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.batch.output import STDOUT, check_output, default_output
+from llmctl.cli.batch_provider import ACCEPTED
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.output import age, plural, print_json, print_lines, print_table
 from llmctl.errors import CallError, InputError, NoKeyError, SetupError, UsageError
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from llmctl.providers.endpoint import Endpoint
     from llmctl.wiring import Surroundings
 
-NOT_FINISHED = 6  # exit code while a batch is open
 _LONGEST_QUESTION = 30.0  # seconds: a provider tells of a batch in less than one
 _STATES = {
     "sealed": "not submitted yet",
@@ -108,7 +108,7 @@ def run(options: BatchOptions, context: Context) -> int:
         _print_status(found, context)
     else:
         _print_list(found, context.cwd())
-    return NOT_FINISHED if options.status and any(one.job.is_open for one in found) else 0
+    return ACCEPTED if options.status and any(one.job.is_open for one in found) else 0
 
 
 def _output(options: BatchOptions) -> str | None:

@@ -43,7 +43,8 @@ class BatchResults:
         self._patiently = submission.patiently
         self._settle = tools.settling(self._outcome, sink)
         self._settle_undrawn = tools.settling(self._outcome, tools.budget.settle)
-        self._outcomes: dict[str, BatchResult | Answer | CallError] = {}
+        # By call id, with how many batches the row has been in.
+        self._outcomes: dict[str, tuple[BatchResult | Answer | CallError, int]] = {}
         self._age = 0.0  # seconds of the batch that is read
         # Tokens, and rows that have an answer, by the results of the batch that is read.
         self._used, self._good = Usage(), 0
@@ -126,7 +127,7 @@ class BatchResults:
             request = replace(request, cache_mode="bypass")
         elif request.cache_mode == "use":  # it was looked for when the row was drawn
             request = replace(request, cache_mode="refresh")
-        self._outcomes[row.call_id] = outcome
+        self._outcomes[row.call_id] = outcome, row.attempts
         shared: Answer | CallError
         try:
             answer = await (self._settle if kept else self._settle_undrawn)(request, None)
@@ -139,20 +140,18 @@ class BatchResults:
             await asyncio.gather(*(self._share(request, shared) for request in page))
 
     async def _share(self, request: Request, outcome: Answer | CallError) -> None:
-        self._outcomes[request.call_id] = copy.copy(outcome)
+        self._outcomes[request.call_id] = copy.copy(outcome), 0
         with contextlib.suppress(CallError):
             await self._settle(replace(request, cache_mode="refresh"), None)
         self._outcomes.pop(request.call_id, None)
 
     async def _outcome(self, request: Request, _: Emit | None) -> Answer:
         """The innermost handler of a row whose end is at hand."""
-        outcome = self._outcomes[request.call_id]
+        outcome, attempts = self._outcomes[request.call_id]
         if isinstance(outcome, CallError):
             raise outcome
         if isinstance(outcome, Answer):
             return outcome
-        kept = self._spool.get(request.call_id)
-        attempts = 1 + (kept[1] if kept else 0)
         try:
             answer = self._tools.client.endpoint.read(
                 request, outcome.status, outcome.body, outcome.request_id
