@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
+from llmctl.errors import InvalidRequest
 from llmctl.providers.model_parameters import refused
-from llmctl.types import JSON, CacheMode, Message, RawRequest, Request, Target
+from llmctl.providers.registry import codec, speaks
+from llmctl.types import JSON, CacheMode, Message, RawRequest, Request, Streaming, Target
 from llmctl.types import fingerprint as fingerprint_of
 
 
@@ -31,6 +33,9 @@ class Question(Struct, frozen=True):
     raw: RawRequest | None = None
     schema: JSON | None = None
 
+
+CHAT = "/chat/completions"
+"""Where OpenAI's language of chats is spoken, below a provider's address."""
 
 _CROCKFORD = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -70,7 +75,7 @@ def compose(
     """The request, with its fingerprint. Raises `TypeError` for JSON that is nested too deeply."""
     raw = question.raw
     if raw is not None and "model" not in raw.body:
-        raw = RawRequest(raw.path, {**raw.body, "model": question.model or profile.model})
+        raw = replace(raw, body={**raw.body, "model": question.model or profile.model})
     said = ("max_tokens", question.max_tokens), ("temperature", question.temperature)
     own = [*question.options, *(name for name, value in said if value is not None)]
     request = Request(
@@ -96,6 +101,31 @@ def left_out(profile: Profile) -> list[str]:
     """The profile's parameters that its model refuses: requests go without them."""
     request = Request("", target_for(profile), (), None, profile.temperature, profile.params)
     return list(refused(request))
+
+
+def _as_chat(raw: RawRequest, profile: Profile) -> RawRequest:
+    """The body as a chat completion, where it can be said as one; its answer is streamed as
+    text, since the events are another provider's."""
+    streamed: Streaming | None = "text" if raw.streamed else None
+    if raw.chat is None:
+        return replace(raw, streamed=streamed)
+    from llmctl.providers.openai_chat import ChatCompletions
+
+    body = {**raw.chat, "model": profile.model}
+    speaks_openai = codec(profile.adapter, profile.api)
+    if isinstance(speaks_openai, ChatCompletions) and "max_tokens" in body:
+        body[speaks_openai.limit_name(target_for(profile))] = body.pop("max_tokens")
+    return RawRequest(CHAT, body, streamed=streamed)
+
+
+def require_translated(request: Request) -> None:
+    """Raises `InvalidRequest` for a body in a language that the request's provider does not
+    speak, and that could not be said in another."""
+    raw, target = request.raw, request.target
+    foreign = raw is not None and raw.path in {"/messages", "/responses"}
+    if foreign and raw is not None and not speaks(target.adapter, target.api, raw.path):
+        why = f"what was asked cannot be translated for {target.provider}"
+        raise InvalidRequest(why, sent=False)
 
 
 def _accepted(request: Request) -> Request:
@@ -124,11 +154,14 @@ def fingerprint(question: Question, profile: Profile) -> str:
 
 def retarget(request: Request, profile: Profile, call_id: str) -> Request:
     """The request as another profile asks it: that one's model and parameters, except those that
-    the question set itself. A body that is passed through only changes its model."""
+    the question set itself. A body that is passed through only changes its model, and its language
+    where the provider does not speak that."""
     own, raw = request.own, request.raw
     kept = {name: value for name, value in request.options.items() if name in own}
     if raw is not None:
-        raw = RawRequest(raw.path, {**raw.body, "model": profile.model})
+        raw = replace(raw, body={**raw.body, "model": profile.model})
+        if not speaks(profile.adapter, profile.api, raw.path):
+            raw = _as_chat(raw, profile)
     made = replace(
         request,
         target=target_for(profile),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llmctl.errors import CallError, ContextTooLong, SetupError
 from llmctl.protocols import BodyFields, Codec, TokenCount, WireRequest
@@ -56,7 +57,7 @@ _IMAGE, _IMAGE_ORIGINAL, _IMAGE_4O_MINI = 5_000, 12_000, 48_169
 # thrifty 16 kbit/s; for files between a page of text and a scanned one. Tokens of one only named.
 _AUDIO_CHARACTERS, _FILE_CHARACTERS, _UNSEEN_FILE = 64, 4, 50_000
 
-_CHAT = "/chat/completions"
+_CHAT, _MESSAGES = "/chat/completions", "/messages"
 OPENAI_FIELDS = BodyFields(("max_tokens", "max_completion_tokens"), ("messages",))
 """Of chat completions."""
 
@@ -353,6 +354,10 @@ class Counter:
             read += prompt.messages * _MESSAGE + _REPLY
         return Usage(read, wrote, estimated=True)
 
+    def is_long(self, request: Request) -> bool:
+        """Whether counting the prompt would hold the event loop up."""
+        return self._prompt(request).long
+
     def has_media(self, request: Request) -> bool:
         """Whether it holds, or may be answered by, what is billed dearer than text."""
         return self._prompt(request).media or request.wants_body
@@ -616,6 +621,8 @@ def prompt_of(
         counted = _add_inputs(prompt, body, "prompt")
     elif request.raw is not None and path.endswith("/responses"):
         counted, own = _add_items(prompt, body), ("max_output_tokens",)
+    elif request.raw is not None and request.raw.path.endswith(_MESSAGES):
+        counted = _add_blocks(prompt, body)
     else:
         counted = _add_turns(prompt, request, body, path, fields)
     for name, value in body.items():
@@ -647,9 +654,45 @@ def _add_items(prompt: Prompt, body: JSON) -> Collection[str]:
     told = _messages([{"role": "system", "content": first}]) if first else []
     for message in (*told, *_messages(asked)):
         prompt.add_message(message)
-    if body.get("prompt"):  # a stored one
-        prompt.uncountable = _UNCOUNTABLE.format("prompt")
+    for name in ("prompt", "previous_response_id", "conversation"):  # what the provider has stored
+        if body.get(name):
+            prompt.uncountable = _UNCOUNTABLE.format(name)
     return ("input", "instructions")
+
+
+def _add_blocks(prompt: Prompt, body: JSON) -> Collection[str]:
+    """The turns of a body of Anthropic's messages, each as its translation for OpenAI counts."""
+    told = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    for turn in (*_messages(told), *_messages(body.get("messages"))):
+        blocks = turn.content
+        for each in _turns_of_blocks(turn, blocks) if isinstance(blocks, tuple) else (turn,):
+            prompt.add_message(each)
+    return ("messages", "system")
+
+
+_RESULT = frozenset({"type", "tool_use_id", "content"})
+
+
+def _turns_of_blocks(turn: Message, blocks: Iterable[JSON]) -> list[Message]:
+    """The turn's results of tools, each a turn of its own, and the rest, with its calls."""
+    results: list[Message] = []
+    rest: list[JSON] = []
+    calls: list[JSON] = []
+    for block in blocks:
+        kind = block.get("type") if isinstance(block, Mapping) else None
+        if kind == "tool_result":
+            result = {"role": "tool", "tool_call_id": block.get("tool_use_id")}
+            said = {k: v for k, v in block.items() if k not in _RESULT and v}
+            results += _messages({**result, "content": block.get("content"), "said": said or None})
+        elif kind == "tool_use":
+            arguments = json.dumps(block.get("input"), separators=(",", ":"), ensure_ascii=False)
+            function = {"name": block.get("name"), "arguments": arguments}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+        else:
+            rest.append(block)
+    if calls:
+        turn = replace(turn, extra={**turn.extra, "tool_calls": calls})
+    return [*results, replace(turn, content=tuple(rest))] if rest or calls else results
 
 
 def _add_turns(

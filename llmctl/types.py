@@ -91,11 +91,23 @@ def _place(base_url: str) -> tuple[str, str, str]:
     return origin, parts.path.rstrip("/"), parts.query
 
 
+Streaming = Literal["text", "events"]
+"""How a body that is passed through is streamed: as text, or as the provider's own events too."""
+
+
 class RawRequest(Struct, frozen=True):
-    """An OpenAI-shaped request to pass through as it is: `path` below the base URL, and body."""
+    """A request to pass through as it is: `path` below the base URL, body and `headers`.
+
+    The body is one of OpenAI's, or of Anthropic's messages (`/messages`), and says nothing of
+    `stream`. `streamed`: a caller reads the answer while it comes. `chat` is the same question as a
+    chat completion, for a provider that does not speak the body's language.
+    """
 
     path: str
     body: JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    streamed: Streaming | None = None
+    chat: JSON | None = None
 
 
 class Request(Struct, frozen=True):
@@ -105,7 +117,8 @@ class Request(Struct, frozen=True):
     the body goes out as it is and `messages` only serve to count tokens. `schema` is the JSON
     Schema that the answer must fit. `own` names the parameters that the question set itself, over
     its profile. `index` is the 0-based input row, `kept` what its output row repeats of it,
-    `sample` how many samples of the same question come before.
+    `sample` how many samples of the same question come before. `user` is whom it is asked for (""
+    for the user who runs the program), `weight` that one's share where callers wait for a turn.
     """
 
     id: str
@@ -122,6 +135,8 @@ class Request(Struct, frozen=True):
     index: int = 0
     kept: JSON | None = None
     sample: int = 0
+    user: str = ""
+    weight: int = 1
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
 
@@ -139,8 +154,10 @@ class Request(Struct, frozen=True):
     @property
     def wants_body(self) -> bool:
         """Whether the answer is more than one text, so that the provider's body is kept whole."""
-        if self.raw is not None or not self.options:  # most rows: asked twice for each
-            return self.raw is not None
+        if self.raw is not None:
+            return self.raw.streamed is None
+        if not self.options:  # most rows: asked twice for each
+            return False
         given = dict(self.options)
         for config in ("generationConfig", "generation_config"):  # Gemini's
             inner = given.get(config)
@@ -164,7 +181,7 @@ def fingerprint(request: Request) -> str:
     target, raw = request.target, request.raw
     what: list[Any] = [2, target.adapter, target.api, *_place(target.base_url)]
     if raw is not None:
-        what += [raw.path, raw.body]
+        what += [raw.path, raw.body, *([dict(raw.headers)] if raw.headers else [])]
     else:
         what += [target.model, [message.as_json() for message in request.messages]]
         what += [request.max_tokens, request.temperature, request.options]
@@ -248,7 +265,8 @@ class ProviderReply(Struct, frozen=True):
 class StreamChunk(Struct, frozen=True):
     """What a codec reads out of one streamed event; empty fields say nothing new. `done` is the
     provider's own end mark; `cost` its own figure, in dollars; `reason` its own word for `finish`.
-    `tool_calls` and `citations` are all so far, told when it finishes and when it is done."""
+    `tool_calls` and `citations` are all so far, told when it finishes and when it is done. `event`
+    and `data` are the event itself, where the caller reads the provider's own."""
 
     text: str = ""
     finish: Finish | None = None
@@ -259,6 +277,8 @@ class StreamChunk(Struct, frozen=True):
     reason: str | None = None
     tool_calls: tuple[JSON, ...] = ()
     citations: tuple[Any, ...] = ()
+    event: str = ""
+    data: str = ""
 
 
 class Answer(Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from msgspec.structs import replace
 
 from llmctl.protocols import Emit
-from llmctl.types import Answer, Message, Request, Target, Usage, fingerprint
+from llmctl.types import Answer, Message, Request, StreamChunk, Target, Usage, fingerprint
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -108,5 +108,5 @@ class Scripted:
         if isinstance(result, BaseException):
             raise result
         if emit is not None:
-            emit(result.text)
+            emit(StreamChunk(result.text))
         return result

@@ -45,7 +45,7 @@ from llmctl.redact import printable
 from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.storage.history import Conversation, open_history
-from llmctl.types import Answer, CallRecord, Message, Request
+from llmctl.types import Answer, CallRecord, Message, Request, StreamChunk
 
 
 def run(options: AskOptions, context: Context) -> int:
@@ -137,9 +137,9 @@ async def _ask(
     target = request.target
     waiting = Waiting(f"waiting for {target.profile}/{target.model}", quiet=context.quiet)
 
-    def emit(text: str) -> None:
+    def emit(piece: StreamChunk) -> None:
         waiting.stop()
-        printer(text)
+        printer(piece.text)
 
     streamed = streams and not context.json
 

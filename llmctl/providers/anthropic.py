@@ -37,6 +37,9 @@ ones `_MAX_TOKENS_BEFORE` (platform.claude.com/docs/en/about-claude/models/overv
 _MAX_TOKENS_BEFORE = 4096
 _SINCE_4 = re.compile(r".*\bclaude-[a-z]+-[4-9]\b")
 
+MESSAGES = "/messages"
+"""Where its language is spoken, below its address."""
+
 _PAGE = 1000  # models in one page: the most there can be (…/api/models-list)
 
 _COUNTED = frozenset(
@@ -52,11 +55,9 @@ class Anthropic(replies.BaseCodec):
     fields = BodyFields(("max_tokens",), ("messages", "system"))
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
-        """A message. An OpenAI-shaped body is translated."""
+        """A message, or the raw body of one as it is. An OpenAI-shaped body is translated."""
         body, headers = _body(request)
-        if stream:
-            body["stream"] = True
-        return WireRequest("/messages", body, headers)
+        return WireRequest(MESSAGES, {**body, "stream": True} if stream else body, headers)
 
     def auth(self, key: str) -> Mapping[str, str]:
         """The key has a header of its own."""
@@ -115,10 +116,10 @@ class Anthropic(replies.BaseCodec):
         return WireRequest("/messages/count_tokens", kept, headers)
 
 
-def _headers(betas: object = None) -> Mapping[str, str]:
+def _headers(betas: object = None, version: str = VERSION) -> Mapping[str, str]:
     if isinstance(betas, list | tuple):
         betas = ",".join(map(str, betas))
-    return {"anthropic-version": VERSION, **({"anthropic-beta": str(betas)} if betas else {})}
+    return {"anthropic-version": version, **({"anthropic-beta": str(betas)} if betas else {})}
 
 
 def default_limit(request: Request) -> int:
@@ -129,9 +130,14 @@ def default_limit(request: Request) -> int:
     return least + (max(0, budget) if isinstance(budget, int) else 0)
 
 
-def _body(request: Request) -> tuple[dict[str, Any], Mapping[str, str]]:
+def _body(request: Request) -> tuple[JSON, Mapping[str, str]]:
+    """The body and its headers. What is wrong with a raw one is Anthropic's to say."""
+    raw = request.raw
+    if raw is not None and raw.path == MESSAGES:
+        version = raw.headers.get("anthropic-version", VERSION)
+        return raw.body, _headers(raw.headers.get("anthropic-beta"), version)
     require_accepted(request)
-    if request.raw is not None:
+    if raw is not None:
         request = _from_openai(request)
     options = dict(request.options)
     betas = options.pop("betas", None)

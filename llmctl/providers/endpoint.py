@@ -38,6 +38,7 @@ from llmctl.protocols import NO_RATE_HEADERS, Auth, Codec, Emit, RateHeaders, Wi
 from llmctl.providers.replies import (
     BLANK,
     EVENT_FIELD,
+    Event,
     EventReader,
     answered,
     completed,
@@ -147,11 +148,11 @@ class Endpoint(Struct, frozen=True):
         wire = self.codec.encode(request, stream=emit is not None and not request.wants_body)
         shown = False
 
-        def show(text: str) -> None:
+        def show(piece: StreamChunk) -> None:
             nonlocal shown
             shown = True
             if emit is not None:
-                emit(text)
+                emit(piece)
 
         try:
             return await self._attempt(request, wire, None if emit is None else show)
@@ -240,10 +241,11 @@ class Endpoint(Struct, frozen=True):
                     failed = await reply.read(MAX_ERROR)
                     with _reading():
                         raise self.codec.failure(reply.status, reply.headers, failed)
-                found, body = await self._read(reply, emit)
+                relayed = request.raw is not None and request.raw.streamed == "events"
+                found, body = await self._read(reply, emit, relayed=relayed)
                 answer = self._answer(request, found, body, named)
                 if emit is not None and body is not None:
-                    emit(answer.text)
+                    emit(StreamChunk(answer.text))
             except CallError as error:
                 error.provider_request_id = error.provider_request_id or named
                 raise
@@ -285,7 +287,7 @@ class Endpoint(Struct, frozen=True):
         )
 
     async def _read(
-        self, reply: HttpReply, emit: Emit | None
+        self, reply: HttpReply, emit: Emit | None, *, relayed: bool
     ) -> tuple[ProviderReply, bytes | None]:
         """A reply of status 200, and its body where it is no stream. What it is shows in its first
         bytes: servers stream as `text/plain`, or unasked, or send JSON as `text/event-stream`."""
@@ -297,46 +299,16 @@ class Endpoint(Struct, frozen=True):
                 if len(start.lstrip(BLANK)) >= EVENT_FIELD:
                     break
             if is_stream(start, named=named):
-                return await self._stream(start, chunks, emit or (lambda _: None)), None
+                pieces = self._pieces(start, chunks, relayed=relayed)
+                return await _stream(pieces, emit or (lambda _: None)), None
             body = start + b"".join([chunk async for chunk in chunks])
         with _reading():
             return self.codec.decode(200, reply.headers, body), strict_json(body)
 
-    async def _stream(
-        self, start: bytes, chunks: AsyncGenerator[bytes], emit: Emit
-    ) -> ProviderReply:
-        text: list[str] = []
-        last = StreamChunk()
-        async with aclosing(self._pieces(start, chunks)) as pieces:
-            async for piece in pieces:
-                if piece.text:
-                    text.append(piece.text)
-                    emit(piece.text)
-                last = StreamChunk(
-                    finish=piece.finish or last.finish,
-                    model=piece.model or last.model,
-                    usage=piece.usage or last.usage,
-                    cost=last.cost if piece.cost is None else piece.cost,
-                    done=piece.done or last.done,
-                    reason=piece.reason or last.reason,
-                    tool_calls=piece.tool_calls or last.tool_calls,
-                    citations=piece.citations or last.citations,
-                )
-                if last.done:
-                    break
-        if not last.done:
-            raise BadResponse("the stream ended before the answer did")
-        if last.finish == "content_filter" and not text:
-            sentence = "the provider's content filter stopped the answer"
-            raise content_filtered(sentence, None, last.usage, last.cost)
-        return ProviderReply(
-            "".join(text), last.finish or "other", last.model or "", last.usage, last.cost,
-            reason=last.reason, tool_calls=last.tool_calls, citations=last.citations,
-        )  # fmt: skip
-
     async def _pieces(
-        self, start: bytes, chunks: AsyncGenerator[bytes]
+        self, start: bytes, chunks: AsyncGenerator[bytes], *, relayed: bool
     ) -> AsyncGenerator[StreamChunk]:
+        """The events, each as the codec reads it; with the event itself where it is `relayed`."""
         events, answer = EventReader(), self.codec.reader()
         last = StreamChunk()
         try:
@@ -345,16 +317,50 @@ class Endpoint(Struct, frozen=True):
                     with _reading():
                         piece = answer.piece(event.name, event.data)
                     last = _later(last, piece)
-                    yield piece
+                    yield _with_event(piece, event) if relayed else piece
             if (rest := events.end()) is not None:
                 with _reading():
                     piece = answer.piece(rest.name, rest.data)
-                yield piece
+                yield _with_event(piece, rest) if relayed else piece
             yield answer.end()
         except CallError as error:  # what was read of the bill before it goes along
             if error.usage is None:
                 error.usage, error.cost = last.usage, last.cost
             raise
+
+
+async def _stream(pieces: AsyncGenerator[StreamChunk], emit: Emit) -> ProviderReply:
+    """What the pieces say together; those with text, or with the provider's own event, go to
+    `emit`."""
+    text: list[str] = []
+    last = StreamChunk()
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if piece.text:
+                text.append(piece.text)
+            if piece.text or piece.data:
+                emit(piece)
+            last = StreamChunk(
+                finish=piece.finish or last.finish,
+                model=piece.model or last.model,
+                usage=piece.usage or last.usage,
+                cost=last.cost if piece.cost is None else piece.cost,
+                done=piece.done or last.done,
+                reason=piece.reason or last.reason,
+                tool_calls=piece.tool_calls or last.tool_calls,
+                citations=piece.citations or last.citations,
+            )
+            if last.done:
+                break
+    if not last.done:
+        raise BadResponse("the stream ended before the answer did")
+    if last.finish == "content_filter" and not text:
+        sentence = "the provider's content filter stopped the answer"
+        raise content_filtered(sentence, None, last.usage, last.cost)
+    return ProviderReply(
+        "".join(text), last.finish or "other", last.model or "", last.usage, last.cost,
+        reason=last.reason, tool_calls=last.tool_calls, citations=last.citations,
+    )  # fmt: skip
 
 
 async def _after(start: bytes, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -366,6 +372,10 @@ async def _after(start: bytes, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[
 def _later(last: StreamChunk, piece: StreamChunk) -> StreamChunk:
     """The one that tells of the bill."""
     return last if piece.usage is None else piece
+
+
+def _with_event(piece: StreamChunk, event: Event) -> StreamChunk:
+    return replace(piece, event=event.name, data=event.data)
 
 
 @contextmanager

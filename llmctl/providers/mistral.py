@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmctl.protocols import NO_RATE_HEADERS, BodyFields, RateHeaders
+from msgspec.structs import replace
+
+from llmctl.protocols import NO_RATE_HEADERS, BodyFields, RateHeaders, WireRequest
 from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
 from llmctl.providers.replies import count, object_or_empty
-from llmctl.types import JSON
+from llmctl.types import JSON, RawRequest
 
 
 class Mistral(ChatCompletions):
@@ -21,6 +23,13 @@ class Mistral(ChatCompletions):
     )
     fields = BodyFields(("max_tokens",), ("messages",))
     streams_usage = False  # the last chunk carries it unasked; unknown fields are refused
+
+    def passed(self, raw: RawRequest, *, stream: bool) -> WireRequest:
+        """A body that is passed through; OpenAI's newer name of the limit would be refused."""
+        body = dict(raw.body)
+        if (limit := body.pop("max_completion_tokens", None)) is not None:
+            body.setdefault("max_tokens", limit)
+        return super().passed(replace(raw, body=body), stream=stream)
 
     def part(self, part: JSON) -> JSON:
         """PDF files are `document_url`, also those that go along; audio is its base64."""

@@ -21,7 +21,17 @@ from llmctl.protocols import RateHeaders, WireRequest
 from llmctl.providers import replies
 from llmctl.providers.model_parameters import is_reasoning_model, require_accepted
 from llmctl.tokens import OPENAI_FIELDS
-from llmctl.types import JSON, Finish, Message, ProviderReply, Request, StreamChunk, Target, Usage
+from llmctl.types import (
+    JSON,
+    Finish,
+    Message,
+    ProviderReply,
+    RawRequest,
+    Request,
+    StreamChunk,
+    Target,
+    Usage,
+)
 
 AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
 
@@ -42,7 +52,7 @@ class ChatCompletions(replies.BaseCodec):
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A chat completion, or the raw body as it is."""
         if request.raw is not None:
-            return WireRequest(request.raw.path, request.raw.body)
+            return self.passed(request.raw, stream=stream)
         require_accepted(request)
         target = request.target
         body: dict[str, Any] = {
@@ -62,6 +72,13 @@ class ChatCompletions(replies.BaseCodec):
             if self.streams_usage:
                 body["stream_options"] = {"include_usage": True}
         return WireRequest("/chat/completions", body)
+
+    def passed(self, raw: RawRequest, *, stream: bool) -> WireRequest:
+        """A body that is passed through as it is."""
+        chat = raw.path.rstrip("/").endswith("/completions")
+        asked = {"stream_options": {"include_usage": True}} if chat and self.streams_usage else {}
+        body = {**raw.body, "stream": True, **asked} if stream else raw.body
+        return WireRequest(raw.path, body, raw.headers)
 
     def reply(self, found: Mapping[str, Any]) -> ProviderReply:
         """An answer of chat completions, responses or embeddings: rows that are passed through

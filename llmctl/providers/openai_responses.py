@@ -13,7 +13,8 @@ from llmctl.protocols import BodyFields, WireRequest
 from llmctl.providers import replies
 from llmctl.providers.model_parameters import require_accepted
 from llmctl.providers.openai_chat import (
-    ChatCompletions,
+    ChatReader,
+    OpenAIChat,
     count_request,
     input_items,
     is_commentary,
@@ -24,15 +25,15 @@ from llmctl.providers.openai_chat import (
 from llmctl.types import Request, StreamChunk
 
 
-class OpenAIResponses(ChatCompletions):
-    """The codec; see `protocols.Codec`."""
+class OpenAIResponses(OpenAIChat):
+    """The codec; see `protocols.Codec`. A chat's body passes, too: the same server takes it."""
 
     fields = BodyFields(("max_output_tokens",), ("input",))
 
     def encode(self, request: Request, *, stream: bool) -> WireRequest:
         """A response, or the raw body as it is."""
         if request.raw is not None:
-            return WireRequest(request.raw.path, request.raw.body)
+            return self.passed(request.raw, stream=stream)
         require_accepted(request)
         items = input_items(request.messages, request.target)
         body: dict[str, Any] = {"model": request.target.model, "input": items}
@@ -59,19 +60,24 @@ class OpenAIResponses(ChatCompletions):
         return count_request(request)
 
 
-class ResponsesReader(replies.BaseReader):
-    """Reads one streamed response; `response.completed` or `.incomplete` end it."""
+class ResponsesReader(ChatReader):
+    """Reads one streamed response; `response.completed` or `.incomplete` end it. A body that is
+    passed through may ask for a chat completion of the same server."""
 
     def __init__(self) -> None:
         super().__init__()
         self._commentary: set[str] = set()
 
     def bill(self, found: Mapping[str, Any]) -> replies.Bill:
-        """That of the response in the event."""
+        """That of the response in the event, or of the chunk."""
+        if "choices" in found:
+            return super().bill(found)
         return openai_usage(replies.object_or_empty(found.get("response")) or found)
 
     def read(self, event: str, found: Mapping[str, Any]) -> StreamChunk:
         """One event; the last one holds the whole answer."""
+        if "choices" in found:
+            return super().read(event, found)
         kind = found.get("type", event)
         if kind == "error" or found.get("error"):
             raise replies.error_from_event(found)

@@ -122,6 +122,17 @@ def codec(adapter: str, api: str = "chat") -> Codec:
     return made
 
 
+_SPEAK_OPENAI = frozenset({"openai", "mistral", "openrouter", "groq"})
+
+
+def speaks(adapter: str, api: str, path: str) -> bool:
+    """Whether a provider takes the bodies of this path (`/chat/completions`, `/responses`,
+    `/embeddings`, `/messages`) as they are, and answers in their language."""
+    if path == "/messages":
+        return adapter == "anthropic"
+    return adapter in _SPEAK_OPENAI and (path != "/responses" or api == "responses")
+
+
 @cache
 def batch_api(adapter: str) -> BatchApi | None:
     """The batch interface of a wire format, imported only when it is used; None without one.

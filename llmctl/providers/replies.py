@@ -493,6 +493,8 @@ def _limit(item: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 def token_count(value: object) -> int:
     """The count, or 0 for anything that is none; see `credible` for one that is too large."""
+    if value is None:  # most of a usage
+        return 0
     if isinstance(value, bool) or not isinstance(value, int | float) or str(value) == "nan":
         return 0
     return int(max(0, min(value, MOST_TOKENS + 1)))

@@ -140,7 +140,7 @@ class Wired:
         self.sim.fault = fault
         self.said.clear()
         asked = self.request(*content, **more)
-        emit = self.said.append if stream else None
+        emit = (lambda piece: self.said.append(piece.text)) if stream else None
         answer: Answer = self._run(lambda end: end(asked, emit))
         return answer
 

@@ -181,6 +181,43 @@ def test_an_openai_body_is_translated() -> None:
         sent(raw=RawRequest("/chat/completions", {**raw, "seed": 1}))
 
 
+MESSAGE: JSON = {
+    "model": "claude-sonnet-5",
+    "max_tokens": 7,
+    "temperature": 1.0,
+    "messages": [{"role": "user", "content": [{"type": "unheard"}]}],
+    "unheard": True,
+}
+
+
+def test_a_body_of_its_own_is_passed_through() -> None:
+    """As it is, with the version and the betas of its headers; what the model refuses is the
+    API's to say."""
+    theirs = {"anthropic-version": "2026-10-21", "anthropic-beta": "a,b"}
+    raw = RawRequest("/messages", MESSAGE, headers={**theirs, "x-api-key": "not ours"})
+    wire = CODEC.encode(ask(raw=raw), stream=False)
+    assert (wire.path, wire.body, wire.headers) == ("/messages", MESSAGE, theirs)
+    bare = CODEC.encode(ask(raw=RawRequest("/messages", MESSAGE)), stream=True)
+    assert bare.body == {**MESSAGE, "stream": True}
+    assert bare.headers == {"anthropic-version": "2023-06-01"}
+
+
+def test_a_body_of_its_own_is_counted() -> None:
+    """By what the counting endpoint takes of it."""
+    counted = CODEC.count(ask(raw=RawRequest("/messages", MESSAGE)))
+    assert counted is not None
+    kept = {name: MESSAGE[name] for name in ("model", "messages")}
+    assert (counted.path, counted.body) == ("/messages/count_tokens", kept)
+
+
+@pytest.mark.parametrize("provider", ["gemini", "cohere"])
+def test_others_refuse_its_bodies(provider: str) -> None:
+    """The sentence names the path, and the one that is translated."""
+    request = asked(provider, "m", raw=RawRequest("/messages", MESSAGE))
+    with pytest.raises(InvalidRequest, match=r"/v1/messages.* not translated.*/chat/completions"):
+        codec(provider).encode(request, stream=False)
+
+
 def body(**changes: Any) -> bytes:
     """A complete message."""
     whole: dict[str, Any] = {

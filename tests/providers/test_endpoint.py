@@ -112,7 +112,7 @@ async def test_a_stream_that_ends_with_its_end_mark_is_complete(end: bytes) -> N
     """The empty line after the end mark may be missing: real servers leave it out."""
     async with opened(streaming(CHUNK + end)) as (endpoint, _):
         said: list[str] = []
-        answer = await endpoint(request(), said.append)
+        answer = await endpoint(request(), lambda piece: said.append(piece.text))
         assert (answer.text, said) == ("hi", ["hi"])
 
 
