@@ -26,7 +26,8 @@
         ├── ContentFiltered        1   content_filter
         ├── SchemaMismatch         1   schema           (billed: carries usage and cost)
         ├── BudgetRefused          3   budget           (refused before sending)
-        │   └── BudgetExhausted    3   budget           (terminal for the whole run)
+        │   ├── BudgetExhausted    3   budget           (terminal for the whole run)
+        │   └── BudgetHeld         3   budget           retryable; calls under way hold the rest
         ├── Cancelled            130   cancelled
         └── Interrupted            5   type of its cause; broke off after its first token
 
@@ -351,16 +352,29 @@ class SchemaMismatch(CallError):
 
 
 class BudgetRefused(CallError):
-    """The call may cost more than a budget allows a single one, or nobody knows how much."""
+    """The call may cost more than a budget allows a single one, or nothing bounds how much;
+    `window` is that budget's `protocols.BudgetWindow`, None where it is any."""
 
     type = "budget"
     exit_code = 3
+
+    window: Any = None
+
+
+class Unpriced(BudgetRefused):
+    """Nobody knows what the call may cost, so no budget can hold it."""
 
 
 class BudgetExhausted(BudgetRefused):
     """What a budget has left is less than the call may cost, and nothing will come back."""
 
     fatal_to_run = True
+
+
+class BudgetHeld(BudgetRefused):
+    """What calls under way leave of a budget is less than the call may cost; they may use less."""
+
+    retryable = True
 
 
 class Cancelled(CallError):

@@ -25,13 +25,13 @@ from llmctl.types import (
 if TYPE_CHECKING:
     import httpx2
 
-Emit = Callable[[str], None]
+Emit = Callable[[StreamChunk], None]
 """Takes the next piece of a streamed answer."""
 
 
 class Handler(Protocol):
-    """Answers a request, or raises a `CallError`. With `emit` the answer is streamed: its text goes
-    to `emit` piece by piece."""
+    """Answers a request, or raises a `CallError`. With `emit` the answer is streamed: it goes to
+    `emit` piece by piece."""
 
     async def __call__(self, request: Request, emit: Emit | None, /) -> Answer:
         """The whole answer, when its last piece has arrived."""
@@ -308,6 +308,26 @@ LimitChange = Callable[[LimitState], tuple[LimitState, float]]
 """From the state to the next one, and a number of seconds for the caller."""
 
 
+class Quota(Struct, frozen=True):
+    """`units` to be spent of the `most` that `name` has in a window of time, which is the
+    `window`-th of its length since 1970. Negative units are given back."""
+
+    name: str
+    window: int
+    units: int
+    most: int
+
+    def spent(self, window: int, used: int) -> tuple[int, int] | None:
+        """The window and what is used of it, after `used` of `window`; None without room. A window
+        that has begun by the clock of another process counts, too: clocks are asked a moment before
+        they are written of."""
+        if self.units < 0:
+            return window, max(0, used + self.units) if window == self.window else used
+        late = window - self.window in {0, 1}
+        total = (used if late else 0) + self.units
+        return None if total > self.most else (window if late else self.window, total)
+
+
 class SharedLimits(Protocol):
     """Rate limits that the processes of this machine share (`storage/rate_limits.py`)."""
 
@@ -315,9 +335,12 @@ class SharedLimits(Protocol):
         """Apply `change` to the limits called `name` while no other process does. Raises
         `DiskError`."""
 
-    async def count(self, name: str, day: int, units: int, most: int, /) -> int | None:
-        """Add `units` to what was used of the `most` of this day (of UTC, since 1970) and give the
-        sum; None, and nothing is added, where there is no room. Raises `DiskError`."""
+    async def spend(self, quotas: Sequence[Quota], /) -> Quota | None:
+        """Spend all the quotas, or none: the first that has no room. What is given back never fails
+        and never goes below 0. Raises `DiskError`."""
+
+    async def used(self, name: str, window: int, /) -> int:
+        """What was spent of `name` in the window. Raises `DiskError`."""
 
 
 class TokenCount(Struct, frozen=True):

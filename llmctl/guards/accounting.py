@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping
 from decimal import Decimal
+from typing import TypeGuard
 
 from msgspec.structs import replace
 
@@ -14,7 +15,7 @@ from llmctl.http import CancelledAfterSending
 from llmctl.pricing import BATCH, Prices, Terms, terms_of
 from llmctl.protocols import Emit, Handler, Observer, TokenCount
 from llmctl.tokens import Counter
-from llmctl.types import Answer, CallRecord, Price, Request, Usage
+from llmctl.types import Answer, CallRecord, Price, Request, StreamChunk, Usage
 
 _FREE = Decimal(0)
 
@@ -28,13 +29,13 @@ class Stopwatch:
         self.first: float | None = None
         self.text: list[str] = []
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, piece: StreamChunk) -> None:
         """Note the piece and hand it on."""
         if self.first is None:
             self.first = self._clock.monotonic() - self.start
-        self.text.append(text)
+        self.text.append(piece.text)
         if self._emit is not None:
-            self._emit(text)
+            self._emit(piece)
 
 
 class CostCalculator:
@@ -71,6 +72,10 @@ class CostCalculator:
     def estimate(self, request: Request, text: str) -> Usage:
         """See `Counter.usage`."""
         return self._counter.usage(request, text)
+
+    def is_long(self, request: Request) -> bool:
+        """See `Counter.is_long`."""
+        return self._counter.is_long(request)
 
     async def worst(
         self, request: Request, counted: TokenCount | None = None
@@ -132,7 +137,7 @@ class CostCalculator:
         if isinstance(result, Answer):
             price = self.price(request, usage, result.reported_cost)
             cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
-        elif isinstance(result, Interrupted | Cancelled) and result.ambiguous:
+        elif _is_estimated(result):
             # What a stream says of its usage before its end is not all of it.
             seen = self.estimate(request, "".join(watch.text))
             read, wrote = max(usage.input, seen.input), max(usage.output, seen.output)
@@ -149,6 +154,11 @@ class CostCalculator:
             request, result, usage, cost, saved, watch.wall, elapsed, watch.first,
             result.uncertain, worst, self._in_batch,
         )  # fmt: skip
+
+
+def _is_estimated(result: Answer | CallError) -> TypeGuard[Interrupted | Cancelled]:
+    """Whether nobody has said what the call used, or not all of it."""
+    return isinstance(result, Interrupted | Cancelled) and result.ambiguous
 
 
 async def recorded(writing: Awaitable[None]) -> None:
@@ -182,7 +192,15 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
                 result.limited, result.elsewhere = stop.limited, stop.elsewhere
                 result.request = stop.request
                 result.earlier, result.ambiguous = stop.earlier, stop.uncertain > 0
-        await recorded(sink(costs.record(request, result, watch)))
+
+        async def write() -> None:
+            if _is_estimated(result) and costs.is_long(request):  # the loop has other calls
+                record = await asyncio.to_thread(costs.record, request, result, watch)
+            else:
+                record = costs.record(request, result, watch)
+            await sink(record)
+
+        await recorded(write())
         if raised is not None:
             raise raised
         assert isinstance(result, Answer)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, LlmctlError
+from llmctl.errors import (
+    BudgetExhausted,
+    BudgetHeld,
+    BudgetRefused,
+    Cancelled,
+    LlmctlError,
+    Unpriced,
+)
 from llmctl.pricing import HOW_TO_SET
 from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
 from llmctl.shutdown import first_of
@@ -25,6 +32,9 @@ _ZERO = Decimal(0)
 
 Windows = Callable[[float], Sequence[BudgetWindow]]
 """The budget windows of a moment, in seconds since the epoch."""
+
+OwnWindows = Callable[[Request, float], Sequence[BudgetWindow]]
+"""Further windows of a request at a moment, all of which it counts towards."""
 
 WorstCase = Callable[[Request], Awaitable[tuple[Usage, Decimal | None]]]
 """The most that a request can use, and cost in US dollars (None: not known)."""
@@ -41,9 +51,26 @@ class Overshoot(Struct):
     calls: int = 0
 
 
+class _Line(Struct):
+    """The calls that wait for the same windows: one asks, the others wait for its `turn`.
+
+    `keys` are the windows of the one that asks, `settled` that a call which held one of them has
+    ended, `heard` the signs of life of other runs that hold them, and since when. `exhausted`:
+    nothing will come back.
+    """
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    keys: frozenset[str] = frozenset()
+    waiting: int = 0
+    heard: tuple[object, float] = (None, 0.0)
+    exhausted: BudgetDenied | None = None
+
+
 class RunBudget:
-    """The ledger as one run spends from it, whichever providers it asks. `warn` gets a sentence for
-    each share of a budget that is reached, once in all processes. Raises what the ledger does."""
+    """The ledger as one run spends from it, whichever providers and for whomever it asks. `warn`
+    gets a sentence for each share of a budget that is reached, once in all processes. Raises what
+    the ledger does."""
 
     def __init__(
         self, ledger: Budget, clock: Clock, warn: Callable[[str], None], run_id: str, user: str
@@ -55,13 +82,13 @@ class RunBudget:
         self._period = (0.0, 0.0)
         self._stopped: Callable[[], bool] = lambda: False
         self._on_wait: Callable[[BudgetDenied], None] = lambda _: None
+        self._own: OwnWindows = lambda _, __: ()
+        self._longest_wait: float | None = None
         self._open: dict[str, tuple[Hold, tuple[BudgetWindow, ...], bool]] = {}
+        self._asking: dict[str, tuple[BudgetWindow, ...]] = {}
         self._used: set[str] = set()
-        self._turn, self._settled = asyncio.Lock(), asyncio.Event()
-        self._exhausted: BudgetDenied | None = None
-        self._asking = 0
+        self._lines: dict[frozenset[str], _Line] = {}
         self._beating: asyncio.Task[None] | None = None
-        self._heard: tuple[object, float] = (None, 0.0)  # signs of life of others, and when
         self.in_batch = False  # calls go into a provider's batch
         self.ours = {run_id}  # this run, and those whose batches it waits for
         self.waiting = 0  # calls, until others have settled
@@ -73,24 +100,36 @@ class RunBudget:
         windows: Windows,
         stopped: Callable[[], bool] = lambda: False,
         on_wait: Callable[[BudgetDenied], None] = lambda _: None,
+        *,
+        own: OwnWindows = lambda _, __: (),
+        longest_wait: float | None = None,
     ) -> None:
-        """Hold all further calls to `windows`. Once `stopped` nothing waits any more. `on_wait`
-        is called for a call that has to wait for others."""
+        """Hold all further calls to `windows`, and each to those that are its `own`. Once `stopped`
+        nothing waits any more. `on_wait` is called for a call that has to wait for others: for as
+        long as those take, or for `longest_wait` seconds, and then a budget that is used up ends
+        only the call that meets it."""
         self._windows_at, self._stopped, self._on_wait = windows, stopped, on_wait
+        self._own, self._longest_wait = own, longest_wait
         self._period = (0.0, 0.0)
 
     def windows_of(self, request: Request) -> tuple[BudgetWindow, ...]:
         """The windows that the request counts towards now."""
-        windows = self._current(self._clock.wall())
-        if not any(window.match for window in windows):
-            return windows
-        kind = kind_of(request, self._run_id, self._user)
-        return tuple([window for window in windows if matches(window.match, kind)])
+        now = self._clock.wall()
+        windows = self._current(now)
+        if any(window.match for window in windows):
+            kind = kind_of(request, self._run_id, self._user)
+            windows = tuple([window for window in windows if matches(window.match, kind)])
+        return (*windows, *self._own(request, now))
 
     async def usages(self) -> list[tuple[BudgetWindow, BudgetUsage]]:
-        """Every present window that calls of this run count towards, and its usage."""
+        """Every present window that calls of this run count towards, and its usage; without those
+        that are a request's own."""
         windows = self._current(self._clock.wall())
         return [(w, await self._ledger.usage(w)) for w in windows if w.key in self._used]
+
+    async def usage(self, window: BudgetWindow) -> BudgetUsage:
+        """What counts against a window now."""
+        return await self._ledger.usage(window)
 
     async def hold(
         self,
@@ -104,25 +143,25 @@ class RunBudget:
         `windows_of(request)`. Gives the request that is held: what `shorter` makes of it where
         there is less left, once it has waited, than there was. Raises `BudgetRefused` for a call
         that no budget would ever let through, `BudgetExhausted` when there is not enough left of
-        one, and `Cancelled` once the run is stopped."""
+        one, `BudgetHeld` after the longest wait, and `Cancelled` once the run is stopped."""
         if request.call_id in self._open and cost is not None:  # asked once more, and billed twice
             held = self._open[request.call_id][0]
             cost = None if held.cost is None else cost + held.cost * held.times
         now, queued = self._clock.wall(), self.in_batch
         hold = Hold(request.call_id, request, estimate, cost, now, in_batch=queued)
         _refuse(hold, windows)
-        if not windows or (not self._turn.locked() and self._exhausted is None):
+        begun, keys = self._clock.monotonic(), _keys(windows)
+        if keys not in self._lines:
             denied = await self._try(hold, windows, waited=False)
             if denied is None:
                 return request
             if not denied.never:
                 self._on_wait(denied)
-        self.waiting += 1
-        try:
-            async with self._turn:  # first come, first served
-                return await self._wait(hold, shorter)
-        finally:
-            self.waiting -= 1
+            elif self._longest_wait is not None and shorter is None:
+                raise _exhausted(hold, denied)
+        with self._line(keys) as line:
+            async with line.turn:  # first come, first served
+                return await self._wait(line, hold, shorter, begun)
 
     async def limit_output(
         self, request: Request, most: int, windows: Sequence[BudgetWindow], worst: WorstCase
@@ -164,8 +203,10 @@ class RunBudget:
         try:
             warnings = await self._ledger.settle(record)
         finally:
-            self._open.pop(call_id, None)
-            self._settled.set()
+            _, windows, _ = self._open.pop(call_id, (None, (), False))
+            for line in self._lines.values():
+                if any(window.key in line.keys for window in windows):
+                    line.settled.set()
         for warning in warnings:
             window, percent = warning.window, (warning.share * 100).normalize()
             spent, limit = usd(warning.spent), usd(window.limit)
@@ -174,16 +215,16 @@ class RunBudget:
     async def _try(
         self, hold: Hold, windows: tuple[BudgetWindow, ...], *, waited: bool
     ) -> BudgetDenied | None:
-        self._asking += 1
+        self._asking[hold.call_id] = windows
         try:
             denied = await self._ledger.hold(hold, windows)
             if denied is None:
                 if not hold.in_batch:  # a batch outlives the process, and may have many rows
                     self._open[hold.call_id] = (hold, windows, waited)
-                self._used.update([window.key for window in windows])
+                self._used.update([window.key for window in self._windows if window in windows])
                 self._beating = self._beating or asyncio.create_task(self._beat())
         finally:
-            self._asking -= 1
+            self._asking.pop(hold.call_id, None)
         return denied
 
     async def _beat(self) -> None:
@@ -194,49 +235,92 @@ class RunBudget:
                     await self._ledger.beat()
         self._beating = None
 
+    async def beat(self) -> None:
+        """Say in the ledger that this process lives, which finds out whether it can be written."""
+        await self._ledger.beat()
+
     def close(self) -> None:
         """Beat no more: the ledger is about to be closed."""
         if self._beating is not None:
             self._beating.cancel()
 
+    @contextmanager
+    def _line(self, keys: frozenset[str]) -> Iterator[_Line]:
+        """The line of those that wait for the windows, while the block is in it."""
+        line = self._lines.setdefault(keys, _Line())
+        line.waiting += 1
+        self.waiting += 1
+        try:
+            yield line
+        finally:
+            line.waiting -= 1
+            self.waiting -= 1
+            if not line.waiting and line.exhausted is None:
+                del self._lines[keys]
+
     async def _wait(
-        self, hold: Hold, shorter: Callable[[], Awaitable[Estimated]] | None
+        self,
+        line: _Line,
+        hold: Hold,
+        shorter: Callable[[], Awaitable[Estimated]] | None,
+        begun: float,
     ) -> Request:
         pause = POLL
         while True:
-            self._settled.clear()
-            if self._exhausted is not None:
-                raise _exhausted(hold, self._exhausted)
+            line.settled.clear()
+            if line.exhausted is not None:
+                raise _exhausted(hold, line.exhausted)
             if self._stopped():
                 raise Cancelled("not sent: the run was stopped", sent=False)
             hold = replace(hold, at=self._clock.wall())
             windows = self.windows_of(hold.request)
+            line.keys = _keys(windows)
             _refuse(hold, windows)
             denied = await self._try(hold, windows, waited=True)
             if denied is None:
                 return hold.request
-            over = denied.never or self._is_silent(denied)
-            if over and not self._open and not self._asking:
+            if self._is_over(line, denied):
                 if shorter is not None:  # what it was held at was all there was before it waited
                     request, estimate, cost = await shorter()
                     if cost is not None and cost < (hold.cost or _ZERO):
                         hold = replace(hold, request=request, estimate=estimate, cost=cost)
                         continue
-                self._exhausted = denied
+                line.exhausted = denied if self._longest_wait is None else None
                 raise _exhausted(hold, denied)
+            if (left := self._left(begun)) <= 0:
+                raise _held(hold, denied)
             # Until a call of this process has settled, or those of others may have: batches take
             # hours.
-            await first_of(self._settled.wait(), self._clock.sleep(pause))
+            await first_of(line.settled.wait(), self._clock.sleep(min(pause, left)))
             pause = min(pause * 1.1, LONGEST_POLL)
 
-    def _is_silent(self, denied: BudgetDenied) -> bool:
+    def _left(self, begun: float) -> float:
+        """Seconds that a call which has waited since `begun` may still wait."""
+        if self._longest_wait is None:
+            return float("inf")
+        return begun + self._longest_wait - self._clock.monotonic()
+
+    def _is_over(self, line: _Line, denied: BudgetDenied) -> bool:
+        """Whether to wait for nobody any more. A run, which then ends, waits for its own calls
+        under way, and for others while they give signs of life."""
+        if self._longest_wait is not None:
+            return denied.never
+        over = denied.never or self._is_silent(line, denied)
+        return over and not self._is_under_way(line)
+
+    def _is_under_way(self, line: _Line) -> bool:
+        """Whether a call of this process holds a window that the line waits for, or asks for it."""
+        others = [*(windows for _, windows, _ in self._open.values()), *self._asking.values()]
+        return any(window.key in line.keys for windows in others for window in windows)
+
+    def _is_silent(self, line: _Line, denied: BudgetDenied) -> bool:
         """Whether those who hold the budget have given no sign of life while this process waited:
         by its own clock, since clocks differ and machines sleep."""
         signs = tuple(one for one in denied.holders if one.run_id not in self.ours)
         now = self._clock.monotonic()
-        if signs != self._heard[0]:
-            self._heard = signs, now
-        return bool(signs) and now - self._heard[1] >= SILENCE
+        if signs != line.heard[0]:
+            line.heard = signs, now
+        return bool(signs) and now - line.heard[1] >= SILENCE
 
     def _current(self, now: float) -> tuple[BudgetWindow, ...]:
         if not self._period[0] <= now < self._period[1]:
@@ -291,6 +375,10 @@ def held_by(denied: BudgetDenied) -> str:
     return " and ".join(f"run {one.run_id} holds {usd(one.amount)}" for one in denied.holders)
 
 
+def _keys(windows: Sequence[BudgetWindow]) -> frozenset[str]:
+    return frozenset([window.key for window in windows])
+
+
 def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
     """Raises `BudgetRefused` for a call that does not fit into a window by itself."""
     target = hold.request.target
@@ -298,34 +386,50 @@ def _refuse(hold: Hold, windows: Sequence[BudgetWindow]) -> None:
         if hold.cost is not None and hold.cost <= window.limit:
             continue
         budget = f"the budget of {usd(window.limit)} ({window.name})"
+        refused: BudgetRefused
         if hold.cost is not None:
             why = f"the call may cost {usd(hold.cost)}, more than all of {budget}"
-            remedy = "lower max_tokens, or raise the budget"
+            refused = BudgetRefused(f"{why}: lower max_tokens, or raise the budget", sent=False)
         else:
             why = f"the price of {target.model} is not known, so it cannot be held to {budget}"
             remedy = f"set `price:` in profile {target.profile}, {HOW_TO_SET}"
-        raise BudgetRefused(f"{why}: {remedy}", sent=False)
+            refused = Unpriced(f"{why}: {remedy}", sent=False)
+        refused.window = window
+        raise refused
 
 
 def _exhausted(hold: Hold, denied: BudgetDenied) -> BudgetExhausted:
-    window, spent = denied.window, denied.usage.spent
+    window = denied.window
+    budget = f"the budget of {usd(window.limit)} ({window.name})"
     if not denied.never and any(one.in_batch for one in denied.holders):
-        return BudgetExhausted(
-            f"{held_by(denied)} of the budget of {usd(window.limit)} ({window.name}) in batches of "
-            "the provider, until those are fetched: `llmctl batch --status` says how; then run the "
-            "same command again",
-            sent=False,
+        said = (
+            f"{held_by(denied)} of {budget} in batches of the provider, until those are fetched: "
+            "`llmctl batch --status` says how; then run the same command again"
         )
-    if not denied.never:
-        return BudgetExhausted(
-            f"{held_by(denied)} of the budget of {usd(window.limit)} ({window.name}) and gives no "
-            f"sign of life: once it has ended, `llmctl cost release --run "
-            f"{denied.holders[0].run_id}`, and run the same command again",
-            sent=False,
+    elif not denied.never:
+        said = (
+            f"{held_by(denied)} of {budget} and gives no sign of life: once it has ended, "
+            f"`llmctl cost release --run {denied.holders[0].run_id}`, and run the same command "
+            "again"
         )
-    return BudgetExhausted(
-        f"the budget of {usd(window.limit)} ({window.name}) is used up: {usd(spent)} is spent, "
-        f"and the next call may cost {usd(hold.cost or _ZERO)}; raise it and run the same "
-        "command again",
+    else:
+        said = (
+            f"{budget} is used up: {usd(denied.usage.spent)} is spent, and the next call may cost "
+            f"{usd(hold.cost or _ZERO)}; raise it and run the same command again"
+        )
+    error = BudgetExhausted(said, sent=False)
+    error.window = window
+    return error
+
+
+def _held(hold: Hold, denied: BudgetDenied) -> BudgetHeld:
+    window, usage = denied.window, denied.usage
+    error = BudgetHeld(
+        f"calls under way hold {usd(usage.held)} of the budget of {usd(window.limit)} "
+        f"({window.name}), of which {usd(usage.spent)} is spent, and this one may cost "
+        f"{usd(hold.cost or _ZERO)}: not sent; try again when one of them has ended",
+        retry_after=1.0,
         sent=False,
     )
+    error.window = window
+    return error

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from llmctl import schemas
 from llmctl.clock import Clock
-from llmctl.errors import CallError, LlmctlError
+from llmctl.errors import BudgetRefused, CallError, LlmctlError
 from llmctl.protocols import AnswerCache, CachedAnswer, Emit, Handler
-from llmctl.types import Answer, CacheState, Request
+from llmctl.types import Answer, CacheState, Request, StreamChunk
 
 # Seconds between two looks for an answer that another process is getting, and their growth.
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.05, 0.25, 1.5
@@ -61,6 +61,8 @@ class Cache:
             how: CacheState = "hit" if flight.done() else "shared"
             try:
                 shared = await asyncio.shield(flight)
+            except BudgetRefused:
+                continue  # the leader's budget need not be that of this request: it goes itself
             except CallError as error:
                 raise error.unbilled() from error
             except asyncio.CancelledError:
@@ -188,6 +190,8 @@ def answer_of(
     was ahead has kept it (nobody knows how old it is), or it was kept without what makes it one."""
     if kept is None or (ttl is not None and not -_SKEW <= now - kept.stored <= ttl):
         return None
+    if request.wants_body and kept.body is None:
+        return None  # it was streamed
     has_text, bare = bool(kept.text.strip()), request.raw is None and not kept.beyond_text
     if bare and not kept.tool_calls and (not has_text or kept.finish == "tool_calls"):
         return None
@@ -217,5 +221,5 @@ async def kept_answers(
 
 def _deliver(answer: Answer, emit: Emit | None) -> Answer:
     if emit is not None:
-        emit(answer.text)
+        emit(StreamChunk(answer.text))
     return answer

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -12,6 +14,7 @@ from msgspec import Struct
 from llmctl.clock import Clock
 from llmctl.config.settings import Limits
 from llmctl.errors import CallError, LlmctlError, Overloaded, QuotaExhausted, RateLimited
+from llmctl.guards.fair_queue import FairQueue
 from llmctl.protocols import (
     INITIAL_LIMITS,
     NO_RATE_HEADERS,
@@ -19,6 +22,7 @@ from llmctl.protocols import (
     Handler,
     LimitChange,
     LimitState,
+    Quota,
     RateHeaders,
     SharedLimits,
 )
@@ -42,6 +46,7 @@ _LOOK = 1.0  # seconds after which a wait is looked at again: what is known may 
 _LONG_WAIT = 5.0  # seconds for the next request that a header demands, worth doubting
 _DOUBTED = 2  # answers in a row that demand such a wait, after which they are not believed
 _DAY = 86400
+_TURNS = 16  # turns that the pace is the mean of
 _JUDGED = 8  # answers after which the share of refusals says something
 
 
@@ -89,16 +94,24 @@ class LocalLimits:
 
     def __init__(self) -> None:
         self._states: dict[str, LimitState] = {}
-        self._days: dict[str, tuple[int, int]] = {}
+        self._spent: dict[str, tuple[int, int]] = {}
 
-    async def count(self, name: str, day: int, units: int, most: int) -> int | None:
-        """Count towards the day; never fails."""
-        before, used = self._days.get(name, (day, 0))
-        used = (used if before == day else 0) + units
-        if used > most:
-            return None
-        self._days[name] = day, max(0, used)
-        return used
+    async def spend(self, quotas: Sequence[Quota]) -> Quota | None:
+        """Spend all, or none; never fails."""
+        after: dict[str, tuple[int, int]] = {}
+        for quota in quotas:
+            stored = after.get(quota.name) or self._spent.get(quota.name)
+            spent = quota.spent(*(stored or (quota.window, 0)))
+            if spent is None:
+                return quota
+            after[quota.name] = spent
+        self._spent.update(after)
+        return None
+
+    async def used(self, name: str, window: int) -> int:
+        """What was spent in the window; never fails."""
+        of, used = self._spent.get(name, (window, 0))
+        return used if of == window else 0
 
     async def change(self, name: str, change: LimitChange) -> float:
         """Apply `change`; never fails."""
@@ -212,7 +225,8 @@ class Lot(Struct):
 
 
 class ProviderLimits:
-    """What one provider is sent; first come, first served; nothing once `stop` was asked for.
+    """What one provider is sent; users take turns by their weights, and of one user it is first
+    come, first served; nothing once `stop` was asked for.
 
     `shared` keeps the minute's state under `name` together with other processes; when it fails,
     which is told to `warn` once, the limits are those of this process alone. `today` is how many
@@ -243,7 +257,10 @@ class ProviderLimits:
         self._paused_until = self._waiting_until = _NEVER
         self._in_flight = self._tokens_in_flight = 0
         self._lot, self._unused = Lot(), (0.0, 0.0)
-        self._turn, self._room = asyncio.Lock(), asyncio.Event()
+        self._room = asyncio.Event()
+        self._queue = FairQueue[tuple[str, asyncio.Future[None]]]()
+        self._served: str | None = None  # the user who has the turn
+        self._pace = 0.0  # seconds of a turn, of late
 
     @property
     def counts_tokens(self) -> bool:
@@ -255,10 +272,10 @@ class ProviderLimits:
         """The limits that calls of the model have: its own, or these."""
         return self._models.get(model, self)
 
-    async def acquire(self, tokens: int) -> Permit:
+    async def acquire(self, tokens: int, user: str = "", weight: int = 1) -> Permit:
         """Return when a request of `tokens` may be sent; whoever gets a permit releases it. Raises
         the run's own error once it is to end, and `QuotaExhausted` when the day's are used."""
-        async with self._turn:
+        async with self._turn(user, weight):
             taken = not self._per_minute
             try:
                 while True:
@@ -343,6 +360,52 @@ class ProviderLimits:
         own = max(0.0, self._waiting_until - self._clock.monotonic())
         return max(own, *(limits.waits() for limits in self._models.values()), 0.0)
 
+    def waiting(self) -> Mapping[str, int]:
+        """How many requests wait, by user."""
+        found = Counter(self._queue.waiting())
+        if self._served is not None:
+            found[self._served] += 1
+        for limits in self._models.values():
+            found.update(limits.waiting())
+        return found
+
+    def queued(self, user: str, weight: int = 1) -> tuple[int, float]:
+        """How many requests would go before a new one of the user, and about how many seconds it
+        would wait (0.0 where that is not known)."""
+        now = self._clock.monotonic()
+        ahead = 0 if self._served is None else 1 + self._queue.ahead(user, weight)
+        pace = max(self._pace, 60 / self._limits.rpm if self._limits.rpm else 0.0)
+        return ahead, max(0.0, ahead * pace, self._paused_until - now, self._waiting_until - now)
+
+    @asynccontextmanager
+    async def _turn(self, user: str, weight: int) -> AsyncIterator[None]:
+        if self._served is not None:
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.add((user, turn), user, weight)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._queue.remove((user, turn), user)
+                if not turn.cancelled():  # it was given to one that cannot use it
+                    self._pass_on()
+                raise
+        self._served, began = user, self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._pace += (self._clock.monotonic() - began - self._pace) / _TURNS
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the turn to the next that waits."""
+        self._served = None
+        while (waiter := self._queue.next()) is not None:
+            user, turn = waiter
+            if not turn.done():  # else it was cancelled just now
+                self._served = user
+                turn.set_result(None)
+                return
+
     def _give_back(self, requests: float, tokens: float) -> None:
         """Units taken and not used (negative: used beyond); written with the next change."""
         self._unused = (self._unused[0] + requests, self._unused[1] + tokens)
@@ -394,9 +457,11 @@ class ProviderLimits:
             return
         day, second = divmod(int(self._clock.wall()), _DAY)
         units, self._unsent = 1 - self._unsent, 0
-        used = await self._ask_shared(lambda s: s.count(self._name, day, units, most))
-        self.today = (most if used is None else used, most)
-        if used is None:
+        quota = Quota(self._name, day, units, most)
+        used = await self._ask_shared(lambda s: s.used(self._name, day))
+        full = await self._ask_shared(lambda s: s.spend([quota]))
+        self.today = (min(most, max(0, used + units)), most)
+        if full is not None:
             self._unsent = 1 - units
             raise QuotaExhausted(
                 f"the {most:,} requests of this day (limits: rpd) are used: not sent; the next day "
@@ -428,7 +493,9 @@ def rate_limit(inner: Handler, limits: ProviderLimits, tokens: Callable[[Request
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
         mine, sent = limits.of(request.target.model), True
-        permit = await mine.acquire(tokens(request) if mine.counts_tokens else 0)
+        permit = await mine.acquire(
+            tokens(request) if mine.counts_tokens else 0, request.user, request.weight
+        )
         used = permit.tokens  # of an attempt that ends without a word of its usage
         try:
             answer = await inner(request, emit)

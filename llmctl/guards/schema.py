@@ -10,7 +10,7 @@ from llmctl.errors import CallError, ContentFiltered, SchemaMismatch
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.schemas import Checker, without_fence
-from llmctl.types import Answer, Billed, Message, Request
+from llmctl.types import Answer, Billed, Message, Request, StreamChunk
 
 
 def schema_validation(inner: Handler, checker: Checker, retries: int = 0) -> Handler:
@@ -42,7 +42,7 @@ def schema_validation(inner: Handler, checker: Checker, retries: int = 0) -> Han
                     raise failure from error
                 answer = await _ask_again(inner, request, answer, failure, str(error))
         if emit is not None:
-            emit(answer.text)
+            emit(StreamChunk(answer.text))
         return answer
 
     return validate

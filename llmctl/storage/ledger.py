@@ -42,6 +42,7 @@ from llmctl.storage.ledger_rows import (
     held_call,
     lost_call,
     matches,
+    read_tags,
     to_pico,
     usage_of,
 )
@@ -107,7 +108,7 @@ _DROP_WINDOWS = (
 )
 _LIVE = (
     "SELECT key, match, spent_pico, held_pico, warned FROM windows "
-    "WHERE start_ms <= ?1 AND end_ms > ?1"
+    "WHERE whose IN (SELECT value FROM json_each(?2)) AND start_ms <= ?1 AND end_ms > ?1"
 )
 
 
@@ -122,7 +123,8 @@ class _Window(Struct):
 
 
 class Ledger:
-    """The `Budget` on disk, and all that reports read. `run_id` and `user` go into every row.
+    """The `Budget` on disk, and all that reports read. `run_id` goes into every row, `user`
+    into those whose request names none.
 
     Opening it turns the holds of dead processes into `unknown` rows at their full amount, and
     raises `DamagedError` when the file could not take the next call. Holding and settling
@@ -149,11 +151,19 @@ class Ledger:
         A denied hold changes nothing. A second hold of one call takes the place of the first.
         """
         held = held_call(hold, self._run_id, self._user)
-        self._windows.update({window.key: window for window in windows})
+        self._remember(windows, held.at_ms)
         denied = await self._db.write(lambda c: self._hold(c, held, windows))
         if denied is None:
             self._held.add(hold.call_id)
         return denied
+
+    def _remember(self, windows: Sequence[BudgetWindow], now: int) -> None:
+        """The windows' shares to warn at, of those that ended a day ago no more: a process may
+        hold calls for years."""
+        new = [window for window in windows if window.key not in self._windows]
+        if new:
+            self._windows = {k: w for k, w in self._windows.items() if w.end > now - _DAY}
+        self._windows.update({window.key: window for window in windows})
 
     def _hold(
         self, connection: sqlite3.Connection, held: HeldCall, windows: Sequence[BudgetWindow]
@@ -379,9 +389,16 @@ def _read_match(text: str) -> Mapping[str, str]:
     return match
 
 
+@lru_cache(maxsize=1024)
+def _whose(user: str, tags: str) -> str:
+    """What the column `whose` has in windows that may count a call, as a JSON list."""
+    labels = {"user": user, **{f"tag:{name}": value for name, value in read_tags(tags).items()}}
+    return json.dumps(["", *(json.dumps({name: value}) for name, value in labels.items())])
+
+
 def _live(connection: sqlite3.Connection, at_ms: int, kind: Labels) -> dict[str, _Window]:
     """The windows of all budgets that count calls of the kind at this moment."""
-    rows = connection.execute(_LIVE, (at_ms,)).fetchall()
+    rows = connection.execute(_LIVE, (at_ms, _whose(kind.user, kind.tags))).fetchall()
     return {row[0]: _Window(*row) for row in rows if matches(_read_match(row[1]), kind)}
 
 

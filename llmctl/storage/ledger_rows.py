@@ -66,9 +66,11 @@ class CallKind(Struct, frozen=True):
 
 
 def kind_of(request: Request, run_id: str, user: str) -> CallKind:
-    """The kind of a call that is about to be made."""
+    """The kind of a call that is about to be made; `user` is the run's."""
     target, tags = request.target, tags_as_json(request.tags)
-    return CallKind(target.profile, target.provider, target.model, target.model, user, tags, run_id)
+    whose = request.user or user
+    model = target.model
+    return CallKind(target.profile, target.provider, model, model, whose, tags, run_id)
 
 
 def matches(match: Mapping[str, str], kind: Labels) -> bool:
@@ -212,7 +214,7 @@ Labels = CallKind | HeldCall | CallRow
 
 
 def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
-    """The row of a call about to be sent, towards no window yet."""
+    """The row of a call about to be sent, towards no window yet; `user` is the run's."""
     target = hold.request.target
     return HeldCall(
         call_id=hold.call_id,
@@ -222,7 +224,7 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
         provider=target.provider,
         model=redact_known_keys(target.model),  # somebody may have pasted a key there
         tags=tags_as_json(hold.request.tags),
-        user=user,
+        user=hold.request.user or user,
         input_tokens=_within(hold.estimate.input),
         output_tokens=_within(hold.estimate.output),
         # A hold below 0 would make room for others.
@@ -238,7 +240,7 @@ def _within(number: int) -> int:
 
 def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) -> CallRow:
     """The row of a call that has ended; `held` is its hold, if it had one: the call belongs to the
-    moment of that.
+    moment of that. `user` is the run's.
 
     A failure after which the provider may have done the work is not free: without figures of
     its own the row takes those of the hold, and where it is not even known how the call ended
@@ -271,7 +273,7 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         provider=target.provider,
         model=redact_known_keys(answer.model if answer is not None else target.model),
         tags=tags_as_json(request.tags),
-        user=user,
+        user=request.user or user,
         input_tokens=usage.input,
         output_tokens=usage.output,
         cached_tokens=usage.cached_input,

@@ -195,6 +195,21 @@ _CREATE = (
     _WINDOWS,
 )
 
+_WHOSE = (
+    # Of a window of one user or tag, its match: thousands of callers may have a budget each. A
+    # match that may have a second value is looked at with every call.
+    """
+    ALTER TABLE windows ADD COLUMN whose TEXT AS (
+        CASE
+            WHEN instr(match, '", "') THEN ''
+            WHEN substr(match, 1, 8) = '{"user":' OR substr(match, 1, 6) = '{"tag:' THEN match
+            ELSE ''
+        END
+    ) VIRTUAL
+    """,
+    "CREATE INDEX windows_whose ON windows (whose, end_ms)",
+)
+
 
 def _drop_triggers(connection: sqlite3.Connection) -> None:
     asked = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -277,4 +292,5 @@ MIGRATIONS = (
     ),
     Migration("ledger-006-beats", _BEATS),
     Migration("ledger-007-batches", _BATCHES),
+    Migration("ledger-008-whose", _WHOSE),
 )

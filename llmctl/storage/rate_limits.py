@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from llmctl.clock import Clock
 from llmctl.errors import BusyError, DiskError
-from llmctl.protocols import INITIAL_LIMITS, LimitChange
+from llmctl.protocols import INITIAL_LIMITS, LimitChange, Quota
 from llmctl.storage.database import (
     DamagedError,
     Database,
@@ -42,6 +43,7 @@ MIGRATIONS = (
     Migration(
         "limits-002-days",
         (
+            # `day` is the number of a window of time, of whatever length the name has.
             """
             CREATE TABLE days (
                 name TEXT NOT NULL PRIMARY KEY,
@@ -57,7 +59,7 @@ _FIND = (
     "SELECT requests_full_at, tokens_full_at, paused_until FROM lanes WHERE name = ? AND boot = ?"
 )
 _KEEP = "INSERT OR REPLACE INTO lanes VALUES (?, ?, ?, ?, ?)"
-_USED = "SELECT used FROM days WHERE name = ? AND day = ?"
+_USED = "SELECT day, used FROM days WHERE name = ?"
 _COUNT = "INSERT OR REPLACE INTO days VALUES (?, ?, ?)"
 _FURTHEST = 600.0  # seconds into the future that a moment may lie; more is damage
 
@@ -98,17 +100,29 @@ class RateLimitStore:
         with suppress(DiskError, BusyError, NewerError, OldFormatError):
             self._opened()
 
-    async def count(self, name: str, day: int, units: int, most: int) -> int | None:
-        """Count towards the day while no other process does; the sum, None where there is no room.
-        It outlives a restart of the machine. Raises `DiskError` and `BusyError`."""
+    async def spend(self, quotas: Sequence[Quota]) -> Quota | None:
+        """Spend all, or none, while no other process does; the first without room. What is spent
+        outlives a restart of the machine. Raises `DiskError` and `BusyError`."""
 
-        def work(connection: sqlite3.Connection) -> int | None:
-            row = connection.execute(_USED, (name, day)).fetchone()
-            used = max(0, (row[0] if row else 0) + units)
-            if used > most:
-                return None
-            connection.execute(_COUNT, (name, day, used))
-            return used
+        def work(connection: sqlite3.Connection) -> Quota | None:
+            after: dict[str, tuple[int, int]] = {}
+            for quota in quotas:
+                stored = connection.execute(_USED, (quota.name,)).fetchone()
+                spent = quota.spent(*(after.get(quota.name) or stored or (quota.window, 0)))
+                if spent is None:
+                    return quota
+                after[quota.name] = spent
+            connection.executemany(_COUNT, [(name, *spent) for name, spent in after.items()])
+            return None
+
+        return await self._write(work)
+
+    async def used(self, name: str, window: int) -> int:
+        """What was spent in the window. Raises `DiskError` and `BusyError`."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            found = connection.execute(_USED, (name,)).fetchone()
+            return found[1] if found and found[0] == window else 0
 
         return await self._write(work)
 

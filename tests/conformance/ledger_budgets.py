@@ -158,6 +158,22 @@ class BudgetContract:
             settle(store, an_outcome(probe, cost=Decimal(0)))
         assert stands(store, cap) == ((2 * CENT, 2 * CENT) if counts else (0, 0))
 
+    def test_users_of_one_run_are_counted_apart(self, store: Budget) -> None:
+        """Each has a budget of its own, held or ended; a request that names nobody is the run's."""
+        caps = {name: a_cap("0.02", name, match={"user": name}) for name in ("ann", "bob")}
+        for user, name in (("bob", "bob"), ("", "ann")):
+            for _ in range(2):
+                assert held(store, [caps[name]], CENT, replace(a_request(), user=user)) is None
+            assert held(store, [caps[name]], CENT, replace(a_request(), user=user)) is not None
+        late = replace(a_request(), user="eve")
+        asyncio.run(store.hold(a_hold(late, CENT)))
+        settle(store, an_outcome(late, cost=CENT))
+        cap = a_cap("0.01", "eve", match={"user": "eve"})
+        refused = held(store, [cap], CENT, replace(a_request(), user="eve"))
+        assert refused is not None
+        assert refused.usage == BudgetUsage(CENT, Decimal(0))
+        assert stands(store, caps["bob"]) == stands(store, caps["ann"]) == (0, 2 * CENT)
+
     @pytest.mark.parametrize(
         ("asked", "answered", "wanted", "counts"),
         [

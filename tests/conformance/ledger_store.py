@@ -41,6 +41,15 @@ class LedgerContract:
         assert store.open_holds() == []
         assert [row.call_id for row in store.calls()] == [request.call_id]
 
+    def test_rows_name_the_user_of_the_request(self, store: Ledger) -> None:
+        """While it is held, and when it has ended; the run's where the request names nobody."""
+        for user in ("bob", ""):
+            request = replace(a_request(), user=user)
+            asyncio.run(store.hold(a_hold(request)))
+            (held,) = store.open_holds()
+            settle(store, an_outcome(request))
+            assert held.user == store.calls()[-1].user == (user or "ann")
+
     def test_a_row_holds_every_figure_of_the_call(self, store: Ledger) -> None:
         """Tokens, money, times and names arrive in the row, each in its unit."""
         request = a_request()

@@ -12,7 +12,7 @@ from llmctl.errors import CallError, CallTimeout, Cancelled, DiskError, Interrup
 from llmctl.guards.accounting import accounting
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Handler
-from llmctl.types import Answer, CallRecord, Request, Usage
+from llmctl.types import Answer, CallRecord, Request, StreamChunk, Usage
 from tests.guards.fakes import FakeCosts
 from tests.support import FakeClock, Scripted, request, response
 
@@ -34,9 +34,9 @@ def test_an_answer_is_timed_and_priced() -> None:
     async def slow(_: Request, emit: object) -> Answer:
         assert callable(emit)
         await clock.sleep(1)
-        emit("h")
+        emit(StreamChunk("h"))
         await clock.sleep(2)
-        emit("i")
+        emit(StreamChunk("i"))
         return response("hi")
 
     clock.run(recorded(slow, records, clock)(request(), lambda _: None))
@@ -76,7 +76,7 @@ def test_a_stream_that_broke_off_counts_what_was_received(end: BaseException) ->
 
     async def breaks(_: Request, emit: object) -> Answer:
         assert callable(emit)
-        emit("hell")
+        emit(StreamChunk("hell"))
         raise end
 
     with pytest.raises(type(end)):

@@ -135,6 +135,13 @@ def test_only_requests_that_match_are_held_to_a_budget(
     assert run.asked == (["exactly"] if held else ["bound"])
 
 
+def test_a_request_of_another_user_is_held_to_the_budget_of_that_user() -> None:
+    """One run asks for many."""
+    run = Run(a_window("0.001", match={"user": "bob"}))
+    assert run.calls(1) == ["ok"]
+    assert run.calls(1, user="bob") == ["BudgetRefused"]
+
+
 def test_one_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
     """The next one takes its place."""
     run = Run(a_window("0.01"))

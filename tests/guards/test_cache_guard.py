@@ -63,7 +63,7 @@ def test_the_second_time_is_a_hit_that_replays(*, looked_up: bool) -> None:
         cache._looked_up = looked_up
         first = await cache(request(), None)
         await cache.close()
-        second = await cache(request(), shown.append)
+        second = await cache(request(), lambda piece: shown.append(piece.text))
         await cache.close()
         return first, second
 
@@ -201,7 +201,7 @@ def across(
         )
         leader = asyncio.ensure_future(one(request(), None))
         await asyncio.sleep(0)
-        found = await other(request(), shown.append)
+        found = await other(request(), lambda piece: shown.append(piece.text))
         await asyncio.gather(leader, return_exceptions=True)
         return found
 

@@ -15,6 +15,7 @@ from llmctl.errors import ConnectionFailed, DiskError, QuotaExhausted, RateLimit
 from llmctl.guards.rate_limit import (
     AdaptiveConcurrency,
     LocalLimits,
+    Permit,
     ProviderLimits,
     ProviderQuota,
     rate_limit,
@@ -286,6 +287,75 @@ def test_cancelled_waiters_leave_nothing_taken() -> None:
         await run.calls(1)
 
     assert run.seconds(work()) == pytest.approx(1.0, abs=0.01)
+
+
+# Many users
+
+
+def test_a_flood_of_one_user_does_not_hold_up_another() -> None:
+    """Of a thousand that wait no more than one goes before the first of somebody else; who waits,
+    and for how long about, can be asked."""
+    run = Run(rpm=60, concurrency=2000)
+    order: list[str] = []
+
+    async def call(user: str, weight: int = 1) -> None:
+        await run.guard(request(user=user, weight=weight), None)
+        order.append(user)
+
+    async def work() -> None:
+        assert run.limits.queued("ann") == (0, 0.0)
+        flood = [asyncio.ensure_future(call("ann")) for _ in range(1000)]
+        await run.clock.sleep(10.5)
+        assert run.limits.waiting() == {"ann": 989}
+        ahead, seconds = run.limits.queued("bob")
+        assert ahead <= 2
+        assert 0.4 <= seconds <= 3
+        ahead, seconds = run.limits.queued("ann")
+        assert ahead == 989
+        assert seconds == pytest.approx(989, rel=0.1)
+        sent = len(order)
+        await asyncio.gather(call("bob"), call("eve"))
+        assert len(order) - sent <= 4
+        for task in flood:
+            task.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+        await call("ann")
+
+    run.clock.run(work())
+    assert (run.limits.waiting(), order[-1]) == ({}, "ann")
+
+
+@pytest.mark.parametrize("given_up", ["waits", "is given its turn", "has it"])
+def test_the_turn_of_one_that_is_cancelled_goes_to_the_next(given_up: str) -> None:
+    """Whether it still waits, is given the turn in this moment, or has it: nobody waits for it."""
+    run = Run(concurrency=1)
+
+    async def work() -> None:
+        first = await run.limits.acquire(0)
+
+        async def acquire() -> Permit:
+            permit = await run.limits.acquire(0, "a")
+            if given_up == "is given its turn":
+                second.cancel()
+            return permit
+
+        served = asyncio.ensure_future(acquire())
+        second, last = [asyncio.ensure_future(run.limits.acquire(0, user)) for user in ("b", "c")]
+        await run.clock.sleep(1)
+        if given_up == "waits":
+            second.cancel()
+        run.limits.release(first, 0)
+        permit = await served
+        await run.clock.sleep(1)
+        if given_up == "has it":
+            second.cancel()
+        await asyncio.wait([second])
+        assert second.cancelled()
+        run.limits.release(permit, 0)
+        run.limits.release(await last, 0)
+        assert (run.limits.waiting(), run.limits.queued("a")[0]) == ({}, 0)
+
+    run.clock.run(asyncio.wait_for(work(), 30))
 
 
 # Several processes

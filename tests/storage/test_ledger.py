@@ -460,6 +460,47 @@ def windows(path: Path) -> list[str]:
     return [str(key) for (key,) in sql(path, "SELECT key FROM windows ORDER BY key")]
 
 
+@pytest.mark.parametrize("value", ["bob", "", "ünï✓", 'a"', 'a", "b', '", "', "\\", "{}", "%_"])
+@pytest.mark.parametrize("label", ["user", "tag:team"])
+def test_a_window_is_found_by_whatever_its_caller_is_called(
+    path: Path, label: str, value: str
+) -> None:
+    """A call counts towards the window of its user and of its tag, though its process does not
+    know of it, and towards nobody else's."""
+    mine, other = (a_cap(9, one, match={label: one}) for one in (value, f"{value}."))
+    request = replace(
+        a_request(), **{"user": value} if label == "user" else {"tags": {"team": value}}
+    )
+    with closing(open_ledger(path, "run-1", value)) as ledger:
+        probe(ledger, mine)
+        probe(ledger, other)
+        assert asyncio.run(ledger.hold(a_hold(request, Decimal(1)))) is None
+        assert stands(ledger, mine) == (0, 1)
+        settle(ledger, an_outcome(request, cost=Decimal(2)))
+        assert (stands(ledger, mine), stands(ledger, other)) == ((2, 0), (0, 0))
+
+
+def test_the_budgets_of_others_cost_a_call_no_time(path: Path) -> None:
+    """With a thousand callers that have a budget each a call takes about as long as with one."""
+    windows = [a_cap(9, str(one), match={"tag:team": str(one)}) for one in range(1000)]
+    request = replace(a_request(), tags={"team": "1"})
+
+    def took(ledger: Ledger) -> float:
+        """Processor seconds of the fastest call of many."""
+        best = float("inf")
+        for _ in range(20):
+            begun, one = time.process_time(), replace(request, call_id=a_request().call_id)
+            assert asyncio.run(ledger.hold(a_hold(one, Decimal(0)), [windows[1]])) is None
+            settle(ledger, an_outcome(one, cost=Decimal(0)))
+            best = min(best, time.process_time() - begun)
+        return best
+
+    with closing(open_ledger(path, "run-1", "ann")) as ledger:
+        alone = took(ledger)
+        assert asyncio.run(ledger.hold(a_hold(a_request(), Decimal(0)), windows)) is None
+        assert took(ledger) < 2 * alone
+
+
 def test_the_window_of_a_run_goes_after_30_days(path: Path) -> None:
     """It has no end of its own; a run that goes on makes it again."""
     run = a_cap(9, key="run:1", start=0, end=1 << 62, match={"run": "run-1"})

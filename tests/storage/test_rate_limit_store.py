@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from llmctl.protocols import INITIAL_LIMITS, LimitState
+from llmctl.guards.rate_limit import LocalLimits
+from llmctl.protocols import INITIAL_LIMITS, LimitState, Quota, SharedLimits
 from llmctl.storage import rate_limits
 from llmctl.storage.rate_limits import RateLimitStore
 from tests.storage.clocks import StoppedClock
 
 NOW = 5000.0
+ROOT = Path(__file__).parents[2]
 USED: LimitState = (NOW + 1, NOW + 2, NOW + 3)
 
 
@@ -109,7 +113,8 @@ def test_a_day_is_counted_by_all(
     one, other = stores
 
     def count(store: RateLimitStore, units: int, name: str = "fast", day: int = 7) -> int | None:
-        return asyncio.run(store.count(name, day, units, 3))
+        full = asyncio.run(store.spend([Quota(name, day, units, 3)]))
+        return asyncio.run(store.used(name, day)) if full is None else None
 
     assert [count(one, 1), count(other, 1), count(one, 2), count(other, 1)] == [1, 2, None, 3]
     monkeypatch.setattr(rate_limits, "boot_id", lambda: "another")
@@ -117,4 +122,67 @@ def test_a_day_is_counted_by_all(
     assert [count(other, -1, day=8), count(other, 0, day=8)] == [0, 0]
     other.close()
     path.write_bytes(b"rubbish" * 1000)  # `one` has it open
-    assert [count(other, 1) for _ in range(4)] == [1, 2, 3, None]
+    assert [count(other, 1, day=8) for _ in range(4)] == [1, 2, 3, None]
+
+
+@pytest.fixture(params=["file", "memory"])
+def quotas(request: pytest.FixtureRequest, path: Path) -> Iterator[SharedLimits]:
+    """What is shared on disk, and in one process."""
+    if request.param == "memory":
+        yield LocalLimits()
+        return
+    with closing(RateLimitStore(path, StoppedClock(NOW))) as store:
+        yield store
+
+
+def used(limits: SharedLimits, *windows: tuple[str, int]) -> list[int]:
+    """What was spent of each."""
+    return [asyncio.run(limits.used(*window)) for window in windows]
+
+
+def test_quotas_are_spent_together_or_not_at_all(quotas: SharedLimits) -> None:
+    """The first that has no room is named, and nothing is taken from the others; a name that is
+    there twice is spent twice."""
+    few, many = Quota("requests", 5, 1, 2), Quota("tokens", 5, 60, 100)
+    assert asyncio.run(quotas.spend([few, many])) is None
+    assert asyncio.run(quotas.spend([few, many])) == many
+    assert used(quotas, ("requests", 5), ("tokens", 5)) == [1, 60]
+    assert asyncio.run(quotas.spend([few, few])) == few
+    assert used(quotas, ("requests", 5)) == [1]
+
+
+def test_what_is_given_back_never_fails(quotas: SharedLimits) -> None:
+    """Not below nothing, not beside a quota that was lowered; of a window that is over nothing
+    comes back to the next one."""
+    assert asyncio.run(quotas.spend([Quota("tokens", 5, 80, 100)])) is None
+    assert asyncio.run(quotas.spend([Quota("tokens", 5, -10, 20)])) is None
+    assert used(quotas, ("tokens", 5)) == [70]
+    assert asyncio.run(quotas.spend([Quota("tokens", 6, 9, 100)])) is None
+    for window in (5, 2):
+        assert asyncio.run(quotas.spend([Quota("tokens", window, -70, 100)])) is None
+    assert used(quotas, ("tokens", 5), ("tokens", 6)) == [0, 9]
+    assert asyncio.run(quotas.spend([Quota("tokens", 6, -90, 100)])) is None
+    assert used(quotas, ("tokens", 6)) == [0]
+
+
+def test_a_process_that_is_late_does_not_begin_a_window_anew(quotas: SharedLimits) -> None:
+    """What it spends of the window before counts in the one that another has begun. A clock that
+    was set back further begins one."""
+    assert asyncio.run(quotas.spend([Quota("r", 6, 2, 3)])) is None
+    late = Quota("r", 5, 1, 3)
+    assert [asyncio.run(quotas.spend([late])) for _ in range(2)] == [None, late]
+    assert used(quotas, ("r", 6)) == [3]
+    assert asyncio.run(quotas.spend([Quota("r", 4, 1, 3)])) is None
+    assert used(quotas, ("r", 4)) == [1]
+
+
+def test_processes_spend_exactly_what_there_is(path: Path) -> None:
+    """Of many tasks in two processes as many get through as fit."""
+    command = [sys.executable, "-m", "tests.storage.quota_worker", str(path), "150", "777"]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    through = [int(process.communicate(timeout=120)[0]) for process in both]
+    assert sum(through) == 777 // 7
+    with closing(RateLimitStore(path, StoppedClock(NOW))) as store:
+        assert used(store, ("requests", 1), ("tokens", 1)) == [777 // 7, 777]
