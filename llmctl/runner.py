@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -26,27 +28,27 @@ from llmctl.guards.schema import schema_validation
 from llmctl.http import HttpClient
 from llmctl.protocols import AnswerCache, Handler, Observer
 from llmctl.providers.registry import codec
-from llmctl.request import retarget, target_for, ulid
+from llmctl.request import require_translated, retarget, target_for, ulid
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
 from llmctl.threads import start_executor
 from llmctl.tokens import Counter
-from llmctl.types import CallRecord, Request
+from llmctl.types import CallRecord, Price, Request
 from llmctl.wiring import Surroundings, open_route
 
 if TYPE_CHECKING:
     from llmctl.engines.batch_tools import BatchEndpoint
     from llmctl.storage.batch_jobs import BatchJobs
+    from llmctl.storage.rate_limits import RateLimitStore
 
 SLOW = 3600.0  # seconds that the file of a batch may take, up or down
 THREADS = 6  # of asyncio's executor; Python's own choice for two processors
 
 
-class Runner(Struct, frozen=True):
-    """The open objects of one run of the program.
+class Resources(Struct, frozen=True, kw_only=True):
+    """What one run of the program has open, whichever profiles it asks.
 
     Attributes:
-        routes: the way of the profile in use, then those of its fallbacks.
         awake: the same clock, but for the times when the program was stopped.
         costs: what calls cost, or may cost.
         budget: what the run may spend, and the ledger it spends from.
@@ -60,7 +62,6 @@ class Runner(Struct, frozen=True):
 
     """
 
-    routes: tuple[Route, ...]
     clock: Clock
     awake: AwakeClock
     run_id: str
@@ -68,7 +69,6 @@ class Runner(Struct, frozen=True):
     costs: CostCalculator
     budget: RunBudget
     check: Callable[[], None]
-    cache: AnswerCache
     warn: Callable[[str], None]
     call_id: Callable[[], str]
     patient: bool
@@ -77,6 +77,19 @@ class Runner(Struct, frozen=True):
     jobs: BatchJobs
     stack: AsyncExitStack
     cache_guards: list[Cache] = field(default_factory=list)
+
+
+class Runner(Resources, frozen=True, kw_only=True):
+    """How one profile is asked in a run.
+
+    Attributes:
+        routes: the way of the profile in use, then those of its fallbacks.
+        cache: the answers that are kept; none where the profile keeps none.
+
+    """
+
+    routes: tuple[Route, ...]
+    cache: AnswerCache
 
     @property
     def profile(self) -> Profile:
@@ -118,7 +131,7 @@ class Runner(Struct, frozen=True):
                     FallbackTarget(
                         route.profile.name,
                         partial(self._retargeted, route.profile),
-                        route.admission.admit,
+                        partial(_admit, route),
                         other,
                     )
                     for route, other in zip(self.routes[1:], others, strict=True)
@@ -228,23 +241,88 @@ class Runner(Struct, frozen=True):
         )
 
 
+class Run(Resources, frozen=True, kw_only=True):
+    """One run of the program, open: its profiles are opened as they are asked for.
+
+    Attributes:
+        many: the transport for many calls at a time is used.
+        shared: the limits that the processes of this machine share.
+        routes: the ways opened so far, by the profile's name and interface.
+        opening: whoever opens a way holds its lock.
+        routes_stack: closes them.
+        prices: the own prices of the profiles opened so far, by name.
+        answers: the cache of profiles that keep answers, or (False) of those that keep none.
+
+    """
+
+    around: Surroundings
+    many: bool
+    shared: RateLimitStore
+    routes_stack: AsyncExitStack
+    prices: dict[str, Price | None]
+    answers: Callable[[bool], AnswerCache]
+    routes: dict[tuple[str, str], Route] = field(default_factory=dict)
+    opening: defaultdict[tuple[str, str], asyncio.Lock] = field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
+    )
+
+    async def runner(self, profile: Profile, fallbacks: Sequence[Profile] = ()) -> Runner:
+        """How the profile is asked, and `fallbacks` after it. Limits, breaker, connections and key
+        of a profile are one in the whole run, whoever asks it. Nothing has been sent, and no server
+        started, yet. A fallback that cannot be opened is left out, with a warning.
+
+        Raises `NoKeyError` and `SetupError`: what is missing shows before the first paid call.
+        """
+        waits = self.patient and not fallbacks
+        routes = [await self._route(profile, patient=waits)]
+        for one in fallbacks:
+            try:
+                routes.append(await self._route(one, patient=waits))
+            except (NoKeyError, SetupError) as error:
+                self.warn(f"the fallback {one.name} is left out: {error.message}")
+        if any(route.profile.limits.rpm or route.profile.limits.tpm for route in routes):
+            self.shared.open()
+        resources = {name: getattr(self, name) for name in Resources.__struct_fields__}
+        answers = self.answers(profile.cache.enabled)
+        return Runner(**resources, routes=tuple(routes), cache=answers)
+
+    async def _route(self, profile: Profile, *, patient: bool) -> Route:
+        """The profile's way, opened when it is first asked for; `patient` counts then."""
+        key = profile.name, profile.api
+        async with self.opening[key]:
+            if key not in self.routes:
+                self.routes[key] = await open_route(
+                    profile,
+                    self.around,
+                    self.routes_stack,
+                    self.counter,
+                    self.shared,
+                    self.stop,
+                    self.awake.lost,
+                    patient=patient,
+                    many=self.many,
+                )
+                self.prices[profile.name] = profile.price
+        route = self.routes[key]
+        # The same way, but the model of whoever asks: fallbacks are asked for their profile's.
+        return route if route.profile == profile else replace(route, profile=profile)
+
+
 @asynccontextmanager
-async def open_runner(
-    profile: Profile,
+async def open_run(
     around: Surroundings,
     *,
     cache_size: int | None = None,
-    fallbacks: Sequence[Profile] = (),
     patient: bool = False,
+    many: bool = False,
     stop: Stop | None = None,
-) -> AsyncIterator[Runner]:
-    """Everything a call needs, open. Nothing has been sent, and no server started, yet.
+) -> AsyncIterator[Run]:
+    """Everything that is opened once, whatever is asked: ledger, budget, prices, shared limits.
 
-    `cache_size` is what the cache of answers may grow to, in bytes. `patient`: many calls, which
-    wait for a provider rather than fail. Nothing that waits is sent once `stop` was asked for. A
-    fallback that cannot be opened is left out, with a warning.
-    Raises `NoKeyError`, `SetupError` and `DiskError`: what is missing shows before the first
-    paid call.
+    `cache_size` is what the cache of answers may grow to, in bytes. `patient`: calls wait for a
+    provider rather than fail, and come after a look into the cache (`Runner.kept_records`).
+    `many`: calls go over the transport for many at a time. Nothing that waits is sent once `stop`
+    was asked for. Raises `SetupError` and `DiskError`.
     """
     from llmctl.storage.answer_cache import SqliteCache
     from llmctl.storage.batch_jobs import BatchJobs
@@ -256,47 +334,36 @@ async def open_runner(
     # Names are resolved, keys read and long prompts counted there.
     start_executor(THREADS)
     async with AsyncExitStack() as stack:
+        own: dict[str, Price | None] = {}
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window, codec)
         shared = RateLimitStore(folders.state / "limits.db", clock)
         stack.callback(shared.close)
         awake = AwakeClock(clock)
         stack.callback(awake.close)
-        routes: list[Route] = []
-        waits = patient and not fallbacks
-        for one in (profile, *fallbacks):
-            try:
-                route = await open_route(
-                    one,
-                    around,
-                    stack,
-                    counter,
-                    shared,
-                    stop,
-                    awake.lost,
-                    patient=waits,
-                    many=patient,
-                )
-            except (NoKeyError, SetupError) as error:
-                if not routes:
-                    raise
-                warn(f"the fallback {one.name} is left out: {error.message}")
-            else:
-                routes.append(route)
-        if any(route.profile.limits.rpm or route.profile.limits.tpm for route in routes):
-            shared.open()
+        # Closed after the ledger and the cache: ending connections and servers may take a while.
+        routes_stack = await stack.enter_async_context(AsyncExitStack())
         ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
-        file = folders.cache / "cache.db" if profile.cache.enabled else None
-        cache = SqliteCache(file, warn, clock, size=cache_size)
-        stack.callback(cache.close)
         checker = Checker()
         stack.push_async_callback(checker.close)
-        own = {route.profile.name: route.profile.price for route in routes}
         budget = RunBudget(ledger, clock, warn, run_id, user)
         stack.callback(budget.close)
-        runner = Runner(
-            routes=tuple(routes),
+
+        @cache
+        def answers(enabled: bool) -> AnswerCache:  # noqa: FBT001 - as it is called
+            file = folders.cache / "cache.db" if enabled else None
+            store = SqliteCache(file, warn, clock, size=cache_size)
+            stack.callback(store.close)
+            return store
+
+        run = Run(
+            around=around,
+            many=many,
+            shared=shared,
+            routes_stack=routes_stack,
+            prices=own,
+            answers=answers,
             clock=clock,
             awake=awake,
             run_id=run_id,
@@ -304,7 +371,6 @@ async def open_runner(
             costs=CostCalculator(counter, prices, own, clock),
             budget=budget,
             check=ledger.check_in_place,
-            cache=cache,
             warn=warn,
             call_id=partial(ulid, clock),
             patient=patient,
@@ -314,13 +380,38 @@ async def open_runner(
             stack=stack,
         )
         try:
-            yield runner
+            yield run
         finally:
-            for guard in runner.cache_guards:
+            for guard in run.cache_guards:
                 await guard.close()
-            if cuts := sum(route.admission.cuts for route in routes):
+            if cuts := sum(route.admission.cuts for route in run.routes.values()):
                 what = "prompt was" if cuts == 1 else "prompts were"
                 warn(f"{cuts:,} {what} cut to fit the model's window (on_overflow: truncate)")
+
+
+@asynccontextmanager
+async def open_runner(
+    profile: Profile,
+    around: Surroundings,
+    *,
+    cache_size: int | None = None,
+    fallbacks: Sequence[Profile] = (),
+    patient: bool = False,
+    stop: Stop | None = None,
+) -> AsyncIterator[Runner]:
+    """The runner of a run that asks one profile; many calls at a time where they are `patient`.
+    Raises as `open_run` and `Run.runner`."""
+    async with open_run(
+        around, cache_size=cache_size, patient=patient, many=patient, stop=stop
+    ) as run:
+        yield await run.runner(profile, fallbacks)
+
+
+async def _admit(route: Route, request: Request) -> Request:
+    """The request as a fallback can be asked now. Raises as `Admission.admit`, and
+    `InvalidRequest`."""
+    require_translated(request)
+    return await route.admission.admit(request)
 
 
 def user_name() -> str:
