@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmctl.config.load import load
 from llmctl.config.profiles import as_yaml
-from llmctl.config.settings import Profile, Settings
+from llmctl.config.settings import Profile, Serve, Settings
 from llmctl.config.yaml_nodes import keys_of
 from llmctl.errors import ConfigError
 
@@ -34,9 +34,10 @@ _PROFILES = st.dictionaries(st.sampled_from(sorted(keys_of(Profile))), _VALUES) 
     st.lists(st.sampled_from(_SECTIONS)),
     st.dictionaries(st.sampled_from(["rpm", "total", "ttl", "env", "input", "output"]), _SCALARS),
 )
+_GATEWAY = st.dictionaries(st.sampled_from(sorted(keys_of(Serve))), _VALUES)
 _FILES = st.fixed_dictionaries(
     {"profiles": st.dictionaries(st.sampled_from(["openai", "local", "p"]), _PROFILES)},
-    optional={"default": _SCALARS, "budgets": _VALUES},
+    optional={"default": _SCALARS, "budgets": _VALUES, "serve": _GATEWAY},
 )
 
 

@@ -12,9 +12,18 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.config.paths import CONFIG_FILE, find_folders, home, project_file, read_file
+from llmctl.config.paths import CONFIG_FILE, find_folders, named_path, project_file, read_file
 from llmctl.config.profiles import pick
-from llmctl.config.settings import Budget, ConfigFile, Folders, Limits, Profile, Settings
+from llmctl.config.serve import read_serve, secret_variables
+from llmctl.config.settings import (
+    Budget,
+    ConfigFile,
+    Folders,
+    Limits,
+    Profile,
+    Settings,
+    is_loopback,
+)
 from llmctl.config.trust import Untrusted, is_trusted, needs_trust
 from llmctl.config.yaml_nodes import Node, keys_of, merge, nearest, parse_yaml, quoted, read
 from llmctl.errors import ConfigError
@@ -91,12 +100,14 @@ def load(
     sources = {name: ["built in"] for name in PRESETS}
     default: str | None = None
     size: int | None = None
+    gateway = Node("", "serve", {})
     for file in files:
         for name, node in file.profiles.items():
             entries[name] = merge(entries.get(name, _EMPTY), node)
             sources.setdefault(name, []).append(node.where)
     for file in files:
         size = file.says.get("cache", {}).get("max_size", size)
+        gateway = merge(gateway, file.says.get("serve", gateway))
         if (default := file.says.get("default") or default) not in (None, *entries):
             wrong = f"{quoted(str(default))}; {nearest(str(default), entries)}"
             raise file.root.mapping()["default"].error(f"names no profile: {wrong}")
@@ -113,10 +124,12 @@ def load(
             entries[used] = merge(entries[used], knob)
             sources[used].append(knob.where)
         profiles[used] = complete(used)
-    _hide_keys(profiles)
+    serve = read_serve(gateway, profiles, environ, cwd)
+    _hide_keys(profiles, secret_variables(serve))
     budgets = {name: budget for file in files for name, (budget, _) in file.budgets.items()}
     paths = tuple(file.path for file in files)
-    return Settings(profiles, default, folders, paths, tuple(budgets.values()), size, used, why)
+    own = tuple(budgets.values())
+    return Settings(profiles, default, folders, paths, own, size, used, why, serve)
 
 
 def _knobs(environ: Mapping[str, str], overrides: Overrides) -> list[Node]:
@@ -146,7 +159,7 @@ def project(
     for node in file.profiles.values():
         url = node.mapping().get("base_url")
         parts = urlsplit(str(url.value) if url else "")
-        if url and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        if url and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             # a key and a prompt cross a network in the clear only where the user wrote that down
             raise url.error(
                 "must be https:// in a project's configuration, trusted or not; plain http to "
@@ -181,15 +194,6 @@ def _files(folders: Folders, cwd: Path, environ: Mapping[str, str]) -> list[Sour
 def _user_file(folders: Folders) -> SourceFile:
     path = folders.config / CONFIG_FILE
     return _read_file(path) if os.path.lexists(path) else SourceFile(path)
-
-
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _read_file(path: Path) -> SourceFile:
@@ -238,9 +242,8 @@ def _complete(
 
     for key in ("model_path", "env_file"):
         if written := said.get(key):
-            file = cwd / entries[key].where.rpartition(":")[0]  # a path begins at its file
-            own = home(environ) / written[2:] if written.startswith("~/") else file.parent / written
-            said[key] = Path(os.path.normpath(own))
+            file = cwd / entries[key].where.rpartition(":")[0]
+            said[key] = named_path(written, file, environ)
     if said.get("model_path") and "model" not in entries:
         # answers of two files must not meet in the cache
         said["model"] = said["model_path"].stem.strip() or "model"
@@ -349,9 +352,10 @@ def _check_fallback(profile: Profile, entry: Node, profiles: Mapping[str, Profil
         raise said["on_overflow"].error("needs `fallback:`, a list of profiles to go to")
 
 
-def _hide_keys(profiles: dict[str, Profile]) -> None:
-    """Tell a command that gives a key which variables, holding other keys, it may not see."""
-    held = {variable for preset in PRESETS.values() for variable in preset.key_env}
+def _hide_keys(profiles: dict[str, Profile], secrets: Collection[str]) -> None:
+    """Tell a command that gives a key which variables, holding other keys or `secrets`, it may
+    not see."""
+    held = {variable for preset in PRESETS.values() for variable in preset.key_env}.union(secrets)
     held |= {profile.key.env for profile in profiles.values() if profile.key and profile.key.env}
     for name, profile in profiles.items():
         if profile.key and profile.key.command:

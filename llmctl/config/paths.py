@@ -40,6 +40,13 @@ def home(environ: Mapping[str, str]) -> Path:
     )
 
 
+def named_path(written: str, file: Path, environ: Mapping[str, str]) -> Path:
+    """The path that a configuration file names: in the home folder after `~/`, else relative to
+    the file's own folder. Raises `ConfigError` when no home folder is known."""
+    named = home(environ) / written[2:] if written.startswith("~/") else file.parent / written
+    return Path(os.path.normpath(named))
+
+
 def find_folders(environ: Mapping[str, str], cwd: Path) -> Folders:
     """The four folders; none is made or looked at.
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlencode, urlsplit
@@ -369,6 +371,276 @@ class Budget(Struct, frozen=True):
     ] = field(default_factory=dict)
 
 
+# The gateway, `llmctl serve`.
+
+QuotaPeriod = Literal["minute", "hour", "day", "week", "month"]  # of UTC; a week begins on Monday
+
+_PERIOD_WORDS: Mapping[str, QuotaPeriod] = {
+    "min": "minute",
+    **{period: period for period in get_args(QuotaPeriod)},
+}
+_QUOTA = re.compile(
+    r"(\$?)([0-9]{1,15}(?:_[0-9]{1,15}){0,4}(?:\.[0-9]{1,9})?) ?/ ?"
+    rf"({'|'.join(_PERIOD_WORDS)})"
+)
+
+
+class Rate(Struct, frozen=True):
+    """At most `amount` requests or tokens a `period`; written `60/minute`."""
+
+    amount: int
+    period: QuotaPeriod
+
+    def __str__(self) -> str:
+        return f"{self.amount}/{self.period}"
+
+
+class Allowance(Struct, frozen=True):
+    """At most `amount` US dollars a `period`; written `5/day`."""
+
+    amount: Decimal
+    period: QuotaPeriod
+
+    def __str__(self) -> str:
+        return f"{self.amount}/{self.period}"
+
+
+def parse_rate(text: str) -> Rate | None:
+    """`60/minute`, `60/min` or `10_000/day`. None: no such rate, or one of 0."""
+    match = _QUOTA.fullmatch(text.strip())
+    if match is None or match[1] or "." in match[2] or not int(match[2]):
+        return None
+    return Rate(int(match[2]), _PERIOD_WORDS[match[3]])
+
+
+def parse_allowance(text: str) -> Allowance | None:
+    """`5/day`, `$5/day` or `2_000.50/month`, in US dollars. None: no such allowance."""
+    match = _QUOTA.fullmatch(text.strip())
+    return None if match is None else Allowance(Decimal(match[2]), _PERIOD_WORDS[match[3]])
+
+
+RateText = Annotated[
+    Rate, _written("a number and a period, such as 60/minute or 10_000/day", parse_rate)
+]
+AllowanceText = Annotated[
+    Allowance, _written("US dollars and a period, such as 5/day or 100/month", parse_allowance)
+]
+
+
+class Caps(Struct, frozen=True):
+    """What one caller, team or organisation may use: requests, tokens (input and output) and
+    dollars, each by any number of periods that all hold. Empty: any amount."""
+
+    requests: tuple[RateText, ...] = ()
+    tokens: tuple[RateText, ...] = ()
+    budget: tuple[AllowanceText, ...] = ()
+
+
+class Group(Caps, frozen=True):
+    """A team or an organisation: what all its callers may use together, and which `profiles`
+    (None: all that are served)."""
+
+    profiles: tuple[Text, ...] | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _parse_endpoint(text: str) -> str | None:
+    """An address that a secret or a caller's token may be sent to; None where it is none."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # its message may repeat a password
+        return None
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or "@" in parts.netloc:
+        return None
+    if (parts.scheme == "http" and not is_loopback(host)) or port == 0 or parts.fragment:
+        return None
+    return None if re.search(r'[\s\\<>"]', text) else text
+
+
+def _parse_jwks(text: str) -> str | None:
+    """The address of a key set, or a file's path; None where it is neither."""
+    return _parse_endpoint(text) if "://" in text else text.strip() or None
+
+
+def _parse_network(text: str) -> str | None:
+    """A network in its usual form; one address is a network of one."""
+    try:
+        return str(ip_network(text.strip()))
+    except ValueError:
+        return None
+
+
+def _parse_origin(text: str) -> str | None:
+    """An origin as browsers send it: in lower case, without the scheme's own port."""
+    match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?/?", text.lower())
+    if match is None:
+        return None
+    own = {"http": ":80", "https": ":443"}[match[1]]
+    port = match[3] or ""
+    return f"{match[1]}://{match[2]}{'' if port == own else port}"
+
+
+def _parse_pattern(text: str) -> re.Pattern[str] | None:
+    """None also for what matches empty text, which every prompt holds, and for what a later
+    Python reads otherwise."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = re.compile(text)
+    except (re.error, OverflowError, RecursionError, Warning):
+        return None
+    return None if found.search("") else found
+
+
+class ServeLimits(Struct, frozen=True):
+    """What a caller may send and wait for.
+
+    `body`: bytes; `depth`: levels of JSON; `messages`: of a conversation, or texts to embed;
+    `max_tokens`: of output that a caller may ask for (None: any); `n`: answers to one question;
+    `logit_bias`: tokens it names. `queue`: calls that wait for a provider's limits or a budget
+    before more are refused; `wait`: seconds that one waits for a held budget to come free.
+    """
+
+    body: Size = 10 * 2**20
+    depth: Annotated[int, Meta(ge=4, le=200)] = 64
+    messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    max_tokens: MaxTokens | None = None
+    n: Annotated[int, Meta(ge=1, le=1000)] = 8
+    logit_bias: Annotated[int, Meta(ge=0, le=1_000_000)] = 300
+    queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    wait: Pause = 30.0
+
+
+class ScreenRule(Struct, frozen=True):
+    """A regular expression (Python's) that no prompt may match: the call is refused, or what
+    matches is replaced by `[NAME]`."""
+
+    name: StoredName
+    pattern: Annotated[
+        re.Pattern[str],
+        _written(
+            r"a regular expression in Python's syntax, such as '\bproject-x\b', that does not "
+            "match empty text",
+            _parse_pattern,
+        ),
+    ]
+    action: Literal["refuse", "mask"]
+
+
+class IpSettings(Struct, frozen=True):
+    """Who may connect. `allow`: networks in CIDR form, none for any; `trusted_proxies`: how many
+    proxies stand before the gateway, each of which adds to X-Forwarded-For."""
+
+    allow: tuple[
+        Annotated[
+            str, _written("an address or a network such as 10.0.0.0/8 or ::1", _parse_network)
+        ],
+        ...,
+    ] = ()
+    trusted_proxies: Annotated[int, Meta(ge=0, le=20)] = 0
+
+
+class Secret(Struct, frozen=True):
+    """The environment variable that holds a secret."""
+
+    env: Variable
+
+
+SecretPlace = Annotated[Secret, Meta(description="{env: NAME}, never a secret itself")]
+
+
+class Claims(Struct, frozen=True):
+    """Names of the claims that say who a caller is. `profiles` is a list or text with spaces,
+    `budget` text such as 5/day, or a list of it."""
+
+    user: Text = "sub"
+    team: Text = "team"
+    organisation: Text = "organisation"
+    profiles: Text = "profiles"
+    budget: Text = "budget"
+
+
+Algorithm = Literal["RS256", "ES256", "HS256"]
+
+_ENDPOINT = "https:// and a host (http:// only on this machine), without user and password"
+
+
+class JwtSettings(Struct, frozen=True):
+    """How a JWT is checked: its issuer and audience (one of), and the key of its signature, either
+    from a key set, `jwks` (an address, or the absolute path of a file), or a shared `secret`.
+    `leeway`: seconds that clocks may differ by."""
+
+    issuer: Text
+    audience: Annotated[tuple[Text, ...], Meta(min_length=1, description="at least one audience")]
+    jwks: Annotated[str, _written(f"a file, or {_ENDPOINT}", _parse_jwks)] | None = None
+    secret: SecretPlace | None = None
+    algorithms: tuple[Algorithm, ...] = ()
+    claims: Claims = Claims()
+    leeway: Annotated[float, Meta(ge=0, le=300), _DURATION_WORDS] = 30.0
+
+
+class IntrospectionSettings(Struct, frozen=True):
+    """How an opaque token is asked about (RFC 7662): at `url`, as `client_id`. `audience` (one of)
+    and `issuer` are demanded where they are set; `cache`: seconds that an answer holds."""
+
+    url: Annotated[str, _written(_ENDPOINT, _parse_endpoint)]
+    client_id: Text
+    client_secret: SecretPlace
+    audience: tuple[Text, ...] = ()
+    issuer: Text | None = None
+    claims: Claims = Claims()
+    cache: Annotated[float, Meta(ge=0, le=3600), _DURATION_WORDS] = 30.0
+
+
+class TlsFiles(Struct, frozen=True):
+    """The certificate (with its chain) and its private key, PEM files."""
+
+    cert: Path
+    key: Path
+
+
+class Serve(Struct, frozen=True):
+    """The gateway. `host`, `port` (0: any free one) and `workers` (processes) say where it stands.
+
+    Attributes:
+        profiles: that callers may use, if they and their team may. None: all that have a key.
+        models: names that callers may use as `model`, each for a profile or `profile/model`.
+        limits, screen: what a caller may send.
+        caller: what each caller may use that has no caps of its own.
+        teams, organisations: what their callers may use together, by name.
+        cors: origins of web pages that may call, as browsers send them.
+        ip, jwt, introspection: who may call, beside holders of `llmctl tokens`.
+        tls: files; None: plain HTTP.
+
+    """
+
+    host: Annotated[str, _text("a host name or an address", r"\A[\w.:%-]+\Z")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8400
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    profiles: tuple[Text, ...] | None = None
+    models: Mapping[LabelName, Text] = field(default_factory=dict)
+    limits: ServeLimits = ServeLimits()
+    screen: tuple[ScreenRule, ...] = ()
+    caller: Caps = Caps()
+    teams: Mapping[LabelName, Group] = field(default_factory=dict)
+    organisations: Mapping[LabelName, Group] = field(default_factory=dict)
+    cors: tuple[
+        Annotated[str, _written("an origin such as https://app.example", _parse_origin)], ...
+    ] = ()
+    ip: IpSettings = IpSettings()
+    jwt: JwtSettings | None = None
+    introspection: IntrospectionSettings | None = None
+    tls: TlsFiles | None = None
+
+
 class CacheSize(Struct, frozen=True):
     """What the cache of answers may grow to, in bytes."""
 
@@ -376,12 +648,14 @@ class CacheSize(Struct, frozen=True):
 
 
 class ConfigFile(Struct, frozen=True):
-    """A configuration file; its profiles are read once all files are merged."""
+    """A configuration file; its profiles and `serve` (see `Serve`) are read once all files are
+    merged."""
 
     default: Text | None = None
     profiles: Mapping[StoredName, object] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     cache: CacheSize = CacheSize()
+    serve: object = None
 
 
 class Folders(Struct, frozen=True):
@@ -406,3 +680,4 @@ class Settings(Struct, frozen=True):
     cache_size: int | None = None
     used: str = ""
     why: str = ""
+    serve: Serve = Serve()

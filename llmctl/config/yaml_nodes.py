@@ -134,7 +134,7 @@ def read(node: Node, hint: Any) -> Any:
     hint = Text if hint is Path else hint
     kind, *_, meta = get_args(hint) if get_origin(hint) is Annotated else (hint, Meta())
     extra = meta.extra or {}
-    if isinstance(kind, type) and issubclass(kind, Struct):
+    if isinstance(kind, type) and issubclass(kind, Struct) and "parse" not in extra:
         return _section(node, kind, meta.description)
     if get_origin(kind) is Mapping:
         return _mapping(node, get_args(kind), extra.get("typed", {}))
