@@ -69,11 +69,13 @@ def program() -> "typer.Typer":
         local_commands,
         models,
         profiles_commands,
+        tokens_commands,
     )
     from llmctl.cli.ask import AskOptions
     from llmctl.cli.batch import BatchOptions
     from llmctl.cli.context import Context
     from llmctl.cli.options import EPILOG, command, show_version
+    from llmctl.cli.serve import ServeOptions
 
     app = typer.Typer(
         name="llmctl",
@@ -106,6 +108,12 @@ def program() -> "typer.Typer":
 
         return run(options, context)
 
+    @command(app, "serve", "config", "json", options=ServeOptions)
+    def serve(context: Context, options: ServeOptions) -> int:
+        from llmctl.cli.serve import run
+
+        return run(options, context)
+
     app.add_typer(keys.app, name="keys")
     app.add_typer(cost.app, name="cost")
     app.add_typer(cache_commands.app, name="cache")
@@ -113,4 +121,5 @@ def program() -> "typer.Typer":
     command(app, "models", "profile", "config", "json")(models.models)
     app.add_typer(local_commands.app, name="local")
     app.add_typer(history_commands.app, name="history")
+    app.add_typer(tokens_commands.app, name="tokens")
     return app

@@ -15,13 +15,25 @@ from llmctl.errors import EXIT_CODES
 from tests.conftest import LLMCTL, Run
 
 COMMANDS = {
-    "": ["ask", "batch", "models", "keys", "cost", "cache", "profiles", "local", "history"],
+    "": [
+        "ask",
+        "batch",
+        "models",
+        "keys",
+        "cost",
+        "cache",
+        "profiles",
+        "local",
+        "history",
+        "tokens",
+    ],
     "keys": ["set", "list", "check", "rotate", "remove"],
     "cost": ["report", "check", "release", "prices"],
     "cache": ["prune", "stats"],
     "profiles": ["list", "show", "init", "trust"],
     "local": ["install", "status", "remove"],
     "history": ["list", "show", "search", "remove"],
+    "tokens": ["create", "list", "revoke", "rotate"],
 }
 GROUPS = [tuple(name.split()) for name in COMMANDS]
 ALL = sorted({*GROUPS, *((*g.split(), name) for g, names in COMMANDS.items() for name in names)})

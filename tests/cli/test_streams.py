@@ -18,8 +18,14 @@ from tests.conftest import LLMCTL, Run, configure, ledger
 from tests.simulator.server import Simulator
 
 NASTY = "a\x1b]0;owned\x07\x1b[2J\x9b2J\u202eb"
-WORDS = {"ask": ["hi"], "batch": ["in.jsonl", "-o", "-"], "cache prune": ["--all"]}
-"""Arguments of commands that do nothing without; others get `x` for each that they require."""
+WORDS = {
+    "ask": ["hi"],
+    "batch": ["in.jsonl", "-o", "-"],
+    "cache prune": ["--all"],
+    "serve": ["--host", "0.0.0.0"],  # it refuses, and ends
+}
+"""Arguments of commands that do nothing without, or do not end; others get `x` for each that they
+require."""
 
 
 def _leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
@@ -38,6 +44,8 @@ def _run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command with nothing on stdin; stdout is caught unless it is given."""
     (cwd / "in.jsonl").write_text('{"prompt": "x"}\n')
+    for made in Path(env["HOME"], ".local/state/llmctl").glob("tokens.db*"):
+        made.unlink()  # a name is given once
     return subprocess.run(
         [LLMCTL, *name.split(), *COMMANDS[name], *more.split()], env=env, cwd=cwd, timeout=60,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if stdout is None else stdout,
