@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import signal
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llmctl.clock import Clock
@@ -77,6 +79,24 @@ class _StoppableClock:
             self._stop.check()
             await first_of(self._clock.sleep(seconds), self._asked.wait())
             self._stop.check()
+
+
+@contextmanager
+def handle_signals(
+    on_signal: Callable[[int], None], numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[None]:
+    """While open, call `on_signal` in the event loop for every signal of these numbers."""
+    loop = asyncio.get_running_loop()
+
+    def forward(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(on_signal, number)
+
+    before = {number: signal.signal(number, forward) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def first_of(*works: Coroutine[Any, Any, object]) -> None:

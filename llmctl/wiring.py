@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Folders, Profile
+from llmctl.errors import SetupError
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.guards.context_window import Admission
 from llmctl.guards.pipeline import Route
@@ -95,6 +96,23 @@ def located(profile: Profile, folders: Folders) -> Profile:
 
     path = model_file(profile, folders)
     return replace(profile, base_url=f"local://model/{path.name}?size={path.stat().st_size}")
+
+
+def located_fallbacks(
+    profile: Profile,
+    profiles: Mapping[str, Profile],
+    folders: Folders,
+    warn: Callable[[str], None],
+) -> tuple[Profile, ...]:
+    """The profile's fallbacks, `located`; one whose model is not there is left out, with a
+    warning."""
+    found = []
+    for name in profile.fallback:
+        try:
+            found.append(located(profiles[name], folders))
+        except SetupError as error:
+            warn(f"the fallback {name} is left out: {error.message}")
+    return tuple(found)
 
 
 async def _open(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from llmctl import attachments
 from llmctl.batch.output import dollars, record
 from llmctl.cli.ask import AskOptions
-from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
+from llmctl.cli.context import Context, Selection, runner_for, select_profile
 from llmctl.cli.options import (
     BUDGET_FLAG,
     budget_windows,
@@ -44,6 +44,7 @@ from llmctl.providers.models_api import count_tokens
 from llmctl.redact import printable
 from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
+from llmctl.shutdown import handle_signals
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import Answer, CallRecord, Message, Request, StreamChunk
 

@@ -22,7 +22,7 @@ from llmctl.batch.output import STDOUT, default_output, dollars, errors_path, is
 from llmctl.batch.rows import RowReader
 from llmctl.cli import batch_provider
 from llmctl.cli.batch import BatchOptions
-from llmctl.cli.context import Context, Selection, handle_signals, runner_for, select_profile
+from llmctl.cli.context import Context, Selection, runner_for, select_profile
 from llmctl.cli.options import (
     BUDGET_FLAG,
     budget_lines,
@@ -65,7 +65,7 @@ from llmctl.observers.run_stats import Tally
 from llmctl.protocols import Engine
 from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
-from llmctl.shutdown import Stop
+from llmctl.shutdown import Stop, handle_signals
 from llmctl.storage.process import free_descriptors
 
 

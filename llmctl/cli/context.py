@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 from llmctl.cli.output import error_json, is_tty, say, write_json
 from llmctl.cli.streams import stdin_pieces
 from llmctl.clock import Clock, SystemClock
-from llmctl.errors import ConfigError, DiskError, InputError, LlmctlError, SetupError
+from llmctl.errors import ConfigError, DiskError, InputError, LlmctlError
 from llmctl.redact import printable
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def select_profile(context: Context, **flags: Any) -> Selection:
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
     from llmctl.providers.local_model_files import is_installed
-    from llmctl.wiring import located
+    from llmctl.wiring import located, located_fallbacks
 
     overrides = Overrides(**{"profile": context.profile, "model": context.model, **flags})
     settings = load_settings(context, overrides)
@@ -139,14 +138,9 @@ def select_profile(context: Context, **flags: Any) -> Selection:
     profile = choose(settings, lambda: is_installed(folders))
     if context.verbose:
         context.info(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
-    fallbacks: list[Profile] = []
-    for name in profile.fallback:
-        try:
-            fallbacks.append(located(settings.profiles[name], folders))
-        except SetupError as error:
-            context.warn(f"the fallback {name} is left out: {error.message}")
+    fallbacks = located_fallbacks(profile, settings.profiles, folders, context.warn)
     return Selection(
-        located(profile, folders), folders, settings.cache_size, tuple(fallbacks), settings.budgets
+        located(profile, folders), folders, settings.cache_size, fallbacks, settings.budgets
     )
 
 
@@ -286,21 +280,3 @@ def read_secret(prompt: str) -> str:
         # the error itself holds what was read
         raise InputError("stdin is not text; pipe in the key alone") from None
     return text
-
-
-@contextmanager
-def handle_signals(on_signal: Callable[[int], None]) -> Iterator[None]:
-    """While open, call `on_signal` in the event loop for every SIGINT and SIGTERM."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-
-    def forward(number: int, _: object) -> None:
-        loop.call_soon_threadsafe(on_signal, number)
-
-    before = {each: signal.signal(each, forward) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -266,20 +266,13 @@ def budget_windows(
 ) -> Callable[[float], list[BudgetWindow]]:
     """Budget windows as a function of the moment (Unix seconds): `own` US dollars for the run,
     and the budgets that calls of this user count towards, in their UTC day, week or month."""
-    from datetime import UTC
-
     from llmctl.config.settings import Budget
-    from llmctl.reports.periods import period_at
-    from llmctl.reports.report import budget_window
+    from llmctl.reports.report import budget_window, windows_at
 
     run = [] if own is None else [budget_window(Budget(BUDGET_FLAG, own, "month"), run_id)]
     mine = [budget for budget in budgets if budget.match.get("user", user) == user]
 
-    def windows(now: float) -> list[BudgetWindow]:
-        at = round(now * 1000)
-        return [*run, *(budget_window(one, period_at(one.period, at, UTC)) for one in mine)]
-
-    return windows
+    return lambda now: [*run, *windows_at(mine, now)]
 
 
 async def tightest_budget(run: RunBudget) -> tuple[Decimal, Decimal] | None:

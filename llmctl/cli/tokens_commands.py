@@ -171,9 +171,9 @@ def rotate(
 
 
 def _store(context: Context) -> TokenStore:
-    from llmctl.storage.virtual_keys import TokenStore
+    from llmctl.storage.virtual_keys import FILE, TokenStore
 
-    return TokenStore(context.folders.state / "tokens.db", context.clock)
+    return TokenStore(context.folders.state / FILE, context.clock)
 
 
 def _found(store: TokenStore, name: str) -> Token:
@@ -254,9 +254,9 @@ def _expiry(text: str, now: float) -> float | None:
 
 
 def _moment(at: float | None) -> str | None:
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    from llmctl.reports.periods import iso
+
+    return None if at is None else iso(int(at) * 1000, UTC)
 
 
 def _caps(caps: Caps) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from llmctl.gateway.exchange import EVENTS, JSON_TYPE, Disconnected, Exchange
 from llmctl.gateway.failures import failure_of, refused
 from llmctl.gateway.messages import count_body, read_count
 from llmctl.gateway.screen import screened
-from llmctl.gateway.service import Offer, Service, Way
+from llmctl.gateway.service import Offer, Service, Way, place
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.providers.models_api import count_tokens
@@ -150,6 +150,8 @@ class Call:
             # Something must bound what it may use.
             most.append(way.profile.default_max_tokens)
         complete = body.completed(made.raw, made.target, codec, [m for m in most if m is not None])
+        if complete is made.raw:
+            return made
         made = replace(made, raw=complete)
         return replace(made, fingerprint=fingerprint(made))
 
@@ -159,7 +161,7 @@ class Call:
         position, seconds = limits.queued(request.user, request.weight)
         if not position:
             return
-        where = f"position {position}, about {seconds:.0f} s"
+        where = place(position, seconds)
         self._exchange.more["x-llmctl-queue"] = where
         if position > self._service.serve.limits.queue:
             raise refused(

@@ -10,16 +10,14 @@ from llmctl.config.settings import Settings
 from llmctl.errors import UsageError
 from llmctl.gateway.callers import Authenticator
 from llmctl.gateway.introspection import Introspector
-from llmctl.gateway.jwt_auth import JwtVerifier, KeySet, SharedSecret
+from llmctl.gateway.jwt_auth import jwt_verifier
 from llmctl.gateway.listener import tls_context
 from llmctl.gateway.log import log, warn
 from llmctl.gateway.server_options import ServerOptions
 from llmctl.gateway.service import Service, open_service
 from llmctl.http import HttpClient
-from llmctl.storage.virtual_keys import TokenStore
+from llmctl.storage.virtual_keys import FILE, TokenStore
 from llmctl.wiring import Surroundings
-
-TOKENS = "tokens.db"
 
 
 def has_authentication(settings: Settings) -> bool:
@@ -28,21 +26,24 @@ def has_authentication(settings: Settings) -> bool:
     serve = settings.serve
     if serve.jwt is not None or serve.introspection is not None:
         return True
-    tokens = TokenStore(settings.folders.state / TOKENS, SystemClock())
+    tokens = TokenStore(settings.folders.state / FILE, SystemClock())
     try:
         return tokens.any_active()
     finally:
         tokens.close()
 
 
-def check_reachable(settings: Settings, *, loopback: bool) -> None:
-    """Raise `UsageError` where strangers would reach a gateway that asks nobody who they are."""
-    if not loopback and not has_authentication(settings):
+def check_reachable(settings: Settings, *, loopback: bool) -> bool:
+    """Whether callers are asked who they are, as `has_authentication`. Raises `UsageError` where
+    strangers would reach a gateway that asks nobody."""
+    asked = has_authentication(settings)
+    if not loopback and not asked:
         raise UsageError(
             f"{settings.serve.host} can be reached from other machines, and nobody would have to "
             "say who they are: make a token first (`llmctl tokens create NAME`), configure `jwt:` "
             "or `introspection:` under `serve:`, or serve this machine alone (--host 127.0.0.1)"
         )
+    return asked
 
 
 @asynccontextmanager
@@ -50,12 +51,12 @@ async def opened(options: ServerOptions, *, loopback: bool) -> AsyncIterator[Ser
     """The service of the configuration as it is now. `loopback`: only this machine reaches it.
     Raises `ConfigError`, `UsageError`, `SetupError` and `DiskError`."""
     settings, clock = options.settings(), SystemClock()
-    check_reachable(settings, loopback=loopback)
+    asked = check_reachable(settings, loopback=loopback)
     tls_context(settings.serve.tls)
     around = Surroundings(settings.folders, options.environ, clock, log, warn)
     async with AsyncExitStack() as stack:
         authenticate: Authenticator | None = None
-        if has_authentication(settings):
+        if asked:
             authenticate = _authenticator(settings, options.environ, clock, stack)
         yield await stack.enter_async_context(open_service(settings, around, authenticate))
 
@@ -65,19 +66,13 @@ def _authenticator(
 ) -> Authenticator:
     """Finds callers by all that the settings name; `stack` closes what it opens."""
     serve = settings.serve
-    tokens = TokenStore(settings.folders.state / TOKENS, clock)
+    tokens = TokenStore(settings.folders.state / FILE, clock)
     stack.callback(tokens.close)
     client = HttpClient()
     stack.push_async_callback(client.close)
     jwt = introspection = None
     if serve.jwt is not None:
-        if serve.jwt.jwks is not None:
-            keys: KeySet | SharedSecret = KeySet(serve.jwt.jwks, client, clock, warn)
-        else:
-            assert serve.jwt.secret is not None  # one of the two is there
-            variable = serve.jwt.secret.env
-            keys = SharedSecret(environ.get(variable, ""), variable)
-        jwt = JwtVerifier(serve.jwt, keys, clock)
+        jwt = jwt_verifier(serve.jwt, environ, client, clock, warn)
     if serve.introspection is not None:
         introspection = Introspector(serve.introspection, environ, client, clock)
     return Authenticator(tokens, clock, jwt=jwt, introspection=introspection)

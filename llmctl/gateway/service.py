@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,22 +12,21 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.config.settings import Caps, Group, Profile, Serve, Settings
-from llmctl.errors import DiskError, SetupError
+from llmctl.errors import DiskError, LlmctlError
 from llmctl.gateway import caps
 from llmctl.gateway.callers import Authenticator, Caller
 from llmctl.gateway.caps import Scope
 from llmctl.gateway.failures import refused
 from llmctl.gateway.usage import budget_json, own_usage, quota_json, used_this_month
-from llmctl.keys.key import KeySlot, slot_of
+from llmctl.keys.key import slot_of
 from llmctl.keys.keyring_store import stored_slots
+from llmctl.keys.resolver import KeyResolver
 from llmctl.protocols import BudgetWindow, Handler
 from llmctl.providers.registry import speaks
-from llmctl.reports.periods import period_at
-from llmctl.reports.report import budget_window
+from llmctl.reports.report import windows_at
 from llmctl.runner import Run, Runner, open_run
-from llmctl.shutdown import Stop
 from llmctl.types import JSON, CallRecord, Request
-from llmctl.wiring import Surroundings, located
+from llmctl.wiring import Surroundings, located, located_fallbacks
 
 _BOTH = frozenset({"api.openai.com"})
 """Hosts that speak OpenAI's chat completions and its responses, whatever the profile names."""
@@ -53,7 +51,7 @@ class Way(Struct, frozen=True):
 
 
 class Service:
-    """What is open. `stop` ends it; `broken` says why nothing can be put on record any more.
+    """What is open. `broken` says why nothing can be put on record any more.
 
     `in_flight` counts the requests of callers. Profiles are opened when they are first asked for.
     """
@@ -129,33 +127,31 @@ class Service:
 
     def _may(self, caller: Caller, offer: Offer) -> bool:
         """Whether the caller may ask for it: who may ask a profile may ask for all its models."""
-        for names in (
-            caller.profiles,
-            *(group.profiles for group in self._groups(caller).values()),
-        ):
+        groups = self._groups(caller)
+        for names in (caller.profiles, *(group.profiles for _, _, group in groups)):
             if names is not None and offer.name not in names and offer.profile not in names:
                 return False
         return True
 
-    def _groups(self, caller: Caller) -> Mapping[str, Group]:
-        """The caller's team and organisation as the configuration has them, by label."""
+    def _groups(self, caller: Caller) -> list[tuple[str, str, Group]]:
+        """The caller's team and organisation, those that the configuration has: label, name and
+        what it says of them."""
         serve = self.serve
-        named = {
-            "tag:team": serve.teams.get(caller.team or ""),
-            "tag:organisation": serve.organisations.get(caller.organisation or ""),
-        }
-        return {label: group for label, group in named.items() if group is not None}
+        named = (
+            ("tag:team", caller.team, serve.teams),
+            ("tag:organisation", caller.organisation, serve.organisations),
+        )
+        return [
+            (label, name, known[name]) for label, name, known in named if name and name in known
+        ]
 
     def scopes(self, caller: Caller) -> tuple[Scope, ...]:
         """Whose caps the caller's calls count towards: its own, its team's, its organisation's."""
         label, value = ("tag:token", caller.token) if caller.token else ("user", caller.user)
         own = self.serve.caller if caller.caps == Caps() else caller.caps
         found = [Scope(label, value, own)]
-        values = {"tag:team": caller.team, "tag:organisation": caller.organisation}
-        for name, group in self._groups(caller).items():
-            found.append(
-                Scope(name, values[name] or "", Caps(group.requests, group.tokens, group.budget))
-            )
+        for of, name, group in self._groups(caller):
+            found.append(Scope(of, name, Caps(group.requests, group.tokens, group.budget)))
         return tuple(scope for scope in found if scope.caps != Caps())
 
     @contextmanager
@@ -174,9 +170,7 @@ class Service:
 
     def windows(self, now: float) -> list[BudgetWindow]:
         """The windows of the configuration's budgets."""
-        at = round(now * 1000)
-        budgets = self.settings.budgets
-        return [budget_window(one, period_at(one.period, at, UTC)) for one in budgets]
+        return windows_at(self.settings.budgets, now)
 
     async def way(self, offer: Offer, path: str) -> Way:
         """The way of an offer's profile for bodies of this path, opened when it is first asked
@@ -223,7 +217,7 @@ class Service:
     def _places(self, caller: Caller) -> JSON:
         """By profile, where a call of the caller's would wait now."""
         return {
-            way.profile.name: f"position {position}, about {seconds:.0f} s"
+            way.profile.name: place(position, seconds)
             for way in self._ways.values()
             for position, seconds in [
                 way.runner.routes[0].limits.queued(caller.user, caller.weight)
@@ -233,12 +227,7 @@ class Service:
 
     async def _open(self, profile: Profile) -> Way:
         folders, warn = self._around.folders, self._around.warn
-        fallbacks = []
-        for name in profile.fallback:
-            try:
-                fallbacks.append(located(self.settings.profiles[name], folders))
-            except SetupError as error:
-                warn(f"the fallback {name} is left out: {error.message}")
+        fallbacks = located_fallbacks(profile, self.settings.profiles, folders, warn)
         runner = await self.run.runner(located(profile, folders), fallbacks)
         handler = runner.handler(
             self._settle,
@@ -256,6 +245,11 @@ class Service:
             raise
 
 
+def place(position: int, seconds: float) -> str:
+    """Where a call waits, for people."""
+    return f"position {position}, about {seconds:.0f} s"
+
+
 def _speaking(profile: Profile, path: str) -> Profile:
     """The profile, in the interface that takes bodies of this path where its provider has both."""
     if speaks(profile.adapter, profile.api, path):
@@ -268,11 +262,8 @@ def _offers(settings: Settings, around: Surroundings) -> dict[str, Offer]:
     """What callers may ask for by name: aliases, and the profiles that are served: those that the
     configuration names, else all that it defines or has a key of. Those without one are warned
     of."""
-    stored = stored_slots(around.folders.state)
-    keyed = {
-        name: _has_key(profile, around.environ, stored)
-        for name, profile in settings.profiles.items()
-    }
+    keys = KeyResolver(around.environ, stored_slots(around.folders.state))
+    keyed = {name: _has_key(profile, keys) for name, profile in settings.profiles.items()}
     served = settings.serve.profiles or tuple(
         name
         for name, profile in settings.profiles.items()
@@ -292,12 +283,16 @@ def _offers(settings: Settings, around: Surroundings) -> dict[str, Offer]:
     return offers
 
 
-def _has_key(profile: Profile, environ: Mapping[str, str], stored: Collection[KeySlot]) -> bool:
-    """Whether a key of the profile is in sight, or none is needed. No command is asked."""
+def _has_key(profile: Profile, keys: KeyResolver) -> bool:
+    """Whether a key of the profile is in sight, or none is needed; of one that cannot be used its
+    calls say so. No command is asked."""
     key = profile.key
-    if key is None or key.command:
+    if key is None or key.command or slot_of(profile) in keys.stored:
         return True
-    return bool(key.env and environ.get(key.env, "").strip()) or slot_of(profile) in stored
+    try:
+        return keys.environment(profile) is not None
+    except LlmctlError:
+        return True
 
 
 @asynccontextmanager
@@ -307,10 +302,7 @@ async def open_service(
     """The service of these settings, open; closed when no request is under way any more.
     `authenticate` is None where only the user who runs it is served. Raises `SetupError` and
     `DiskError`."""
-    stop = Stop()
-    async with open_run(
-        around, cache_size=settings.cache_size, patient=False, many=True, stop=stop
-    ) as run:
+    async with open_run(around, cache_size=settings.cache_size, many=True) as run:
         await run.budget.beat()  # a full disk is found now, not by the first call
         service = Service(settings, around, run, authenticate)
         run.budget.limit(

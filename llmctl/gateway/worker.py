@@ -12,10 +12,9 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
@@ -27,11 +26,12 @@ from llmctl.gateway.bounded_http import BoundedHttp
 from llmctl.gateway.listener import is_loopback, load_certificate, tls_context
 from llmctl.gateway.log import log
 from llmctl.gateway.metrics import Metrics
-from llmctl.gateway.opening import TOKENS, opened
+from llmctl.gateway.opening import opened
 from llmctl.gateway.pages import pages
 from llmctl.gateway.server_options import ServerOptions
 from llmctl.gateway.service import Service
-from llmctl.shutdown import DRAIN
+from llmctl.shutdown import DRAIN, handle_signals
+from llmctl.storage.virtual_keys import FILE as TOKENS
 
 LOOK = 1.0  # seconds between two looks at the configuration's files
 
@@ -94,11 +94,14 @@ class Worker:
         self._read = frozenset(settings.files)
 
     async def _serve(self) -> None:
-        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._interrupt}
+        handlers: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: self._stop,
+            signal.SIGINT: self._interrupt,
+        }
         if hasattr(signal, "SIGHUP"):  # Windows has none
             handlers[signal.SIGHUP] = self._hangup.set
         try:
-            with _signals(handlers):
+            with handle_signals(lambda number: handlers[number](), handlers):
                 await self._server.serve([self._listener])
         except SystemExit:
             raise self._failure or LlmctlError("the gateway did not start") from None
@@ -213,19 +216,3 @@ def _uvicorn_config(app: App, tls: ssl.SSLContext | None) -> uvicorn.Config:
         timeout_keep_alive=75,
         ssl_context_factory=None if tls is None else lambda _, __: tls,
     )
-
-
-@contextmanager
-def _signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """While open, signals call their handlers in the event loop."""
-    loop = asyncio.get_running_loop()
-
-    def forward(number: int, _: FrameType | None) -> None:
-        loop.call_soon_threadsafe(handlers[signal.Signals(number)])
-
-    before = {number: signal.signal(number, forward) for number in handlers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, tzinfo
+from datetime import UTC, date, tzinfo
 from decimal import Decimal
 from itertools import accumulate
 from typing import Literal
@@ -372,6 +372,12 @@ def budget_window(budget: Budget, span: Span | str) -> BudgetWindow:
         match, start, end = dict(budget.match), span.start, span.end
     key = json.dumps([budget.name, sorted(match.items()), start, end])
     return BudgetWindow(key, budget.name, budget.limit, start, end, match, budget.warn_at)
+
+
+def windows_at(budgets: Iterable[Budget], now: float) -> list[BudgetWindow]:
+    """The windows of the budgets at a moment (seconds since the epoch), of UTC."""
+    at = round(now * 1000)
+    return [budget_window(one, period_at(one.period, at, UTC)) for one in budgets]
 
 
 def project(cost: Decimal | None, month: Span, now: int) -> Decimal | None:

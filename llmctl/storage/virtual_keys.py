@@ -23,6 +23,9 @@ from llmctl.redact import remember
 from llmctl.storage.database import Database, Migration, Work, corrupt
 from llmctl.storage.files import disk
 
+FILE = "tokens.db"
+"""Where tokens are kept, in the state folder."""
+
 PREFIX = "lk-"
 """What every secret of ours begins with; 43 characters of base64url follow, which are 256 bits."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from tests.conftest import ledger
 from tests.gateway.conftest import Serve
 from tests.gateway.serving import configure
 from tests.simulator.server import Simulator
@@ -27,12 +26,6 @@ def ask(client: httpx2.Client, text: Any, **more: Any) -> httpx2.Response:
     """One question in OpenAI's language, of the profile `sim` where no `model` is named."""
     body = {"model": "sim", "messages": [{"role": "user", "content": text}], **more}
     return client.post(CHAT, json=body)
-
-
-def ledger(home: Path, columns: str) -> list[Any]:
-    """The calls on record, in their order."""
-    with closing(sqlite3.connect(home / ".local/state/llmctl/ledger.db")) as connection:
-        return connection.execute(f"SELECT {columns} FROM calls ORDER BY call_id").fetchall()
 
 
 def said(response: httpx2.Response) -> str:
@@ -54,9 +47,10 @@ def test_a_call_is_on_record_with_who_asked(
         )
     assert response.headers["x-request-id"] == "caller-7"
     assert response.headers["x-llmctl-profile"] == "sim"
-    ((call, user, tags, status),) = ledger(home, "call_id, user, tags, status")
-    assert (call, user, status) == (response.headers["x-llmctl-call"], "ann", "ok")
-    assert json.loads(tags) == {"token": "web", "team": "data", "organisation": "acme"}
+    (row,) = ledger(home)
+    assert row["call_id"] == response.headers["x-llmctl-call"]
+    assert (row["user"], row["status"]) == ("ann", "ok")
+    assert json.loads(row["tags"]) == {"token": "web", "team": "data", "organisation": "acme"}
 
 
 def test_answers_are_kept_for_all_workers_and_told_again_as_a_stream(
@@ -224,3 +218,24 @@ def test_a_cap_of_tokens_bounds_answers_that_nothing_else_bounds(
     assert sim.calls[0].ask is not None
     assert sim.calls[0].ask.max_tokens == 8192
     assert 0 < cap["used_tokens"] < 20
+
+
+def test_profiles_without_a_key_are_warned_of_and_those_of_a_file_are_not(
+    home: Path, sim: Simulator, serve: Serve, token: Callable[..., str]
+) -> None:
+    """A key that stands in the profile's own file of variables is as good as any other."""
+    file = configure(home, sim)
+    (file.parent / "keys.env").write_text("FILE_KEY=sk-of-the-file-4711\n")
+    (file.parent / "keys.env").chmod(0o600)
+    text = file.read_text().replace(
+        "    key: {env: SIM_KEY}\n", "    key: {env: FILE_KEY}\n    env_file: keys.env\n", 1
+    )
+    text = text.replace("    key: {env: SIM_KEY}\n", "    key: {env: NOT_SET}\n", 1)
+    file.write_text(text)
+    secret, gateway = token("web"), serve()
+    with gateway.client(secret) as client:
+        assert said(ask(client, "hi")) == "echo: hi"
+    warned = [line for line in gateway.lines if "has no key" in line]
+    assert len(warned) == 1
+    assert "the profile claude has no key" in warned[0]
+    assert "$NOT_SET" in warned[0]
