@@ -27,7 +27,8 @@
         ├── SchemaMismatch         1   schema           (billed: carries usage and cost)
         ├── BudgetRefused          3   budget           (refused before sending)
         │   ├── BudgetExhausted    3   budget           (terminal for the whole run)
-        │   └── BudgetHeld         3   budget           retryable; calls under way hold the rest
+        │   ├── BudgetHeld         3   budget           retryable; calls under way hold the rest
+        │   └── Unpriced           3   budget           nobody knows what the call may cost
         ├── Cancelled            130   cancelled
         └── Interrupted            5   type of its cause; broke off after its first token
 

@@ -122,8 +122,9 @@ def require_translated(request: Request) -> None:
     """Raises `InvalidRequest` for a body in a language that the request's provider does not
     speak, and that could not be said in another."""
     raw, target = request.raw, request.target
-    foreign = raw is not None and raw.path in {"/messages", "/responses"}
-    if foreign and raw is not None and not speaks(target.adapter, target.api, raw.path):
+    if raw is None or raw.path not in {"/messages", "/responses"}:
+        return
+    if not speaks(target.adapter, target.api, raw.path):
         why = f"what was asked cannot be translated for {target.provider}"
         raise InvalidRequest(why, sent=False)
 

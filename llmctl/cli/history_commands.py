@@ -167,8 +167,14 @@ def _time(at: float) -> str:
 
 
 def _fields(one: Conversation) -> dict[str, Any]:
-    at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return {"id": one.id, "at": at, "profile": one.profile, "model": one.model}
+    from llmctl.reports.periods import iso
+
+    return {
+        "id": one.id,
+        "at": iso(int(one.at) * 1000, UTC),
+        "profile": one.profile,
+        "model": one.model,
+    }
 
 
 def _print(found: list[Conversation], context: Context, word: str = "") -> None:

@@ -13,16 +13,13 @@ from llmctl.config.settings import Profile
 from llmctl.errors import InvalidRequest
 from llmctl.gateway.dialect import Asked, Dialect
 from llmctl.protocols import Codec
+from llmctl.providers.anthropic import WITHOUT_SAMPLING
 from llmctl.providers.openai_chat import ChatCompletions
 from llmctl.providers.registry import speaks
 from llmctl.request import CHAT, left_out
-from llmctl.types import JSON, CacheMode, RawRequest, Target
+from llmctl.types import JSON, CacheMode, RawRequest, Streaming, Target
 
 EMBEDDINGS = "/embeddings"
-
-_WITHOUT_SAMPLING = "2026-10-21"
-"""The `anthropic-version` from which on sampling cannot be set
-(platform.claude.com/docs/en/api/migration-2026-10-21)."""
 
 _BEYOND = ("logprobs", "top_logprobs", "audio", "modalities", "include", "background")
 """Parameters by which a streamed answer has more than is kept of it."""
@@ -52,8 +49,8 @@ class Body(Struct, frozen=True):
         if path != CHAT and not all(speaks(one.adapter, one.api, path) for one in fallbacks):
             with suppress(InvalidRequest):  # then such a fallback cannot be asked
                 chat = self.dialect.as_chat(asked)
-        streamed = "events" if asked.stream else None
-        return RawRequest(path, {**asked.body, **named}, asked.headers, streamed, chat)  # type: ignore[arg-type]
+        streamed: Streaming | None = "events" if asked.stream else None
+        return RawRequest(path, {**asked.body, **named}, asked.headers, streamed, chat)
 
     def completed(
         self, raw: RawRequest, target: Target, codec: Codec, most: Sequence[int]
@@ -75,12 +72,12 @@ class Body(Struct, frozen=True):
             known = [*most, *([] if profile.max_tokens is None else [profile.max_tokens])]
             if known:
                 body[limit] = min(known)
-        return replace(raw, body=body)
+        return raw if body == raw.body else replace(raw, body=body)
 
     def _unwelcome(self, raw: RawRequest) -> Sequence[str]:
         """Parameters that the version of the interface refuses which the caller speaks: what it
         did not say itself is left out."""
-        later = raw.headers.get("anthropic-version", "") >= _WITHOUT_SAMPLING
+        later = raw.headers.get("anthropic-version", "") >= WITHOUT_SAMPLING
         return ("temperature", "top_p", "top_k") if later else ()
 
     def _limit(self, body: dict[str, Any], path: str, target: Target, codec: Codec) -> str:

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 
 from llmctl.errors import BadResponse, InvalidRequest
-from llmctl.gateway.dialect import Asked, Failure, StreamWriter
+from llmctl.gateway.dialect import Asked, Failure, StreamWriter, event
 from llmctl.providers.replies import load_json
 from llmctl.types import JSON, Answer, StreamChunk, Usage
 
@@ -229,12 +229,6 @@ def is_streamed(body: JSON) -> bool:
 def without_stream(body: JSON) -> JSON:
     """The body without what says how it is streamed."""
     return {name: value for name, value in body.items() if name not in _STREAMED}
-
-
-def event(data: bytes, name: str = "") -> bytes:
-    """A server-sent event; data of several lines stays so."""
-    head = f"event: {name}\n".encode() if name else b""
-    return head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
 def tool_calls(answer: Answer, id: str) -> list[dict[str, Any]]:

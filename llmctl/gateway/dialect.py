@@ -83,3 +83,9 @@ class Dialect(Protocol):
 
     def failure(self, failure: Failure) -> bytes:
         """The body of an error."""
+
+
+def event(data: bytes, name: str = "") -> bytes:
+    """A server-sent event; data of several lines stays so."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"

@@ -16,16 +16,14 @@ import orjson
 from msgspec import Meta, Struct, ValidationError, convert
 
 from llmctl.errors import InvalidRequest
-from llmctl.gateway.dialect import Asked, Failure
-from llmctl.providers.anthropic import MESSAGES, VERSION
+from llmctl.gateway.dialect import Asked, Failure, event
+from llmctl.providers.anthropic import MESSAGES, VERSION, WITHOUT_SAMPLING
 from llmctl.providers.openai_chat import json_schema_format
 from llmctl.types import JSON, Answer, Finish, ModelInfo, StreamChunk, Usage
 
 T = TypeVar("T")
 
 _PASSED_ON = ("anthropic-version", "anthropic-beta")
-_WITHOUT_SAMPLING = "2026-10-21"
-"""The version since which `temperature`, `top_p` and `top_k` are refused, whatever they say."""
 
 _STOP: dict[Finish, str] = {
     "stop": "end_turn",
@@ -71,7 +69,7 @@ class Messages:
         question = _read(said, _Question)
         version = asked.headers.get("anthropic-version", VERSION)
         for name in ("temperature", "top_p"):
-            if version >= _WITHOUT_SAMPLING and name in said:
+            if version >= WITHOUT_SAMPLING and name in said:
                 raise InvalidRequest(
                     f"`{name}` is not part of anthropic-version {version}: leave it out, or send "
                     f"anthropic-version {VERSION}",
@@ -123,7 +121,7 @@ class MessageWriter:
         """The provider's own event, or a delta of the text."""
         if chunk.data:
             self._relayed = chunk.event
-            return _event(chunk.event, chunk.data)
+            return event(chunk.data.encode(), chunk.event)
         return self._text(chunk.text, chunk.model) if chunk.text else b""
 
     def end(self, answer: Answer) -> bytes:
@@ -575,13 +573,8 @@ def _error(failure: Failure) -> JSON:
 # --- Events -------------------------------------------------------------------------------------
 
 
-def _event(name: str, data: str) -> bytes:
-    lines = "".join(f"data: {line}\n" for line in data.split("\n"))
-    return f"event: {name}\n{lines}\n".encode()
-
-
-def _typed(event: JSON) -> bytes:
-    return _event(event["type"], orjson.dumps(event).decode())
+def _typed(said: JSON) -> bytes:
+    return event(orjson.dumps(said), said["type"])
 
 
 def _block_start(index: int, block: JSON) -> bytes:

@@ -16,7 +16,6 @@ from llmctl.errors import InvalidRequest
 from llmctl.gateway.chat import (
     error_body,
     error_object,
-    event,
     is_streamed,
     model_of,
     refusal,
@@ -24,7 +23,7 @@ from llmctl.gateway.chat import (
     url_citations,
     without_stream,
 )
-from llmctl.gateway.dialect import Asked, Failure, StreamWriter
+from llmctl.gateway.dialect import Asked, Failure, StreamWriter, event
 from llmctl.providers.replies import object_or_empty
 from llmctl.types import JSON, Answer, StreamChunk, Usage
 

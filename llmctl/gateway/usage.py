@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from llmctl.gateway.callers import Caller
 from llmctl.gateway.caps import Spending, span_of
 from llmctl.protocols import BudgetUsage, BudgetWindow
+from llmctl.reports.periods import iso
 from llmctl.storage.ledger_queries import LedgerPeek, Reading
 from llmctl.storage.ledger_rows import dollars, read_tags
 from llmctl.types import JSON
@@ -75,7 +76,7 @@ def budget_json(window: BudgetWindow, usage: BudgetUsage) -> JSON:
         "spent_usd": float(usage.spent),
         "held_usd": float(usage.held),
         "left_usd": float(left),
-        "resets": _time(window.end / 1000),
+        "resets": iso(window.end, UTC),
     }
 
 
@@ -87,9 +88,5 @@ def quota_json(spending: Spending, used: int) -> JSON:
         f"limit_{what}": rate.amount,
         f"used_{what}": used,
         f"left_{what}": max(0, rate.amount - used),
-        "resets": _time(spending.ends),
+        "resets": iso(round(spending.ends * 1000), UTC),
     }
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -173,6 +173,13 @@ async def recorded(writing: Awaitable[None]) -> None:
         raise
 
 
+async def _counted_apart(
+    sink: Observer, costs: CostCalculator, request: Request, result: CallError, watch: Stopwatch
+) -> None:
+    """Write the record of a call whose prompt takes a while to count."""
+    await sink(await asyncio.to_thread(costs.record, request, result, watch))
+
+
 def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculator) -> Handler:
     """The outermost guard: an answer is returned when `sink` has dealt with the call's record. A
     cancelled call has one, too. What `sink` raises (a full disk) replaces the answer."""
@@ -192,15 +199,10 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
                 result.limited, result.elsewhere = stop.limited, stop.elsewhere
                 result.request = stop.request
                 result.earlier, result.ambiguous = stop.earlier, stop.uncertain > 0
-
-        async def write() -> None:
-            if _is_estimated(result) and costs.is_long(request):  # the loop has other calls
-                record = await asyncio.to_thread(costs.record, request, result, watch)
-            else:
-                record = costs.record(request, result, watch)
-            await sink(record)
-
-        await recorded(write())
+        if _is_estimated(result) and costs.is_long(request):  # the loop has other calls
+            await recorded(_counted_apart(sink, costs, request, result, watch))
+        else:
+            await recorded(sink(costs.record(request, result, watch)))
         if raised is not None:
             raise raised
         assert isinstance(result, Answer)

@@ -29,6 +29,10 @@ VERSION = "2023-06-01"
 """`anthropic-version`. The later 2026-10-21 refuses `temperature`, `top_p` and `top_k`, and
 answers alike (platform.claude.com/docs/en/api/versioning, …/api/migration-2026-10-21)."""
 
+WITHOUT_SAMPLING = "2026-10-21"
+"""The `anthropic-version` since which `temperature`, `top_p` and `top_k` are refused, whatever they
+say (platform.claude.com/docs/en/api/migration-2026-10-21)."""
+
 MAX_TOKENS = 8192
 """The output limit that Anthropic is sent where none is given: the API requires one. Thinking
 counts, which the newest models do unasked; every model since Claude 4 takes this one, the older
