@@ -23,6 +23,7 @@ import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import UTC
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,11 @@ class HttpReply:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
 
+    @property
+    def server_time(self) -> float | None:
+        """Seconds since the epoch by the server's clock; None where it does not say."""
+        return http_date(self.headers.get("date", ""))
+
     async def chunks(self, most: int | None = None) -> AsyncGenerator[bytes]:
         """The decoded body in pieces, as they arrive. Raises `BadResponse` beyond `most` bytes
         (`MAX_BODY`), decoded or as they came: a megabyte of gzip may unpack to a gigabyte, and
@@ -188,6 +194,17 @@ class HttpReply:
                 if most is not None and size >= most:
                     break
         return b"".join(found)[:most]
+
+
+def http_date(text: str) -> float | None:
+    """The moment of a header's HTTP date, in seconds since the epoch; None where it is none."""
+    from email.utils import parsedate_to_datetime  # dates are rare; this is slow to import
+
+    try:
+        when = parsedate_to_datetime(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
 
 
 class _Unpacker:
@@ -310,8 +327,8 @@ class _Exchange:
 class HttpClient:
     """Sends HTTP requests; `many` at a time go over aiohttp. `proxy` is the address of the one that
     all go through, None: what the environment says. `lost` are the seconds for which the program
-    was stopped so far: deadlines do not count them. Belongs to the event loop of its first
-    request."""
+    was stopped so far: deadlines do not count them. `certificates` names a file of those to trust,
+    besides the system's. Belongs to the event loop of its first request."""
 
     def __init__(
         self,
@@ -319,8 +336,10 @@ class HttpClient:
         many: bool = False,
         proxy: str | None = None,
         lost: Callable[[], float] = lambda: 0.0,
+        certificates: str | None = None,
     ) -> None:
         self._many, self._proxy, self._lost = many, proxy, lost
+        self._certificates = certificates
         if many:  # a second of a minute's requests would wait for this import
             import llmctl.http_aiohttp  # noqa: F401
         # By origin, and whether connections are kept; and the words for the proxy on the way.
@@ -400,7 +419,9 @@ class HttpClient:
         # A context that trusts nobody, where none is needed: loading certificates takes 20 ms.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if https:
-            context = _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+            context = _certificates(
+                os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"), self._certificates
+            )
         if proxy is not None and proxy.url.scheme == "https":
             proxy.ssl_context = context
         way = f" through the proxy {proxy.url.netloc.decode()}" if proxy else ""
@@ -506,14 +527,16 @@ def _in_networks(host: str, networks: Iterable[str]) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
+def _certificates(file: str | None, folder: str | None, more: str | None) -> ssl.SSLContext:
     """The certificates to trust, loaded once for `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the
-    system's store. Raises `ConfigError`."""
+    system's store; and those of the file `more`. Raises `ConfigError`."""
     del file, folder  # httpx2 reads them itself
     import httpx2
 
     try:
         context = httpx2.create_ssl_context()
+        if more:
+            context.load_verify_locations(more)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(f"the certificates cannot be loaded: {error}") from error
     context.set_alpn_protocols(["http/1.1"])

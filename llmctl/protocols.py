@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -87,22 +87,56 @@ class BodyFields(Struct, frozen=True):
 
 
 class Auth(Protocol):
-    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile. `source`
-    is where its key was found (`$NAME`, `keyring`, `command`); None without one."""
+    """Authenticates HTTP requests. Asked for every attempt: keys may be rotated meanwhile."""
 
     @property
     def source(self) -> str | None:
-        """For errors, which name it."""
+        """Where its key was found (`$NAME`, `keyring`, `command`…), or whose credentials it uses,
+        for errors, which name it; None without one."""
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is by a key, which another one may take the place of."""
+
+    @property
+    def mark(self) -> str | None:
+        """The key or token in use now, for `refused`; None: none yet, or none at all."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether there may be another one during a run."""
 
     async def sign(self, request: httpx2.Request, /) -> httpx2.Request:
-        """The request with what proves who sends it. It may need the address and the body."""
+        """The request with what proves who sends it. It may need the address and the body. Raises
+        `CallError` where that cannot be had now."""
+
+    async def refused(self, mark: str | None, error: CallError, /) -> bool:
+        """The provider refused what `mark` stands for, with this error: whether there is something
+        else to use now. Many calls may report it at once. Ends: each is tried once."""
+
+
+class Event(Struct, frozen=True):
+    """One event of a stream: its name (`message` where none was given) and its data."""
+
+    name: str
+    data: str
+
+
+class EventStream(Protocol):
+    """Cuts the bytes of one stream into events, wherever they come apart."""
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that `chunk` completes. Raises `BadResponse` for bytes that are none."""
+
+    def end(self) -> Event | None:
+        """The event that the end of the bytes completes."""
 
 
 class StreamReader(Protocol):
     """Reads one streamed answer; it may remember what earlier events said."""
 
     def piece(self, event: str, data: str) -> StreamChunk:
-        """One server-sent event; raises the mapped `CallError` when it carries an error."""
+        """One event; raises the mapped `CallError` when it carries an error."""
 
     def end(self) -> StreamChunk:
         """What the end of the stream says: `done` where there is no end mark, and all has come."""
@@ -127,6 +161,10 @@ class Codec(Protocol):
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> CallError:
         """The mapped error of any reply whose status is no success."""
+
+    def events(self, start: bytes, content_type: str) -> EventStream | None:
+        """What cuts a reply into events whose body begins so; None where it is no stream. Nothing
+        of `start` is read yet."""
 
     def reader(self) -> StreamReader:
         """A reader for one streamed answer."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier, Thread
+from typing import TypeVar
 
 from llmctl.errors import SetupError
+
+T = TypeVar("T")
 
 
 def start(thread: Thread) -> None:
@@ -15,6 +19,28 @@ def start(thread: Thread) -> None:
         thread.start()
     except RuntimeError as error:
         raise _refused(error) from error
+
+
+def in_background(work: Callable[[], T], name: str) -> Future[T]:
+    """What `work` will return or raise, out of a thread that can be abandoned: what hangs in a
+    library cannot be interrupted, and the end of the process does not wait for it. Raises
+    `SetupError` where the system allows no more threads."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # so that who gives up waiting does not take its result
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(error)
+
+    start(Thread(target=run, name=name, daemon=True))
+    return future
+
+
+async def awaited(work: Callable[[], T], name: str) -> T:
+    """As `asyncio.to_thread`, by `in_background`: a command that is interrupted ends at once."""
+    return await asyncio.wrap_future(in_background(work, name))
 
 
 def started_pool(count: int, name: str) -> ThreadPoolExecutor:
