@@ -17,6 +17,7 @@ from llmctl.redact import printable, redact, redact_possible_keys
 
 LIMIT = 10.0  # seconds: a password manager may have to ask its server, not a person
 
+_ALONE = "it must print the key alone"
 _MOST = 64 * 1024  # bytes of stdout, and of stderr
 _SHOWN = 300  # characters of stderr
 _PARTING = 1.0  # seconds that a killed command may take to be gone
@@ -29,52 +30,61 @@ class CommandSource(Struct, frozen=True):
     environ: Mapping[str, str]
     hidden: Collection[str] = ()
 
-    async def find(self, _: KeySlot) -> Key:
-        """What the program prints on stdout, without its line end, whatever the slot is.
-
-        No shell is involved, and the program gets no stdin. Raises `NoKeyError`, with the
-        program's redacted stderr, when it fails, prints nothing or more than 64 KiB, or takes
-        longer than 10 s. It is then killed with all it started.
-        """
+    async def find(self, _: KeySlot, *, reserve: bool = False) -> Key:  # noqa: ARG002
+        """What the program prints on stdout, whatever the slot is; see `output_of`."""
+        seen = {name: self.environ[name] for name in {*self.environ} - {*self.hidden}}
         named = f"the key's command {self.command[0]}"
-        by_hand = "run it by hand to see why"
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env={name: self.environ[name] for name in {*self.environ} - {*self.hidden}},
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise NoKeyError(f"{named} cannot be started: {why}; check `key.command`") from None
-        assert process.stdout
-        assert process.stderr
-        code: int | None = None
-        try:
-            async with asyncio.timeout(LIMIT):
-                streams = (process.stdout, process.stderr)
-                printed, said = await asyncio.gather(*(_read(process, each) for each in streams))
-                code = await process.wait()
-        except TimeoutError:
-            raise NoKeyError(f"{named} took longer than {LIMIT:g} s; {by_hand}") from None
-        finally:
-            if code is None:
-                _kill(process)
-                with suppress(TimeoutError):  # what left the group may still hold the pipes
-                    await asyncio.wait_for(process.communicate(), _PARTING)
-        mend = "it must print the key alone"
-        if max(len(printed), len(said)) > _MOST:
-            raise NoKeyError(f"{named} printed more than {_MOST >> 10} KiB; {mend}")
-        value = printed.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
-        if code:
-            words = redact_possible_keys(redact(said.decode("utf-8", "replace"), value)).split()
-            why = printable(" ".join(words))[-_SHOWN:] or by_hand
-            status = f"signal {-code}" if code < 0 else f"exit {code}"
-            raise NoKeyError(f"{named} failed ({status}): {why}")
-        return Key(usable(value, f"what {named} printed", mend), "command")
+        value = await output_of(self.command, seen, named, "check `key.command`")
+        return Key(usable(value, f"what {named} printed", _ALONE), "command")
+
+
+async def output_of(
+    command: tuple[str, ...], environ: Mapping[str, str], named: str, check: str
+) -> str:
+    """What a program prints on stdout, without its line end. Messages call it `named`, and where it
+    cannot be started tell people to `check` something.
+
+    No shell is involved, and the program gets no stdin. Raises `NoKeyError`, with the program's
+    redacted stderr, when it fails, prints more than 64 KiB, or takes longer than 10 s. It is then
+    killed with all it started.
+    """
+    by_hand = "run it by hand to see why"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environ,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise NoKeyError(f"{named} cannot be started: {why}; {check}") from None
+    assert process.stdout
+    assert process.stderr
+    code: int | None = None
+    try:
+        async with asyncio.timeout(LIMIT):
+            streams = (process.stdout, process.stderr)
+            printed, said = await asyncio.gather(*(_read(process, each) for each in streams))
+            code = await process.wait()
+    except TimeoutError:
+        raise NoKeyError(f"{named} took longer than {LIMIT:g} s; {by_hand}") from None
+    finally:
+        if code is None:
+            _kill(process)
+            with suppress(TimeoutError):  # what left the group may still hold the pipes
+                await asyncio.wait_for(process.communicate(), _PARTING)
+    if max(len(printed), len(said)) > _MOST:
+        raise NoKeyError(f"{named} printed more than {_MOST >> 10} KiB; {_ALONE}")
+    value = printed.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+    if code:
+        words = redact_possible_keys(redact(said.decode("utf-8", "replace"), value)).split()
+        why = printable(" ".join(words))[-_SHOWN:] or by_hand
+        status = f"signal {-code}" if code < 0 else f"exit {code}"
+        raise NoKeyError(f"{named} failed ({status}): {why}")
+    return value
 
 
 async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> bytes:

@@ -32,11 +32,15 @@ def usable(value: str, what: str, mend: str, error: type[LlmctlError] = NoKeyErr
 
 
 class Key(Struct, frozen=True):
-    """An API key, where it was found (`$NAME`, `keyring`, `command`), and the one in reserve."""
+    """An API key, where it was found (`$NAME`, `keyring`, `command`, a secret's address and
+    version), and the one in reserve. `managed`: by a secrets manager, which may have a newer one at
+    any time; `version` names it there."""
 
     value: str
     source: str
     previous: Key | None = None
+    managed: bool = False
+    version: str = ""
 
     def __repr__(self) -> str:
         return f"Key([key] from {self.source})"
@@ -57,8 +61,9 @@ class KeySlot(NamedTuple):
 class KeySource(Protocol):
     """A place of keys: the environment, the keyring, a command, a secrets manager."""
 
-    async def find(self, slot: KeySlot) -> Key | None:
-        """The key for the slot, None when there is none here. Raises `NoKeyError`."""
+    async def find(self, slot: KeySlot, *, reserve: bool = False) -> Key | None:
+        """The key for the slot, None when there is none here; with the one in `reserve`, even where
+        that takes another request. Raises `NoKeyError`."""
         ...
 
 
@@ -69,14 +74,16 @@ def slot_of(profile: Profile) -> KeySlot:
 
 
 class StoredKey(Struct, frozen=True, tag_field="llmctl", tag=1):
-    """One side of a slot. `created`: Unix seconds; `rank`: None for a candidate."""
+    """One side of a slot. `created`: Unix seconds; `rank`: None for a candidate; `id`: the
+    provider's name of a key that was made by llmctl."""
 
     key: str
     created: float | None = None
     rank: int | None = 0
+    id: str | None = None
 
     def __repr__(self) -> str:
-        return f"StoredKey([key], created={self.created}, rank={self.rank})"
+        return f"StoredKey([key], created={self.created}, rank={self.rank}, id={self.id})"
 
     def to_text(self) -> str:
         """The JSON text that the keyring stores."""

@@ -13,13 +13,19 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from llmctl.config.env_file import read_env_file
+from llmctl.clock import Clock, SystemClock
+from llmctl.config.env_file import variables_of
 from llmctl.config.settings import Profile
-from llmctl.errors import NoKeyError
+from llmctl.errors import LlmctlError, NoKeyError
 from llmctl.keys.command import CommandSource
 from llmctl.keys.key import Key, KeySlot, KeySource, slot_of, usable
 from llmctl.keys.keyring_store import PASSWORD, Keyring, KeyringUnavailable
+from llmctl.keys.secrets import SecretReader, SecretSource
 from llmctl.redact import last_chars
+
+REREAD = 300.0
+"""Seconds after which a secrets manager is asked again for a key in use: managers charge by the
+call, and rotations leave the old key valid for longer."""
 
 
 class EnvironmentSource(Struct, frozen=True):
@@ -37,7 +43,7 @@ class EnvironmentSource(Struct, frozen=True):
         mend = f"set {self.variable} again to the key alone"
         return Key(usable(value, f"the key in ${self.variable}", mend), f"${self.variable}")
 
-    async def find(self, _: KeySlot) -> Key | None:
+    async def find(self, _: KeySlot, *, reserve: bool = False) -> Key | None:  # noqa: ARG002
         """As `read`, whatever the slot is."""
         return self.read()
 
@@ -47,7 +53,7 @@ class KeyringSource(Struct, frozen=True):
 
     open_keyring: Callable[[], Keyring]
 
-    async def find(self, slot: KeySlot) -> Key | None:
+    async def find(self, slot: KeySlot, *, reserve: bool = False) -> Key | None:  # noqa: ARG002
         """The slot's primary key, with the previous one. Raises `NoKeyError`."""
         pair = await asyncio.to_thread(lambda: self.open_keyring().read(slot))
         mend = "store it again with `llmctl keys set`"
@@ -68,6 +74,7 @@ class KeyResolver:
     def __init__(self, environ: Mapping[str, str], stored: Collection[KeySlot] = ()) -> None:
         self._environ = environ
         self.stored = stored
+        self._readers: dict[str, SecretReader] = {}
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -89,23 +96,24 @@ class KeyResolver:
 
     def _of(self, profile: Profile) -> Mapping[str, str]:
         """The environment, over the variables of the profile's own file."""
-        file = profile.env_file
-        return self._environ if file is None else {**read_env_file(file), **self._environ}
+        return variables_of(profile, self._environ)
 
     def sources(self, profile: Profile) -> list[KeySource]:
         """The places of the profile's key, in the order in which they are asked."""
         source, keyring = profile.key, KeyringSource(lambda: self.keyring_for(profile))
         if source is None:  # a server that may want no key: the hint saves opening the keyring
             return [keyring] if slot_of(profile) in self.stored else []
+        if source.secret:
+            return [SecretSource(source.secret, self._readers, self._of(profile))]
         if source.command:
             return [CommandSource(source.command, self._environ, (*source.hidden, PASSWORD))]
         variable = [EnvironmentSource(self._of(profile), source.env)] if source.env else []
         return [*variable, *([keyring] if source.keyring else [])]
 
-    async def find(self, profile: Profile) -> Key | None:
-        """The key that calls use, None when there is none. Raises `NoKeyError`."""
+    async def find(self, profile: Profile, *, reserve: bool = False) -> Key | None:
+        """The key that calls use, None when there is none; see `KeySource`. Raises `NoKeyError`."""
         for source in self.sources(profile):
-            if key := await source.find(slot_of(profile)):
+            if key := await source.find(slot_of(profile), reserve=reserve):
                 return key
         return None
 
@@ -127,6 +135,10 @@ class KeyResolver:
             if not why:
                 raise
             raise NoKeyError(f"{missing}{why[0]}, and {error.message}") from error
+        except NoKeyError as error:
+            if source and source.secret:
+                raise NoKeyError(f"{missing}{error.message}") from error
+            raise
         if key or source is None:
             return key
         if source.keyring:
@@ -150,7 +162,9 @@ class RotatingKey:
     """The key of a run, which may be rotated meanwhile; each key is tried once a run.
 
     When the provider refuses it, its source is asked again: the keyring may hold a newer primary
-    by now, or the previous key.
+    by now, or the previous key. A secrets manager is asked every `REREAD` seconds, too, so that a
+    rotation there is followed before the old key is revoked; while it is down, the known key goes
+    on.
     """
 
     def __init__(
@@ -159,10 +173,13 @@ class RotatingKey:
         profile: Profile,
         first: Key | None,
         say: Callable[[str], None],
+        clock: Clock | None = None,
     ) -> None:
         self._resolver = resolver
         self._profile = profile
         self._say = say
+        self._clock = clock or SystemClock()
+        self._due = self._clock.monotonic() + REREAD
         self._key = first
         self.value = None if first is None else first.value
         """The key now, or None for a server that is called without one."""
@@ -170,7 +187,29 @@ class RotatingKey:
         self.may_change = first is not None and not first.source.startswith("$")
         """Whether there may be another key; a process cannot see its environment change."""
         self._refused: set[str] = set()
+        self._unread = False  # whether the manager could not be asked the last time
         self._asking = asyncio.Lock()
+
+    async def current(self) -> str | None:
+        """The key for the next request, read again first where a manager has it and it is time."""
+        managed = self._key is not None and self._key.managed
+        if managed and self._clock.monotonic() >= self._due and not self._asking.locked():
+            async with self._asking:
+                await self._read_again()
+        return self.value
+
+    async def _read_again(self) -> None:
+        try:
+            key = await self._resolver.find(self._profile)
+        except LlmctlError as error:
+            self._due = self._clock.monotonic() + REREAD / 10
+            if not self._unread:
+                self._say(f"going on with the key that is known: {error.message}")
+            self._unread = True
+            return
+        self._due, self._unread = self._clock.monotonic() + REREAD, False
+        if key is not None and key.value not in self._refused:
+            self._key, self.value, self.source = key, key.value, key.source
 
     async def refused(self, value: str | None) -> bool:
         """The provider refused this key: whether there is another one to use now.
@@ -184,8 +223,8 @@ class RotatingKey:
                 return False
             self._refused.add(self._key.value)
             try:
-                key = primary = await self._resolver.find(self._profile)
-            except NoKeyError as error:
+                key = primary = await self._resolver.find(self._profile, reserve=True)
+            except LlmctlError as error:
                 self._say(f"no other key: {error.message}")
                 return False
             while key is not None and key.value in self._refused:
