@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from llmctl.cli.context import Context, known_keys
 from llmctl.cli.options import command, command_group
+from llmctl.errors import UsageError
 
 app = command_group("Store, list, check, rotate and remove provider keys.")
 
@@ -52,7 +53,7 @@ def list_keys(
     """List the keys, where each comes from, and how old it is.
 
     Only the last four characters are shown. A stored key that an environment variable hides is
-    marked. A profile's `key.command` is run.
+    marked. A profile's `key.command` is run, its secret is read.
     """
     from llmctl.cli.keys_list import run_list
 
@@ -68,14 +69,19 @@ def check(
             metavar="NAME", help="Profiles or stored keys; or all.", autocompletion=known_keys
         ),
     ] = None,
+    *,
+    reserve: Annotated[
+        bool, Option("--all", help="The previous keys, too, and those not yet the primary.")
+    ] = False,
 ) -> int:
     """Ask each provider whether it accepts the key, with a free call.
 
-    Exit 4 when one is refused or missing, 5 when a provider cannot be reached.
+    Exit 4 when one is refused or missing, 5 when a provider cannot be reached. A profile with an
+    `auth` is asked with a token of that.
     """
-    from llmctl.cli.keys_list import run_check
+    from llmctl.cli.keys_check import run_check
 
-    return run_check(names or [], context)
+    return run_check(names or [], context, reserve=reserve)
 
 
 @command(app, "rotate", "profile", "config", context_settings=_ANY)
@@ -89,6 +95,10 @@ def rotate(
     rollback: Annotated[
         bool, Option("--rollback", help="Make the previous key the primary again.")
     ] = False,
+    every: Annotated[
+        str | None,
+        Option(metavar="AGE", help="Rotate it when it is older: 90d, 12w, 24h. For cron and CI."),
+    ] = None,
 ) -> int:
     """Replace a stored key without a moment in which none works.
 
@@ -97,11 +107,24 @@ def rotate(
     also by runs that are under way. Revoke the old key at the provider, then --finish.
     Interrupted at any moment, the same command goes on.
 
+    --every asks nothing and reads no stdin. With an admin key of OpenAI or OpenRouter
+    (OPENAI_ADMIN_KEY and OPENAI_PROJECT_ID, OPENROUTER_MANAGEMENT_KEY, or `admin_key` in the
+    profile) a key that is due is made, checked, put in the place of the old one, and that one
+    revoked; AWS Secrets Manager is asked to rotate its secret. Otherwise a key that is due is
+    exit 7.
+
     \b
     Examples:
       llmctl keys rotate openai
       llmctl keys rotate openai --finish
+      llmctl keys rotate openai --every 90d
     """
+    if every is not None:
+        from llmctl.cli.keys_every import run_every
+
+        if finish or rollback:
+            raise UsageError("--every goes without --finish and --rollback; give one of them")
+        return run_every(name, extra.args, every, context)
     from llmctl.cli.keys_rotate import run_rotate
 
     return run_rotate(name, extra.args, context, finish=finish, rollback=rollback)

@@ -1,24 +1,26 @@
-"""Use cases `keys list` and `keys check`, and the places of keys that the configuration names."""
+"""Use case `keys list`, and the places of keys that the configuration names."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+
+from msgspec.structs import replace
 
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.options import parsed
-from llmctl.cli.output import age, print_json, print_lines, print_table
+from llmctl.cli.output import age, print_json, print_table
 from llmctl.config.load import Overrides
 from llmctl.config.settings import Profile, parse_age
 from llmctl.config.yaml_nodes import nearest, quoted
-from llmctl.errors import CallError, LlmctlError, NoKeyError, UsageError
-from llmctl.keys.key import Key, KeyPair, KeySlot, slot_of
+from llmctl.errors import ConfigError, NoKeyError, SetupError, UsageError
+from llmctl.keys.key import KeyPair, KeySlot, slot_of
 from llmctl.keys.keyring_store import KeyringUnavailable, stored_slots
 from llmctl.keys.resolver import KeyResolver
-from llmctl.providers.models_api import probe
+from llmctl.keys.secrets import manager_of
+from llmctl.providers.key_api import KeyApi
 from llmctl.providers.registry import LOCAL
 from llmctl.redact import last_chars, redact_possible_keys
 from llmctl.storage.files import LockedFile, private_folder
@@ -47,18 +49,15 @@ class KeyPlaces:
 
         Raises `UsageError` when it means none, or several.
         """
-        slots = {slot_of(p) for p in self.profiles if in_keyring(p) and slot_of(p).name == name}
+        admins = [replace(p, key=p.admin_key) for p in self.profiles if p.admin_key]
+        holders = [p for p in (*self.profiles, *admins) if in_keyring(p)]
+        slots = {slot_of(p) for p in holders if slot_of(p).name == name}
         if slots:
             slot = _only(name, slots, "a profile with -p")
-            return slot, self.users(slot)[0]
+            return slot, next(p for p in holders if slot_of(p) == slot)
         profile = self.profile(name)
-        source = profile.key
-        if source and not in_keyring(profile):
-            words = f"${source.env}" if source.env else f"the command {(source.command or [''])[0]}"
-            raise UsageError(
-                f"the profile {name} takes its key from {words}, as its `key` says; a stored one "
-                f"is used with key: {{keyring: {name}}}"
-            )
+        if not in_keyring(profile):
+            raise UsageError(f"the profile {name} {elsewhere(profile)}")
         return slot_of(profile), profile
 
     def removable(self, name: str, origin: str | None) -> KeySlot:
@@ -93,7 +92,40 @@ class KeyPlaces:
 
 def in_keyring(profile: Profile) -> bool:
     """Whether the profile's key may be a stored one."""
+    if profile.auth is not None:
+        return False
     return profile.key is None or profile.key.keyring is not None
+
+
+def elsewhere(profile: Profile) -> str:
+    """Where the key of a profile is that is no stored one, in words that complete "the profile
+    NAME …", and how another one is used."""
+    if profile.auth is not None:
+        return "has an `auth`, whose tokens are renewed by themselves, and no key"
+    source = profile.key
+    assert source is not None
+    if source.secret:
+        mend = "store a new version there, and calls follow within 5 minutes"
+        return f"takes its key from {source.secret}; {mend}"
+    words = f"${source.env}" if source.env else f"the command {(source.command or [''])[0]}"
+    mend = f"a stored one is used with key: {{keyring: {profile.name}}}"
+    return f"takes its key from {words}, as its `key` says; {mend}"
+
+
+@asynccontextmanager
+async def key_api_of(places: KeyPlaces, profile: Profile) -> AsyncGenerator[KeyApi | None]:
+    """The interface of the provider's keys; None where its admin key is not set up. Raises
+    `NoKeyError` for one that cannot be used."""
+    from llmctl.providers.key_admin import admin_places, open_key_api
+
+    place, key = admin_places(profile, places.context.environ), None
+    if place is not None:
+        key = await places.resolver.find(replace(profile, key=place))
+    if key is None:
+        yield None
+        return
+    async with open_key_api(profile, key.value, key.source, places.context.clock) as api:
+        yield api
 
 
 def _only(name: str, slots: Iterable[KeySlot], way: str) -> KeySlot:
@@ -106,12 +138,15 @@ def _only(name: str, slots: Iterable[KeySlot], way: str) -> KeySlot:
 
 @dataclass
 class KeyRow:
-    """One key of `keys list`; `env` and `command` name its place. Never the key itself.
+    """One key of `keys list`; `env` and `command` name its place, `secret` its address in a secrets
+    manager. Never the key itself.
 
     Attributes:
-        source: `environment`, `keyring` or `command`.
+        source: `environment`, `keyring`, `command`, `secret`, or `auth gcp` of a profile without a
+            key.
         role: `primary`, `previous`, `new` or `missing`.
         created: Unix seconds; of stored keys alone.
+        manager, version: the secrets manager's name, and its name of the newest version.
         hidden_by: the variable that is used instead of a stored key.
         problem: why the key cannot be used.
 
@@ -124,6 +159,9 @@ class KeyRow:
     last4: str | None = None
     env: str | None = None
     command: str | None = None
+    secret: str | None = None
+    manager: str | None = None
+    version: str | None = None
     created: float | None = None
     age_s: float | None = None
     hidden_by: str | None = None
@@ -133,7 +171,9 @@ class KeyRow:
     def cells(self) -> tuple[str, ...]:
         """The row for a person."""
         named = {"environment": f"${self.env}", "command": f"command {self.command}"}
+        named["secret"] = f"{self.manager}, {self.secret}"
         where = named.get(self.source, self.source)
+        where += f" ({self.version})" if self.version else ""
         where += f" (hidden by ${self.hidden_by})" if self.hidden_by else ""
         shown = f"…{self.last4 or ''}" if self.last4 is not None else "-"
         old = "?" if self.age_s is None else age(self.age_s)
@@ -192,7 +232,16 @@ def _rows(
     found = [(row, p.name) for p in places.profiles for row in _of_profile(places, p, pairs, now)]
     found += [(row, "") for slot in orphans for row in _stored(slot, pairs, now, None)]
     for row, profile in found:
-        which = (row.name, row.origin, row.source, row.env, row.command, row.role, row.hidden_by)
+        which = (
+            row.name,
+            row.origin,
+            row.source,
+            row.env,
+            row.command,
+            row.secret,
+            row.role,
+            row.hidden_by,
+        )
         rows.setdefault(which, row).profiles += [profile] if profile else []
     return sorted(rows.values(), key=lambda row: (row.name, row.origin, row.hidden_by or ""))
 
@@ -201,25 +250,40 @@ def _of_profile(
     places: KeyPlaces, profile: Profile, pairs: dict[KeySlot, KeyPair], now: float
 ) -> list[KeyRow]:
     slot, source = slot_of(profile), profile.key
+    if profile.auth is not None:
+        return [KeyRow(*slot, f"auth {profile.auth.kind}", "primary")]
     row = KeyRow(*slot, "keyring", "missing")
     key, rows = None, []
-    if source and (source.command or source.env):
-        row.source, row.env = ("command" if source.command else "environment"), source.env
-        row.command = source.command[0] if source.command else None
+    if source and (source.command or source.env or source.secret):
+        _name_place(row, profile)
         try:
-            if source.command:
-                key = asyncio.run(places.resolver.require(profile))
-            else:
+            if source.env:
                 key = places.resolver.environment(profile)
-        except NoKeyError as error:
+            else:
+                key = asyncio.run(places.resolver.require(profile))
+        except (NoKeyError, SetupError, ConfigError) as error:
             row.problem = error.message
         if key:
             row.role, row.last4 = "primary", last_chars(key.value)[1:]
+            row.version = key.version or None
         if key or row.problem or not source.keyring:
             rows.append(row)
     if in_keyring(profile):
         rows += _stored(slot, pairs, now, source.env if source and key else None)
     return rows or ([row] if source and source.keyring and not source.env else [])
+
+
+def _name_place(row: KeyRow, profile: Profile) -> None:
+    """Say in the row where the profile's own key is."""
+    source = profile.key
+    assert source
+    if source.secret:
+        row.source, row.secret = "secret", source.secret.text
+        row.manager = manager_of(source.secret)
+    elif source.command:
+        row.source, row.command = "command", source.command[0]
+    else:
+        row.source, row.env = "environment", source.env
 
 
 def _stored(
@@ -234,57 +298,3 @@ def _stored(
             row.age_s = None if key.created is None else round(max(0.0, now - key.created), 3)
             rows.append(row)
     return rows
-
-
-def run_check(names: Sequence[str], context: Context) -> int:
-    """One free call for each key; 4 when one is refused or missing, 5 when nobody answers."""
-    rows: list[dict[str, Any]] = []
-    refused: list[str] = []
-    code = 0
-    for profile, key, error in _checked(KeyPlaces(context), names):
-        slot, last = slot_of(profile), last_chars(key.value) if key else None
-        row: dict[str, Any] = {"name": slot.name, "profile": profile.name, "origin": slot.origin}
-        row |= {"source": key.source if key else None, "last4": last and last[1:]}
-        rows.append({**row, "ok": error is None, "error": error.message if error else None})
-        if not context.json:
-            words = f"{last} ({key.source})" if key else "no key"
-            print_lines(f"{profile.name}  {slot.where}  {words}  {'FAILED' if error else 'ok'}")
-        if error:
-            context.warn(f"{profile.name}: {error.message}")
-            code = max(code, error.exit_code)
-            refused += [profile.name] if error.exit_code == 4 else []
-    if not rows:
-        raise NoKeyError("there is no key to check; store one with `llmctl keys set NAME`")
-    if context.json:
-        print_json(rows)
-    if refused:
-        raise NoKeyError(f"no usable key for {', '.join(refused)}")
-    return code
-
-
-def _checked(
-    places: KeyPlaces, names: Sequence[str]
-) -> Iterator[tuple[Profile, Key | None, LlmctlError | None]]:
-    """Each profile asked for, or of all of them each key once for an origin, however many use it,
-    and those that are missing. A key is sent to an origin once."""
-    seen = dict[tuple[str, str], CallError | None]()
-    for profile in [places.profile(name) for name in names] or places.profiles:
-        try:
-            key = asyncio.run(places.resolver.require(profile))
-        except NoKeyError as error:
-            # A profile that only the preset makes and that has no key is no failure.
-            if names or profile.source != "built in":
-                yield profile, None, error
-            continue
-        if key is None:
-            continue
-        which = key.value, slot_of(profile).origin
-        if which not in seen:
-            seen[which] = None
-            try:
-                asyncio.run(probe(profile, key.value, places.context.clock))
-            except CallError as error:
-                seen[which] = error
-        elif not names:
-            continue
-        yield profile, key, seen[which]

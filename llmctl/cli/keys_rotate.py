@@ -7,20 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from llmctl.cli.context import Context, read_secret
-from llmctl.cli.keys_list import KeyPlaces
+from llmctl.cli.keys_list import KeyPlaces, key_api_of
 from llmctl.cli.output import is_tty, print_lines
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, InputError, UsageError
 from llmctl.keys.key import KeyPair, KeySlot, StoredKey, usable
 from llmctl.keys.keyring_store import mark_stored
-from llmctl.keys.rotation import KeyStore
+from llmctl.keys.renewal import Renewal
+from llmctl.keys.requested_keys import RequestedKeys
+from llmctl.keys.rotation import Check, KeyStore
 from llmctl.providers.models_api import key_page, probe
 from llmctl.redact import last_chars
 
 
 def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     """Read a key, store it, and say where it went."""
-    _refuse_words(extra)
+    refuse_words(extra)
     places = KeyPlaces(context)
     slot, profile = places.place(name)
     keyring = places.resolver.keyring_for(profile)  # what is missing shows before a key is typed
@@ -31,7 +33,7 @@ def run_set(name: str, extra: Sequence[str], context: Context) -> int:
     print_lines(
         f"stored the key {last_chars(key)} as {slot.name} for {slot.where} in {keyring.where}"
     )
-    _notes(places, slot, profile)
+    notes(places, slot, profile)
     return 0
 
 
@@ -39,51 +41,77 @@ def run_rotate(
     name: str, extra: Sequence[str], context: Context, *, finish: bool, rollback: bool
 ) -> int:
     """Begin a rotation or go on with it, finish it, or roll it back."""
-    _refuse_words(extra)
+    refuse_words(extra)
     if finish and rollback:
         raise UsageError("--finish and --rollback exclude each other; give one of them")
     places = KeyPlaces(context)
     slot, profile = places.place(name)
     changes = KeyStore(places.resolver.keyring_for(profile), slot)
 
-    def check(key: str) -> None:
-        asyncio.run(probe(profile, key, context.clock))
+    async def check(key: str) -> None:
+        await probe(profile, key, context.clock)
 
     with places.held():
         before = changes.read()
-        if finish or rollback:
-            after = changes.finish(check) if finish else changes.rollback()
-            if finish and before.previous is None:
-                context.info(f"{slot.name} is not being rotated: there is nothing to finish")
-            else:
-                print_lines(f"{slot.name} for {slot.where}: {_ended(before, after, finish=finish)}")
+        if finish:
+            asyncio.run(_finish(places, profile, changes, check))
+            return 0
+        if rollback:
+            after = changes.rollback()
+            print_lines(f"{slot.name} for {slot.where}: {_undone(before, after)}")
             return 0
         offered = _offered(before, slot)
         try:
-            pair = changes.rotate(offered, context.clock.wall(), check, context.info)
+            now = context.clock.wall()
+            pair = asyncio.run(changes.rotate(offered, now, check, context.info))
         except CallError as error:
-            context.info(f"{slot.name} is unchanged: the old key stays the primary")
-            if changes.read().candidate:
-                context.info(
-                    f"the new key could not be checked and is kept: `llmctl keys rotate {name}` "
-                    "tries again, --rollback forgets it"
-                )
+            say_unchanged(context, changes, name)
             raise error from None
     print_lines(
-        f"{slot.name} for {slot.where}: the primary is {_last(pair.primary)}, "
-        f"the previous key {_last(pair.previous)} is kept"
+        f"{slot.name} for {slot.where}: the primary is {last(pair.primary)}, "
+        f"the previous key {last(pair.previous)} is kept"
     )
     context.info(
         f"revoke the previous key at {key_page(profile)}, then `llmctl keys rotate {name} "
         "--finish`; --rollback swaps them back"
     )
-    _notes(places, slot, profile)
+    notes(places, slot, profile)
     return 0
+
+
+async def _finish(places: KeyPlaces, profile: Profile, changes: KeyStore, check: Check) -> None:
+    """End a rotation: the previous key is revoked where that can be done here, and deleted."""
+    context, slot, before = places.context, changes.slot, changes.read()
+    if before.previous is None and before.candidate is None:
+        context.info(f"{slot.name} is not being rotated: there is nothing to finish")
+        return
+    async with key_api_of(places, profile) as api:
+        renewal = Renewal(
+            changes, RequestedKeys(places.state), api, check, context.clock, context.info
+        )
+        after, revoked = await changes.finish(check, renewal.revoke)
+    how = "revoked and deleted" if revoked else "deleted"
+    print_lines(
+        f"{slot.name} for {slot.where}: the key is {last(after.primary)}; the previous one, "
+        f"{last(before.previous)}, is {how}"
+    )
+    if not revoked:
+        context.info(f"it works until it is revoked, at {key_page(profile)}")
+
+
+def say_unchanged(context: Context, changes: KeyStore, name: str) -> None:
+    """Say what a failed check leaves."""
+    context.info(f"{changes.slot.name} is unchanged: the old key stays the primary")
+    if changes.read().candidate:
+        context.info(
+            f"the new key could not be checked and is kept: `llmctl keys rotate {name}` "
+            "tries again, --rollback forgets it"
+        )
 
 
 def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Context) -> int:
     """Delete every key of a slot; `origin` chooses among several of one name."""
-    _refuse_words(extra)
+    refuse_words(extra)
     places = KeyPlaces(context)
     slot = places.removable(name, origin)
     with places.held():
@@ -98,7 +126,7 @@ def run_remove(name: str, origin: str | None, extra: Sequence[str], context: Con
     return 0
 
 
-def _refuse_words(words: Sequence[str]) -> None:
+def refuse_words(words: Sequence[str]) -> None:
     """Refuse words where a key may have been put, without repeating them. Raises `UsageError`."""
     if words:
         raise UsageError(
@@ -125,21 +153,20 @@ def _offered(pair: KeyPair, slot: KeySlot) -> str | None:
     return _new_key(text) if empty == 1 or text.strip() else None
 
 
-def _ended(before: KeyPair, after: KeyPair, *, finish: bool) -> str:
-    """What `--finish` or `--rollback` did."""
-    now = _last(after.primary)
-    if finish:
-        return f"the key is {now}; the previous one, {_last(before.previous)}, is deleted"
+def _undone(before: KeyPair, after: KeyPair) -> str:
+    """What `--rollback` did."""
+    now = last(after.primary)
     if before.candidate:
         return f"the new key is forgotten; the key is {now}"
-    return f"the primary is {now} again; {_last(after.previous)} is kept"
+    return f"the primary is {now} again; {last(after.previous)} is kept"
 
 
-def _last(key: StoredKey | None) -> str:
+def last(key: StoredKey | None) -> str:
+    """The last characters of a key, for people."""
     return last_chars(key.key) if key else "none"
 
 
-def _notes(places: KeyPlaces, slot: KeySlot, profile: Profile) -> None:
+def notes(places: KeyPlaces, slot: KeySlot, profile: Profile) -> None:
     """Print which profiles use the key, and what hides it."""
     names = {one.name for one in places.users(slot)}
     if names - {slot.name}:

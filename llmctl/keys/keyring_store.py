@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -19,7 +18,7 @@ from llmctl.errors import NoKeyError
 from llmctl.keys.key import Change, KeyPair, KeySlot, StoredKey
 from llmctl.redact import redact, remember
 from llmctl.storage.files import private_folder, scratch, write_private
-from llmctl.threads import start
+from llmctl.threads import in_background
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
@@ -177,15 +176,7 @@ def _bounded(work: Callable[[], T], seconds: float = LIMIT, secret: str | None =
     The message does not hold `secret`. It runs in a daemon thread that can be abandoned: a call
     that hangs in a bus or in a system library cannot be interrupted.
     """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            future.set_exception(error)
-
-    start(threading.Thread(target=run, name="keyring", daemon=True))
+    future = in_background(work, "keyring")
     if not wait([future], seconds).done:
         raise KeyringUnavailable(
             f"it did not answer within {seconds:g} s (is it locked, or asking something on a "

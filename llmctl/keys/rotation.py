@@ -13,7 +13,7 @@ between two steps leaves a state from which the same command goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
 from msgspec import Struct
@@ -83,8 +83,11 @@ def _next_rank(pair: KeyPair) -> int:
     return (pair.primary.rank or 0) + 1 if pair.primary else 0
 
 
-Check = Callable[[str], None]
+Check = Callable[[str], Awaitable[None]]
 """Makes one free call with a key; raises the `CallError` that says how it went wrong."""
+
+Revoke = Callable[[StoredKey], Awaitable[bool]]
+"""Revokes a key at its provider; False where only a person can. Raises `CallError`."""
 
 
 class KeyStore(Struct, frozen=True):
@@ -110,7 +113,7 @@ class KeyStore(Struct, frozen=True):
             pair, count = after, count + 1
         return count
 
-    def rotate(
+    async def rotate(
         self, offered: str | None, now: float, check: Check, say: Callable[[str], None]
     ) -> KeyPair:
         """Take a rotation, from any state, to its end, where both keys are kept.
@@ -118,28 +121,43 @@ class KeyStore(Struct, frozen=True):
         `offered` None goes on with the key stored before. Raises `UsageError`, `NoKeyError` and
         the check's `CallError`: a refused key is deleted, an unchecked one kept to go on with.
         """
+        pair = self.stored()
+        if offered is not None:
+            pair = self.offer(StoredKey(offered, now))
+        elif pair.candidate:
+            last = last_chars(pair.candidate.key)
+            say(f"going on with the new key {last} that was stored before")
+        return await self.promote(check) if pair.candidate else pair
+
+    def stored(self) -> KeyPair:
+        """The slot as it is. Raises `NoKeyError` where it is empty."""
         pair = self.read()
         if pair == KeyPair():
             raise NoKeyError(
                 f"no key {self.slot.name} is stored for {self.slot.where}: there is nothing to "
                 f"rotate; store one with `llmctl keys set {self.slot.name}`"
             )
-        if offered is not None:
-            pair = self._step(pair, Event.OFFER, StoredKey(offered, now)) or pair
-        elif pair.candidate:
-            last = last_chars(pair.candidate.key)
-            say(f"going on with the new key {last} that was stored before")
-        if pair.candidate is None:
-            return pair
+        return pair
+
+    def offer(self, new: StoredKey) -> KeyPair:
+        """Store a candidate. Raises `UsageError`."""
+        pair = self.read()
+        return self._step(pair, Event.OFFER, new) or pair
+
+    async def promote(self, check: Check) -> KeyPair:
+        """Check the candidate, which becomes the primary. Raises as `rotate`."""
+        pair = self.read()
+        assert pair.candidate
         try:
-            check(pair.candidate.key)
+            await check(pair.candidate.key)
         except (AuthFailed, PermissionRefused):
             self._step(pair, Event.REFUSED)
             raise
         return self._step(pair, Event.PASSED) or pair
 
-    def finish(self, check: Check) -> KeyPair:
-        """Check the primary once more, then delete the previous key. Raises the check's error."""
+    async def finish(self, check: Check, revoke: Revoke) -> tuple[KeyPair, bool]:
+        """Check the primary once more, then revoke and delete the previous key; and whether it was
+        revoked. Raises their errors, and `UsageError`."""
         pair = self.read()
         if pair.candidate:
             raise UsageError(
@@ -147,9 +165,11 @@ class KeyStore(Struct, frozen=True):
                 f"{self.slot.name}` goes on with it, --rollback gives it up"
             )
         if pair.previous is None or pair.primary is None:
-            return pair
-        check(pair.primary.key)
-        return self._step(pair, Event.FINISH) or pair
+            return pair, False
+        await check(pair.primary.key)
+        # Revoked before it is deleted: what revokes it is stored with it.
+        revoked = await revoke(pair.previous)
+        return self._step(pair, Event.FINISH) or pair, revoked
 
     def rollback(self) -> KeyPair:
         """Swap primary and previous key; or delete a new key that is not the primary yet."""
