@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -31,8 +32,27 @@ CREATE INDEX waiting ON requests (number) WHERE waits;
 CREATE TABLE results (call_id TEXT PRIMARY KEY, status INTEGER, body BLOB, request_id TEXT)
   WITHOUT ROWID;
 """
+_NONCE = 12  # bytes
 _PAGE = 500  # rows that are read at a time
 _decode = msgspec.json.Decoder(Request).decode
+
+
+class _Cipher:
+    """AES-256-GCM (NIST SP 800-38D) under a key of its own."""
+
+    def __init__(self) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._aes = AESGCM(AESGCM.generate_key(256))
+
+    def encrypt(self, data: bytes) -> bytes:
+        """A nonce, and the data encrypted with it."""
+        nonce = secrets.token_bytes(_NONCE)
+        return nonce + self._aes.encrypt(nonce, data, None)
+
+    def decrypt(self, data: bytes) -> bytes:
+        """What was encrypted."""
+        return self._aes.decrypt(data[:_NONCE], data[_NONCE:], None)
 
 
 class RequestSpool(AbstractContextManager["RequestSpool"]):
@@ -40,10 +60,12 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
 
     A request `waits` until it is put into a batch, unless it asks the question of an earlier one,
     its leader, whose answer it shares. The file has no name and ends with the process. Every method
-    raises `DiskError` when it cannot grow.
+    raises `DiskError` when it cannot grow. `encrypted`: requests are, by a key that only this
+    process has; it needs `cryptography`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, encrypted: bool = False) -> None:
+        self._cipher = _Cipher() if encrypted else None
         with temporary_file():
             self._db = sqlite3.connect("", isolation_level=None)
             self._db.executescript(_SETUP)
@@ -52,7 +74,7 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         self, request: Request, *, leader: str | None = None, waits: bool = True, attempts: int = 0
     ) -> None:
         """Put in a request. Raises `TypeError` and `ValueError` for one that JSON cannot say."""
-        data = msgspec.json.encode(request)
+        data = self._encoded(request)
         self._run(
             "INSERT INTO requests (call_id, answer_key, leader, waits, attempts, request) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -69,7 +91,7 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
     def get(self, call_id: str) -> tuple[Request, int] | None:
         """A request, and how many batches it has been in."""
         found = self._run("SELECT request, attempts FROM requests WHERE call_id = ?", call_id)
-        return (_decode(found[0][0]), found[0][1]) if found else None
+        return (self._decoded(found[0][0]), found[0][1]) if found else None
 
     def followers(self, leader: str) -> Iterator[list[Request]]:
         """The requests that share the answer of their leader, a page at a time."""
@@ -90,7 +112,7 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         """Let a request wait once more, under a new call id."""
         found = self.get(call_id)
         assert found is not None
-        data = msgspec.json.encode(replace(found[0], call_id=new_id))
+        data = self._encoded(replace(found[0], call_id=new_id))
         self._run(
             "UPDATE requests SET waits = 1, attempts = ?, call_id = ?, request = ? "
             "WHERE call_id = ?",
@@ -138,11 +160,18 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         self._run("DELETE FROM results")
         return number, [call_id for (call_id,) in found]
 
+    def _encoded(self, request: Request) -> bytes:
+        data = msgspec.json.encode(request)
+        return data if self._cipher is None else self._cipher.encrypt(data)
+
+    def _decoded(self, data: bytes) -> Request:
+        return _decode(data if self._cipher is None else self._cipher.decrypt(data))
+
     def _pages(self, query: str, *values: object) -> Iterator[list[Request]]:
         last = 0
         asked = f"{query} AND number > ? ORDER BY number LIMIT {_PAGE}"
         while found := self._run(asked, *values, last):
-            yield [_decode(data) for _, data in found]
+            yield [self._decoded(data) for _, data in found]
             last = found[-1][0]
 
     def _run(self, query: str, *values: object) -> list[Any]:
