@@ -1,19 +1,12 @@
-"""A SQLite file: private, migrated, and written in group commits by one thread.
-
-A commit that reaches the disk costs a sync, however much it holds. So writes from all tasks queue
-for one thread, which commits everything that waits in one transaction: with 50 calls in flight a
-sync is shared by up to 50 of them.
-"""
+"""A SQLite file: private, migrated, and written in group commits by one thread."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +24,7 @@ from llmctl.storage.files import (
     sync_folder,
     use_lock,
 )
-from llmctl.threads import started_pool
+from llmctl.storage.group_commit import GroupCommit
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -47,8 +40,6 @@ APPLICATION_ID = 0x6C6C6D63
 PATIENCE = 15.0
 """Seconds to wait for another process that writes before giving up."""
 
-_GROUP = 500  # most writes in one transaction: bounds how long other processes wait for the lock
-_GATHER = 0.002  # seconds that writes are gathered for while several come at a time
 _PAUSE = 0.001  # seconds between two tries
 _CHECKPOINT = 10.0  # seconds to wait until nobody reads the WAL any more
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
@@ -86,9 +77,6 @@ class Migration(Struct, frozen=True):
     upgrade: tuple[str | Work[None], ...] | None = None
 
 
-_Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
-
-
 class Database:
     """The SQLite file at `path` in WAL mode, created and migrated when it is opened.
 
@@ -121,8 +109,6 @@ class Database:
         self._durable = not replaceable
         self._closed = False
         self._reader: sqlite3.Connection | None = None
-        self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
-        self._scheduled = False
         self._broken: DiskError | None = None
         with contextlib.ExitStack() as stack:
             _make_private(path)
@@ -135,7 +121,7 @@ class Database:
                 self._connection = _retry_busy(self._open)
             self._file = _identity(path)
             stack.callback(self._connection.close)
-            self._thread = started_pool(1, path.name)
+            self._commits: GroupCommit[Work[Any]] = GroupCommit(self._commit, path.name)
             stack.pop_all()
 
     async def write(self, work: Work[T]) -> T:
@@ -143,16 +129,12 @@ class Database:
         changes are undone. Cancelling the wait does not undo the write."""
         if self._closed:
             raise RuntimeError(f"{self.path} is closed")
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, done))
-        if not self._scheduled:
-            self._scheduled = True
-            self._thread.submit(self._commit_waiting)
-        return await done
+        value: T = await self._commits.put(work)
+        return value
 
     def write_now(self, work: Work[T]) -> T:
         """As `write`, for callers without an event loop: blocks until it is committed."""
-        value: T = self._thread.submit(self._commit, [work]).result()[0]
+        value: T = self._commits.put_now(work)
         return value
 
     def read(self, work: Work[T]) -> T:
@@ -180,7 +162,7 @@ class Database:
     def close(self) -> None:
         """Commit what waits, fold the WAL into the file, and give everything back."""
         self._closed = True
-        self._thread.shutdown()
+        self._commits.close()
         if self._reader is not None:
             self._reader.close()
         self._connection.close()  # the last one to close folds the WAL in
@@ -191,31 +173,6 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _commit_waiting(self) -> None:
-        """Commit all that waits, a group at a time."""
-        group: list[tuple[Work[Any], asyncio.Future[Any]]] = []
-        while True:
-            if len(group) > 1:  # more come: one sync serves those, too
-                time.sleep(_GATHER)
-            group = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
-            if group:
-                _tell(self._outcomes(group))
-                continue
-            self._scheduled = False
-            if not self._waiting:  # else it came just now, and found the thread scheduled
-                return
-            self._scheduled = True
-
-    def _outcomes(self, group: list[tuple[Work[Any], asyncio.Future[Any]]]) -> list[_Outcome]:
-        """One transaction for all; where one of them raises, one for each."""
-        try:
-            values = self._commit([work for work, _ in group])
-        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
-            if len(group) > 1 and not isinstance(error, DiskError | BusyError):
-                return [outcome for write in group for outcome in self._outcomes([write])]
-            return [(done, None, error) for _, done in group]
-        return [(done, value, None) for (_, done), value in zip(group, values, strict=True)]
 
     def _commit(self, works: Sequence[Work[Any]]) -> list[Any]:
         """What the works return, once they are committed; on any error all is undone."""
@@ -316,26 +273,6 @@ class ReadOnlyFile:
     def __exit__(self, *_: object) -> None:
         if self._connection is not None:
             self._connection.close()
-
-
-def _tell(outcomes: Sequence[_Outcome]) -> None:
-    """Tell those who wait, each event loop by one call: a call wakes it."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        loops.setdefault(outcome[0].get_loop(), []).append(outcome)
-    for loop, own in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
-            loop.call_soon_threadsafe(_settle, own)
-
-
-def _settle(outcomes: Sequence[_Outcome]) -> None:
-    for done, value, error in outcomes:
-        if done.done():  # cancelled: the write is made all the same
-            continue
-        if error is None:
-            done.set_result(value)
-        else:
-            done.set_exception(error)
 
 
 def _connect(path: Path, *, read_only: bool = False, durable: bool = True) -> sqlite3.Connection:

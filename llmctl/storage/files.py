@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -20,6 +21,8 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+_PAUSE = 0.001  # seconds between two tries to lock
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, then run the same command again",
@@ -305,6 +308,18 @@ class LockedFile:
                 if file._is_in_place():
                     stack.pop_all()
                     return file
+
+    @classmethod
+    def wait(cls, path: Path, seconds: float) -> Self:
+        """As `open`, but waits so long for another process before it raises `BusyError`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return cls.open(path)
+            except BusyError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE)
 
     def close(self) -> None:
         """Give the file and its lock back; again: nothing to do."""
