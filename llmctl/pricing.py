@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llmctl.types import Price, Request, Target, Usage
 
@@ -66,6 +67,15 @@ _WINDOWS = (
 the provider publishes for such models, so that none is refused that fits; without a name only of
 models in the list (docs.cohere.com/docs/models, docs.mistral.ai/getting-started/models,
 console.groq.com/docs/models; November 2026)."""
+BEDROCK_GEOGRAPHY = re.compile(r"^(?:global|us-gov|us|eu|apac|jp|au|ca|in)\.")
+"""How the id of an inference profile begins, before that of its model
+(docs.aws.amazon.com/bedrock/latest/userguide/inference-profiles-support.html)."""
+_VERTEX_REGION = re.compile(r"https://(?:.+-aiplatform|aiplatform\.\w+\.rep)\.googleapis\.com[:/]")
+_CLAUDE_SINCE_4_5 = re.compile(r"claude-(?:[a-z]+-4-[5-9]|[a-z]+-[5-9])\b")
+_IN_A_REGION = Decimal("1.1")
+"""How much more Claude costs on Vertex AI in a region or in one of several, whose prices the list
+does not have (docs.claude.com/en/docs/build-with-claude/claude-on-vertex-ai, "Global vs regional
+endpoints")."""
 _USUAL = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "unspecified"})
 _CHEAPER = (("service_tier", "flex"),)  # than the usual, at every provider that has it
 
@@ -123,6 +133,18 @@ class Rates(Struct, frozen=True):
                     return None
                 cost += each * count
         return cost
+
+    def times(self, factor: Decimal) -> Rates:
+        """These rates of tokens, so many times as high."""
+        return replace(
+            self,
+            input=None if self.input is None else self.input * factor,
+            output=None if self.output is None else self.output * factor,
+            cached=self.cached * factor,
+            written=self.written * factor,
+            written_1h=self.written_1h * factor,
+            reasoning=self.reasoning * factor,
+        )
 
     def worst_case(self, read: int, wrote: int, *, media: bool = False) -> Decimal | None:
         """The most that so many tokens can cost, however they are cached or thought; `media`: some
@@ -222,7 +244,11 @@ class Prices:
     ) -> Rates | None:
         """The rates of calls with more than `tier` tokens of input."""
         found = self._listed(base_url, name, minute, terms)
-        return None if found is None else _rates_of(found[0], tier + 1, found[1])
+        if found is None:
+            return None
+        rates = _rates_of(found[0], tier + 1, found[1])
+        regional = _VERTEX_REGION.match(base_url) and _CLAUDE_SINCE_4_5.match(name.lower())
+        return rates.times(_IN_A_REGION) if regional else rates
 
     def _find_prices(
         self, base_url: str, name: str, minute: int, terms: Terms
@@ -258,7 +284,9 @@ class Prices:
             return None
         if provider.id in _NAMED_BY_THE_USER:
             return None
-        return provider, name, provider.find_model(name, all_providers=data.providers)
+        names = _on_bedrock(name) if provider.id == "aws" else (name,)
+        models = (provider.find_model(each, all_providers=data.providers) for each in names)
+        return provider, name, next((each for each in models if each is not None), None)
 
 
 def _behind(base_url: str, model: str) -> tuple[str | None, str]:
@@ -273,6 +301,15 @@ def _behind(base_url: str, model: str) -> tuple[str | None, str]:
     prefix, _, name = model.partition("/")
     open_weights = name.startswith("gpt-oss")  # hosted by others, at their prices
     return None if open_weights else _VENDORS.get(prefix.removeprefix("@")), name
+
+
+def _on_bedrock(model: str) -> tuple[str, ...]:
+    """The names that the list may know a model of Bedrock by. In any one geography it costs what it
+    costs in one region, globally it has a price of its own; an ARN is no name, whatever stands in
+    it (that of a custom model names the one that it was made of)."""
+    if model.startswith("arn:"):
+        return ()
+    return (model,) if model.startswith("global.") else (model, BEDROCK_GEOGRAPHY.sub("", model))
 
 
 def bundled() -> DataSnapshot:

@@ -20,14 +20,34 @@ BODIES: dict[str, dict[str, Any]] = {
     "mistral": {"model": "sim-small", "messages": USER},
     "openrouter": {"model": "sim-small", "messages": USER},
     "groq": {"model": "sim-small", "messages": USER},
+    "bedrock": {"messages": [{"role": "user", "content": [{"text": "hello there"}]}]},
 }
-PATHS = {"anthropic": "/messages", "gemini": "/models/sim-small:generateContent", "cohere": "/chat"}
+PATHS = {
+    "anthropic": "/messages",
+    "gemini": "/models/sim-small:generateContent",
+    "cohere": "/chat",
+    "bedrock": "/model/sim-small/converse",
+}
 BEARER = {"authorization": "Bearer k1"}
 KEYS = {
     "anthropic": {"x-api-key": "k1", "anthropic-version": "2023-06-01"},
     "gemini": {"x-goog-api-key": "k1"},
 }
-ENDS = {"anthropic": "message_stop", "gemini": '"finishReason":"STOP"', "cohere": "message-end"}
+ENDS = {
+    "anthropic": "message_stop",
+    "gemini": '"finishReason":"STOP"',
+    "cohere": "message-end",
+    "bedrock": '"outputTokens"',
+}
+TYPES = {"bedrock": "application/vnd.amazon.eventstream"}
+REFUSALS = {"gemini": 400, "bedrock": 403}
+BODIES["vertex"], PATHS["vertex"] = BODIES["gemini"], PATHS["gemini"]
+ENDS["vertex"] = ENDS["gemini"]
+BODIES["vertex-claude"] = {
+    "anthropic_version": "2026-10-21", "max_tokens": 50, "messages": USER
+}  # fmt: skip
+PATHS["vertex-claude"] = "/models/sim-small:rawPredict"
+ENDS["vertex-claude"] = ENDS["anthropic"]
 PROVIDERS = sorted(BASES)
 
 
@@ -41,10 +61,13 @@ def sim() -> Iterator[Simulator]:
 def post(sim: Simulator, name: str, *, stream: bool = False, **more: Any) -> httpx2.Response:
     """Send the provider's own body with its own key."""
     path, body = PATHS.get(name, "/chat/completions"), BODIES[name] | more
-    if stream and name == "gemini":
+    if stream and ":generate" in path:
         path = path.replace(":generate", ":streamGenerate") + "?alt=sse"
+    elif stream and name == "bedrock":
+        path += "-stream"
     elif stream:
         body["stream"] = True
+        path = path.replace(":rawPredict", ":streamRawPredict")
     url = sim.origin + BASES[name] + path
     return httpx2.post(url, json=body, headers=KEYS.get(name, BEARER), timeout=5)
 
@@ -56,7 +79,7 @@ def test_every_provider_answers(sim: Simulator, name: str, *, stream: bool) -> N
     answer = post(sim, name, stream=stream)
     assert answer.status_code == 200
     if stream:
-        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["content-type"].startswith(TYPES.get(name, "text/event-stream"))
         assert ENDS.get(name, "[DONE]") in answer.text[-700:]
     else:
         assert "echo: hello there" in answer.text
@@ -71,7 +94,7 @@ def test_every_provider_looks_for_its_own_key(sim: Simulator, name: str) -> None
     elsewhere = BEARER if name == "gemini" else {"x-goog-api-key": "k1"}
     for headers in ({}, elsewhere):
         answer = httpx2.post(url, json=BODIES[name], headers=headers, timeout=5)
-        assert answer.status_code == (400 if name == "gemini" else 401)
+        assert answer.status_code == REFUSALS.get(name, 401)
     assert sim.billed.requests == 0
 
 

@@ -99,8 +99,9 @@ class Cohere(replies.BaseCodec):
         return WireRequest("../v1/check-api-key", None)
 
     def decode_probe(self, body: bytes) -> None:
-        """`valid`."""
-        if replies.object_or_empty(replies.json_or_none(body)).get("valid") is not True:
+        """`valid`. Raises `BadResponse` where the reply does not say it."""
+        valid = replies.read_object(body, lambda found: found["valid"])
+        if valid is not True:
             raise AuthFailed("Cohere says that this key is not valid", http_status=200)
 
     def models(self, after: str | None) -> WireRequest:

@@ -13,7 +13,7 @@ from contextlib import (
 )
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import orjson
 from msgspec import Struct
@@ -26,7 +26,6 @@ from llmctl.errors import (
     BadResponse,
     CallError,
     Interrupted,
-    InvalidRequest,
     LlmctlError,
     NoAnswer,
     NotFound,
@@ -34,25 +33,31 @@ from llmctl.errors import (
     QuotaExhausted,
 )
 from llmctl.http import HttpClient, HttpReply, build
-from llmctl.protocols import NO_RATE_HEADERS, Auth, Codec, Emit, RateHeaders, WireRequest
+from llmctl.protocols import (
+    NO_RATE_HEADERS,
+    Auth,
+    Codec,
+    Emit,
+    Event,
+    EventStream,
+    RateHeaders,
+    WireRequest,
+)
 from llmctl.providers.replies import (
     BLANK,
     EVENT_FIELD,
-    Event,
-    EventReader,
     answered,
     completed,
     content_filtered,
-    is_stream,
     request_id,
     strict_json,
 )
-from llmctl.redact import redact_known_keys, remember
+from llmctl.redact import redact_known_keys
 from llmctl.storage.files import open_private
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Target, Usage, origin_of
 
 if TYPE_CHECKING:
-    import httpx2
+    pass
 
 _JSON = {"content-type": "application/json"}
 _VERSIONED = re.compile(r"/v[0-9]").search
@@ -63,60 +68,16 @@ _STEPS: dict[type[CallError], str] = {
     QuotaExhausted: "see the account on the provider's page, or choose another profile with -p",
 }
 """The next step after an error that another address, key, model or account mends."""
+_CREDENTIAL_STEPS: dict[type[CallError], str] = {
+    AuthFailed: "see that their account belongs there, and that region and project are right",
+    PermissionRefused: "see that their account has a role that may call the model, and that the "
+    "region has it",
+}
+"""As `_STEPS`, of a call with a cloud's credentials instead of a key."""
+_BEDROCK_RUNTIME = re.compile(
+    r"^https://bedrock-runtime((?:-fips)?\.[a-z0-9-]+\.(?:amazonaws\.com(?:\.cn)?|api\.aws)/?)$"
+)
 MAX_ERROR = 64 * 1024  # bytes of the body of an error that are read
-
-
-class KeyHolder(Protocol):
-    """Where the key of an attempt is, which may change during a run."""
-
-    @property
-    def value(self) -> str | None:
-        """The key now; None: requests go without."""
-
-    @property
-    def source(self) -> str | None:
-        """Where it was found."""
-
-
-class FixedKey(Struct, frozen=True):
-    """A key that does not change."""
-
-    value: str | None
-    source: str | None = None
-
-
-class KeyAuth:
-    """`Auth` by the key of `holder`, in the codec's `headers` for a key or in the one `header`
-    (Azure's `api-key`)."""
-
-    def __init__(
-        self,
-        headers: Callable[[str], Mapping[str, str]],
-        holder: KeyHolder,
-        header: str | None = None,
-    ) -> None:
-        self._headers, self._holder, self._header = headers, holder, header
-        self._key: str | None = None
-        self._signed: Mapping[str, str] = {}
-
-    @property
-    def source(self) -> str | None:
-        """Where the key was found."""
-        return self._holder.source
-
-    async def sign(self, request: httpx2.Request) -> httpx2.Request:
-        """The request with the key, which is cut out of all foreign text from now on. Raises
-        `InvalidRequest` for a key that HTTP cannot carry."""
-        key = self._holder.value
-        if key and key != self._key:
-            if not key.isascii():
-                raise InvalidRequest("the key has a character that is not ASCII", sent=False)
-            remember(key)
-            self._key = key
-            self._signed = {self._header: key} if self._header else self._headers(key)
-        for name, value in self._signed.items() if key else ():
-            request.headers[name] = value
-        return request
 
 
 class Endpoint(Struct, frozen=True):
@@ -176,10 +137,12 @@ class Endpoint(Struct, frozen=True):
         address, source = base.partition("?")[0], self.auth.source
         if isinstance(error, NotFound) and target.adapter == "openai" and not _VERSIONED(address):
             step = "most servers want /v1 in base_url"
-        with_key = (
-            f" with the key of {source}" if source and not isinstance(error, NotFound) else ""
-        )
-        where = f"profile {target.profile}, asked {join(address, wire.path)}{with_key}"
+        proof = f" with {'the key of ' if self.auth.is_key else ''}{source}" if source else ""
+        if isinstance(error, NotFound):
+            proof = ""
+        elif not self.auth.is_key:
+            step = _CREDENTIAL_STEPS.get(type(error), step)
+        where = f"profile {target.profile}, asked {join(address, wire.path)}{proof}"
         said = str(error).rstrip(". ")
         error.args = (f"{said} ({where}); {step.format(profile=target.profile)}",)
 
@@ -209,13 +172,17 @@ class Endpoint(Struct, frozen=True):
         try:
             async with await self._send(wire) as reply:
                 if not 200 <= reply.status < 300:
-                    body = await reply.read(MAX_ERROR)
-                    with _reading():
-                        raise self.codec.failure(reply.status, reply.headers, body)
+                    raise self._failure(reply, await reply.read(MAX_ERROR))
                 yield reply
         except CallError as error:
             _clean(error)
             raise
+
+    def _failure(self, reply: HttpReply, body: bytes) -> CallError:
+        with _reading():
+            error = self.codec.failure(reply.status, reply.headers, body)
+        error.server_time = reply.server_time
+        return error
 
     async def _send(self, wire: WireRequest) -> AbstractAsyncContextManager[HttpReply]:
         base = self.base_url
@@ -238,9 +205,7 @@ class Endpoint(Struct, frozen=True):
                 if limits is not NO_RATE_HEADERS:
                     self.heard(replace(limits, model=request.target.model))
                 if reply.status != 200:
-                    failed = await reply.read(MAX_ERROR)
-                    with _reading():
-                        raise self.codec.failure(reply.status, reply.headers, failed)
+                    raise self._failure(reply, await reply.read(MAX_ERROR))
                 relayed = request.raw is not None and request.raw.streamed == "events"
                 found, body = await self._read(reply, emit, relayed=relayed)
                 answer = self._answer(request, found, body, named)
@@ -289,30 +254,28 @@ class Endpoint(Struct, frozen=True):
     async def _read(
         self, reply: HttpReply, emit: Emit | None, *, relayed: bool
     ) -> tuple[ProviderReply, bytes | None]:
-        """A reply of status 200, and its body where it is no stream. What it is shows in its first
-        bytes: servers stream as `text/plain`, or unasked, or send JSON as `text/event-stream`."""
-        named = "event-stream" in reply.headers.get("content-type", "").lower()
+        """A reply of status 200, and its body where it is no stream: its first bytes show it."""
         async with aclosing(reply.chunks()) as chunks:
             start = b""
             async for chunk in chunks:
                 start += chunk
                 if len(start.lstrip(BLANK)) >= EVENT_FIELD:
                     break
-            if is_stream(start, named=named):
-                pieces = self._pieces(start, chunks, relayed=relayed)
+            events = self.codec.events(start, reply.headers.get("content-type", ""))
+            if events is not None:
+                pieces = self._pieces(events, _after(start, chunks), relayed=relayed)
                 return await _stream(pieces, emit or (lambda _: None)), None
             body = start + b"".join([chunk async for chunk in chunks])
         with _reading():
             return self.codec.decode(200, reply.headers, body), strict_json(body)
 
     async def _pieces(
-        self, start: bytes, chunks: AsyncGenerator[bytes], *, relayed: bool
+        self, events: EventStream, chunks: AsyncGenerator[bytes], *, relayed: bool
     ) -> AsyncGenerator[StreamChunk]:
         """The events, each as the codec reads it; with the event itself where it is `relayed`."""
-        events, answer = EventReader(), self.codec.reader()
-        last = StreamChunk()
+        answer, last = self.codec.reader(), StreamChunk()
         try:
-            async for chunk in _after(start, chunks):
+            async for chunk in chunks:
                 for event in events.feed(chunk):
                     with _reading():
                         piece = answer.piece(event.name, event.data)
@@ -393,7 +356,8 @@ def _reading() -> Iterator[None]:
 def join(base_url: str, path: str) -> str:
     """The address of `path` below the base URL, whose query (Azure's `api-version`) goes along.
     A path that begins with `../` climbs: `https://h/v2` and `../v1/x` make `https://h/v1/x`.
-    Azure lists models above its deployments (learn.microsoft.com/rest/api/azureopenai/models).
+    Azure lists models above its deployments (learn.microsoft.com/rest/api/azureopenai/models),
+    Amazon at another host (docs.aws.amazon.com/general/latest/gr/bedrock.html).
     A whole address stays one; raises `BadResponse` where it is of another origin."""
     if "://" in path:
         if origin_of(path) != origin_of(base_url):
@@ -405,6 +369,8 @@ def join(base_url: str, path: str) -> str:
     base, _, query = base_url.partition("?")
     if path == "/models" and base.rstrip("/").rpartition("/")[0].endswith("/openai/deployments"):
         path = "../../models"
+    if path.startswith(("/foundation-models", "/inference-profiles")):
+        base = _BEDROCK_RUNTIME.sub(r"https://bedrock\1", base)
     while path.startswith("../"):
         base, path = base.rstrip("/").rpartition("/")[0], path[3:]
     url = base.rstrip("/") + "/" + path.lstrip("/")

@@ -68,9 +68,8 @@ class Gemini(replies.BaseCodec):
         )  # fmt: skip
 
     def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
-        """RetryInfo's, in the error's details."""
-        delays = (str(info.get("retryDelay", "")) for info in replies.objects(error, "details"))
-        return next(filter(None, map(replies.duration, delays)), None)
+        """RetryInfo's."""
+        return retry_info(error)
 
     def bill(self, found: Mapping[str, Any]) -> replies.Bill:
         """`usageMetadata`."""
@@ -234,6 +233,8 @@ def _from_openai(request: Request) -> Request:
     """The request of an OpenAI-shaped body, its tools and the rest in Gemini's shape."""
     plain, tools, choice = chat.from_chat(request, _OPTIONS)
     options = dict(plain.options)
+    if request.options.get("store") is False:  # of the rules of where data may go
+        options["store"] = False
     if tools:
         options["tools"] = [{"functionDeclarations": [_tool(function) for function in tools]}]
     if choice is not None:
@@ -251,6 +252,13 @@ def _tool(function: JSON) -> JSON:
 
 
 # --- Answers ------------------------------------------------------------------------------------
+
+
+def retry_info(error: Mapping[str, Any]) -> float | None:
+    """Seconds to wait by the RetryInfo in the details of Google's errors."""
+    delays = (str(info.get("retryDelay", "")) for info in replies.objects(error, "details"))
+    return next(filter(None, map(replies.duration, delays)), None)
+
 
 _FINISH: dict[str, Finish] = {
     "STOP": "stop",

@@ -64,7 +64,7 @@ def refused(request: Request) -> dict[str, str]:
     found: dict[str, str] = {}
     if adapter == "groq":
         found = dict.fromkeys(("logprobs", "top_logprobs", "logit_bias"), "leave it out")
-    elif adapter in ("openai", "anthropic"):
+    elif adapter in ("openai", "anthropic", "vertex-claude", "bedrock"):
         claude = name.startswith("claude")
         found = _of_claude(name, said, request) if claude else _of_openai(name, said)
     return {key: do for key, do in found.items() if said.get(key) not in (None, _DEFAULTS.get(key))}
@@ -86,7 +86,7 @@ def _of_openai(name: str, said: Mapping[str, Any]) -> dict[str, str]:
 def _of_claude(name: str, said: Mapping[str, Any], request: Request) -> dict[str, str]:
     thinking = said.get("thinking")
     if _CLAUDE_NO_SAMPLING.match(name):
-        return dict.fromkeys(("temperature", "top_p", "top_k"), "leave it out")
+        return dict.fromkeys(("temperature", "top_p", "topP", "top_k"), "leave it out")
     if isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive"):
         return dict.fromkeys(("temperature", "top_k"), "leave it out while the model thinks")
     if _CLAUDE_ONE_OF_TWO.match(name) and None not in map(said.get, ("temperature", "top_p")):

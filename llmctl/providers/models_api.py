@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from msgspec.structs import replace
 
+from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
-from llmctl.errors import BadResponse, CallError
-from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth
+from llmctl.errors import BadResponse, NotFound, PermissionRefused
+from llmctl.protocols import Auth
+from llmctl.providers.endpoint import Endpoint
 from llmctl.providers.registry import PRESETS, codec
-from llmctl.redact import redact
-from llmctl.types import ModelInfo, Request, Usage
+from llmctl.types import Message, ModelInfo, Request, Target, Usage
 
 _LONGEST_PROBE = 30.0  # seconds: listing models takes a provider less than one
 _MOST_PAGES = 100  # more than any provider has: a listing without end must not hang the program
@@ -25,6 +28,12 @@ _KEY_PAGES = {
     "groq": "https://console.groq.com/keys",
 }
 """Where each provider's keys are made and revoked."""
+
+_MAY_NOT_LIST = re.compile(
+    r"(?i:missing scopes?:[^;]*\bmodel\.read)|is not authorized to perform: bedrock:List"
+)
+"""What OpenAI says of a restricted key, and Amazon of one it knows, who may answer but not list
+models."""
 
 
 async def list_models(endpoint: Endpoint) -> list[ModelInfo]:
@@ -55,17 +64,21 @@ def key_page(profile: Profile) -> str:
     return _KEY_PAGES.get(profile.provider, profile.base_url) if at_home else profile.base_url
 
 
-async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
-    """Returns when the provider accepts the key. Raises the mapped `CallError`: `AuthFailed` when
-    it does not, `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
+async def probe(profile: Profile, proof: str | Auth, clock: Clock) -> None:
+    """Returns when the provider accepts the key, or what else proves who asks. Raises the mapped
+    `CallError`: `AuthFailed` when it does not, `PermissionRefused` when it may not be used here,
+    `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
     from llmctl.http import HttpClient
 
     spoken, client = codec(profile.adapter, profile.api), HttpClient(proxy=profile.proxy)
+    auth = proof
+    if isinstance(auth, str):
+        auth = KeyAuth(spoken.auth, FixedKey(auth), profile.key_header)
     endpoint = Endpoint(
         codec=spoken,
         http=client,
         base_url=profile.url,
-        auth=KeyAuth(spoken.auth, FixedKey(key), profile.key_header),
+        auth=auth,
         timeouts=replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE)),
         clock=clock,
         estimate=lambda _request, _text: Usage(),
@@ -74,8 +87,18 @@ async def probe(profile: Profile, key: str | None, clock: Clock) -> None:
     )
     try:
         spoken.decode_probe(await endpoint.fetch(spoken.probe()))
-    except CallError as error:
-        error.args = (redact(error.message, key),)
-        raise
+    except PermissionRefused as error:
+        if not _MAY_NOT_LIST.search(error.message):
+            raise
+    except NotFound:
+        if profile.adapter != "anthropic":
+            raise
+        # Claude on Azure lists no models (its SDK has none), but counts tokens for nothing.
+        await count_tokens(endpoint, _question(profile))
     finally:
         await client.close()
+
+
+def _question(profile: Profile) -> Request:
+    target = Target(profile.name, profile.provider, profile.adapter, profile.url, profile.model)
+    return Request(id="", target=target, messages=(Message("user", "Hello"),))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.errors import AuthFailed
+from llmctl.errors import BadResponse
 from llmctl.protocols import NO_RATE_HEADERS, RateHeaders, WireRequest
 from llmctl.providers import replies
 from llmctl.providers.openai_chat import AttachmentKind, ChatCompletions
@@ -56,6 +56,7 @@ class OpenRouter(ChatCompletions):
         return WireRequest("/key", None, method="GET")
 
     def decode_probe(self, body: bytes) -> None:
-        """What is said of the key."""
+        """What is said of the key. Raises `BadResponse` where nothing is: that was not OpenRouter,
+        and the key may be good."""
         if not isinstance(replies.object_or_empty(replies.json_or_none(body)).get("data"), dict):
-            raise AuthFailed("OpenRouter says nothing of this key")
+            raise BadResponse("nothing is said of this key; check `base_url`", retryable=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from llmctl.protocols import Codec
 from llmctl.providers.batch_api import BatchApi
+from llmctl.providers.key_api import KeyApi
 
 
 class Preset(Struct, frozen=True):
@@ -21,7 +22,11 @@ class Preset(Struct, frozen=True):
     `batches` of its batch interface ("": it has none). `shares` names the preset whose codecs it
     uses; `url_env` the variable by which the vendor's SDK is sent to another address, and what
     belongs behind that; `header_env` headers that its own address is sent when one of their
-    variables is set.
+    variables is set. `key_api` makes and revokes keys, for the key of the variables `admin_env`.
+
+    A provider in a `cloud` (the name of an `auth`) has an address for each region and project:
+    `address` makes it of the two, where it is no profile by itself; `place_env` are the variables
+    of both.
     """
 
     name: str
@@ -33,6 +38,11 @@ class Preset(Struct, frozen=True):
     url_env: tuple[str, str] = ("", "")
     header_env: Mapping[str, tuple[str, ...]] = {}
     batches: str = ""
+    key_api: str = ""
+    admin_env: tuple[str, ...] = ()
+    cloud: str = ""
+    address: Callable[[str, str], str] | None = None
+    place_env: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     @property
     def adapter(self) -> str:
@@ -44,6 +54,28 @@ LOCAL = "local"
 """The preset served by the embedded model; its address is known only once it runs."""
 
 _OPENAI = {"chat": "openai_chat:OpenAIChat", "responses": "openai_responses:OpenAIResponses"}
+
+_GOOGLE_PLACE = (("GOOGLE_CLOUD_LOCATION",), ("GOOGLE_CLOUD_PROJECT",))
+_AWS_PLACE = (("AWS_REGION", "AWS_DEFAULT_REGION"), ())
+
+
+def _vertex(publisher: str, region: str, project: str) -> str:
+    """The address of a publisher's models on Vertex AI; `us` and `eu` are multi-regions
+    (docs.cloud.google.com/vertex-ai/generative-ai/docs/learn/locations)."""
+    hosts = {
+        "global": "aiplatform.googleapis.com",
+        "us": "aiplatform.us.rep.googleapis.com",
+        "eu": "aiplatform.eu.rep.googleapis.com",
+    }
+    host = hosts.get(region, f"{region}-aiplatform.googleapis.com")
+    return f"https://{host}/v1/projects/{project}/locations/{region}/publishers/{publisher}"
+
+
+def _bedrock(region: str, _: str) -> str:
+    """docs.aws.amazon.com/general/latest/gr/bedrock.html; China has a domain of its own."""
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return f"https://bedrock-runtime.{region}.{domain}"
+
 
 _LISTED = (
     Preset(
@@ -58,6 +90,8 @@ _LISTED = (
             "openai-project": ("OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
         },
         batches="openai_batches:OpenAIBatches",
+        key_api="key_admin:OpenAIKeys",
+        admin_env=("OPENAI_ADMIN_KEY",),
     ),
     Preset(
         "anthropic",
@@ -67,6 +101,8 @@ _LISTED = (
         {"chat": "anthropic:Anthropic"},
         url_env=("ANTHROPIC_BASE_URL", "/v1"),
         batches="anthropic_batches:AnthropicBatches",
+        key_api="key_admin:AnthropicKeys",
+        admin_env=("ANTHROPIC_ADMIN_KEY", "ANTHROPIC_ADMIN_API_KEY"),
     ),
     Preset(
         "gemini",
@@ -100,6 +136,8 @@ _LISTED = (
         ("OPENROUTER_API_KEY",),
         {"chat": "openrouter:OpenRouter"},
         batches="openrouter_batches:OpenRouterBatches",
+        key_api="key_admin:OpenRouterKeys",
+        admin_env=("OPENROUTER_MANAGEMENT_KEY", "OPENROUTER_PROVISIONING_KEY"),
     ),
     Preset(
         "groq",
@@ -111,8 +149,40 @@ _LISTED = (
         batches="openai_batches:OpenAIBatches",
     ),
     Preset(LOCAL, "http://127.0.0.1/v1", "smollm2-135m", (), {}, shares="openai"),
+    Preset(
+        "vertex",
+        "",
+        "gemini-3.8-flash",
+        (),
+        {"chat": "vertex:VertexGemini"},
+        cloud="gcp",
+        address=partial(_vertex, "google"),
+        place_env=_GOOGLE_PLACE,
+    ),
+    Preset(
+        "vertex-claude",
+        "",
+        "claude-sonnet-5-5",
+        (),
+        {"chat": "vertex:VertexClaude"},
+        cloud="gcp",
+        address=partial(_vertex, "anthropic"),
+        place_env=_GOOGLE_PLACE,
+    ),
+    Preset(
+        "bedrock",
+        "",
+        "global.anthropic.claude-sonnet-5-5",
+        ("AWS_BEARER_TOKEN_BEDROCK",),
+        {"chat": "bedrock:Bedrock"},
+        cloud="aws",
+        address=_bedrock,
+        place_env=_AWS_PLACE,
+    ),
 )
 PRESETS = {preset.name: preset for preset in _LISTED}
+BUILT_IN = tuple(preset.name for preset in _LISTED if preset.address is None)
+"""The presets that are profiles by themselves."""
 
 
 @cache
@@ -123,13 +193,14 @@ def codec(adapter: str, api: str = "chat") -> Codec:
 
 
 _SPEAK_OPENAI = frozenset({"openai", "mistral", "openrouter", "groq"})
+_SPEAK_ANTHROPIC = frozenset({"anthropic", "vertex-claude"})
 
 
 def speaks(adapter: str, api: str, path: str) -> bool:
     """Whether a provider takes the bodies of this path (`/chat/completions`, `/responses`,
     `/embeddings`, `/messages`) as they are, and answers in their language."""
     if path == "/messages":
-        return adapter == "anthropic"
+        return adapter in _SPEAK_ANTHROPIC
     return adapter in _SPEAK_OPENAI and (path != "/responses" or api == "responses")
 
 
@@ -142,6 +213,17 @@ def batch_api(adapter: str) -> BatchApi | None:
     return made
 
 
+def key_api(provider: str) -> type[KeyApi] | None:
+    """The class of a preset's `KeyApi`, imported only when it is used; None without one."""
+    name = PRESETS[provider].key_api
+    found: type[KeyApi] | None = _class(name) if name else None
+    return found
+
+
 def _made(place: str) -> Any:
+    return _class(place)()
+
+
+def _class(place: str) -> Any:
     module, _, name = place.partition(":")
-    return getattr(import_module(f"llmctl.providers.{module}"), name)()
+    return getattr(import_module(f"llmctl.providers.{module}"), name)

@@ -3,7 +3,9 @@
 Sources: RFC 9110 (Retry-After), platform.openai.com/docs/guides/error-codes, docs.mistral.ai/api,
 platform.claude.com/docs/en/api/errors, cloud.google.com/apis/design/errors,
 docs.cohere.com/reference/errors, openrouter.ai/docs/api-reference/errors,
-console.groq.com/docs/errors, learn.microsoft.com/azure/ai-services/openai/how-to/content-filter,
+console.groq.com/docs/errors,
+docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html,
+learn.microsoft.com/azure/ai-services/openai/how-to/content-filter,
 and the headers that vendors' SDKs honour.
 """
 
@@ -41,7 +43,15 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.protocols import NO_RATE_HEADERS, BodyFields, RateHeaders, WireRequest
+from llmctl.http import http_date
+from llmctl.protocols import (
+    NO_RATE_HEADERS,
+    BodyFields,
+    Event,
+    EventStream,
+    RateHeaders,
+    WireRequest,
+)
 from llmctl.redact import cut
 from llmctl.types import JSON, Finish, ModelInfo, ProviderReply, Request, StreamChunk, Usage
 
@@ -100,6 +110,12 @@ class BaseCodec(ABC):
             error.retry_after = None if wait is None else min(wait, MAX_WAIT)
         return _add_bill(error, found, self.bill)
 
+    def events(self, start: bytes, content_type: str) -> EventStream | None:
+        """Server-sent events, where the first bytes or else the type say so: servers stream as
+        `text/plain`, or unasked, or send JSON as `text/event-stream`."""
+        named = "event-stream" in content_type.lower()
+        return EventReader() if is_stream(start, named=named) else None
+
     def wait(self, headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:  # noqa: ARG002
         """Seconds to wait by a failure's headers or error, where `retry-after` does not say it."""
         return None
@@ -141,9 +157,10 @@ class BaseCodec(ABC):
         return None
 
     def decode_count(self, body: bytes) -> int:
-        """`input_tokens`, or Gemini's `totalTokens`."""
+        """`input_tokens`, Gemini's `totalTokens` or Bedrock's `inputTokens`."""
         found = object_or_empty(json_or_none(body))
-        tokens = found.get("input_tokens", found.get("totalTokens"))
+        named = (found.get(name) for name in ("input_tokens", "totalTokens", "inputTokens"))
+        tokens = next((count for count in named if count is not None), None)
         if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
             raise BadResponse("the provider's token count is none", retryable=False)
         return tokens
@@ -222,13 +239,6 @@ def is_stream(start: bytes, *, named: bool) -> bool:
     if start.startswith((b"data:", b"event:", b":", b"id:", b"retry:")):
         return True
     return named and not start.startswith((b"{", b"[", b"<"))
-
-
-class Event(Struct, frozen=True):
-    """One event: its name (`message` where none was given) and its data."""
-
-    name: str
-    data: str
 
 
 class EventReader(Struct):
@@ -586,13 +596,10 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     millis, text = number(headers.get("retry-after-ms")), headers.get("retry-after", "")
     wait = number(text) if millis is None else millis / 1000
     if wait is None:
-        from email.utils import parsedate_to_datetime  # dates are rare; this is slow to import
-
-        try:
-            when = parsedate_to_datetime(text)
-            wait = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
-        except (ArithmeticError, LookupError, TypeError, ValueError):
+        when = http_date(text)
+        if when is None:
             return None
+        wait = when - now
     return min(wait, MAX_WAIT) if wait >= 0 else None
 
 
@@ -617,7 +624,7 @@ def rate_headers(
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The provider's own id of the request, for its support desk."""
-    return named(headers, "x-request-id", "request-id")
+    return named(headers, "x-request-id", "request-id", "x-amzn-requestid")
 
 
 # --- Errors -------------------------------------------------------------------------------------
@@ -656,6 +663,7 @@ _BY_CODE: dict[str, type[CallError]] = {
     "model_decommissioned": NotFound,  # Groq, with status 400
     "invalid_model": NotFound,  # Mistral, with status 400
     "DeploymentNotFound": NotFound,  # Azure
+    "PermissionDenied": PermissionRefused,  # Azure, with status 401: the identity lacks a role
     "content_filter": ContentFiltered,
     "content_policy_violation": ContentFiltered,
     "json_validate_failed": NoAnswer,  # Groq: the model wrote no JSON, or no tool call
@@ -682,13 +690,34 @@ _BY_CODE: dict[str, type[CallError]] = {
     "RESOURCE_EXHAUSTED": RateLimited,
     "UNAVAILABLE": Overloaded,
     "INVALID_ARGUMENT": InvalidRequest,
-}
+    # Amazon's
+    "AccessDeniedException": PermissionRefused,
+    **dict.fromkeys(
+        ("UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException",
+         "ExpiredToken", "InvalidClientTokenId", "SignatureDoesNotMatch",
+         "IncompleteSignatureException", "IncompleteSignature",
+         "MissingAuthenticationTokenException", "MissingAuthenticationToken"),
+        AuthFailed,
+    ),
+    "ServiceQuotaExceededException": QuotaExhausted,
+    "ThrottlingException": RateLimited,
+    "ResourceNotFoundException": NotFound,
+    "ModelNotReadyException": Overloaded,
+    "ServiceUnavailableException": Overloaded,
+    "ModelTimeoutException": CallTimeout,
+    "ModelErrorException": ServerFailed,
+    "ModelStreamErrorException": ServerFailed,
+    "InternalServerException": ServerFailed,
+    "ValidationException": InvalidRequest,
+}  # fmt: skip
 """Codes, types and status names; they say more than the status they came with."""
 
 _REFUSED = (InvalidRequest, PermissionRefused)
+_NO_SCOPE = r"missing scopes?:|insufficient permissions for this operation"  # OpenAI, 401 or 403
 _BAD_KEY = (
     r"API_KEY_INVALID|API key (?:not valid|not found|expired|was reported as leaked)"
     r"|unregistered callers|missing a valid API key|invalid api (?:token|key)|no api key"
+    r"|make sure your API Key is valid|bearer token has expired"  # Amazon's
 )
 _NO_CREDIT = (
     r"credit balance is too low|usage limits?\b.*regain access|spend(?:ing)? (?:cap|limit)"
@@ -701,12 +730,14 @@ _GONE = (
     r"\bmodel\b(?:[^.]|\.\d){0,200}(?:no longer (?:available|supported)"
     r"|(?:has been|was|is) (?:decommissioned|deprecated|retired|removed))"
     r"|unexpected endpoint"  # LM Studio, with status 200
+    r"|model identifier is invalid|on-demand throughput isn.t supported"  # Bedrock
 )
 _FILTERED = r"blocked by (?:our |the )?content[ -]filter"  # Anthropic, with status 400
 _USED_UP = r"per[ -]?day|\b[RT]PD\b|(?:/|per|a) ?month\b|billing limit"  # Gemini: in a `quotaId`
 _TOO_LONG = (
     r"maximum context|context[ _-]length|context window|too large for model with"
-    r"|prompt is too long|exceeds? (?:the )?context limit|too many tokens: (?!max tokens must)"
+    r"|(?:prompt|input) is too long|exceeds? (?:the )?context limit"
+    r"|too many tokens: (?!max tokens must)"
     r"|token count .*exceeds the maximum|exceeds the maximum number of tokens"
 )
 _BY_MESSAGE: tuple[tuple[tuple[type[CallError], ...], str, type[CallError]], ...] = (
@@ -716,6 +747,7 @@ _BY_MESSAGE: tuple[tuple[tuple[type[CallError], ...], str, type[CallError]], ...
     ((RateLimited,), _USED_UP, QuotaExhausted),
     ((InvalidRequest,), _FILTERED, ContentFiltered),
     ((InvalidRequest, ServerFailed), _GONE, NotFound),
+    ((AuthFailed,), _NO_SCOPE, PermissionRefused),
     (_REFUSED, _BAD_KEY, AuthFailed),
     (_REFUSED, _NO_CREDIT, QuotaExhausted),
     ((InvalidRequest,), _TOO_LONG, ContextTooLong),

@@ -95,7 +95,8 @@ def bill(sim: Simulator, provider: str) -> Decimal:
 
 def visible(usage: Usage, provider: str) -> tuple[int, int]:
     """Cached and cache-written input, as far as the provider's usage shows them."""
-    return usage.cached, usage.written if provider in {"anthropic", "openai"} else 0
+    tell = {"anthropic", "openai", "bedrock", "vertex-claude"}
+    return usage.cached, usage.written if provider in tell else 0
 
 
 def settled(rows: list[sqlite3.Row]) -> Decimal:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
+from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import SystemClock
 from llmctl.config.settings import Timeouts
 from llmctl.errors import (
@@ -33,7 +34,7 @@ from llmctl.providers.batch_api import (
     BatchStatus,
     FileNotVisible,
 )
-from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth
+from llmctl.providers.endpoint import Endpoint
 from llmctl.providers.registry import batch_api, codec
 from llmctl.types import Message, Request, Target, Usage
 from tests.conformance.codec import KEY, Loop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmctl.types import Finish
@@ -46,6 +46,7 @@ class Dialect:
     besides input and output; `takes` the attachments, by the names of `PARTS`; `option` a
     parameter of its own and where in the body it arrives. `limits` are the fields of
     `RateHeaders` that its headers fill. `end_mark`: a stream has one beside the reason to finish.
+    `frames`: its streams are Amazon's frames, not server-sent events.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dialect:
     option_at: tuple[str, ...] = ("top_p",)
     counts: bool = False
     end_mark: bool = False
+    frames: bool = False
     limits: frozenset[str] = frozenset()
 
 
@@ -190,4 +192,44 @@ GROQ = Dialect(
     limits=_ALL_LIMITS,
 )
 
-DIALECTS = (OPENAI_CHAT, OPENAI_RESPONSES, ANTHROPIC, GEMINI, COHERE, MISTRAL, OPENROUTER, GROQ)
+BEDROCK = Dialect(
+    name="bedrock",
+    words={
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "guardrail_intervened": "content_filter",
+        "content_filtered": "content_filter",
+        "malformed_model_output": "other",
+        "malformed_tool_use": "other",
+        "unheard_of": "other",
+    },
+    told=frozenset({"cached", "written"}),
+    takes=frozenset(PARTS) - {"image by address"},
+    option=("topP", 0.25),
+    option_at=("inferenceConfig", "topP"),
+    counts=True,
+    frames=True,
+)
+
+VERTEX = replace(GEMINI, name="vertex", key_header="authorization")
+
+VERTEX_CLAUDE = replace(
+    ANTHROPIC, name="vertex-claude", key_header="authorization", limits=frozenset()
+)
+
+DIALECTS = (
+    OPENAI_CHAT,
+    OPENAI_RESPONSES,
+    ANTHROPIC,
+    GEMINI,
+    COHERE,
+    MISTRAL,
+    OPENROUTER,
+    GROQ,
+    VERTEX,
+    VERTEX_CLAUDE,
+    BEDROCK,
+)

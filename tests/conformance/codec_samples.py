@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
 import orjson
 from hypothesis import strategies as st
 
-from llmctl.protocols import Codec
+from llmctl.protocols import Codec, Event
+from llmctl.providers.replies import EVENT_FIELD, EventReader
 from llmctl.types import Message, Request, Target
 from tests.conformance.codec_dialects import Dialect
 from tests.simulator.call import Call
@@ -52,6 +54,13 @@ def streamed(codec: Codec, dialect: Dialect, reply: Reply) -> list[bytes]:
     """The events of a streamed answer."""
     wire, turn = _turn(codec, dialect, reply, stream=True)
     return list(wire.events(turn))
+
+
+def events_of(codec: Codec, pieces: Sequence[bytes]) -> Iterator[Event]:
+    """The events of a stream that comes in these pieces."""
+    stream = codec.events(b"".join(pieces)[:EVENT_FIELD], "") or EventReader()
+    for piece in pieces:
+        yield from stream.feed(piece)
 
 
 def wire_of(codec: Codec, dialect: Dialect, *, stream: bool) -> tuple[Wire, Any, str]:

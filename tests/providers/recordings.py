@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from llmctl.protocols import Codec
 from llmctl.providers.registry import codec
-from llmctl.providers.replies import EventReader
 from llmctl.types import Request, StreamChunk, Target
 from tests.conformance.codec_dialects import DIALECTS
+from tests.conformance.codec_samples import events_of
 from tests.support import request
 
 CODECS = [codec(dialect.name, dialect.api) for dialect in DIALECTS]
@@ -53,10 +53,8 @@ def asked(provider: str, model: str, **changes: Any) -> Request:
 
 def streamed(codec: Codec, pieces: list[bytes]) -> StreamChunk:
     """What a stream that arrives in these pieces says in all."""
-    events, reader = EventReader(), codec.reader()
-    found: list[StreamChunk] = []
-    for chunk in pieces:
-        found += [reader.piece(event.name, event.data) for event in events.feed(chunk)]
+    reader = codec.reader()
+    found = [reader.piece(event.name, event.data) for event in events_of(codec, pieces)]
     found.append(reader.end())
     last: dict[str, Any] = {}
     for name in ("finish", "model", "usage"):

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from llmctl.errors import (
-    AuthFailed,
+    BadResponse,
     ServerFailed,
 )
 from llmctl.protocols import Codec
@@ -66,7 +66,7 @@ def test_openrouters_key_check_asks_for_the_key() -> None:
     """The list of models is public there and says nothing of a key."""
     assert (OPENROUTER.probe().method, OPENROUTER.probe().path) == ("GET", "/key")
     OPENROUTER.decode_probe(b'{"data":{"label":"x"}}')
-    with pytest.raises(AuthFailed):
+    with pytest.raises(BadResponse):
         OPENROUTER.decode_probe(b"{}")
 
 

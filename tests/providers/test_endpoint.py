@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from llmctl import redact
+from llmctl.auth.key_auth import KeyAuth, bearer
+from llmctl.auth.token_holder import Token, TokenHolder
 from llmctl.clock import SystemClock
 from llmctl.config.settings import Timeouts
-from llmctl.errors import BadResponse, InvalidRequest
+from llmctl.errors import AuthFailed, BadResponse, CallError, InvalidRequest, PermissionRefused
 from llmctl.http import CancelledAfterSending, HttpClient
-from llmctl.providers.endpoint import Endpoint, KeyAuth
+from llmctl.providers.endpoint import Endpoint
 from llmctl.providers.registry import codec
 from llmctl.types import Usage
 from tests.conformance.http_peer import Line, Peer, Speak, driven
@@ -30,11 +33,20 @@ class Asked:
         self._ask = ask
 
     source = "$KEY"
+    may_change = False
 
     @property
     def value(self) -> str:
         """The key now."""
         return self._ask()
+
+    async def current(self) -> str:
+        """The key now."""
+        return self._ask()
+
+    async def refused(self, _: str | None) -> bool:
+        """There is no other one."""
+        return False
 
 
 @asynccontextmanager
@@ -139,3 +151,30 @@ async def test_only_a_call_that_may_be_billed_says_so_when_it_is_cancelled() -> 
         with pytest.raises(CancelledAfterSending):
             await late
         await peer.closed()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "step"),
+    [
+        (401, AuthFailed, "see that their account belongs there, and that region and project"),
+        (403, PermissionRefused, "see that their account has a role that may call the model, and"),
+    ],
+)
+@driven
+async def test_a_cloud_that_refuses_is_named(status: int, kind: type[CallError], step: str) -> None:
+    """A wrong role or region: exit 4 says who refused whose credentials, and asks for no key."""
+
+    async def speak(line: Line) -> None:
+        await line.request()
+        line.say(f"HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\n{{}}".encode())
+
+    async def token() -> Token:
+        return Token("token-4711", 2e9)
+
+    async with opened(speak) as (endpoint, peer):
+        holder = TokenHolder(token, SystemClock(), "Google Cloud's credentials")
+        with pytest.raises(kind) as caught:
+            await replace(endpoint, auth=KeyAuth(bearer, holder))(request(), None)
+    assert caught.value.exit_code == 4
+    where = f"asked {peer.url}/chat/completions with Google Cloud's credentials)"
+    assert f"{where}; {step}" in str(caught.value)

@@ -19,7 +19,7 @@ from tests.simulator.wires.registry import BASES
 
 PROFILES = (*sorted(BASES), "responses")
 BILLED = Usage(input=1000, output=70, cached=600, reasoning=50)
-SILENT_ON_REASONING = ("cohere", "mistral")
+SILENT_ON_REASONING = ("cohere", "mistral", "bedrock")
 
 
 @pytest.fixture

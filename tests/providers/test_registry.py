@@ -18,7 +18,8 @@ def test_the_presets_have_prices() -> None:
 
     for preset in PRESETS.values():
         if preset.name != LOCAL:
-            target = Target("p", preset.name, preset.adapter, preset.base_url, preset.model)
+            base_url = preset.address("eu-west-1", "p") if preset.address else preset.base_url
+            target = Target("p", preset.name, preset.adapter, base_url, preset.model)
             assert Prices().worst_case(target, None, 1000, 1000, 1_795_000_000.0), preset.name
 
 

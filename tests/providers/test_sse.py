@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmctl.errors import BadResponse
+from llmctl.protocols import Event
 from llmctl.providers import replies
-from llmctl.providers.replies import Event, EventReader
+from llmctl.providers.replies import EventReader
 
 
 def read(*chunks: bytes) -> list[Event]:

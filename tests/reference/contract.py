@@ -81,8 +81,9 @@ class SdkContract(ABC):
     """Subclasses say how the vendor's SDK is called and read.
 
     `finishes` are the words of `Said.finish` and ours. `alone` are fields that only one side
-    sends. `carries` maps the SDK's header for the key to ours where they differ; `why` says why
-    that is right. `excluded` are counts that the provider's input leaves out.
+    sends. `tools` is the value of the parameter `tools_option`. `carries` maps the SDK's header for
+    the key to ours where they differ; `why` says why that is right. `excluded` are counts that the
+    provider's input leaves out.
     """
 
     name: ClassVar[str]
@@ -92,7 +93,8 @@ class SdkContract(ABC):
     alone: ClassVar[tuple[Alone, ...]] = ()
     carries: ClassVar[Mapping[str, str]] = {}
     temperature: ClassVar[float | None] = 0.5
-    tools: ClassVar[list[Any]] = [TOOL]
+    tools: ClassVar[Any] = [TOOL]
+    tools_option: ClassVar[str] = "tools"
 
     @abstractmethod
     def client(self, sdk: Any, origin: str) -> Any:
@@ -193,7 +195,7 @@ class SdkContract(ABC):
         call = ToolCall("weather", '{"city":"Paris"}')
         wired.sim.reply = lambda _: Reply("", finish="tool_calls", tool_calls=(call,), usage=BILLED)
         theirs = self.ask_with_tools(sdk, stream=stream)
-        ours = wired.ask(TURNS[-1][1], stream=stream, options={"tools": self.tools})
+        ours = wired.ask(TURNS[-1][1], stream=stream, options={self.tools_option: self.tools})
         self.agree(*wired.sim.calls)
         assert theirs.text == ""
         self.same(theirs, ours)

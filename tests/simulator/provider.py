@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from .server import Simulator
 
 _HEALTHY = Fault()
-_STREAM: Headers = (
-    ("content-type", "text/event-stream; charset=utf-8"),
-    ("cache-control", "no-cache"),
-)
 
 
 def rough_tokens(text: str) -> int:
@@ -59,6 +55,9 @@ class Provider:
 
     def decide(self, call: Call, now: float) -> Fault:
         """Choose what happens to a call: a refusal, the script's fault, or nothing bad."""
+        admin = self.behaviour.key_admin
+        if admin is not None and admin.serves(call):
+            return pick(self.behaviour.fault, call) or admin
         fault = self._refusal(call, now) or self._of_batches(call)
         fault = fault or pick(self.behaviour.fault, call)
         if fault is None:
@@ -146,7 +145,8 @@ class Provider:
             self.record.bill(call, usage)
         turn = Turn(call, ask, said, usage, int(time.time()))
         if ask.stream:
-            return Answer(200, _STREAM, wire.events(turn), chunked=True)
+            headers = (("content-type", wire.stream_type), ("cache-control", "no-cache"))
+            return Answer(200, headers, wire.events(turn), chunked=True)
         return Answer(200, (JSON,), (dump(wire.whole(turn)),))
 
     def _serve(self, call: Call, wire: Endpoint) -> Answer:

@@ -12,6 +12,7 @@ from typing import Self
 from .batches import Batches, BatchSettings
 from .call import Call
 from .connection import Connection, Gate, Moment
+from .key_admin import KeyAdmin
 from .provider import Provider
 from .record import Billed, Record
 from .reply import Reply
@@ -41,6 +42,7 @@ class Simulator:
     - `headers`: added to every answer to a request.
     - `keys`: accepted API keys, None for any (while it runs: `accept_keys`).
     - `batch`: how batches go; the batches themselves are in `batches`.
+    - `key_admin`: who makes and revokes keys there, None for nobody.
 
     These are fixed: `rpm`, `tpm`, requests and tokens a minute (a request counts its prompt and
     `max_tokens`), refused with an honest 429 beyond; `record_bodies`, whether calls are kept in
@@ -57,6 +59,7 @@ class Simulator:
     tpm: int | None = None
     record_bodies: bool = True
     batch: BatchSettings = field(default_factory=BatchSettings)
+    key_admin: KeyAdmin | None = None
     port: int = 0
 
     def __post_init__(self) -> None:

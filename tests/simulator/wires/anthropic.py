@@ -95,7 +95,7 @@ class Anthropic(Wire):
 class Messages(Anthropic):
     """`POST …/messages`."""
 
-    place = "POST", "/messages"
+    place: tuple[str, str | tuple[str, ...]] = "POST", "/messages"
 
     def objection(self, call: Call) -> str | None:
         """Miss the version or `max_tokens`, or mind a role."""

@@ -105,13 +105,14 @@ class Generate(Gemini):
                 "blockReason": "PROHIBITED_CONTENT",
                 "blockReasonMessage": turn.reply.refusal,
             }
-            return {"promptFeedback": feedback} | _frame(turn)
+            return {"promptFeedback": feedback} | self.frame(turn, last=True)
         parts: list[Json] = []
         if turn.thought:
             parts.append({"text": turn.thought, "thought": True})
         if turn.reply.text:
             parts.append({"text": turn.reply.text})
-        return {"candidates": [_candidate(turn, [*parts, *_calls(turn)], last=True)]} | _frame(turn)
+        said = _candidate(turn, [*parts, *_calls(turn)], last=True)
+        return {"candidates": [said]} | self.frame(turn, last=True)
 
     def events(self, turn: Turn) -> tuple[bytes, ...]:
         """Give a chunk a piece, each with the usage so far; the stream ends with the bytes."""
@@ -122,10 +123,19 @@ class Generate(Gemini):
             parts.insert(0, {"text": turn.thought, "thought": True})
         parts += _calls(turn)
         chunks = [[part] for part in parts]
-        bodies = [{"candidates": [_candidate(turn, chunk)]} | _frame(turn) for chunk in chunks]
+        frame = self.frame(turn, last=False)
+        bodies = [{"candidates": [_candidate(turn, chunk)]} | frame for chunk in chunks]
         ended = _candidate(turn, [{"text": ""}], last=True)
-        bodies.append({"candidates": [ended]} | _frame(turn))
+        bodies.append({"candidates": [ended]} | self.frame(turn, last=True))
         return tuple(data_event(body, b"\r\n\r\n") for body in bodies)
+
+    def frame(self, turn: Turn, *, last: bool) -> Json:  # noqa: ARG002  (for subclasses)
+        """Give what stands beside the candidates of an answer, or of a chunk of one."""
+        return {
+            "usageMetadata": _usage(turn.usage),
+            "modelVersion": turn.model,
+            "responseId": f"resp_{turn.call.index:08d}",
+        }
 
 
 class CountTokens(Gemini):
@@ -191,14 +201,6 @@ def _details(kind: Kind, wait: float | None) -> list[Json]:
     if wait is not None:
         details.append({"@type": _TYPES + "RetryInfo", "retryDelay": f"{wait:.9f}s"})
     return details
-
-
-def _frame(turn: Turn) -> Json:
-    return {
-        "usageMetadata": _usage(turn.usage),
-        "modelVersion": turn.model,
-        "responseId": f"resp_{turn.call.index:08d}",
-    }
 
 
 def _candidate(turn: Turn, parts: list[Json], *, last: bool = False) -> Json:

@@ -10,7 +10,17 @@ from tests.simulator.batches_mistral import MISTRAL
 from tests.simulator.batches_openai import GROQ, OPENAI
 from tests.simulator.batches_openrouter import OPENROUTER
 
-from . import anthropic, cohere, gemini, groq, mistral, openrouter
+from . import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    groq,
+    mistral,
+    openrouter,
+    vertex,
+    vertex_claude,
+)
 from .openai import Chat
 from .openai_other import Embeddings, Models
 from .openai_responses import InputTokens, Responses
@@ -24,6 +34,9 @@ BASES = {
     "mistral": "/mistral/v1",
     "openrouter": "/openrouter/api/v1",
     "groq": "/groq/openai/v1",
+    "bedrock": "/bedrock",
+    "vertex": "/vertex/v1/projects/sim/locations/europe-west1/publishers/google",
+    "vertex-claude": "/vertex-claude/v1/projects/sim/locations/eu/publishers/anthropic",
 }
 """Where each provider's base URL lies below the simulator's origin: its name, then its own path."""
 
@@ -36,6 +49,9 @@ _WIRES: dict[str, tuple[type[Wire], ...]] = {
     "mistral": (mistral.MistralChat, mistral.Models, *MISTRAL),
     "openrouter": (openrouter.OpenRouterChat, openrouter.Key, openrouter.Models, *OPENROUTER),
     "groq": (groq.GroqChat, groq.Models, *GROQ),
+    "bedrock": (bedrock.Converse, bedrock.CountTokens, bedrock.Models, bedrock.Profiles),
+    "vertex": (vertex.Generate, vertex.CountTokens, vertex.Models),
+    "vertex-claude": (vertex_claude.CountTokens, vertex_claude.Messages, vertex_claude.Models),
 }
 
 

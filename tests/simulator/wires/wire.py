@@ -61,7 +61,7 @@ class Wire:
     It is asked at `place`: the method, and how the path ends. `billing` says what it costs: prompt
     and answer, the prompt only, or nothing. What is `public` is served to any key; what
     `takes_bytes` gets no JSON. `unsaid` are headers that this provider's refusals leave out;
-    `names` is the header that names a request.
+    `names` is the header that names a request, `stream_type` the type of a stream.
     """
 
     place: tuple[str, str | tuple[str, ...]]
@@ -70,6 +70,7 @@ class Wire:
     takes_bytes = False
     unsaid: frozenset[str] = frozenset({"retry-after-ms"})
     names = "x-request-id"
+    stream_type = "text/event-stream; charset=utf-8"
 
     def __init__(self, models: Sequence[str] = ()) -> None:
         self.models = tuple(models)
@@ -95,7 +96,7 @@ class Wire:
         raise NotImplementedError
 
     def events(self, turn: Turn) -> tuple[bytes, ...]:
-        """Give a streamed answer, one complete SSE event a piece; the last one ends it."""
+        """Give a streamed answer, one complete event a piece; the last one ends it."""
         message = f"{turn.call.path} does not stream"
         raise ValueError(message)
 
@@ -104,11 +105,11 @@ class Wire:
         raise NotImplementedError
 
     def error_event(self, problem: Problem) -> bytes:
-        """Give the SSE event that reports an error after a 200."""
+        """Give the event that reports an error after a 200."""
         return data_event(self.refuse(500, problem)[1])
 
     def unknown_event(self) -> bytes:
-        """Give an SSE event that no client knows yet, and must pass over."""
+        """Give an event that no client knows yet, and must pass over."""
         return named_event({"type": "x-unheard-of", "delta": {"text": "unheard"}})
 
     def rate_headers(self, standing: Mapping[str, Standing]) -> Headers:  # noqa: ARG002  (as above)
