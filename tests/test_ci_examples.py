@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import venv
@@ -13,20 +14,28 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.simulator.oidc import serving, subject
 from tests.simulator.server import Simulator
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 GITHUB, GITLAB = "ci-github-actions.yaml", "ci-gitlab.yaml"
+KEYLESS = ("ci-github-keyless.yaml", "ci-gitlab-keyless.yaml")
+
+
+def job(name: str) -> Any:
+    """The only job of a file."""
+    text: Any = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
+    (only,) = text.get("jobs", text).values()
+    return only
 
 
 def commands(name: str) -> list[str]:
     """The job's commands in order; the first installs."""
-    job: Any = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
-    if name == GITHUB:
-        return [step["run"] for step in job["jobs"]["cost"]["steps"] if "run" in step]
-    only = job["llm-cost"]
-    return [*only["before_script"], *only["script"], *only["after_script"]]
+    only = job(name)
+    if "steps" in only:
+        return [step["run"] for step in only["steps"] if "run" in step]
+    return [*only["before_script"], *only["script"], *only.get("after_script", ())]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / file, folder / "tools/llmctl" / file)
     venv.create(folder / "venv", with_pip=True)
     scripts = folder / "venv/bin"
-    (install,) = {commands(name)[0] for name in (GITHUB, GITLAB)}
+    (install,) = {commands(name)[0] for name in (GITHUB, GITLAB, *KEYLESS)}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", install], cwd=folder, capture_output=True, text=True,
         env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}, timeout=300, check=False,
@@ -131,8 +140,7 @@ def test_the_plan_needs_no_key(
 ) -> None:
     """Case 35: with the job's own variables, no configuration and no key the plan exits 0."""
     prompts(tmp_path, 5, 50)
-    job: Any = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
-    given = job["jobs"]["cost"]["env"] if name == GITHUB else job["llm-cost"]["variables"]
+    given = job(name).get("env") or job(name)["variables"]
     named = {k: v for k, v in given.items() if k.startswith("LLMCTL_") and "$" not in v}
     env = {**environ, **named, "PATH": f"{installed}:{environ['PATH']}"}
     plan = ["bash", "-c", commands(name)[1]]
@@ -143,16 +151,65 @@ def test_the_plan_needs_no_key(
 def test_one_ledger_holds_all_that_was_spent() -> None:
     """Case 35: only runs of the default branch spend, one at a time, and they save the ledger also
     when they failed; others read that one and save none of their own."""
-    job: Any = yaml.safe_load((CONFIGS / GITHUB).read_text(encoding="utf-8"))["jobs"]["cost"]
-    steps = {step.get("uses", step.get("run")): step for step in job["steps"]}
+    steps = {step.get("uses", step.get("run")): step for step in job(GITHUB)["steps"]}
     assert "actions/cache/restore@v4" in steps
     only = "github.event_name == 'schedule'"
     assert steps["actions/cache/save@v4"]["if"] == f"always() && {only}"
     assert all(step["if"] == only for run, step in steps.items() if " --tag " in run)
     assert "actions/cache@v4" not in steps
-    lab: Any = yaml.safe_load((CONFIGS / GITLAB).read_text(encoding="utf-8"))["llm-cost"]
+    lab = job(GITLAB)
     assert lab["rules"] == [{"if": "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH"}]
     assert (lab["cache"]["when"], "resource_group" in lab) == ("always", True)
+
+
+@pytest.mark.parametrize("lacking", ["", "permission", "audience"])
+@pytest.mark.parametrize("name", KEYLESS)
+def test_a_job_without_a_key(
+    name: str, lacking: str, environ: dict[str, str], installed: Path, tmp_path: Path,
+    sim: Simulator,
+) -> None:  # fmt: skip
+    """The job answers every row with what its own OIDC token is exchanged for. Without the
+    permission to have one, or for another audience, it ends with exit 4 and nothing is sent."""
+    only, folder = job(name), tmp_path / "ci"
+    prompts(tmp_path, 20, 50)
+    with serving() as server:
+        sim.keys = server.issued
+        place = f"    provider: openai\n    base_url: {sim.base_url}\n"
+        text = (CONFIGS / "keyless.yaml").read_text(encoding="utf-8")
+        text = text.replace("    provider: openai\n", place + "    price: {input: 1, output: 2}\n")
+        folder.mkdir()
+        (folder / "llmctl.yaml").write_text(
+            text.replace(
+                "      oidc:\n", f"      oidc:\n        url: {server.origin}/oauth/token\n"
+            )
+        )
+        audience = "https://other.example" if lacking == "audience" else "https://api.openai.com/v1"
+        server.subjects.add(subject(audience))
+        env = {**environ, "PATH": f"{installed}:{environ['PATH']}", "CI_JOB_NAME": "llm-keyless"}
+        if "env" in only:
+            env |= {"GITHUB_ACTIONS": "true"} | only["env"]
+            if only["permissions"]["id-token"] == "write" and lacking != "permission":
+                env |= server.github
+        else:
+            env |= only["variables"]
+            for variable, of in only["id_tokens"].items() if lacking != "permission" else ():
+                env[variable] = subject(of["aud"])
+        (line,) = commands(name)[1:]
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", line],
+            env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, sim.billed.requests) == ((4, 0) if lacking else (0, 20)), done.stderr
+    if lacking == "permission":
+        assert ("id-token: write" if "env" in only else "id_tokens:") in done.stderr
+
+
+@pytest.mark.parametrize("name", KEYLESS)
+def test_no_key_is_named(name: str) -> None:
+    """Neither job nor profile of a keyless example names a secret."""
+    for file in (name, "keyless.yaml"):
+        said = (CONFIGS / file).read_text(encoding="utf-8")
+        assert not re.search(r"secrets\.|_API_KEY|^ +key:", said, re.MULTILINE)
 
 
 def test_nothing_installs_the_package_of_a_stranger() -> None:
