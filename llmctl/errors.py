@@ -6,10 +6,12 @@
     ├── InputError                 2   the input file; nothing was sent
     ├── SetupError                 2   something must be installed first; names the command
     ├── NoKeyError                 4   no key found for a profile
+    ├── RotationDue                7   a key is too old, and a person has to make the new one
     ├── DiskError                 74   the disk refused a write
     ├── BusyError                 75   another llmctl holds the file
     └── CallError                  1   one call failed; `type` is the row's error type
         ├── InvalidRequest         1   invalid_request  (2 when refused before sending)
+        │   └── IdentifiersFound   1   pii              (refused before sending)
         ├── AuthFailed             4   auth             (terminal for the whole run)
         ├── PermissionRefused      4   permission
         ├── NotFound               1   not_found
@@ -24,6 +26,7 @@
         ├── BadResponse            1   bad_response     retryable, may have been billed
         │   └── NoAnswer           1   bad_response     billed: carries usage, cost and text
         ├── ContentFiltered        1   content_filter
+        ├── DataRefused            2   data             (refused before sending)
         ├── SchemaMismatch         1   schema           (billed: carries usage and cost)
         ├── BudgetRefused          3   budget           (refused before sending)
         │   ├── BudgetExhausted    3   budget           (terminal for the whole run)
@@ -49,6 +52,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("4", "no usable key, or the provider refused it"),
     ("5", "the provider, and every fallback, is unavailable"),
     ("6", "accepted by the provider, not finished; the same command fetches"),
+    ("7", "a key is due for rotation (`keys rotate --every`)"),
     ("74", "the disk refused a write: stopped before sending more"),
     ("75", "another llmctl holds this output file or state"),
     ("130 / 143", "interrupted by SIGINT / SIGTERM; the same command resumes"),
@@ -112,6 +116,13 @@ class NoKeyError(LlmctlError):
     exit_code = 4
 
 
+class RotationDue(LlmctlError):
+    """A key is older than it may be, and nothing here can make a new one."""
+
+    type = "rotation_due"
+    exit_code = 7
+
+
 class DiskError(LlmctlError):
     """The disk refused a read or a write that the run depends on."""
 
@@ -149,6 +160,7 @@ class CallError(LlmctlError):
         usage, cost: a `types.Usage` and the provider's own figure, where it was billed.
         earlier: the same of attempts before it, as `types.Billed`.
         text: what was paid for and is no answer; None where it was shown already.
+        server_time: seconds since the epoch, as the reply's `Date` says.
 
     """
 
@@ -185,6 +197,7 @@ class CallError(LlmctlError):
         self.cost: Decimal | None = None
         self.earlier: tuple[Any, ...] = ()
         self.text: str | None = None
+        self.server_time: float | None = None
         if not sent and self.exit_code == 1:
             self.exit_code = 2  # nothing was sent: what was asked for cannot be right
 
@@ -221,6 +234,15 @@ class CallError(LlmctlError):
 
 class InvalidRequest(CallError):
     """The provider (or llmctl, before sending) refused what was asked."""
+
+
+class IdentifiersFound(InvalidRequest):
+    """The question holds what its profile lets nobody send; the message never repeats it."""
+
+    type = "pii"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
 
 
 class AuthFailed(CallError):
@@ -344,6 +366,18 @@ class ContentFiltered(CallError):
     """The provider refused to answer for reasons of content."""
 
     type = "content_filter"
+
+
+class DataRefused(CallError):
+    """The call may not be sent there by the rules of where data may go (`data:`); `rule` is the one
+    that forbids it, in a few words without the profile's name."""
+
+    type = "data"
+    exit_code = 2
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message, sent=False)
+        self.rule = rule
 
 
 class SchemaMismatch(CallError):

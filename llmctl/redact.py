@@ -52,6 +52,11 @@ def remember(key: str) -> None:
         _KNOWN.add(key)
 
 
+def forget(key: str) -> None:
+    """Let `redact_known_keys` look for this key no more: it has ended, and each costs time."""
+    _KNOWN.discard(key)
+
+
 def redact_known_keys(text: str) -> str:
     """`text` without any key this process has held."""
     for key in sorted(_KNOWN, key=len, reverse=True):
@@ -70,10 +75,13 @@ def redact(text: str, key: str | None) -> str:
     something longer (`user:KEY`). Keys shorter than four characters are left."""
     if not key or len(key) < _SHORTEST:
         return text
-    for form in _forms(key):
+    forms = _forms(key)
+    if len(text) < min(len(forms[-1]), _SHORTEST_PIECE):  # names of models and users: most texts
+        return text
+    for form in forms:
         text = text.replace(form, MARK)
-    for form in _forms(key):
-        text = _without_pieces(text, form, _forms(key))
+    for form in forms:
+        text = _without_pieces(text, form, forms)
     return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -21,7 +21,9 @@ from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
 from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
 from llmctl.guards.context_window import context_window
+from llmctl.guards.data_place import data_place, placed
 from llmctl.guards.fallback import Fallback, FallbackTarget
+from llmctl.guards.masking import masked, open_masker, restored, restoring
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.guards.schema import schema_validation
@@ -38,6 +40,7 @@ from llmctl.wiring import Surroundings, open_route
 
 if TYPE_CHECKING:
     from llmctl.engines.batch_tools import BatchEndpoint
+    from llmctl.privacy.requests import RequestMasker
     from llmctl.storage.batch_jobs import BatchJobs
     from llmctl.storage.rate_limits import RateLimitStore
 
@@ -85,11 +88,13 @@ class Runner(Resources, frozen=True, kw_only=True):
     Attributes:
         routes: the way of the profile in use, then those of its fallbacks.
         cache: the answers that are kept; none where the profile keeps none.
+        masker: masks the requests; None where neither the profile nor a fallback wants that.
 
     """
 
     routes: tuple[Route, ...]
     cache: AnswerCache
+    masker: RequestMasker | None = None
 
     @property
     def profile(self) -> Profile:
@@ -131,7 +136,7 @@ class Runner(Resources, frozen=True, kw_only=True):
                     FallbackTarget(
                         route.profile.name,
                         partial(self._retargeted, route.profile),
-                        partial(_admit, route),
+                        partial(self._admit, route),
                         other,
                     )
                     for route, other in zip(self.routes[1:], others, strict=True)
@@ -142,21 +147,24 @@ class Runner(Resources, frozen=True, kw_only=True):
                 overflow=self.profile.on_overflow == "fallback",
                 patient=self.patient,
             )
-        return accounting(handler, sink, self.clock, self.costs)
+        handler = accounting(restoring(handler), sink, self.clock, self.costs)
+        return handler if self.masker is None else masked(handler, self.masker)
 
     def admission(self, inner: Handler) -> Handler:
-        """The guards of a row that goes into a provider's batch, around what takes it: its window,
-        and its hold at the price of batches. No fallback, and no rate limit: a batch has none."""
+        """The guards of a row that goes into a provider's batch, around what takes it: where it may
+        go, its window, and its hold at the price of batches. No fallback, and no rate limit: a
+        batch has none."""
         route, costs = self.routes[0], self.costs.of_batches()
         default = partial(costs.limit_to_add, most=route.profile.default_max_tokens)
         handler = budget_guard(inner, self.budget, costs.worst, costs.bounded, default)
-        return context_window(handler, route.admission)
+        handler = restoring(context_window(handler, route.admission))
+        return data_place(handler, self.profile, self.profile.tags, in_batch=True)
 
     def settling(self, inner: Handler, sink: Observer) -> Handler:
         """The guards of a row that comes out of a provider's batch, around what has its answer."""
         handler = schema_validation(inner, self.checker)
         handler = self._cache(handler, self.routes[0].profile.cache.ttl)
-        return accounting(handler, sink, self.clock, self.costs.of_batches())
+        return accounting(restoring(handler), sink, self.clock, self.costs.of_batches())
 
     def batch_endpoint(self) -> BatchEndpoint:
         """Where the profile's batches are asked for: files go up while they are read, which only
@@ -170,7 +178,7 @@ class Runner(Resources, frozen=True, kw_only=True):
             profile.timeout, first_byte=max(300.0, profile.timeout.first_byte), total=SLOW
         )
         endpoint = replace(route.endpoint, http=client, timeouts=slow)
-        return BatchEndpoint(endpoint, target_for(profile), route.key)
+        return BatchEndpoint(endpoint, target_for(profile))
 
     def _cache(self, inner: Handler, ttl: float | None) -> Cache:
         guard = Cache(
@@ -179,6 +187,18 @@ class Runner(Resources, frozen=True, kw_only=True):
         )  # fmt: skip
         self.cache_guards.append(guard)
         return guard
+
+    def placed(self, request: Request) -> Request:
+        """The request as the profile in use may be sent it, also for questions that are no calls.
+        Raises `DataRefused`."""
+        return placed(request, self.profile, self.profile.tags)
+
+    async def _admit(self, route: Route, request: Request) -> Request:
+        """The request as a fallback can be asked now. Raises as `Admission.admit`, and
+        `InvalidRequest` and `DataRefused`."""
+        require_translated(request)
+        placed(request, route.profile, self.profile.tags)
+        return await route.admission.admit(request)
 
     def _retargeted(self, profile: Profile, request: Request) -> Request:
         return retarget(request, profile, self.call_id())
@@ -189,7 +209,9 @@ class Runner(Resources, frozen=True, kw_only=True):
         watch, ttl = Stopwatch(self.clock), self.profile.cache.ttl
         found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)
         return [
-            None if answer is None else self.costs.record(asked, answer, watch)
+            None
+            if answer is None or (asked.masked and asked.masked.refused)
+            else self.costs.record(asked, restored(asked, answer), watch)
             for asked, answer in zip(requests, found, strict=True)
         ]
 
@@ -237,6 +259,7 @@ class Runner(Resources, frozen=True, kw_only=True):
                 partial(self.costs.limit_to_add, most=route.profile.default_max_tokens),
             ),
             schema=lambda inner: schema_validation(inner, self.checker, schema_retries),
+            place=lambda inner: data_place(inner, route.profile, self.profile.tags),
             cache=lambda inner: self._cache(inner, route.profile.cache.ttl),
         )
 
@@ -250,7 +273,7 @@ class Run(Resources, frozen=True, kw_only=True):
         routes: the ways opened so far, by the profile's name and interface.
         opening: whoever opens a way holds its lock.
         routes_stack: closes them.
-        prices: the own prices of the profiles opened so far, by name.
+        prices, regions: the own prices, and the regions, of the profiles opened so far, by name.
         answers: the cache of profiles that keep answers, or (False) of those that keep none.
 
     """
@@ -260,6 +283,7 @@ class Run(Resources, frozen=True, kw_only=True):
     shared: RateLimitStore
     routes_stack: AsyncExitStack
     prices: dict[str, Price | None]
+    regions: dict[str, str | None]
     answers: Callable[[bool], AnswerCache]
     routes: dict[tuple[str, str], Route] = field(default_factory=dict)
     opening: defaultdict[tuple[str, str], asyncio.Lock] = field(
@@ -280,11 +304,13 @@ class Run(Resources, frozen=True, kw_only=True):
                 routes.append(await self._route(one, patient=waits))
             except (NoKeyError, SetupError) as error:
                 self.warn(f"the fallback {one.name} is left out: {error.message}")
+        asked = [route.profile for route in routes]
+        masker = await asyncio.to_thread(open_masker, asked, self.around.environ)
         if any(route.profile.limits.rpm or route.profile.limits.tpm for route in routes):
             self.shared.open()
         resources = {name: getattr(self, name) for name in Resources.__struct_fields__}
         answers = self.answers(profile.cache.enabled)
-        return Runner(**resources, routes=tuple(routes), cache=answers)
+        return Runner(**resources, routes=tuple(routes), cache=answers, masker=masker)
 
     async def _route(self, profile: Profile, *, patient: bool) -> Route:
         """The profile's way, opened when it is first asked for; `patient` counts then."""
@@ -303,6 +329,7 @@ class Run(Resources, frozen=True, kw_only=True):
                     many=self.many,
                 )
                 self.prices[profile.name] = profile.price
+                self.regions[profile.name] = profile.region
         route = self.routes[key]
         # The same way, but the model of whoever asks: fallbacks are asked for their profile's.
         return route if route.profile == profile else replace(route, profile=profile)
@@ -322,7 +349,7 @@ async def open_run(
     `cache_size` is what the cache of answers may grow to, in bytes. `patient`: calls wait for a
     provider rather than fail, and come after a look into the cache (`Runner.kept_records`).
     `many`: calls go over the transport for many at a time. Nothing that waits is sent once `stop`
-    was asked for. Raises `SetupError` and `DiskError`.
+    was asked for. Raises `SetupError`, `DiskError`, and `NoKeyError` where the audit has no key.
     """
     from llmctl.storage.answer_cache import SqliteCache
     from llmctl.storage.batch_jobs import BatchJobs
@@ -347,7 +374,9 @@ async def open_run(
         stack.callback(ledger.close)
         checker = Checker()
         stack.push_async_callback(checker.close)
-        budget = RunBudget(ledger, clock, warn, run_id, user)
+        regions: dict[str, str | None] = {}
+        audit = await stack.enter_async_context(_audit(around, run_id, user, regions))
+        budget = RunBudget(ledger, clock, warn, run_id, user, audit)
         stack.callback(budget.close)
 
         @cache
@@ -363,6 +392,7 @@ async def open_run(
             shared=shared,
             routes_stack=routes_stack,
             prices=own,
+            regions=regions,
             answers=answers,
             clock=clock,
             awake=awake,
@@ -407,11 +437,29 @@ async def open_runner(
         yield await run.runner(profile, fallbacks)
 
 
-async def _admit(route: Route, request: Request) -> Request:
-    """The request as a fallback can be asked now. Raises as `Admission.admit`, and
-    `InvalidRequest`."""
-    require_translated(request)
-    return await route.admission.admit(request)
+@asynccontextmanager
+async def _audit(
+    around: Surroundings, run_id: str, user: str, regions: Mapping[str, str | None]
+) -> AsyncIterator[Observer | None]:
+    """What puts calls into the audit log; None where the configuration asks for none."""
+    if around.audit is None:
+        yield None
+        return
+    from llmctl.keys.store_key import store_key
+    from llmctl.observers.audit import open_audit
+
+    key = await asyncio.to_thread(store_key, around.environ, "audit")
+    async with open_audit(
+        around.audit,
+        around.folders.state,
+        key,
+        around.clock,
+        run_id=run_id,
+        user=user,
+        regions=regions,
+        warn=around.warn,
+    ) as observer:
+        yield observer
 
 
 def user_name() -> str:

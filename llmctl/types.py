@@ -110,6 +110,32 @@ class RawRequest(Struct, frozen=True):
     chat: JSON | None = None
 
 
+class Masked(Struct, frozen=True):
+    """What was found and masked in a request.
+
+    Attributes:
+        counts: values by kind, such as `email`; each place counts.
+        values: what stands for a token in an answer; never kept in clear beyond the call.
+        digest: a keyed digest of the whole question as it was asked; hexadecimal. It makes two
+            questions two, where only what is masked differs.
+        question: the fingerprint of the question as it was asked, where tokens are other ones in
+            every run, so that rows are found again by it.
+        refused: why the request must not be sent; empty where it may.
+
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
+    question: str = ""
+    refused: str = ""
+
+    @property
+    def said(self) -> str:
+        """What was found, such as `2 email, 1 phone`."""
+        return ", ".join(f"{number:,} {kind}" for kind, number in self.counts.items())
+
+
 class Request(Struct, frozen=True):
     """One question for one target.
 
@@ -119,6 +145,7 @@ class Request(Struct, frozen=True):
     its profile. `index` is the 0-based input row, `kept` what its output row repeats of it,
     `sample` how many samples of the same question come before. `user` is whom it is asked for (""
     for the user who runs the program), `weight` that one's share where callers wait for a turn.
+    `masked` is what was masked in it; None: nobody has looked yet.
     """
 
     id: str
@@ -139,6 +166,7 @@ class Request(Struct, frozen=True):
     weight: int = 1
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
+    masked: Masked | None = None
 
     @property
     def parameters(self) -> JSON:
@@ -150,6 +178,11 @@ class Request(Struct, frozen=True):
         """What a kept answer is found by: the fingerprint, and for a further sample its number;
         in hex."""
         return f"{self.fingerprint}{self.sample:08x}" if self.sample else self.fingerprint
+
+    @property
+    def row_key(self) -> str:
+        """What a row's answer in an output is found by; in hex."""
+        return (self.masked and self.masked.question) or self.fingerprint
 
     @property
     def wants_body(self) -> bool:
@@ -177,7 +210,7 @@ _SHAPES = (
 def fingerprint(request: Request) -> str:
     """The identity of an answer: SHA-256, in hex, over the canonical JSON (sorted keys, no white
     space) of adapter, API, origin and path of the provider, model, messages, all parameters and
-    the schema."""
+    the schema; and of a masked request the digest of the one that was asked."""
     target, raw = request.target, request.raw
     what: list[Any] = [2, target.adapter, target.api, *_place(target.base_url)]
     if raw is not None:
@@ -187,6 +220,8 @@ def fingerprint(request: Request) -> str:
         what += [request.max_tokens, request.temperature, request.options]
         if request.schema is not None:
             what.append(request.schema)
+    if request.masked is not None and request.masked.digest:
+        what.append(request.masked.digest)
     return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -329,7 +364,7 @@ class CallRecord(Struct, frozen=True):
     `first_token` since then. `cost` is None when the price is unknown; `saved` is what a cached
     answer would have cost; `uncertain` counts attempts that may have been billed for nothing, and
     `worst` is the most that one of them, a stream that was cut, may have cost. `in_batch`: a
-    provider's batch answered."""
+    provider's batch answered. `asked` is the caller's own request, where another was sent."""
 
     request: Request
     result: Answer | CallError
@@ -342,6 +377,7 @@ class CallRecord(Struct, frozen=True):
     uncertain: int = 0
     worst: Decimal | None = None
     in_batch: bool = False
+    asked: Request | None = None
 
     @property
     def ok(self) -> bool:

@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from msgspec import Struct
 from msgspec.structs import replace
 
+from llmctl.auth.clouds import open_auth
+from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import Clock
-from llmctl.config.settings import Folders, Profile
+from llmctl.config.settings import Audit, Folders, Profile
 from llmctl.errors import SetupError
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.guards.context_window import Admission
@@ -19,8 +21,8 @@ from llmctl.guards.rate_limit import ProviderLimits
 from llmctl.http import HttpClient
 from llmctl.keys.keyring_store import stored_slots
 from llmctl.keys.resolver import KeyResolver, RotatingKey
-from llmctl.protocols import RateHeaders, SharedLimits
-from llmctl.providers.endpoint import Endpoint, FixedKey, KeyAuth, KeyHolder
+from llmctl.protocols import Auth, Codec, RateHeaders, SharedLimits
+from llmctl.providers.endpoint import Endpoint
 from llmctl.providers.registry import LOCAL, codec
 from llmctl.redact import remember
 from llmctl.request import left_out
@@ -30,13 +32,14 @@ from llmctl.tokens import Counter
 
 class Surroundings(Struct, frozen=True):
     """What opening a profile needs of the command that runs; `say` and `warn` get a sentence for
-    the user."""
+    the user. `audit`: every call gets a line in the audit log."""
 
     folders: Folders
     environ: Mapping[str, str]
     clock: Clock
     say: Callable[[str], None]
     warn: Callable[[str], None]
+    audit: Audit | None = None
 
 
 async def open_route(
@@ -68,13 +71,13 @@ async def open_route(
     name = f"{profile.name} {profile.base_url}"
     limits = ProviderLimits(profile.limits, clock, shared, name, around.warn, stop)
     health = ProviderHealth(profile.breaker, stop.clock(clock), profile.name, patient=patient)
-    endpoint, key = await _open(
+    endpoint = await _open(
         profile, around, stack, counter, limits.update_from_headers, lost, many=many
     )
     start = None if isinstance(endpoint.base_url, str) else endpoint.base_url
     truncate = profile.on_overflow == "truncate"
     admission = Admission(counter, health, start, truncate=truncate)
-    return Route(profile, endpoint, limits, health, admission, key)
+    return Route(profile, endpoint, limits, health, admission)
 
 
 @asynccontextmanager
@@ -84,7 +87,7 @@ async def open_endpoint(profile: Profile, around: Surroundings) -> AsyncIterator
     Raises `NoKeyError` and `SetupError`.
     """
     async with AsyncExitStack() as stack:
-        yield (await _open(profile, around, stack, Counter(), lambda _: None, many=False))[0]
+        yield await _open(profile, around, stack, Counter(), lambda _: None, many=False)
 
 
 def located(profile: Profile, folders: Folders) -> Profile:
@@ -124,46 +127,53 @@ async def _open(
     lost: Callable[[], float] = lambda: 0.0,
     *,
     many: bool,
-) -> tuple[Endpoint, RotatingKey | None]:
-    """The endpoint that speaks to the profile's provider, and its key (None: a local model)."""
+) -> Endpoint:
+    """The endpoint that speaks to the profile's provider."""
     base_url: str | Callable[[], Awaitable[str]] = profile.url
-    key: RotatingKey | None = None
-    holder: KeyHolder
-    if profile.provider == LOCAL:
-        base_url, holder = _local_server(profile, around, stack)
-    else:
-        resolver = KeyResolver(around.environ, stored_slots(around.folders.state))
-        found = await resolver.require(profile)
-        if not found and (elsewhere := resolver.elsewhere(profile)):
-            around.warn(
-                f"the profile {profile.name} is called without a key: the stored key "
-                f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
-            )
-        holder = key = RotatingKey(resolver, profile, found, around.warn)
     speaks = codec(profile.adapter, profile.api)
+    auth: Auth
+    if profile.provider == LOCAL:
+        base_url, local_key = _local_server(profile, around, stack)
+        auth = KeyAuth(speaks.auth, local_key)
+    else:
+        auth = await _auth(profile, around, speaks)
     for name, value in profile.query.items():
         if "version" not in name.lower() and len(value) >= 8:
             remember(value)  # a gateway's code or token, which an error may repeat
     many = many and profile.http != "standard"
     client = HttpClient(many=many, proxy=profile.proxy, lost=lost)
     stack.push_async_callback(client.close)
-    endpoint = Endpoint(
+    return Endpoint(
         codec=speaks,
         http=client,
         base_url=base_url,
-        auth=KeyAuth(speaks.auth, holder, profile.key_header),
+        auth=auth,
         timeouts=profile.timeout,
         clock=around.clock,
         estimate=counter.usage,
         heard=on_headers,
         headers={name.lower(): value for name, value in profile.headers.items()},
     )
-    return endpoint, key
+
+
+async def _auth(profile: Profile, around: Surroundings, speaks: Codec) -> Auth:
+    """What proves to the profile's provider who asks. Raises `NoKeyError` and `SetupError`."""
+    if profile.auth is not None:
+        return open_auth(profile, around.environ, around.clock)
+    resolver = KeyResolver(around.environ, stored_slots(around.folders.state))
+    found = await resolver.require(profile)
+    if not found and (elsewhere := resolver.elsewhere(profile)):
+        around.warn(
+            f"the profile {profile.name} is called without a key: the stored key "
+            f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
+        )
+    key = RotatingKey(resolver, profile, found, around.warn, around.clock)
+    return KeyAuth(speaks.auth, key, profile.key_header)
 
 
 def _local_server(
     profile: Profile, around: Surroundings, stack: AsyncExitStack
-) -> tuple[Callable[[], Awaitable[str]], KeyHolder]:
+) -> tuple[Callable[[], Awaitable[str]], FixedKey]:
     """Base URL and token of a local model. Its file is looked for now, its server is started by
     the first request: a kept answer needs none."""
     from llmctl.providers.local_model import LocalModelServer

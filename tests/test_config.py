@@ -14,7 +14,7 @@ from llmctl.config.profiles import as_yaml
 from llmctl.config.settings import CachePolicy, KeyPlaces, Limits, RetryPolicy, Timeouts
 from llmctl.errors import ConfigError
 from llmctl.pricing import Prices
-from llmctl.providers.registry import PRESETS
+from llmctl.providers.registry import BUILT_IN
 from llmctl.request import target_for
 from llmctl.tokens import Counter
 from llmctl.types import Price, Usage
@@ -172,7 +172,7 @@ def test_empty_files(world: World) -> None:
     """A file that says nothing changes nothing."""
     for text in ("", "# nothing\n", "profiles:\n", "default:\n", "null", "---\n"):
         world.user(text)
-        assert list(world.load().profiles) == list(PRESETS)
+        assert list(world.load().profiles) == list(BUILT_IN)
 
 
 def test_key_belongs_to_an_origin(world: World) -> None:
@@ -365,3 +365,22 @@ def test_the_price_of_another_model(world: World) -> None:
     assert Counter(prices.window).context_window(target) == 128_000
     assert profiles["c"].price == Price(Decimal(3), Decimal(4))
     assert "as: openai/gpt-4o" in as_yaml(profiles["b"])
+
+
+def test_a_key_and_what_takes_its_place(world: World) -> None:
+    """Who extends a profile may ask with a cloud's credentials instead of its key, and the other
+    way round; one profile that says both is an error that names the line."""
+    world.user(
+        "profiles:\n"
+        "  a: {provider: openai, base_url: 'https://r.example/v1', key: {env: A}}\n"
+        "  b: {extends: a, auth: azure}\n"
+        "  c: {extends: b, auth: {oidc: {audience: x}}}\n"
+        "  d: {extends: c, key: {env: D}}\n"
+    )
+    found = world.load().profiles
+    kinds = {name: profile.auth and profile.auth.kind for name, profile in found.items()}
+    assert [kinds[name] for name in "abcd"] == [None, "azure", "oidc", None]
+    assert [found[name].key is None for name in "abcd"] == [False, True, True, False]
+    world.user("profiles:\n  a:\n    key: {env: A}\n    provider: openai\n    auth: azure\n")
+    with pytest.raises(ConfigError, match=r":5: profiles\.a\.auth stands beside `key`"):
+        world.load()

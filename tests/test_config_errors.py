@@ -52,6 +52,13 @@ def in_profile(world: World, lines: str) -> str:
         ("key: {command: ''}", ":4: profiles.p.key.command must be a program"),
         ("key: {keyring: sk a}", ":4: profiles.p.key.keyring must be a name of letters"),
         ("key: {keyring: a, env: B}", ":4: profiles.p.key must be one of {env: NAME}"),
+        ("key: {secret: 'vault://llm/openai'}", ".key.secret must be vault://MOUNT/PATH#FIELD"),
+        ("key: {secret: 'vualt://llm/a#b'}", ".key.secret must be vault://MOUNT/PATH#FIELD"),
+        ("key: {secret: 'op://team/key'}", ".key.secret must be op://VAULT/ITEM/FIELD"),
+        ("key: {secret: [x]}", ".key.secret must be one of aws-sm://REGION/NAME#FIELD, aws-ssm"),
+        ("auth: aws", ":4: profiles.p.auth aws signs for Amazon Bedrock alone"),
+        ("auth: azure", ":4: profiles.p.auth azure is not for api.openai.com: write the address"),
+        ("auth: gcp", ":4: profiles.p.auth gcp is not for api.openai.com: write the address"),
         ("api: batch", ':4: profiles.p.api must be chat or responses, not "batch"'),
         ("key_header: 'x: y'", ":4: profiles.p.key_header must be the name of a header"),
         ('model: "a\\e[31mb"', ":4: profiles.p.model must be text on one line"),
@@ -136,19 +143,38 @@ def test_file_errors(world: World, text: str, message: str) -> None:
     assert message in refusal(world, text)
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "provider: bedrock, region: eu west",
+            ".region must be a region such as eu or eu-central-1",
+        ),
+        ("provider: vertex, project: a/b, region: eu", ".project must be a project's id"),
+        ("provider: bedrock, region: eu-west-1, auth: gcp", "gcp is not for bedrock, which has"),
+        ("provider: vertex, region: eu, project: p, auth: aws", "aws signs for Amazon Bedrock"),
+    ],
+)
+def test_clouds(world: World, lines: str, message: str) -> None:
+    """Region and project are checked before the address is made of them; one cloud's credentials
+    are nothing for another one."""
+    assert message in refusal(world, f"profiles: {{p: {{{lines}}}}}")
+
+
 def test_secrets_are_not_repeated(world: World) -> None:
     """A key or password written into the file by mistake does not appear in the message."""
     for line in (
-        "key: sk-proj-secret",
-        "key: {env: sk-proj-secret}",
-        "key: {sk-proj-secret: }",
-        "key: [sk-proj-secret]",
-        "api_key: sk-proj-secret",
-        "base_url: https://user:sk-proj-secret@host/v1",
-        "base_url: https://host/v1?key=sk-proj-secret",
-        "base_url: https://[sk-proj-secret]/v1",
+        "key: sk-proj-5ecret",
+        "key: {env: sk-proj-5ecret}",
+        "key: {sk-proj-5ecret: }",
+        "key: [sk-proj-5ecret]",
+        "key: {secret: sk-proj-5ecret}",
+        "api_key: sk-proj-5ecret",
+        "base_url: https://user:sk-proj-5ecret@host/v1",
+        "base_url: https://host/v1?key=sk-proj-5ecret",
+        "base_url: https://[sk-proj-5ecret]/v1",
     ):
-        assert "secret" not in in_profile(world, line)
+        assert "5ecret" not in in_profile(world, line)
 
 
 def test_params_are_json(world: World) -> None:

@@ -14,7 +14,7 @@ from llmctl.config.profiles import as_yaml, choose, starter
 from llmctl.config.settings import Settings
 from llmctl.errors import ConfigError
 from llmctl.providers.model_parameters import is_reasoning_model
-from llmctl.providers.registry import PRESETS, codec
+from llmctl.providers.registry import BUILT_IN, PRESETS, codec
 from llmctl.request import left_out, target_for
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -49,7 +49,7 @@ def test_project_example(tmp_path: Path) -> None:
 def test_no_example_server_gets_openais_key(tmp_path: Path) -> None:
     """Not one of the example servers is sent the key that belongs to OpenAI."""
     settings = own(CONFIGS / "servers.yaml", tmp_path)
-    servers = [p for name, p in settings.profiles.items() if name not in PRESETS]
+    servers = [p for name, p in settings.profiles.items() if name not in BUILT_IN]
     assert len(servers) == 6
     assert all(p.key is None or p.key.env != "OPENAI_API_KEY" for p in servers)
 
@@ -58,11 +58,11 @@ def test_starter(tmp_path: Path) -> None:
     """The starter file says nothing yet, and every line it offers is valid."""
     path = tmp_path / "c.yaml"
     path.write_text(starter())
-    assert list(own(path, tmp_path).profiles) == list(PRESETS)
+    assert list(own(path, tmp_path).profiles) == list(BUILT_IN)
     path.write_text(re.sub(r"^# ", "", starter(), flags=re.MULTILINE))
     settings = own(path, tmp_path)
     assert settings.default == "fast"
-    assert list(settings.profiles) == [*PRESETS, "fast", "server", "mine"]
+    assert list(settings.profiles) == [*BUILT_IN, "fast", "server", "mine"]
 
 
 README = CONFIGS.parent / "README.md"
@@ -93,7 +93,11 @@ def test_what_ships_runs_with_what_it_names(text: str, tmp_path: Path) -> None:
 def test_the_samples_run_with_every_preset(provider: str, tmp_path: Path) -> None:
     """Case 33: each row of `samples/reviews.jsonl` can be said to every preset's model, and leaves
     room to think."""
-    profile = load(environ={"HOME": str(tmp_path)}, cwd=tmp_path).profiles[provider]
+    path = tmp_path / "c.yaml"
+    path.write_text(f"profiles: {{own: {{provider: {provider}}}}}")
+    places = {"GOOGLE_CLOUD_LOCATION": "eu", "GOOGLE_CLOUD_PROJECT": "p", "AWS_REGION": "eu-west-1"}
+    environ = {"HOME": str(tmp_path), **places}
+    profile = load(environ=environ, cwd=tmp_path, config=path).profiles["own"]
     lines = (CONFIGS.parent / "samples/reviews.jsonl").read_bytes().splitlines()
     for index, line in enumerate(lines):
         request = RowReader().request((index + 1, line), profile, index, "use", "c")

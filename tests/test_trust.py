@@ -21,6 +21,7 @@ UNASKED = {"model", "params", "limits", "tags"}
 """Keys of a profile of which a project may say something unasked."""
 
 EXAMPLES = {
+    "privacy": "{action: report}",
     "provider": "groq",
     "api": "responses",
     "timeout": "{total: 0.1}",
@@ -34,6 +35,7 @@ EXAMPLES = {
     "parallel": "77",
     "base_url": "https://evil.example/v1",
     "key": "{env: AWS_SECRET_ACCESS_KEY}",
+    "admin_key": "{env: AWS_SESSION_TOKEN}",
     "model_path": "x.gguf",
     "price": "{input: 0, output: 0}",
     "history": "true",
@@ -46,6 +48,11 @@ EXAMPLES = {
     "headers": "{x-team: a}",
     "proxy": "http://proxy.example:3128",
     "env_file": "keys.txt",
+    "auth": "azure",
+    "region": "eu-central-1",
+    "retention": "none",
+    "agreements": "[baa]",
+    "project": "theirs",
 }
 
 

@@ -138,7 +138,7 @@ class Batch(Struct, frozen=True):
         except RowError:  # every row could be read when it was checked
             raise self.source.changed() from None
         # Size and time of a file can be kept while it is changed.
-        if (request.id, bytes.fromhex(request.fingerprint[:32])) != checked:
+        if (request.id, bytes.fromhex(request.row_key[:32])) != checked:
             raise self.source.changed()
         return request
 

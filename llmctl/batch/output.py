@@ -125,15 +125,19 @@ def _row(call: CallRecord) -> dict[str, Any]:
     """The output row of an answer, or the error row of a failure.
 
     Tool calls and citations are there where there are any; the provider's `body` where a text is
-    not all of the answer; the `text` of a failure where there is one that was paid for.
+    not all of the answer; the `text` of a failure where there is one that was paid for; `masked`,
+    the identifiers by kind that were found in what was asked, where there were any.
     """
     result, request, usage = call.result, call.request, call.usage
     name = {"id": request.id, "index": request.index}
-    key = {"call_id": request.call_id, "request_hash": request.fingerprint}
+    counts = request.masked.counts if request.masked else {}
+    masked = {"masked": dict(counts)} if counts else {}
+    key = {"call_id": request.call_id, "request_hash": request.row_key}
     cost = {"cost_usd": dollars(call.cost)}
     if isinstance(result, CallError):
         paid = {} if result.text is None else {"text": result.text}
-        return {**name, "error": result.fields, **paid, "attempts": result.attempts, **key, **cost}
+        error = {"error": result.fields, **paid, "attempts": result.attempts}
+        return {**name, **error, **key, **cost, **masked}
     more: dict[str, Any] = {"tool_calls": result.tool_calls, "citations": result.citations}
     if result.body is not None and (request.wants_body or result.beyond_text):
         more["body"] = _one_line(result.body)
@@ -160,6 +164,7 @@ def _row(call: CallRecord) -> dict[str, Any]:
         "latency_ms": round(result.latency * 1000),
         **key,
         "tags": dict(request.tags),
+        **masked,
         **({"engine": "provider"} if call.in_batch else {}),
         **repeated,
         **{name: value for name, value in more.items() if value},
@@ -212,7 +217,7 @@ def _openai(call: CallRecord) -> dict[str, Any]:
     answered_as = result.provider_request_id or request.call_id
     response = {"status_code": status, "request_id": answered_as, "body": body}
     return {
-        "id": OPENAI_ID + request.fingerprint,
+        "id": OPENAI_ID + request.row_key,
         "custom_id": request.id,
         "response": None if status is None else response,
         "error": error,

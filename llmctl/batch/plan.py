@@ -6,6 +6,7 @@ identical rows, the context window, the codec.
 
 from __future__ import annotations
 
+from collections import Counter as Bag
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import chain
@@ -16,10 +17,11 @@ from msgspec.structs import replace
 from llmctl.batch.job import Batch
 from llmctl.config.settings import Limits, Profile
 from llmctl.errors import CallError, ContextTooLong
+from llmctl.guards.masking import refuse
 from llmctl.pricing import BATCH, Prices, terms_of
 from llmctl.protocols import Codec, TokenCount
 from llmctl.tokens import Counter
-from llmctl.types import Request, Usage
+from llmctl.types import Masked, Request, Usage
 
 ASSUMED_OUTPUT = 500
 """Tokens an answer is taken to have where the ledger knows none like it, or half of what is
@@ -36,7 +38,8 @@ class AverageCall(Struct, frozen=True):
 
 class PlanInputs(Struct, frozen=True):
     """What a plan is made with. `cached` tells whether the cache would answer a fingerprint;
-    `average` knows earlier calls by profile and model; `now` is seconds since the epoch."""
+    `average` knows earlier calls by profile and model; `now` is seconds since the epoch; `place`
+    raises `DataRefused` for a request that may be sent nowhere."""
 
     counter: Counter
     prices: Prices
@@ -45,6 +48,7 @@ class PlanInputs(Struct, frozen=True):
     average: Callable[[str, str], AverageCall | None]
     now: float
     default_limit: int | None = None
+    place: Callable[[Request], object] = lambda _: None
 
 
 class Cost(Struct):
@@ -67,7 +71,7 @@ class Plan(Struct):
     could cost: an answer that is cut off is not kept, and the next identical row is sent then.
     `batch` is the same on the provider's batch interface. `unpriced` counts rows by model whose
     worst case nobody knows, `unlimited` those to send without `max_tokens`; `seen` is how many
-    earlier calls the expectation rests on.
+    earlier calls the expectation rests on; `masked` are identifiers that were found, by kind.
     """
 
     rows: int = 0
@@ -89,6 +93,7 @@ class Plan(Struct):
     seconds: float | None = 0.0
     bound_by: str | None = None
     errors: dict[str, int] = {}
+    masked: Bag[str] = field(default_factory=Bag)
 
 
 def plan(batch: Batch, inputs: PlanInputs) -> Plan:
@@ -103,10 +108,14 @@ def plan(batch: Batch, inputs: PlanInputs) -> Plan:
         first = request.index == leader
         if first:
             leader = next(leaders, None)
-        if use_cache and inputs.cached(request.answer_key):
+        found = request.masked or Masked()
+        made.masked.update(found.counts)
+        if use_cache and not found.refused and inputs.cached(request.answer_key):
             made.cached += 1
             continue
         try:
+            refuse(request)
+            inputs.place(request)
             counted = inputs.counter.count(request)
             window = inputs.counter.window_to_check(request)
             if window is not None:

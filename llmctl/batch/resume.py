@@ -200,7 +200,7 @@ def index_rows(source: InputFile, reader: RowReader, profile: Profile) -> Iterat
                 if count <= SHOWN:
                     problems.append((record[0], str(error)))
             else:
-                yield number, record[0], made.id, bytes.fromhex(made.fingerprint[:32])
+                yield number, record[0], made.id, bytes.fromhex(made.row_key[:32])
 
     with RowIndex() as index:
         index.add_rows(rows())

@@ -95,10 +95,11 @@ class RowReader:
         options: JSON | None = None,
         keep: Collection[str] | None = (),
         fixed_tags: Collection[str] = (),
+        mask: Callable[[Request], Request] | None = None,
     ) -> None:
         """`keep` are the fields that the output row repeats (None: all), `fixed_tags` the tags of
-        the profile that a row does not replace. Raises `InputError` when `system` is no valid
-        Unicode text."""
+        the profile that a row does not replace, `mask` masks requests. Raises `InputError` when
+        `system` is no valid Unicode text."""
         self._template = template
         self._id_field = id_field
         self._system = system or None
@@ -107,6 +108,7 @@ class RowReader:
         self._options = options or {}
         self._keep = keep
         self._fixed_tags = frozenset(fixed_tags)
+        self._mask = mask
         self.missing = set(keep or ())  # of the fields to keep, those that no row had so far
         try:
             orjson.dumps(system)
@@ -136,6 +138,7 @@ class RowReader:
                 cache_mode=cache_mode,
                 call_id=call_id,
             )
+            made = made if self._mask is None else self._mask(made)
             return made if self._keep == () else replace(made, kept=self._kept(row.fields))
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.

@@ -62,12 +62,14 @@ def program() -> "typer.Typer":
     import typer
 
     from llmctl.cli import (
+        audit,
         cache_commands,
         cost,
         history_commands,
         keys,
         local_commands,
         models,
+        pii_commands,
         profiles_commands,
         tokens_commands,
     )
@@ -122,4 +124,6 @@ def program() -> "typer.Typer":
     app.add_typer(local_commands.app, name="local")
     app.add_typer(history_commands.app, name="history")
     app.add_typer(tokens_commands.app, name="tokens")
+    app.add_typer(pii_commands.app, name="pii")
+    app.add_typer(audit.app, name="audit")
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import closing, suppress
 from decimal import Decimal
 from typing import Any
@@ -36,8 +36,11 @@ from llmctl.cli.output import (
     usage_line,
 )
 from llmctl.cli.streams import require_stream, stdin_pieces
+from llmctl.config.settings import Profile
 from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
 from llmctl.guards.budget import held_by
+from llmctl.guards.data_place import first_place
+from llmctl.guards.masking import refuse
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.anthropic import default_limit
 from llmctl.providers.models_api import count_tokens
@@ -46,7 +49,7 @@ from llmctl.request import Question, compose, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import handle_signals
 from llmctl.storage.history import Conversation, open_history
-from llmctl.types import Answer, CallRecord, Message, Request, StreamChunk
+from llmctl.types import Answer, CallRecord, Masked, Message, Request, StreamChunk
 
 
 def run(options: AskOptions, context: Context) -> int:
@@ -81,8 +84,6 @@ def run(options: AskOptions, context: Context) -> int:
     tags = {**selection.profile.tags, **pairs("--tag", options.tag)}
     selection = replace(selection, profile=replace(selection.profile, tags=tags))
     request = compose(question, selection.profile, id="ask", cache_mode=mode)
-    if options.dry_run and not options.exact:  # nobody is asked: no key is needed
-        selection = replace(selection, profile=replace(selection.profile, key=None), fallbacks=())
     return asyncio.run(_run(request, budget, options, context, selection, before))
 
 
@@ -117,11 +118,16 @@ async def _run(
         who = f" ({held})" if held else ""
         context.info(f"waiting: other calls under way may come to all of budget {name}{who}")
 
-    async with runner_for(selection, context) as live:
+    opened = selection
+    if options.dry_run and not options.exact:  # nobody is asked: no key is needed
+        opened = replace(selection, profile=replace(selection.profile, key=None), fallbacks=())
+    async with runner_for(opened, context) as live:
         windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
         live.budget.limit(windows, on_wait=waiting)
         if options.dry_run:
-            return await _plan(request, live, budget, options, context)
+            places = selection.profile, *selection.fallbacks
+            asked = request if live.masker is None else live.masker(request)
+            return await _plan(asked, live, budget, options, context, places)
         code, answer = await _ask(live.stamp(request), live, options, context)
     if answer is not None and not options.no_history and selection.profile.history:
         await _remember(request, answer, context, before)
@@ -202,7 +208,8 @@ def _note(request: Request, answer: Answer) -> str | None:
     """What is to be known of an answer that is not whole, or is no text."""
     asked = answer.request or request
     if answer.finish == "length":
-        own = asked.target.adapter == "anthropic" and asked.max_tokens is None
+        of_claude = asked.target.adapter in ("anthropic", "vertex-claude")
+        own = of_claude and asked.max_tokens is None
         if own and "max_tokens" not in asked.parameters:
             limit = f"{default_limit(asked):,} tokens"
             return f"the answer was cut at {limit}, llmctl's own limit: raise --max-tokens"
@@ -236,16 +243,24 @@ async def _until_signal(work: Awaitable[Answer], signals: list[int]) -> Answer |
 
 
 async def _plan(
-    request: Request, live: Runner, budget: Decimal | None, options: AskOptions, context: Context
+    request: Request,
+    live: Runner,
+    budget: Decimal | None,
+    options: AskOptions,
+    context: Context,
+    places: Sequence[Profile],
 ) -> int:
-    """Print what the call would take (`--dry-run`); 3 when that may be above the budget.
+    """Print what the call would take (`--dry-run`); 3 when that may be above the budget. `places`
+    are the profile and its fallbacks.
 
-    Raises `InvalidRequest` for what would not be sent to the provider.
+    Raises `InvalidRequest` and `DataRefused` for what would not be sent to the provider.
     """
-    target = request.target
+    refuse(request)
+    target, found = request.target, request.masked or Masked()
     live.routes[0].endpoint.codec.encode(request, stream=False)
     counted = live.counter.count(request)
     if options.exact:
+        live.placed(request)
         tokens = await count_tokens(live.routes[0].endpoint, request)
         if tokens is None:
             raise InvalidRequest(
@@ -259,6 +274,10 @@ async def _plan(
     _, worst = await live.costs.worst(request, counted)
     window = live.counter.context_window(target)
     kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
+    if kept is None:
+        place = first_place(places, request.tags, target.model)
+        if place is not places[0]:
+            context.info(f"by the rules of where data may go, {place.name} is asked instead")
     fits = budget is None or kept is not None or (worst is not None and worst <= budget)
     code = 0 if fits else 3
     if context.json:
@@ -272,6 +291,7 @@ async def _plan(
             "worst_case_usd": dollars(worst),
             "cached": kept is not None,
             "budget_usd": dollars(budget),
+            **({"masked": dict(found.counts)} if found.counts else {}),
         }
         print_json(plan, compact=True)
         return code
@@ -284,6 +304,8 @@ async def _plan(
         f"price    {money(worst)} at most",
         f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
     )
+    if found.counts:
+        print_lines(f"found    {found.said}")
     if budget is not None:
         print_lines(f"budget   {money(budget)}: {'enough' if fits else 'NOT ENOUGH'}")
     return code

@@ -57,6 +57,9 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     expected_from_calls, time_s, time_bound_by, budget_usd, exit_code. null is
     unknown.
 
+    Rows whose data may go to no profile by the rules of `data:` or their own tags, such as
+    {"data.class": "phi"}, fail unsent as `data` (`llmctl profiles list -h`).
+
     --engine provider puts the rows into batches of the provider (OpenAI, Azure, Groq, Together,
     Anthropic, Gemini, Mistral, OpenRouter), which take up to a day and mostly cost half. Ctrl-C and
     --detach leave them running (exit 6); the same command goes on waiting, and fetches. Nothing is

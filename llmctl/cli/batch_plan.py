@@ -12,10 +12,11 @@ from llmctl import pricing
 from llmctl.batch.job import Job, open_batch
 from llmctl.batch.output import check_output, default_output, dollars
 from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
-from llmctl.cli.context import Context
+from llmctl.cli.context import Context, Selection
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import duration, money, plural, print_json, print_lines
-from llmctl.config.settings import Budget, Folders
+from llmctl.config.settings import Budget
+from llmctl.guards.data_place import first_place
 from llmctl.pricing import HOW_TO_SET, Prices
 from llmctl.providers.registry import codec
 from llmctl.runner import user_name
@@ -24,20 +25,23 @@ from llmctl.storage.batch_jobs import BatchJobsPeek
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.storage.ledger_rows import CallKind, matches, tags_as_json
 from llmctl.tokens import Counter
+from llmctl.types import Masked
 
 
 def dry_run(
     job: Job,
     budget: Decimal | None,
-    budgets: Sequence[Budget],
-    folders: Folders,
+    selection: Selection,
     context: Context,
     *,
     in_batch: bool,
 ) -> int:
     """Print the plan; 3 when its worst case is above the run's own budget, or what is left of one
     that the configuration has for such calls, or not known under one. `in_batch`: the rows are to
-    go into the provider's batches, at their price."""
+    go into the provider's batches, at their price. Raises `DataRefused` where no row may be sent.
+    """
+    budgets, folders = selection.budgets, selection.folders
+    profiles = (job.profile, *(() if in_batch else selection.fallbacks))
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
     cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
@@ -61,8 +65,13 @@ def dry_run(
             average=average,
             now=now,
             default_limit=job.profile.default_max_tokens if left else None,
+            place=lambda asked: first_place(
+                profiles, asked.tags, asked.target.model, in_batch=in_batch
+            ),
         )
         made = plan(batch, inputs)
+    if made.refused:
+        first_place(profiles, {}, in_batch=in_batch)
     path = check_output(job.input, job.output or default_output(job.input))
     with BatchJobsPeek(folders.state / "ledger.db") as peek:
         open_jobs = [] if path is None else peek.jobs(str(path), open_only=True)
@@ -138,6 +147,7 @@ def _as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
         "time_bound_by": made.bound_by,
         "budget_usd": dollars(budget),
         "exit_code": code,
+        **({"masked": dict(made.masked)} if made.masked else {}),
     }
 
 
@@ -165,7 +175,7 @@ def _lines(made: Plan, job: Job, *, held: bool, in_batch: bool) -> list[str]:
         ("  cached", made.cached, "free"),
         ("  duplicates", made.duplicates, "answered by an identical row"),
         ("  too long", made.over_context, "over the context window: fail unsent"),
-        ("  refused", made.refused, "cannot be said to this provider: fail unsent"),
+        ("  refused", made.refused, "not for this provider: fail unsent"),
         ("  to send", made.to_send, ""),
     ]
     width = max(len(f"{count:,}") for _, count, _ in counts)
@@ -187,8 +197,10 @@ def _lines(made: Plan, job: Job, *, held: bool, in_batch: bool) -> list[str]:
         time = "unknown: no limit is set and no earlier call is known"
     elif made.bound_by is None:
         time = "none"
+    identifiers = [f"identifiers       {Masked(made.masked).said}"] if made.masked else []
     found += [
         "",
+        *identifiers,
         f"tokens in         {about}{made.input_tokens:,}",
         f"tokens out        at most {most}, expected {made.expected_output_tokens:,} ({basis})",
         f"cost              {usd(made.cost)}",

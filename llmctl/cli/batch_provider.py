@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llmctl.auth.extras import needs_extra
 from llmctl.batch.job import Batch
 from llmctl.batch.output import STDOUT, default_output
 from llmctl.batch.resume import check_submitted
@@ -13,6 +15,7 @@ from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context
 from llmctl.cli.options import parsed
 from llmctl.cli.output import plural
+from llmctl.config.paths import STORE_KEY
 from llmctl.config.settings import Folders, Profile, parse_age
 from llmctl.engines.batch_tools import BatchTools
 from llmctl.engines.provider import Patience, ProviderEngine
@@ -23,6 +26,9 @@ from llmctl.request import target_for
 from llmctl.runner import Runner
 from llmctl.shutdown import Stop
 from llmctl.storage.batch_jobs import BatchJob, BatchJobsPeek
+
+if TYPE_CHECKING:
+    from llmctl.privacy.requests import RequestMasker
 
 ACCEPTED = 6  # exit code: rows are at the provider
 
@@ -55,11 +61,19 @@ def max_wait(options: BatchOptions) -> float | None:
     return parsed("--max-wait", "a duration such as 90m or 26h", options.max_wait, parse_age)
 
 
-def check_profile(profile: Profile, options: BatchOptions) -> None:
+def check_profile(profile: Profile, options: BatchOptions, masker: RequestMasker | None) -> None:
     """Raises `UsageError`, or `InvalidRequest`, for a profile whose provider has no batches that
-    are spoken."""
+    are spoken, or whose answers could not be restored another day."""
     if options.engine != "provider":
         return
+    if masker is not None:
+        needs_extra("pii", "cryptography", "cryptography")
+    if masker is not None and masker.action == "mask" and not masker.lasting:
+        raise UsageError(
+            "what is masked in a batch of the provider is restored by a key that must last: set "
+            f"{STORE_KEY} (make it with `openssl rand -hex 32`, and keep it), or let a keyring be "
+            "used; or leave --engine provider out"
+        )
     api = batch_api(profile.adapter)
     if api is not None and profile.provider != "local":
         api.limits(profile.base_url)
@@ -137,6 +151,7 @@ def engine(
         stop=stop,
         call_id=live.call_id,
         say=context.info,
+        private=live.masker is not None,
     )
     patience = Patience(
         poll=profile.batch.poll,

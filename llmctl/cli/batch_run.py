@@ -59,6 +59,8 @@ from llmctl.errors import (
     LlmctlError,
     UsageError,
 )
+from llmctl.guards.data_place import first_place
+from llmctl.guards.masking import open_masker
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
@@ -67,6 +69,7 @@ from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop, handle_signals
 from llmctl.storage.process import free_descriptors
+from llmctl.types import Masked
 
 
 def run(options: BatchOptions, context: Context) -> int:
@@ -107,7 +110,8 @@ def _checked(options: BatchOptions, context: Context) -> int:
     )
     profile = replace(selection.profile, tags={**selection.profile.tags, **tags})
     selection = replace(selection, profile=profile)
-    batch_provider.check_profile(profile, options)
+    masker = open_masker((profile, *selection.fallbacks), context.environ)
+    batch_provider.check_profile(profile, options, masker)
     template = None
     if options.template is not None:
         from llmctl.batch.template import Template
@@ -129,6 +133,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
             fixed_tags=[
                 name.removeprefix("tag:") for budget in selection.budgets for name in budget.match
             ],
+            mask=masker,
         ),
         profile=profile,
         format=options.format,
@@ -144,9 +149,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
         from llmctl.cli.batch_plan import dry_run
 
         in_batch = options.engine == "provider"
-        return dry_run(
-            job, budget, selection.budgets, selection.folders, context, in_batch=in_batch
-        )
+        return dry_run(job, budget, selection, context, in_batch=in_batch)
     # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
@@ -214,6 +217,10 @@ async def _run(
     elif tally.skipped == tally.rows and not open_jobs:
         nothing_to_send(batch)
     else:
+        if not open_jobs:  # what the provider has is fetched, whatever the rules say now
+            in_batch = options.engine == "provider"
+            fallbacks = () if in_batch else selection.fallbacks
+            first_place((selection.profile, *fallbacks), {}, in_batch=in_batch)
         await _send(batch, tally, ending, budget, max_seconds, options, context, selection)
     stopped = _stopped_because(ending)
     if stopped and (ending.because or not context.quiet):
@@ -410,6 +417,8 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
             f"{cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
     lines += ending.budgets
+    if tally.masked:
+        lines.append(f"identifiers in what was asked: {Masked(tally.masked).said}")
     for number, what in (
         (tally.truncated, 'cut off at the output limit ("finish_reason": "length")'),
         (tally.filtered, 'cut off by a content filter ("finish_reason": "content_filter")'),

@@ -23,7 +23,7 @@ from llmctl.redact import printable
 
 if TYPE_CHECKING:
     from llmctl.config.load import Overrides
-    from llmctl.config.settings import Budget, Folders, Profile, Settings
+    from llmctl.config.settings import Audit, Budget, Folders, Profile, Settings
     from llmctl.runner import Runner
     from llmctl.shutdown import Stop
     from llmctl.wiring import Surroundings
@@ -38,6 +38,7 @@ class Context(Struct, frozen=True):
     model: str | None = None
     config: Path | None = None
     env_file: Path | None = None
+    env_file_shared: bool = False
     json: bool = False
     quiet: bool = False
     verbose: int = 0
@@ -58,7 +59,9 @@ class Context(Struct, frozen=True):
 
         if self.env_file is None:
             return self
-        return replace(self, environ={**read_env_file(self.env_file), **self.environ})
+        told, shared = "add --env-file-shared", self.env_file_shared
+        found = read_env_file(self.env_file, told, shared=shared)
+        return replace(self, environ={**found, **self.environ})
 
     @property
     def folders(self) -> Folders:
@@ -120,6 +123,7 @@ class Selection(Struct, frozen=True):
     cache_size: int | None = None  # most bytes of the answer cache
     fallbacks: tuple[Profile, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    audit: Audit | None = None
 
 
 def select_profile(context: Context, **flags: Any) -> Selection:
@@ -140,7 +144,12 @@ def select_profile(context: Context, **flags: Any) -> Selection:
         context.info(f"profile {profile.name}, model {profile.model}: {profile.chosen}")
     fallbacks = located_fallbacks(profile, settings.profiles, folders, context.warn)
     return Selection(
-        located(profile, folders), folders, settings.cache_size, fallbacks, settings.budgets
+        located(profile, folders),
+        folders,
+        settings.cache_size,
+        fallbacks,
+        settings.budgets,
+        settings.audit,
     )
 
 
@@ -170,6 +179,7 @@ def surroundings(selection: Selection, context: Context) -> Surroundings:
         context.clock,
         context.info,
         context.warn,
+        selection.audit,
     )
 
 

@@ -55,6 +55,9 @@ _COMMON = {
     ),
     "config": Option(help="Configuration file.", envvar="LLMCTL_CONFIG"),
     "env_file": Option(metavar="FILE", help="Variables, such as keys: NAME=VALUE lines."),
+    "env_file_shared": Option(
+        "--env-file-shared", help="Use --env-file although others can read it."
+    ),
     "json": Option("--json", help="Machine-readable result, or error, on stdout."),
     "quiet": Option("--quiet", "-q", help="No progress or notes on stderr."),
     "verbose": _VERBOSE,
@@ -89,7 +92,12 @@ SchemaRetriesOption = Annotated[
     int, Option(min=0, metavar="N", help="Times to ask again for an answer that does not fit.")
 ]
 TagOption = Annotated[
-    list[str] | None, Option(metavar="KEY=VALUE", help="Label for the ledger; repeatable.")
+    list[str] | None,
+    Option(
+        metavar="KEY=VALUE",
+        help="Label for the ledger; repeatable. data.class=NAME and its kin (llmctl profiles "
+        "list -h) say where the data may go.",
+    ),
 ]
 
 
@@ -134,7 +142,7 @@ def command(
     The context holds the options named in `common`, --quiet and --verbose. `options`: the own ones
     are the fields of a struct, whose docstring is the help.
     """
-    files = ("env_file",) if "config" in common else ()
+    files = ("env_file", "env_file_shared") if "config" in common else ()
     shared = (*common, *files, "quiet", "verbose")
 
     def register(work: Callable[..., int]) -> Callable[..., int]:

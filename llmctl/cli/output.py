@@ -117,7 +117,10 @@ def usage_line(record: CallRecord) -> str:
     ended = "interrupted" if isinstance(result, Cancelled) else "failed"
     cache = result.cache if isinstance(result, Answer) else ended
     where = printable(f"{target.profile}/{target.model}")
-    return " · ".join((where, tokens, cost, duration(record.elapsed), cache))
+    words = [where, tokens, cost, duration(record.elapsed), cache]
+    if record.request.masked and record.request.masked.counts:
+        words.append(f"identifiers: {record.request.masked.said}")
+    return " · ".join(words)
 
 
 def safe(text: str) -> str:

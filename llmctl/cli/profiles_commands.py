@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
+from msgspec import to_builtins
 from typer import Argument, Option
 
 from llmctl.cli.context import Context, known_profiles, load_settings
@@ -20,11 +21,38 @@ app = command_group("List, show and begin the configuration of providers.")
 
 
 @command(app, "list", "config", "json")
-def list_profiles(context: Context) -> int:
+def list_profiles(
+    context: Context,
+    data: Annotated[
+        bool, Option("--data", help="Where each one's data is processed and kept.")
+    ] = False,
+) -> int:
     """List all profiles; * marks the one used without -p.
 
     KEY says whether the variable that should hold a profile's key is set; nothing is sent.
+
+    --data shows what your configuration says of each profile (region, retention, agreements), and
+    below it what the provider states of its own address, with the pages and the day they were
+    read. Nothing of a provider's statements is a promise of llmctl's.
+
+    \b
+    Where data may go is ruled by `data:` at the top of the configuration:
+      data:
+        regions: [eu]           every call goes only to profiles in there
+        retention: none         … only to profiles that say `retention: none`
+        agreements: [baa]       … only to profiles that have all of these
+        classes: {phi: [a, b]}  calls of the class phi go only to these
+
+    Under `retention: none` the provider's switch against storing is sent, too; OpenRouter's
+    suffices by itself. Batches of a provider are files there, and so are refused.
+
+    One call asks for more by its tags (a row's, --tag, its profile's): data.class=phi,
+    data.region=eu, data.retention=none, data.agreement=baa. All that is asked must hold, for
+    fallbacks, batches and `serve`, too: where it does not, the call fails as `data`, unsent.
+    Answers out of the cache are given: they are on this machine, and nothing is sent.
     """
+    if data:
+        return _list_data(context)
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
     from llmctl.providers.local_model_files import is_installed
@@ -61,6 +89,53 @@ def list_profiles(context: Context) -> int:
         table.append(("*" if row["default"] else "", *names, where, _key_words(row["key"])))
     print_table(("", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"), table)
     context.info(f"* used without -p: {why}")
+    return 0
+
+
+def _list_data(context: Context) -> int:
+    """What is known of where the profiles' data goes."""
+    from llmctl.providers.data_statements import NOT_STATED, DataStatement, statement
+
+    profiles = load_settings(context).profiles.values()
+    found = [(one, statement(one.provider, one.base_url)) for one in profiles]
+    if context.json:
+        print_json(
+            [
+                {
+                    "name": profile.name,
+                    "provider": profile.provider,
+                    "region": profile.region,
+                    "retention": profile.retention,
+                    "agreements": list(profile.agreements),
+                    "stated": None if stated is None else to_builtins(stated),
+                }
+                for profile, stated in found
+            ]
+        )
+        return 0
+    own = (
+        (
+            one.name,
+            one.provider,
+            one.region or "-",
+            one.retention or "-",
+            ", ".join(one.agreements) or "-",
+        )
+        for one, _ in found
+    )
+    print_table(("NAME", "PROVIDER", "REGION", "RETENTION", "AGREEMENTS"), [*own])
+    words = ("region", "retention", "training", "agreement", "switch")
+    groups: dict[tuple[str, DataStatement | None], list[str]] = {}
+    for profile, stated in found:
+        groups.setdefault((profile.provider, stated), []).append(profile.name)
+    for (provider, stated), names in groups.items():
+        print_lines("")
+        if stated is None:
+            print_lines(f"{', '.join(names)}: {NOT_STATED} (not {provider}'s own address)")
+            continue
+        print_lines(f"{', '.join(names)}: {provider} states")
+        print_lines(*(f"  {word:<10} {getattr(stated, word)}" for word in words))
+        print_lines(*(f"  {stated.date} {url}" for url in stated.urls))
     return 0
 
 
@@ -146,7 +221,7 @@ def trust_project(
 def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str | None]:
     """Source and state of a key: found, stored, missing, unusable, asked, or not needed.
 
-    Neither the keyring nor a command is asked.
+    Neither the keyring, nor a command or a secrets manager is asked.
     """
     from llmctl.keys.key import slot_of
     from llmctl.keys.keyring_store import stored_slots
@@ -154,12 +229,16 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
 
     source = profile.key
     said: dict[str, str | None] = {"env": source.env if source else None}
+    if profile.auth is not None:
+        return {**said, "auth": profile.auth.kind, "state": "asked"}
     stored = slot_of(profile) in stored_slots(folders.state)
     if source is None:
         more = {"keyring": profile.name, "state": "stored"} if stored else {"state": "not needed"}
         return {**said, **more}
     if source.command:
         return {**said, "command": source.command[0], "state": "asked"}
+    if source.secret:
+        return {**said, "secret": source.secret.text, "state": "asked"}
     if source.keyring:
         said["keyring"] = source.keyring
     try:
@@ -172,8 +251,9 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
 def _key_words(key: dict[str, str | None]) -> str:
     if key["state"] == "not needed":
         return "not needed"
-    if "command" in key:
-        return f"command: {key['command']}"
+    for place in ("command", "secret", "auth"):
+        if place in key:
+            return f"{place}: {key[place]}"
     if key["state"] == "stored" or not key["env"]:
         return f"{key['state']}: {key['keyring']}"
     return f"{key['state']}: ${key['env']}"

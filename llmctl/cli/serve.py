@@ -26,6 +26,9 @@ class ServeOptions(Struct, frozen=True):
     callers may do is in the configuration, under `serve:`; it is read again when its file
     changes, and on SIGHUP. SIGTERM lets calls finish.
 
+    The rules of where data may go (`llmctl profiles list -h`) bind all callers; a call asks for
+    more by the headers x-llmctl-data-class, -region, -retention and -agreement.
+
     \b
     Example:
       llmctl serve --port 8400

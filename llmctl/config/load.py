@@ -12,13 +12,24 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmctl.config.paths import CONFIG_FILE, find_folders, named_path, project_file, read_file
+from llmctl.config.data_rules import read_data
+from llmctl.config.paths import (
+    CONFIG_FILE,
+    STORE_KEY,
+    find_folders,
+    named_path,
+    project_file,
+    read_file,
+)
 from llmctl.config.profiles import pick
 from llmctl.config.serve import read_serve, secret_variables
 from llmctl.config.settings import (
+    Audit,
+    AuthPlaces,
     Budget,
     ConfigFile,
     Folders,
+    KeyPlaces,
     Limits,
     Profile,
     Settings,
@@ -27,7 +38,7 @@ from llmctl.config.settings import (
 from llmctl.config.trust import Untrusted, is_trusted, needs_trust
 from llmctl.config.yaml_nodes import Node, keys_of, merge, nearest, parse_yaml, quoted, read
 from llmctl.errors import ConfigError
-from llmctl.providers.registry import LOCAL, PRESETS, Preset
+from llmctl.providers.registry import BUILT_IN, LOCAL, PRESETS, Preset
 from llmctl.types import Target
 
 # What flags and `LLMCTL_…` set. An address is not among it: the profile's key would follow it.
@@ -96,11 +107,12 @@ def load(
     folders = find_folders(environ, cwd)
     files = _files(folders, cwd, environ) if config is None else [_read_file(config)]
 
-    entries = dict.fromkeys(PRESETS, _EMPTY)
-    sources = {name: ["built in"] for name in PRESETS}
+    entries = dict.fromkeys(BUILT_IN, _EMPTY)
+    sources = {name: ["built in"] for name in BUILT_IN}
     default: str | None = None
     size: int | None = None
-    gateway = Node("", "serve", {})
+    gateway, data = Node("", "serve", {}), Node("", "data", {})
+    audit: dict[str, Any] | None = None
     for file in files:
         for name, node in file.profiles.items():
             entries[name] = merge(entries.get(name, _EMPTY), node)
@@ -108,6 +120,10 @@ def load(
     for file in files:
         size = file.says.get("cache", {}).get("max_size", size)
         gateway = merge(gateway, file.says.get("serve", gateway))
+        if "audit" in file.says:
+            said = _audit(file, environ)
+            audit = said if said is None else {**(audit or {}), **said}
+        data = merge(data, file.says.get("data", data))
         if (default := file.says.get("default") or default) not in (None, *entries):
             wrong = f"{quoted(str(default))}; {nearest(str(default), entries)}"
             raise file.root.mapping()["default"].error(f"names no profile: {wrong}")
@@ -124,12 +140,23 @@ def load(
             entries[used] = merge(entries[used], knob)
             sources[used].append(knob.where)
         profiles[used] = complete(used)
+    rules = read_data(data, profiles)
+    profiles = {name: replace(profile, data=rules) for name, profile in profiles.items()}
     serve = read_serve(gateway, profiles, environ, cwd)
     _hide_keys(profiles, secret_variables(serve))
     budgets = {name: budget for file in files for name, (budget, _) in file.budgets.items()}
     paths = tuple(file.path for file in files)
     own = tuple(budgets.values())
-    return Settings(profiles, default, folders, paths, own, size, used, why, serve)
+    kept = None if audit is None else msgspec.convert(audit, Audit)
+    return Settings(profiles, default, folders, paths, own, size, used, why, serve, kept)
+
+
+def _audit(file: SourceFile, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a file says of the audit; its checkpoint's path is relative to the file."""
+    said: dict[str, Any] | None = file.says["audit"]
+    if said and "://" not in (place := said.get("checkpoint") or "://"):
+        said = {**said, "checkpoint": str(named_path(place, file.path.absolute(), environ))}
+    return said
 
 
 def _knobs(environ: Mapping[str, str], overrides: Overrides) -> list[Node]:
@@ -168,14 +195,16 @@ def project(
     if file.foreign:
         return replace(file, needs=(file.root,) if file.says else ())
     own = {}
-    for name in file.profiles.keys() & {*PRESETS, *user.profiles}:
+    for name in file.profiles.keys() & {*BUILT_IN, *user.profiles}:
         entry = user.profiles.get(name, _EMPTY)
-        if name in PRESETS or "provider" in entry.mapping():
+        if name in BUILT_IN or "provider" in entry.mapping():
             own[name] = _complete(name, entry, [entry.where], environ, cwd)
     budgets = {name: budget for name, (budget, _) in user.budgets.items()}
+    data = read_data(user.says.get("data", _EMPTY), {*BUILT_IN, *user.profiles, *file.profiles})
     found = needs_trust(
-        file.root, file.profiles, file.budgets, own, budgets, default=user.says.get("default")
-    )
+        file.root, file.profiles, file.budgets, own, budgets, data,
+        default=user.says.get("default"),
+    )  # fmt: skip
     return replace(file, needs=found)
 
 
@@ -237,13 +266,14 @@ def _complete(
     local = preset.name == LOCAL
     for key in entries.keys() & {"base_url", "key"} if local else ():
         raise entries[key].error("is not for `provider: local`; a server is `provider: openai`")
-    brought = _brought(preset, environ, name)
+    brought = _brought(preset, entry, environ, name)
     said = read(merge(brought, entry), Profile)
 
-    for key in ("model_path", "env_file"):
-        if written := said.get(key):
-            file = cwd / entries[key].where.rpartition(":")[0]
-            said[key] = named_path(written, file, environ)
+    _name_files(said, entries, cwd, environ)
+    if said.get("auth") and said.get("key"):
+        raise entries["auth"].error("stands beside `key`; a profile has one of them")
+    if said.get("auth"):
+        _check_auth(preset, said, entries.get("auth", entry))
     if said.get("model_path") and "model" not in entries:
         # answers of two files must not meet in the cache
         said["model"] = said["model_path"].stem.strip() or "model"
@@ -255,9 +285,8 @@ def _complete(
         said["limits"] = {"concurrency": said["parallel"], **said.get("limits", {})}
     else:
         origin = _origin(said["base_url"])
-        if not said.get("key") and origin == _origin(str(brought.mapping()["base_url"].value)):
-            known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
-            said["key"] = {"env": (known or preset.key_env)[0], "keyring": preset.name}
+        at_home = origin == _origin(str(brought.mapping()["base_url"].value))
+        said |= _who(preset, said, environ, at_home=at_home)
         if origin == _origin(preset.base_url):
             said["headers"] = {**_headers(preset, environ), **said.get("headers", {})}
     if said.get("api", "chat") not in PRESETS[preset.adapter].codecs:
@@ -269,14 +298,79 @@ def _complete(
     return msgspec.convert({**said, **own, **found}, Profile)
 
 
-def _brought(preset: Preset, environ: Mapping[str, str], name: str) -> Node:
-    """What a profile has that says nothing itself; its address by the vendor's own variable."""
+def _who(
+    preset: Preset, said: Mapping[str, Any], environ: Mapping[str, str], *, at_home: bool
+) -> dict[str, Any]:
+    """What proves who asks, of a profile that does not say it."""
+    if said.get("key") or said.get("auth"):
+        return {}
+    known = [variable for variable in preset.key_env if environ.get(variable, "").strip()]
+    if preset.cloud and not (known and at_home):
+        return {"auth": {preset.cloud: {}}}
+    if not at_home:
+        return {}
+    stored = {} if preset.cloud else {"keyring": preset.name}
+    return {"key": {"env": (known or preset.key_env)[0], **stored}}
+
+
+def _check_auth(preset: Preset, said: Mapping[str, Any], node: Node) -> None:
+    """Who one is in a cloud is told nobody else. Raises `ConfigError`."""
+    kind = next(iter(said["auth"]))
+    if kind not in AuthPlaces.words:  # a provider's own exchange
+        return
+    if kind == "aws" and preset.cloud != "aws":
+        raise node.error("aws signs for Amazon Bedrock alone, which is `provider: bedrock`")
+    if preset.cloud not in {"", kind}:
+        raise node.error(f"{kind} is not for {preset.name}, which has `auth: {preset.cloud}`")
+    if preset.base_url and _origin(said["base_url"]) == _origin(preset.base_url):
+        raise node.error(
+            f"{kind} is not for {urlsplit(preset.base_url).netloc}: write the address in the cloud "
+            "as `base_url:`"
+        )
+
+
+def _name_files(
+    said: dict[str, Any], entries: Mapping[str, Node], cwd: Path, environ: Mapping[str, str]
+) -> None:
+    """Make the paths of files absolute: they are relative to the file that names them."""
+    places = [(said, "model_path", "model_path"), (said.get("env_file") or {}, "path", "env_file")]
+    for section in (said.get("auth") or {}).values():
+        places += [(section, "credentials", "auth"), (section.get("token") or {}, "file", "auth")]
+    for section, key, entry in places:
+        if written := section.get(key):
+            file = cwd / entries[entry].where.rpartition(":")[0]
+            section[key] = named_path(written, file, environ)
+
+
+def _brought(preset: Preset, entry: Node, environ: Mapping[str, str], name: str) -> Node:
+    """What a profile has that says nothing itself; its address by the vendor's own variable, or by
+    region and project."""
     base = {"provider": preset.name, "model": preset.model, "base_url": preset.base_url}
+    if preset.address:
+        base |= _place(preset, entry, environ)
     tree = Node.of({**base, **(_LOCAL if preset.name == LOCAL else {})}, name)
     variable, rest = preset.url_env
     if url := environ.get(variable, "").strip().rstrip("/"):
         tree = merge(tree, Node.of({"base_url": url.removesuffix(rest) + rest}, f"${variable}"))
     return tree
+
+
+def _place(preset: Preset, entry: Node, environ: Mapping[str, str]) -> dict[str, str]:
+    """Region, project and address of a cloud's provider. Raises `ConfigError` where the profile
+    does not say what they are made of."""
+    assert preset.address
+    said, found, types = entry.mapping(), dict[str, str](), keys_of(Profile)
+    signed = preset.cloud == "aws" and "key" not in said
+    for key, variables in zip(("region", "project"), preset.place_env, strict=True):
+        written = (Node.of(environ.get(name, "").strip(), f"${name}") for name in variables)
+        node = said.get(key) or next((each for each in written if each.value), None)
+        value = node and read(node, types[key].type)
+        if value:
+            found[key] = value
+        elif variables and ("base_url" not in said or signed):  # a signature holds the region, too
+            raise entry.error(f"needs {key}, or ${variables[0]}")
+    address = preset.address(found.get("region", ""), found.get("project", ""))
+    return {**found, "base_url": address}
 
 
 def _headers(preset: Preset, environ: Mapping[str, str]) -> dict[str, str]:
@@ -355,9 +449,15 @@ def _check_fallback(profile: Profile, entry: Node, profiles: Mapping[str, Profil
 def _hide_keys(profiles: dict[str, Profile], secrets: Collection[str]) -> None:
     """Tell a command that gives a key which variables, holding other keys or `secrets`, it may
     not see."""
-    held = {variable for preset in PRESETS.values() for variable in preset.key_env}.union(secrets)
-    held |= {profile.key.env for profile in profiles.values() if profile.key and profile.key.env}
+    held = {name for each in PRESETS.values() for name in (*each.key_env, *each.admin_env)}
+    held |= {STORE_KEY, *secrets}
+    places = [place for each in profiles.values() for place in (each.key, each.admin_key) if place]
+    hidden = tuple(sorted(held.union(place.env for place in places if place.env)))
     for name, profile in profiles.items():
-        if profile.key and profile.key.command:
-            key = replace(profile.key, hidden=tuple(sorted(held)))
-            profiles[name] = replace(profile, key=key)
+        profiles[name] = replace(
+            profile, key=_hiding(profile.key, hidden), admin_key=_hiding(profile.admin_key, hidden)
+        )
+
+
+def _hiding(place: KeyPlaces | None, hidden: tuple[str, ...]) -> KeyPlaces | None:
+    return replace(place, hidden=hidden) if place and place.command else place

@@ -14,6 +14,8 @@ from llmctl.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"  # the user's own file, in the configuration folder
 MAX_BYTES = 1_000_000  # of a configuration
+STORE_KEY = "LLMCTL_STORE_KEY"
+"""The variable that holds the secret of what is kept signed or encrypted."""
 
 VARIABLES = tuple(
     f"LLMCTL_{name}"
@@ -21,6 +23,7 @@ VARIABLES = tuple(
         *("PROFILE", "MODEL", "CONFIG", "MAX_TOKENS", "TEMPERATURE", "CONCURRENCY", "RPM", "TPM"),
         "RPD",
         *("CONFIG_DIR", "STATE_DIR", "CACHE_DIR", "DATA_DIR", "KEYRING_PASSWORD"),
+        "STORE_KEY",
         "PRICES_URL",
     )
 )

@@ -16,7 +16,7 @@ from llmctl.config.paths import CONFIG_FILE
 from llmctl.config.settings import Profile, Settings
 from llmctl.config.yaml_nodes import Node, json_value, keys_of, nearest, quoted
 from llmctl.errors import ConfigError, NoKeyError, UsageError
-from llmctl.providers.registry import LOCAL, PRESETS
+from llmctl.providers.registry import BUILT_IN, LOCAL
 from llmctl.storage.files import private_folder, write_private
 from llmctl.types import origin_of
 
@@ -40,11 +40,11 @@ def pick(
         return name, "asked for"
     if default is not None:
         return default, "the default of the configuration"
-    for preset in PRESETS:
+    for preset in BUILT_IN:
         key = profiles[preset].key
         if key is not None and key.env and environ.get(key.env, "").strip():
             return preset, f"{key.env} is set"
-    for preset in PRESETS:
+    for preset in BUILT_IN:
         key = profiles[preset].key
         place = (key and key.keyring) or preset, origin_of(profiles[preset].url)
         if preset != LOCAL and place in stored:
@@ -73,7 +73,7 @@ def _nothing_to_use(settings: Settings) -> str:
 
     own = settings.folders.config / CONFIG_FILE
     read = [f"{path} (names no `default:`)" for path in settings.files] or [f"{own} (not there)"]
-    keys = [settings.profiles[name].key for name in PRESETS]
+    keys = [settings.profiles[name].key for name in BUILT_IN]
     variables = [key.env for key in keys if key is not None and key.env]
     server = "" if has_server() else f"{get_server()} && "
     return (
@@ -106,7 +106,22 @@ def as_json(profile: Profile) -> dict[str, Any]:
     # a key in both places is what the provider brings along
     brought = key is None or (key.env and key.keyring)
     said["key"] = {} if brought else {k: v for k, v in said["key"].items() if v and k != "hidden"}
+    said["admin_key"] = {} if profile.admin_key is None else said["admin_key"]
+    said["admin_key"] = {k: v for k, v in said["admin_key"].items() if v and k != "hidden"}
+    for name, place in (("key", key), ("admin_key", profile.admin_key)):
+        if place is not None and place.secret:
+            said[name] = {"secret": place.secret.text}
+    said["auth"] = {k: _said(v) for k, v in (said["auth"] or {}).items() if v is not None}
     return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, ())}
+
+
+def _said(section: dict[str, Any]) -> dict[str, Any]:
+    """What is set in a section."""
+    return {
+        name: _said(value) if isinstance(value, dict) else value
+        for name, value in section.items()
+        if value is not None
+    }
 
 
 def as_yaml(profile: Profile) -> str:

@@ -2,7 +2,8 @@
 
 Fields are the keys of a file, but for those named `derived`. `yaml_nodes.read` reads by the types:
 `description` completes the error "must be …", `extra` may hold `parse` (text to value, None: not
-such a text) and `typed` (types of some names of a mapping); `hints` end errors about other keys.
+such a text), `forms` (text to a description; the text may be a key and is not shown) and `typed`
+(types of some names of a mapping); `hints` end errors about other keys.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from urllib.parse import urlencode, urlsplit
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
 
+from llmctl.privacy.findings import IDENTIFIERS, KINDS, Kind
 from llmctl.providers.registry import PRESETS
 from llmctl.types import Price
 
@@ -93,6 +95,13 @@ def _text(description: str, pattern: str = "") -> Meta:
     return Meta(pattern=pattern, description=description)
 
 
+def _parse_kinds(text: str) -> tuple[str, ...] | None:
+    """Kinds of identifiers: all, or a single one. None: no such kind."""
+    if text == "all":
+        return KINDS
+    return (text,) if text in KINDS else None
+
+
 def _written(description: str, parse: Callable[[str], Any]) -> Meta:
     return Meta(description=description, extra={"parse": parse})
 
@@ -141,6 +150,11 @@ Command = Annotated[
     tuple[Text, ...],
     Meta(min_length=1),
     _written("a program and its arguments, such as op read op://…", _parse_command),
+]
+Kinds = Annotated[
+    tuple[Kind, ...],
+    Meta(min_length=1),
+    _written(f"all, or a list of {', '.join(KINDS)}", _parse_kinds),
 ]
 BaseUrl = Annotated[
     str,
@@ -249,32 +263,278 @@ class CachePolicy(Struct, frozen=True):
     ttl: Age | None = None
 
 
+_ENDPOINT = "https:// and a host (http:// only on this machine), without user and password"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _parse_endpoint(text: str) -> str | None:
+    """An address that a secret or a caller's token may be sent to; None where it is none."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # its message may repeat a password
+        return None
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or "@" in parts.netloc:
+        return None
+    if (parts.scheme == "http" and not is_loopback(host)) or port == 0 or parts.fragment:
+        return None
+    return None if re.search(r'[\s\\<>"]', text) else text
+
+
+class Secret(Struct, frozen=True):
+    """The environment variable that holds a secret."""
+
+    env: Variable
+
+
+SecretPlace = Annotated[Secret, Meta(description="{env: NAME}, never a secret itself")]
+
+
+class SecretUri(Struct, frozen=True):
+    """Where a secrets manager keeps a key: its `scheme`, the parts of the path as the scheme names
+    them, and the `field` of a secret that holds several. `text` is the address as it was written.
+
+    Parts: `aws-sm`, `aws-ssm`: region, name; `azure-kv`: vault, name; `gcp-sm`: project, name,
+    version (`latest` where none is said); `vault`: mount, path; `op`: the whole reference;
+    `doppler`: project, config, name.
+    """
+
+    scheme: str
+    parts: tuple[str, ...]
+    field: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+_SECRETS = {
+    "aws-sm": ("REGION/NAME#FIELD", r"([a-z]{2}(?:-[a-z0-9]+)+)/([\w/+=.@:!-]+)(?:#(.+))?"),
+    "aws-ssm": ("REGION/NAME", r"([a-z]{2}(?:-[a-z0-9]+)+)/([\w/.-]+)()"),
+    "azure-kv": ("VAULT/NAME", r"([\w.:-]+)/([A-Za-z0-9-]{1,127})()"),
+    "gcp-sm": (
+        "PROJECT/NAME",
+        r"([\w:.-]+)/([\w-]{1,255})(?:/(latest|[0-9]+|[a-z][\w-]*))?()",
+    ),
+    "vault": ("MOUNT/PATH#FIELD", r"([\w.-]+)/([\w./@ -]+)(?:#(.+))"),
+    "op": ("VAULT/ITEM/FIELD", r"([^#?/]+(?:/[^#?/]+){2,3}(?:\?attribute=\w+)?)()"),
+    "doppler": ("PROJECT/CONFIG/NAME", r"([\w-]+)/([\w-]+)/([A-Za-z_]\w*)()"),
+}
+"""Scheme → what stands behind `://`, for people and as a pattern, whose last group is the field."""
+
+
+def parse_secret_uri(text: str) -> SecretUri | None:
+    """The address of a secret (`_SECRETS`). None: no such address."""
+    scheme, mark, rest = text.strip().partition("://")
+    match = re.fullmatch(_SECRETS[scheme][1], rest) if mark and scheme in _SECRETS else None
+    if match is None or "//" in rest.lstrip("/") or {".", ".."} & set(rest.split("/")):
+        return None
+    *parts, named = match.groups()
+    if scheme == "gcp-sm":
+        parts[2] = parts[2] or "latest"
+    return SecretUri(scheme, tuple(parts), named or None, text.strip())
+
+
+def _secret_forms(text: str = "") -> str:
+    """The form of an address, by the scheme that the text seems to have; else all of them."""
+    from difflib import get_close_matches
+
+    forms = {scheme: f"{scheme}://{form}" for scheme, (form, _) in _SECRETS.items()}
+    meant = get_close_matches(text.partition(":")[0].strip(), forms, n=1)
+    return forms[meant[0]] if meant else f"one of {', '.join(forms.values())}; never a key itself"
+
+
 class KeyPlaces(Struct, frozen=True):
-    """Where a profile's key comes from: the variable `env`, then the keyring's entry `keyring`, or
-    what `command` prints. `hidden` are variables of other keys, which the command may not see."""
+    """Where a profile's key comes from: the variable `env`, then the keyring's entry `keyring`; or
+    a secrets manager, or what `command` prints. `hidden` are variables of other keys, which the
+    command may not see."""
 
     derived: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     env: Variable | None = None
     keyring: StoredName | None = None
+    secret: (
+        Annotated[
+            SecretUri,
+            Meta(
+                description=_secret_forms(),
+                extra={"parse": parse_secret_uri, "forms": _secret_forms},
+            ),
+        ]
+        | None
+    ) = None
     command: Command | None = None
     hidden: tuple[str, ...] = ()
 
 
 KeyPlace = Annotated[
     KeyPlaces,
-    Meta(description="one of {env: NAME}, {keyring: NAME} and {command: …}, never a key itself"),
+    Meta(
+        description="one of {env: NAME}, {keyring: NAME}, {secret: …} and {command: …}, never a "
+        "key itself"
+    ),
 ]
+
+
+class GcpAuth(Struct, frozen=True):
+    """Google Cloud's credentials. `credentials`: a file (a service account's, or of workload
+    identity federation) instead of the usual places; `quota_project` is billed for the quota."""
+
+    credentials: Path | None = None
+    quota_project: Text | None = None
+
+
+class AzureAuth(Struct, frozen=True):
+    """Microsoft Entra ID's credentials: an application, or what azure-identity finds. `scope` is
+    what the token is for."""
+
+    tenant: Text | None = None
+    client_id: Text | None = None
+    client_secret: SecretPlace | None = None
+    scope: Text = "https://cognitiveservices.azure.com/.default"
+
+
+class AwsAuth(Struct, frozen=True):
+    """The AWS credential chain. `profile` is one of ~/.aws/config."""
+
+    profile: Text | None = None
+
+
+class TokenPlace(Struct, frozen=True):
+    """Where an OIDC token is: in the variable `env`, or in a `file`."""
+
+    env: Variable | None = None
+    file: Path | None = None
+
+
+class OidcAuth(Struct, frozen=True):
+    """An OIDC token that the provider exchanges for one of its own, which lives for minutes.
+
+    Attributes:
+        token: where it is. None: GitHub Actions is asked for one for the `audience`.
+        identity_provider_id, service_account_id: OpenAI's names of who asks.
+        federation_rule_id, organization_id, workspace_id: Anthropic's, which may have a
+            `service_account_id`, too.
+        token_type: what OpenAI is to take the token for.
+        url: where it is exchanged, instead of the provider's own address.
+
+    """
+
+    token: Annotated[TokenPlace, Meta(description="one of {env: NAME} and {file: PATH}")] | None = (
+        None
+    )
+    token_type: Literal["jwt", "id_token"] = "jwt"  # noqa: S105 - a kind
+    audience: Text | None = None
+    identity_provider_id: Text | None = None
+    service_account_id: Text | None = None
+    federation_rule_id: Text | None = None
+    organization_id: Text | None = None
+    workspace_id: Text | None = None
+    url: Annotated[str, _written(_ENDPOINT, _parse_endpoint)] | None = None
+
+
+class AuthPlaces(Struct, frozen=True):
+    """What proves who asks, instead of a key: exactly one."""
+
+    words: ClassVar[frozenset[str]] = frozenset({"gcp", "azure", "aws"})
+
+    gcp: GcpAuth | None = None
+    azure: AzureAuth | None = None
+    aws: AwsAuth | None = None
+    oidc: OidcAuth | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which of them it is."""
+        return next(name for name in self.__struct_fields__ if getattr(self, name) is not None)
+
+
+AuthPlace = Annotated[
+    AuthPlaces,
+    Meta(
+        description="gcp, azure or aws, or one of them or oidc with settings, such as {oidc: {…}}",
+    ),
+]
+
+
+class EnvFile(Struct, frozen=True):
+    """A `.env` file for development, which may be written as its path alone. `shared`: it is used
+    although others can read it."""
+
+    text: ClassVar[str] = "path"
+
+    path: Path
+    shared: bool = False
+
+
+class Privacy(Struct, frozen=True):
+    """What becomes of identifiers in what is asked; in a file `mask`, `action` and `restore`.
+
+    `mask` are the kinds; `all` has names of people and places, too, which need the extra `ner`.
+    `action`: `mask` puts a token such as `[[EMAIL_1a2b]]` in the place of each, `block` does not
+    send a question that has one, `report` only counts. `restore` puts values back into answers;
+    secrets never are.
+    """
+
+    mask: Kinds = IDENTIFIERS
+    action: Literal["mask", "block", "report"] = "mask"
+    restore: bool = True
+
 
 Api = Literal["chat", "responses"]
 
 Overflow = Literal["reject", "truncate", "fallback"]  # of a prompt longer than the window
+
+Region = Annotated[str, _text("a region such as eu or eu-central-1", r"\A[a-z][a-z0-9-]{0,40}\Z")]
+Retention = Literal["none"]
+Agreement = Annotated[
+    str, _text("a name in small letters such as baa", r"\A[a-z][a-z0-9-]{0,40}\Z")
+]
+
+
+class DataRules(Struct, frozen=True):
+    """Where data may go, `data:` at the top of a file; None: anywhere.
+
+    Attributes:
+        regions: every call goes only to profiles whose `region` is one of these, or lies in one
+            (`eu-central-1` in `eu`).
+        retention: `none`: every call goes only to profiles with `retention: none`; what switches
+            storage off at the provider is sent, and no provider's batches are made, which are
+            files there.
+        agreements: every call goes only to profiles that have all of these.
+        classes: by name the only profiles that calls of that class may go to.
+
+    One call asks for more by its tags, those of its profile included: `data.region=eu`,
+    `data.retention=none`, `data.agreement=baa`, `data.class=NAME`. All that is asked must hold.
+    A profile of `provider: local` is on this machine: only classes bind it. An answer that is kept
+    on this machine is given again whatever the rules say: nothing is sent.
+
+    """
+
+    regions: (
+        Annotated[
+            tuple[Region, ...], Meta(min_length=1, description="a list of one region or more")
+        ]
+        | None
+    ) = None
+    retention: Retention | None = None
+    agreements: tuple[Agreement, ...] = ()
+    classes: Mapping[StoredName, tuple[Text, ...]] = field(default_factory=dict)
 
 
 class Profile(Struct, frozen=True):
     """One provider profile, complete: preset, file, environment and flags merged.
 
     `price_as` is the address and model whose price it has, as `price` says.
+    `admin_key` is another key, which makes and revokes those of the provider (`keys rotate`).
+    `auth` proves who asks instead of a `key`; `region` and `project` are a cloud's.
     `query` stands in the address of every call, `url` is `base_url` with it, `key_header` the
     header of the key where it is not the usual one (Azure's `api-version` and `api-key`).
     `context` is the model's window in tokens; `model_path`, `parallel` (answers at once) belong to
@@ -282,14 +542,17 @@ class Profile(Struct, frozen=True):
     profiles asked, in this order, when this one cannot serve. `default_max_tokens` limits answers
     that nothing else limits, under a budget. `system` is the system prompt of
     questions that bring none; `headers` go with every call, by way of `proxy` where one is named;
-    `extends` names the profile that this one is over, which is none once it is complete. `source`
-    says where the profile was
+    `privacy` masks identifiers in what is asked, also where a fallback is asked;
+    `extends` names the profile that this one is over, which is none once it is complete. `region`,
+    `retention` and `agreements` are what the user knows of the provider, which `data`, the rules
+    that bind all profiles, are held against. `source` says where the profile was
     defined; `chosen` why it is the one in use.
     """
 
     derived: ClassVar[frozenset[str]] = frozenset(
-        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url", "price_as"}
-    )
+        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url", "price_as",
+         "data"}
+    )  # fmt: skip
     hints: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
             ("api_key", "token", "key_env"),
@@ -297,6 +560,7 @@ class Profile(Struct, frozen=True):
         ),
         **dict.fromkeys(("temperature", "max_tokens"), "it belongs under params"),
         **dict.fromkeys(("concurrency", "rpm", "tpm", "rpd"), "it belongs under limits"),
+        "data": "it stands beside profiles; a profile asks by tags: {data.class: NAME}",
     }
 
     name: str
@@ -305,6 +569,10 @@ class Profile(Struct, frozen=True):
     base_url: BaseUrl
     model: Text
     key: KeyPlace | None = None
+    admin_key: KeyPlace | None = None
+    auth: AuthPlace | None = None
+    region: Region | None = None
+    project: Annotated[str, _text("a project's id", r"\A[\w:.-]{1,100}\Z")] | None = None
     api: Api = "chat"
     query: Mapping[LabelName, Label] = field(default_factory=dict)
     key_header: Header | None = None
@@ -317,6 +585,7 @@ class Profile(Struct, frozen=True):
     breaker: BreakerPolicy = BreakerPolicy()
     cache: CachePolicy = CachePolicy()
     batch: BatchPolicy = BatchPolicy()
+    privacy: Privacy | None = None
     history: bool = True
     on_overflow: Overflow = "reject"
     default_max_tokens: MaxTokens = 8192
@@ -331,11 +600,14 @@ class Profile(Struct, frozen=True):
     system: Prompt | None = None
     headers: Headers = field(default_factory=dict)
     proxy: ProxyUrl | None = None
-    env_file: Path | None = None
+    env_file: EnvFile | None = None
+    retention: Retention | None = None
+    agreements: tuple[Agreement, ...] = ()
     source: str = "built in"
     chosen: str = ""
     url: str = ""
     price_as: tuple[str, str] | None = None
+    data: DataRules = DataRules()
 
     def __post_init__(self) -> None:
         """Join the address once: it is read for every row."""
@@ -443,28 +715,6 @@ class Group(Caps, frozen=True):
     profiles: tuple[Text, ...] | None = None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether the host, a name or an address, is this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _parse_endpoint(text: str) -> str | None:
-    """An address that a secret or a caller's token may be sent to; None where it is none."""
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:  # its message may repeat a password
-        return None
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or "@" in parts.netloc:
-        return None
-    if (parts.scheme == "http" and not is_loopback(host)) or port == 0 or parts.fragment:
-        return None
-    return None if re.search(r'[\s\\<>"]', text) else text
-
-
 def _parse_jwks(text: str) -> str | None:
     """The address of a key set, or a file's path; None where it is neither."""
     return _parse_endpoint(text) if "://" in text else text.strip() or None
@@ -548,15 +798,6 @@ class IpSettings(Struct, frozen=True):
     trusted_proxies: Annotated[int, Meta(ge=0, le=20)] = 0
 
 
-class Secret(Struct, frozen=True):
-    """The environment variable that holds a secret."""
-
-    env: Variable
-
-
-SecretPlace = Annotated[Secret, Meta(description="{env: NAME}, never a secret itself")]
-
-
 class Claims(Struct, frozen=True):
     """Names of the claims that say who a caller is. `profiles` is a list or text with spaces,
     `budget` text such as 5/day, or a list of it."""
@@ -569,8 +810,6 @@ class Claims(Struct, frozen=True):
 
 
 Algorithm = Literal["RS256", "ES256", "HS256"]
-
-_ENDPOINT = "https:// and a host (http:// only on this machine), without user and password"
 
 
 class JwtSettings(Struct, frozen=True):
@@ -641,6 +880,27 @@ class Serve(Struct, frozen=True):
     tls: TlsFiles | None = None
 
 
+def _parse_checkpoint(text: str) -> str | None:
+    """An address, or the name of a file; None where it is neither."""
+    return _parse_endpoint(text) if "://" in text else text or None
+
+
+class Audit(Struct, frozen=True):
+    """The audit log: which `content` of calls it holds, for how long whole segments are kept
+    (seconds; None: for ever), and where its head is written to, a file or an address."""
+
+    content: Literal["none", "masked", "full"] = "none"
+    retain: (
+        Annotated[
+            float,
+            Meta(gt=0, le=36500 * 86400),
+            _written("an age with its unit, such as 90d", parse_age),
+        ]
+        | None
+    ) = None
+    checkpoint: Annotated[str, _written(f"a file, or {_ENDPOINT}", _parse_checkpoint)] | None = None
+
+
 class CacheSize(Struct, frozen=True):
     """What the cache of answers may grow to, in bytes."""
 
@@ -648,14 +908,16 @@ class CacheSize(Struct, frozen=True):
 
 
 class ConfigFile(Struct, frozen=True):
-    """A configuration file; its profiles and `serve` (see `Serve`) are read once all files are
-    merged."""
+    """A configuration file; its profiles, `serve` (see `Serve`) and `data` (see `DataRules`) are
+    read once all files are merged."""
 
     default: Text | None = None
     profiles: Mapping[StoredName, object] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     cache: CacheSize = CacheSize()
     serve: object = None
+    audit: Audit | None = None
+    data: object = None
 
 
 class Folders(Struct, frozen=True):
@@ -670,7 +932,7 @@ class Folders(Struct, frozen=True):
 class Settings(Struct, frozen=True):
     """The outcome of configuration: `files` are those read, weakest first; `cache_size` is what the
     cache of answers may grow to, in bytes (None: any). `used` names the profile to use, which need
-    not exist, `why` the reason."""
+    not exist, `why` the reason; `audit` is None where no log of calls is kept."""
 
     profiles: Mapping[str, Profile]
     default: str | None
@@ -681,3 +943,4 @@ class Settings(Struct, frozen=True):
     used: str = ""
     why: str = ""
     serve: Serve = Serve()
+    audit: Audit | None = None

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from msgspec import to_builtins
 
-from llmctl.config.settings import Budget, Folders, Limits, Profile
+from llmctl.config.data_rules import TAGS, looser
+from llmctl.config.settings import Budget, DataRules, Folders, Limits, Profile
 from llmctl.config.yaml_nodes import Node, json_value, keys_of
 from llmctl.errors import ConfigError
 from llmctl.storage.files import private_folder, write_private
@@ -49,22 +50,27 @@ def needs_trust(
     budgets: Mapping[str, tuple[Budget, Node]],
     own: Mapping[str, Profile],
     own_budgets: Mapping[str, Budget],
+    own_data: DataRules,
     *,
     default: str | None,
 ) -> tuple[Node, ...]:
     """What a project's file (`root`, its `profiles` and `budgets`) says that needs trust, given
-    what the user has: profiles, budgets, the default profile.
+    what the user has: profiles, budgets, rules of where data may go, the default profile.
 
     Unasked a project may choose the model within the provider the user chose, sampling parameters,
-    lower limits, tags and models that no budget of the user's matches by, and lower budgets. So a
-    key that is added later needs trust until somebody lists it here.
+    lower limits, tags and models that no budget of the user's matches by, lower budgets, and
+    stricter rules of where data may go. So a key that is added later needs trust until somebody
+    lists it here.
     """
     matched = {name for budget in own_budgets.values() for name in budget.match}
     found = [
         node
         for key, node in root.mapping().items()
-        if key not in {"profiles", "budgets"} and not (key == "default" and node.value == default)
+        if key not in {"profiles", "budgets", "data"}
+        and not (key == "default" and node.value == default)
     ]
+    if "data" in root.mapping():
+        found += looser(root.mapping()["data"], own_data)
     for name, node in profiles.items():
         found += _in_profile(node, own.get(name), matched)
     for name, (budget, node) in budgets.items():
@@ -92,6 +98,8 @@ def _in_profile(node: Node, mine: Profile | None, matched: set[str]) -> Iterator
 def _may_say(section: str, name: str, node: Node, mine: Profile, matched: set[str]) -> bool:
     """Whether a project may say this of a profile unasked."""
     if section == "tags":
+        if name in TAGS and name in mine.tags and node.value != mine.tags[name]:
+            return False  # it asked for something else
         return f"tag:{name}" not in matched or node.value == mine.tags.get(name)
     if section == "limits":  # of another name the reader of the file says that there is none
         if name == "models":

@@ -80,18 +80,23 @@ class Node(Struct, frozen=True):
         return self.value if isinstance(self.value, tuple) else (self,)
 
 
+_PLACES = frozenset({"key", "admin_key", "auth", "env_file"})
+_EITHER = frozenset({"key", "auth"})  # one takes the other's place
+
+
 def merge(under: Node, over: Node, *, sections: bool = True) -> Node:
     """Two mappings, key by key; `over` wins. Sections are merged too, one level deep, and the
     limits of each of their `models`: to name one lifts none of another."""
     if not isinstance(over.value, Mapping) or not isinstance(under.value, Mapping):
         return under if over.null and isinstance(under.value, Mapping) else over
-    merged = dict(under.value)
+    said = _EITHER & over.value.keys()
+    merged = {k: v for k, v in under.value.items() if not said or k not in _EITHER - said}
     for name, child in over.value.items():
-        # a key comes from one place: naming another one does not add to the first
+        # a key, or a file of keys, comes from one place: another one does not add to the first
         known = merged[name].value if name in merged else None
         priced = any(isinstance(v, Mapping) and "as" in v for v in (known, child.value))
         deep = name == "models"
-        both = (sections or deep) and name != "key" and not (name == "price" and priced)
+        both = (sections or deep) and name not in _PLACES and not (name == "price" and priced)
         both = both and known is not None
         merged[name] = merge(merged[name], child, sections=deep) if both else child
     return replace(over, value=merged)
@@ -150,10 +155,7 @@ def read(node: Node, hint: Any) -> Any:
         try:
             msgspec.convert(value, hint)
         except msgspec.ValidationError:
-            secret = kind is str or get_origin(kind) is tuple
-            shown = quoted(node.value) if isinstance(node.value, str) else "a list or mapping"
-            wrong = "" if secret else f", not {shown}"
-            raise node.error(f"must be {_expected(kind, meta)}{wrong}") from None
+            raise _mistake(node, kind, meta) from None
     return value
 
 
@@ -172,8 +174,15 @@ def _mapping(node: Node, hints: Any, typed: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _section(node: Node, struct: type[Struct], choice: str | None) -> dict[str, Any]:
-    """What a section says; with `choice`, its description, exactly one of its keys."""
+    """What a section says; with `choice`, its description, exactly one of its keys, which may be
+    written as a word where it is among the struct's `words`. A struct's `text` is the key that text
+    alone stands for."""
     keys = keys_of(struct)
+    if isinstance(node.value, str):
+        if (alone := getattr(struct, "text", "")) and not node.null:
+            node = replace(node, value={alone: node})
+        elif choice and node.value in getattr(struct, "words", ()):
+            node = replace(node, value={node.value: replace(node, value={})})
     if choice:  # nothing of what is written is shown: it may be a key
         said = node.value if isinstance(node.value, Mapping) else {}
         if len(said) != 1 or not said.keys() <= keys.keys() or any(c.null for c in said.values()):
@@ -207,6 +216,16 @@ def _scalar(node: Node, kind: Any) -> Any:
     except (ValueError, ArithmeticError):
         return None
     return None if kind is Decimal and value and not 0 <= value <= 10**12 else value
+
+
+def _mistake(node: Node, kind: Any, meta: Meta) -> ConfigError:
+    """The error of a value that does not fit; it is shown where it can be no key."""
+    text = node.value if isinstance(node.value, str) else None
+    if forms := (meta.extra or {}).get("forms"):
+        return node.error(f"must be {forms(text or '')}")
+    secret = kind is str or get_origin(kind) is tuple
+    shown = "a list or mapping" if text is None else quoted(text)
+    return node.error(f"must be {_expected(kind, meta)}{'' if secret else f', not {shown}'}")
 
 
 def _expected(kind: Any, meta: Meta) -> str:

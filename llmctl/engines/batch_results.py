@@ -19,7 +19,7 @@ from llmctl.providers.batch_api import BatchResult, BatchStatus
 from llmctl.storage.batch_jobs import BatchJob, BatchRow
 from llmctl.storage.files import disk, private_folder, sync_file, sync_folder
 from llmctl.storage.request_spool import RequestSpool
-from llmctl.types import Answer, Request, Target, Usage
+from llmctl.types import Answer, Masked, Request, Target, Usage
 
 _DOWNLOADS = 5  # times that a file is downloaded which comes in pieces
 
@@ -189,4 +189,5 @@ def _stand_in(row: BatchRow, target: Target, model: str) -> Request:
         sample=int(sample, 16) if sample else 0,
         # Nobody knows whether it fits its schema, or answers the whole prompt.
         cache_mode="bypass" if row.fitted else "use",
+        masked=Masked(),
     )  # fmt: skip

@@ -12,7 +12,6 @@ from llmctl.clock import Clock
 from llmctl.errors import AuthFailed, CallError, NotFound
 from llmctl.guards.accounting import CostCalculator
 from llmctl.guards.budget import RunBudget
-from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Handler, Observer, WireRequest
 from llmctl.providers.batch_api import BatchApi
 from llmctl.providers.endpoint import Endpoint
@@ -29,16 +28,16 @@ MOST = 8 << 30  # bytes of a downloaded file
 class BatchEndpoint:
     """The `BatchClient` of a profile: goes on with the key that a refused one was replaced by."""
 
-    def __init__(self, endpoint: Endpoint, target: Target, key: RotatingKey | None) -> None:
+    def __init__(self, endpoint: Endpoint, target: Target) -> None:
         assert isinstance(endpoint.base_url, str)
         self.endpoint, self.base_url = endpoint, endpoint.base_url
-        self._target, self._key = target, key
+        self._target = target
         self.reached = False  # whether the provider has replied
 
     @property
     def key(self) -> str:
         """The last characters of the key in use, which belongs to a project, and its batches."""
-        return last_chars(self._key.value) if self._key and self._key.value else ""
+        return last_chars(self.endpoint.auth.mark) if self.endpoint.auth.mark else ""
 
     async def exchange(self, wire: WireRequest) -> tuple[Mapping[str, str], bytes]:
         """See `BatchClient`."""
@@ -50,12 +49,13 @@ class BatchEndpoint:
 
     async def _signed(self, wire: WireRequest, work: Callable[[], Awaitable[T]]) -> T:
         while True:
-            using = None if self._key is None else self._key.value
+            auth = self.endpoint.auth
+            using = auth.mark
             try:
                 found = await work()
             except CallError as error:
                 self.reached = self.reached or error.http_status is not None
-                if isinstance(error, AuthFailed) and self._key and await self._key.refused(using):
+                if isinstance(error, AuthFailed) and await auth.refused(using, error):
                     continue
                 if not isinstance(error, NotFound):  # a batch that is gone says more
                     self.endpoint.locate(error, self._target, wire)
@@ -75,6 +75,7 @@ class BatchTools(Struct, frozen=True):
         costs: at the provider's price of batches.
         tokens: of a request's input.
         say: gets what happens, for people.
+        private: what was masked in requests is not to be on the disk in clear.
 
     """
 
@@ -95,6 +96,7 @@ class BatchTools(Struct, frozen=True):
     stop: Stop
     call_id: Callable[[], str]
     say: Callable[[str], None]
+    private: bool = False
 
     def lines(self, intent: str) -> Path:
         """The file of a batch's lines."""

@@ -134,7 +134,7 @@ class ProviderEngine:
             self._due[job.intent] = 0.0, self._patience.poll
             tools.budget.ours.add(job.run_id)
         self._sweep()
-        with RequestSpool() as self._spool:
+        with RequestSpool(encrypted=tools.private) as self._spool:
             self._results = BatchResults(tools, self._spool, sink, self._submission, self._note)
             await self._draw(requests)
             tending = asyncio.ensure_future(self._tend())

@@ -26,11 +26,13 @@ _BEYOND = ("logprobs", "top_logprobs", "audio", "modalities", "include", "backgr
 
 
 class Body(Struct, frozen=True):
-    """What a caller asks in a dialect, for the provider of a profile."""
+    """What a caller asks in a dialect, for the provider of a profile; `masked`: tokens stand for
+    values in it, which come back into texts."""
 
     asked: Asked
     dialect: Dialect
     profile: Profile
+    masked: bool = False
 
     @property
     def passes(self) -> bool:
@@ -41,6 +43,13 @@ class Body(Struct, frozen=True):
         """The request to pass through, for a `model` of the profile's (None: its own). Raises
         `InvalidRequest` that names the field which cannot be translated."""
         asked, path = self.asked, self.dialect.path
+        if self.masked and asked.stream and not _is_plain(asked.body):
+            raise InvalidRequest(
+                "`stream`: identifiers are masked here, and a stream is put together again from "
+                "its text and calls of the caller's own functions: leave stream out, or what asks "
+                "for more (thinking, n, logprobs, tools of the provider's)",
+                sent=False,
+            )
         named = {"model": model or self.profile.model}
         if not self.passes:
             body = {**self.dialect.as_chat(asked), **named}
@@ -49,7 +58,9 @@ class Body(Struct, frozen=True):
         if path != CHAT and not all(speaks(one.adapter, one.api, path) for one in fallbacks):
             with suppress(InvalidRequest):  # then such a fallback cannot be asked
                 chat = self.dialect.as_chat(asked)
-        streamed: Streaming | None = "events" if asked.stream else None
+        # In the provider's own events tokens are cut in pieces: the stream is written anew.
+        how: Streaming = "text" if self.masked else "events"
+        streamed = how if asked.stream else None
         return RawRequest(path, {**asked.body, **named}, asked.headers, streamed, chat)
 
     def completed(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import orjson
 from msgspec.structs import replace
 
-from llmctl.errors import CallError, InvalidRequest
+from llmctl.config.data_rules import TAGS
+from llmctl.config.settings import Profile
+from llmctl.errors import CallError, DataRefused, InvalidRequest
 from llmctl.gateway import bounds, caps
 from llmctl.gateway.body import EMBEDDINGS, Body
 from llmctl.gateway.callers import Caller
@@ -21,6 +23,7 @@ from llmctl.gateway.failures import failure_of, refused
 from llmctl.gateway.messages import count_body, read_count
 from llmctl.gateway.screen import screened
 from llmctl.gateway.service import Offer, Service, Way, place
+from llmctl.guards.masking import refuse
 from llmctl.http import CancelledAfterSending
 from llmctl.protocols import Emit, Handler
 from llmctl.providers.models_api import count_tokens
@@ -92,6 +95,10 @@ class Call:
         scopes = self._service.scopes(self._caller)
         await self._spend(scopes, 0)
         request = self._composed(asked, offer, way, scopes)
+        if (masker := way.runner.masker) is not None:
+            request = await asyncio.to_thread(masker, request)
+            refuse(request)
+        way.runner.placed(request)
         tokens = None
         if Body(asked, self._dialect, way.profile).passes:
             tokens = await count_tokens(way.runner.routes[0].endpoint, request)
@@ -127,9 +134,12 @@ class Call:
 
     def _composed(self, asked: Asked, offer: Offer, way: Way, scopes: Sequence[Scope]) -> Request:
         """The request, with what its profile and the gateway say where the body does not."""
-        body, dialect, caller = Body(asked, self._dialect, way.profile), self._dialect, self._caller
+        masked = way.runner.masker is not None
+        body = Body(asked, self._dialect, way.profile, masked)
+        dialect, caller = self._dialect, self._caller
         codec = way.runner.routes[0].endpoint.codec
         tags = {"token": caller.token, "team": caller.team, "organisation": caller.organisation}
+        tags |= _data_tags(self._exchange.headers, way.profile)
         made = compose(
             Question(
                 messages=(),
@@ -257,6 +267,19 @@ class Call:
             said["x-llmctl-cache"] = answer.cache
             said["x-llmctl-profile"] = answer.target.profile
         return said
+
+
+def _data_tags(headers: Mapping[str, str], profile: Profile) -> dict[str, str]:
+    """What the caller asks of the place that its data goes to, as tags; each a header such as
+    `x-llmctl-data-class`. Raises `DataRefused` for what the profile asks otherwise."""
+    found = {}
+    for tag in TAGS:
+        if value := headers.get(f"x-llmctl-{tag.replace('.', '-')}", "").strip():
+            if profile.tags.get(tag, value) != value:
+                why = f"not sent: the profile {profile.name} asks for another {tag}"
+                raise DataRefused(why, tag)
+            found[tag] = value
+    return found
 
 
 async def unless_gone(exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:

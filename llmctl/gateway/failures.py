@@ -17,6 +17,7 @@ from llmctl.errors import (
     ConnectionFailed,
     ContentFiltered,
     ContextTooLong,
+    DataRefused,
     Interrupted,
     InvalidRequest,
     LlmctlError,
@@ -34,6 +35,7 @@ _BAD_GATEWAY = 502
 _STATUSES: tuple[tuple[type[CallError], int], ...] = (
     (ContextTooLong, 400),
     (ContentFiltered, 400),
+    (DataRefused, 403),
     (NotFound, 404),
     (RateLimited, 429),
     (ProviderDown, 503),
@@ -102,6 +104,11 @@ def _sentence(error: CallError) -> str:
     for of, sentence in _HIDDEN.items():
         if isinstance(cause, of):
             return sentence
+    if isinstance(error, DataRefused):  # its own sentence names profiles
+        return (
+            f"where data may go is limited here ({error.rule}), and the model asked for is not "
+            "there: ask for another"
+        )
     if isinstance(error, ProviderDown):
         return "the provider is down: try again later, or ask for another model"
     if 300 <= (error.http_status or 0) < 400:

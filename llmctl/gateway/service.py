@@ -285,9 +285,9 @@ def _offers(settings: Settings, around: Surroundings) -> dict[str, Offer]:
 
 def _has_key(profile: Profile, keys: KeyResolver) -> bool:
     """Whether a key of the profile is in sight, or none is needed; of one that cannot be used its
-    calls say so. No command is asked."""
+    calls say so. No command and no secrets manager is asked."""
     key = profile.key
-    if key is None or key.command or slot_of(profile) in keys.stored:
+    if key is None or key.command or key.secret or slot_of(profile) in keys.stored:
         return True
     try:
         return keys.environment(profile) is not None

@@ -130,7 +130,7 @@ class CostCalculator:
         """The record of a call that has ended. A stream that broke off, or was interrupted by the
         user, counts what was received, marked as estimated; the model may have written more that
         nobody saw, up to its `worst`."""
-        request = result.request or request
+        asked, request = request, result.request or request
         usage: Usage = result.usage or Usage()
         cost: Decimal | None = _FREE
         saved = worst = None
@@ -152,7 +152,7 @@ class CostCalculator:
         elapsed = self._clock.monotonic() - watch.start
         return CallRecord(
             request, result, usage, cost, saved, watch.wall, elapsed, watch.first,
-            result.uncertain, worst, self._in_batch,
+            result.uncertain, worst, self._in_batch, None if asked is request else asked,
         )  # fmt: skip
 
 

@@ -20,7 +20,16 @@ from llmctl.errors import (
     Unpriced,
 )
 from llmctl.pricing import HOW_TO_SET
-from llmctl.protocols import Budget, BudgetDenied, BudgetUsage, BudgetWindow, Emit, Handler, Hold
+from llmctl.protocols import (
+    Budget,
+    BudgetDenied,
+    BudgetUsage,
+    BudgetWindow,
+    Emit,
+    Handler,
+    Hold,
+    Observer,
+)
 from llmctl.shutdown import first_of
 from llmctl.storage.ledger import BEAT, SILENCE
 from llmctl.storage.ledger_rows import kind_of, matches
@@ -69,12 +78,20 @@ class _Line(Struct):
 
 class RunBudget:
     """The ledger as one run spends from it, whichever providers and for whomever it asks. `warn`
-    gets a sentence for each share of a budget that is reached, once in all processes. Raises what
-    the ledger does."""
+    gets a sentence for each share of a budget that is reached, once in all processes. `audit` gets
+    every call's record before the ledger does: a crash in between leaves the ledger a hold. Raises
+    what both do."""
 
     def __init__(
-        self, ledger: Budget, clock: Clock, warn: Callable[[str], None], run_id: str, user: str
+        self,
+        ledger: Budget,
+        clock: Clock,
+        warn: Callable[[str], None],
+        run_id: str,
+        user: str,
+        audit: Observer | None = None,
     ) -> None:
+        self._audit = audit
         self._ledger, self._clock, self._warn = ledger, clock, warn
         self._run_id, self._user = run_id, user
         self._windows_at: Windows = lambda _: ()
@@ -201,7 +218,11 @@ class RunBudget:
                 self.overshoot.amount += cost - hold.cost * hold.times
                 self.overshoot.calls += 1
         try:
-            warnings = await self._ledger.settle(record)
+            try:
+                if self._audit is not None:
+                    await self._audit(record)
+            finally:  # what was paid is on record, though the audit's disk is full
+                warnings = await self._ledger.settle(record)
         finally:
             _, windows, _ = self._open.pop(call_id, (None, (), False))
             for line in self._lines.values():

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from llmctl import schemas
 from llmctl.clock import Clock
-from llmctl.errors import BudgetRefused, CallError, LlmctlError
+from llmctl.errors import BudgetRefused, CallError, DataRefused, LlmctlError
 from llmctl.protocols import AnswerCache, CachedAnswer, Emit, Handler
 from llmctl.types import Answer, CacheState, Request, StreamChunk
 
@@ -61,8 +61,8 @@ class Cache:
             how: CacheState = "hit" if flight.done() else "shared"
             try:
                 shared = await asyncio.shield(flight)
-            except BudgetRefused:
-                continue  # the leader's budget need not be that of this request: it goes itself
+            except (BudgetRefused, DataRefused):
+                continue  # the leader's budget and tags need not be this request's: it goes itself
             except CallError as error:
                 raise error.unbilled() from error
             except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from llmctl.clock import Clock
 from llmctl.errors import (
     CallError,
     ContextTooLong,
+    DataRefused,
     Interrupted,
     LlmctlError,
     NotFound,
@@ -41,7 +42,7 @@ class FallbackTarget(Struct, frozen=True):
 
 class Fallback(Struct, frozen=True, kw_only=True):
     """The guard: asks `others` in their order when the inner handler is unavailable: down, out of
-    quota, overloaded after all retries.
+    quota, overloaded after all retries; or is where the call's data may not go.
 
     Attributes:
         on_error: settles a call that was made and failed, before another one is made: each has a
@@ -93,6 +94,8 @@ class Fallback(Struct, frozen=True, kw_only=True):
                 await other.admit(asked)
             except CallError as error:
                 _wait_for_the_sooner(first, error)
+                if isinstance(first, DataRefused):  # nothing was asked yet: what came last counts
+                    first = last = error
                 continue
             except SetupError as error:  # its own server does not start
                 if last is first:
@@ -116,7 +119,7 @@ class Fallback(Struct, frozen=True, kw_only=True):
     def _passes_on(self, error: CallError) -> bool:
         if isinstance(error, ContextTooLong):
             return self.overflow
-        gone = isinstance(error, NotFound)  # a model that the provider has removed
+        gone = isinstance(error, NotFound | DataRefused)  # or a model the provider has removed
         unavailable = error.exit_code == _UNAVAILABLE and not isinstance(error, Interrupted)
         return gone or unavailable
 

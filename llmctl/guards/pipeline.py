@@ -1,7 +1,7 @@
 """The pipeline: the order of the guards, in one function.
 
-accounting → fallback → for each target: cache → schema → context window → budget → key failover →
-retry → circuit breaker → rate limit → endpoint
+masking → accounting → restoring → fallback → for each target: cache → data place → schema → context
+window → budget → key failover → retry → circuit breaker → rate limit → endpoint
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.context_window import Admission, context_window
 from llmctl.guards.key_failover import key_failover
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
-from llmctl.keys.resolver import RotatingKey
 from llmctl.protocols import Handler
 from llmctl.providers.endpoint import Endpoint
 from llmctl.types import Request
@@ -32,7 +31,6 @@ class Route(Struct, frozen=True):
     limits: ProviderLimits
     health: ProviderHealth
     admission: Admission
-    key: RotatingKey | None
 
 
 def target_handler(
@@ -41,6 +39,7 @@ def target_handler(
     retry: Guard,
     budget: Guard,
     schema: Guard,
+    place: Guard,
     cache: Guard,
 ) -> Handler:
     """The guards of one target around its endpoint, innermost first. `Fallback` is around targets:
@@ -54,8 +53,8 @@ def target_handler(
     # the same chances.
     handler = retry(handler)
     # Inside budget: a call that needs the second key is still one call.
-    if route.key is not None and route.key.may_change:
-        handler = key_failover(handler, route.key)
+    if route.endpoint.auth.may_change:
+        handler = key_failover(handler, route.endpoint.auth)
     # Inside context window: what is refused unsent was never under way.
     handler = budget(handler)
     # Inside schema and cache: a prompt that was cut has the identity of the whole one.
@@ -63,5 +62,7 @@ def target_handler(
     # Inside the cache: an answer that does not fit its schema is not kept. Outside the budget: it
     # was billed, and asking again is another question, with a hold of its own.
     handler = schema(handler)
+    # Inside the cache, which is on this machine: to give a kept answer again sends nothing.
+    handler = place(handler)
     # Outside the budget: a kept answer is free and holds nothing.
     return cache(handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -18,7 +19,8 @@ _COUNTS = (
 @dataclass(slots=True)
 class Tally:
     """Counts of calls. `rows` is what the run has before it, `skipped` what was answered
-    by an earlier one; tokens and dollars are those of calls made, not of kept answers."""
+    by an earlier one; tokens and dollars are those of calls made, not of kept answers;
+    `masked` counts the identifiers that were found in what was asked, by kind."""
 
     rows: int = 0
     skipped: int = 0
@@ -38,12 +40,14 @@ class Tally:
     unpriced: int = 0
     estimated: int = 0
     uncertain: int = 0
+    masked: Counter[str] = field(default_factory=Counter)
     failures: dict[str, int] = field(default_factory=dict)
     last_error: CallError | None = None
 
     def add(self, outcome: CallRecord) -> None:
         """Count one call."""
         result = outcome.result
+        self.masked.update(outcome.request.masked.counts if outcome.request.masked else {})
         self.uncertain += outcome.uncertain
         self.requests += result.attempts
         self.retries += max(0, result.attempts - 1)
@@ -73,10 +77,12 @@ class Tally:
         return self.ok + self.failed + self.skipped
 
     def summary(self, elapsed: float, exit_code: int) -> dict[str, Any]:
-        """The summary object of a batch; `cost_usd` is None when any price is unknown."""
+        """The summary object of a batch; `cost_usd` is None when any price is unknown;
+        `masked` is there where there was something to mask."""
         return {
             **{name: getattr(self, name) for name in _COUNTS},
             "cost_usd": None if self.unpriced else self.cost,
             "elapsed_s": round(elapsed, 3),
             "exit_code": exit_code,
+            **({"masked": dict(self.masked)} if self.masked else {}),
         }

@@ -18,7 +18,7 @@ from llmctl.cli.app import program
 from llmctl.config import paths
 from llmctl.config.load import load
 from llmctl.config.paths import VARIABLES
-from llmctl.providers.registry import PRESETS
+from llmctl.providers.registry import BUILT_IN
 from tests.cli.terminal import on_a_terminal
 from tests.configuring import World
 from tests.conftest import Run, configure, sent
@@ -56,7 +56,7 @@ def test_list_piped(world: World) -> None:
     assert result.exit_code == 0
     head, *lines = [re.split("  +", line) for line in result.stdout.splitlines()]
     assert head == ["", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
-    assert [line[1] for line in lines] == [*PRESETS, "fast", "box"]
+    assert [line[1] for line in lines] == [*BUILT_IN, "fast", "box"]
     named = {line[1]: line for line in lines}
     openai = ["openai", "gpt-5-mini", "api.openai.com"]
     assert named["openai"][2:] == [*openai, "missing: $OPENAI_API_KEY"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled
+from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, DiskError
 from llmctl.guards.budget import RunBudget, budget_guard, usd
 from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, Emit, Hold, Holder
 from llmctl.storage.ledger import SILENCE
@@ -293,3 +293,26 @@ def test_amounts_are_said_as_they_are() -> None:
     """At least cents, at most microdollars."""
     said = [usd(Decimal(a)) for a in ("0", "5", "1200.5", "0.00006", "0.00000004", "2E+3")]
     assert said == ["$0.00", "$5.00", "$1,200.50", "$0.00006", "$0.00", "$2,000.00"]
+
+
+def test_the_audit_comes_before_the_ledger() -> None:
+    """A crash in between must leave a hold, which says that there was a call; an audit that cannot
+    be written ends the run, and what was paid is in the ledger all the same."""
+    ledger, clock, order = FakeLedger(), FakeClock(), list[int]()
+
+    async def audit(record: CallRecord) -> None:
+        order.append(len(ledger.records))
+        if record.request.call_id == "second":
+            raise DiskError("the disk is full")
+
+    budget = RunBudget(ledger, clock, print, "run-1", "ann", audit)
+
+    async def settle(name: str) -> None:
+        asked = request(call_id=name)
+        await budget.settle(CallRecord(asked, response(), Usage(), CENT, None, 0.0, 1.0, None))
+
+    clock.run(settle("first"))
+    with pytest.raises(DiskError):
+        clock.run(settle("second"))
+    assert order == [0, 1]
+    assert [record.request.call_id for record in ledger.records] == ["first", "second"]

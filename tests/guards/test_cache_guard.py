@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import pytest
 from msgspec.structs import replace
 
-from llmctl.errors import ServerFailed
+from llmctl.errors import DataRefused, ServerFailed
 from llmctl.guards.cache import Cache, answer_of, kept_answers
 from llmctl.protocols import CachedAnswer, Handler
 from llmctl.types import Answer, RawRequest, Request, Usage
@@ -88,6 +88,26 @@ def test_identical_requests_in_flight_become_one(*, fails: bool) -> None:
     states = sorted(r.cache if isinstance(r, Answer) else type(r).__name__ for r in found)
     assert states == (["ServerFailed"] * 10 if fails else ["miss"] + ["shared"] * 9)
     assert slow.calls == 1
+
+
+def test_where_one_may_not_be_sent_the_other_may() -> None:
+    """An identical request whose data may go there does not share the refusal of one whose may
+    not: it goes itself."""
+    clock = FakeClock()
+
+    async def place(asked: Request, _: object) -> Answer:
+        await clock.sleep(1)
+        if "data.class" in asked.tags:
+            raise DataRefused("not sent: no")
+        return response()
+
+    async def both(cache: Cache) -> Sequence[Answer | BaseException]:
+        refused, free = request(tags={"data.class": "phi"}), request()
+        return await asyncio.gather(cache(refused, None), cache(free, None), return_exceptions=True)
+
+    first, second = cached(place, both, clock)
+    assert isinstance(first, DataRefused)
+    assert isinstance(second, Answer)
 
 
 def test_a_cancelled_leader_does_not_take_the_others_along() -> None:

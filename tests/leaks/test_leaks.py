@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.conftest import LLMCTL, Run, configure, ledger
+from tests.keys.openbao import OpenBao
 from tests.keys.secret_service import SecretService
 from tests.leaks.scan import Scan, Watch, forms
 from tests.simulator import errors
@@ -37,7 +38,9 @@ def echoing(status: int, kind: str = "server_error") -> Fault:
 class Home:
     """Where the program may write: home, XDG folders, temporary folder, project."""
 
-    def __init__(self, top: Path, sim: Simulator, environ: dict[str, str]) -> None:
+    def __init__(
+        self, top: Path, sim: Simulator, environ: dict[str, str], openbao: OpenBao
+    ) -> None:
         self.top = top
         self.work = top / "work"
         self.tmp = top / "tmp"
@@ -45,6 +48,8 @@ class Home:
         for folder in (self.work, self.tmp, self.outside, top / "config/llmctl"):
             folder.mkdir(parents=True)
         (self.outside / "secret").write_text(CANARY + "\n")
+        for value in (NEXT, CANARY):
+            openbao.put("leaks", key=value, list=f"{CANARY}\n{NEXT}")
         (top / "config/llmctl/config.yaml").write_text(
             "default: env\nprofiles:\n"
             + "".join(
@@ -56,6 +61,9 @@ class Home:
                     "env": "{env: CANARY_KEY}",
                     "stored": "{keyring: stored}",
                     "asked": f"{{command: 'cat {self.outside}/secret'}}",
+                    "managed": '{secret: "vault://secret/leaks#key"}',
+                    "wrong": '{secret: "vault://secret/leaks#absent"}',
+                    "several": '{secret: "vault://secret/leaks#list"}',
                     "slow": f"{{command: [sh, -c, 'sleep 0.6; cat {self.outside}/secret']}}",
                     "broken": f"{{command: [sh, -c, 'cat {self.outside}/secret >&2; exit 3']}}",
                 }.items()
@@ -69,6 +77,7 @@ class Home:
             "XDG_CONFIG_HOME": str(top / "config"), "XDG_STATE_HOME": str(top / "state"),
             "XDG_CACHE_HOME": str(top / "cache"), "XDG_DATA_HOME": str(top / "data"),
             "XDG_RUNTIME_DIR": str(top / "run"),
+            "VAULT_ADDR": openbao.address, "VAULT_TOKEN": openbao.token(),
         }  # fmt: skip
 
 
@@ -80,7 +89,7 @@ def words_of(*lines: str) -> list[list[str]]:
 COMMANDS = words_of(
     *(
         line.format(profile)
-        for profile in ("env", "stored", "asked")
+        for profile in ("env", "stored", "asked", "managed")
         for line in (
             "ask -p {} -u --no-cache hi",
             "ask -p {} --json --no-cache -vv hi",
@@ -95,6 +104,8 @@ COMMANDS = words_of(
     "batch in.jsonl --restart --no-cache -o - --json",
     "ask -p slow --no-cache -vv hi",
     "ask -p broken -vv hi",
+    "ask -p wrong -vv hi",
+    "ask -p several -vv hi",
     "ask -p nobody -vv hi",
     "keys check --json -vv",
     "keys list -vv",
@@ -114,6 +125,7 @@ FAILING = words_of(
     "ask --stream -vv --no-cache hi",
     "ask -p stored --json -vv --no-cache hi",
     "batch in.jsonl -vv --no-cache",
+    "ask -p managed -vv --no-cache hi",
     "keys check stored -vv",
 )
 """A call of every kind, in the words that say most."""
@@ -151,13 +163,14 @@ def test_nothing_leaks(
     environ: dict[str, str],
     sim: Simulator,
     secret_service: SecretService,
+    openbao: OpenBao,
     tmp_path: Path,
     name: str,
 ) -> None:
     """Through every command, with a provider that answers and with one that fails in this way,
     -vv included, the canary is found in no output, no file, no command line and no child's
     environment."""
-    home = Home(tmp_path / "all", sim, {**environ, **secret_service.environ})
+    home = Home(tmp_path / "all", sim, {**environ, **secret_service.environ}, openbao)
     scan = Scan((CANARY, NEXT))
     codes: set[int] = set()
 

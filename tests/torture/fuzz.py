@@ -27,12 +27,12 @@ from llmctl.config.load import load
 from llmctl.config.profiles import as_yaml
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, ConfigError
-from llmctl.protocols import Codec
+from llmctl.protocols import Codec, Event
 from llmctl.providers.registry import codec
-from llmctl.providers.replies import Event, EventReader
+from llmctl.providers.replies import EventReader
 from llmctl.request import compose
 from tests.conformance.codec_dialects import DIALECTS
-from tests.conformance.codec_samples import SAMPLES, streamed, wire_of
+from tests.conformance.codec_samples import SAMPLES, events_of, streamed, wire_of
 from tests.simulator.reply import Problem as Trouble
 from tests.torture.judge import Size
 
@@ -106,14 +106,13 @@ def all_streams() -> list[Stream]:
 
 def said(made: Codec, pieces: Sequence[bytes]) -> Any:
     """All that a codec reads out of a stream, or the error it ends in."""
-    events, reader = EventReader(), made.reader()
+    reader = made.reader()
     text, rest = "", []
     try:
-        for piece in pieces:
-            for event in events.feed(piece):
-                read = reader.piece(event.name, event.data)
-                text += read.text
-                rest.append((read.finish, read.model, read.usage, read.cost, read.done))
+        for event in events_of(made, pieces):
+            read = reader.piece(event.name, event.data)
+            text += read.text
+            rest.append((read.finish, read.model, read.usage, read.cost, read.done))
         ended = reader.end()
     except CallError as error:
         return text, [told for told in rest if any(told)], type(error), str(error)
