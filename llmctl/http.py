@@ -25,7 +25,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import llmctl
 from llmctl.errors import (
@@ -194,6 +194,35 @@ class HttpReply:
                 if most is not None and size >= most:
                     break
         return b"".join(found)[:most]
+
+
+class WholeReply(NamedTuple):
+    """A reply with its body, decoded, or as much of it as was wanted. Names of `headers` are lower
+    case; `server_time` is as in `HttpReply`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    server_time: float | None
+
+
+async def fetch(
+    request: httpx2.Request,
+    limit: float,
+    most: int | None = None,
+    *,
+    proxy: str | None = None,
+    certificates: str | None = None,
+) -> WholeReply:
+    """Send one request on a connection of its own: `limit` seconds for everything, and at most the
+    first `most` bytes of the body. Raises as `HttpClient.send` and `HttpReply.read` do."""
+    client = HttpClient(proxy=proxy, certificates=certificates)
+    try:
+        async with client.send(request, connect=limit, first_byte=limit, total=limit) as reply:
+            body = await reply.read(most)
+    finally:
+        await client.close()
+    return WholeReply(reply.status, reply.headers, body, reply.server_time)
 
 
 def http_date(text: str) -> float | None:

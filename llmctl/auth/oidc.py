@@ -29,7 +29,7 @@ from llmctl.errors import (
     NoKeyError,
     ServerFailed,
 )
-from llmctl.http import HttpClient, build
+from llmctl.http import build, fetch
 from llmctl.protocols import Auth
 from llmctl.redact import printable, redact, redact_possible_keys
 
@@ -276,22 +276,18 @@ class OidcExchange:
     async def _ask(self, request: httpx2.Request, who: str, secret: str, mend: str) -> bytes:
         """The body of a successful reply. Its refusal is told without the `secret`, which it may
         repeat."""
-        client = HttpClient(proxy=self._profile.proxy)
         try:
-            async with client.send(request, connect=LIMIT, first_byte=LIMIT, total=LIMIT) as reply:
-                status, body = reply.status, await reply.read(_MOST)
+            reply = await fetch(request, LIMIT, _MOST, proxy=self._profile.proxy)
         except CallError as error:  # none of it is about the call: that was not sent
             late = isinstance(error, CallTimeout)
             why = f"no reply within {LIMIT:.0f} s" if late else str(error).partition(";")[0]
             raise ConnectionFailed(
                 f"{who} cannot be asked for a token: {why}", sent=False
             ) from error
-        finally:
-            await client.close()
-        if status == 200:
-            return body
-        why = f"HTTP {status}{_reason(body, secret)}"
-        if status == 429 or status >= 500:
+        if reply.status == 200:
+            return reply.body
+        why = f"HTTP {reply.status}{_reason(reply.body, secret)}"
+        if reply.status == 429 or reply.status >= 500:
             raise ServerFailed(f"{who} gives no token now ({why})", sent=False)
         raise AuthFailed(f"{who} gives no token ({why}); {mend}", sent=False)
 

@@ -25,7 +25,7 @@ from llmctl.errors import (
     RateLimited,
     ServerFailed,
 )
-from llmctl.http import HttpClient, HttpReply, build
+from llmctl.http import WholeReply, build, fetch
 from llmctl.keys.secrets import LIMIT, Secret
 from llmctl.redact import cut, redact_possible_keys
 
@@ -61,31 +61,26 @@ class _Service:
     ) -> dict[str, Any] | None:
         """What an action gives; None where there is nothing of that name. Raises as
         `SecretReader.read` does."""
-        auth, client = self._auth(region), HttpClient()
-        try:
-            while True:
-                using = auth.mark
-                try:
-                    return await self._attempt(client, region, action, body)
-                except AuthFailed as error:
-                    if not await auth.refused(using, error):
-                        raise
-        finally:
-            await client.close()
+        auth = self._auth(region)
+        while True:
+            using = auth.mark
+            try:
+                return await self._attempt(region, action, body)
+            except AuthFailed as error:
+                if not await auth.refused(using, error):
+                    raise
 
     async def _attempt(
-        self, client: HttpClient, region: str, action: str, body: Mapping[str, Any]
+        self, region: str, action: str, body: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         headers = {
             "content-type": "application/x-amz-json-1.1",
             "x-amz-target": f"{self._target}.{action}",
         }
         request = build("POST", self._address(region), headers, orjson.dumps(body))
-        request = await self._auth(region).sign(request)
-        async with client.send(request, connect=LIMIT, first_byte=LIMIT, total=LIMIT) as reply:
-            text = await reply.read()
+        reply = await fetch(await self._auth(region).sign(request), LIMIT)
         try:
-            found = orjson.loads(text)
+            found = orjson.loads(reply.body)
         except ValueError:
             found = None
         if reply.status != 200:
@@ -109,7 +104,7 @@ class _Service:
         return own or f"https://{self._name}.{region}.{domain}"
 
     def _failure(
-        self, reply: HttpReply, found: Mapping[str, Any], action: str
+        self, reply: WholeReply, found: Mapping[str, Any], action: str
     ) -> LlmctlError | None:
         """The mapped error of a reply that is no success; None: nothing has that name."""
         code = str(found.get("__type", "")).rpartition("#")[2]

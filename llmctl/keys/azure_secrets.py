@@ -13,7 +13,7 @@ from llmctl.auth.token_holder import TokenHolder
 from llmctl.clock import SystemClock
 from llmctl.config.settings import SecretUri
 from llmctl.errors import AuthFailed, BadResponse, CallError, NoKeyError, RateLimited, ServerFailed
-from llmctl.http import HttpClient, build
+from llmctl.http import build, fetch
 from llmctl.keys.secrets import LIMIT, Secret
 from llmctl.providers.replies import (
     error_object,
@@ -85,25 +85,18 @@ class KeyVault:
         """Status and body of a reply. A challenge to another scope is followed once. Raises
         `CallError`."""
         url = f"https://{host}{path}{'' if '?' in path else f'?{_VERSION}'}"
-        client = HttpClient()
         known = KEY_VAULT if host.endswith(".vault.azure.net") else None
-        try:
-            for last in (False, True):
-                scope = self._scopes.get(host, known)
-                request = build("GET", url, {"accept": "application/json"})
-                if scope is not None:
-                    request = await KeyAuth(bearer, self._holder(scope)).sign(request)
-                async with client.send(
-                    request, connect=LIMIT, first_byte=LIMIT, total=LIMIT
-                ) as reply:
-                    body = object_or_empty(json_or_none(await reply.read(_LARGEST)))
-                wanted = challenged(reply.headers.get("www-authenticate", ""), host)
-                if last or reply.status != 401 or wanted is None or wanted == scope:
-                    return reply.status, body
-                self._scopes[host] = wanted
-            raise AssertionError
-        finally:
-            await client.close()
+        for last in (False, True):
+            scope = self._scopes.get(host, known)
+            request = build("GET", url, {"accept": "application/json"})
+            if scope is not None:
+                request = await KeyAuth(bearer, self._holder(scope)).sign(request)
+            reply = await fetch(request, LIMIT, _LARGEST)
+            wanted = challenged(reply.headers.get("www-authenticate", ""), host)
+            if last or reply.status != 401 or wanted is None or wanted == scope:
+                return reply.status, object_or_empty(json_or_none(reply.body))
+            self._scopes[host] = wanted
+        raise AssertionError
 
     def _holder(self, scope: str) -> TokenHolder:
         if scope not in self._holders:

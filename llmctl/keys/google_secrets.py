@@ -17,7 +17,7 @@ from llmctl.auth.google import GoogleAuth, GoogleCredentials
 from llmctl.clock import SystemClock
 from llmctl.config.settings import SecretUri
 from llmctl.errors import AuthFailed, BadResponse, NoKeyError
-from llmctl.http import HttpClient, build
+from llmctl.http import WholeReply, build, fetch
 from llmctl.keys.secrets import LIMIT, Secret
 from llmctl.providers import replies
 from llmctl.redact import cut
@@ -62,21 +62,15 @@ class SecretManager:
     async def _access(self, secret: str, version: str) -> Secret | None:
         """A version; None where there is none. Raises `_DisabledError`."""
         url = f"{self._address}/v1/{secret}/versions/{version}:access"
-        client = HttpClient()
-        try:
-            request = await self._auth.sign(build("GET", url, {}))
-            limits = {"connect": LIMIT, "first_byte": LIMIT, "total": LIMIT}
-            async with client.send(request, **limits) as reply:
-                status, headers, body = reply.status, reply.headers, await reply.read(_MOST)
-        finally:
-            await client.close()
-        if status == 404:
+        reply = await fetch(await self._auth.sign(build("GET", url, {})), LIMIT, _MOST)
+        if reply.status == 404:
             return None
-        if status != 200:
-            raise self._failure(status, headers, body)
-        return _secret(body)
+        if reply.status != 200:
+            raise self._failure(reply)
+        return _secret(reply.body)
 
-    def _failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+    def _failure(self, reply: WholeReply) -> Exception:
+        status, headers, body, _ = reply
         found = replies.error_object(replies.json_or_none(body))
         said = cut(replies.first_text(found, "message") or f"HTTP {status}", replies.SHOWN).rstrip(
             "."

@@ -45,19 +45,13 @@ async def ask_manager(
 ) -> ManagerReply:
     """Send one request, `body` as JSON. `certificates`: a file of those to trust besides the
     system's. Raises `ConnectionFailed`, `CallTimeout`, `BadResponse`, `ConfigError`."""
-    from llmctl.http import HttpClient, build
+    from llmctl.http import build, fetch
 
     data = b"" if body is None else msgspec.json.encode(body)
     sent = {**headers, **({"content-type": "application/json"} if data else {})}
-    client = HttpClient(certificates=certificates)
+    reply = await fetch(build(method, url, sent, data), LIMIT, _MOST, certificates=certificates)
     try:
-        request = build(method, url, sent, data)
-        async with client.send(request, connect=LIMIT, first_byte=LIMIT, total=LIMIT) as reply:
-            raw = await reply.read(_MOST)
-    finally:
-        await client.close()
-    try:
-        found = msgspec.json.decode(raw)
+        found = msgspec.json.decode(reply.body)
     except (msgspec.MsgspecError, UnicodeError):
         found = None
     return ManagerReply(

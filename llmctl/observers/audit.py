@@ -14,7 +14,7 @@ from msgspec import Struct
 from llmctl.clock import Clock
 from llmctl.config.settings import Audit
 from llmctl.errors import CallError, DiskError
-from llmctl.http import HttpClient, build
+from llmctl.http import build, fetch
 from llmctl.redact import redact_known_keys
 from llmctl.shutdown import first_of
 from llmctl.storage.audit_chain import Head, content_field, utc
@@ -162,14 +162,10 @@ class Checkpoints:
 
 async def _post(url: str, text: bytes) -> None:
     """Send a checkpoint. Raises `CallError`."""
-    client = HttpClient()
-    try:
-        request = build("POST", url, {"content-type": "application/json"}, text)
-        async with client.send(request, connect=_LIMIT, first_byte=_LIMIT, total=_LIMIT) as reply:
-            if not 200 <= reply.status < 300:
-                raise CallError(f"{request.url.host} answers {reply.status}")
-    finally:
-        await client.close()
+    request = build("POST", url, {"content-type": "application/json"}, text)
+    reply = await fetch(request, _LIMIT, 0)
+    if not 200 <= reply.status < 300:
+        raise CallError(f"{request.url.host} answers {reply.status}")
 
 
 @asynccontextmanager
