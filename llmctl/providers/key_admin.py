@@ -11,19 +11,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from msgspec.structs import replace
+
 from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import Clock
 from llmctl.config.settings import KeyPlaces, Profile
 from llmctl.errors import AuthFailed, BadResponse, NotFound, PermissionRefused, UsageError
-from llmctl.http import HttpClient
 from llmctl.protocols import WireRequest
 from llmctl.providers import replies
 from llmctl.providers.anthropic import VERSION
-from llmctl.providers.endpoint import Endpoint
 from llmctl.providers.key_api import Fetch, KeyApi, MadeKey
+from llmctl.providers.models_api import endpoint_of
 from llmctl.providers.registry import PRESETS, codec, key_api
 from llmctl.redact import remember
-from llmctl.types import Usage, origin_of
+from llmctl.types import origin_of
 
 _MOST_PAGES = 100  # a listing without end must not hang the program
 
@@ -196,30 +197,18 @@ async def open_key_api(
     `source` is where that was found, for people."""
     kind = key_api(profile.provider)
     assert kind is not None
-    spoken, client = codec(profile.adapter, profile.api), HttpClient(proxy=profile.proxy)
+    auth = KeyAuth(codec(profile.adapter, profile.api).auth, FixedKey(admin))
     # The headers of the preset choose the project of calls, and an admin key belongs to none.
     own = PRESETS[profile.provider].header_env
     headers = {name.lower(): value for name, value in profile.headers.items()}
-    endpoint = Endpoint(
-        codec=spoken,
-        http=client,
-        base_url=profile.url,
-        auth=KeyAuth(spoken.auth, FixedKey(admin)),
-        timeouts=profile.timeout,
-        clock=clock,
-        estimate=lambda _request, _text: Usage(),
-        heard=lambda _: None,
-        headers={name: value for name, value in headers.items() if name not in own},
-    )
+    others = {name: value for name, value in headers.items() if name not in own}
+    async with endpoint_of(replace(profile, headers=others), auth, clock) as endpoint:
 
-    async def fetch(wire: WireRequest) -> bytes:
-        try:
-            return await endpoint.fetch(wire)
-        except (AuthFailed, PermissionRefused) as error:
-            error.args = (f"the admin key of {source} is refused: {error.message}",)
-            raise
+        async def fetch(wire: WireRequest) -> bytes:
+            try:
+                return await endpoint.fetch(wire)
+            except (AuthFailed, PermissionRefused) as error:
+                error.args = (f"the admin key of {source} is refused: {error.message}",)
+                raise
 
-    try:
         yield kind(fetch, headers.get("openai-project"))
-    finally:
-        await client.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
@@ -64,39 +66,48 @@ def key_page(profile: Profile) -> str:
     return _KEY_PAGES.get(profile.provider, profile.base_url) if at_home else profile.base_url
 
 
+@asynccontextmanager
+async def endpoint_of(profile: Profile, auth: Auth, clock: Clock) -> AsyncGenerator[Endpoint]:
+    """The profile's endpoint for free questions, by this `auth` instead of the profile's own; no
+    limits are kept to. Closed at the end."""
+    from llmctl.http import HttpClient
+
+    client = HttpClient(proxy=profile.proxy)
+    try:
+        yield Endpoint(
+            codec=codec(profile.adapter, profile.api),
+            http=client,
+            base_url=profile.url,
+            auth=auth,
+            timeouts=profile.timeout,
+            clock=clock,
+            estimate=lambda _request, _text: Usage(),
+            heard=lambda _: None,
+            headers={name.lower(): value for name, value in profile.headers.items()},
+        )
+    finally:
+        await client.close()
+
+
 async def probe(profile: Profile, proof: str | Auth, clock: Clock) -> None:
     """Returns when the provider accepts the key, or what else proves who asks. Raises the mapped
     `CallError`: `AuthFailed` when it does not, `PermissionRefused` when it may not be used here,
     `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
-    from llmctl.http import HttpClient
-
-    spoken, client = codec(profile.adapter, profile.api), HttpClient(proxy=profile.proxy)
-    auth = proof
+    spoken, auth = codec(profile.adapter, profile.api), proof
     if isinstance(auth, str):
         auth = KeyAuth(spoken.auth, FixedKey(auth), profile.key_header)
-    endpoint = Endpoint(
-        codec=spoken,
-        http=client,
-        base_url=profile.url,
-        auth=auth,
-        timeouts=replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE)),
-        clock=clock,
-        estimate=lambda _request, _text: Usage(),
-        heard=lambda _: None,
-        headers={name.lower(): value for name, value in profile.headers.items()},
-    )
-    try:
-        spoken.decode_probe(await endpoint.fetch(spoken.probe()))
-    except PermissionRefused as error:
-        if not _MAY_NOT_LIST.search(error.message):
-            raise
-    except NotFound:
-        if profile.adapter != "anthropic":
-            raise
-        # Claude on Azure lists no models (its SDK has none), but counts tokens for nothing.
-        await count_tokens(endpoint, _question(profile))
-    finally:
-        await client.close()
+    within = replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE))
+    async with endpoint_of(replace(profile, timeout=within), auth, clock) as endpoint:
+        try:
+            spoken.decode_probe(await endpoint.fetch(spoken.probe()))
+        except PermissionRefused as error:
+            if not _MAY_NOT_LIST.search(error.message):
+                raise
+        except NotFound:
+            if profile.adapter != "anthropic":
+                raise
+            # Claude on Azure lists no models (its SDK has none), but counts tokens for nothing.
+            await count_tokens(endpoint, _question(profile))
 
 
 def _question(profile: Profile) -> Request:
