@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from llmctl.auth.key_auth import KeyAuth, bearer
 from llmctl.auth.token_holder import EARLY, Token, TokenHolder
 from llmctl.clock import Clock
-from llmctl.config.settings import OidcAuth, Profile, TokenPlace, is_loopback
+from llmctl.config.settings import OidcAuth, Profile, TokenPlace, parse_endpoint
 from llmctl.errors import (
     AuthFailed,
     CallError,
@@ -208,7 +208,7 @@ class OidcExchange:
         if self._profile.adapter == "openai":
             return "https://auth.openai.com/oauth/token"
         base = self._profile.base_url
-        if not _is_private(base):
+        if parse_endpoint(base) is None:
             raise self._error("needs https:// in base_url: the token would be sent in the clear")
         return f"{base}/oauth/token"
 
@@ -242,7 +242,7 @@ class OidcExchange:
                 f"{missing}say where it is with `token: {{env: NAME}}` or `token: {{file: PATH}}` "
                 "beside the other fields of auth.oidc; only a job of GitHub Actions can ask for one"
             )
-        elif not _is_private(self._environ[url]):
+        elif parse_endpoint(self._environ[url].strip()) is None:
             raise NoKeyError(f"{missing}${url} is not https://, so nothing is sent there")
 
     # The OIDC token, and the requests.
@@ -290,12 +290,6 @@ class OidcExchange:
         if reply.status == 429 or reply.status >= 500:
             raise ServerFailed(f"{who} gives no token now ({why})", sent=False)
         raise AuthFailed(f"{who} gives no token ({why}); {mend}", sent=False)
-
-
-def _is_private(url: str) -> bool:
-    """Whether what is sent to the address can be read by nobody else on the way."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" or is_loopback(parts.hostname or "")
 
 
 def _of_file(path: Path) -> str:

@@ -274,7 +274,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _parse_endpoint(text: str) -> str | None:
+def parse_endpoint(text: str) -> str | None:
     """An address that a secret or a caller's token may be sent to; None where it is none."""
     try:
         parts = urlsplit(text)
@@ -437,7 +437,7 @@ class OidcAuth(Struct, frozen=True):
     federation_rule_id: Text | None = None
     organization_id: Text | None = None
     workspace_id: Text | None = None
-    url: Annotated[str, _written(_ENDPOINT, _parse_endpoint)] | None = None
+    url: Annotated[str, _written(_ENDPOINT, parse_endpoint)] | None = None
 
 
 class AuthPlaces(Struct, frozen=True):
@@ -717,7 +717,7 @@ class Group(Caps, frozen=True):
 
 def _parse_jwks(text: str) -> str | None:
     """The address of a key set, or a file's path; None where it is neither."""
-    return _parse_endpoint(text) if "://" in text else text.strip() or None
+    return parse_endpoint(text) if "://" in text else text.strip() or None
 
 
 def _parse_network(text: str) -> str | None:
@@ -830,7 +830,7 @@ class IntrospectionSettings(Struct, frozen=True):
     """How an opaque token is asked about (RFC 7662): at `url`, as `client_id`. `audience` (one of)
     and `issuer` are demanded where they are set; `cache`: seconds that an answer holds."""
 
-    url: Annotated[str, _written(_ENDPOINT, _parse_endpoint)]
+    url: Annotated[str, _written(_ENDPOINT, parse_endpoint)]
     client_id: Text
     client_secret: SecretPlace
     audience: tuple[Text, ...] = ()
@@ -882,7 +882,7 @@ class Serve(Struct, frozen=True):
 
 def _parse_checkpoint(text: str) -> str | None:
     """An address, or the name of a file; None where it is neither."""
-    return _parse_endpoint(text) if "://" in text else text or None
+    return parse_endpoint(text) if "://" in text else text or None
 
 
 class Audit(Struct, frozen=True):

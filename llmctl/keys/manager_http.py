@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from llmctl.config.settings import is_loopback
+from llmctl.config.settings import parse_endpoint
 from llmctl.errors import BadResponse, CallError, NoKeyError, RateLimited, ServerFailed
 from llmctl.keys.secrets import LIMIT
 from llmctl.redact import printable, redact_possible_keys
@@ -78,19 +77,10 @@ def said(words: object) -> str:
 def manager_address(value: str, variable: str) -> str:
     """The address in a variable, without the slash at its end. Raises `NoKeyError` for one that no
     secret may come from."""
-    try:
-        parts = urlsplit(value.strip())
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:  # its message may repeat a password
-        host = ""
-    else:
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-            host = ""
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            host = ""
-    if not host:
+    address = parse_endpoint(value.strip())
+    if address is None or "?" in address:
         raise NoKeyError(
             f"${variable} is not https:// and a host (http:// only on this machine), without user "
             "and password; set it again"
         )
-    return value.strip().rstrip("/")
+    return address.rstrip("/")
