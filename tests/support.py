@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from msgspec.structs import replace
 
+from llmctl.privacy.findings import IDENTIFIERS
+from llmctl.privacy.requests import RequestMasker
 from llmctl.protocols import Emit
 from llmctl.types import Answer, Message, Request, StreamChunk, Target, Usage, fingerprint
 
@@ -110,3 +112,14 @@ class Scripted:
         if emit is not None:
             emit(StreamChunk(result.text))
         return result
+
+
+MASKER = RequestMasker(
+    key=b"k" * 32,
+    lasting=True,
+    kinds=frozenset(IDENTIFIERS),
+    action="mask",
+    restores=True,
+    profile="sim",
+)
+"""Masks all identifiers."""

@@ -16,24 +16,14 @@ from llmctl.config.settings import Privacy, Profile
 from llmctl.errors import IdentifiersFound, NoKeyError, SchemaMismatch, SetupError
 from llmctl.guards.cache import Cache
 from llmctl.guards.masking import masked, open_masker, restored, restoring
-from llmctl.privacy.findings import IDENTIFIERS
 from llmctl.privacy.masking import LONGEST
-from llmctl.privacy.requests import RequestMasker
 from llmctl.protocols import Emit
 from llmctl.types import Answer, Masked, Message, Request, StreamChunk
 from tests.guards.fakes import FakeCache
-from tests.support import request, response
+from tests.support import MASKER, request, response
 
 MAIL = "mary.poe@example.com"
 KEY = {"LLMCTL_STORE_KEY": "0123456789abcdef" * 4}
-MASKER = RequestMasker(
-    key=b"k" * 32,
-    lasting=True,
-    kinds=frozenset(IDENTIFIERS),
-    action="mask",
-    restores=True,
-    profile="sim",
-)
 
 
 def asked(text: str, **more: Any) -> Request:

@@ -9,21 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from llmctl.privacy.findings import IDENTIFIERS
-from llmctl.privacy.requests import RequestMasker
 from llmctl.types import Masked, Message, RawRequest, Request, fingerprint
-from tests.support import TARGET
+from tests.support import MASKER, TARGET
 
 MAIL, PHONE, KEY = "mary.poe@example.com", "+1 415-555-2671", "sk-proj-" + "aB3dE5fG7h" * 4
 IMAGE = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 4).decode()
-MASKER = RequestMasker(
-    key=b"k" * 32,
-    lasting=True,
-    kinds=frozenset(IDENTIFIERS),
-    action="mask",
-    restores=True,
-    profile="sim",
-)
 
 
 def asked(*messages: Message, **more: Any) -> Request:
