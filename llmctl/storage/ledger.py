@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -19,14 +19,16 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
-from llmctl.errors import InputError
+from llmctl.errors import InputError, LlmctlError
 from llmctl.protocols import (
+    IDLE,
     BudgetDenied,
     BudgetUsage,
     BudgetWarning,
     BudgetWindow,
     Hold,
     Holder,
+    ProcessStatus,
 )
 from llmctl.storage.database import Database, corrupt, create, fits
 from llmctl.storage.ledger_queries import HOUR, KIND, SUMS, Reading, UnknownCall
@@ -47,7 +49,7 @@ from llmctl.storage.ledger_rows import (
     usage_of,
 )
 from llmctl.storage.ledger_schema import MIGRATIONS, add_window
-from llmctl.storage.process import Process
+from llmctl.storage.process import SILENCE, Process
 from llmctl.types import CallRecord
 
 T = TypeVar("T")
@@ -62,9 +64,6 @@ _SMALL = 1 << 20  # bytes; a file this size is checked whole in a few millisecon
 
 BEAT = 10.0
 """Seconds between two signs of life of a process with calls under way."""
-
-SILENCE = 60.0
-"""Seconds without one after which a process in another container counts as dead."""
 
 _RUN = 30 * _DAY  # milliseconds after which the window of a run goes: it can be made again
 
@@ -94,7 +93,19 @@ _CHARGE = (
     "WHERE key IN (SELECT value FROM json_each(?))"
 )
 _FORGET = "DELETE FROM processes WHERE beat_ms < ?"
-_BEAT = "INSERT OR REPLACE INTO processes VALUES (?, ?, ?, ?)"
+_BEAT = (
+    "INSERT OR REPLACE INTO processes (pid, birth, world, beat_ms, waiting) VALUES (?, ?, ?, ?, ?)"
+)
+_CIRCUIT = (
+    "INSERT INTO breakers (lane, pid, birth, world, state, at_ms) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT DO UPDATE SET at_ms = iif(state = excluded.state, at_ms, excluded.at_ms), "
+    "state = excluded.state"
+)
+_CLOSED = "DELETE FROM breakers WHERE lane = ? AND (pid, birth, world) = (?, ?, ?)"
+_FORGET_CIRCUITS = (
+    "DELETE FROM breakers "
+    "WHERE (pid, birth, world) NOT IN (SELECT pid, birth, world FROM processes)"
+)
 _HOLDERS = (
     "SELECT run_id, total(1.0 * cost_pico * times), max(max(at_ms, coalesce(beat_ms, 0))), "
     "max(job NOT IN ('', 'unsent')) "
@@ -140,6 +151,7 @@ class Ledger:
         self._windows: dict[str, BudgetWindow] = {}
         self._held: set[str] = set()
         self._looked = time.monotonic()
+        self._said = IDLE
         db.read(_probe)
         if db.read(lambda connection: connection.execute("SELECT 1 FROM holds").fetchone()):
             db.write_now(_expire_dead_holds)
@@ -223,15 +235,31 @@ class Ledger:
         self._looked = time.monotonic()
         return _expire_dead_holds(connection)
 
-    async def beat(self) -> None:
-        """Say that this process, whose calls are under way, is alive."""
-        now = round(time.time() * 1000)
+    async def beat(self, status: ProcessStatus = IDLE) -> None:
+        """Say that this process, whose calls are under way, is alive, and its `status`."""
+        now, before, self._said = round(time.time() * 1000), self._said, status
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(_FORGET, (now - SILENCE * 1000,))
-            connection.execute(_BEAT, (*self._me, now))
+            connection.execute(_BEAT, (*self._me, now, status.waiting))
+            self._set_circuits(connection, before, status, now)
+            connection.execute(_FORGET_CIRCUITS)
 
         await self._db.write(work)
+
+    def _set_circuits(
+        self, connection: sqlite3.Connection, before: ProcessStatus, after: ProcessStatus, now: int
+    ) -> None:
+        closed = before.circuits.keys() - after.circuits.keys()
+        connection.executemany(_CLOSED, [(lane, *self._me) for lane in closed])
+        rows = [(lane, *self._me, state, now) for lane, state in after.circuits.items()]
+        connection.executemany(_CIRCUIT, rows)
+
+    def _end_status(self, connection: sqlite3.Connection) -> None:
+        """The row of the process stays: another ledger of it, with calls under way, may be open."""
+        self._set_circuits(connection, self._said, IDLE, 0)
+        asked = "UPDATE processes SET waiting = 0 WHERE (pid, birth, world) = (?, ?, ?)"
+        connection.execute(asked, self._me)
 
     async def settle(self, record: CallRecord) -> Sequence[BudgetWarning]:
         """Write the call's row, end its hold and charge its windows in one transaction; durable
@@ -316,17 +344,20 @@ class Ledger:
         return self._db.read(at_once)
 
     def release(
-        self, billed: Decimal, *, ids: Sequence[str] = (), run_id: str | None = None
+        self,
+        billed: Decimal | Mapping[str, Decimal],
+        *,
+        ids: Sequence[str] = (),
+        run_id: str | None = None,
     ) -> list[UnknownCall]:
         """Write that what is in doubt of calls cost `billed` US dollars each (all of a call whose
         end is unknown), and correct the windows that they count towards; gives what was in doubt
         before. The calls are those of the `ids`, else those of the run, else all; of a run whose
-        process is silent also those under way.
+        process is silent also those under way. Amounts by call id are those of the `ids`.
 
         Raises `InputError`, and nothing has changed, when an id or the run is not in the ledger,
         or nothing is in doubt of the call of that id.
         """
-        pico = to_pico(billed) or 0
 
         def work(connection: sqlite3.Connection) -> list[UnknownCall]:
             _expire_dead_holds(connection, run_id)
@@ -334,6 +365,8 @@ class Ledger:
             for call in found:
                 old = _find_call(connection, call.call_id)
                 assert old is not None
+                amount = billed if isinstance(billed, Decimal) else billed[call.call_id]
+                pico = to_pico(amount) or 0
                 _take_out(connection, old)
                 row = replace(old, uncertain=0, uncertain_pico=0)
                 if old.status == "unknown":
@@ -361,8 +394,21 @@ class Ledger:
         self._db.check_in_place()
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits, take back the status, and close the file."""
+        if self._said != IDLE:
+            with suppress(LlmctlError):  # others see that the process is dead
+                self._db.write_now(self._end_status)
         self._db.close()
+
+
+def read_ledger(path: Path, work: Callable[[Reading], T]) -> T:
+    """What `work` makes of the ledger at `path` as it is at one moment, of an empty one where there
+    is none yet. Raises as `open_ledger`."""
+    if not path.exists():
+        with empty_reading() as reading:
+            return work(reading)
+    with closing(open_ledger(path, "", "")) as ledger:
+        return ledger.report(work)
 
 
 @contextmanager

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.storage.database import ReadOnlyFile
-from llmctl.storage.ledger_rows import CallKind, HeldCall, from_pico, matches, usage_of
+from llmctl.storage.ledger_rows import (
+    CallKind,
+    CallRow,
+    HeldCall,
+    from_pico,
+    matches,
+    same_model,
+    usage_of,
+)
+from llmctl.storage.process import SILENCE, Process
 
 HOUR = 60 * 60 * 1000
 """Milliseconds of a row of `hours`. A day is made of whole hours in most time zones; where it is
 not, the calls at its edges are added up one by one."""
 
+DAY = 24 * HOUR
+"""Milliseconds for which `counts` has the latencies of calls that were removed."""
+
 KIND = ("profile", "provider", "asked_model", "model", "user", "tags")
 """What tells the rows of one hour apart."""
 
-_KEPT = "cache IN ('hit', 'shared')"
+_KEPT = "cache IN ('hit', 'shared', 'semantic', 'stale', 'static')"
 _UNKNOWN = "status = 'unknown'"
 _DOUBTFUL = f"({_UNKNOWN} OR uncertain > 0)"  # what a release may settle
 OPEN = f"({_UNKNOWN} OR uncertain > 0 OR attempts IS NULL)"
@@ -32,13 +47,13 @@ was thought dead and may settle them after all."""
 _USED = f"(cache IS NULL OR NOT {_KEPT}) AND NOT {_UNKNOWN}"
 
 FAILED = "status IN ('error', 'interrupted', 'unknown')"
-_REFUSED = (
+REFUSED = (
     "(status = 'error' AND coalesce(attempts, 1) = 0)"  # by this program: no error of a provider's
 )
 
 SUMS: dict[str, str] = {
     "calls": "1",
-    "errors": f"({FAILED} AND NOT {_REFUSED})",
+    "errors": f"({FAILED} AND NOT {REFUSED})",
     "kept": f"coalesce({_KEPT}, 0)",
     **{
         name: f"iif({_USED}, {name}, 0)"
@@ -52,7 +67,7 @@ SUMS: dict[str, str] = {
     },
     "cost_pico": f"iif({_UNKNOWN}, 0, coalesce(cost_pico, 0))",
     "unpriced": f"(cost_pico IS NULL AND NOT {_UNKNOWN})",
-    "saved_pico": "coalesce(saved_pico, 0)",
+    "saved_pico": "iif(job = '', coalesce(saved_pico, 0), 0)",
     "unsaved": f"(coalesce({_KEPT}, 0) AND saved_pico IS NULL)",
     "doubtful": f"uncertain + ({_UNKNOWN})",
     "doubtful_pico": f"coalesce(uncertain_pico, 0) + iif({_UNKNOWN}, coalesce(cost_pico, 0), 0)",
@@ -61,14 +76,19 @@ SUMS: dict[str, str] = {
     "estimated": f"iif({_USED}, estimated, 0)",
     "retries": "max(0, coalesce(attempts, 0) - 1)",
     "rate_limits": "rate_limits",
-    "refused": f"({_REFUSED})",
+    "refused": f"({REFUSED})",
+    "batch_saved_pico": "iif(job = '', 0, coalesce(saved_pico, 0))",
+    "routed_saved_pico": "coalesce(routed_saved_pico, 0)",
+    "provider_saved_pico": "coalesce(provider_saved_pico, 0)",
 }
 """A column of `hours` → what a call adds to it, in SQL over its row.
 
 `kept` counts answers out of the cache or of an identical call, `unpriced` calls at an unknown
 price, `unsaved` kept answers whose worth is unknown; `doubtful` attempts that may have been
 billed although nobody saw the bill, and what they cost at the most. `cost_pico` and
-`doubtful_pico` together are what counts against budgets."""
+`doubtful_pico` together are what counts against budgets. `batch_saved_pico` is what batches of
+providers cost less than single calls, `routed_saved_pico` what routes cost less than the strong
+model alone, `provider_saved_pico` what providers' prompt caches saved; both may be below 0."""
 
 ANSWERED = "status = 'ok' AND cache IN ('miss', 'bypass')"
 """The calls whose latency says something of the provider."""
@@ -76,27 +96,82 @@ ANSWERED = "status = 'ok' AND cache IN ('miss', 'bypass')"
 _RECENT = 1000
 """Answers from which a mean is taken: enough to be steady, few enough to be of these days."""
 
-_ANSWERS = (
-    "FROM calls INDEXED BY calls_latency "
-    f"WHERE profile = ? AND provider = ? AND model = ? AND user = ? AND {ANSWERED}"
-)
+_OF_MODEL = f"WHERE profile = ? AND provider = ? AND model = ? AND {ANSWERED}"
+_ANSWERS = f"calls INDEXED BY calls_latency {_OF_MODEL}"
+_STREAMED = f"calls INDEXED BY calls_first_token {_OF_MODEL} AND first_token_ms IS NOT NULL"
 _MICRO = 1_000_000
+
+CallOrder = Literal["newest", "slowest", "dearest"]
+"""What single calls are ordered by, most first."""
+
+_BY_TIME = "started_ms DESC, call_id DESC"
+_ORDERS: dict[CallOrder, str] = {
+    "newest": _BY_TIME,
+    "slowest": f"latency_ms DESC, {_BY_TIME}",
+    "dearest": f"coalesce(cost_pico, 0) + coalesce(uncertain_pico, 0) DESC, {_BY_TIME}",
+}
+_SLOWEST_FAILED = f"elapsed_ms DESC, {_BY_TIME}"
+_HAS_TAG = (
+    "CASE WHEN json_valid(tags) THEN "
+    "EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ? AND value = ?) ELSE 0 END"
+)
 
 
 class Cell(CallKind, kw_only=True, frozen=True):
     """The sums of the calls of one kind in one span (counted from 0); `sums` has the fields of
-    `SUMS`. `tags` is empty where they were not asked for."""
+    `SUMS`. What calls are not told apart by is empty."""
 
     span: int
     sums: dict[str, int]
 
 
 class Latencies(CallKind, kw_only=True, frozen=True):
-    """The latencies of the calls of one kind in one span that the provider answered: whole
-    milliseconds, separated by commas, in no order."""
+    """How many of the calls of one kind in one span the provider answered in which time: whole
+    milliseconds, as text."""
 
     span: int
-    milliseconds: str
+    times: Counter[str]
+
+
+class Total(Struct, frozen=True):
+    """The sums (`SUMS`) of the calls of one model."""
+
+    profile: str
+    provider: str
+    model: str
+    sums: dict[str, int]
+
+
+class UnknownEnds(Struct, frozen=True):
+    """How many calls of one model ended nobody knows how, and what was seen of their end, as a type
+    of error (`unknown`: nothing)."""
+
+    profile: str
+    provider: str
+    model: str
+    type: str
+    calls: int
+
+
+class Activity(Struct, frozen=True):
+    """What goes on in the living processes.
+
+    Attributes:
+        in_flight: calls under way, by provider and profile; also those that wait for their turn at
+            a rate limit or a provider.
+        in_batches: the same of rows in providers' batches, or in ones that are being made; nobody
+            needs to live for those.
+        waiting: calls that wait for their turn, or for what others leave of a budget, as the
+            processes last said (`BEAT`).
+        circuits: in how many processes a circuit, by `provider/profile`, is in a state, `open` or
+            `half-open`.
+
+    """
+
+    in_flight: Mapping[tuple[str, str], int]
+    in_batches: Mapping[tuple[str, str], int]
+    waiting: int
+    circuits: Mapping[tuple[str, str], int]
 
 
 class UnknownCall(Struct, frozen=True):
@@ -118,7 +193,12 @@ class UnknownCall(Struct, frozen=True):
 
 
 class Reading:
-    """The ledger at one moment, for reports; lives as long as the transaction on `connection`."""
+    """The ledger at one moment, for reports; lives as long as the transaction on `connection`.
+
+    Of hours whose calls were removed the sums are there, and nothing finer: a span that begins or
+    ends inside of one does so where that hour begins. Latencies of removed calls have two digits,
+    and belong to the span that has the noon of their UTC day.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -127,9 +207,9 @@ class Reading:
         return self._connection.execute(statement, values).fetchall()
 
     def first(self) -> int | None:
-        """When the first call was started, in milliseconds since the epoch."""
-        first: int | None = self._all("SELECT min(started_ms) FROM calls")[0][0]
-        return first
+        """When the hour of the first call began, in milliseconds since the epoch."""
+        found = self._all("SELECT hour FROM hours WHERE calls > 0 ORDER BY hour LIMIT 1")
+        return found[0][0] * HOUR if found else None
 
     def last_run(self) -> str | None:
         """The id of the run that made the latest call."""
@@ -140,57 +220,84 @@ class Reading:
         """Whether a run has made a call."""
         return bool(self._all("SELECT 1 FROM calls WHERE run_id = ? LIMIT 1", (run_id,)))
 
-    def cache_use(self) -> list[tuple[str, int, int, int | None, int]]:
+    def cache_use(self) -> list[tuple[str, int, int, int, int]]:
         """Of each model: hits and misses of the cache, picodollars saved, and hits of unknown
         worth."""
-        hit = "cache IN ('hit', 'shared')"
+        misses: Counter[str] = Counter()
+        for source in (
+            "SELECT model, count(*) FROM calls WHERE cache = 'miss' GROUP BY model",
+            "SELECT model, sum(number) FROM counts WHERE what = 'miss' GROUP BY model",
+        ):
+            misses.update(dict(self._all(source)))
         found = self._all(
-            f"SELECT model, sum({hit}), sum(NOT {hit}), sum(saved_pico / {_MICRO}), "  # noqa: S608
-            f"sum(saved_pico % {_MICRO}), sum({hit} AND saved_pico IS NULL) FROM calls "
-            "WHERE cache IN ('hit', 'shared', 'miss') GROUP BY model"
+            f"SELECT model, sum(kept), sum(saved_pico / {_MICRO}), sum(saved_pico % {_MICRO}), "  # noqa: S608
+            "sum(unsaved) FROM hours GROUP BY model"
         )
         return [
-            (model, hits, misses, None if rest is None else whole * _MICRO + rest, unpriced)
-            for model, hits, misses, whole, rest, unpriced in found
+            (model, hits, misses[model], whole * _MICRO + rest, unpriced)
+            for model, hits, whole, rest, unpriced in found
+            if hits or misses[model]
         ]
 
-    def cells(self, edges: Sequence[int], *, tags: bool) -> Iterator[Cell]:
+    def semantic_hits(self) -> int:
+        """How many calls were answered by the answer of another question."""
+        number: int = self._all("SELECT count(*) FROM calls WHERE cache = 'semantic'")[0][0]
+        return number
+
+    def cells(self, edges: Sequence[int], by: Collection[str]) -> Iterator[Cell]:
         """The sums between each two neighbours of `edges` (ascending, milliseconds since the epoch;
-        a span holds its start, not its end). With `tags` calls with other tags are other kinds."""
-        for span, (start, end) in enumerate(pairwise(edges)):
+        a span holds its start, not its end). Calls are told apart `by` these of `KIND` alone: the
+        fewer, the less there is to read."""
+        for span, (start, end) in enumerate(pairwise(map(self._edge, edges))):
             # Whole hours in the middle, single calls where the span begins or ends inside of one.
             first, last = -(-start // HOUR), end // HOUR
             if first >= last:
-                yield from self._cells(span, "calls", (start, end), tags=tags)
+                yield from self._cells(span, "calls", (start, end), by)
                 continue
-            yield from self._cells(span, "calls", (start, first * HOUR), tags=tags)
-            yield from self._cells(span, "hours", (first, last), tags=tags)
-            yield from self._cells(span, "calls", (last * HOUR, end), tags=tags)
+            yield from self._cells(span, "calls", (start, first * HOUR), by)
+            yield from self._cells(span, "hours", (first, last), by)
+            yield from self._cells(span, "calls", (last * HOUR, end), by)
+
+    def batch_cells(self, edges: Sequence[int], by: Collection[str]) -> Iterator[Cell]:
+        """As `cells`, of the calls in providers' batches alone."""
+        for span, bounds in enumerate(pairwise(edges)):
+            yield from self._cells(span, "calls", bounds, by, batch=True)
+
+    def _edge(self, moment: int) -> int:
+        """The moment, or where its hour begins if calls of that hour were removed."""
+        hour = moment // HOUR * HOUR
+        removed = "SELECT 1 FROM counts WHERE what = 'call' AND at_ms = ?"
+        return hour if moment > hour and self._all(removed, (hour,)) else moment
 
     def run_cells(
-        self, run_id: str, *, tags: bool, bounds: tuple[int, int] = (-(1 << 62), 1 << 62)
+        self, run_id: str, by: Collection[str], bounds: tuple[int, int] = (-(1 << 62), 1 << 62)
     ) -> Iterator[Cell]:
-        """The sums of one run within the `bounds`, as span 0."""
-        return self._cells(0, "calls", bounds, tags=tags, run_id=run_id)
+        """The sums of one run within the `bounds`, as span 0: of its calls that are kept."""
+        return self._cells(0, "calls", bounds, by, run_id=run_id)
 
     def _cells(
-        self, span: int, table: str, bounds: tuple[int, int], *, tags: bool, run_id: str = ""
+        self,
+        span: int,
+        table: str,
+        bounds: tuple[int, int],
+        by: Collection[str],
+        *,
+        run_id: str = "",
+        batch: bool = False,
     ) -> Iterator[Cell]:
         if bounds[0] >= bounds[1]:
             return
-        names = KIND if tags else KIND[:-1]
-        kind = ", ".join(names)
         column = "hour" if table == "hours" else "started_ms"
         where, values = f"{column} >= ? AND {column} < ?", list[object](bounds)
         if run_id:
             # Not by the time: the plus keeps SQLite from choosing that index.
             where, values = f"run_id = ? AND +{column} >= ? AND +{column} < ?", [run_id, *bounds]
-        asked = f"SELECT {kind}, {_totals(table)} FROM {table} WHERE {where} GROUP BY {kind}"  # noqa: S608
+        where += " AND job != ''" if batch else ""
+        asked = f"SELECT {_kind(by)}, {_totals(table)} FROM {table} WHERE {where}{_grouped(by)}"  # noqa: S608
         for row in self._all(asked, values):
-            named = {"tags": "", **dict(zip(names, row, strict=False))}
-            sums = _from_totals(row[len(names) :])
-            if sums["calls"]:  # an hour is empty when its only call was another's after all
-                yield Cell(span=span, sums=sums, run_id=run_id, **named)
+            kind, sums = dict(zip(KIND, row, strict=False)), row[len(KIND) :]
+            if sums[0]:  # an hour is empty when its only call was another's after all
+                yield Cell(span=span, sums=_from_totals(sums), run_id=run_id, **kind)
 
     def usage(self, window: BudgetWindow) -> BudgetUsage:
         """What counts against the window: its row where it has one, else the same sums over calls
@@ -204,10 +311,11 @@ class Reading:
     def spent_in(self, window: BudgetWindow) -> int:
         """Picodollars that the ended calls of a window cost, or may have cost."""
         match, bounds = window.match, (window.start, window.end)
+        by = kind_names(match)
         if "run" in match:
-            found = self.run_cells(match["run"], tags=True, bounds=bounds)
+            found = self.run_cells(match["run"], by, bounds)
         else:
-            found = self.cells(bounds, tags=any(name.startswith("tag:") for name in match))
+            found = self.cells(bounds, by)
         return sum(
             cell.sums["cost_pico"] + cell.sums["doubtful_pico"]
             for cell in found
@@ -228,10 +336,62 @@ class Reading:
         found = self._all(f"SELECT {columns} FROM holds ORDER BY at_ms, call_id")  # noqa: S608
         return [HeldCall(*row) for row in found]
 
+    def activity(self, now: int) -> Activity:
+        """What goes on at `now`, in milliseconds since the epoch."""
+        beats = {
+            Process(*row[:3]): row[3:]
+            for row in self._all("SELECT pid, birth, world, beat_ms, waiting FROM processes")
+        }
+
+        @cache
+        def lives(process: Process, at: int) -> bool:
+            last = max(at, beats.get(process, (0,))[0])
+            return not process.is_dead(out_of_sight=now - last > SILENCE * 1000)
+
+        flying, batched, circuits = Counter[Any](), Counter[Any](), Counter[Any]()
+        asked = (
+            "SELECT provider, profile, job != '', pid, birth, world, max(at_ms), count(*) "
+            "FROM holds GROUP BY 1, 2, 3, 4, 5, 6"
+        )
+        for provider, profile, in_batch, *owner, at, count in self._all(asked):
+            if in_batch:
+                batched[provider, profile] += count
+            elif lives(Process(*owner), at):
+                flying[provider, profile] += count
+        asked = "SELECT lane, state, pid, birth, world, at_ms FROM breakers ORDER BY lane, state"
+        for lane, state, *owner, at in self._all(asked):
+            circuits[lane, state] += lives(Process(*owner), at)
+        waiting = sum(count for process, (_, count) in beats.items() if count and lives(process, 0))
+        return Activity(flying, batched, waiting, +circuits)
+
+    def totals(self, start: int, end: int) -> list[Total]:
+        """The sums of each model in the hours from `start` to before `end` (`HOUR`s since the
+        epoch), those that came first before the others."""
+        kind = "profile, provider, model"
+        asked = (
+            f"SELECT {kind}, {_totals('hours')} FROM hours "  # noqa: S608 - our own names
+            f"WHERE hour >= ? AND hour < ? GROUP BY {kind} ORDER BY min(hour), {kind}"
+        )
+        return [
+            Total(profile, provider, model, _from_totals(sums))
+            for profile, provider, model, *sums in self._all(asked, (start, end))
+        ]
+
+    def unknown_ends(self, start: int, end: int) -> list[UnknownEnds]:
+        """The calls of these hours that ended nobody knows how; they are among the errors of
+        `totals`."""
+        asked = (
+            "SELECT profile, provider, model, coalesce(error_type, 'unknown'), count(*) "  # noqa: S608
+            f"FROM calls INDEXED BY calls_open WHERE {OPEN} AND {_UNKNOWN} "
+            "AND started_ms >= ? AND started_ms < ? GROUP BY 1, 2, 3, 4"
+        )
+        return [UnknownEnds(*row) for row in self._all(asked, (start * HOUR, end * HOUR))]
+
     def unknown(self, start: int, end: int) -> list[UnknownCall]:
         """The calls in doubt that started from `start` to before `end` (milliseconds since the
         epoch), oldest first."""
-        return self.unknown_where("started_ms >= ? AND started_ms < ?", start, end)
+        bounds = self._edge(start), self._edge(end)
+        return self.unknown_where("started_ms >= ? AND started_ms < ?", *bounds)
 
     def unknown_where(self, where: str, *values: object) -> list[UnknownCall]:
         """The calls in doubt of which `where` (SQL) holds, oldest first."""
@@ -242,39 +402,163 @@ class Reading:
         )
         return [UnknownCall(*row) for row in self._all(asked, values)]
 
-    def error_types(self, start: int, end: int) -> dict[str, int]:
-        """How many calls of the span failed of what, most first; together they are the errors.
-        `unknown`: the process was killed meanwhile."""
+    def single_calls(
+        self,
+        start: int,
+        end: int,
+        *,
+        order: CallOrder = "newest",
+        failed: bool = False,
+        match: Mapping[str, str] | None = None,
+        limit: int = 20,
+    ) -> list[CallRow]:
+        """The first `limit` calls in this order that started from `start` to before `end`
+        (milliseconds since the epoch) and have all of `match`: a value each by `profile`,
+        `provider`, `model` (a dated version counts as the model), `user` or `tag:NAME`.
+
+        `failed`: those without an answer alone. The slowest are answers by their latency, or
+        failed calls by how long they took. All but tags is read out of an index.
+        """
+        where, values = ["started_ms >= ?", "started_ms < ?"], list[object]((start, end))
+        by, index = _ORDERS[order], "calls_started"
+        if failed:
+            where.append(FAILED)
+            by, index = _SLOWEST_FAILED if order == "slowest" else by, "calls_errors"
+        elif order == "slowest":
+            where.append("latency_ms IS NOT NULL")
+        for name, wanted in (match or {}).items():
+            if name == "model":
+                models = {kind[2] for kind in self._kinds() if same_model(wanted, kind[2])}
+                where.append("model IN (SELECT value FROM json_each(?))")
+                values.append(json.dumps([*models]))
+            elif name.startswith("tag:"):
+                where.append(_HAS_TAG)
+                values += [name.removeprefix("tag:"), wanted]
+            else:
+                assert name in KIND
+                where.append(f"{name} = ?")
+                values.append(wanted)
+        columns = ", ".join(CallRow.__struct_fields__)
+        found = self._all(
+            f"SELECT {columns} FROM calls WHERE call_id IN (SELECT call_id FROM calls "  # noqa: S608
+            f"INDEXED BY {index} WHERE {' AND '.join(where)} ORDER BY {by} LIMIT ?) ORDER BY {by}",
+            (*values, limit),
+        )
+        return [CallRow(*row) for row in found]
+
+    def error_types(self, start: int, end: int, profile: str | None = None) -> dict[str, int]:
+        """How many calls of the span (of a profile; None: of all) failed of what, most first;
+        together they are the errors. `unknown`: the process was killed meanwhile."""
+        bounds = self._edge(start), self._edge(end)
         asked = (
             f"SELECT coalesce(error_type, 'unknown'), count(*) FROM calls WHERE {FAILED} "  # noqa: S608
-            f"AND started_ms >= ? AND started_ms < ? AND NOT {_REFUSED} "
-            "GROUP BY 1 ORDER BY 2 DESC, 1"
+            f"AND started_ms >= ? AND started_ms < ? AND NOT {REFUSED} "
+            "AND profile = coalesce(?, profile) GROUP BY 1"
         )
-        return dict(self._all(asked, (start, end)))
+        found = Counter(dict(self._all(asked, (*bounds, profile))))
+        return _most_first(found + self._removed("error", bounds, profile))
 
-    def latencies(self, edges: Sequence[int], *, tags: bool) -> Iterator[Latencies]:
-        """The latencies between each two neighbours of `edges`, as by `cells`.
-
-        Text, because SQLite joins a million numbers in a tenth of the time that handing them over
-        one by one takes.
-        """
-        statement = (
-            f"SELECT {'tags' if tags else repr('')}, group_concat(latency_ms) {_ANSWERS} "
-            f"AND started_ms >= ? AND started_ms < ?{' GROUP BY tags' if tags else ''}"
+    def cache_hits(self, start: int, end: int) -> dict[str, tuple[int, int]]:
+        """Of each profile: the calls of the span that the cache answered, and all that asked it."""
+        asked = (
+            f"SELECT profile, sum({_KEPT}), count(*) FROM calls "  # noqa: S608 - our own names
+            f"WHERE started_ms >= ? AND started_ms < ? AND ({_KEPT} OR cache = 'miss') "
+            "GROUP BY profile"
         )
-        kinds = self._kinds()
+        return {profile: (hits, asks) for profile, hits, asks in self._all(asked, (start, end))}
+
+    def masked(self, start: int, end: int) -> dict[str, int]:
+        """How many identifiers of which kind were masked in the calls of the span, most first."""
+        asked = (
+            "SELECT masked, count(*) FROM calls INDEXED BY calls_masked "
+            "WHERE masked != '' AND started_ms >= ? AND started_ms < ? GROUP BY masked"
+        )
+        found: Counter[str] = Counter()
+        bounds = self._edge(start), self._edge(end)
+        for text, times in self._all(asked, bounds):
+            found.update({kind: number * times for kind, number in json.loads(text).items()})
+        return _most_first(found + self._removed("masked", bounds))
+
+    def _removed(
+        self, what: str, bounds: tuple[int, int], profile: str | None = None
+    ) -> Counter[str]:
+        """How many calls that were removed had which error or masked kind."""
+        asked = (
+            "SELECT value, sum(number) FROM counts WHERE what = ? AND at_ms >= ? AND at_ms < ? "
+            "AND profile = coalesce(?, profile) GROUP BY value"
+        )
+        return Counter(dict(self._all(asked, (what, *bounds, profile))))
+
+    def latencies(self, edges: Sequence[int], by: Collection[str]) -> Iterator[Latencies]:
+        """The latencies between each two neighbours of `edges`, as by `cells`; the model that was
+        asked tells nothing apart here."""
+        yield from self._times("latency", _ANSWERS, edges, by)
+
+    def first_tokens(self, edges: Sequence[int], by: Collection[str]) -> Iterator[Latencies]:
+        """As `latencies`, of streamed answers until their first token."""
+        yield from self._times("first_token", _STREAMED, edges, by)
+
+    def _times(
+        self, what: str, source: str, edges: Sequence[int], by: Collection[str]
+    ) -> Iterator[Latencies]:
+        by = {*by} - {"asked_model"}
+        for span, kind, text in self._joined_times(what, source, edges, by):
+            yield Latencies(*kind, span=span, times=Counter(text.split(",")))
         for span, bounds in enumerate(pairwise(edges)):
-            for kind in kinds:
-                profile, provider, model, user = kind
-                for tag, text in self._all(statement, (*kind, *bounds)):
+            yield from self._removed_times(span, what, bounds, by)
+
+    def _joined_times(
+        self, what: str, source: str, edges: Sequence[int], by: Collection[str]
+    ) -> Iterator[tuple[int, list[str], str]]:
+        """Spans and kinds of calls, and their times with commas between: as text, for SQLite joins
+        a million numbers in a tenth of the time that handing them over one by one takes."""
+        # In this order of tables: the index leads to one user after the other.
+        statement = (
+            f"SELECT {{}}, group_concat({what}_ms) FROM json_each(?) AS one CROSS JOIN {source} "  # noqa: S608
+            "AND user = one.value AND started_ms >= ? AND started_ms < ?{}"
+        )
+        # Most users have the same tags all day; to sort calls by tags takes as long again.
+        of_all = statement.format("min(tags), max(tags)" if "tags" in by else "'', ''", "")
+        by_tags = statement.format("tags", " GROUP BY tags")
+        each_user = "user" in by or "tags" in by
+        users: dict[tuple[str, str, str, str], list[str]] = {}
+        for profile, provider, model, user in self._kinds():
+            key = (profile, provider, model, user if each_user else "")
+            users.setdefault(key, []).append(user)
+        there = "SELECT 1 FROM calls WHERE started_ms >= ? AND started_ms < ? LIMIT 1"
+        for span, bounds in enumerate(pairwise(map(self._edge, edges))):
+            for key, whose in users.items() if self._all(there, bounds) else ():
+                profile, provider, model, user = key
+                values = (json.dumps(whose), profile, provider, model, *bounds)
+                ((first, last, joined),) = self._all(of_all, values)
+                same = first == last
+                for tags, text in [(first, joined)] if same else self._all(by_tags, values):
                     if text:
-                        named = (profile, provider, "", model, user, tag)
-                        yield Latencies(*named, span=span, milliseconds=text)
+                        named = zip(KIND, (profile, provider, "", model, user, tags), strict=True)
+                        yield span, [value if name in by else "" for name, value in named], text
+
+    def _removed_times(
+        self, span: int, what: str, bounds: tuple[int, int], by: Collection[str]
+    ) -> Iterator[Latencies]:
+        """Of the removed calls of the days whose noon is within the bounds."""
+        first, last = (bound - DAY // 2 for bound in bounds)
+        asked = (
+            f"SELECT {_kind(by)}, value, sum(number) FROM counts WHERE what = ? AND at_ms >= ? "  # noqa: S608
+            f"AND at_ms < ?{_grouped((*by, 'value'))}"
+        )
+        kinds: dict[tuple[str, ...], Counter[str]] = {}
+        for *kind, value, number in self._all(asked, (what, first, last)):
+            kinds.setdefault(tuple(kind), Counter())[value] += number
+        for named, times in kinds.items():
+            yield Latencies(*named, span=span, times=times)
 
     def recent(self, profile: str, model: str) -> list[tuple[int, int]]:
         """Output tokens and latency (in milliseconds) of the last answers that calls of a model got
         from the provider, by whichever dated name it answered."""
-        asked = f"SELECT output_tokens, latency_ms {_ANSWERS} ORDER BY started_ms DESC LIMIT ?"
+        asked = (
+            f"SELECT output_tokens, latency_ms FROM {_ANSWERS} AND user = ? "  # noqa: S608
+            "ORDER BY started_ms DESC LIMIT ?"
+        )
         return [
             row
             for kind in self._kinds()
@@ -291,8 +575,31 @@ class Reading:
         found = self._all(f"{source} {order}")
         while found:
             kinds += found
-            found = self._all(f"{source} WHERE ({names}) > (?, ?, ?, ?) {order}", found[0])
+            # With the last moment: SQLite would read all calls of the kind to come to the next.
+            after = f"WHERE ({names}, started_ms) > (?, ?, ?, ?, {1 << 62})"
+            found = self._all(f"{source} {after} {order}", found[0])
         return kinds
+
+
+def kind_names(names: Iterable[str]) -> set[str]:
+    """What of `KIND` has to be known of calls that are told apart, or matched, by these `names`:
+    `model`, `tag:NAME`, … (`matches`)."""
+    found = {"tags" if name.startswith("tag:") else name for name in names} & {*KIND}
+    return found | {"asked_model"} if "model" in found else found
+
+
+def _kind(by: Collection[str]) -> str:
+    """SQL of the columns of a kind, empty where calls are not told apart by them."""
+    return ", ".join(name if name in by else "''" for name in KIND)
+
+
+def _grouped(by: Collection[str]) -> str:
+    """SQL that puts together what is alike by these columns."""
+    return f" GROUP BY {', '.join(sorted(by))}" if by else ""
+
+
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _totals(table: str) -> str:

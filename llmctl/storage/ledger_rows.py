@@ -117,6 +117,11 @@ def tags_as_json(tags: Mapping[str, str]) -> str:
     return json.dumps(dict(tags), sort_keys=True, separators=(",", ":"))
 
 
+def counts_as_json(counts: Mapping[str, int]) -> str:
+    """Numbers by kind as a row has them: empty without any."""
+    return json.dumps(dict(counts), sort_keys=True, separators=(",", ":")) if counts else ""
+
+
 def usage_of(spent_pico: int, held_pico: int) -> BudgetUsage:
     """Picodollars of a window in dollars."""
     return BudgetUsage(dollars(spent_pico), dollars(held_pico))
@@ -127,7 +132,7 @@ class HeldCall(Struct, frozen=True):
     worst case of one attempt, of which `times` may have to be paid; `tags` is a JSON object,
     `windows` a JSON list of the keys of the budget windows that hold the amount. `job` is the
     provider's batch that the call is part of: its end is known when that one's is, whatever becomes
-    of the process."""
+    of the process. `parent` is as in `CallRow`."""
 
     call_id: str
     run_id: str
@@ -143,6 +148,7 @@ class HeldCall(Struct, frozen=True):
     times: int = 1
     windows: str = "[]"
     job: str = ""
+    parent: str = ""
 
     @property
     def asked_model(self) -> str:
@@ -168,7 +174,11 @@ class CallRow(Struct, frozen=True):
     provider did not report; `rate_limits` counts attempts that met one. `asked_model` was asked
     (empty in rows of version 0.1.0), `model` answered; `tags` is a JSON object, `windows` a JSON
     list of the keys of the budget windows that the call counts towards; `job` the provider's batch
-    that it was part of.
+    that it was part of, where `saved_pico` is what the usual price would have cost more; `masked`
+    counts, as a JSON object, what was masked by kind (empty: nothing). `parent` is the call id that
+    a row of a batch, or a question, began with, in all its calls where it may have several;
+    `routed_saved_pico` what the strong model would have cost more than all those (below 0: less).
+    `provider_saved_pico` is what the provider's prompt cache saved, below 0 where it cost more.
     """
 
     call_id: str
@@ -202,6 +212,10 @@ class CallRow(Struct, frozen=True):
     windows: str = "[]"
     rate_limits: int = 0
     job: str = ""
+    masked: str = ""
+    parent: str = ""
+    routed_saved_pico: int | None = None
+    provider_saved_pico: int | None = 0
 
     @property
     def spent_pico(self) -> int:
@@ -231,6 +245,7 @@ def held_call(hold: Hold, run_id: str, user: str) -> HeldCall:
         cost_pico=None if hold.cost is None else _within(to_pico(hold.cost) or 0),
         times=hold.times,
         job=UNSENT if hold.in_batch else "",
+        parent=hold.request.parent,
     )
 
 
@@ -298,13 +313,17 @@ def call_row(record: CallRecord, held: HeldCall | None, run_id: str, user: str) 
         windows="[]" if held is None else held.windows,
         rate_limits=result.limited,
         job="" if held is None else held.job,
+        masked=counts_as_json(request.masked.counts if request.masked else {}),
+        parent=request.parent,
+        routed_saved_pico=to_pico(record.routed_saved),
+        provider_saved_pico=to_pico(record.provider_saved),
     )
 
 
 def lost_call(held: HeldCall) -> CallRow:
     """The row of a call whose process died: nobody knows how it ended, so it counts in full."""
     same = ("call_id", "run_id", "profile", "provider", "model", "asked_model", "tags", "user",
-            "input_tokens", "output_tokens", "windows", "job")  # fmt: skip
+            "input_tokens", "output_tokens", "windows", "job", "parent")  # fmt: skip
     return CallRow(
         **{name: getattr(held, name) for name in same},
         started_ms=held.at_ms,

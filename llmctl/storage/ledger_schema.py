@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from decimal import Decimal
 
 from llmctl.protocols import BudgetWindow
@@ -12,7 +13,10 @@ from llmctl.storage.ledger_queries import FAILED, KIND, OPEN, SUMS, Reading
 from llmctl.storage.ledger_rows import MOST, CallKind, matches
 
 _LATER_SUMS = ("estimated", "retries", "rate_limits", "refused")
-_FIRST_SUMS = tuple(SUMS)[: -len(_LATER_SUMS)]
+_LAST_SUMS = ("batch_saved_pico",)
+_ROUTING_SUMS = ("routed_saved_pico",)
+_PROVIDER_CACHE_SUMS = ("provider_saved_pico",)
+_FIRST_SUMS = tuple(SUMS)[: -len(_LATER_SUMS + _LAST_SUMS + _ROUTING_SUMS + _PROVIDER_CACHE_SUMS)]
 
 _HOURS = f"""
     CREATE TABLE hours (
@@ -64,9 +68,18 @@ _BEATS = (
 
 def _add_job_of_holds(connection: sqlite3.Connection) -> None:
     """Holds know their batch; an older ledger's windows are converted by holds that do."""
+    _add_to_holds(connection, "job")
+
+
+def _add_parent_of_holds(connection: sqlite3.Connection) -> None:
+    """Holds know the call that their row began with, as above."""
+    _add_to_holds(connection, "parent")
+
+
+def _add_to_holds(connection: sqlite3.Connection, name: str) -> None:
     columns = connection.execute("SELECT name FROM pragma_table_info('holds')").fetchall()
-    if ("job",) not in columns:
-        connection.execute("ALTER TABLE holds ADD COLUMN job TEXT NOT NULL DEFAULT ''")
+    if (name,) not in columns:
+        connection.execute(f"ALTER TABLE holds ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
 
 
 _BATCHES = (
@@ -210,6 +223,71 @@ _WHOSE = (
     "CREATE INDEX windows_whose ON windows (whose, end_ms)",
 )
 
+_WATCHING = (
+    # What was masked in what was asked, by kind, as JSON; empty: nothing.
+    "ALTER TABLE calls ADD COLUMN masked TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX calls_masked ON calls (started_ms, masked) WHERE masked != ''",
+    # As `calls_latency`, of the calls that were streamed.
+    """
+    CREATE INDEX calls_first_token ON calls (
+        profile, provider, model, user, started_ms, first_token_ms, status, cache, tags
+    ) WHERE first_token_ms IS NOT NULL
+    """,
+    *(f"ALTER TABLE hours ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0" for name in _LAST_SUMS),
+    # Rows that wait for their turn in a process.
+    "ALTER TABLE processes ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0",
+    # Circuits of living processes that are not closed.
+    """
+    CREATE TABLE breakers (
+        lane TEXT NOT NULL,
+        pid INTEGER NOT NULL,
+        birth TEXT NOT NULL,
+        world TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('open', 'half-open')),
+        at_ms INTEGER NOT NULL,
+        PRIMARY KEY (lane, pid, birth, world)
+    ) WITHOUT ROWID
+    """,
+    # Of calls that were removed, while their sums stay in `hours`: how many there were (`call`),
+    # and how many had which error or masked kind, by the hour; how many missed the cache, or had
+    # which latency or first token, by the UTC day. A kind is empty where it is not told apart.
+    """
+    CREATE TABLE counts (
+        what TEXT NOT NULL
+            CHECK (what IN ('call', 'error', 'masked', 'miss', 'latency', 'first_token')),
+        at_ms INTEGER NOT NULL,
+        profile TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        user TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        value TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        PRIMARY KEY (what, at_ms, profile, provider, model, user, tags, value)
+    ) WITHOUT ROWID
+    """,
+)
+
+_ROUTING: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
+    # The call id that a row began with, in all of its calls.
+    "ALTER TABLE calls ADD COLUMN parent TEXT NOT NULL DEFAULT ''",
+    _add_parent_of_holds,
+    "CREATE INDEX calls_parent ON calls (parent) WHERE parent != ''",
+    "ALTER TABLE calls ADD COLUMN routed_saved_pico INTEGER",
+    *(f"ALTER TABLE hours ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0" for name in _ROUTING_SUMS),
+)
+
+
+_PROVIDER_CACHE = (
+    # NULL: not known.
+    "ALTER TABLE calls ADD COLUMN provider_saved_pico INTEGER DEFAULT 0",
+    *(
+        f"ALTER TABLE hours ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0"
+        for name in _PROVIDER_CACHE_SUMS
+    ),
+)
+"""What providers' prompt caches saved."""
+
 
 def _drop_triggers(connection: sqlite3.Connection) -> None:
     asked = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -265,6 +343,7 @@ _UPGRADE = (
     "ALTER TABLE calls ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
     "ALTER TABLE holds ADD COLUMN windows TEXT NOT NULL DEFAULT '[]'",
     _add_job_of_holds,
+    _add_parent_of_holds,
     _UNKNOWN,
     _HOURS,
     f"""
@@ -293,4 +372,7 @@ MIGRATIONS = (
     Migration("ledger-006-beats", _BEATS),
     Migration("ledger-007-batches", _BATCHES),
     Migration("ledger-008-whose", _WHOSE),
+    Migration("ledger-009-watching", _WATCHING),
+    Migration("ledger-010-routing", _ROUTING),
+    Migration("ledger-011-provider-cache", _PROVIDER_CACHE),
 )

@@ -14,6 +14,9 @@ from msgspec import Struct
 
 _PROC = Path("/proc")
 
+SILENCE = 60.0
+"""Seconds without a sign of life after which a process in another container counts as dead."""
+
 
 class Process(Struct, frozen=True):
     """A process of this machine: its id, when it started, and the boot and process namespace in

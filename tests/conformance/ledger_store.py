@@ -19,7 +19,7 @@ from llmctl.errors import (
 )
 from llmctl.storage.ledger import Ledger
 from llmctl.storage.ledger_rows import CallRow, HeldCall
-from llmctl.types import Usage
+from llmctl.types import Masked, Usage
 from tests.conformance.calls import a_hold, a_request, an_answer, an_outcome
 from tests.conformance.ledger_budgets import settle
 
@@ -85,6 +85,13 @@ class LedgerContract:
             provider_request_id="req_1",
             asked_model="gpt-5-mini",
         )
+
+    def test_a_row_counts_what_was_masked(self, store: Ledger) -> None:
+        """By kind, and nothing else of it."""
+        said = Masked(counts={"iban": 1, "email": 2}, values={"[EMAIL_1]": "ann@a.example"})
+        request = replace(a_request(), masked=said)
+        settle(store, an_outcome(request))
+        assert store.calls()[0].masked == '{"email":2,"iban":1}'
 
     def test_a_cached_answer_costs_nothing_and_says_what_it_saved(self, store: Ledger) -> None:
         """A hit needs no hold."""
