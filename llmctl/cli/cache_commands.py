@@ -20,7 +20,7 @@ from llmctl.cli.output import (
 from llmctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmctl.storage.answer_cache import Pruned, PruneFilter
+    from llmctl.storage.answer_cache import Pruned, PruneFilter, SemanticFigures
 
 app = command_group("Show what is kept of answers and what it saved; remove it.")
 
@@ -48,7 +48,8 @@ def prune(
     At least one of --older-than, --max-size, --model and --all is needed. With --older-than and
     --max-size both kinds go; --model narrows them to one model. The text is overwritten: no byte
     of it stays in the database or its WAL. With --all and --older-than damaged files that were
-    set aside go, too.
+    set aside go, too. Expired answers stay until they are removed here or for `cache: max_size`:
+    `degrade: [{stale: 24h}]` gives them while a provider is down.
 
     \b
     With --json, one object: {"entries", "bytes", "dry_run", "wal_emptied"}.
@@ -59,7 +60,8 @@ def prune(
       llmctl cache prune --max-size 500MB --dry-run
     """
     from llmctl.config.settings import parse_age, parse_size
-    from llmctl.storage.answer_cache import PruneFilter
+    from llmctl.storage.answer_cache import PruneFilter, set_aside_files
+    from llmctl.storage.database import LINGERS
 
     given = [word is not None for word in (older_than, max_size, model)]
     if not everything and not any(given):
@@ -73,9 +75,12 @@ def prune(
     before = None if age is None else context.clock.wall() - age
     done = _prune(PruneFilter(before, size, model), context, everything, dry_run)
     if done.lingers:
+        context.warn(LINGERS)
+    path = context.folders.cache / "cache.db"
+    if not dry_run and set_aside_files(path):
         context.warn(
-            "another llmctl keeps reading, so the WAL could not be emptied and may still hold "
-            "text that was removed; run the same command again when that one has ended"
+            f"the damaged files beside {path} may hold answers that were removed; "
+            "`llmctl cache prune --all` removes those, too"
         )
     answers, freed = plural(done.entries, "answer"), file_size(done.bytes)
     if context.json:
@@ -118,14 +123,21 @@ def stats(context: Context) -> int:
     \b
     With --json, one object:
       entries, bytes (of the answers), file_bytes (of the database and its WAL),
-      hits, misses, hit_rate, saved_usd, unpriced_hits, path
+      hits, misses, hit_rate, saved_usd, unpriced_hits, path,
+      encrypted (all answers are)
+      semantic   {hits, judged, refused, audited, wrong, wrong_bound}: answers of
+                 questions that mean the same; pairs put to a judge, and refused;
+                 hits that were asked all the same, and how many answers differed;
+                 the most that may be wrong of all hits (a share, 95% sure)
       models     [{model, entries, bytes, hits, misses, hit_rate, saved_usd,
                  unpriced_hits}]
       hit_rate is null when nothing was asked, saved_usd when no price of a hit is
       known.
     """
+    from msgspec import to_builtins
+
     from llmctl.batch.output import dollars
-    from llmctl.storage.answer_cache import cache_stats
+    from llmctl.storage.answer_cache import SemanticFigures, cache_stats
 
     path = context.folders.cache / "cache.db"
     found = cache_stats(path, context.folders.state / "ledger.db")
@@ -143,9 +155,27 @@ def stats(context: Context) -> int:
     if context.json:
         total = objects.pop()
         del total["model"]
-        files = {"file_bytes": found.file_bytes, "path": str(path)}
-        print_json({**total, **files, "models": objects})
+        files = {"file_bytes": found.file_bytes, "path": str(path), "encrypted": found.encrypted}
+        semantic = {**to_builtins(found.semantic), "wrong_bound": found.semantic.bound}
+        print_json({**total, **files, "semantic": semantic, "models": objects})
         return 0
     print_table(_HEAD, rows, right=_HEAD[1:])
-    context.info(f"{path}: {file_size(found.file_bytes)}")
+    word = ", encrypted" if found.encrypted else ""
+    context.info(f"{path}: {file_size(found.file_bytes)}{word}")
+    if found.semantic != SemanticFigures():
+        context.info(_semantic(found.semantic))
     return 0
+
+
+def _semantic(found: SemanticFigures) -> str:
+    """The semantic cache's figures in a sentence."""
+    judged = f"{found.judged:,} judged, {found.refused:,} refused"
+    if found.bound is None:
+        return (
+            f"semantic: {plural(found.hits, 'hit')}, {judged}; wrong answers: not measured "
+            "(`judge:` and `audit:` of the profile's `cache: {semantic: …}`)"
+        )
+    return (
+        f"semantic: {plural(found.hits, 'hit')}, {judged}; wrong answers: at most "
+        f"{percent(found.bound)} (95%; {found.wrong:,} of {found.audited:,} audited)"
+    )

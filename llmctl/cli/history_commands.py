@@ -30,7 +30,7 @@ def list_conversations(context: Context, limit: LimitOption = 20) -> int:
     """List conversations, the newest first.
 
     \b
-    With --json: [{id, at, profile, model, turns, excerpt}]; at is UTC.
+    With --json: [{id, at, profile, model, encrypted, turns, excerpt}]; at is UTC.
     """
     with _history(context) as history:
         _print(_conversations(history, context)[:limit], context)
@@ -42,13 +42,14 @@ def show(context: Context, id: IdArgument = None) -> int:
     """Show one conversation, by default the last.
 
     \b
-    With --json: {id, at, profile, model, messages: [{role, content}]}.
+    With --json: {id, at, profile, model, encrypted, messages: [{role, content}]}.
     """
     with _history(context) as history:
         found = _conversations(history, context)
     if id is None and not found:
         raise InputError("no conversation is kept: `llmctl ask` begins one")
-    one = found[0] if id is None else _find(found, id)
+    chosen = found[0].id if id is None else _find([one.id for one in found], id)
+    one = next(each for each in found if each.id == chosen)
     if context.json:
         messages = [message.as_json() for message in one.messages]
         print_json({**_fields(one), "messages": messages})
@@ -98,33 +99,35 @@ def remove(
 ) -> int:
     """Remove conversations.
 
-    No byte of them is left in the file.
+    No byte of them is left in the file or its WAL. Encrypted ones go without the store key, too.
 
     \b
-    With --json, one object: {"removed"}.
+    With --json, one object: {"removed", "wal_emptied"}.
     """
     import asyncio
 
     from llmctl.config.settings import parse_age
+    from llmctl.storage.database import LINGERS
 
     if sum((bool(ids), older_than is not None, everything)) != 1:
         raise UsageError(
             "say what to remove: an ID (see `llmctl history list`), --older-than 7d or --all"
         )
     age = parsed("--older-than", "a time with its unit such as 24h or 7d", older_than, parse_age)
+    emptied = True
     with _history(context) as history:
-        if history is None:
-            chosen = [_find([], name).id for name in ids or ()]
-        elif ids:
-            found = _conversations(history, context)
-            chosen = list({_find(found, name).id: None for name in ids})
+        if ids:
+            found = [] if history is None else history.ids(since=_oldest(context))
+            chosen = list({_find(found, name): None for name in ids})
         else:
-            before = None if age is None else context.clock.wall() - age
-            chosen = [one.id for one in history.all() if before is None or one.at < before]
-        if history is not None and chosen:
-            asyncio.run(history.remove(chosen))
+            before = float("inf") if age is None else context.clock.wall() - age
+            chosen = [] if history is None else history.ids(before=before)
+        if history is not None:
+            emptied = asyncio.run(history.remove(chosen))
+    if not emptied:
+        context.warn(LINGERS)
     if context.json:
-        print_json({"removed": len(chosen)}, compact=True)
+        print_json({"removed": len(chosen), "wal_emptied": emptied}, compact=True)
     else:
         print_lines(f"removed {plural(len(chosen), 'conversation')}")
     return 0
@@ -137,9 +140,10 @@ def _history(context: Context) -> Iterator[History | None]:
     if not path.exists():
         yield None
         return
+    from llmctl.storage.cipher import StoreCipher
     from llmctl.storage.history import open_history
 
-    history = open_history(path)
+    history = open_history(path, StoreCipher(context.environ))
     try:
         yield history
     finally:
@@ -148,14 +152,18 @@ def _history(context: Context) -> Iterator[History | None]:
 
 def _conversations(history: History | None, context: Context) -> list[Conversation]:
     """Those that are not too old, the newest first."""
+    return [] if history is None else history.all(since=_oldest(context))
+
+
+def _oldest(context: Context) -> float:
     from llmctl.storage.history import KEEP
 
-    return [] if history is None else history.all(since=context.clock.wall() - KEEP)
+    return context.clock.wall() - KEEP
 
 
-def _find(found: list[Conversation], id: str) -> Conversation:
-    """The one whose id begins so. Raises `InputError` for none or several."""
-    fitting = [one for one in found if one.id.startswith(id.upper())] if id else []
+def _find(ids: list[str], id: str) -> str:
+    """The one that begins so. Raises `InputError` for none or several."""
+    fitting = [one for one in ids if one.startswith(id.upper())] if id else []
     if len(fitting) != 1:
         how = "several conversations begin" if fitting else "no conversation begins"
         raise InputError(f"{how} with the ID {id!r}; `llmctl history list` shows them")
@@ -174,6 +182,7 @@ def _fields(one: Conversation) -> dict[str, Any]:
         "at": iso(int(one.at) * 1000, UTC),
         "profile": one.profile,
         "model": one.model,
+        "encrypted": one.encrypted,
     }
 
 
@@ -197,3 +206,5 @@ def _print(found: list[Conversation], context: Context, word: str = "") -> None:
         for row, one in zip(rows, found, strict=True)
     ]
     print_table(("ID", "LAST (UTC)", "MODEL", "TURNS", "ABOUT"), table, ("TURNS",), ("ID",))
+    if all(one.encrypted for one in found):
+        context.info("encrypted on this disk")

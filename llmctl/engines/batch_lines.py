@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,8 +80,7 @@ class BatchLines:
         path = self._tools.lines(intent)
         private_folder(path.parent)
         with disk("write", path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        return _Lines(intent, group, os.fdopen(descriptor, "wb"), path)
+            return _Lines(intent, group, self._tools.create(path), path)
 
     async def seal_all(self) -> None:
         """Put what was filled so far on record."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -58,9 +59,10 @@ class BatchResults:
         private_folder(folder)
         for number, wire in enumerate(status.downloads):
             path = folder / f"results-{number}.jsonl"
+            create = partial(tools.create, path)
             for tries in range(1, _DOWNLOADS + 1):
                 with disk("write", path):
-                    await self._patiently(lambda: tools.client.download(wire, path))  # noqa: B023
+                    await self._patiently(lambda: tools.client.download(wire, create))  # noqa: B023
                 try:
                     doubled += self._read(path)
                     with disk("write", path), path.open("rb+") as file:
@@ -78,7 +80,7 @@ class BatchResults:
         return sorted((self._tools.folder / job.intent).glob("results-*.jsonl"))
 
     def _read(self, path: Path) -> int:
-        with disk("read", path), path.open("rb") as file:
+        with disk("read", path), self._tools.open(path) as file:
             return self._spool.put_results(self._tools.api.results(file))
 
     async def settle(self, job: BatchJob, doubled: int) -> list[tuple[BatchRow, bool]]:

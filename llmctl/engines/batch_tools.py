@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from llmctl.providers.endpoint import Endpoint
 from llmctl.redact import last_chars
 from llmctl.shutdown import Stop
 from llmctl.storage.batch_jobs import BatchJobs
+from llmctl.storage.cipher import StoreCipher, create_file, open_file
 from llmctl.types import Request, Target
 
 T = TypeVar("T")
@@ -43,9 +44,9 @@ class BatchEndpoint:
         """See `BatchClient`."""
         return await self._signed(wire, lambda: self.endpoint.exchange(wire))
 
-    async def download(self, wire: WireRequest, path: Path) -> None:
-        """Write the body of a reply to a file. Raises as `exchange` does, and `OSError`."""
-        await self._signed(wire, lambda: self.endpoint.download(wire, path, MOST))
+    async def download(self, wire: WireRequest, create: Callable[[], BinaryIO]) -> None:
+        """Write the body of a reply to a new file. Raises as `exchange` does, and `OSError`."""
+        await self._signed(wire, lambda: self.endpoint.download(wire, create, MOST))
 
     async def _signed(self, wire: WireRequest, work: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -75,6 +76,7 @@ class BatchTools(Struct, frozen=True):
         costs: at the provider's price of batches.
         tokens: of a request's input.
         say: gets what happens, for people.
+        store: encrypts the files.
         private: what was masked in requests is not to be on the disk in clear.
 
     """
@@ -96,11 +98,20 @@ class BatchTools(Struct, frozen=True):
     stop: Stop
     call_id: Callable[[], str]
     say: Callable[[str], None]
+    store: StoreCipher
     private: bool = False
 
     def lines(self, intent: str) -> Path:
         """The file of a batch's lines."""
         return self.folder / intent / "lines.jsonl"
+
+    def create(self, path: Path) -> BinaryIO:
+        """A new file of a batch. Raises `OSError`."""
+        return create_file(path, self.store)
+
+    def open(self, path: Path) -> BinaryIO:
+        """A file of a batch, from its start. Raises as `cipher.open_file`."""
+        return open_file(path, self.store)
 
     def now(self) -> int:
         """Milliseconds since the epoch."""

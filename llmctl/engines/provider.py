@@ -15,6 +15,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -438,8 +439,8 @@ class ProviderEngine:
             path = tools.folder / job.intent / "candidate.jsonl"
             for wire in status.downloads:
                 with disk("write", path):
-                    await tools.client.download(wire, path)
-                with disk("read", path), path.open("rb") as file:
+                    await tools.client.download(wire, partial(tools.create, path))
+                with disk("read", path), tools.open(path) as file:
                     results = tools.api.results(file)
                     ours = any(tools.jobs.has_row(job.intent, each.call_id) for each in results)
                 if ours:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from msgspec import Struct, field
@@ -41,8 +42,9 @@ class Submission(Struct, frozen=True):
         """The batch as its provider's interface gets it."""
         some = next(self.tools.jobs.rows(job.intent), [])
         sent = (job.sent_ms or job.made_ms) / 1000
+        lines = partial(self.tools.open, self.tools.lines(job.intent))
         return BatchPart(
-            job.intent, self.tools.lines(job.intent), job.size, job.rows, job.wire_path, job.model,
+            job.intent, lines, job.size, job.rows, job.wire_path, job.model,
             sent, frozenset(row.call_id for row in some),
         )  # fmt: skip
 

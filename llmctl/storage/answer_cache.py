@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import time
 import zlib
@@ -18,8 +19,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock, SystemClock
-from llmctl.errors import BusyError, DiskError, LlmctlError
+from llmctl.errors import BusyError, DiskError, LlmctlError, NoKeyError, SetupError
 from llmctl.protocols import CachedAnswer, Claim
+from llmctl.storage.cipher import Cipher, StoreCipher, WrongKeyError
 from llmctl.storage.database import (
     DamagedError,
     Database,
@@ -75,6 +77,27 @@ MIGRATIONS = (
         ),
         replaces=("cache-001-answers", "cache-002-apart"),
     ),
+    Migration(
+        "cache-004-questions",
+        (
+            """
+            CREATE TABLE questions (
+                id INTEGER PRIMARY KEY,
+                form BLOB NOT NULL UNIQUE,
+                facts BLOB NOT NULL,
+                answer BLOB NOT NULL,
+                body BLOB NOT NULL
+            )
+            """,
+            "CREATE INDEX questions_facts ON questions (facts)",
+            """
+            CREATE TABLE semantic_counts (
+                name TEXT NOT NULL PRIMARY KEY,
+                number INTEGER NOT NULL
+            ) WITHOUT ROWID
+            """,
+        ),
+    ),
 )
 
 _PAGE = 500
@@ -86,7 +109,17 @@ _PUT = (
 )
 _MINE = "pid = ? AND birth = ? AND world = ?"
 _END = f"DELETE FROM claims WHERE key = ? AND {_MINE}"  # noqa: S608 - our own words
+_PLAIN = "SELECT id, key, body FROM answers WHERE key >= x''"
+_ENCRYPTED = "SELECT key, body FROM answers WHERE key < x'' LIMIT 1"
+_ENCRYPT = "UPDATE OR REPLACE answers SET key = ?, bytes = ?, body = ? WHERE id = ?"
+_ORPHANS = "DELETE FROM questions WHERE answer NOT IN (SELECT key FROM answers)"
 _BATCH = 1000  # hits noted together; answers stored between two looks at the size
+
+
+RowKey = bytes | str
+"""The key of a row: a fingerprint in bytes; or in text a name of it, which nobody can tell who has
+not the store key, and then the body is encrypted. SQLite has all text before all bytes, so that its
+index tells at once whether there are rows of a kind."""
 
 
 def open_database(path: Path) -> Database:
@@ -95,7 +128,8 @@ def open_database(path: Path) -> Database:
 
 
 class SqliteCache:
-    """The `AnswerCache` at `path`. Keys are fingerprints: hexadecimal digits. Opening never fails.
+    """The `AnswerCache` at `path`. Keys are fingerprints: hexadecimal digits. No file keeps it from
+    opening.
 
     A file that is damaged, found at once or later, or of version 0.1.0 is set aside under another
     name and a new one takes its place. Where there can be no file (its folder cannot be written,
@@ -103,6 +137,10 @@ class SqliteCache:
     kept, nor where `path` is None. `warn` gets a sentence each time. All verbs raise `DiskError`
     and `BusyError`. With `size` the file is kept below so many bytes: the answers used least
     recently go, when it has grown and when it is closed.
+
+    With a `store` that is on, answers are encrypted, those that are there in clear when it is
+    opened. While it is off, encrypted ones are found where the store key can be had. Those of
+    another key are told of once, and not found. Raises as `StoreCipher.writing`.
     """
 
     def __init__(
@@ -111,7 +149,11 @@ class SqliteCache:
         warn: Callable[[str], None],
         clock: Clock | None = None,
         size: int | None = None,
+        store: StoreCipher | None = None,
     ) -> None:
+        self._store = store
+        self._cipher = None if store is None else store.writing
+        self._ciphers: tuple[Cipher | None, ...] = (self._cipher,)
         self._warn = warn
         self._clock = clock or SystemClock()
         self._size = size
@@ -129,19 +171,24 @@ class SqliteCache:
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, CachedAnswer]:
         """The answers, however old, of those keys that have one."""
-        asked = [bytes.fromhex(key) for key in dict.fromkeys(keys)]
 
         async def find(db: Database) -> dict[str, CachedAnswer]:
             found: dict[str, CachedAnswer] = {}
-            for start in range(0, len(asked), _PAGE):
-                found |= db.read(partial(self._find, keys=asked[start : start + _PAGE]))
+            for cipher in self._ciphers:
+                rest = [key for key in dict.fromkeys(keys) if key not in found]
+                for start in range(0, len(rest), _PAGE):
+                    asked = {row_key(key, cipher): key for key in rest[start : start + _PAGE]}
+                    found |= db.read(partial(self._find, asked=asked, cipher=cipher))
             if len(self._used) >= _BATCH:
                 await db.write(self._note_use())
             return found
 
-        return await self._ask(find, {})
+        return await self.ask(find, {})
 
-    def _find(self, connection: sqlite3.Connection, keys: list[bytes]) -> dict[str, CachedAnswer]:
+    def _find(
+        self, connection: sqlite3.Connection, asked: Mapping[RowKey, str], cipher: Cipher | None
+    ) -> dict[str, CachedAnswer]:
+        keys = [*asked]
         if len(keys) == 1:
             rows = connection.execute(f"{_FIND} = ?", keys).fetchall()
         else:  # always as many, so that one statement stays prepared
@@ -149,7 +196,8 @@ class SqliteCache:
         found = {}
         for number, key, stored, body in rows:
             try:
-                found[bytes(key).hex()] = unpack(key, stored, body)
+                data = body if cipher is None else cipher.decrypt(body, key.encode())
+                found[asked[key]] = unpack(bytes.fromhex(asked[key]), stored, data)
             except Exception as error:
                 # Flipped bits may change the type of any column: whatever fails here is damage.
                 raise corrupt(f"an answer is not as stored: {error}") from error
@@ -160,37 +208,38 @@ class SqliteCache:
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep the answer instead of an older one, and end this process's claim on it. On return
         it outlives the process; a power cut may undo it."""
-        binary = bytes.fromhex(key)
-        body = pack(binary, answer)
+        body, named = pack(bytes.fromhex(key), answer), row_key(key, self._cipher)
+        if self._cipher is not None:
+            body = self._cipher.encrypt(body, str(named).encode())
         now = int(self._clock.wall())
         row = (
-            binary, answer.asked or answer.model, answer.model, answer.stored, now, len(body), body,
+            named, answer.asked or answer.model, answer.model, answer.stored, now, len(body), body,
         )  # fmt: skip
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(_PUT, row)
-            connection.execute(_END, (binary, *self._me))
+            connection.execute(_END, (named, *self._me))
             self._puts += 1
             if self._puts % _BATCH == 0:
                 self._shrink(connection)
 
-        await self._ask(lambda db: db.write(work), None)
+        await self.ask(lambda db: db.write(work), None)
 
     async def claim(self, key: str) -> Claim:
         """Who is to get the answer; a process that asks again and again waits for another one."""
-        binary = bytes.fromhex(key)
+        named = row_key(key, self._cipher)
 
         def is_free(connection: sqlite3.Connection) -> bool:
             asked = "SELECT pid, birth, world, at FROM claims WHERE key = ?"
-            row = connection.execute(asked, (binary,)).fetchone()
+            row = connection.execute(asked, (named,)).fetchone()
             return row is None or row[:3] == self._me or self._is_dead(*row)
 
         def work(connection: sqlite3.Connection) -> Claim:
             if not is_free(connection):
                 return "theirs"
-            values = (binary, *self._me, self._clock.wall())
+            values = (named, *self._me, self._clock.wall())
             connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", values)
-            kept = connection.execute("SELECT 1 FROM answers WHERE key = ?", (binary,)).fetchone()
+            kept = connection.execute("SELECT 1 FROM answers WHERE key = ?", (named,)).fetchone()
             return "kept" if kept else "ours"
 
         async def ask(db: Database) -> Claim:
@@ -202,11 +251,11 @@ class SqliteCache:
             return claim
 
         ours: Claim = "ours"
-        return await self._ask(ask, otherwise=ours)
+        return await self.ask(ask, otherwise=ours)
 
     async def release(self, key: str) -> None:
         """End this process's claim without an answer; a claim of another process stays."""
-        await self._change(_END, bytes.fromhex(key), *self._me)
+        await self._change(_END, row_key(key, self._cipher), *self._me)
 
     async def beat(self) -> None:
         """Renew this process's claims: it is alive."""
@@ -227,11 +276,16 @@ class SqliteCache:
         self._db.close()
 
     async def _change(self, statement: str, *values: object) -> None:
-        await self._ask(
+        await self.ask(
             lambda db: db.write(lambda c: c.execute(statement, values).rowcount), otherwise=0
         )
 
-    async def _ask(self, work: Callable[[Database], Awaitable[T]], otherwise: T) -> T:
+    @property
+    def cipher(self) -> Cipher | None:
+        """What encrypts what is kept; None where it is in clear."""
+        return self._cipher
+
+    async def ask(self, work: Callable[[Database], Awaitable[T]], otherwise: T) -> T:
         """What `work` makes of the database, or of its replacement; `otherwise` without one."""
         for _ in range(2):
             db = self._db
@@ -253,6 +307,7 @@ class SqliteCache:
                 db = stack.enter_context(open_database(path))
                 self._inode = _inode(path)
                 db.write_now(self._drop_dead_claims)
+                self._ciphers = self._find_ciphers(db)
                 stack.pop_all()
         except (DamagedError, OldFormatError) as error:
             return self._replace(path, error)
@@ -260,6 +315,29 @@ class SqliteCache:
             self._warn(f"answers are not cached on disk in this run: {error}")
             return None
         return db
+
+    def _find_ciphers(self, db: Database) -> tuple[Cipher | None, ...]:
+        """What the rows are looked for with, in turn; none in clear is left where all are to be
+        encrypted."""
+        cipher = self._cipher
+        if cipher is not None and encrypt_rows(db, cipher) and not db.rebuild():
+            self._warn(
+                f"answers were encrypted in {db.path}, but another llmctl keeps reading it: its "
+                "WAL may hold them in clear until that one has ended"
+            )
+        row = db.read(lambda connection: connection.execute(_ENCRYPTED).fetchone())
+        if row is None or self._store is None:
+            return (cipher,)
+        with contextlib.suppress(NoKeyError, SetupError):
+            cipher = self._store.cipher
+            try:
+                cipher.decrypt(row[1], str(row[0]).encode())
+            except WrongKeyError:
+                self._warn(
+                    f"{db.path}: answers that were encrypted with another store key are not used; "
+                    "use that key again, or remove them: `llmctl cache prune --all`"
+                )
+        return (cipher,) if self._store.on or cipher is None else (None, cipher)
 
     def _replace(self, path: Path, error: DamagedError | OldFormatError) -> Database | None:
         old = isinstance(error, OldFormatError)
@@ -293,6 +371,7 @@ class SqliteCache:
         goal = PruneFilter(max_bytes=round(self._size * 0.9))
         while _choose(connection, goal)[0]:
             connection.execute("DELETE FROM answers WHERE id IN (SELECT id FROM chosen)")
+        connection.execute(_ORPHANS)
 
     def _is_dead(self, pid: int, birth: str, world: str, at: float) -> bool:
         silent = self._clock.wall() - at >= SILENCE
@@ -303,6 +382,32 @@ class SqliteCache:
         for owner in connection.execute(asked).fetchall():
             if self._is_dead(*owner):
                 connection.execute(f"DELETE FROM claims WHERE {_MINE}", owner[:3])  # noqa: S608
+
+
+def row_key(key: str, cipher: Cipher | None) -> RowKey:
+    """What a row of this key (in hex) is found by."""
+    binary = bytes.fromhex(key)
+    return binary if cipher is None else cipher.name(binary)
+
+
+def encrypt_rows(db: Database, cipher: Cipher) -> int:
+    """Encrypt the answers that are in clear; gives their number. The WAL may still hold them. What
+    was known of questions in clear is forgotten."""
+    done = 0
+
+    def step(connection: sqlite3.Connection) -> int:
+        rows = connection.execute(f"{_PLAIN} LIMIT {_STEP}").fetchall()
+        for number, key, body in rows:
+            named = cipher.name(key)
+            encrypted = cipher.encrypt(body, named.encode())
+            connection.execute(_ENCRYPT, (named, len(encrypted), encrypted, number))
+        connection.execute("DELETE FROM questions WHERE answer >= x''")
+        return len(rows)
+
+    while db.read(lambda connection: connection.execute(f"{_PLAIN} LIMIT 1").fetchone()):
+        done += db.write_now(step)
+        time.sleep(_REST)
+    return done
 
 
 _WORTH_SQUEEZING = 2048  # bytes; below, unpacking takes more time than a disk block is worth
@@ -372,17 +477,22 @@ def _inode(path: Path) -> int | None:
 
 class CachePeek(ReadOnlyFile):
     """Which answers a cache would give at the time `now` (seconds since the epoch), if those
-    older than `ttl` seconds do not count."""
+    older than `ttl` seconds do not count. Of encrypted ones those that `cipher` has encrypted."""
 
-    def __init__(self, path: Path, ttl: float | None, now: float) -> None:
+    def __init__(
+        self, path: Path, ttl: float | None, now: float, cipher: Cipher | None = None
+    ) -> None:
         super().__init__(path)
+        self._cipher = cipher
         self._oldest = -1.0 if ttl is None else now - ttl
 
     def has(self, key: str) -> bool:
         """Whether there is an answer to the request of this fingerprint."""
-        asked = ("SELECT stored FROM answers WHERE key = ?", (bytes.fromhex(key),))
-        found = self.ask(lambda connection: connection.execute(*asked).fetchone())
-        return found is not None and found[0] >= self._oldest
+        # Those in clear are encrypted when the run begins.
+        named = {row_key(key, self._cipher), bytes.fromhex(key)}
+        asked = f"SELECT max(stored) FROM answers WHERE key IN ({', '.join('?' * len(named))})"  # noqa: S608
+        found = self.ask(lambda connection: connection.execute(asked, [*named]).fetchone()[0])
+        return found is not None and bool(found >= self._oldest)
 
 
 # --- Pruning
@@ -402,10 +512,6 @@ _CHOOSE = """
 _DELETE = """
     DELETE FROM answers
     WHERE id >= :first AND id <= :last AND id IN (SELECT id FROM chosen)
-"""
-_MOVE = """
-    UPDATE answers SET id = id - :first + 1 + (SELECT max(id) FROM answers)
-    WHERE id >= :first AND id <= :last
 """
 
 
@@ -443,14 +549,13 @@ def prune(path: Path, chosen: PruneFilter, *, dry_run: bool = False) -> Pruned:
             entries, about = db.write_now(lambda connection: _choose(connection, chosen))
             if dry_run:
                 return Pruned(entries, about)
-            _steps(db, "chosen", _DELETE)
+            _delete_chosen(db)
             removed += entries
             # What stays may lie less densely than was counted on, or others have added to it.
             if not entries or chosen.max_bytes is None:
                 break
-        if chosen.model is not None and removed:
-            _steps(db, "answers", _MOVE)  # half-empty pages give nothing back
-        lingers = not db.empty_wal()
+        db.write_now(lambda connection: connection.execute(_ORPHANS))
+        lingers = not db.rebuild()
         return Pruned(removed, max(0, before - db.read(_used_bytes)), lingers)
 
 
@@ -476,9 +581,9 @@ def _choose(connection: sqlite3.Connection, chosen: PruneFilter) -> tuple[int, i
     return entries, size + entries * overhead
 
 
-def _steps(db: Database, table: str, statement: str) -> None:
-    """Run the statement over the ids that the table has now, a stretch in each transaction."""
-    ids = f"SELECT id FROM {table} WHERE id > ? AND id <= ? ORDER BY id LIMIT {_STEP}"  # noqa: S608
+def _delete_chosen(db: Database) -> None:
+    """Delete what was chosen, a stretch in each transaction."""
+    ids = f"SELECT id FROM chosen WHERE id > ? AND id <= ? ORDER BY id LIMIT {_STEP}"  # noqa: S608
     done = -1
 
     def step(connection: sqlite3.Connection) -> int:
@@ -486,10 +591,10 @@ def _steps(db: Database, table: str, statement: str) -> None:
         if not stretch:
             return last
         first, end = int(stretch[0][0]), int(stretch[-1][0])
-        connection.execute(statement, {"first": first, "last": end})
+        connection.execute(_DELETE, {"first": first, "last": end})
         return end
 
-    latest = f"SELECT ifnull(max(id), 0) FROM {table}"  # noqa: S608
+    latest = "SELECT ifnull(max(id), 0) FROM chosen"
     last = db.write_now(lambda connection: int(connection.execute(latest).fetchone()[0]))
     while done < last:
         done = db.write_now(step)
@@ -530,12 +635,58 @@ class CacheFigures:
         return self.hits / asked if asked else None
 
 
+class SemanticFigures(Struct, frozen=True):
+    """Of the semantic cache, of all models.
+
+    `hits` are in the ledger. Pairs of questions were `judged`, of which `refused` got no common
+    answer. Hits were `audited`: asked all the same, and the judge compared both answers; `wrong`
+    is how many did not say the same.
+    """
+
+    hits: int = 0
+    judged: int = 0
+    refused: int = 0
+    audited: int = 0
+    wrong: int = 0
+
+    @property
+    def bound(self) -> float | None:
+        """The share of hits that are wrong, at the most, with 95% confidence (Clopper and Pearson
+        1934, one-sided), as the judge sees it; None before the first audit."""
+        if not self.audited:
+            return None
+        low, high = self.wrong / self.audited, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            if _at_most(self.wrong, self.audited, middle) > 0.05:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+def _at_most(wrong: int, audited: int, share: float) -> float:
+    """The chance of so few among the audited if `share` of all are wrong."""
+    if share >= 1:
+        return float(wrong >= audited)
+    return sum(
+        math.exp(
+            math.lgamma(audited + 1) - math.lgamma(n + 1) - math.lgamma(audited - n + 1)
+            + n * math.log(share) + (audited - n) * math.log1p(-share)
+        )
+        for n in range(wrong + 1)
+    )  # fmt: skip
+
+
 @dataclass(slots=True)
 class CacheStats:
-    """`file_bytes`: the database with its WAL, more than the answers alone."""
+    """`file_bytes`: the database with its WAL, more than the answers alone. `encrypted`: all
+    answers are."""
 
     models: dict[str, CacheFigures] = field(default_factory=dict)
     file_bytes: int = 0
+    encrypted: bool = False
+    semantic: SemanticFigures = field(default_factory=SemanticFigures)
 
     @property
     def total(self) -> CacheFigures:
@@ -557,13 +708,22 @@ def cache_stats(cache: Path, ledger: Path) -> CacheStats:
         asked = "SELECT model, count(*), sum(bytes) FROM answers GROUP BY model"
         with open_database(cache) as db:
             rows = db.read(lambda connection: connection.execute(asked).fetchall())
+            plain = db.read(lambda connection: connection.execute(f"{_PLAIN} LIMIT 1").fetchone())
+            counts = db.read(
+                lambda c: c.execute("SELECT name, number FROM semantic_counts").fetchall()
+            )
+        stats.semantic = msgspec.convert(dict(counts), SemanticFigures)
+        stats.encrypted = bool(rows) and plain is None
         stats.models = {model: CacheFigures(entries, size) for model, entries, size in rows}
         for file in (cache, cache.with_name(f"{cache.name}-wal")):
             with contextlib.suppress(OSError):
                 stats.file_bytes += file.stat().st_size
     if ledger.exists():
         with contextlib.closing(open_ledger(ledger, "", "")) as opened:
-            calls = opened.report(lambda reading: reading.cache_use())
+            calls, semantic = opened.report(
+                lambda reading: (reading.cache_use(), reading.semantic_hits())
+            )
+        stats.semantic = replace(stats.semantic, hits=semantic)
         for model, hits, misses, saved, unpriced in calls:
             of = stats.models.setdefault(model, CacheFigures())
             of.hits, of.misses, of.unpriced = hits, misses, unpriced

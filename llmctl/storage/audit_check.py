@@ -26,6 +26,7 @@ from llmctl.storage.audit_chain import (
 from llmctl.storage.audit_log import Tail, read_tail, segment_path, segments, stub_path
 from llmctl.storage.database import ReadOnlyFile
 from llmctl.storage.files import LockedFile, disk
+from llmctl.storage.ledger_queries import HOUR
 
 _PATIENCE = 15.0  # seconds to wait for a process that writes
 
@@ -35,6 +36,10 @@ _CALLS_AND_HOLDS = (
     "UNION ALL SELECT call_id, at_ms, 1 FROM holds "
     "WHERE call_id IN (SELECT value FROM json_each(?1))"
 )
+
+
+_LAST_REMOVED = "SELECT max(at_ms) FROM counts WHERE what = 'call'"
+_DIGITS = str.maketrans("0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789abcdefghijklmnopqrstuv")
 
 
 class Finding(Struct, frozen=True):
@@ -109,7 +114,8 @@ class _Walk:
         """The verdict."""
         found, head = self._found, self._look()
         if head is None:
-            found.findings.append(Finding(str(self._folder), 0, "there is no audit log"))
+            what = "there is no audit log: it was removed, or no `audit:` has begun one"
+            found.findings.append(Finding(str(self._folder), 0, what))
             return found
         tail, sizes = head
         last_there = max([*sizes, *self._stubs(), tail.head.segment])
@@ -296,13 +302,15 @@ def _moment(line: Mapping[str, Any]) -> float | None:
 class Completeness(Struct, frozen=True):
     """Calls by id: of the ledger `without_line`, those among them whose process was `killed` before
     it could write one, and calls `without_row` in the ledger, of which nothing was sent where
-    `unsent`."""
+    `unsent`. `removed` counts the calls of the log that are older than the last which was removed
+    from the ledger, and have no row: which ones were removed is not on record there."""
 
     compared: int = 0
     without_line: tuple[str, ...] = ()
     killed: tuple[str, ...] = ()
     without_row: tuple[str, ...] = ()
     unsent: tuple[str, ...] = ()
+    removed: int = 0
 
     @property
     def complete(self) -> bool:
@@ -324,14 +332,34 @@ def check_completeness(
     lacking = [call for call in lost if call not in found.calls]
     odd = [call for call in found.calls if call not in rows]
     late = _rows(ledger, odd) if odd else {}
+    last = _last_removed(ledger)
     odd = [call for call in odd if call not in late]
+    removed = {call for call in odd if _made(call) < last}
+    odd = [call for call in odd if call not in removed]
     return found, Completeness(
         len(lost),
         tuple(call for call in lacking if not lost[call]),
         tuple(call for call in lacking if lost[call]),
         tuple(call for call in odd if found.calls[call]),
         tuple(call for call in odd if not found.calls[call]),
+        len(removed),
     )
+
+
+def _last_removed(ledger: Path) -> int:
+    """When the hour of the last call that was removed from the ledger ended, in milliseconds since
+    the epoch; 0: none was."""
+    with ReadOnlyFile(ledger) as file:
+        found = file.ask(lambda c: c.execute(_LAST_REMOVED).fetchone())
+    return found[0] + HOUR if found and found[0] is not None else 0
+
+
+def _made(call: str) -> int:
+    """When a call got its id (a ULID), before it started, in milliseconds since the epoch."""
+    try:
+        return int(call[:10].translate(_DIGITS), 32)
+    except ValueError:
+        return 1 << 62
 
 
 def _rows(ledger: Path, ids: list[str] | None = None) -> dict[str, tuple[int, bool]]:

@@ -34,6 +34,12 @@ after a rollback, so it changes nothing but the database; a reader fetches all r
 # The second when a message quotes a damaged schema that is no text.
 _FOREIGN = (sqlite3.Error, UnicodeDecodeError)
 
+LINGERS = (
+    "another llmctl keeps reading, so the WAL could not be emptied and may still hold text that "
+    "was removed; run the same command again when that one has ended"
+)
+"""What a user is told after `rebuild` was in vain."""
+
 APPLICATION_ID = 0x6C6C6D63
 """Marks a SQLite file as ours (`PRAGMA application_id`); "llmc" in ASCII."""
 
@@ -151,12 +157,27 @@ class Database:
         if self._durable and _identity(self.path) != self._file:
             raise gone(self.path)
 
-    def empty_wal(self) -> bool:
-        """Fold the WAL into the file and cut it to nothing; False when another process reads it
-        for ten seconds. For callers that write nothing meanwhile."""
-        with self._mapped_errors(self._connection):
-            self._connection.execute(f"PRAGMA busy_timeout={_CHECKPOINT * 1000:.0f}")
-            blocked, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    def rebuild(self) -> bool:
+        """Write the file anew, so that no byte of what was deleted is left in it, and cut the WAL
+        to nothing; False when another process reads that for ten seconds. Takes a second for each
+        150 MB, in which nobody else can write. For callers that write nothing meanwhile.
+
+        `erasable` is not enough: when rows move from one page to another, SQLite leaves copies in
+        the free space of the old page, and they outlive the rows.
+        """
+        connection = self._connection
+        folder = str(self.path.parent).replace("'", "''")
+        with self._mapped_errors(connection):
+            # In memory a large file would have no room, and nobody but us may look into ours.
+            connection.execute(f"PRAGMA temp_store_directory='{folder}'")
+            connection.execute("PRAGMA temp_store=FILE")
+            try:
+                _retry_busy(lambda: connection.execute("VACUUM"))
+            finally:
+                connection.execute("PRAGMA temp_store=MEMORY")
+            connection.execute(f"PRAGMA busy_timeout={_CHECKPOINT * 1000:.0f}")
+            blocked, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute("PRAGMA busy_timeout=0")
         return not blocked
 
     def close(self) -> None:

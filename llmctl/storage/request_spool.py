@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from llmctl.providers.batch_api import BatchResult
+from llmctl.storage.cipher import Cipher
 from llmctl.storage.database import temporary_file
 from llmctl.types import Request
 
@@ -32,27 +33,8 @@ CREATE INDEX waiting ON requests (number) WHERE waits;
 CREATE TABLE results (call_id TEXT PRIMARY KEY, status INTEGER, body BLOB, request_id TEXT)
   WITHOUT ROWID;
 """
-_NONCE = 12  # bytes
 _PAGE = 500  # rows that are read at a time
 _decode = msgspec.json.Decoder(Request).decode
-
-
-class _Cipher:
-    """AES-256-GCM (NIST SP 800-38D) under a key of its own."""
-
-    def __init__(self) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        self._aes = AESGCM(AESGCM.generate_key(256))
-
-    def encrypt(self, data: bytes) -> bytes:
-        """A nonce, and the data encrypted with it."""
-        nonce = secrets.token_bytes(_NONCE)
-        return nonce + self._aes.encrypt(nonce, data, None)
-
-    def decrypt(self, data: bytes) -> bytes:
-        """What was encrypted."""
-        return self._aes.decrypt(data[:_NONCE], data[_NONCE:], None)
 
 
 class RequestSpool(AbstractContextManager["RequestSpool"]):
@@ -60,12 +42,12 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
 
     A request `waits` until it is put into a batch, unless it asks the question of an earlier one,
     its leader, whose answer it shares. The file has no name and ends with the process. Every method
-    raises `DiskError` when it cannot grow. `encrypted`: requests are, by a key that only this
-    process has; it needs `cryptography`.
+    raises `DiskError` when it cannot grow. `encrypted`: requests and results are, and
+    questions have other names, by a key that only this process has; it needs `cryptography`.
     """
 
     def __init__(self, *, encrypted: bool = False) -> None:
-        self._cipher = _Cipher() if encrypted else None
+        self._cipher = Cipher(secrets.token_bytes(32)) if encrypted else None
         with temporary_file():
             self._db = sqlite3.connect("", isolation_level=None)
             self._db.executescript(_SETUP)
@@ -74,32 +56,33 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         self, request: Request, *, leader: str | None = None, waits: bool = True, attempts: int = 0
     ) -> None:
         """Put in a request. Raises `TypeError` and `ValueError` for one that JSON cannot say."""
-        data = self._encoded(request)
+        data, question = self._encoded(request), self._question(request.answer_key)
         self._run(
             "INSERT INTO requests (call_id, answer_key, leader, waits, attempts, request) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            request.call_id, request.answer_key, leader, waits and not leader, attempts, data,
+            request.call_id, question, leader, waits and not leader, attempts, data,
         )  # fmt: skip
 
     def leader(self, answer_key: str) -> str | None:
         """The call id of the request that asks the question first."""
         found = self._run(
-            "SELECT call_id FROM requests WHERE answer_key = ? AND leader IS NULL", answer_key
+            "SELECT call_id FROM requests WHERE answer_key = ? AND leader IS NULL",
+            self._question(answer_key),
         )
         return found[0][0] if found else None
 
     def get(self, call_id: str) -> tuple[Request, int] | None:
         """A request, and how many batches it has been in."""
         found = self._run("SELECT request, attempts FROM requests WHERE call_id = ?", call_id)
-        return (self._decoded(found[0][0]), found[0][1]) if found else None
+        return (self._decoded(call_id, found[0][0]), found[0][1]) if found else None
 
     def followers(self, leader: str) -> Iterator[list[Request]]:
         """The requests that share the answer of their leader, a page at a time."""
-        yield from self._pages("SELECT number, request FROM requests WHERE leader = ?", leader)
+        yield from self._pages("leader = ?", leader)
 
     def waiting(self) -> Iterator[list[Request]]:
         """The requests that wait, in order, a page at a time; they wait no more."""
-        for page in self._pages("SELECT number, request FROM requests WHERE waits"):
+        for page in self._pages("waits"):
             for request in page:
                 self._run("UPDATE requests SET waits = 0 WHERE call_id = ?", request.call_id)
             yield page
@@ -136,7 +119,8 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
                     "status = excluded.status, body = excluded.body, "
                     "request_id = excluded.request_id "
                     "WHERE status != 200 AND excluded.status = 200",
-                    result.call_id, result.status, result.body, result.request_id,
+                    result.call_id, result.status, self._sealed(result.call_id, result.body),
+                    result.request_id,
                 )  # fmt: skip
         except BaseException:
             self._run("ROLLBACK")
@@ -151,7 +135,10 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
             "DELETE FROM results WHERE call_id = ? RETURNING call_id, status, body, request_id",
             call_id,
         )
-        return BatchResult(*found[0]) if found else None
+        if not found:
+            return None
+        _, status, body, request_id = found[0]
+        return BatchResult(call_id, status, self._opened(call_id, body), request_id)
 
     def clear_results(self) -> tuple[int, list[str]]:
         """Take out all results that are left; gives their number, and some of their call ids."""
@@ -161,17 +148,28 @@ class RequestSpool(AbstractContextManager["RequestSpool"]):
         return number, [call_id for (call_id,) in found]
 
     def _encoded(self, request: Request) -> bytes:
-        data = msgspec.json.encode(request)
-        return data if self._cipher is None else self._cipher.encrypt(data)
+        return self._sealed(request.call_id, msgspec.json.encode(request))
 
-    def _decoded(self, data: bytes) -> Request:
-        return _decode(data if self._cipher is None else self._cipher.decrypt(data))
+    def _decoded(self, call_id: str, data: bytes) -> Request:
+        return _decode(self._opened(call_id, data))
 
-    def _pages(self, query: str, *values: object) -> Iterator[list[Request]]:
+    def _sealed(self, call_id: str, data: bytes) -> bytes:
+        return data if self._cipher is None else self._cipher.encrypt(data, call_id.encode())
+
+    def _opened(self, call_id: str, data: bytes) -> bytes:
+        return data if self._cipher is None else self._cipher.decrypt(data, call_id.encode())
+
+    def _question(self, answer_key: str) -> str:
+        return answer_key if self._cipher is None else self._cipher.name(answer_key.encode())
+
+    def _pages(self, condition: str, *values: object) -> Iterator[list[Request]]:
         last = 0
-        asked = f"{query} AND number > ? ORDER BY number LIMIT {_PAGE}"
+        asked = (
+            f"SELECT number, call_id, request FROM requests WHERE {condition} "  # noqa: S608
+            f"AND number > ? ORDER BY number LIMIT {_PAGE}"
+        )
         while found := self._run(asked, *values, last):
-            yield [self._decoded(data) for _, data in found]
+            yield [self._decoded(call_id, data) for _, call_id, data in found]
             last = found[-1][0]
 
     def _run(self, query: str, *values: object) -> list[Any]:

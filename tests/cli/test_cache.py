@@ -81,7 +81,9 @@ def test_stats(llmctl: Run, rows: Path, sim: Simulator) -> None:
     (model,) = shown.pop("models")
     assert model.pop("model") == "gpt-5-mini"
     assert {
-        key: value for key, value in shown.items() if key not in ("path", "file_bytes")
+        key: value
+        for key, value in shown.items()
+        if key not in ("path", "file_bytes", "encrypted", "semantic")
     } == model
     assert (model["entries"], model["hits"], model["misses"]) == (ROWS, ROWS, ROWS)
     assert (model["hit_rate"], model["unpriced_hits"]) == (0.5, 0)

@@ -55,7 +55,9 @@ def test_removed_conversations_are_gone(two: Run, home: Path) -> None:
     assert not any(b"owls" in file.read_bytes() for file in files)
     assert any(b"WHALES" in file.read_bytes() for file in files)
     assert json.loads(two("ask", "-c", "more", "--json").stdout)["model"] == "old"
-    assert json.loads(two("history", "remove", "--all", "--json").stdout) == {"removed": 1}
+    assert json.loads(two("history", "remove", "--all", "--json").stdout) == {
+        "removed": 1, "wal_emptied": True,
+    }  # fmt: skip
     assert two("ask", "-c", "more").returncode == 2
 
 

@@ -40,5 +40,6 @@ class TestProviderEngine(EngineSuite):
             stop=stop,
             call_id=live.call_id,
             say=lambda _: None,
+            store=live.store,
         )
         return ProviderEngine(tools, Patience(poll=0.1))

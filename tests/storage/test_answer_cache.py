@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sqlite3
 import stat
@@ -25,6 +26,7 @@ from llmctl.storage.answer_cache import (
     open_database,
     set_aside_files,
 )
+from llmctl.storage.cipher import StoreCipher
 from llmctl.storage.database import APPLICATION_ID, Database, Migration
 from llmctl.storage.process import Process, start_time, world
 from tests.conformance.calls import NOW, a_cached_answer
@@ -370,3 +372,139 @@ def test_where_there_can_be_no_file_no_answer_is_kept(
         assert words in said.pop()
     assert not said
     Database(path, newer).close()
+
+
+# --- Encrypted
+
+SECRET, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+
+
+def store(secret: str = SECRET, *, on: bool = True) -> StoreCipher:
+    """The cipher of a store key; there is none for an empty one."""
+    null = {"PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring"}
+    return StoreCipher({"LLMCTL_STORE_KEY": secret, **null}, on=on)
+
+
+def question(n: int) -> str:
+    """The n-th key, as scattered as fingerprints."""
+    return hashlib.sha256(str(n).encode()).hexdigest()
+
+
+def every_byte(path: Path) -> bytes:
+    """Of all files of the cache."""
+    return b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+def answers(cache: SqliteCache, count: int) -> list[str | None]:
+    """The texts of the first keys, looked up together."""
+    found = asyncio.run(cache.get_many([question(n) for n in range(count)]))
+    return [found[question(n)].text if question(n) in found else None for n in range(count)]
+
+
+@pytest.fixture
+def encrypted(path: Path, said: list[str]) -> Path:
+    """A cache of 600 encrypted answers; no file of it, while it is open and then, has a word of
+    one, nor the fingerprint of a question."""
+    with closing(SqliteCache(path, said.append, store=store())) as cache:
+        for n in range(600):
+            put(cache, question(n), a_cached_answer(f"canary {n}"))
+            if n == 0:
+                assert b"canary" not in every_byte(path)
+        assert answers(cache, 600) == [f"canary {n}" for n in range(600)]
+    raw = every_byte(path)
+    assert b"canary" not in raw
+    asked = [question(n) for n in range(600)]
+    assert not [one for one in asked if bytes.fromhex(one) in raw or one.encode() in raw]
+    assert said == []
+    return path
+
+
+def test_encrypted_answers_come_back(encrypted: Path, said: list[str]) -> None:
+    """In another process, and while encryption is off by now; a plan finds them, too."""
+    for on in (True, False):
+        with closing(SqliteCache(encrypted, said.append, store=store(on=on))) as cache:
+            assert answers(cache, 600) == [f"canary {n}" for n in range(600)]
+            assert get(cache, question(7)) == a_cached_answer("canary 7")
+            assert get(cache, question(601)) is None
+    for cipher, found in ((store().cipher, True), (None, False), (store(OTHER).cipher, False)):
+        with CachePeek(encrypted, None, NOW, cipher) as peek:
+            assert peek.has(question(7)) is found
+            assert not peek.has(question(601))
+    assert said == []
+
+
+def test_while_it_is_off_both_kinds_answer(encrypted: Path, said: list[str]) -> None:
+    """What is kept then is in clear, and found beside what was encrypted; turned on again, all of
+    it is encrypted, and the newer answer counts."""
+    with closing(SqliteCache(encrypted, said.append, store=store(on=False))) as cache:
+        for n in (5, 700):
+            put(cache, question(n), a_cached_answer(f"clear {n}"))
+        assert answers(cache, 7)[4:] == ["canary 4", "clear 5", "canary 6"]
+        assert b"clear 5" in every_byte(encrypted)
+    with closing(SqliteCache(encrypted, said.append, store=store())) as cache:
+        assert answers(cache, 7)[4:] == ["canary 4", "clear 5", "canary 6"]
+        assert get(cache, question(700)) == a_cached_answer("clear 700")
+        assert b"clear" not in every_byte(encrypted)
+
+
+def test_what_is_in_clear_is_encrypted_when_it_is_turned_on(path: Path, said: list[str]) -> None:
+    """No word of an answer is left in a file, though another process has it open; all answer."""
+    with closing(SqliteCache(path, said.append)) as other:
+        for n in range(1200):
+            put(other, key(n), a_cached_answer(f"canary {n} " * (n % 40 + 1)))
+        with closing(SqliteCache(path, said.append, store=store())) as cache:
+            assert b"canary" not in every_byte(path)
+            for n in range(1200):
+                assert get(cache, key(n)) == a_cached_answer(f"canary {n} " * (n % 40 + 1))
+    with open_database(path) as db:
+        counted = "SELECT count(*), sum(bytes = length(body)) FROM answers"
+        assert db.read(lambda c: c.execute(counted).fetchone()) == (1200, 1200)
+    assert said == []
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_another_key_finds_nothing_and_says_so_once(
+    encrypted: Path, said: list[str], *, on: bool
+) -> None:
+    """Answers of another store key are misses, with one warning that says what to do; new ones are
+    kept beside them. Without a key, while it is off, they are only misses."""
+    with closing(SqliteCache(encrypted, said.append, store=store(OTHER, on=on))) as cache:
+        assert answers(cache, 600) == [None] * 600
+        put(cache, question(1), a_cached_answer("mine"))
+        assert get(cache, question(1)) == a_cached_answer("mine")
+    (sentence,) = said
+    assert "another store key" in sentence
+    assert "llmctl cache prune --all" in sentence
+    with closing(SqliteCache(encrypted, said.append, store=store("", on=False))) as cache:
+        assert answers(cache, 3) == [None, None if on else "mine", None]
+    assert len(said) == 1
+    with closing(SqliteCache(encrypted, said.append, store=store())) as cache:
+        assert get(cache, question(1)) == a_cached_answer("canary 1" if on else "mine")
+
+
+def test_an_encrypted_answer_is_good_in_its_row_only(encrypted: Path, said: list[str]) -> None:
+    """A body that somebody has put under another key is damage, and never an answer to it."""
+    named = store().cipher.name(bytes.fromhex(question(1)))
+    other = store().cipher.name(bytes.fromhex(question(2)))
+    sql(
+        encrypted,
+        f"UPDATE answers SET body = (SELECT body FROM answers WHERE key = '{other}') "
+        f"WHERE key = '{named}'",
+    )
+    with closing(SqliteCache(encrypted, said.append, store=store())) as cache:
+        assert get(cache, question(1)) is None
+    assert "is damaged" in said[0]
+
+
+def test_encrypted_claims_are_one_across_processes(path: Path) -> None:
+    """Of two that encrypt one gets the answer; the claim does not tell the question."""
+    with (
+        closing(SqliteCache(path, print, store=store())) as cache,
+        closing(SqliteCache(path, print, store=store())) as other,
+    ):
+        other._me = (1, "another", other._me[2])
+        assert asyncio.run(cache.claim(KEY)) == "ours"
+        assert asyncio.run(other.claim(KEY)) == "theirs"
+        assert bytes.fromhex(KEY) not in every_byte(path)
+        asyncio.run(cache.release(KEY))
+        assert asyncio.run(other.claim(KEY)) == "ours"

@@ -115,6 +115,27 @@ def test_what_goes_is_gone_from_every_byte(path: Path, what: PruneFilter, stays:
     assert path.stat().st_size <= before * len(stays) / NUMBER * 1.1 + 50_000
 
 
+@pytest.mark.parametrize("seed", [4, 7, 9])
+def test_copies_in_free_space_are_gone(tmp_path: Path, seed: int) -> None:
+    """One pruning after another moves answers from page to page, of which SQLite leaves copies in
+    free space: they are gone with the answer."""
+    path, count, chance = tmp_path / "cache.db", 900, random.Random(seed)
+    order = chance.sample(range(count), count)
+    sizes = [chance.choice((1, 5, 20, 60, 100, 150)) for _ in range(count)]
+
+    async def put_all() -> None:
+        for n in range(count):
+            answer = a_cached_answer(f"canary-{n}- " * sizes[n], stored=NOW + order[n])
+            await cache.put(f"{n:064x}", answer)
+
+    with closing(SqliteCache(path, print)) as cache:
+        asyncio.run(put_all())
+    for age in range(100, count, 100):
+        prune(path, PruneFilter(before=NOW + age))
+        whole = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        assert not [n for n in range(count) if order[n] < age and b"canary-%d-" % n in whole]
+
+
 @pytest.mark.usefixtures("left")
 def test_by_size_the_least_recently_used_go(path: Path) -> None:
     """What was read lately stays, however old it is; the file is no larger than asked for."""
