@@ -68,7 +68,8 @@ class RequestMasker(Struct, frozen=True):
         counts = {str(kind): number for kind, number in walk.counts.items()}
         if self.action != "mask":
             refused = self._refusal(counts, walk.places) if self.action == "block" else ""
-            return replace(request, masked=Masked(counts, refused=refused))
+            # What is not sent is masked for those who write down what was asked.
+            return replace(made if refused else request, masked=Masked(counts, refused=refused))
         if made == request:
             return replace(request, masked=Masked())
         known = request.fingerprint or fingerprint(request)

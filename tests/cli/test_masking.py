@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.cli.jsonl import read, write
 from tests.cli.provider_batches import HAND, Provider
+from tests.cli.test_batch_provider_crash import Unheard, killed_at
 from tests.conftest import KEY, Run, configure, sent
 from tests.simulator.call import Call
 from tests.simulator.reply import Reply, ToolCall
@@ -268,9 +270,30 @@ def test_blocked_rows_go_into_no_batch(provider: Provider) -> None:
     assert leaks(received(provider.sim) + on_disk(provider.home)) == []
 
 
+@pytest.mark.skipif(find_spec("presidio_analyzer") is not None, reason="the extra is installed")
 def test_a_missing_extra_is_named(llmctl: Run, sim: Simulator, home: Path) -> None:
     """Kinds that need an extra which is not installed are exit 2, with the command."""
     masks(home, sim, "{mask: all}")
     done = llmctl("ask", "hi")
     assert (done.returncode, len(sim.calls)) == (2, 0)
     assert "pip install" in done.stderr
+
+
+def test_a_provider_batch_killed_after_submitting(provider: Provider, tmp_path: Path) -> None:
+    """`kill -9` while the batch is at the provider: the same command fetches it, each row has its
+    own value, and no value is on the disk but in input and output."""
+    provider.environ = {**provider.environ, "LLMCTL_STORE_KEY": STORE_KEY, "TMPDIR": str(tmp_path)}
+    provider.configure(more="    privacy: {}")
+    people = [f"u{number}@example.com" for number in range(6)]
+    provider.rows([{"id": f"r{n}", "prompt": f"I am {who}"} for n, who in enumerate(people)])
+    provider.batches.settings.fates = (HAND,)
+    killed_at(provider, "poll", Unheard())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if leaks(path.read_bytes(), *people)] == ["in.jsonl"]
+    provider.batches.finish()
+    assert provider.batch().returncode == 0
+    assert [provider.answers[f"r{n}"]["text"] for n in range(6)] == [
+        f"echo: I am {who}" for who in people
+    ]
+    assert leaks(received(provider.sim) + on_disk(provider.home), *people) == []
+    assert provider.batches.billed.repeated == 0

@@ -168,6 +168,7 @@ def test_block_says_what_and_where() -> None:
     assert blocked.masked.refused.startswith("`messages[1].content` (and 1 more): there is ")
     assert "2 email, 1 phone" in blocked.masked.refused
     assert MAIL not in blocked.masked.refused
+    assert MAIL not in str(blocked.messages)  # nor is it in what is written down of the call
     assert reported == replace(one, masked=Masked({"email": 2, "phone": 1}))
     assert replace(MASKER, action="block")(asked(user("hi"))).masked == Masked()
 
