@@ -52,8 +52,8 @@ class AuditObserver(Struct, frozen=True):
             "kind": "call",
             "call": row.call_id,
             "run": row.run_id,
-            "user": _clean(row.user),
-            "tags": {_clean(name): _clean(value) for name, value in request.tags.items()},
+            "user": clean(row.user),
+            "tags": {clean(name): clean(value) for name, value in request.tags.items()},
             "profile": row.profile,
             "provider": row.provider,
             "origin": (answer.target if answer else request.target).origin,
@@ -77,7 +77,7 @@ class AuditObserver(Struct, frozen=True):
         }
         if self.settings.content != "none":
             texts = _texts(record, masked=self.settings.content == "masked")
-            entry["content"] = {name: content_field(_clean(text)) for name, text in texts.items()}
+            entry["content"] = {name: content_field(clean(text)) for name, text in texts.items()}
         return entry
 
 
@@ -96,14 +96,14 @@ def _texts(record: CallRecord, *, masked: bool) -> dict[str, str]:
     if said is None or not said.values:
         return found
     if masked:  # the record's answer has the caller's values again
-        return {name: _with_tokens(text, said.values) for name, text in found.items()}
+        return {name: with_tokens(text, said.values) for name, text in found.items()}
     from llmctl.privacy.masking import Masker
 
     masker = Masker(b"", "", (), values=said.values)
     return {**found, "prompt": masker.restore(found["prompt"], in_json=True)}
 
 
-def _with_tokens(text: str, values: Mapping[str, str]) -> str:
+def with_tokens(text: str, values: Mapping[str, str]) -> str:
     """The text with tokens instead of their values, the longest first; also of those within JSON,
     and within JSON in JSON, as the arguments of tool calls are."""
     for token, value in sorted(values.items(), key=lambda each: -len(each[1])):
@@ -119,7 +119,7 @@ def _prompt(request: Request) -> str:
     return orjson.dumps([message.as_json() for message in request.messages]).decode()
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """The text without keys, and without halves of characters, which no JSON can hold."""
     whole = text if text.isascii() else text.encode("utf-8", "replace").decode()
     return redact_known_keys(whole)
@@ -139,7 +139,8 @@ class Checkpoints:
         """Write every so many seconds, and once more when it has `ended`."""
         while not ended.is_set():
             await first_of(self._clock.sleep(EVERY), ended.wait())
-            await self.write()
+            if not ended.is_set():  # else one that fails would be told twice
+                await self.write()
         await self.write()  # it may have ended while the last one was under way
 
     async def write(self) -> None:

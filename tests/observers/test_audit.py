@@ -215,3 +215,21 @@ def test_a_server_is_told(tmp_path: Path, server: HTTPServer) -> None:
     assert len({one["mac"] for one in heard}) == 2
     assert warned[0] == "the audit's checkpoint was not written: 127.0.0.1 answers 500"
     assert warned[1].startswith("the audit's checkpoint was not written: ")
+
+
+def test_a_place_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    """A run that ends tries once more, not twice with the same warning."""
+    warned: list[str] = []
+
+    class Waiting(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            """The run ends within the minute."""
+            assert seconds == EVERY
+            ended.set()
+            await asyncio.Event().wait()
+
+    clock, ended = Waiting(), asyncio.Event()
+    with closing(AuditLog(tmp_path / "audit", KEY, clock)) as log:
+        place = str(tmp_path / "missing" / "head.json")
+        asyncio.run(Checkpoints(log, place, clock, warned.append).run(ended))
+    assert len(warned) == 1
