@@ -167,6 +167,7 @@ class AnthropicKeys(KeyApi):
 
 
 _ANTHROPIC = {"anthropic-version": VERSION}
+_OF_CALLS = ("anthropic-version", "anthropic-beta")
 _SHOWN_FIRST, _SHOWN_LAST = len("sk-ant-api03-") + 3, 4  # characters of a key's two ends
 
 
@@ -190,16 +191,15 @@ def admin_places(profile: Profile, environ: Mapping[str, str]) -> KeyPlaces | No
 
 
 @asynccontextmanager
-async def open_key_api(
+async def open_admin(
     profile: Profile, admin: str, source: str, clock: Clock
-) -> AsyncGenerator[KeyApi]:
-    """The provider's keys by the `admin` key, which goes to the profile's address and nowhere else.
-    `source` is where that was found, for people."""
-    kind = key_api(profile.provider)
-    assert kind is not None
+) -> AsyncGenerator[tuple[Fetch, str | None]]:
+    """What asks the provider's administration by the `admin` key, which goes to the profile's
+    address and nowhere else; and OpenAI's project of the profile. `source` is where the key was
+    found, for people."""
     auth = KeyAuth(codec(profile.adapter, profile.api).auth, FixedKey(admin))
-    # The headers of the preset choose the project of calls, and an admin key belongs to none.
-    own = PRESETS[profile.provider].header_env
+    # Headers of calls choose their project, and an admin key belongs to none; or Anthropic's betas.
+    own = {*PRESETS[profile.provider].header_env, *_OF_CALLS}
     headers = {name.lower(): value for name, value in profile.headers.items()}
     others = {name: value for name, value in headers.items() if name not in own}
     async with endpoint_of(replace(profile, headers=others), auth, clock) as endpoint:
@@ -211,4 +211,15 @@ async def open_key_api(
                 error.args = (f"the admin key of {source} is refused: {error.message}",)
                 raise
 
-        yield kind(fetch, headers.get("openai-project"))
+        yield fetch, headers.get("openai-project")
+
+
+@asynccontextmanager
+async def open_key_api(
+    profile: Profile, admin: str, source: str, clock: Clock
+) -> AsyncGenerator[KeyApi]:
+    """The provider's keys by the `admin` key; see `open_admin`."""
+    kind = key_api(profile.provider)
+    assert kind is not None
+    async with open_admin(profile, admin, source, clock) as (fetch, project):
+        yield kind(fetch, project)
