@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from decimal import Decimal
@@ -13,13 +14,14 @@ from msgspec.structs import asdict
 from rich.filesize import pick_unit_and_suffix
 
 from llmctl.batch.output import dollars
-from llmctl.cli.output import json_text, money, percent, plural
+from llmctl.cli.figures import figure_json, targets_line
+from llmctl.cli.output import age, json_text, money, percent, plural
 from llmctl.reports.periods import iso
 from llmctl.reports.report import BudgetState, Figures, Group, Report, percentiles
+from llmctl.reports.targets import PERCENTILES, targeted
 from llmctl.storage.ledger_queries import UnknownCall
 
 MAX_NAMED = 20  # calls of unknown end that a report names one by one
-PERCENTILES = (50, 95, 99)
 _SPECIAL = re.compile(r'[",\r\n]')
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
@@ -39,16 +41,21 @@ class Column(NamedTuple):
     full: Callable[[Any], str]
 
 
-def _tokens(number: int) -> str:
+def tokens(number: int) -> str:
+    """`812`, `3.4k`, `1.2M`."""
     unit, suffix = pick_unit_and_suffix(number, ["", "k", "M", "G"], 1000)
     return f"{number / unit:.1f}{suffix}" if suffix else str(number)
 
 
 def _latency(share: int) -> Column:
+    return _time(f"p{share}", lambda figures: percentiles(figures.latencies, [share])[0])
+
+
+def _time(title: str, value: Callable[[Figures], int | None]) -> Column:
     return Column(
-        f"p{share}",
-        f"p{share} (s)",
-        lambda figures, _: percentiles(figures.latencies, [share])[0],
+        title,
+        f"{title} (s)",
+        lambda figures, _: value(figures),
         lambda ms: "-" if ms is None else f"{ms / 1000:.{1 if ms >= 10_000 else 2}f} s",
         lambda ms: "-" if ms is None else f"{ms / 1000:.2f}",
     )
@@ -64,13 +71,14 @@ COLUMNS = (
     Column("share", "Share", lambda f, whole: f.share_of(whole), percent, percent),
     Column("calls", "Calls", lambda f, _: f.calls, "{:,}".format, "{:,}".format),
     Column("a call", "A call (USD)", lambda f, _: (f.mean_cost, f.unpriced), *_dollars),
-    Column("in", "Tokens in", lambda f, _: f.input_tokens, _tokens, "{:,}".format),
-    Column("out", "Tokens out", lambda f, _: f.output_tokens, _tokens, "{:,}".format),
+    Column("in", "Tokens in", lambda f, _: f.input_tokens, tokens, "{:,}".format),
+    Column("out", "Tokens out", lambda f, _: f.output_tokens, tokens, "{:,}".format),
     Column("saved", "Saved (USD)", lambda f, _: (f.saved, f.unsaved), *_dollars),
     Column("errors", "Errors", lambda f, _: f.error_rate, percent, percent),
     Column("retries", "Retries", lambda f, _: f.retries, "{:,}".format, "{:,}".format),
     Column("429s", "Rate-limit hits", lambda f, _: f.rate_limits, "{:,}".format, "{:,}".format),
     *map(_latency, PERCENTILES),
+    _time("first token", lambda figures: percentiles(figures.first_tokens, [50])[0]),
 )
 
 
@@ -100,7 +108,10 @@ def as_json(report: Report) -> str:
                 "projected_usd": dollars(month.projected),
             },
             "budgets": [budget_json(state, zone) for state in report.budgets],
+            "targets": {one.name: figure_json(one) for one in targeted(report.total)},
+            "token_trend": _rate(report.token_trend),
             "error_types": report.error_types,
+            "masked": report.masked,
             "unpriced": [asdict(each) for each in report.unpriced],
             "unknown": {
                 "calls": len(report.unknown),
@@ -114,7 +125,6 @@ def as_json(report: Report) -> str:
 
 def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
     """The figures of a group; `share` is its part of the whole's cost."""
-    values = percentiles(figures.latencies, PERCENTILES)
     return {
         "calls": figures.calls,
         "errors": figures.errors,
@@ -124,6 +134,7 @@ def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
         "rate_limit_hits": figures.rate_limits,
         "estimated_calls": figures.estimated,
         "cached_calls": figures.kept,
+        "cache_hit_rate": _rate(figures.hit_rate),
         "input_tokens": figures.input_tokens,
         "output_tokens": figures.output_tokens,
         "cached_input_tokens": figures.cached_tokens,
@@ -133,11 +144,20 @@ def figures_json(figures: Figures, whole: Figures) -> dict[str, Any]:
         "share": _rate(figures.share_of(whole)),
         "mean_cost_usd": dollars(figures.mean_cost),
         "saved_usd": dollars(figures.saved),
+        "batch_saved_usd": dollars(figures.batch_saved),
+        "routed_saved_usd": dollars(figures.routed_saved),
+        "provider_cache_saved_usd": dollars(figures.provider_saved),
         "unpriced_calls": figures.unpriced,
         "uncertain_attempts": figures.doubtful,
         "may_have_been_billed_usd": dollars(figures.doubt),
-        "latency_ms": {f"p{at}": ms for at, ms in zip(PERCENTILES, values, strict=True)},
+        "latency_ms": _percentiles(figures.latencies),
+        "first_token_ms": _percentiles(figures.first_tokens),
     }
+
+
+def _percentiles(times: Counter[str]) -> dict[str, int | None]:
+    values = percentiles(times, PERCENTILES)
+    return {f"p{at}": ms for at, ms in zip(PERCENTILES, values, strict=True)}
 
 
 def groups_json(groups: Sequence[Group], by: Sequence[str], whole: Figures) -> list[dict[str, Any]]:
@@ -198,18 +218,27 @@ def as_csv(report: Report) -> str:
 
     def flat(figures: Figures) -> dict[str, Any]:
         fields = figures_json(figures, report.total)
-        latency = fields.pop("latency_ms")
-        return fields | {f"latency_{name}_ms": ms for name, ms in latency.items()}
+        times = {what: fields.pop(f"{what}_ms") for what in ("latency", "first_token")}
+        flat = {f"{what}_{at}_ms": ms for what, each in times.items() for at, ms in each.items()}
+        return fields | flat
 
-    def quoted(cell: str) -> str:  # RFC 4180; `csv` leaves a carriage return as it is
-        return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
+    head = [*report.query.by, *flat(Figures())]
+    return csv_text([head, *([*each.key, *flat(each.figures).values()] for each in report.groups)])
 
-    rows = [[*report.query.by, *flat(Figures())]]
-    for group in report.groups:
-        key = [f"'{value}" if _FORMULA.match(value or "") else value or "" for value in group.key]
-        values = flat(group.figures).values()
-        rows.append([*key, *("" if v is None else orjson.dumps(v).decode() for v in values)])
-    return "".join(",".join(map(quoted, row)) + "\n" for row in rows)
+
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Lines of CSV (RFC 4180). None is empty; text that a spreadsheet would take for a formula gets
+    an apostrophe in front."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, str):
+            text = f"'{value}" if _FORMULA.match(value) else value
+        else:
+            text = "" if value is None else orjson.dumps(value).decode()
+        # `csv` leaves a carriage return as it is
+        return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
+
+    return "".join(",".join(map(cell, row)) + "\n" for row in rows)
 
 
 def as_markdown(report: Report) -> str:
@@ -270,17 +299,22 @@ def group_rows(
 
 
 def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
-    """Of what calls failed, and what the figures leave out: refused calls, estimated tokens,
-    attempts in doubt, unknown prices."""
+    """How healthy it is, of what calls failed, and what the figures leave out: refused calls,
+    estimated tokens, attempts in doubt, unknown prices."""
     total = report.total
+    yield from _health(report)
     if report.error_types:
         kinds = ", ".join(f"{safe(name)} {count:,}" for name, count in report.error_types.items())
         yield f"Errors: {kinds}."
+    if report.masked:
+        kinds = ", ".join(f"{safe(kind)} {count:,}" for kind, count in report.masked.items())
+        yield f"Masked before sending: {kinds}."
+    yield from _savings(total)
     if total.refused:
         were = "was" if total.refused == 1 else "were"
         yield (
             f"{plural(total.refused, 'call')} {were} refused here, unsent: a budget, a limit of "
-            "the day, or a provider that was down."
+            "the day, a rule of `data` or `privacy`, or a provider that was down."
         )
     if total.estimated:
         yield (
@@ -300,6 +334,33 @@ def remarks(report: Report, safe: Callable[[str], str]) -> Iterator[str]:
         calls = [(safe(f"{each.profile}/{each.model}"), each.calls) for each in report.unpriced]
         named = ", ".join(f"{name} ({count:,})" for name, count in calls)
         yield f"Calls whose price is unknown are not in the figures: {named}."
+
+
+def _health(report: Report) -> Iterator[str]:
+    """The figures that have healthy targets, and the trend of tokens."""
+    if healthy := targeted(report.total):
+        yield targets_line(healthy)
+    if report.token_trend is not None:
+        span, used = report.query.span, report.total.tokens
+        long = age((span.end - span.start) / 1000)
+        yield f"Tokens: {used:,}, {report.token_trend:+.0%} against the {long} before."
+
+
+def _savings(total: Figures) -> Iterator[str]:
+    """What batches, routes and prompt caches of providers saved, or cost more."""
+    if total.batch_saved:
+        yield f"Providers' batches cost {_usd(total.batch_saved)} USD less than single calls."
+    if total.routed_saved:
+        more = "more" if total.routed_saved < 0 else "less"
+        amount = _usd(abs(total.routed_saved))
+        yield f"Routes cost {amount} USD {more} than the strong model alone would have."
+    if total.cached_tokens or total.cache_write_tokens:
+        saved = total.provider_saved
+        yield (
+            f"Providers' prompt caches: {total.cached_tokens:,} tokens read, "
+            f"{total.cache_write_tokens:,} written, {_usd(abs(saved))} USD "
+            f"{'more' if saved < 0 else 'less'} than without."
+        )
 
 
 def escaped(text: str) -> str:

@@ -12,31 +12,45 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from llmctl.cli.cost_formats import COLUMNS, MAX_NAMED, dimensions, group_rows, remarks, summary
+from llmctl.cli.cost_formats import (
+    COLUMNS,
+    MAX_NAMED,
+    dimensions,
+    group_rows,
+    remarks,
+    summary,
+)
 from llmctl.cli.output import drawn, money, plural
 from llmctl.pricing import HOW_TO_SET
 from llmctl.redact import printable
 from llmctl.reports.periods import local
 from llmctl.reports.report import BudgetCheck, BudgetState, Group, Report
+from llmctl.reports.targets import PERCENTILES
 
 _BAR = 16  # columns of a bar or gauge
+_SUMS, _TIMES = 4, -(len(PERCENTILES) + 1)  # of `COLUMNS`: where the second table begins, the third
 _COLOURS = {"within": "green", "warning": "yellow", "exceeded": "red"}
 
 
 def draw(report: Report) -> str:
     """The report, as wide as stdout."""
-    blocks: list[list[RenderableType]] = [[Text("LLM cost", "bold"), Text(), Text(summary(report))]]
+    return "\n".join(drawn(*block) for block in blocks(report))
+
+
+def blocks(report: Report) -> list[list[RenderableType]]:
+    """The parts of the report: head, tables of groups, budgets, remarks; none is empty."""
+    found: list[list[RenderableType]] = [[Text("LLM cost", "bold"), Text(), Text(summary(report))]]
     if report.total.calls:
-        blocks += [[table] for table in _groups(report)]
+        found += [[table] for table in _groups(report)]
     else:
-        blocks.append([Text("no calls in this span")])
+        found.append([Text("no calls in this span")])
     if report.budgets:
         table = _budget_table()
         for state in report.budgets:
             table.add_row(*_budget(state, report.query.zone))
-        blocks.append([table])
-    blocks.append([*_remarks(report)])
-    return "\n".join(drawn(*block) for block in blocks if block)
+        found.append([table])
+    found.append([*_remarks(report)])
+    return [block for block in found if block]
 
 
 def draw_check(checked: BudgetCheck, groups: Sequence[Group], zone: tzinfo) -> str:
@@ -67,23 +81,28 @@ def _safe(name: str) -> str:
     return " ".join(printable(name).split())
 
 
-def _groups(report: Report) -> tuple[Table, Table]:
-    """Cost, share and calls of each group with a bar, and a table of its other figures."""
+def _groups(report: Report) -> tuple[Table, ...]:
+    """Cost, share and calls of each group with a bar; a table of its other sums; one of times."""
     titles = [column.title for column in COLUMNS]
-    costs, figures = _table(report, *titles[:4], ""), _table(report, *titles[4:])
+    tables = [
+        _table(report, *titles[:_SUMS], ""),
+        _table(report, *titles[_SUMS:_TIMES]),
+        _table(report, *titles[_TIMES:]),
+    ]
     for key, sums in group_rows(report, _safe, "total"):
         names = [Text(name, "bold", overflow="fold") for name in key]
         cells = [column.show(column.value(sums, report.total)) for column in COLUMNS]
         bar = Bar(1, 0, sums.share_of(report.total) or 0.0, width=_BAR, color="cyan")
-        costs.add_row(*names, *cells[:4], bar)
-        figures.add_row(*names, *cells[4:])
-    return costs, figures
+        tables[0].add_row(*names, *cells[:_SUMS], bar)
+        tables[1].add_row(*names, *cells[_SUMS:_TIMES])
+        tables[2].add_row(*names, *cells[_TIMES:])
+    return tuple(tables)
 
 
 def _table(report: Report, *figures: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in dimensions(report):
-        table.add_column(name)  # these alone may wrap
+        table.add_column(printable(name))  # these alone may wrap
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -1,14 +1,12 @@
-"""Prometheus metrics: what the ledger adds up to, and this worker's HTTP requests."""
+"""Prometheus metrics of a worker: those of the ledger, and its own HTTP requests."""
 
 from __future__ import annotations
 
-import threading
+import sqlite3
 import time
-from collections import Counter as Sums
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from msgspec import Struct
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -16,103 +14,42 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from llmctl.gateway.openapi import ROUTES
+from llmctl.reports.metrics import History, LedgerCollector, Snapshot, history, snapshot
 from llmctl.storage.ledger_queries import HOUR, LedgerPeek, Reading
-from llmctl.storage.ledger_rows import dollars
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)  # seconds
 _ONE_MODEL = "/v1/models/{model}"
-_FRESH = 1.0  # seconds that sums of the ledger may be old
-_EVER = (0, HOUR << 32)  # whole hours: nothing is added up call by call
-_TOKENS = {
-    "input": "input_tokens",
-    "output": "output_tokens",
-    "cached_input": "cached_tokens",
-    "cache_write": "cache_write_tokens",
-    "reasoning": "reasoning_tokens",
-}
+_WINDOW = 3600.0  # seconds whose latencies are shown
+_LASTING = 60.0  # seconds that sums of past hours may be old
 
 
-class Total(Struct, frozen=True):
-    """The sums (`ledger_queries.SUMS`) of all calls of one profile and model."""
+class LedgerReader:
+    """What all processes have written in the ledger at `path`, and do now.
 
-    profile: str
-    model: str
-    sums: Mapping[str, int]
-
-
-def ledger_totals(path: Path) -> list[Total]:
-    """What all processes have written; nothing while there is no ledger."""
-
-    def read(reading: Reading) -> list[Total]:
-        found: dict[tuple[str, str], Sums[str]] = {}
-        for cell in reading.cells(_EVER, tags=False):
-            found.setdefault((cell.profile, cell.model), Sums()).update(cell.sums)
-        return [Total(*kind, sums) for kind, sums in found.items()]
-
-    with LedgerPeek(path) as ledger:
-        return ledger.ask(lambda connection: read(Reading(connection))) or []
-
-
-class LedgerCollector(Collector):
-    """Calls, tokens and dollars. They are the same in every worker, and outlive all of them.
-
-    `totals` gives the sums, and is asked at most once a second. May be collected by any thread.
+    What the past hours add up to is read once a minute: over a million calls that takes 150 ms of
+    processor, and the rest 8.
     """
 
-    def __init__(self, totals: Callable[[], list[Total]]) -> None:
-        self._totals = totals
-        self._lock = threading.Lock()
-        self._read: tuple[float, list[Total]] | None = None
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._past: tuple[float, History] | None = None
 
-    def _fresh(self) -> list[Total]:
-        with self._lock:
-            now = time.monotonic()
-            if self._read is None or now - self._read[0] >= _FRESH:
-                self._read = now, self._totals()
-            return self._read[1]
+    def __call__(self) -> Snapshot | None:
+        """The ledger now; None while there is none."""
+        with LedgerPeek(self._path) as ledger:
+            return ledger.ask(self._read)
 
-    def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
-        calls = CounterMetricFamily(
-            "llmctl_calls",
-            "Calls on the ledger of all processes by how they ended: answered (or given up by the "
-            "caller), cached, failed, refused before sending.",
-            labels=["profile", "model", "status"],
-        )
-        tokens = CounterMetricFamily(
-            "llmctl_tokens",
-            "Tokens used; input includes cached_input and cache_write, output includes reasoning.",
-            labels=["profile", "model", "kind"],
-        )
-        cost = CounterMetricFamily(
-            "llmctl_cost_usd",
-            "US dollars that calls cost, as far as it is known.",
-            labels=["profile", "model"],
-        )
-        doubtful = CounterMetricFamily(
-            "llmctl_doubtful_cost_usd",
-            "US dollars that calls of unknown end may have cost beyond that.",
-            labels=["profile", "model"],
-        )
-        for total in self._fresh():
-            where, sums = [total.profile, total.model], total.sums
-            ended = {"cached": "kept", "failed": "errors", "refused": "refused"}
-            by_status = {status: sums[name] for status, name in ended.items()}
-            by_status["answered"] = sums["calls"] - sum(by_status.values())
-            for status, count in by_status.items():
-                calls.add_metric([*where, status], count)
-            for kind, name in _TOKENS.items():
-                tokens.add_metric([*where, kind], sums[name])
-            cost.add_metric(where, float(dollars(sums["cost_pico"])))
-            doubtful.add_metric(where, float(dollars(sums["doubtful_pico"])))
-        yield from (calls, tokens, cost, doubtful)
+    def _read(self, connection: sqlite3.Connection) -> Snapshot:
+        connection.execute("BEGIN")  # all as it is at one moment; closing the file ends it
+        ledger, now = Reading(connection), round(time.time() * 1000)
+        if self._past is None or time.monotonic() - self._past[0] >= _LASTING:
+            self._past = time.monotonic(), history(ledger, end=now // HOUR)
+        return snapshot(ledger, now, _WINDOW, self._past[1])
 
 
 class HttpFigures(Collector):
@@ -182,7 +119,7 @@ class Metrics:
     def __init__(self, ledger: Path, worker: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more of each
         self._registry = CollectorRegistry()
-        self._registry.register(LedgerCollector(lambda: ledger_totals(ledger)))
+        self._registry.register(LedgerCollector(LedgerReader(ledger)))
         self.http = HttpFigures(self._registry, worker)
 
     def text(self, waiting: Mapping[str, int]) -> bytes:

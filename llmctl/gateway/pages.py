@@ -7,7 +7,10 @@ caller (None at `/healthz` and `/readyz`, which anybody may ask).
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,13 +21,28 @@ from starlette.types import Receive, Scope, Send
 
 import llmctl
 from llmctl.gateway.log import warn
-from llmctl.gateway.metrics import CONTENT_TYPE, Metrics
+from llmctl.gateway.metrics import Metrics
 from llmctl.gateway.openapi import document
+from llmctl.reports import page
+from llmctl.reports.metrics import CONTENT_TYPE
+from llmctl.reports.periods import since
+from llmctl.storage.ledger_queries import LedgerPeek, Reading
 
 if TYPE_CHECKING:
     from llmctl.gateway.app import App
     from llmctl.gateway.callers import Caller
+    from llmctl.gateway.service import Service
 
+_FRESH = 15.0  # seconds that the report may be old: a large ledger takes some to add up
+_REPORT_HEADERS = {
+    "content-type": "text/html; charset=utf-8",
+    "vary": "accept",
+    "content-security-policy": f"{page.policy()}; frame-ancestors 'none'",
+    "cache-control": "no-store",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
 _LINKS = {
     "health": "/healthz",
     "ready": "/readyz",
@@ -52,7 +70,7 @@ def pages(metrics: Metrics) -> Callable[[Scope, Receive, Send], Coroutine[Any, A
         return Response(text, media_type=CONTENT_TYPE)
 
     routes: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
-        "/": _root,
+        "/": _Root(),
         "/healthz": _health,
         "/readyz": _ready,
         "/usage": _usage,
@@ -78,6 +96,46 @@ def pages(metrics: Metrics) -> Callable[[Scope, Receive, Send], Coroutine[Any, A
     return app
 
 
+class _Root:
+    """The page at `/`: that of `llmctl report`, over the last 30 days in UTC, for who accepts HTML,
+    and the links for others. The report is made in a thread, at most once in `_FRESH` seconds."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._text = ""
+        self._made: tuple[Service, float] | None = None
+
+    async def __call__(self, request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            about = {"name": "llmctl", "version": llmctl.__version__, "links": _LINKS}
+            return _json(about, headers={"vary": "accept"})
+        if not _caller(request).admin:
+            raise HTTPException(403, "the report is for tokens made with --admin; yours is /usage")
+        return Response(await self._fresh(_app(request).service), headers=_REPORT_HEADERS)
+
+    async def _fresh(self, service: Service) -> str:
+        async with self._lock:
+            now = time.monotonic()
+            if self._made is None or self._made[0] is not service or now >= self._made[1] + _FRESH:
+                self._text = await asyncio.to_thread(_report, service)
+                self._made = service, now
+            return self._text
+
+
+def _report(service: Service) -> str:
+    settings, now = service.settings, round(service.run.clock.wall() * 1000)
+
+    def read(connection: sqlite3.Connection) -> page.PageData:
+        connection.execute("BEGIN")  # all of it at one moment
+        return page.read(Reading(connection), since("30d", now, UTC), UTC, now, settings.budgets)
+
+    with LedgerPeek(settings.folders.state / "ledger.db") as ledger:
+        data = ledger.ask(read)
+    if data is None:
+        raise HTTPException(503, "the ledger cannot be read at the moment: try again")
+    return page.html(data)
+
+
 def _app(request: Request) -> App:
     app: App = request.scope["llmctl.app"]
     return app
@@ -95,7 +153,7 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 def _refusal(error: HTTPException) -> Response:
     """An error in the shape of OpenAI's, as callers at no dialect's path hear of all of them."""
-    kinds = {403: "permission", 404: "not_found", 405: "invalid_request"}
+    kinds = {403: "permission", 404: "not_found", 405: "invalid_request", 503: "server"}
     said = {404: "there is no such page; / names those that there are", 405: "pages take GET"}
     message = said.get(error.status_code, error.detail)
     kind = kinds.get(error.status_code, "invalid_request")
@@ -104,10 +162,6 @@ def _refusal(error: HTTPException) -> Response:
         error.status_code,
         error.headers,
     )
-
-
-async def _root(_: Request) -> Response:
-    return _json({"name": "llmctl", "version": llmctl.__version__, "links": _LINKS})
 
 
 async def _health(_: Request) -> Response:

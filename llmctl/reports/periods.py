@@ -91,6 +91,26 @@ def between(first: str | None, last: str | None, now: int, zone: tzinfo) -> Span
     return Span(start, end)
 
 
+def span_of(
+    ago: str | None,
+    first: str | None,
+    last: str | None,
+    now: int,
+    zone: tzinfo,
+    *,
+    today: bool = False,
+) -> Span:
+    """The span that `--since`, or `--from` and `--to`, name; without any the last 30 days, or
+    `today` until now. Raises `UsageError`."""
+    if first is None and last is None:
+        if ago is None and today:
+            return Span(period_at("day", now, zone).start, now + 1)
+        return since(ago or "30d", now, zone)
+    if ago is None:
+        return between(first, last, now, zone)
+    raise UsageError("--since and --from/--to exclude each other; give one of them")
+
+
 def period_at(period: Period, now: int, zone: tzinfo) -> Span:
     """The day, week (from Monday) or month that `now` belongs to."""
     first = local(now, zone).date()

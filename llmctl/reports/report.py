@@ -22,7 +22,7 @@ from llmctl.config.settings import Budget
 from llmctl.errors import UsageError
 from llmctl.protocols import BudgetUsage, BudgetWindow
 from llmctl.reports.periods import Span, days, period_at
-from llmctl.storage.ledger_queries import Cell, Reading, UnknownCall
+from llmctl.storage.ledger_queries import SUMS, Cell, Reading, UnknownCall, kind_names
 from llmctl.storage.ledger_rows import Labels, from_pico, matches, read_tags
 
 DIMENSIONS = ("day", "model", "profile", "provider", "user")
@@ -31,6 +31,7 @@ DIMENSIONS = ("day", "model", "profile", "provider", "user")
 State = Literal["within", "warning", "exceeded"]
 Key = tuple[str | None, ...]
 
+_PRICED = {"profile", "provider", "model"}  # what a price is for
 _DAY = 24 * 3600 * 1000  # milliseconds
 _MAX_EMPTY_DAYS = 92  # in a longer span the days before the first call are left out
 
@@ -47,7 +48,11 @@ class Figures:
         estimated: calls whose tokens the provider did not report, or not all.
         retries, rate_limits: attempts beyond the first, and those that met a rate limit (429).
         refused: calls that were not let through here, and not sent; they are no errors.
-        latencies: number of calls by latency; whole milliseconds, as text.
+        batch_saved_pico: what providers' batches cost less than single calls.
+        routed_saved_pico: what routes cost less than the strong model alone; may be below 0.
+        provider_saved_pico: what providers' prompt caches saved; below 0: cost more.
+        latencies, first_tokens: number of calls by latency, and of streamed ones by the time until
+            their first token; whole milliseconds, as text.
 
     """
 
@@ -70,7 +75,11 @@ class Figures:
     retries: int = 0
     rate_limits: int = 0
     refused: int = 0
+    batch_saved_pico: int = 0
+    routed_saved_pico: int = 0
+    provider_saved_pico: int = 0
     latencies: Counter[str] = field(default_factory=Counter)
+    first_tokens: Counter[str] = field(default_factory=Counter)
 
     def add(self, sums: Mapping[str, int]) -> None:
         """Add the sums of further calls."""
@@ -79,8 +88,9 @@ class Figures:
 
     def merge(self, other: Figures) -> None:
         """Add other figures, latencies included."""
-        self.add({n: getattr(other, n) for n in other.__slots__ if n != "latencies"})
+        self.add({name: getattr(other, name) for name in SUMS})
         self.latencies.update(other.latencies)
+        self.first_tokens.update(other.first_tokens)
 
     @property
     def cost(self) -> Decimal | None:
@@ -91,6 +101,29 @@ class Figures:
     def saved(self) -> Decimal | None:
         """What kept answers would have cost, in dollars; None when that is unknown of all."""
         return _known(self.saved_pico, self.unsaved)
+
+    @property
+    def batch_saved(self) -> Decimal:
+        """What providers' batches cost less than single calls, in dollars, where that is known."""
+        return from_pico(self.batch_saved_pico) or Decimal(0)
+
+    @property
+    def routed_saved(self) -> Decimal:
+        """What routes cost less than the strong model alone, in dollars, where that is known; below
+        0 where they cost more."""
+        return from_pico(self.routed_saved_pico) or Decimal(0)
+
+    @property
+    def provider_saved(self) -> Decimal:
+        """What providers' prompt caches saved in dollars, where that is known; below 0 where
+        writing them cost more than reading saved."""
+        return from_pico(self.provider_saved_pico) or Decimal(0)
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the calls that were not refused which a kept answer served; None without any."""
+        asked = self.calls - self.refused
+        return self.kept / asked if asked else None
 
     @property
     def doubt(self) -> Decimal | None:
@@ -122,6 +155,17 @@ class Figures:
         if not asked or cost is None or self.unpriced:
             return None
         return round(cost / asked, 12)
+
+    @property
+    def rate_limit_rate(self) -> float | None:
+        """Share of the requests to providers that met a rate limit (429); None without any."""
+        requests = self.calls - self.kept - self.refused + self.retries
+        return self.rate_limits / requests if requests else None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in and out."""
+        return self.input_tokens + self.output_tokens
 
     def share_of(self, whole: Figures) -> float | None:
         """Cost as a share of `whole`'s; None when either is nothing or unknown."""
@@ -211,7 +255,8 @@ class Unpriced(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Cost report. Groups by cost, dearest first (with `day`: in order of time)."""
+    """Cost report. Groups by cost, dearest first (with `day`: in order of time). `before` is the
+    tokens of a span as long before this one, None where the ledger does not reach back so far."""
 
     query: Query
     total: Figures
@@ -222,6 +267,14 @@ class Report(Struct, frozen=True):
     unpriced: tuple[Unpriced, ...]
     unknown: tuple[UnknownCall, ...] = ()
     error_types: Mapping[str, int] = {}
+    masked: Mapping[str, int] = {}
+    before: int | None = None
+
+    @property
+    def token_trend(self) -> float | None:
+        """By what share more tokens were used than in the span before; None where that began before
+        the ledger, or used none."""
+        return self.total.tokens / self.before - 1 if self.before else None
 
 
 class BudgetCheck(Struct, frozen=True):
@@ -293,23 +346,34 @@ def parse_by(words: Iterable[str]) -> tuple[str, ...]:
 
 def make(ledger: Reading, query: Query, budgets: Sequence[Budget]) -> Report:
     """The report that answers the query."""
-    span, zone, tags = query.span, query.zone, _has_tag(query.by)
-    sums = _Sums(query.by, _calendar(query, ledger.first()))
+    span, zone = query.span, query.zone
+    by = kind_names(query.by) - {"asked_model"}  # groups have the one that answered
+    first = ledger.first()
+    sums = _Sums(query.by, _calendar(query, first))
+    before, tokens = Span(2 * span.start - span.end, span.start), 0
+    if first is None or first > before.start:
+        before = Span(span.start, span.start)
     month, month_figures = period_at("month", query.now, zone), Figures()
     days_in = {start for _, start in sums.calendar if start in span}
-    edges = sorted({span.start, span.end, month.start, month.end} | days_in)
-    for cell in ledger.cells(edges, tags=tags):
+    edges = sorted({before.start, span.start, span.end, month.start, month.end} | days_in)
+    for cell in ledger.cells(edges, by | _PRICED):
         start = edges[cell.span]
         if start in span:
             sums.add(cell, start)
         if start in month:
             month_figures.add(cell.sums)
+        if start in before:
+            tokens += cell.sums["input_tokens"] + cell.sums["output_tokens"]
     edges = sorted({span.start, span.end} | (days_in if "day" in query.by else set()))
-    for found in ledger.latencies(edges, tags=tags):
+    for found in ledger.latencies(edges, by):
         _, group = sums.group(found, edges[found.span])
-        group.latencies.update(found.milliseconds.split(","))
+        group.latencies.update(found.times)
+    for found in ledger.first_tokens(edges, by):
+        _, group = sums.group(found, edges[found.span])
+        group.first_tokens.update(found.times)
     for group in sums.groups.values():
         sums.total.latencies.update(group.latencies)
+        sums.total.first_tokens.update(group.first_tokens)
     projected = project(month_figures.cost, month, query.now)
     return Report(
         query=query,
@@ -324,6 +388,8 @@ def make(ledger: Reading, query: Query, budgets: Sequence[Budget]) -> Report:
         unpriced=sums.unpriced(),
         unknown=tuple(ledger.unknown(span.start, span.end)) if sums.total.doubtful else (),
         error_types=ledger.error_types(span.start, span.end) if sums.total.errors else {},
+        masked=ledger.masked(span.start, span.end),
+        before=tokens if before.start < span.start else None,
     )
 
 
@@ -331,14 +397,14 @@ def check(
     ledger: Reading, budget: Budget, span: Span | str, by: tuple[str, ...], zone: tzinfo
 ) -> BudgetCheck:
     """State of a budget in a span, or in the run of that id (which has no days), with groups."""
-    tags = _has_tag((*budget.match, *by))
+    names = kind_names((*budget.match, *by)) | _PRICED
     if isinstance(span, str):
         calendar, edges = [(date.min, 0)], [0]
-        cells = ledger.run_cells(span, tags=tags)
+        cells = ledger.run_cells(span, names)
     else:
         calendar = days(span, zone) if "day" in by else [(date.min, span.start)]
         edges = [start for _, start in calendar]
-        cells = ledger.cells([*edges, span.end], tags=tags)
+        cells = ledger.cells([*edges, span.end], names)
     sums = _Sums(by, calendar)
     for cell in cells:
         if matches(budget.match, cell):
@@ -410,10 +476,6 @@ def _calendar(query: Query, first: int | None) -> list[tuple[date, int]]:
         start = query.now if first is None else max(span.start, first)
         span = Span(min(start, span.end - 1), span.end)
     return days(span, query.zone)
-
-
-def _has_tag(names: Iterable[str]) -> bool:
-    return any(name.startswith("tag:") for name in names)
 
 
 def _known(pico: int, unknown: int) -> Decimal | None:

@@ -72,14 +72,15 @@ def test_the_json_report(run: Run) -> None:
     said = report(run)
     assert list(said) == [
         "from", "to", "timezone", "by", "total", "groups", "days", "month_to_date", "budgets",
-        "error_types", "unpriced", "unknown",
+        "targets", "token_trend", "error_types", "masked", "unpriced", "unknown",
     ]  # fmt: skip
     assert list(said["total"]) == [
         "calls", "errors", "error_rate", "refused_calls", "retries", "rate_limit_hits",
-        "estimated_calls", "cached_calls", "input_tokens", "output_tokens",
+        "estimated_calls", "cached_calls", "cache_hit_rate", "input_tokens", "output_tokens",
         "cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd", "share",
-        "mean_cost_usd", "saved_usd", "unpriced_calls", "uncertain_attempts",
-        "may_have_been_billed_usd", "latency_ms",
+        "mean_cost_usd", "saved_usd", "batch_saved_usd", "routed_saved_usd",
+        "provider_cache_saved_usd", "unpriced_calls", "uncertain_attempts",
+        "may_have_been_billed_usd", "latency_ms", "first_token_ms",
     ]  # fmt: skip
     assert (said["total"]["cost_usd"], said["total"]["saved_usd"]) == (5, 1)
     assert said["total"]["may_have_been_billed_usd"] == Decimal("0.5")
@@ -120,6 +121,7 @@ def test_what_a_budget_refused_is_no_error(run: Run, state: Path) -> None:
     shown = " ".join(run("cost", "report").stdout.split())
     assert "33.3% errors" in shown
     assert "Errors: server 1. 22 calls were refused here, unsent:" in shown
+    assert "a rule of `data` or `privacy`, or a provider that was down." in shown
     assert "Of 1 call the provider reported no tokens, or not all: they are estimates (~)" in shown
 
 
@@ -204,7 +206,7 @@ def test_markdown_is_text(run: Run, state: Path) -> None:
     a_ledger(state / "ledger.db", a_call(started_ms=now(), model=evil), a_call(started_ms=now()))
     text = run("cost", "report", "--format", "markdown").stdout
     row = next(line for line in text.splitlines() if "img" in line)
-    assert len(re.findall(r"(?<!\\)\|", row)) == 15
+    assert len(re.findall(r"(?<!\\)\|", row)) == 16
     for forbidden in ("<img", r"(?<!\\)\]\(", "http://", " @all", r"www\.e", r" \$e"):
         assert not re.search(forbidden, row)
     assert "| **total** |" in text
