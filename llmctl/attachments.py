@@ -1,4 +1,4 @@
-"""What `--attach` names becomes a part of a message: text, image, PDF or audio.
+"""What `--attach` names becomes a part of a message: text, image, PDF, audio or video.
 
 What a file is, its first bytes say; its name only decides for addresses, which are passed on and
 never fetched. The parts are those of `types.Message`.
@@ -32,11 +32,21 @@ _TYPES = {
     rb"fLaC": "audio/flac",
     rb"\xff[\xf1\xf9]": "audio/aac",
     rb"....ftypM4A": "audio/m4a",
+    rb"....ftyp(isom|iso[2-9]|mp4[12]|avc1|dash|M4V|MSNV)": "video/mp4",
+    rb"....ftypqt  ": "video/mov",
+    rb"....ftyp3g": "video/3gpp",
+    rb"\x1aE\xdf\xa3.{0,60}webm": "video/webm",
+    rb"\x00\x00\x01[\xba\xb3]": "video/mpeg",
+    rb"RIFF....AVI ": "video/avi",
+    rb"FLV\x01": "video/x-flv",
 }
 """How files begin (en.wikipedia.org/wiki/List_of_file_signatures)."""
 
 _IMAGES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
-_KNOWN = "text, PNG, JPEG, GIF, WebP, PDF, WAV, MP3, FLAC, Ogg, M4A or AAC"
+_KNOWN = (
+    "text, PNG, JPEG, GIF, WebP, PDF, WAV, MP3, FLAC, Ogg, M4A, AAC, "
+    "MP4, MOV, WebM, MPEG, AVI, FLV or 3GP"
+)
 
 
 def message(prompt: str, sources: Iterable[str]) -> Message:

@@ -6,8 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TypeVar
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
@@ -45,7 +47,6 @@ _LONGEST_WAIT = 120.0  # seconds a header may hold requests back: then the provi
 _LOOK = 1.0  # seconds after which a wait is looked at again: what is known may have changed
 _LONG_WAIT = 5.0  # seconds for the next request that a header demands, worth doubting
 _DOUBTED = 2  # answers in a row that demand such a wait, after which they are not believed
-_DAY = 86400
 _TURNS = 16  # turns that the pace is the mean of
 _JUDGED = 8  # answers after which the share of refusals says something
 
@@ -224,13 +225,21 @@ class Lot(Struct):
     expires: float = _NEVER
 
 
+def _day(now: float, zone: ZoneInfo) -> tuple[int, float]:
+    """The number of the day, since 1970, that it is in the zone at `now` (seconds since the epoch),
+    and the seconds until the next one begins."""
+    today = datetime.fromtimestamp(now, zone).date()
+    midnight = datetime.combine(today + timedelta(1), datetime.min.time(), zone)
+    return (today - date(1970, 1, 1)).days, midnight.astimezone(UTC).timestamp() - now
+
+
 class ProviderLimits:
     """What one provider is sent; users take turns by their weights, and of one user it is first
     come, first served; nothing once `stop` was asked for.
 
     `shared` keeps the minute's state under `name` together with other processes; when it fails,
     which is told to `warn` once, the limits are those of this process alone. `today` is how many
-    requests of this day are used, and how many may be.
+    requests of this day are used, and how many may be; the day ends at midnight in `zone`.
     """
 
     def __init__(
@@ -241,15 +250,19 @@ class ProviderLimits:
         name: str = "",
         warn: Callable[[str], None] = lambda _: None,
         stop: Stop | None = None,
+        zone: str = "UTC",
     ) -> None:
         self._limits, self._name, self._warn = limits, name, warn
+        self._zone = ZoneInfo(zone)
         self._stop, self._shared = stop or Stop(), shared or LocalLimits()
         self._clock = self._stop.clock(clock)
         self._per_minute = bool(limits.rpm or limits.tpm)
         self.today: tuple[int, int] | None = None
         self._unsent = 0  # requests that were counted today
         self._models = {
-            model: ProviderLimits(limits.of(model), clock, shared, f"{name} {model}", warn, stop)
+            model: ProviderLimits(
+                limits.of(model), clock, shared, f"{name} {model}", warn, stop, zone
+            )
             for model in limits.models
         }
         self._concurrency = AdaptiveConcurrency(limits.concurrency)
@@ -270,7 +283,8 @@ class ProviderLimits:
 
     def of(self, model: str) -> ProviderLimits:
         """The limits that calls of the model have: its own, or these."""
-        return self._models.get(model, self)
+        name = self._limits.entry(model) if self._models else None
+        return self if name is None else self._models[name]
 
     async def acquire(self, tokens: int, user: str = "", weight: int = 1) -> Permit:
         """Return when a request of `tokens` may be sent; whoever gets a permit releases it. Raises
@@ -343,8 +357,8 @@ class ProviderLimits:
         """What a reply's headers say of the provider's own limits."""
         if said is NO_RATE_HEADERS:
             return
-        if said.model in self._models:
-            self._models[said.model].update_from_headers(said)
+        if said.model and (mine := self.of(said.model)) is not self:
+            mine.update_from_headers(said)
             return
         now, others = self._clock.monotonic(), max(0, self._in_flight - 1)
         self._requests.update(
@@ -455,7 +469,7 @@ class ProviderLimits:
         program to wait for hours unasked."""
         if (most := self._limits.rpd) is None:
             return
-        day, second = divmod(int(self._clock.wall()), _DAY)
+        day, ends = _day(self._clock.wall(), self._zone)
         units, self._unsent = 1 - self._unsent, 0
         quota = Quota(self._name, day, units, most)
         used = await self._ask_shared(lambda s: s.used(self._name, day))
@@ -465,7 +479,7 @@ class ProviderLimits:
             self._unsent = 1 - units
             raise QuotaExhausted(
                 f"the {most:,} requests of this day (limits: rpd) are used: not sent; the next day "
-                f"begins in {(_DAY - second) / 3600:.1f} h, at 00:00 UTC: run the same command "
+                f"begins in {ends / 3600:.1f} h, at 00:00 {self._zone.key}: run the same command "
                 "again then, or raise rpd",
                 sent=False,
             )

@@ -117,7 +117,7 @@ class AnthropicBatches:
 
     async def create(self, client: BatchClient, part: BatchPart, file: str | None) -> str:  # noqa: ARG002
         """A batch of the rows."""
-        body = FileBody(_HEAD, part.path, part.size, _TAIL)
+        body = FileBody(_HEAD, part.open, part.size, _TAIL)
         headers = {**_HEADERS, "content-type": "application/json"}
         _, made = await client.exchange(WireRequest(_BATCHES, None, headers, file=body))
         return read_typed(made, _Batch).id

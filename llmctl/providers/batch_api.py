@@ -10,8 +10,7 @@ Every verb but `line` and `results` asks the provider.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, ClassVar, Protocol
 
 from msgspec import Struct
@@ -51,8 +50,8 @@ class BatchPart(Struct, frozen=True):
 
     Attributes:
         intent: the part's own id (a ULID), which is told to the provider where it keeps one.
-        path: the file of its lines.
-        size: bytes of the file.
+        open: opens the file of its lines.
+        size: bytes of the lines.
         wire_path: the path below the base URL that all rows ask (`/chat/completions`).
         model: which all rows ask.
         created: when its creation was first sent, in seconds since the epoch.
@@ -61,7 +60,7 @@ class BatchPart(Struct, frozen=True):
     """
 
     intent: str
-    path: Path
+    open: Callable[[], BinaryIO]
     size: int
     rows: int
     wire_path: str

@@ -208,6 +208,7 @@ _SOUNDS = ("mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "m4a", "webm")
 _FILMS = {
     "video/mp4": "mp4",
     "video/quicktime": "mov",
+    "video/mov": "mov",
     "video/webm": "webm",
     "video/x-matroska": "mkv",
     "video/mpeg": "mpeg",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
@@ -12,8 +11,7 @@ from contextlib import (
     contextmanager,
 )
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 from msgspec import Struct
@@ -53,7 +51,6 @@ from llmctl.providers.replies import (
     strict_json,
 )
 from llmctl.redact import redact_known_keys
-from llmctl.storage.files import open_private
 from llmctl.types import Answer, ProviderReply, Request, StreamChunk, Target, Usage, origin_of
 
 if TYPE_CHECKING:
@@ -157,11 +154,10 @@ class Endpoint(Struct, frozen=True):
         async with self._reply(wire) as reply:
             return reply.headers, await reply.read()
 
-    async def download(self, wire: WireRequest, path: Path, most: int) -> None:
-        """Write the body of a successful reply to a file, at most so many bytes of it. Raises as
-        `exchange` does, and `OSError`."""
-        descriptor, _ = open_private(path, os.O_WRONLY | os.O_TRUNC)
-        with os.fdopen(descriptor, "wb") as file:
+    async def download(self, wire: WireRequest, create: Callable[[], BinaryIO], most: int) -> None:
+        """Write the body of a successful reply to a new file, at most so many bytes of it. Raises
+        as `exchange` does, and `OSError`."""
+        with create() as file:
             async with self._reply(wire) as reply:
                 async for chunk in reply.chunks(most):
                     file.write(chunk)

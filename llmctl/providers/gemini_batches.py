@@ -152,7 +152,7 @@ class GeminiBatches:
             "x-goog-upload-offset": "0",
             "content-type": _JSONL,
         }
-        body = FileBody(b"", part.path, part.size)
+        body = FileBody(b"", part.open, part.size)
         _, made = await client.exchange(WireRequest(place, None, finish, file=body))
         return read_typed(made, _Uploaded).file.name
 

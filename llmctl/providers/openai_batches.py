@@ -185,7 +185,7 @@ class OpenAIBatches:
             f'--{mark}\r\ncontent-disposition: form-data; name="file"; filename="{name}"\r\n'
             "content-type: application/jsonl\r\n\r\n"
         )
-        body = FileBody(form.encode(), part.path, part.size, f"\r\n--{mark}--\r\n".encode())
+        body = FileBody(form.encode(), part.open, part.size, f"\r\n--{mark}--\r\n".encode())
         headers = {"content-type": f"multipart/form-data; boundary={mark}"}
         return await made(client, WireRequest(server.upload, None, headers, file=body))
 

@@ -33,7 +33,7 @@ from llmctl.types import (
     Usage,
 )
 
-AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio"]
+AttachmentKind = Literal["image", "image_url", "file", "file_url", "audio", "other_audio", "video"]
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
@@ -500,6 +500,7 @@ _KIND_NAMES: dict[AttachmentKind, str] = {
     "file_url": "PDF files by address",
     "audio": "WAV and MP3 audio",
     "other_audio": "audio but WAV and MP3",
+    "video": "video",
 }
 
 
@@ -525,7 +526,10 @@ def _attachment_kind(part: JSON) -> AttachmentKind | None:
         url = image.get("url") if isinstance(image, Mapping) else image
         return "image" if isinstance(url, str) and url.startswith("data:") else "image_url"
     if kind == "file":
-        return "file_url" if replies.object_or_empty(part.get("file")).get("file_url") else "file"
+        file = replies.object_or_empty(part.get("file"))
+        if str(file.get("file_data", "")).startswith("data:video/"):
+            return "video"
+        return "file_url" if file.get("file_url") else "file"
     if kind == "input_audio":
         form = replies.object_or_empty(part.get("input_audio")).get("format")
         return "audio" if form in ("wav", "mp3", None) else "other_audio"

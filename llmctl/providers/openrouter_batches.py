@@ -63,7 +63,7 @@ class OpenRouterBatches(OpenAIBatches):
         fields = {"endpoint": f"/v1{part.wire_path}", "model": part.model}
         fields["completion_window"] = "24h"
         head = orjson.dumps(fields)[:-1] + b',"requests":['
-        body = FileBody(head, part.path, part.size, b"]}")
+        body = FileBody(head, part.open, part.size, b"]}")
         return await made(client, WireRequest(self.jobs, None, file=body))
 
     async def find(self, client: BatchClient, part: BatchPart) -> tuple[str, ...]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from llmctl.protocols import Codec
 from llmctl.providers.batch_api import BatchApi
 from llmctl.providers.key_api import KeyApi
+
+if TYPE_CHECKING:
+    from llmctl.providers.bills import BillApi
 
 
 class Preset(Struct, frozen=True):
@@ -22,7 +25,8 @@ class Preset(Struct, frozen=True):
     `batches` of its batch interface ("": it has none). `shares` names the preset whose codecs it
     uses; `url_env` the variable by which the vendor's SDK is sent to another address, and what
     belongs behind that; `header_env` headers that its own address is sent when one of their
-    variables is set. `key_api` makes and revokes keys, for the key of the variables `admin_env`.
+    variables is set. `key_api` makes and revokes keys, and `bill` asks what was charged, for the
+    key of the variables `admin_env`.
 
     A provider in a `cloud` (the name of an `auth`) has an address for each region and project:
     `address` makes it of the two, where it is no profile by itself; `place_env` are the variables
@@ -40,6 +44,7 @@ class Preset(Struct, frozen=True):
     batches: str = ""
     key_api: str = ""
     admin_env: tuple[str, ...] = ()
+    bill: str = ""
     cloud: str = ""
     address: Callable[[str, str], str] | None = None
     place_env: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
@@ -92,6 +97,7 @@ _LISTED = (
         batches="openai_batches:OpenAIBatches",
         key_api="key_admin:OpenAIKeys",
         admin_env=("OPENAI_ADMIN_KEY",),
+        bill="openai_bill:OpenAIBill",
     ),
     Preset(
         "anthropic",
@@ -103,6 +109,7 @@ _LISTED = (
         batches="anthropic_batches:AnthropicBatches",
         key_api="key_admin:AnthropicKeys",
         admin_env=("ANTHROPIC_ADMIN_KEY", "ANTHROPIC_ADMIN_API_KEY"),
+        bill="anthropic_bill:AnthropicBill",
     ),
     Preset(
         "gemini",
@@ -138,6 +145,7 @@ _LISTED = (
         batches="openrouter_batches:OpenRouterBatches",
         key_api="key_admin:OpenRouterKeys",
         admin_env=("OPENROUTER_MANAGEMENT_KEY", "OPENROUTER_PROVISIONING_KEY"),
+        bill="openrouter_bill:OpenRouterBill",
     ),
     Preset(
         "groq",
@@ -218,6 +226,13 @@ def key_api(provider: str) -> type[KeyApi] | None:
     name = PRESETS[provider].key_api
     found: type[KeyApi] | None = _class(name) if name else None
     return found
+
+
+def bill_api(provider: str) -> BillApi | None:
+    """How a preset's bill is asked for, imported only when it is used; None without one."""
+    name = PRESETS[provider].bill
+    made: BillApi | None = _made(name) if name else None
+    return made
 
 
 def _made(place: str) -> Any:

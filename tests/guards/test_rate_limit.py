@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -449,3 +450,35 @@ def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
 
     assert clock.run(run()) == pytest.approx(4, abs=0.1)
     assert len(warned) == 1
+
+
+def test_models_of_a_pattern_share_their_limits() -> None:
+    """A model's own entry counts, else the first pattern that it fits, else the profile's."""
+    said = {"gpt-5": ModelLimits(rpm=1), "gpt-5*": ModelLimits(rpm=2)}
+    limits = ProviderLimits(Limits(models=said), FakeClock())
+    assert limits.of("gpt-5-mini") is limits.of("gpt-5-nano")
+    assert limits.of("gpt-5") is not limits.of("gpt-5-mini")
+    assert limits.of("other") is limits
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "hours"),
+    [
+        ("UTC", datetime(2026, 11, 30, 7, tzinfo=UTC), 17),
+        ("America/Los_Angeles", datetime(2026, 11, 30, 7, tzinfo=UTC), 1),
+        ("America/Los_Angeles", datetime(2026, 3, 8, 8, tzinfo=UTC), 23),  # clocks go forward
+    ],
+)
+def test_the_day_ends_at_the_providers_midnight(zone: str, now: datetime, hours: int) -> None:
+    """The error says when the next day begins, there; then requests go again."""
+    clock = FakeClock(now.timestamp())
+    limits = ProviderLimits(Limits(rpd=1), clock, zone=zone)
+
+    async def work() -> None:
+        await limits.acquire(0)
+        with pytest.raises(QuotaExhausted, match=rf"begins in {hours}\.0 h, at 00:00 {zone}"):
+            await limits.acquire(0)
+        await clock.sleep(hours * 3600)
+        await limits.acquire(0)
+
+    clock.run(work())

@@ -83,6 +83,7 @@ def test_attachments() -> None:
         {"type": file, file: {"file_data": f"data:application/pdf;base64,{PNG}"}},
         {"type": file, file: {"filename": "a.pdf", "file_id": "https://g/v1beta/files/1"}},
         {"type": "input_audio", "input_audio": {"data": PNG, "format": "mp3"}},
+        {"type": file, file: {"filename": "a.mp4", "file_data": f"data:video/mp4;base64,{PNG}"}},
         {"fileData": {"fileUri": "https://youtu.be/x"}},
     ) == [
         {"text": "see"},
@@ -91,6 +92,7 @@ def test_attachments() -> None:
         {"inlineData": {"mimeType": "application/pdf", "data": PNG}},
         {"fileData": {"fileUri": "https://g/v1beta/files/1", "mimeType": "application/pdf"}},
         {"inlineData": {"mimeType": "audio/mp3", "data": PNG}},
+        {"inlineData": {"mimeType": "video/mp4", "data": PNG}},
         {"fileData": {"fileUri": "https://youtu.be/x"}},
     ]
 

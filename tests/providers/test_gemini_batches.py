@@ -77,7 +77,8 @@ class TestGemini(BatchApiSuite):
         assert start.body == {"file": {"displayName": f"{part.intent}.jsonl"}}
         assert start.headers["x-goog-upload-header-content-length"] == str(part.size)
         (file,) = wired.sim.batches.files.values()
-        assert (file.data[:], upload.method) == (part.path.read_bytes(), "POST")
+        with part.open() as lines:
+            assert (file.data[:], upload.method) == (lines.read(), "POST")
         assert create.path.endswith("/models/sim-small:batchGenerateContent")
         config = {"fileName": f"files/{file.id}"}
         assert create.body == {"batch": {"displayName": part.intent, "inputConfig": config}}
