@@ -23,6 +23,7 @@
         ├── ServerFailed           5   server           retryable
         ├── CallTimeout            5   timeout          retryable, may have been billed
         ├── ConnectionFailed       5   connection       retryable
+        ├── Unavailable            5   unavailable      retryable; a static text is no answer
         ├── BadResponse            1   bad_response     retryable, may have been billed
         │   └── NoAnswer           1   bad_response     billed: carries usage, cost and text
         ├── ContentFiltered        1   content_filter
@@ -156,10 +157,12 @@ class CallError(LlmctlError):
         kept_ended: the server closed a kept connection instead of answering on it, or one while
             this program was stopped: no attempt of the policy's, and no outage.
         cause: what broke the stream, or was last heard of a provider that is down.
+        route: the `types.RouteDecision`, where there was a choice.
         request: the one that failed, where a fallback was asked another one than the caller's.
         usage, cost: a `types.Usage` and the provider's own figure, where it was billed.
         earlier: the same of attempts before it, as `types.Billed`.
         text: what was paid for and is no answer; None where it was shown already.
+        summary: the `types.Summary` that was made of the prompt before it.
         server_time: seconds since the epoch, as the reply's `Date` says.
 
     """
@@ -193,10 +196,12 @@ class CallError(LlmctlError):
         self.refused_for = 0.0
         self.held = self.excused = self.kept_ended = False
         self.request: Any = None
+        self.route: Any = None
         self.usage: Any = None
         self.cost: Decimal | None = None
         self.earlier: tuple[Any, ...] = ()
         self.text: str | None = None
+        self.summary: Any = None
         self.server_time: float | None = None
         if not sent and self.exit_code == 1:
             self.exit_code = 2  # nothing was sent: what was asked for cannot be right
@@ -346,6 +351,19 @@ class ConnectionFailed(CallError):
     type = "connection"
     exit_code = 5
     retryable = True
+
+
+class Unavailable(CallError):
+    """The provider is down, and what the profile says instead is no answer to a row. `outage` is
+    what the call met, whose bill it carries."""
+
+    type = "unavailable"
+    exit_code = 5
+    retryable = True
+
+    def __init__(self, message: str, outage: CallError) -> None:
+        super().__init__(message)
+        self.__dict__.update({**outage.__dict__, "cause": None})
 
 
 class BadResponse(CallError):

@@ -70,7 +70,8 @@ class CancelledAfterSending(asyncio.CancelledError):
     """A cancelled call that may be billed, after so many `attempts`, of which `uncertain` may have
     been billed without an answer, `limited` met a rate limit and `elsewhere` were made at other
     profiles; `earlier` is what others were billed for (`types.Billed`), `request` the one that was
-    asked, where that is not the caller's."""
+    asked, where that is not the caller's, `route` the `types.RouteDecision`, where there was a
+    choice."""
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class CancelledAfterSending(asyncio.CancelledError):
         self.earlier = earlier
         self.elsewhere = 0
         self.request: Any = None
+        self.route: Any = None
 
 
 def build(
@@ -112,7 +114,7 @@ def build(
 
 async def _pieces(body: FileBody) -> AsyncGenerator[bytes]:
     yield body.head
-    with body.path.open("rb") as file:
+    with body.open() as file:
         while piece := file.read(_PIECE):
             yield piece
     yield body.tail

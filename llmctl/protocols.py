@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -57,11 +56,11 @@ class Engine(Protocol):
 
 
 class FileBody(Struct, frozen=True):
-    """A body that is read from the disk while it is sent: `head`, the `size` bytes of the file at
-    `path`, `tail`."""
+    """A body that is read from the disk while it is sent: `head`, the `size` bytes of the file that
+    `open` opens, `tail`."""
 
     head: bytes
-    path: Path
+    open: Callable[[], BinaryIO]
     size: int
     tail: bytes = b""
 
@@ -316,6 +315,17 @@ class BudgetWarning(Struct, frozen=True):
     spent: Decimal
 
 
+class ProcessStatus(Struct, frozen=True):
+    """What a process says with a sign of life: how many calls wait for their turn in it, and which
+    circuits are not closed, `open` or `half-open` by the name of what they lead to."""
+
+    waiting: int = 0
+    circuits: Mapping[str, str] = field(default_factory=dict)
+
+
+IDLE = ProcessStatus()
+
+
 class Budget(Protocol):
     """The ledger as calls spend from it. Raises `DiskError`."""
 
@@ -330,8 +340,9 @@ class Budget(Protocol):
         """Write the call's row, end its hold, where it has one, and charge the windows stored with
         it; durable on return. Gives the shares of `warn_at` reached for the first time anywhere."""
 
-    async def beat(self) -> None:
-        """Renew this process's holds: it is alive."""
+    async def beat(self, status: ProcessStatus = IDLE, /) -> None:
+        """Renew this process's holds: it is alive. `status` takes the place of what it said
+        before."""
 
     async def usage(self, window: BudgetWindow, /) -> BudgetUsage:
         """What counts against the window now."""

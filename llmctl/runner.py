@@ -7,6 +7,7 @@ import getpass
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import Decimal
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -16,33 +17,50 @@ from msgspec.structs import replace
 from llmctl import pricing
 from llmctl.clock import AwakeClock, Clock
 from llmctl.config.settings import Profile
-from llmctl.errors import CallError, NoKeyError, SetupError
+from llmctl.errors import CallError, ContextTooLong, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
 from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
 from llmctl.guards.context_window import context_window
 from llmctl.guards.data_place import data_place, placed
+from llmctl.guards.degrade import Degrade
 from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.masking import masked, open_masker, restored, restoring
 from llmctl.guards.pipeline import Route, target_handler
+from llmctl.guards.prefix_cache import PrefixCache
 from llmctl.guards.retry import Retry, RetryDetails
+from llmctl.guards.routing import Opened, Routing, open_router
 from llmctl.guards.schema import schema_validation
+from llmctl.guards.summarise import ChunkCosts, Summariser
 from llmctl.http import HttpClient
-from llmctl.protocols import AnswerCache, Handler, Observer
+from llmctl.protocols import AnswerCache, Handler, Observer, ProcessStatus
 from llmctl.providers.registry import codec
-from llmctl.request import require_translated, retarget, target_for, ulid
+from llmctl.reports.amounts import money
+from llmctl.request import (
+    Question,
+    compose,
+    require_translated,
+    retarget,
+    target_for,
+    ulid,
+)
 from llmctl.schemas import Checker
 from llmctl.shutdown import Stop
 from llmctl.threads import start_executor
 from llmctl.tokens import Counter
-from llmctl.types import CallRecord, Price, Request
-from llmctl.wiring import Surroundings, open_route
+from llmctl.types import Answer, CallRecord, Message, Price, Request
+from llmctl.wiring import Surroundings, located, open_route
 
 if TYPE_CHECKING:
     from llmctl.engines.batch_tools import BatchEndpoint
+    from llmctl.guards.semantic_cache import Judge
     from llmctl.privacy.requests import RequestMasker
+    from llmctl.semantic.vectors import Embedder
+    from llmctl.storage.answer_cache import SqliteCache
     from llmctl.storage.batch_jobs import BatchJobs
+    from llmctl.storage.cipher import StoreCipher
     from llmctl.storage.rate_limits import RateLimitStore
+    from llmctl.storage.semantic_index import SemanticIndex
 
 SLOW = 3600.0  # seconds that the file of a batch may take, up or down
 THREADS = 6  # of asyncio's executor; Python's own choice for two processors
@@ -60,6 +78,7 @@ class Resources(Struct, frozen=True, kw_only=True):
         patient: calls wait for a provider rather than fail (a batch).
         checker: holds answers to their schemas.
         jobs: the providers' batches on record.
+        store: encrypts what is kept of questions and answers.
         stack: closes what is opened later.
         cache_guards: the cache guards of the handlers made so far.
 
@@ -78,8 +97,18 @@ class Resources(Struct, frozen=True, kw_only=True):
     stop: Stop
     checker: Checker
     jobs: BatchJobs
+    store: StoreCipher
     stack: AsyncExitStack
     cache_guards: list[Cache] = field(default_factory=list)
+
+
+class Semantic(Struct, frozen=True):
+    """What semantic caches have open: the questions, what makes their vectors, and the judges by
+    the name of their profile."""
+
+    index: SemanticIndex | None = None
+    embed: Embedder | None = None
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
 
 class Runner(Resources, frozen=True, kw_only=True):
@@ -87,19 +116,33 @@ class Runner(Resources, frozen=True, kw_only=True):
 
     Attributes:
         routes: the way of the profile in use, then those of its fallbacks.
+        routed: the ways of the profiles that its route leads to.
+        route: where its questions go; None where it has no route.
         cache: the answers that are kept; none where the profile keeps none.
+        semantic: answers of questions that mean the same, where a profile wants those.
         masker: masks the requests; None where neither the profile nor a fallback wants that.
+        summarisers: how those are asked that summarise what is too long, by the profile they do
+            it for.
 
     """
 
     routes: tuple[Route, ...]
     cache: AnswerCache
+    semantic: Semantic
     masker: RequestMasker | None = None
+    routed: tuple[Route, ...] = ()
+    route: Opened | None = None
+    summarisers: Mapping[str, Runner] = {}
 
     @property
     def profile(self) -> Profile:
         """The profile in use."""
         return self.routes[0].profile
+
+    @property
+    def others(self) -> tuple[Route, ...]:
+        """The ways of all other profiles that may be asked."""
+        return (*self.routes[1:], *self.routed)
 
     def stamp(self, request: Request) -> Request:
         """The request with a call id of its own."""
@@ -113,42 +156,90 @@ class Runner(Resources, frozen=True, kw_only=True):
         on_retry: Callable[[RetryDetails], None],
         on_fallback: Callable[[CallError, str], None] = lambda _, __: None,
         schema_retries: int = 1,
+        prefix: PrefixCache | None = None,
+        text: bool = True,
     ) -> Handler:
         """The whole pipeline. `sink` gets each call's record; `on_retry` hears of attempts that
         are repeated, `on_fallback` why which profile is asked instead. An answer that misses its
-        schema is asked for `schema_retries` times more.
+        schema is asked for `schema_retries` times more. `prefix` warms the prompt cache of the
+        profile in use, not of its fallbacks. `text`: in an outage the profile's static text is an
+        answer.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
         something depends on it, because loading a vocabulary takes longer than most prompts
         are worth.
         """
         handler, *others = [
-            self._target(route, on_retry, schema_retries, exact=exact) for route in self.routes
+            self._target(
+                route,
+                on_retry,
+                schema_retries,
+                exact=exact,
+                prefix=prefix if route is self.routes[0] else None,
+            )
+            for route in self.routes
         ]
+        targets = self._targets(self.routes[1:], others)
+
+        async def settle_failed(asked: Request, error: CallError, watch: Stopwatch) -> None:
+            await self.budget.settle(self.costs.record(asked, error, watch))
+
         if others:
-
-            async def settle_failed(asked: Request, error: CallError, watch: Stopwatch) -> None:
-                await self.budget.settle(self.costs.record(asked, error, watch))
-
             handler = Fallback(
                 inner=handler,
-                others=[
-                    FallbackTarget(
-                        route.profile.name,
-                        partial(self._retargeted, route.profile),
-                        partial(self._admit, route),
-                        other,
-                    )
-                    for route, other in zip(self.routes[1:], others, strict=True)
-                ],
+                others=targets,
                 clock=self.stop.clock(self.clock),
                 on_error=settle_failed,
                 on_fallback=on_fallback,
                 overflow=self.profile.on_overflow == "fallback",
                 patient=self.patient,
             )
+        if self.route is not None:
+            cheaper = [
+                self._target(way, on_retry, schema_retries, exact=exact) for way in self.routed
+            ]
+            handler = Routing(
+                inner=handler,
+                targets={one.name: one for one in self._targets(self.routed, cheaper)},
+                router=self.route.router,
+                checks=self.route.checks,
+                clock=self.clock,
+                settle=self._settle_leg,
+                call_id=self.call_id,
+                is_long=self.costs.is_long,
+                on_fallback=on_fallback,
+            )
+        if self.profile.degrade:
+            handler = Degrade(
+                inner=handler,
+                steps=self.profile.degrade,
+                text=text,
+                store=self.cache,
+                clock=self.clock,
+                call_id=self.call_id,
+                on_error=settle_failed,
+            )
         handler = accounting(restoring(handler), sink, self.clock, self.costs)
         return handler if self.masker is None else masked(handler, self.masker)
+
+    def _targets(self, ways: Sequence[Route], handlers: Sequence[Handler]) -> list[FallbackTarget]:
+        return [
+            FallbackTarget(
+                way.profile.name,
+                partial(self._retargeted, way.profile),
+                partial(self._admit, way),
+                handler,
+            )
+            for way, handler in zip(ways, handlers, strict=True)
+        ]
+
+    async def _settle_leg(
+        self, asked: Request, result: Answer | CallError, watch: Stopwatch
+    ) -> Decimal | None:
+        """Put a call on record that does not give its row's answer; what it cost."""
+        made = self.costs.record(asked, result, watch)
+        await self.budget.settle(made)
+        return made.cost
 
     def admission(self, inner: Handler) -> Handler:
         """The guards of a row that goes into a provider's batch, around what takes it: where it may
@@ -183,7 +274,7 @@ class Runner(Resources, frozen=True, kw_only=True):
     def _cache(self, inner: Handler, ttl: float | None) -> Cache:
         guard = Cache(
             inner, self.cache, self.clock, self.warn, ttl, self.stop.clock(self.awake),
-            looked_up=self.patient,
+            looked_up=self.patient and self.route is None,
         )  # fmt: skip
         self.cache_guards.append(guard)
         return guard
@@ -198,7 +289,12 @@ class Runner(Resources, frozen=True, kw_only=True):
         `InvalidRequest` and `DataRefused`."""
         require_translated(request)
         placed(request, route.profile, self.profile.tags)
-        return await route.admission.admit(request)
+        try:
+            return await route.admission.admit(request)
+        except ContextTooLong:
+            if route.profile.name not in self.summarisers:
+                raise
+            return request  # its own handler makes it fit
 
     def _retargeted(self, profile: Profile, request: Request) -> Request:
         return retarget(request, profile, self.call_id())
@@ -207,6 +303,8 @@ class Runner(Resources, frozen=True, kw_only=True):
         """The records of those requests whose answers are in the cache, in the requests' order;
         None for the others."""
         watch, ttl = Stopwatch(self.clock), self.profile.cache.ttl
+        if self.route is not None:  # whose answer a row wants is the guard's to say
+            return [None] * len(requests)
         found = await kept_answers(self.cache, requests, self.clock.wall(), ttl)
         return [
             None
@@ -236,6 +334,7 @@ class Runner(Resources, frozen=True, kw_only=True):
         schema_retries: int,
         *,
         exact: bool,
+        prefix: PrefixCache | None = None,
     ) -> Handler:
         policy, waiting = route.profile.retry, self.stop.clock(self.awake)
         # Seconds after which no attempt begins: where a person waits, as long as one may take.
@@ -243,6 +342,11 @@ class Runner(Resources, frozen=True, kw_only=True):
         longest = policy.attempts * (total + policy.max_wait) if self.patient else total
         bound = self.costs.worst if exact or route.limits.counts_tokens else self.costs.bound
 
+        summariser = None
+        if (other := self.summarisers.get(route.profile.name)) is not None:
+            costs = ChunkCosts(self.budget.settle)
+            handler = other.handler(costs, exact=exact, on_retry=on_retry)
+            summariser = Summariser(handler, other.profile, costs, self.counter, self.call_id)
         return target_handler(
             route,
             lambda request: (
@@ -260,8 +364,24 @@ class Runner(Resources, frozen=True, kw_only=True):
             ),
             schema=lambda inner: schema_validation(inner, self.checker, schema_retries),
             place=lambda inner: data_place(inner, route.profile, self.profile.tags),
-            cache=lambda inner: self._cache(inner, route.profile.cache.ttl),
+            cache=lambda inner: self._cache(
+                self._semantic(inner, route.profile), route.profile.cache.ttl
+            ),
+            prefix=lambda inner: inner if prefix is None else prefix.around(inner),
+            summariser=summariser,
         )
+
+    def _semantic(self, inner: Handler, profile: Profile) -> Handler:
+        policy, parts = profile.cache.semantic, self.semantic
+        if policy is None or parts.index is None:
+            return inner
+        from llmctl.guards.semantic_cache import SemanticCache
+
+        return SemanticCache(
+            inner, self.cache, parts.index, policy, self.clock, self.warn, profile.cache.ttl,
+            parts.embed if policy.mode == "judge" else None,
+            parts.judges.get(policy.judge or ""), in_batch=self.patient,
+        )  # fmt: skip
 
 
 class Run(Resources, frozen=True, kw_only=True):
@@ -284,16 +404,22 @@ class Run(Resources, frozen=True, kw_only=True):
     routes_stack: AsyncExitStack
     prices: dict[str, Price | None]
     regions: dict[str, str | None]
-    answers: Callable[[bool], AnswerCache]
+    answers: Callable[[bool], SqliteCache]
     routes: dict[tuple[str, str], Route] = field(default_factory=dict)
     opening: defaultdict[tuple[str, str], asyncio.Lock] = field(
         default_factory=lambda: defaultdict(asyncio.Lock)
     )
 
-    async def runner(self, profile: Profile, fallbacks: Sequence[Profile] = ()) -> Runner:
-        """How the profile is asked, and `fallbacks` after it. Limits, breaker, connections and key
-        of a profile are one in the whole run, whoever asks it. Nothing has been sent, and no server
-        started, yet. A fallback that cannot be opened is left out, with a warning.
+    async def runner(
+        self,
+        profile: Profile,
+        fallbacks: Sequence[Profile] = (),
+        routed: Sequence[Profile] = (),
+    ) -> Runner:
+        """How the profile is asked, and `fallbacks` after it; `routed` are those of its route.
+        Limits, breaker, connections and key of a profile are one in the whole run, whoever asks it.
+        Nothing has been sent, and no server started, yet. A fallback that cannot be opened is left
+        out, with a warning.
 
         Raises `NoKeyError` and `SetupError`: what is missing shows before the first paid call.
         """
@@ -304,13 +430,86 @@ class Run(Resources, frozen=True, kw_only=True):
                 routes.append(await self._route(one, patient=waits))
             except (NoKeyError, SetupError) as error:
                 self.warn(f"the fallback {one.name} is left out: {error.message}")
-        asked = [route.profile for route in routes]
+        ways = [await self._route(one, patient=False) for one in routed]
+        asked = [route.profile for route in (*routes, *ways)]
+        found = {each.name: each.summariser for each in asked if each.summariser is not None}
+        # It asks nobody to summarise for itself: what it is given fits.
+        summarisers = {
+            name: await self._runner(
+                [await self._route(located(other, self.around.folders), patient=self.patient)]
+            )
+            for name, other in found.items()
+        }
+        route = open_router(profile, routed, self.counter, self.around.environ, self.warn)
+        return replace(
+            await self._runner(routes, ways),
+            routed=tuple(ways),
+            route=route if routed else None,
+            summarisers=summarisers,
+        )
+
+    async def _runner(self, routes: Sequence[Route], ways: Sequence[Route] = ()) -> Runner:
+        """How the routes' profiles are asked."""
+        asked = [route.profile for route in (*routes, *ways)]
         masker = await asyncio.to_thread(open_masker, asked, self.around.environ)
-        if any(route.profile.limits.rpm or route.profile.limits.tpm for route in routes):
+        if any(route.profile.limits.rpm or route.profile.limits.tpm for route in (*routes, *ways)):
             self.shared.open()
         resources = {name: getattr(self, name) for name in Resources.__struct_fields__}
-        answers = self.answers(profile.cache.enabled)
-        return Runner(**resources, routes=tuple(routes), cache=answers, masker=masker)
+        answers = self.answers(asked[0].cache.enabled)
+        semantic = await self._semantic(asked, answers)
+        return Runner(
+            **resources,
+            routes=tuple(routes),
+            cache=answers,
+            semantic=semantic,
+            masker=masker,
+        )
+
+    def status(self) -> ProcessStatus:
+        """What others may see of the run: calls that wait at a rate limit or for a provider that is
+        down, and circuits that are not closed, by `provider/profile`."""
+        waiting, circuits = 0, dict[str, str]()
+        for route in self.routes.values():
+            waiting += route.health.waiting + sum(route.limits.waiting().values())
+            lane, state = f"{route.profile.provider}/{route.profile.name}", route.health.state
+            if state != "closed" and circuits.get(lane) != "open":  # an interface each has its own
+                circuits[lane] = state
+        return ProcessStatus(waiting, circuits)
+
+    async def _semantic(self, asked: Sequence[Profile], answers: SqliteCache) -> Semantic:
+        """What these profiles need for answers of questions that mean the same."""
+        policies = [each.cache.semantic for each in asked if each.cache.semantic is not None]
+        if not policies:
+            return Semantic()
+        from llmctl.semantic.vectors import embedder
+        from llmctl.storage.semantic_index import SemanticIndex
+
+        judging = any(policy.mode == "judge" for policy in policies)
+        embed = await asyncio.to_thread(embedder) if judging else None
+        judges = {name: await self._judge(name) for policy in policies if (name := policy.judge)}
+        return Semantic(SemanticIndex(answers), embed, judges)
+
+    async def _judge(self, name: str) -> Judge:
+        """What asks the profile `name`: each verdict is a call of its own, with its own budget,
+        ledger row and kept answer."""
+        from llmctl.guards.semantic_cache import says_yes
+
+        profile = located(self.around.profiles[name], self.around.folders)
+        profile = replace(profile, cache=replace(profile.cache, semantic=None))
+        runner = await self.runner(profile)
+
+        async def settle(record: CallRecord) -> None:
+            await self.budget.settle(record)
+
+        handler = runner.handler(settle, exact=False, on_retry=lambda _: None)
+
+        async def judge(request: Request, text: str) -> bool:
+            question = Question((Message("user", text),), tags=request.tags)
+            made = compose(question, profile, id=request.id, call_id=self.call_id())
+            made = replace(made, user=request.user, weight=request.weight)
+            return says_yes((await handler(made, None)).text)
+
+        return judge
 
     async def _route(self, profile: Profile, *, patient: bool) -> Route:
         """The profile's way, opened when it is first asked for; `patient` counts then."""
@@ -325,6 +524,7 @@ class Run(Resources, frozen=True, kw_only=True):
                     self.shared,
                     self.stop,
                     self.awake.lost,
+                    self.budget.status_changed,
                     patient=patient,
                     many=self.many,
                 )
@@ -342,17 +542,20 @@ async def open_run(
     cache_size: int | None = None,
     patient: bool = False,
     many: bool = False,
+    serving: bool = False,
     stop: Stop | None = None,
 ) -> AsyncIterator[Run]:
     """Everything that is opened once, whatever is asked: ledger, budget, prices, shared limits.
 
     `cache_size` is what the cache of answers may grow to, in bytes. `patient`: calls wait for a
     provider rather than fail, and come after a look into the cache (`Runner.kept_records`).
-    `many`: calls go over the transport for many at a time. Nothing that waits is sent once `stop`
-    was asked for. Raises `SetupError`, `DiskError`, and `NoKeyError` where the audit has no key.
+    `many`: calls go over the transport for many at a time. `serving`: they are those of a gateway's
+    callers. Nothing that waits is sent once `stop` was asked for. Raises `SetupError`, `DiskError`,
+    and `NoKeyError` where the audit or what is encrypted has no key.
     """
     from llmctl.storage.answer_cache import SqliteCache
     from llmctl.storage.batch_jobs import BatchJobs
+    from llmctl.storage.cipher import StoreCipher
     from llmctl.storage.ledger import open_ledger
     from llmctl.storage.rate_limits import RateLimitStore
 
@@ -360,6 +563,9 @@ async def open_run(
     stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
     # Names are resolved, keys read and long prompts counted there.
     start_executor(THREADS)
+    store = StoreCipher(around.environ, on=around.encrypt)
+    if store.on:
+        await asyncio.to_thread(lambda: store.cipher)
     async with AsyncExitStack() as stack:
         own: dict[str, Price | None] = {}
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
@@ -370,21 +576,23 @@ async def open_run(
         stack.callback(awake.close)
         # Closed after the ledger and the cache: ending connections and servers may take a while.
         routes_stack = await stack.enter_async_context(AsyncExitStack())
+        # Delivered when all else is closed, for that may take a while, too.
+        telemetry = await stack.enter_async_context(_telemetry(around, run_id, serving=serving))
         ledger = open_ledger(folders.state / "ledger.db", run_id, user)
         stack.callback(ledger.close)
         checker = Checker()
         stack.push_async_callback(checker.close)
         regions: dict[str, str | None] = {}
         audit = await stack.enter_async_context(_audit(around, run_id, user, regions))
-        budget = RunBudget(ledger, clock, warn, run_id, user, audit)
+        budget = RunBudget(ledger, clock, warn, run_id, user, audit, telemetry)
         stack.callback(budget.close)
 
         @cache
-        def answers(enabled: bool) -> AnswerCache:  # noqa: FBT001 - as it is called
+        def answers(enabled: bool) -> SqliteCache:  # noqa: FBT001 - as it is called
             file = folders.cache / "cache.db" if enabled else None
-            store = SqliteCache(file, warn, clock, size=cache_size)
-            stack.callback(store.close)
-            return store
+            kept = SqliteCache(file, warn, clock, size=cache_size, store=store)
+            stack.callback(kept.close)
+            return kept
 
         run = Run(
             around=around,
@@ -407,8 +615,10 @@ async def open_run(
             stop=stop,
             checker=checker,
             jobs=BatchJobs(ledger.database),
+            store=store,
             stack=stack,
         )
+        budget.report_status(run.status)
         try:
             yield run
         finally:
@@ -417,6 +627,15 @@ async def open_run(
             if cuts := sum(route.admission.cuts for route in run.routes.values()):
                 what = "prompt was" if cuts == 1 else "prompts were"
                 warn(f"{cuts:,} {what} cut to fit the model's window (on_overflow: truncate)")
+            admissions = [route.admission for route in run.routes.values()]
+            if made := sum(admission.summaries for admission in admissions):
+                what = "prompt was" if made == 1 else "prompts were"
+                costs = [each.summary_cost for each in admissions]
+                cost = None if None in costs else sum(filter(None, costs), Decimal(0))
+                warn(
+                    f"{made:,} {what} summarised to fit the model's window for {money(cost)} "
+                    "(on_overflow: summarise)"
+                )
 
 
 @asynccontextmanager
@@ -426,6 +645,7 @@ async def open_runner(
     *,
     cache_size: int | None = None,
     fallbacks: Sequence[Profile] = (),
+    routed: Sequence[Profile] = (),
     patient: bool = False,
     stop: Stop | None = None,
 ) -> AsyncIterator[Runner]:
@@ -434,7 +654,7 @@ async def open_runner(
     async with open_run(
         around, cache_size=cache_size, patient=patient, many=patient, stop=stop
     ) as run:
-        yield await run.runner(profile, fallbacks)
+        yield await run.runner(profile, fallbacks, routed)
 
 
 @asynccontextmanager
@@ -458,6 +678,27 @@ async def _audit(
         user=user,
         regions=regions,
         warn=around.warn,
+    ) as observer:
+        yield observer
+
+
+@asynccontextmanager
+async def _telemetry(
+    around: Surroundings, run_id: str, *, serving: bool
+) -> AsyncIterator[Observer | None]:
+    """What makes spans of calls; None where the configuration asks for none."""
+    if around.telemetry is None:
+        yield None
+        return
+    from llmctl.observers.otel import open_telemetry
+
+    async with open_telemetry(
+        around.telemetry,
+        around.environ,
+        around.clock,
+        run_id=run_id,
+        warn=around.warn,
+        serving=serving,
     ) as observer:
         yield observer
 

@@ -56,6 +56,9 @@ _IMAGE, _IMAGE_ORIGINAL, _IMAGE_4O_MINI = 5_000, 12_000, 48_169
 # Characters of base64 to a token: for audio 32 tokens a second (Gemini's rate, the highest) at a
 # thrifty 16 kbit/s; for files between a page of text and a scanned one. Tokens of one only named.
 _AUDIO_CHARACTERS, _FILE_CHARACTERS, _UNSEEN_FILE = 64, 4, 50_000
+# Of video: 258 for the picture of a second, 32 for its sound and 7 for its time (Gemini's, docs.
+# cloud.google.com, "Video understanding"), at a thrifty 60 kbit/s.
+_VIDEO_CHARACTERS = 32
 
 _CHAT, _MESSAGES = "/chat/completions", "/messages"
 OPENAI_FIELDS = BodyFields(("max_tokens", "max_completion_tokens"), ("messages",))
@@ -525,6 +528,8 @@ class Prompt(Struct):
             self.fixed += _IMAGE_ORIGINAL - _IMAGE if detail == "original" else 0
         elif "audio" in kind:
             self.fixed += 1_000 + size // _AUDIO_CHARACTERS
+        elif str(part.get("file", {}).get("file_data", "")).startswith("data:video/"):
+            self.fixed += 1_000 + size // _VIDEO_CHARACTERS
         else:
             unseen = size < 1_000  # an id or an address
             self.fixed += _UNSEEN_FILE if unseen else _IMAGE + size // _FILE_CHARACTERS

@@ -18,8 +18,11 @@ JSON = Mapping[str, Any]
 """A decoded JSON object. Treated as immutable everywhere."""
 
 Finish = Literal["stop", "length", "content_filter", "tool_calls", "other"]
-CacheState = Literal["hit", "miss", "bypass", "shared"]
+CacheState = Literal["hit", "miss", "bypass", "shared", "semantic", "stale", "static"]
 CacheMode = Literal["use", "refresh", "bypass"]
+KEPT: frozenset[CacheState] = frozenset({"hit", "shared", "semantic", "stale", "static"})
+"""Of answers that cost nothing: kept, another's of this moment, of a question that means the same,
+or what is given in an outage."""
 
 
 class Message(Struct, frozen=True):
@@ -136,6 +139,30 @@ class Masked(Struct, frozen=True):
         return ", ".join(f"{number:,} {kind}" for kind, number in self.counts.items())
 
 
+class RouteDecision(Struct, frozen=True):
+    """Where a question was sent, and why.
+
+    Attributes:
+        to: the profile whose answer, or failure, it is.
+        by: what decided: a `rule`, the `score`, the `cascade`, or none of them.
+        score: of the local scorer; None where none was asked.
+        checked: what became of another profile's answer before: it `passed`, or the check that it
+            failed, or why there was none (an error's type). Empty: none was asked.
+        cost: US dollars of the calls before this one; None: not known.
+        strong: what would have been asked without a route, where that is another one.
+        parent: the call id that the row began with.
+
+    """
+
+    to: str
+    by: Literal["rule", "score", "cascade", "default"]
+    score: float | None = None
+    checked: str = ""
+    cost: Decimal | None = Decimal(0)
+    strong: Target | None = None
+    parent: str = ""
+
+
 class Request(Struct, frozen=True):
     """One question for one target.
 
@@ -145,7 +172,9 @@ class Request(Struct, frozen=True):
     its profile. `index` is the 0-based input row, `kept` what its output row repeats of it,
     `sample` how many samples of the same question come before. `user` is whom it is asked for (""
     for the user who runs the program), `weight` that one's share where callers wait for a turn.
-    `masked` is what was masked in it; None: nobody has looked yet.
+    `masked` is what was masked in it; None: nobody has looked yet. `parent` is the call id that the
+    row began with, where it may have several calls. `parts` are the texts of a template's fields in
+    the question; None: it is of no template.
     """
 
     id: str
@@ -167,6 +196,8 @@ class Request(Struct, frozen=True):
     call_id: str = ""
     fingerprint: str = ""  # set by `compose`
     masked: Masked | None = None
+    parent: str = ""
+    parts: tuple[str, ...] | None = None
 
     @property
     def parameters(self) -> JSON:
@@ -301,7 +332,8 @@ class StreamChunk(Struct, frozen=True):
     """What a codec reads out of one streamed event; empty fields say nothing new. `done` is the
     provider's own end mark; `cost` its own figure, in dollars; `reason` its own word for `finish`.
     `tool_calls` and `citations` are all so far, told when it finishes and when it is done. `event`
-    and `data` are the event itself, where the caller reads the provider's own."""
+    and `data` are the event itself, where the caller reads the provider's own. `degraded`: what
+    follows is no new answer of the provider's, as `Answer.degraded`."""
 
     text: str = ""
     finish: Finish | None = None
@@ -314,6 +346,20 @@ class StreamChunk(Struct, frozen=True):
     citations: tuple[Any, ...] = ()
     event: str = ""
     data: str = ""
+    degraded: str = ""
+
+
+class Summary(Struct, frozen=True):
+    """What it took to make a prompt fit its model's window: `chunks` of its text that were
+    summarised, and their `cost` in dollars, None where that is unknown."""
+
+    chunks: int
+    cost: Decimal | None
+
+    def plus(self, cost: Decimal | None) -> Summary:
+        """With one chunk more."""
+        both = None if cost is None or self.cost is None else self.cost + cost
+        return Summary(self.chunks + 1, both)
 
 
 class Answer(Struct, frozen=True):
@@ -323,7 +369,10 @@ class Answer(Struct, frozen=True):
     `tool_calls` to `beyond_text` as in the reply; `body` is the provider's own JSON, byte for byte
     (None when it was streamed); `latency` the seconds of the attempt that succeeded; `parsed` the
     value that fits the request's schema; `request` the one that was asked, where that is not the
-    caller's; `cut`, that the prompt was cut to fit the model's window."""
+    caller's; `cut`, that the prompt was cut to fit the model's window, `summary` how it was
+    summarised for that; `route` where it was sent, and why, where there was a choice. Of a semantic
+    hit `score` is how near the other question is (a cosine; 1 of the same words), `source` the call
+    it was; `age` the seconds since a stale answer was kept."""
 
     text: str
     usage: Usage
@@ -347,6 +396,16 @@ class Answer(Struct, frozen=True):
     limited: int = 0
     elsewhere: int = 0
     cut: bool = False
+    route: RouteDecision | None = None
+    score: float | None = None
+    source: str = ""
+    summary: Summary | None = None
+    age: float | None = None
+
+    @property
+    def degraded(self) -> str:
+        """`stale` or `static` where a provider that is down would have been asked; else empty."""
+        return self.cache if self.cache in {"stale", "static"} else ""
 
 
 class ModelInfo(Struct, frozen=True):
@@ -362,9 +421,13 @@ class ModelInfo(Struct, frozen=True):
 class CallRecord(Struct, frozen=True):
     """How one call ended, for every observer. Seconds: `started` since the epoch, `elapsed` and
     `first_token` since then. `cost` is None when the price is unknown; `saved` is what a cached
-    answer would have cost; `uncertain` counts attempts that may have been billed for nothing, and
-    `worst` is the most that one of them, a stream that was cut, may have cost. `in_batch`: a
-    provider's batch answered. `asked` is the caller's own request, where another was sent."""
+    answer would have cost, or one of a batch more; `uncertain` counts attempts that may have been
+    billed for nothing, and `worst` is the most that one of them, a stream that was cut, may have
+    cost. `in_batch`: a provider's batch answered. `asked` is the caller's own request, where
+    another was sent. `routed_saved` is what the strong model would have cost, less what all calls
+    of the row did: below 0 where the route was dearer; `provider_saved` what the usage would have
+    cost more without the provider's prompt cache: below 0 where writing it cost more than was
+    read."""
 
     request: Request
     result: Answer | CallError
@@ -378,8 +441,27 @@ class CallRecord(Struct, frozen=True):
     worst: Decimal | None = None
     in_batch: bool = False
     asked: Request | None = None
+    routed_saved: Decimal | None = None
+    provider_saved: Decimal | None = Decimal(0)
 
     @property
     def ok(self) -> bool:
         """True when there is an answer."""
         return isinstance(self.result, Answer)
+
+    @property
+    def row_cost(self) -> Decimal | None:
+        """What all calls of the row cost, in US dollars; None: not known. Of a cheaper leg, and of
+        summaries, which have calls of their own on record."""
+        result = self.result
+        costs = [self.cost]
+        if result.route is not None:
+            costs.append(result.route.cost)
+        if result.summary is not None and not self._shared:
+            costs.append(result.summary.cost)
+        known = [cost for cost in costs if cost is not None]
+        return sum(known, Decimal(0)) if len(known) == len(costs) else None
+
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self.result, Answer) and self.result.cache == "shared"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llmctl.auth.clouds import open_auth
 from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import Clock
-from llmctl.config.settings import Audit, Folders, Profile
+from llmctl.config.settings import Audit, Folders, Profile, Telemetry
 from llmctl.errors import SetupError
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.guards.context_window import Admission
@@ -23,7 +24,9 @@ from llmctl.keys.keyring_store import stored_slots
 from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.protocols import Auth, Codec, RateHeaders, SharedLimits
 from llmctl.providers.endpoint import Endpoint
+from llmctl.providers.model_ends import model_end
 from llmctl.providers.registry import LOCAL, codec
+from llmctl.providers.tiers import day_zone
 from llmctl.redact import remember
 from llmctl.request import left_out
 from llmctl.shutdown import Stop
@@ -32,7 +35,8 @@ from llmctl.tokens import Counter
 
 class Surroundings(Struct, frozen=True):
     """What opening a profile needs of the command that runs; `say` and `warn` get a sentence for
-    the user. `audit`: every call gets a line in the audit log."""
+    the user. `audit`: every call gets a line in the audit log, `telemetry`: a span; `encrypt`: what
+    is kept of questions and answers is encrypted; `profiles` are all there are."""
 
     folders: Folders
     environ: Mapping[str, str]
@@ -40,6 +44,9 @@ class Surroundings(Struct, frozen=True):
     say: Callable[[str], None]
     warn: Callable[[str], None]
     audit: Audit | None = None
+    telemetry: Telemetry | None = None
+    encrypt: bool = False
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
 
 
 async def open_route(
@@ -50,12 +57,13 @@ async def open_route(
     shared: SharedLimits,
     stop: Stop,
     lost: Callable[[], float],
+    on_circuit: Callable[[], None],
     *,
     patient: bool,
     many: bool,
 ) -> Route:
     """Open it; `stack` closes it. Nothing is sent, and no server is started. `lost` is as in
-    `HttpClient`.
+    `HttpClient`; `on_circuit` hears that the circuit has changed.
 
     `shared` keeps the rate limits together with other processes; `patient` makes calls wait for a
     provider that is down, but not past `stop`; `many` chooses the transport for many calls at a
@@ -67,10 +75,15 @@ async def open_route(
             f"{profile.model} refuses {names}: the profile {profile.name} asks without; take it "
             "out of `params:`"
         )
+    if end := model_end(profile.provider, profile.base_url, profile.model):
+        around.warn(end.sentence(profile.name, datetime.fromtimestamp(clock.wall(), UTC).date()))
     # The limits are those of the place that the profile leads to.
     name = f"{profile.name} {profile.base_url}"
-    limits = ProviderLimits(profile.limits, clock, shared, name, around.warn, stop)
-    health = ProviderHealth(profile.breaker, stop.clock(clock), profile.name, patient=patient)
+    zone = day_zone(profile.provider)
+    limits = ProviderLimits(profile.limits, clock, shared, name, around.warn, stop, zone)
+    health = ProviderHealth(
+        profile.breaker, stop.clock(clock), profile.name, patient=patient, on_change=on_circuit
+    )
     endpoint = await _open(
         profile, around, stack, counter, limits.update_from_headers, lost, many=many
     )
@@ -116,6 +129,15 @@ def located_fallbacks(
         except SetupError as error:
             warn(f"the fallback {name} is left out: {error.message}")
     return tuple(found)
+
+
+def located_routes(
+    profile: Profile, profiles: Mapping[str, Profile], folders: Folders
+) -> tuple[Profile, ...]:
+    """The profiles that the profile's route leads to, `located`. Raises as that: what was to be
+    cheap must not be dear because a file is missing."""
+    names = () if profile.route is None else profile.route.names
+    return tuple(located(profiles[name], folders) for name in names if name != profile.name)
 
 
 async def _open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from llmctl import redact
 from tests.configuring import World
 from tests.keys.openbao import OpenBao, program
 from tests.keys.secret_service import SecretService, missing
@@ -23,6 +25,17 @@ LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
 KEY = "sk-test-canary-4711"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was() -> Iterator[None]:
+    """What a test in this process leaves behind, no later one meets: keys that are cut out of
+    texts, and the longest cell of a CSV file."""
+    known, limit = set(redact._KNOWN), csv.field_size_limit()
+    yield
+    redact._KNOWN.clear()
+    redact._KNOWN.update(known)
+    csv.field_size_limit(limit)
 
 
 @pytest.fixture

@@ -10,8 +10,16 @@ import pytest
 from msgspec.structs import replace
 
 from llmctl.cli.context import Context, load_settings
-from llmctl.config.settings import CachePolicy, KeyPlaces, Profile
-from llmctl.errors import NoKeyError
+from llmctl.config.settings import (
+    BreakerPolicy,
+    CachePolicy,
+    KeyPlaces,
+    Limits,
+    Profile,
+    RetryPolicy,
+)
+from llmctl.errors import NoKeyError, ServerFailed
+from llmctl.protocols import IDLE, ProcessStatus
 from llmctl.request import Question, compose
 from llmctl.runner import Run, Runner, open_run
 from llmctl.types import Answer, Message
@@ -158,3 +166,30 @@ def test_a_profile_that_cannot_be_opened_spoils_no_other(place: Place) -> None:
     asyncio.run(play())
     assert len(place.warnings) == 1
     assert place.warnings[0].startswith("the fallback spare is left out")
+
+
+def test_what_others_see_of_a_run(place: Place, sim: Simulator) -> None:
+    """Calls that wait for their turn; a circuit by provider and profile, open where one of the
+    profile's interfaces is; nothing once all is over."""
+    narrow = replace(place.spare, limits=Limits(concurrency=1))
+    weak = replace(place.sim, breaker=BreakerPolicy(failures=1), retry=RetryPolicy(attempts=1))
+
+    async def play() -> None:
+        async with place.run() as run:
+            assert run.status() == IDLE
+            sim.latency = 1.0
+            runner = await run.runner(narrow)
+            calls = [asyncio.create_task(ask(runner, str(n))) for n in range(3)]
+            async with asyncio.timeout(30):
+                while run.status() != ProcessStatus(waiting=2):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.001)
+            sim.latency = 0.0
+            await asyncio.gather(*calls)
+            assert run.status() == IDLE
+            sim.fault = errors.status(500)
+            await run.runner(replace(weak, api="responses"))
+            with pytest.raises(ServerFailed):
+                await ask(await run.runner(weak), "d")
+            assert run.status() == ProcessStatus(circuits={"openai/sim": "open"})
+
+    asyncio.run(play())

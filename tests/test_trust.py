@@ -53,6 +53,8 @@ EXAMPLES = {
     "retention": "none",
     "agreements": "[baa]",
     "project": "theirs",
+    "route": "{cheap: groq}",
+    "degrade": "[{static: sorry}]",
 }
 
 
@@ -121,6 +123,7 @@ default: mine
         "profiles: {mine: {limits: {rpm: null}}}",
         "profiles: {mine: {limits: {concurrency: 9}}}",
         "profiles: {mine: {limits: {models: {m: {rpm: 60}}}}}",
+        "profiles: {mine: {limits: {tier: openai-1}}}",
         "profiles: {by_model: {limits: {models: {m: {rpm: 61}}}}}",
         "profiles: {by_model: {limits: {models: {m: {rpm: null}}}}}",
         "profiles: {mine: {model: other}}",

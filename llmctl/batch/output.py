@@ -34,7 +34,7 @@ from llmctl.storage.files import (
     write_all,
 )
 from llmctl.threads import start
-from llmctl.types import Answer, CallRecord
+from llmctl.types import Answer, CallRecord, RouteDecision
 
 Format = Literal["llmctl", "openai"]
 
@@ -126,14 +126,18 @@ def _row(call: CallRecord) -> dict[str, Any]:
 
     Tool calls and citations are there where there are any; the provider's `body` where a text is
     not all of the answer; the `text` of a failure where there is one that was paid for; `masked`,
-    the identifiers by kind that were found in what was asked, where there were any.
+    the identifiers by kind that were found in what was asked, where there were any; `route`, where
+    it was sent and why, where there was a choice: its cost is that of all calls of the row then;
+    `degraded` and `age_s` (seconds) where the provider was down.
     """
     result, request, usage = call.result, call.request, call.usage
     name = {"id": request.id, "index": request.index}
     counts = request.masked.counts if request.masked else {}
     masked = {"masked": dict(counts)} if counts else {}
     key = {"call_id": request.call_id, "request_hash": request.row_key}
-    cost = {"cost_usd": dollars(call.cost)}
+    cost: dict[str, Any] = {"cost_usd": dollars(call.row_cost), **_route(result.route)}
+    if (made := result.summary) is not None:
+        cost["summarised"] = {"chunks": made.chunks, "cost_usd": dollars(made.cost)}
     if isinstance(result, CallError):
         paid = {} if result.text is None else {"text": result.text}
         error = {"error": result.fields, **paid, "attempts": result.attempts}
@@ -160,6 +164,9 @@ def _row(call: CallRecord) -> dict[str, Any]:
         },
         **cost,
         "cache": result.cache,
+        **semantic_source(result),
+        **({"degraded": result.degraded} if result.degraded else {}),
+        **({} if result.age is None else {"age_s": round(result.age)}),
         "attempts": result.attempts,
         "latency_ms": round(result.latency * 1000),
         **key,
@@ -169,6 +176,23 @@ def _row(call: CallRecord) -> dict[str, Any]:
         **repeated,
         **{name: value for name, value in more.items() if value},
     }
+
+
+def _route(route: RouteDecision | None) -> dict[str, Any]:
+    """What a row says of where it was sent."""
+    if route is None:
+        return {}
+    score = None if route.score is None else round(route.score, 4)
+    said = {"to": route.to, "by": route.by, "score": score, "checked": route.checked or None}
+    return {"route": said}
+
+
+def semantic_source(answer: Answer) -> dict[str, Any]:
+    """Where the answer of another question came from, as the row says it."""
+    if answer.cache != "semantic" and not answer.source:
+        return {}
+    score = None if answer.score is None else round(answer.score, 4)
+    return {"cache_score": score, "cache_source": answer.source}
 
 
 def dollars(cost: Decimal | None) -> orjson.Fragment | None:

@@ -138,6 +138,8 @@ class RowReader:
                 cache_mode=cache_mode,
                 call_id=call_id,
             )
+            if self._template is not None and profile.cache.semantic is not None:
+                made = replace(made, parts=_parts(made.messages[-1].text, row.fields))
             made = made if self._mask is None else self._mask(made)
             return made if self._keep == () else replace(made, kept=self._kept(row.fields))
         except TypeError as error:
@@ -219,6 +221,12 @@ class RowReader:
             },
             schema=self._schema if own.schema is None else own.schema,
         )
+
+
+def _parts(prompt: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that a template has put into the prompt as they are, each as its text."""
+    texts = (str(value) for value in fields.values() if isinstance(value, str | int | float))
+    return tuple(text for text in texts if text.strip() and text in prompt)
 
 
 def _check(good: object, why: str) -> None:

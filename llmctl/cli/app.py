@@ -15,7 +15,12 @@ def main() -> None:
     if sys.platform != "win32" and sys.argv[1:] != ["--version"]:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of the memory would hold keys
+        # A dump of the memory would hold keys and prompts. Where Linux is set up to hand dumps to a
+        # program it does so at a limit of 0, too (core(5)), but not at 1, its sign for a dump that
+        # is not wanted (fs/coredump.c); and a file of one byte is never written.
+        allowed = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        most = 1 if sys.platform == "linux" and allowed else 0
+        resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     stdout = open_streams()
     try:
         code = _run()
@@ -62,21 +67,29 @@ def program() -> "typer.Typer":
     import typer
 
     from llmctl.cli import (
+        alerts,
         audit,
         cache_commands,
         cost,
         history_commands,
         keys,
+        limits,
         local_commands,
+        metrics,
         models,
         pii_commands,
         profiles_commands,
+        report,
+        route,
         tokens_commands,
     )
     from llmctl.cli.ask import AskOptions
     from llmctl.cli.batch import BatchOptions
+    from llmctl.cli.compare import CompareOptions
     from llmctl.cli.context import Context
     from llmctl.cli.options import EPILOG, command, show_version
+    from llmctl.cli.prompt import LintOptions
+    from llmctl.cli.prompt import app as prompts
     from llmctl.cli.serve import ServeOptions
 
     app = typer.Typer(
@@ -110,14 +123,28 @@ def program() -> "typer.Typer":
 
         return run(options, context)
 
+    @command(app, "compare", "config", "json", options=CompareOptions)
+    def compare(context: Context, options: CompareOptions) -> int:
+        from llmctl.cli.compare_run import run
+
+        return run(options, context)
+
     @command(app, "serve", "config", "json", options=ServeOptions)
     def serve(context: Context, options: ServeOptions) -> int:
         from llmctl.cli.serve import run
 
         return run(options, context)
 
+    @command(prompts, "lint", "profile", "model", "config", "json", options=LintOptions)
+    def lint(context: Context, options: LintOptions) -> int:
+        from llmctl.cli.prompt_run import run
+
+        return run(options, context)
+
     app.add_typer(keys.app, name="keys")
     app.add_typer(cost.app, name="cost")
+    command(app, "metrics", "config", "json")(metrics.metrics)
+    command(app, "report", "config", "json")(report.report)
     app.add_typer(cache_commands.app, name="cache")
     app.add_typer(profiles_commands.app, name="profiles")
     command(app, "models", "profile", "config", "json")(models.models)
@@ -125,5 +152,9 @@ def program() -> "typer.Typer":
     app.add_typer(history_commands.app, name="history")
     app.add_typer(tokens_commands.app, name="tokens")
     app.add_typer(pii_commands.app, name="pii")
+    app.add_typer(route.app, name="route")
+    app.add_typer(prompts, name="prompt")
     app.add_typer(audit.app, name="audit")
+    app.add_typer(alerts.app, name="alerts")
+    app.add_typer(limits.app, name="limits")
     return app

@@ -64,6 +64,9 @@ class AskOptions(Struct, frozen=True, kw_only=True):
     no_cache: NoCacheOption = False
     refresh: RefreshOption = False
     budget: BudgetOption = None
+    strict: Annotated[
+        bool, Option("--strict", help="Exit 5 for a stale or static answer (`degrade:`).")
+    ] = False
     dry_run: DryRunOption = False
     exact: Annotated[
         bool, Option("--exact", help="With --dry-run: the provider counts the prompt's tokens.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import closing, suppress
 from decimal import Decimal
 from typing import Any
@@ -28,6 +28,7 @@ from llmctl.cli.options import (
 from llmctl.cli.output import (
     AnswerPrinter,
     Waiting,
+    age,
     is_tty,
     money,
     print_json,
@@ -37,7 +38,7 @@ from llmctl.cli.output import (
 )
 from llmctl.cli.streams import require_stream, stdin_pieces
 from llmctl.config.settings import Profile
-from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, UsageError
+from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, ProviderDown, UsageError
 from llmctl.guards.budget import held_by
 from llmctl.guards.data_place import first_place
 from llmctl.guards.masking import refuse
@@ -45,9 +46,10 @@ from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.anthropic import default_limit
 from llmctl.providers.models_api import count_tokens
 from llmctl.redact import printable
-from llmctl.request import Question, compose, ulid
+from llmctl.request import Question, compose, retarget, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import handle_signals
+from llmctl.storage.cipher import StoreCipher
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import Answer, CallRecord, Masked, Message, Request, StreamChunk
 
@@ -120,17 +122,24 @@ async def _run(
 
     opened = selection
     if options.dry_run and not options.exact:  # nobody is asked: no key is needed
-        opened = replace(selection, profile=replace(selection.profile, key=None), fallbacks=())
+        cache = replace(selection.profile.cache, semantic=None)
+        opened = replace(
+            selection,
+            profile=replace(selection.profile, key=None, cache=cache),
+            fallbacks=(),
+            routed=tuple(replace(one, key=None) for one in selection.routed),
+        )
     async with runner_for(opened, context) as live:
-        windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
+        windows = budget_windows(budget, selection.settings.budgets, live.run_id, user_name())
         live.budget.limit(windows, on_wait=waiting)
         if options.dry_run:
             places = selection.profile, *selection.fallbacks
             asked = request if live.masker is None else live.masker(request)
             return await _plan(asked, live, budget, options, context, places)
         code, answer = await _ask(live.stamp(request), live, options, context)
-    if answer is not None and not options.no_history and selection.profile.history:
-        await _remember(request, answer, context, before)
+    told = answer is not None and answer.cache != "static"
+    if answer is not None and told and not options.no_history and selection.profile.history:
+        await _remember(request, answer, context, before, live.store)
     return code
 
 
@@ -188,7 +197,8 @@ async def _ask(
     if records and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
         printer.fresh_line()
         say(usage_line(records[0]), dim=True)
-    return (128 + signals[0] if signals else 0), answer
+    degraded = ProviderDown.exit_code if options.strict and answer and answer.degraded else 0
+    return (128 + signals[0] if signals else degraded), answer
 
 
 def _end_failed(printer: AnswerPrinter, error: CallError) -> None:
@@ -207,6 +217,9 @@ def _end_failed(printer: AnswerPrinter, error: CallError) -> None:
 def _note(request: Request, answer: Answer) -> str | None:
     """What is to be known of an answer that is not whole, or is no text."""
     asked = answer.request or request
+    if answer.degraded:
+        old = f"this answer is {age(answer.age)} old" if answer.age is not None else ""
+        return f"the provider is down: {old or 'this text is no answer of a model'}"
     if answer.finish == "length":
         of_claude = asked.target.adapter in ("anthropic", "vertex-claude")
         own = of_claude and asked.max_tokens is None
@@ -214,10 +227,12 @@ def _note(request: Request, answer: Answer) -> str | None:
             limit = f"{default_limit(asked):,} tokens"
             return f"the answer was cut at {limit}, llmctl's own limit: raise --max-tokens"
         return "the answer was cut at the output limit: raise --max-tokens"
-    if answer.finish == "content_filter":
-        return "the answer was cut by the provider's content filter"
-    if answer.finish == "other":
-        return "the model stopped before its answer ended"
+    cut = {
+        "content_filter": "the answer was cut by the provider's content filter",
+        "other": "the model stopped before its answer ended",
+    }
+    if answer.finish in cut:
+        return cut[answer.finish]
     if answer.tool_calls and not answer.text.strip():
         made = (call["function"] for call in answer.tool_calls)
         calls = ", ".join(f"{each['name']}({each['arguments']})" for each in made)
@@ -240,6 +255,40 @@ async def _until_signal(work: Awaitable[Answer], signals: list[int]) -> Answer |
             if not signals:
                 raise
             return None
+
+
+async def _route(request: Request, live: Runner) -> dict[str, Any] | None:
+    """Where the question goes first, by what, and what it costs there at most; None without a
+    route."""
+    if live.route is None:
+        return None
+    choice = live.route.router.choose(request)
+    there = next((way.profile for way in live.routed if way.profile.name == choice.to), None)
+    asked = request if there is None else retarget(request, there, "")
+    _, worst = await live.costs.worst(asked)
+    return {
+        "to": choice.to,
+        "by": choice.by,
+        "score": choice.score,
+        "checked": choice.checked,
+        "worst_case_usd": worst,
+    }
+
+
+def _route_json(route: Mapping[str, Any] | None) -> dict[str, Any]:
+    if route is None:
+        return {}
+    return {"routed": {**route, "worst_case_usd": dollars(route["worst_case_usd"])}}
+
+
+def _route_lines(route: Mapping[str, Any] | None) -> list[str]:
+    """Where it goes, for a person."""
+    if route is None:
+        return []
+    score = "" if route["score"] is None else f" {route['score']:.3f}"
+    checked = ", and the answer is checked" if route["checked"] else ""
+    where = f"route    {route['to']}, by {route['by']}{score}{checked}"
+    return [where, f"         {money(route['worst_case_usd'])} at most there"]
 
 
 async def _plan(
@@ -272,6 +321,7 @@ async def _plan(
         if limit is not None:
             request = await live.budget.limit_output(request, limit, windows, live.costs.worst)
     _, worst = await live.costs.worst(request, counted)
+    route = await _route(request, live)
     window = live.counter.context_window(target)
     kept = await live.cache.get(request.fingerprint) if request.cache_mode == "use" else None
     if kept is None:
@@ -292,6 +342,7 @@ async def _plan(
             "cached": kept is not None,
             "budget_usd": dollars(budget),
             **({"masked": dict(found.counts)} if found.counts else {}),
+            **_route_json(route),
         }
         print_json(plan, compact=True)
         return code
@@ -303,6 +354,7 @@ async def _plan(
         f"tokens   {about}{counted.tokens:,} in ({counted.encoding}), {most}{room}",
         f"price    {money(worst)} at most",
         f"cache    {'hit: nothing would be sent' if kept else 'miss'}",
+        *_route_lines(route),
     )
     if found.counts:
         print_lines(f"found    {found.said}")
@@ -315,7 +367,7 @@ def _last_conversation(context: Context) -> Conversation:
     """The conversation to continue. Raises `InputError` when there is none."""
     path, found = context.folders.state / "history.db", None
     if path.exists():
-        with closing(open_history(path)) as history:
+        with closing(open_history(path, StoreCipher(context.environ))) as history:
             found = history.last(now=context.clock.wall())
     if found is None:
         raise InputError(
@@ -325,12 +377,22 @@ def _last_conversation(context: Context) -> Conversation:
 
 
 async def _remember(
-    request: Request, answer: Answer, context: Context, before: Conversation | None
+    request: Request,
+    answer: Answer,
+    context: Context,
+    before: Conversation | None,
+    store: StoreCipher,
 ) -> None:
     """Keep the turn for `-c`. The answer has been printed: a full disk is only a warning now."""
     asked = request.messages[-1:] if before else request.messages
     try:
-        with closing(open_history(context.folders.state / "history.db")) as history:
+        path = context.folders.state / "history.db"
+        with closing(open_history(path, store)) as history:
+            if history.lingers:
+                context.warn(
+                    f"conversations were encrypted in {path}, but another llmctl keeps reading it: "
+                    "its WAL may hold them in clear until that one has ended"
+                )
             await history.append(
                 before.id if before else ulid(context.clock),
                 (*asked, Message("assistant", answer.text)),

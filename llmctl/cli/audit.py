@@ -47,8 +47,9 @@ def verify(
       ok
       integrity     {ok, lines, last, segments, removed_segments, torn_lines,
                     erased_lines, findings [{file, line, what}]}
-      completeness  {ok, compared, without_line, killed, without_row, unsent}: ids of
-                    calls; killed and unsent are those that a crash explains
+      completeness  {ok, compared, without_line, killed, without_row, unsent,
+                    removed}: ids of calls; killed and unsent are those that a crash
+                    explains; removed is how many `cost prune` explains
 
     \b
     Examples:
@@ -117,6 +118,8 @@ def _completeness_lines(found: Completeness) -> Iterator[str]:
         if calls:
             more = "" if len(calls) <= _SHOWN else f" and {len(calls) - _SHOWN:,} more"
             yield f"  {plural(len(calls), 'call')} {what}: {', '.join(calls[:_SHOWN])}{more}"
+    if found.removed:
+        yield f"  {plural(found.removed, 'call')} of the audit removed from the ledger as too old"
 
 
 @command(app, "export")

@@ -12,6 +12,7 @@ from llmctl.cli.options import (
     DryRunOption,
     MaxTokensOption,
     NoCacheOption,
+    NotifyOption,
     ParamOption,
     RefreshOption,
     SchemaOption,
@@ -65,6 +66,14 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     --detach leave them running (exit 6); the same command goes on waiting, and fetches. Nothing is
     submitted twice, whatever breaks. --status and --list with --json: a list of {intent, output,
     profile, provider, batch, state, word, rows, done, failed, made, checked, note, command}.
+
+    --warm is for rows that begin alike (instructions first, then the row's own text): where the
+    provider's prompt cache keeps that start and it pays, one row goes first, and the others when
+    it has its answer. Anthropic is told where the start ends (cache_control), OpenAI gets a key of
+    it (prompt_cache_key). What is read and written is said at the end, and is in `cost report`.
+
+    --notify tells a sink (`llmctl alerts list -h`) how the run ended, whatever the end was: exit
+    code, counts, cost, files. A sink that fails is said on stderr, and changes no exit code.
 
     \b
     Examples:
@@ -130,7 +139,12 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     refresh: RefreshOption = False
     tag: TagOption = None
     budget: BudgetOption = None
+    notify: NotifyOption = None
     dry_run: DryRunOption = False
+    warm: Annotated[
+        bool,
+        Option("--warm", help="Send one row first where rows share a start that is kept cheaper."),
+    ] = False
     detach: Annotated[
         bool, Option("--detach", help="Submit to the provider and leave; run again to fetch.")
     ] = False

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
 from statistics import fmean
 from typing import Any
 
+from msgspec.structs import replace
+
 from llmctl import pricing
 from llmctl.batch.job import Job, open_batch
 from llmctl.batch.output import check_output, default_output, dollars
-from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, plan
+from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, PlanRoute, plan
+from llmctl.cli import batch_warm
 from llmctl.cli.context import Context, Selection
 from llmctl.cli.options import budget_windows
 from llmctl.cli.output import duration, money, plural, print_json, print_lines
 from llmctl.config.settings import Budget
 from llmctl.guards.data_place import first_place
+from llmctl.guards.routing import open_router
 from llmctl.pricing import HOW_TO_SET, Prices
 from llmctl.providers.registry import codec
 from llmctl.runner import user_name
 from llmctl.storage.answer_cache import CachePeek
 from llmctl.storage.batch_jobs import BatchJobsPeek
+from llmctl.storage.cipher import StoreCipher
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.storage.ledger_rows import CallKind, matches, tags_as_json
 from llmctl.tokens import Counter
@@ -35,16 +40,20 @@ def dry_run(
     context: Context,
     *,
     in_batch: bool,
+    warm: bool = False,
 ) -> int:
     """Print the plan; 3 when its worst case is above the run's own budget, or what is left of one
     that the configuration has for such calls, or not known under one. `in_batch`: the rows are to
-    go into the provider's batches, at their price. Raises `DataRefused` where no row may be sent.
+    go into the provider's batches, at their price. `warm`: what `--warm` would do, too. Raises
+    `DataRefused` where no row may be sent.
     """
-    budgets, folders = selection.budgets, selection.folders
+    budgets, folders = selection.settings.budgets, selection.settings.folders
+    job = _without_summaries(job) if in_batch else job
     profiles = (job.profile, *(() if in_batch else selection.fallbacks))
     now = context.clock.wall()
     prices = Prices(partial(pricing.load, folders.state, context.warn))
-    cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now)
+    cipher = StoreCipher(context.environ, on=selection.settings.encrypt).writing
+    cache = CachePeek(folders.cache / "cache.db", job.profile.cache.ttl, now, cipher)
     ledger = LedgerPeek(folders.state / "ledger.db")
 
     def average(profile: str, model: str) -> AverageCall | None:
@@ -57,8 +66,9 @@ def dry_run(
     with open_batch(job, dry_run=True) as batch, cache, ledger:
         left = {} if budget is None else {"": budget}
         left |= _left(job, budgets, ledger, now)
+        counter = Counter(prices.window, codec)
         inputs = PlanInputs(
-            counter=Counter(prices.window, codec),
+            counter=counter,
             prices=prices,
             codec=codec(job.profile.adapter, job.profile.api),
             cached=cache.has,
@@ -68,8 +78,11 @@ def dry_run(
             place=lambda asked: first_place(
                 profiles, asked.tags, asked.target.model, in_batch=in_batch
             ),
+            route=None if in_batch else _route(selection, counter, context),
         )
         made = plan(batch, inputs)
+        asked = (batch, selection, context, inputs.counter, prices)
+        found = batch_warm.plan_warmups(*asked) if warm else None
     if made.refused:
         first_place(profiles, {}, in_batch=in_batch)
     path = check_output(job.input, job.output or default_output(job.input))
@@ -81,9 +94,10 @@ def dry_run(
     fits = least is None or (worst is not None and worst <= least)
     code = 0 if fits else 3
     if context.json:
-        print_json(_as_json(made, least, code), compact=True)
+        print_json({**_as_json(made, least, code), **batch_warm.plan_json(found)}, compact=True)
     else:
         print_lines(*_lines(made, job, held=bool(left), in_batch=in_batch))
+        print_lines(*batch_warm.plan_lines(found))
         for name, amount in left.items():
             enough = worst is not None and worst <= amount
             what = f"{money(amount)}{f' left of {name}' if name else ''}"
@@ -108,6 +122,17 @@ def dry_run(
     elif not fits:
         context.info(f"the worst case, {money(worst)}, is above the budget of {money(least)}")
     return code
+
+
+def _route(selection: Selection, counter: Counter, context: Context) -> PlanRoute | None:
+    """The route that rows take; None where the profile has none."""
+    profile, routed = selection.profile, selection.routed
+    opened = open_router(profile, routed, counter, context.environ, context.warn)
+    if opened is None:
+        return None
+    cascade = opened.router.settings.cascade
+    samples = max([check.agree or 1 for check in cascade.check] if cascade else [1])
+    return PlanRoute(opened.router, {one.name: one for one in routed}, samples)
 
 
 def _left(
@@ -148,6 +173,24 @@ def _as_json(made: Plan, budget: Decimal | None, code: int) -> dict[str, Any]:
         "budget_usd": dollars(budget),
         "exit_code": code,
         **({"masked": dict(made.masked)} if made.masked else {}),
+        **(
+            {"summarised": {"rows": made.summarised, **usd(made.summaries)}}
+            if made.summarised
+            else {}
+        ),
+        **({"routed": _routed_json(made, usd)} if made.routed else {}),
+    }
+
+
+def _routed_json(made: Plan, usd: Callable[[Cost], dict[str, Any]]) -> dict[str, Any]:
+    shares: dict[str, dict[str, int]] = {}
+    for (name, by), number in sorted(made.routed.items()):
+        shares.setdefault(name, {})[by] = number
+    return {
+        "to": shares,
+        "checked": made.checked,
+        "all_cheap": usd(made.cheap),
+        "all_strong": usd(made.strong),
     }
 
 
@@ -160,6 +203,39 @@ def _unlimited(made: Plan, job: Job, *, held: bool) -> list[str]:
         effect = f"under a budget an answer gets at most {job.profile.default_max_tokens:,}; set "
         effect += "max_tokens or default_max_tokens"
     return [f"no max_tokens in {plural(made.unlimited, 'row')}: {effect} in the profile"]
+
+
+def _routes(made: Plan, job: Job, usd: Callable[[Cost], str]) -> list[str]:
+    """Where rows go, by what, and what it would cost if all went to one."""
+    if not made.routed:
+        return []
+    rows = sum(made.routed.values())
+    sent = [
+        f"  to {name:<13}{number:,} ({number / rows:.0%}) by {by}"
+        for (name, by), number in sorted(made.routed.items())
+    ]
+    checked = f"  checked         {made.checked:,}: an answer that fails is asked of "
+    checked += f"{job.profile.name}, too, which is not expected"
+    return [
+        f"  all cheap       {usd(made.cheap)}",
+        f"  all strong      {usd(made.strong)}",
+        f"routed            {plural(rows, 'row')}",
+        *sent,
+        *([checked] if made.checked else []),
+    ]
+
+
+def _without_summaries(job: Job) -> Job:
+    """The job as the provider's batches take it, whose rows are not summarised."""
+    return replace(job, profile=replace(job.profile, summariser=None))
+
+
+def _summaries(made: Plan, job: Job) -> list[str]:
+    """What it takes to make rows fit that are too long."""
+    if not made.summarised or job.profile.summariser is None:
+        return []
+    about = f"about {money(made.summaries.expected)}, by {job.profile.summariser.name}; at most "
+    return [f"summaries         {about}{money(made.summaries.worst)} a round; in the cost"]
 
 
 def _lines(made: Plan, job: Job, *, held: bool, in_batch: bool) -> list[str]:
@@ -177,6 +253,7 @@ def _lines(made: Plan, job: Job, *, held: bool, in_batch: bool) -> list[str]:
         ("  too long", made.over_context, "over the context window: fail unsent"),
         ("  refused", made.refused, "not for this provider: fail unsent"),
         ("  to send", made.to_send, ""),
+        ("  too long", made.summarised, "of these: summarised first"),
     ]
     width = max(len(f"{count:,}") for _, count, _ in counts)
     found = [f"plan: {job.input} → {job.output or default_output(job.input)}, {target}", ""]
@@ -204,9 +281,11 @@ def _lines(made: Plan, job: Job, *, held: bool, in_batch: bool) -> list[str]:
         f"tokens in         {about}{made.input_tokens:,}",
         f"tokens out        at most {most}, expected {made.expected_output_tokens:,} ({basis})",
         f"cost              {usd(made.cost)}",
+        *_routes(made, job, usd),
         f"provider's batch  {usd(made.batch)}",
         f"time              {time}",
     ]
+    found += _summaries(made, job)
     if made.duplicates:
         found.append("at most: duplicates included, for an answer that is cut off is not kept")
     found += _unlimited(made, job, held=held)

@@ -151,7 +151,8 @@ def engine(
         stop=stop,
         call_id=live.call_id,
         say=context.info,
-        private=live.masker is not None,
+        store=live.store,
+        private=live.masker is not None or live.store.on,
     )
     patience = Patience(
         poll=profile.batch.poll,

@@ -20,7 +20,8 @@ from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
 from llmctl.batch.output import STDOUT, default_output, dollars, errors_path, is_csv, lines_path
 from llmctl.batch.rows import RowReader
-from llmctl.cli import batch_provider
+from llmctl.cli import batch_provider, batch_warm
+from llmctl.cli.alerts_batch import check_sinks, notify, watched
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, runner_for, select_profile
 from llmctl.cli.options import (
@@ -88,6 +89,7 @@ def run(options: BatchOptions, context: Context) -> int:
 
 
 def _checked(options: BatchOptions, context: Context) -> int:
+    batch_warm.check_options(options)
     _check_files(options)
     batch_provider.check_options(options)
     if (options.output or default_output(options.input)) == STDOUT:
@@ -110,7 +112,8 @@ def _checked(options: BatchOptions, context: Context) -> int:
     )
     profile = replace(selection.profile, tags={**selection.profile.tags, **tags})
     selection = replace(selection, profile=profile)
-    masker = open_masker((profile, *selection.fallbacks), context.environ)
+    check_sinks("--notify", options.notify, selection.settings)
+    masker = open_masker((profile, *selection.fallbacks, *selection.routed), context.environ)
     batch_provider.check_profile(profile, options, masker)
     template = None
     if options.template is not None:
@@ -131,7 +134,9 @@ def _checked(options: BatchOptions, context: Context) -> int:
             keep=_kept_fields(options.keep),
             # A row's tags add: it does not leave a budget that matches by the profile's.
             fixed_tags=[
-                name.removeprefix("tag:") for budget in selection.budgets for name in budget.match
+                name.removeprefix("tag:")
+                for budget in selection.settings.budgets
+                for name in budget.match
             ],
             mask=masker,
         ),
@@ -143,13 +148,15 @@ def _checked(options: BatchOptions, context: Context) -> int:
         dedupe=options.dedupe,
         cache_mode=mode,
     )
+    if options.engine == "provider" and profile.route is not None:
+        context.info(f"a provider's batch follows no route: all rows are for {profile.name}")
     if job.input == STDOUT:
         note_slow_stdin("reading the rows from stdin …")
     if options.dry_run:
         from llmctl.cli.batch_plan import dry_run
 
         in_batch = options.engine == "provider"
-        return dry_run(job, budget, selection, context, in_batch=in_batch)
+        return dry_run(job, budget, selection, context, in_batch=in_batch, warm=options.warm)
     # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
@@ -165,8 +172,8 @@ def _checked(options: BatchOptions, context: Context) -> int:
             context.warn(
                 f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
             )
-        batch_provider.check_open(batch, selection.folders, options, context)
-        return asyncio.run(_run(batch, budget, seconds, options, context, selection))
+        batch_provider.check_open(batch, selection.settings.folders, options, context)
+        return asyncio.run(_notified(batch, budget, seconds, options, context, selection))
 
 
 def _check_files(options: BatchOptions) -> None:
@@ -200,7 +207,7 @@ class Ending(Struct):
     budgets: list[str] = []
 
 
-async def _run(
+async def _notified(
     batch: Batch,
     budget: Decimal | None,
     max_seconds: float | None,
@@ -208,10 +215,32 @@ async def _run(
     context: Context,
     selection: Selection,
 ) -> int:
+    """The exit code of the run; its end, whatever that is, is told to whom `--notify` names."""
     tally = Tally(rows=batch.rows, skipped=batch.skipped)
+    ending, since, code, failure = Ending(), context.clock.wall(), 130, None
+    try:
+        code = await _run(batch, tally, ending, budget, max_seconds, options, context, selection)
+    except Exception as error:
+        code, failure = getattr(error, "exit_code", 1), str(error) or type(error).__name__
+        raise
+    finally:
+        stopped = failure or _stopped_because(ending)
+        await notify(options, tally, since, code, stopped, selection.settings, context)
+    return code
+
+
+async def _run(
+    batch: Batch,
+    tally: Tally,
+    ending: Ending,
+    budget: Decimal | None,
+    max_seconds: float | None,
+    options: BatchOptions,
+    context: Context,
+    selection: Selection,
+) -> int:
     started = context.clock.monotonic()
-    ending = Ending()
-    open_jobs = batch_provider.open_jobs(batch, selection.folders)
+    open_jobs = batch_provider.open_jobs(batch, selection.settings.folders)
     if options.cancel and not open_jobs:
         context.info("no batch is under way for this OUTPUT: there is nothing to cancel")
     elif tally.skipped == tally.rows and not open_jobs:
@@ -234,7 +263,7 @@ async def _run(
     context.info("\n".join(_summary(tally, elapsed, shown, ending)))
     if failures := _failures(tally, lines, last_error=ending.because is None):
         say("\n".join(failures))  # --quiet is for progress, not for the reason of a failure
-    code = _exit_code(tally, ending)
+    code = exit_code(tally, ending)
     if options.cancel and code == 1 and not tally.failed:
         code = 0  # rows without an answer are what was asked for
     if context.json:
@@ -274,17 +303,23 @@ async def _send(
 
     with handle_signals(on_signal):
         async with runner_for(selection, context, patient=True, stop=stop) as live:
-            engine: Engine = LocalEngine(_workers(selection, context), stop, context.clock)
+            engine: Engine = LocalEngine(workers(selection, context), stop, context.clock)
             if options.engine == "provider":
                 engine = batches = batch_provider.engine(
-                    batch, options, live, context, selection.folders, stop, engine
+                    batch, options, live, context, selection.settings.folders, stop, engine
                 )
+            prefix = None
+            if options.warm:
+                prefix = await batch_warm.open_prefix_cache(batch, live, selection, context)
             if context.verbose:
                 context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
-            windows = budget_windows(budget, selection.budgets, live.run_id, user_name())
+            windows = budget_windows(budget, selection.settings.budgets, live.run_id, user_name())
             live.budget.limit(windows, lambda: stop.asked)
             try:
-                async with _progress(tally, live, context, batches):
+                async with (
+                    progress(tally, live, context, batches),
+                    watched(selection.settings, context),
+                ):
                     ending.because = await run_batch(
                         batch,
                         engine,
@@ -293,6 +328,8 @@ async def _send(
                             exact=True,
                             on_retry=on_retry,
                             schema_retries=options.schema_retries,
+                            prefix=prefix,
+                            text=False,
                         ),
                         settle=live.budget.settle,
                         stats=tally,
@@ -316,9 +353,12 @@ async def _send(
 _OTHER_FILES = 64  # descriptors for what is open beside connections: databases, names looked up
 
 
-def _workers(selection: Selection, context: Context) -> int:
+def workers(selection: Selection, context: Context) -> int:
     """Calls at a time: what the profile says, as far as the system lets connections be opened."""
-    wanted, each = selection.profile.limits.concurrency, 1 + len(selection.fallbacks)
+    wanted, each = (
+        selection.profile.limits.concurrency,
+        1 + len(selection.fallbacks) + len(selection.routed),
+    )
     free = free_descriptors(wanted * each + _OTHER_FILES) - _OTHER_FILES
     workers = max(1, min(wanted, free // each))
     if workers < wanted:
@@ -330,7 +370,7 @@ def _workers(selection: Selection, context: Context) -> int:
 
 
 @asynccontextmanager
-async def _progress(
+async def progress(
     tally: Tally, live: Runner, context: Context, batches: ProviderEngine | None
 ) -> AsyncIterator[None]:
     """Show progress on stderr while the context is open, unless `--quiet`."""
@@ -366,7 +406,8 @@ def _stopped_because(ending: Ending) -> str | None:
     return "the reader of stdout has gone" if ending.pipe_closed else None
 
 
-def _exit_code(tally: Tally, ending: Ending) -> int:
+def exit_code(tally: Tally, ending: Ending) -> int:
+    """The exit code of a run that ended so."""
     because = ending.because
     if because is not None and because.fatal_to_run and not ending.signals:
         return because.exit_code
@@ -396,6 +437,7 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
     counts = [
         (tally.ok, "answered"),
         (tally.cached, "of them from the cache"),
+        (tally.stale, "of them stale, for the provider was down"),
         (tally.failed, "failed"),
         (tally.deduplicated, "answered by an identical row"),
         (tally.skipped, "answered before"),
@@ -416,9 +458,13 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
             f"{plural(tally.requests, 'request')}{retries} · {read} tokens in + {wrote} out · "
             f"{cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
+    if tally.cache_read_tokens or tally.cache_write_tokens:
+        lines.append(batch_warm.outcome(tally))
     lines += ending.budgets
     if tally.masked:
         lines.append(f"identifiers in what was asked: {Masked(tally.masked).said}")
+    if tally.routed:
+        lines.append(_routes(tally))
     for number, what in (
         (tally.truncated, 'cut off at the output limit ("finish_reason": "length")'),
         (tally.filtered, 'cut off by a content filter ("finish_reason": "content_filter")'),
@@ -434,10 +480,19 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
     return lines
 
 
+def _routes(tally: Tally) -> str:
+    """Where rows were sent, and how many were asked twice, because of what."""
+    sent = ", ".join(f"{number:,} to {name}" for name, number in sorted(tally.routed.items()))
+    why = ", ".join(f"{what} {number:,}" for what, number in sorted(tally.escalated.items()))
+    twice = sum(tally.escalated.values())
+    return f"routed: {sent}" + (f"; {twice:,} of them asked twice ({why})" if twice else "")
+
+
 def _summary_json(tally: Tally, elapsed: float, code: int, stopped: str | None) -> str:
     """The summary for a program; with an exit code other than 0 also what went wrong."""
     fields = tally.summary(elapsed, code)
-    fields |= {"cost_usd": dollars(fields["cost_usd"])}
+    amounts = {"cost_usd", "provider_cache_saved_usd"} & fields.keys()
+    fields |= {name: dollars(fields[name]) for name in amounts}
     if code:
         fields |= {"stopped_because": stopped, "errors": dict(sorted(tally.failures.items()))}
     return json_text(fields, compact=True)

@@ -23,7 +23,7 @@ from llmctl.redact import printable
 
 if TYPE_CHECKING:
     from llmctl.config.load import Overrides
-    from llmctl.config.settings import Audit, Budget, Folders, Profile, Settings
+    from llmctl.config.settings import Folders, Profile, Settings
     from llmctl.runner import Runner
     from llmctl.shutdown import Stop
     from llmctl.wiring import Surroundings
@@ -116,14 +116,13 @@ def exit_with(run: Callable[[], int], context: Context) -> NoReturn:
 
 
 class Selection(Struct, frozen=True):
-    """The profile a command works with, complete, and what the configuration says besides."""
+    """The profile a command works with, complete and located, as are its `fallbacks` and those that
+    its route leads to (`routed`); and the `settings` it is from."""
 
     profile: Profile
-    folders: Folders
-    cache_size: int | None = None  # most bytes of the answer cache
+    settings: Settings
     fallbacks: tuple[Profile, ...] = ()
-    budgets: tuple[Budget, ...] = ()
-    audit: Audit | None = None
+    routed: tuple[Profile, ...] = ()
 
 
 def select_profile(context: Context, **flags: Any) -> Selection:
@@ -134,7 +133,7 @@ def select_profile(context: Context, **flags: Any) -> Selection:
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
     from llmctl.providers.local_model_files import is_installed
-    from llmctl.wiring import located, located_fallbacks
+    from llmctl.wiring import located, located_fallbacks, located_routes
 
     overrides = Overrides(**{"profile": context.profile, "model": context.model, **flags})
     settings = load_settings(context, overrides)
@@ -145,11 +144,9 @@ def select_profile(context: Context, **flags: Any) -> Selection:
     fallbacks = located_fallbacks(profile, settings.profiles, folders, context.warn)
     return Selection(
         located(profile, folders),
-        folders,
-        settings.cache_size,
+        settings,
         fallbacks,
-        settings.budgets,
-        settings.audit,
+        located_routes(profile, settings.profiles, folders),
     )
 
 
@@ -162,8 +159,9 @@ def runner_for(
     return open_runner(
         selection.profile,
         surroundings(selection, context),
-        cache_size=selection.cache_size,
+        cache_size=selection.settings.cache_size,
         fallbacks=selection.fallbacks,
+        routed=selection.routed,
         patient=patient,
         stop=stop,
     )
@@ -174,12 +172,15 @@ def surroundings(selection: Selection, context: Context) -> Surroundings:
     from llmctl.wiring import Surroundings
 
     return Surroundings(
-        selection.folders,
+        selection.settings.folders,
         context.environ,
         context.clock,
         context.info,
         context.warn,
-        selection.audit,
+        selection.settings.audit,
+        selection.settings.telemetry,
+        selection.settings.encrypt,
+        selection.settings.profiles,
     )
 
 
@@ -201,16 +202,26 @@ def load_settings(context: Context, overrides: Overrides | None = None) -> Setti
     try:
         return read()
     except Untrusted as error:
-        if not (is_tty(sys.stdin) and is_tty(sys.stderr)):  # nobody can be asked
+        if not can_ask():
             raise
         say(f"{error.path} sets what needs your trust:")
         for line in error.asks:
             say(f"  {line}")
-        say("Trust this file until it changes? [y/N] ", end="")
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        if not confirmed("Trust this file until it changes?"):
             raise
         record(context.folders, error.path, error.raw)
     return read()
+
+
+def can_ask() -> bool:
+    """Whether a person is there to be asked."""
+    return is_tty(sys.stdin) and is_tty(sys.stderr)
+
+
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes to a question; anything else is no."""
+    say(f"{question} [y/N] ", end="")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _check_variables(context: Context) -> None:

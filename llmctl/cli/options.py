@@ -32,7 +32,7 @@ T = TypeVar("T")
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<10}{what}" for code, what in EXIT_CODES)
 BUDGET_FLAG = "--budget"  # name of a run's own budget in messages
 _USD = re.compile(r"\$?([0-9]{1,12}(\.[0-9]{0,12})?)")
-_FILES = {"input", "output", "attach"}  # options whose text names a file
+_FILES = {"input", "output", "attach", "report"}  # options whose text names a file
 _RESERVED = {"model", "messages", "stream", "stream_options"}
 
 _VERBOSE = Option(
@@ -72,6 +72,10 @@ DryRunOption = Annotated[
     bool, Option("--dry-run", help="Show the plan and its price; send nothing.")
 ]
 NoCacheOption = Annotated[bool, Option("--no-cache", help="Neither read nor write the cache.")]
+NotifyOption = Annotated[
+    list[str] | None,
+    Option(metavar="SINK", help="Tell a sink of `alerts:` how it ended; repeatable."),
+]
 RefreshOption = Annotated[bool, Option("--refresh", help="Call, then overwrite the cache.")]
 MaxTokensOption = Annotated[int | None, Option(min=1, metavar="N", help="Longest answer.")]
 ParamOption = Annotated[

@@ -7,11 +7,11 @@ import re
 import stat
 import sys
 from collections.abc import Collection, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llmctl.errors import Cancelled, DiskError, LlmctlError
 from llmctl.redact import printable, printable_json, redact_known_keys
+from llmctl.reports import amounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from llmctl.types import CallRecord
 
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
-_MICRO = Decimal("0.000001")
 _OPEN_SEQUENCE = re.compile(
     r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*"
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*\x1b?"
@@ -31,6 +30,8 @@ _OPEN_SEQUENCE = re.compile(
 _NEXT_BLOCK = re.compile(r"\n\n+(?=[^\s*+>|\d-])")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _LONGEST_SEQUENCE = 4096
+
+money, percent, plural = amounts.money, amounts.percent, amounts.plural
 
 
 def is_tty(stream: TextIO | None) -> bool:
@@ -48,23 +49,6 @@ def has_colour(stream: TextIO) -> bool:
     if os.environ.get("CLICOLOR_FORCE", "0") not in {"", "0"}:
         return True
     return is_tty(stream) and os.environ.get("TERM") != "dumb"
-
-
-def money(amount: Decimal | None, unknown: int = 0, *, exact: bool = False) -> str:
-    """US dollars: `$0.00021`, `$12.50`, `$?` when unknown, `$3.10+?` with `unknown` calls more.
-    Nothing and `unknown` calls more is unknown: it is never called $0.
-
-    Two significant digits, at least cents; with `exact` all digits up to the microdollar.
-    """
-    if amount is None or (unknown and not amount):
-        return "$?"
-    if exact:
-        amount = amount.quantize(_MICRO).normalize()
-        digits = max(2, -int(amount.as_tuple().exponent))
-    else:
-        digits = max(2, 1 - amount.adjusted())
-    shown = f"${amount:,.{digits}f}" if amount or exact else "$0"
-    return shown + ("+?" if unknown else "")
 
 
 def duration(seconds: float) -> str:
@@ -94,16 +78,6 @@ def file_size(count: int) -> str:
     return decimal(count)
 
 
-def percent(share: float | None) -> str:
-    """`1.2%`; a dash for none."""
-    return "-" if share is None else f"{share:.1%}"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 call`, `1,200 calls`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def usage_line(record: CallRecord) -> str:
     """Closing line of a call: target, tokens, dollars, time, cache state."""
     from llmctl.types import Answer
@@ -112,7 +86,7 @@ def usage_line(record: CallRecord) -> str:
     about = "~" if usage.estimated else ""
     read, wrote = f"{about}{usage.input:,} in", f"{about}{usage.output:,} out"
     tokens = f"{read} ({usage.cached_input:,} cached) + {wrote}"
-    cost = money(record.cost) if record.cost is None else about + money(record.cost)
+    cost = money(record.row_cost) if record.row_cost is None else about + money(record.row_cost)
     result = record.result
     ended = "interrupted" if isinstance(result, Cancelled) else "failed"
     cache = result.cache if isinstance(result, Answer) else ended

@@ -12,7 +12,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from llmctl.config.alerts import hiding, read_alerts
+from llmctl.config.alerts import secret_variables as alert_variables
 from llmctl.config.data_rules import read_data
+from llmctl.config.degrade import check_degrade
+from llmctl.config.limit_tiers import with_tier
 from llmctl.config.paths import (
     CONFIG_FILE,
     STORE_KEY,
@@ -22,6 +26,7 @@ from llmctl.config.paths import (
     read_file,
 )
 from llmctl.config.profiles import pick
+from llmctl.config.route import route_mistake, scorer_places
 from llmctl.config.serve import read_serve, secret_variables
 from llmctl.config.settings import (
     Audit,
@@ -33,6 +38,8 @@ from llmctl.config.settings import (
     Limits,
     Profile,
     Settings,
+    SummariseOverflow,
+    Telemetry,
     is_loopback,
 )
 from llmctl.config.trust import Untrusted, is_trusted, needs_trust
@@ -111,18 +118,25 @@ def load(
     sources = {name: ["built in"] for name in BUILT_IN}
     default: str | None = None
     size: int | None = None
+    encrypt = False
     gateway, data = Node("", "serve", {}), Node("", "data", {})
+    alerts = Node("", "alerts", {})
     audit: dict[str, Any] | None = None
+    telemetry: dict[str, Any] | None = None
     for file in files:
         for name, node in file.profiles.items():
             entries[name] = merge(entries.get(name, _EMPTY), node)
             sources.setdefault(name, []).append(node.where)
     for file in files:
         size = file.says.get("cache", {}).get("max_size", size)
+        encrypt = file.says.get("store", {}).get("encrypt", encrypt)
         gateway = merge(gateway, file.says.get("serve", gateway))
+        alerts = merge(alerts, file.says.get("alerts", alerts))
         if "audit" in file.says:
             said = _audit(file, environ)
             audit = said if said is None else {**(audit or {}), **said}
+        # Headers belong to the address beside them.
+        telemetry = file.says.get("telemetry", telemetry)
         data = merge(data, file.says.get("data", data))
         if (default := file.says.get("default") or default) not in (None, *entries):
             wrong = f"{quoted(str(default))}; {nearest(str(default), entries)}"
@@ -134,6 +148,7 @@ def load(
     profiles = {name: complete(name) for name in entries}
     for name, entry in entries.items():
         _check_fallback(profiles[name], entry, profiles)
+        _check_route(profiles[name], entry, profiles)
     used, why = pick(profiles, default, overrides.profile, environ, stored)
     if used in profiles and (given := _knobs(environ, overrides)):
         for knob in given:
@@ -143,12 +158,19 @@ def load(
     rules = read_data(data, profiles)
     profiles = {name: replace(profile, data=rules) for name, profile in profiles.items()}
     serve = read_serve(gateway, profiles, environ, cwd)
-    _hide_keys(profiles, secret_variables(serve))
+    sent = None if telemetry is None else msgspec.convert(telemetry, Telemetry)
     budgets = {name: budget for file in files for name, (budget, _) in file.budgets.items()}
+    told = read_alerts(alerts, profiles, budgets)
+    variables = secret_variables(serve) | alert_variables(told)
+    variables |= {place.env for place in sent.headers.values()} if sent else set()
+    told = hiding(told, _hide_keys(profiles, variables))
+    profiles = {name: _with_summariser(each, profiles) for name, each in profiles.items()}
     paths = tuple(file.path for file in files)
     own = tuple(budgets.values())
     kept = None if audit is None else msgspec.convert(audit, Audit)
-    return Settings(profiles, default, folders, paths, own, size, used, why, serve, kept)
+    return Settings(
+        profiles, default, folders, paths, own, size, used, why, serve, kept, sent, encrypt, told
+    )  # fmt: skip
 
 
 def _audit(file: SourceFile, environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -183,8 +205,10 @@ def project(
         return None
     user = user or _user_file(folders)
     file = _read_file(path)
-    for node in file.profiles.values():
-        url = node.mapping().get("base_url")
+    places = [node.mapping().get("base_url") for node in file.profiles.values()]
+    if file.says.get("telemetry"):
+        places.append(file.root.mapping()["telemetry"].mapping()["otlp"])
+    for url in places:
         parts = urlsplit(str(url.value) if url else "")
         if url and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             # a key and a prompt cross a network in the clear only where the user wrote that down
@@ -270,14 +294,15 @@ def _complete(
     said = read(merge(brought, entry), Profile)
 
     _name_files(said, entries, cwd, environ)
-    if said.get("auth") and said.get("key"):
-        raise entries["auth"].error("stands beside `key`; a profile has one of them")
     if said.get("auth"):
         _check_auth(preset, said, entries.get("auth", entry))
     if said.get("model_path") and "model" not in entries:
         # answers of two files must not meet in the cache
         said["model"] = said["model_path"].stem.strip() or "model"
     said.pop("extends", None)
+    if said.get("limits", {}).get("tier"):
+        place = entries["limits"].mapping()["tier"]
+        said["limits"] = with_tier(said["limits"], preset.name, place)
     if price := said.get("price"):
         _check_price(price, entries.get("price", entry))
     params = said.get("params", {})
@@ -291,8 +316,12 @@ def _complete(
             said["headers"] = {**_headers(preset, environ), **said.get("headers", {})}
     if said.get("api", "chat") not in PRESETS[preset.adapter].codecs:
         raise entries["api"].error(f"is not spoken by {preset.name}, which has only chat")
+    kept = said.get("cache", {})
+    if degrade := said.get("degrade"):
+        cached = kept.get("enabled", True)
+        check_degrade(degrade, entries["degrade"], kept.get("ttl"), cached=cached)
     # Who keeps no answers on the disk does not want them in the conversations either.
-    said.setdefault("history", said.get("cache", {}).get("enabled", True))
+    said.setdefault("history", kept.get("enabled", True))
     own = {key: params.pop(key, None) for key in ("max_tokens", "temperature")}
     found = {"name": name, "adapter": preset.adapter, "source": ", ".join(sources)}
     return msgspec.convert({**said, **own, **found}, Profile)
@@ -314,7 +343,10 @@ def _who(
 
 
 def _check_auth(preset: Preset, said: Mapping[str, Any], node: Node) -> None:
-    """Who one is in a cloud is told nobody else. Raises `ConfigError`."""
+    """Who one is in a cloud is told nobody else, and a profile has one proof. Raises
+    `ConfigError`."""
+    if said.get("key"):
+        raise node.error("stands beside `key`; a profile has one of them")
     kind = next(iter(said["auth"]))
     if kind not in AuthPlaces.words:  # a provider's own exchange
         return
@@ -334,6 +366,7 @@ def _name_files(
 ) -> None:
     """Make the paths of files absolute: they are relative to the file that names them."""
     places = [(said, "model_path", "model_path"), (said.get("env_file") or {}, "path", "env_file")]
+    places += [(one, "scorer", "route") for one in scorer_places(said.get("route") or {})]
     for section in (said.get("auth") or {}).values():
         places += [(section, "credentials", "auth"), (section.get("token") or {}, "file", "auth")]
     for section, key, entry in places:
@@ -409,6 +442,8 @@ def _extended(name: str, entries: Mapping[str, Node], above: tuple[str, ...] = (
     if other in above:
         raise said.error(f"makes a circle: {' → '.join((*above, other))}")
     under = _extended(other, entries, above)
+    # Where one leads, the other, which may be its cheaper variant, need not.
+    under = replace(under, value={k: v for k, v in under.mapping().items() if k != "route"})
     if "provider" not in under.mapping():  # a built-in profile is its own
         under = merge(Node.of({"provider": other}, said.where), under)
     return merge(under, entry)
@@ -436,19 +471,53 @@ def _origin(base_url: str) -> str:
 
 
 def _check_fallback(profile: Profile, entry: Node, profiles: Mapping[str, Profile]) -> None:
-    """Fallbacks are profiles, and a prompt too long has one to go to."""
+    """Fallbacks and judges are profiles, and a prompt too long has one to go to."""
     said = entry.mapping()
     for other in profile.fallback:
         if other not in profiles:
             wrong = f"{quoted(other)}; {nearest(other, profiles)}"
             raise said["fallback"].error(f"names no profile: {wrong}")
+    if (semantic := profile.cache.semantic) is not None:
+        cache = said.get("cache", entry)  # the profile that it extends may say it
+        node = cache.mapping().get("semantic", cache)
+        if semantic.mode == "judge" and semantic.judge is None:
+            raise node.error("needs the name of a profile that judges: {mode: judge, judge: NAME}")
+        if semantic.judge is not None and semantic.judge not in profiles:
+            wrong = f"{quoted(semantic.judge)}; {nearest(semantic.judge, profiles)}"
+            raise node.error(f"names no profile as its judge: {wrong}")
     if profile.on_overflow == "fallback" and not profile.fallback:
         raise said["on_overflow"].error("needs `fallback:`, a list of profiles to go to")
+    if isinstance(profile.on_overflow, SummariseOverflow):
+        other = profile.on_overflow.summarise
+        if other not in profiles:
+            wrong = f"{quoted(other)}; {nearest(other, profiles)}"
+            node = said["on_overflow"].mapping()["summarise"]
+            raise node.error(f"names no profile: {wrong}")
 
 
-def _hide_keys(profiles: dict[str, Profile], secrets: Collection[str]) -> None:
+def _with_summariser(profile: Profile, profiles: Mapping[str, Profile]) -> Profile:
+    """The profile with the one that its `on_overflow` names."""
+    if not isinstance(profile.on_overflow, SummariseOverflow):
+        return profile
+    return replace(profile, summariser=profiles[profile.on_overflow.summarise])
+
+
+def _check_route(profile: Profile, entry: Node, profiles: Mapping[str, Profile]) -> None:
+    """A route leads to profiles, and from none of those any further."""
+    if profile.route is None:
+        return
+    node = entry.mapping()["route"]
+    for other in profile.route.names:
+        if other not in profiles:
+            raise node.error(f"names no profile: {quoted(other)}; {nearest(other, profiles)}")
+    routes = {name: one.route for name, one in profiles.items()}
+    if mistake := route_mistake(profile.name, routes, profile.fallback):
+        raise node.error(mistake)
+
+
+def _hide_keys(profiles: dict[str, Profile], secrets: Collection[str]) -> tuple[str, ...]:
     """Tell a command that gives a key which variables, holding other keys or `secrets`, it may
-    not see."""
+    not see; gives their names."""
     held = {name for each in PRESETS.values() for name in (*each.key_env, *each.admin_env)}
     held |= {STORE_KEY, *secrets}
     places = [place for each in profiles.values() for place in (each.key, each.admin_key) if place]
@@ -457,6 +526,7 @@ def _hide_keys(profiles: dict[str, Profile], secrets: Collection[str]) -> None:
         profiles[name] = replace(
             profile, key=_hiding(profile.key, hidden), admin_key=_hiding(profile.admin_key, hidden)
         )
+    return hidden
 
 
 def _hiding(place: KeyPlaces | None, hidden: tuple[str, ...]) -> KeyPlaces | None:

@@ -98,6 +98,8 @@ def as_json(profile: Profile) -> dict[str, Any]:
     said["params"] = {**own, **profile.params}
     for name in ("limits", "cache", "batch", "price"):
         said[name] = {k: v for k, v in (said[name] or {}).items() if v not in (None, {})}
+    if semantic := said["cache"].get("semantic"):
+        said["cache"]["semantic"] = _said(semantic)
     if "as" in said["price"]:
         said["price"] = {"as": said["price"]["as"]}
     said["api"] = said["api"] if said["api"] != "chat" else None
@@ -111,17 +113,21 @@ def as_json(profile: Profile) -> dict[str, Any]:
     for name, place in (("key", key), ("admin_key", profile.admin_key)):
         if place is not None and place.secret:
             said[name] = {"secret": place.secret.text}
+    said["route"] = _said(said["route"] or {})
     said["auth"] = {k: _said(v) for k, v in (said["auth"] or {}).items() if v is not None}
-    return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, ())}
+    said["degrade"] = [_said(step) for step in said["degrade"]]
+    return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, (), [])}
 
 
 def _said(section: dict[str, Any]) -> dict[str, Any]:
     """What is set in a section."""
-    return {
-        name: _said(value) if isinstance(value, dict) else value
-        for name, value in section.items()
-        if value is not None
-    }
+    return {name: _set(value) for name, value in section.items() if value not in (None, ())}
+
+
+def _set(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _said(value)
+    return [_set(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def as_yaml(profile: Profile) -> str:

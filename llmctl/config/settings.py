@@ -13,6 +13,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -21,6 +22,8 @@ from urllib.parse import urlencode, urlsplit
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
 
+from llmctl.config.route import RouteSettings
+from llmctl.config.semantic import SemanticPolicy
 from llmctl.privacy.findings import IDENTIFIERS, KINDS, Kind
 from llmctl.providers.registry import PRESETS
 from llmctl.types import Price
@@ -204,19 +207,29 @@ class ModelLimits(Struct, frozen=True):
 
 class Limits(Struct, frozen=True):
     """`concurrency`: calls in flight; `rpm`, `tpm`: requests and tokens a minute, `rpd`: requests a
-    day of UTC, None: any. `models`: those that have limits of their own, each counted apart."""
+    day (of UTC, of Pacific time at Google), None: any. `models`: by a name, or a pattern such as
+    `gpt-5*`, those that have limits of their own, each entry counted apart. `tier`: the provider's
+    published figures where the profile says none (`providers/tiers.py`)."""
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 8
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
     rpd: PerDay | None = None
     models: Mapping[LabelName, ModelLimits] = field(default_factory=dict)
+    tier: Text | None = None
+
+    def entry(self, model: str) -> str | None:
+        """Which entry of `models` the model has: its own, else the first whose pattern it fits."""
+        if model in self.models:
+            return model
+        return next((each for each in self.models if fnmatchcase(model, each)), None)
 
     def of(self, model: str) -> Limits:
         """The limits that calls of the model have."""
-        own = self.models.get(model)
-        if own is None:
+        name = self.entry(model)
+        if name is None:
             return self
+        own = self.models[name]
         rpm, tpm, rpd = own.rpm or self.rpm, own.tpm or self.tpm, own.rpd or self.rpd
         return Limits(self.concurrency, rpm, tpm, rpd)
 
@@ -257,10 +270,12 @@ class BatchPolicy(Struct, frozen=True):
 
 
 class CachePolicy(Struct, frozen=True):
-    """`ttl`: seconds an answer may be reused, None for ever."""
+    """`ttl`: seconds an answer may be reused, None for ever; `semantic`: also for questions that
+    mean the same, None: only for those of the same words."""
 
     enabled: bool = True
     ttl: Age | None = None
+    semantic: SemanticPolicy | None = None
 
 
 _ENDPOINT = "https:// and a host (http:// only on this machine), without user and password"
@@ -488,9 +503,35 @@ class Privacy(Struct, frozen=True):
     restore: bool = True
 
 
+class DegradeStep(Struct, frozen=True):
+    """What is done while the provider and all fallbacks are down; exactly one.
+
+    Attributes:
+        stale: seconds since an answer was kept, up to which it is given although it has expired.
+        static: a text that is given instead of an answer.
+
+    """
+
+    stale: Age | None = None
+    static: Prompt | None = None
+
+
 Api = Literal["chat", "responses"]
 
-Overflow = Literal["reject", "truncate", "fallback"]  # of a prompt longer than the window
+
+class SummariseOverflow(Struct, frozen=True):
+    """What is done with a prompt longer than the window: its longest text becomes the summary that
+    the profile `summarise` makes of it."""
+
+    summarise: Text
+
+
+_WORDS_OF_OVERFLOW = Meta(description="reject, truncate, fallback or {summarise: PROFILE}")
+Overflow = (
+    Annotated[Literal["reject", "truncate", "fallback"], _WORDS_OF_OVERFLOW] | SummariseOverflow
+)
+"""What is done with a prompt longer than the window."""
+
 
 Region = Annotated[str, _text("a region such as eu or eu-central-1", r"\A[a-z][a-z0-9-]{0,40}\Z")]
 Retention = Literal["none"]
@@ -541,17 +582,20 @@ class Profile(Struct, frozen=True):
     `local`. `max_tokens` and `temperature` stand among `params` in a file. `fallback` are the
     profiles asked, in this order, when this one cannot serve. `default_max_tokens` limits answers
     that nothing else limits, under a budget. `system` is the system prompt of
-    questions that bring none; `headers` go with every call, by way of `proxy` where one is named;
-    `privacy` masks identifiers in what is asked, also where a fallback is asked;
+    questions that bring none; `route` says which questions a cheaper profile is asked instead;
+    `headers` go with every call, by way of `proxy` where one is named; `privacy` masks identifiers
+    in what is asked, also where a fallback is asked; `degrade` is what is done in an outage, when
+    no fallback answers;
     `extends` names the profile that this one is over, which is none once it is complete. `region`,
     `retention` and `agreements` are what the user knows of the provider, which `data`, the rules
     that bind all profiles, are held against. `source` says where the profile was
-    defined; `chosen` why it is the one in use.
+    defined; `chosen` why it is the one in use. `summariser` is the
+    profile that `on_overflow` names.
     """
 
     derived: ClassVar[frozenset[str]] = frozenset(
         {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url", "price_as",
-         "data"}
+         "data", "summariser"}
     )  # fmt: skip
     hints: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
@@ -586,10 +630,15 @@ class Profile(Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
     batch: BatchPolicy = BatchPolicy()
     privacy: Privacy | None = None
+    degrade: tuple[
+        Annotated[DegradeStep, Meta(description='{stale: 24h} or {static: "…"}')],
+        ...,
+    ] = ()
     history: bool = True
     on_overflow: Overflow = "reject"
     default_max_tokens: MaxTokens = 8192
     fallback: tuple[Text, ...] = ()
+    route: RouteSettings | None = None
     price: Price | None = None
     tags: Mapping[TagName, Label] = field(default_factory=dict)
     context: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
@@ -608,6 +657,7 @@ class Profile(Struct, frozen=True):
     url: str = ""
     price_as: tuple[str, str] | None = None
     data: DataRules = DataRules()
+    summariser: Profile | None = None
 
     def __post_init__(self) -> None:
         """Join the address once: it is read for every row."""
@@ -901,15 +951,264 @@ class Audit(Struct, frozen=True):
     checkpoint: Annotated[str, _written(f"a file, or {_ENDPOINT}", _parse_checkpoint)] | None = None
 
 
+def parse_collector(text: str) -> str | None:
+    """`env`, or the address of a collector, before /v1/traces; None where it is neither."""
+    url = text if text == "env" else _parse_base_url(text)
+    return None if url is None or re.search(r"/v1/(traces|metrics)/*\Z", url) else url
+
+
+class Telemetry(Struct, frozen=True):
+    """OpenTelemetry's spans and metrics of calls, by OTLP over HTTP.
+
+    Attributes:
+        otlp: the collector's address; `env`: what OpenTelemetry's own variables say, and nothing is
+            sent where they name none.
+        headers: of every request, by name the variables that hold their values.
+        content: spans say what was asked and answered.
+        metrics: they are sent, too.
+        service: the name of what calls. None: what the environment says, or `llmctl`.
+
+    """
+
+    otlp: Annotated[
+        str,
+        _written(
+            "http:// or https:// and a host, such as http://127.0.0.1:4318, without user, password "
+            "and /v1/traces; or env (OTEL_EXPORTER_OTLP_ENDPOINT and its like)",
+            parse_collector,
+        ),
+    ]
+    headers: Mapping[
+        Annotated[
+            str,
+            _text(
+                "names of headers that llmctl does not set itself",
+                r"(?i)\A(?!(host|connection|transfer-encoding|content-(length|type|encoding)"
+                r"|accept-encoding)\Z)[a-z][a-z0-9-]{0,63}\Z",
+            ),
+        ],
+        SecretPlace,
+    ] = field(default_factory=dict)
+    content: bool = False
+    metrics: bool = True
+    service: Text | None = None
+
+
+# Alerts, `alerts:`.
+
+Figure = Literal[
+    "error_rate",
+    "p50",
+    "p95",
+    "p99",
+    "calls",
+    "errors",
+    "auth_errors",
+    "rate_limits",
+    "retries",
+    "hit_rate",
+    "cost",
+    "traffic",
+    "circuits",
+    "budget",
+    "daily_spend",
+]
+Severity = Literal["critical", "warning", "info"]
+
+_AMOUNT = re.compile(r"\$?([0-9]{1,12}(?:\.[0-9]{1,9})?)(%?)")
+
+
+def parse_amount(text: str) -> float | None:
+    """A figure's threshold: `5%` (0.05), `8s` or `500ms` (seconds), `$20`, or a number."""
+    if match := _AMOUNT.fullmatch(text.strip()):
+        return float(match[1]) / (100 if match[2] else 1)
+    return parse_age(text)
+
+
+Amount = Annotated[
+    float,
+    Meta(ge=0),
+    _written("a threshold such as 5%, 8s, $20 or 10", parse_amount),
+]
+Webhook = Annotated[str, _written(_ENDPOINT, parse_endpoint)]
+
+
+class SinkSecret(Struct, frozen=True):
+    """Where a sink's secret is: in the variable `env`, in a secrets manager, or what `command`
+    prints. `hidden` are variables of other secrets, which the command may not see."""
+
+    derived: ClassVar[frozenset[str]] = frozenset({"hidden"})
+
+    env: Variable | None = None
+    secret: (
+        Annotated[
+            SecretUri,
+            Meta(
+                description=_secret_forms(),
+                extra={"parse": parse_secret_uri, "forms": _secret_forms},
+            ),
+        ]
+        | None
+    ) = None
+    command: Command | None = None
+    hidden: tuple[str, ...] = ()
+
+
+SinkSecretPlace = Annotated[
+    SinkSecret,
+    Meta(
+        description="one of {env: NAME}, {secret: …} and {command: …}, never a secret itself",
+    ),
+]
+
+
+class WebhookSink(Struct, frozen=True):
+    """An address that gets the message as JSON; `secret_url` names the place of one that is secret
+    itself. `key` goes with it as a bearer token."""
+
+    text: ClassVar[str] = "url"
+
+    url: Webhook | None = None
+    secret_url: SinkSecretPlace | None = None
+    key: SinkSecretPlace | None = None
+
+
+class AlertmanagerSink(Struct, frozen=True):
+    """The address of a Prometheus Alertmanager, without /api/v2/alerts; `http://` to any host, for
+    it mostly is on a network of one's own. `key` goes with it as a bearer token."""
+
+    text: ClassVar[str] = "url"
+
+    url: BaseUrl
+    key: SinkSecretPlace | None = None
+
+
+class SmtpSink(Struct, frozen=True):
+    """A mail server. `tls`: `starttls` (port 587), from the first byte (`on`, 465), or `off` (25),
+    which no password goes over but on this machine. `sender` is who it comes from."""
+
+    host: Annotated[str, _text("a host name or an address", r"\A[\w.:-]+\Z")]
+    sender: Annotated[str, _text("an address of mail", r"\A[^\s@<>,;]+@[^\s@<>,;]+\Z")] = field(
+        name="from"
+    )
+    to: Annotated[
+        tuple[Annotated[str, _text("addresses of mail", r"\A[^\s@<>,;]+@[^\s@<>,;]+\Z")], ...],
+        Meta(min_length=1, description="at least one address of mail"),
+    ]
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    tls: Literal["starttls", "on", "off"] = "starttls"
+    user: Text | None = None
+    key: SinkSecretPlace | None = None
+
+
+class AlertSink(Struct, frozen=True):
+    """Where alerts go, one of them. `slack` and `apprise` name the place of an address that is
+    secret itself; `command` gets the message as JSON on its stdin."""
+
+    webhook: WebhookSink | None = None
+    slack: SinkSecretPlace | None = None
+    smtp: SmtpSink | None = None
+    alertmanager: AlertmanagerSink | None = None
+    command: Command | None = None
+    apprise: SinkSecretPlace | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which of them it is."""
+        return next(name for name in self.__struct_fields__ if getattr(self, name) is not None)
+
+    @property
+    def secrets(self) -> tuple[SinkSecret, ...]:
+        """The places of its secrets."""
+        held = [one.key for one in (self.webhook, self.smtp, self.alertmanager) if one is not None]
+        held += [self.webhook.secret_url if self.webhook else None, self.slack, self.apprise]
+        return tuple(place for place in held if place is not None)
+
+
+SinkPlace = Annotated[
+    AlertSink,
+    Meta(
+        description="one of {webhook: URL}, {slack: {env: NAME}}, {smtp: {…}}, "
+        "{alertmanager: URL}, {command: …} and {apprise: {env: NAME}}, never a secret itself"
+    ),
+]
+
+
+class AlertRule(Struct, frozen=True):
+    """When to tell somebody: `figure` is `above` or `below` a threshold.
+
+    Attributes:
+        enabled: a rule may be written as `off` alone.
+        over: seconds of calls, up to now, that the figure is taken of.
+        held: seconds for which it must hold before it fires; `for` in a file.
+        resolve: the figure has to come back as far as this before it is resolved.
+        min_calls: with fewer calls nothing fires.
+        profile: only its calls count; None: all.
+        budget: the one that is looked at; None: whichever is used most.
+        to: names of sinks; None: those of `alerts: to:`.
+
+    """
+
+    text: ClassVar[str] = "enabled"
+    derived: ClassVar[frozenset[str]] = frozenset({"name"})
+
+    name: str = ""
+    figure: Figure = "errors"
+    enabled: bool = True
+    above: Amount | None = None
+    below: Amount | None = None
+    resolve: Amount | None = None
+    over: Annotated[
+        float,
+        Meta(ge=60, le=7 * 86400),
+        _written("a duration from 1m to 7d, such as 5m", parse_age),
+    ] = 300.0
+    held: Annotated[float, Meta(ge=0, le=86400), _DURATION_WORDS] = field(name="for", default=0.0)
+    severity: Severity = "warning"
+    min_calls: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 20
+    profile: Text | None = None
+    budget: Text | None = None
+    to: tuple[Text, ...] | None = None
+
+
+class Alerts(Struct, frozen=True):
+    """Rules over the ledger, and the sinks that hear of them. `to`: those of rules that name none;
+    None: all. Nothing is sent, and live no rule is looked at, where there are no sinks. `hidden`
+    are variables that hold secrets, which a sink's command may not see."""
+
+    derived: ClassVar[frozenset[str]] = frozenset({"hidden"})
+
+    to: tuple[Text, ...] | None = None
+    rules: Mapping[StoredName, AlertRule] = field(default_factory=dict)
+    sinks: Mapping[StoredName, SinkPlace] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+
+
 class CacheSize(Struct, frozen=True):
     """What the cache of answers may grow to, in bytes."""
+
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("enabled", "ttl", "semantic"), "it belongs under the cache of a profile"
+    )
 
     max_size: Size | None = None
 
 
+class Store(Struct, frozen=True):
+    """What is kept of questions and answers: whether llmctl `encrypt`s it (conversations, the cache
+    of answers, files of providers' batches), by a key of the key store."""
+
+    encrypt: bool = False
+
+
 class ConfigFile(Struct, frozen=True):
-    """A configuration file; its profiles, `serve` (see `Serve`) and `data` (see `DataRules`) are
-    read once all files are merged."""
+    """A configuration file; its profiles, `serve` (see `Serve`), `alerts` (see `Alerts`) and `data`
+    (see `DataRules`) are read once all files are merged."""
+
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("provider", "model", "base_url", "key", "limits", "price", "fallback", "privacy"),
+        "it belongs in a profile: profiles: {NAME: {…}}",
+    )
 
     default: Text | None = None
     profiles: Mapping[StoredName, object] = field(default_factory=dict)
@@ -917,7 +1216,10 @@ class ConfigFile(Struct, frozen=True):
     cache: CacheSize = CacheSize()
     serve: object = None
     audit: Audit | None = None
+    telemetry: Telemetry | None = None
     data: object = None
+    store: Store = Store()
+    alerts: object = None
 
 
 class Folders(Struct, frozen=True):
@@ -932,7 +1234,8 @@ class Folders(Struct, frozen=True):
 class Settings(Struct, frozen=True):
     """The outcome of configuration: `files` are those read, weakest first; `cache_size` is what the
     cache of answers may grow to, in bytes (None: any). `used` names the profile to use, which need
-    not exist, `why` the reason; `audit` is None where no log of calls is kept."""
+    not exist, `why` the reason; `audit` is None where no log of calls is kept, `telemetry` where
+    none is sent; `encrypt`: what is kept of questions and answers is encrypted."""
 
     profiles: Mapping[str, Profile]
     default: str | None
@@ -944,3 +1247,6 @@ class Settings(Struct, frozen=True):
     why: str = ""
     serve: Serve = Serve()
     audit: Audit | None = None
+    telemetry: Telemetry | None = None
+    encrypt: bool = False
+    alerts: Alerts = Alerts()

@@ -95,7 +95,9 @@ def _in_profile(node: Node, mine: Profile | None, matched: set[str]) -> Iterator
             yield child
 
 
-def _may_say(section: str, name: str, node: Node, mine: Profile, matched: set[str]) -> bool:
+def _may_say(  # noqa: PLR0911 - one a kind
+    section: str, name: str, node: Node, mine: Profile, matched: set[str]
+) -> bool:
     """Whether a project may say this of a profile unasked."""
     if section == "tags":
         if name in TAGS and name in mine.tags and node.value != mine.tags[name]:
@@ -104,6 +106,8 @@ def _may_say(section: str, name: str, node: Node, mine: Profile, matched: set[st
     if section == "limits":  # of another name the reader of the file says that there is none
         if name == "models":
             return all(_is_tighter(node, mine.limits, model) for model in node.mapping())
+        if name == "tier":  # another one may allow more
+            return bool(node.value == mine.limits.tier)
         return name not in keys_of(Limits) or _is_lower(node, to_builtins(mine.limits)[name])
     if name == "max_tokens":
         return _is_lower(node, mine.max_tokens)
@@ -116,7 +120,8 @@ def _is_tighter(node: Node, mine: Limits, model: str) -> bool:
     A model with limits of its own is counted apart: where the user's are for all models together,
     naming one would add to them.
     """
-    if model not in mine.models and (mine.rpm, mine.tpm, mine.rpd) != (None, None, None):
+    known = (mine.rpm, mine.tpm, mine.rpd) != (None, None, None) or mine.entry(model) is not None
+    if model not in mine.models and known:
         return False
     most = to_builtins(mine.of(model))
     said = node.mapping()[model].mapping()

@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -80,7 +80,7 @@ class Node(Struct, frozen=True):
         return self.value if isinstance(self.value, tuple) else (self,)
 
 
-_PLACES = frozenset({"key", "admin_key", "auth", "env_file"})
+_PLACES = frozenset({"key", "admin_key", "auth", "env_file", "on_overflow"})
 _EITHER = frozenset({"key", "auth"})  # one takes the other's place
 
 
@@ -136,7 +136,7 @@ def read(node: Node, hint: Any) -> Any:
         if node.null:
             return None
         hint = get_args(hint)[0]
-    hint = Text if hint is Path else hint
+    hint = _one_of(hint, node)
     kind, *_, meta = get_args(hint) if get_origin(hint) is Annotated else (hint, Meta())
     extra = meta.extra or {}
     if isinstance(kind, type) and issubclass(kind, Struct) and "parse" not in extra:
@@ -157,6 +157,13 @@ def read(node: Node, hint: Any) -> Any:
         except msgspec.ValidationError:
             raise _mistake(node, kind, meta) from None
     return value
+
+
+def _one_of(hint: Any, node: Node) -> Any:
+    """The type that is read: of a word or a section, the one that is written."""
+    if get_origin(hint) is Union:
+        return get_args(hint)[isinstance(node.value, Mapping)]
+    return Text if hint is Path else hint
 
 
 def _mapping(node: Node, hints: Any, typed: Mapping[str, Any]) -> dict[str, Any]:

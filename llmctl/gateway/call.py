@@ -25,6 +25,7 @@ from llmctl.gateway.screen import screened
 from llmctl.gateway.service import Offer, Service, Way, place
 from llmctl.guards.masking import refuse
 from llmctl.http import CancelledAfterSending
+from llmctl.observers.otel import traceparent
 from llmctl.protocols import Emit, Handler
 from llmctl.providers.models_api import count_tokens
 from llmctl.providers.registry import speaks
@@ -46,6 +47,7 @@ class Call:
     async def answer(self) -> None:
         """Read the question, ask, and reply. Raises `Refused`, `CallError` and the errors of
         opening a profile while nothing of the reply is sent; `Disconnected`."""
+        traceparent.set(self._exchange.headers.get("traceparent", ""))
         asked = await self._read()
         offer = self._service.offer(self._caller, asked.model)
         way = await self._service.way(offer, self._dialect.path)
@@ -143,7 +145,7 @@ class Call:
         made = compose(
             Question(
                 messages=(),
-                raw=body.raw(offer.model, [route.profile for route in way.runner.routes[1:]]),
+                raw=body.raw(offer.model, [route.profile for route in way.runner.others]),
                 tags={name: value for name, value in tags.items() if value},
             ),
             way.profile,
@@ -246,6 +248,7 @@ class Call:
         call = asyncio.ensure_future(ask())
         try:
             while (piece := await pieces.get()) is not None:
+                exchange.more |= _degraded(piece.degraded)
                 if text := writer.piece(piece):
                     await write(text)
             answer = await call
@@ -265,8 +268,16 @@ class Call:
         said = {"x-llmctl-call": request.call_id}
         if answer is not None:
             said["x-llmctl-cache"] = answer.cache
+            said |= _degraded(answer.degraded)
+            if answer.age is not None:
+                said["age"] = f"{answer.age:.0f}"
             said["x-llmctl-profile"] = answer.target.profile
         return said
+
+
+def _degraded(mark: str) -> dict[str, str]:
+    """The header that says that it is no new answer of the provider's."""
+    return {"x-llmctl-degraded": mark} if mark else {}
 
 
 def _data_tags(headers: Mapping[str, str], profile: Profile) -> dict[str, str]:

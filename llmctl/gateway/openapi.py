@@ -163,6 +163,12 @@ def _open(name: str, summary: str, **replies: JSON) -> JSON:
     }
 
 
+def _with_report(page: JSON) -> JSON:
+    """With the page that a browser gets."""
+    page["get"]["responses"]["200"]["content"]["text/html"] = {"schema": _TEXT}
+    return page
+
+
 def _with_model(page: JSON) -> JSON:
     name = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
     return {**page, "parameters": [name]}
@@ -191,7 +197,10 @@ _PATHS: Mapping[str, JSON] = {
     "/v1/models/{model}": _with_model(
         _page("getModel", "One of them.", "Model", *_LET_IN, 404)
     ),
-    "/": _page("getAbout", "Name, version and links.", "About", *_LET_IN),
+    "/": _with_report(
+        _page("getAbout", "Name, version and links; the page of `llmctl report` for who accepts "
+        "text/html, and may see what others used.", "About", *_LET_IN, 503)
+    ),
     "/usage": _page(
         "getUsage", "What the caller has used, and has left; an admin sees all callers.", "Usage",
         *_LET_IN, 503,

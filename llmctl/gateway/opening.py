@@ -53,7 +53,17 @@ async def opened(options: ServerOptions, *, loopback: bool) -> AsyncIterator[Ser
     settings, clock = options.settings(), SystemClock()
     asked = check_reachable(settings, loopback=loopback)
     tls_context(settings.serve.tls)
-    around = Surroundings(settings.folders, options.environ, clock, log, warn, settings.audit)
+    around = Surroundings(
+        settings.folders,
+        options.environ,
+        clock,
+        log,
+        warn,
+        settings.audit,
+        settings.telemetry,
+        settings.encrypt,
+        settings.profiles,
+    )
     async with AsyncExitStack() as stack:
         authenticate: Authenticator | None = None
         if asked:

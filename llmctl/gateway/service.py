@@ -26,7 +26,7 @@ from llmctl.providers.registry import speaks
 from llmctl.reports.report import windows_at
 from llmctl.runner import Run, Runner, open_run
 from llmctl.types import JSON, CallRecord, Request
-from llmctl.wiring import Surroundings, located, located_fallbacks
+from llmctl.wiring import Surroundings, located, located_fallbacks, located_routes
 
 _BOTH = frozenset({"api.openai.com"})
 """Hosts that speak OpenAI's chat completions and its responses, whatever the profile names."""
@@ -228,7 +228,8 @@ class Service:
     async def _open(self, profile: Profile) -> Way:
         folders, warn = self._around.folders, self._around.warn
         fallbacks = located_fallbacks(profile, self.settings.profiles, folders, warn)
-        runner = await self.run.runner(located(profile, folders), fallbacks)
+        routed = located_routes(profile, self.settings.profiles, folders)
+        runner = await self.run.runner(located(profile, folders), fallbacks, routed)
         handler = runner.handler(
             self._settle,
             exact=False,
@@ -302,7 +303,7 @@ async def open_service(
     """The service of these settings, open; closed when no request is under way any more.
     `authenticate` is None where only the user who runs it is served. Raises `SetupError` and
     `DiskError`."""
-    async with open_run(around, cache_size=settings.cache_size, many=True) as run:
+    async with open_run(around, cache_size=settings.cache_size, many=True, serving=True) as run:
         await run.budget.beat()  # a full disk is found now, not by the first call
         service = Service(settings, around, run, authenticate)
         run.budget.limit(

@@ -201,4 +201,6 @@ def run_worker(
     except LlmctlError as error:
         tell.send(_Failed(error.message, error.exit_code))
         code = error.exit_code
+    finally:
+        listener.close()
     raise SystemExit(code)

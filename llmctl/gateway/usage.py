@@ -47,7 +47,7 @@ def used_this_month(ledger: Path, now: float) -> list[Used]:
 
     def read(reading: Reading) -> list[Used]:
         found: dict[tuple[str, ...], Used] = {}
-        for cell in reading.cells([span.start, span.end], tags=True):
+        for cell in reading.cells([span.start, span.end], ("user", "tags")):
             tags = read_tags(cell.tags)
             key = cell.user, *(tags.get(name, "") for name in _GROUPS)
             found.setdefault(key, Used(cell.user, tags, Counter())).sums.update(cell.sums)

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import uvicorn
 
+from llmctl.alerts.alarm import watch
+from llmctl.clock import SystemClock
 from llmctl.config.paths import CONFIG_FILE
 from llmctl.config.settings import Settings
 from llmctl.errors import ConfigError, LlmctlError
 from llmctl.gateway.app import App, Refusals
 from llmctl.gateway.bounded_http import BoundedHttp
 from llmctl.gateway.listener import is_loopback, load_certificate, tls_context
-from llmctl.gateway.log import log
+from llmctl.gateway.log import log, warn
 from llmctl.gateway.metrics import Metrics
 from llmctl.gateway.opening import opened
 from llmctl.gateway.pages import pages
@@ -52,6 +54,8 @@ class Worker:
         self._server = _Server(_uvicorn_config(self._app, self._tls))
         self._hangup = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._alerting: asyncio.Task[None] | None = None
         # From before they are read: a change meanwhile must not be missed.
         self._seen = self._looked = _looks(self._files(settings, tokens=True))
         self._read: frozenset[Path] = frozenset()
@@ -65,6 +69,7 @@ class Worker:
         def on_start() -> None:
             gc.freeze()  # calls come and go, the program stays: no use in looking through it
             self._watching = asyncio.create_task(self._watch())
+            self._alerting = asyncio.create_task(self._alert())
             started(self._app.service.offers)
 
         self._server.on_start = on_start
@@ -108,6 +113,19 @@ class Worker:
         finally:
             if self._watching is not None:
                 self._watching.cancel()
+            if self._alerting is not None:
+                self._ended.set()
+                await self._alerting
+
+    async def _alert(self) -> None:
+        """Look at the rules of alerts now and then, as one process of the machine."""
+        await watch(
+            lambda: self._app.service.settings,
+            self._options.environ,
+            SystemClock(),
+            warn,
+            self._ended,
+        )
 
     def _stop(self) -> None:
         if (under_way := self._app.in_flight) and not self._server.should_exit:

@@ -15,7 +15,7 @@ from llmctl.http import CancelledAfterSending
 from llmctl.pricing import BATCH, Prices, Terms, terms_of
 from llmctl.protocols import Emit, Handler, Observer, TokenCount
 from llmctl.tokens import Counter
-from llmctl.types import Answer, CallRecord, Price, Request, StreamChunk, Usage
+from llmctl.types import KEPT, Answer, CallRecord, Price, Request, StreamChunk, Usage
 
 _FREE = Decimal(0)
 
@@ -68,6 +68,42 @@ class CostCalculator:
             return reported
         own, terms = self._own.get(request.target.profile), self._terms(request)
         return self._prices.price(request.target, own, usage, self._clock.wall(), terms)
+
+    def _saved(self, request: Request, usage: Usage, cost: Decimal | None) -> Decimal | None:
+        """What a provider's batch cost less than a single call would have."""
+        if not self._in_batch or cost is None:
+            return None
+        own, terms = self._own.get(request.target.profile), terms_of(request)
+        usual = self._prices.price(request.target, own, usage, self._clock.wall(), terms)
+        return None if usual is None else max(_FREE, usual - cost)
+
+    def _routed_saved(
+        self, result: Answer | CallError, request: Request, usage: Usage, cost: Decimal | None
+    ) -> Decimal | None:
+        """What the strong model would have cost for the same tokens, less what all calls of the
+        row did; None where there was no choice, a kept answer was given, or a price is unknown."""
+        route = result.route
+        kept = isinstance(result, Answer) and result.cache in KEPT
+        if route is None or route.cost is None or (kept and not route.cost):
+            return None
+        if route.strong is None or kept or not isinstance(result, Answer):
+            return -route.cost
+        usual = self.price(replace(request, target=route.strong), usage, None)
+        return None if usual is None or cost is None else usual - cost - route.cost
+
+    def _saved_by_provider(self, request: Request, usage: Usage) -> Decimal | None:
+        """What the usage would have cost more without the provider's prompt cache, by published
+        prices, or the profile's own."""
+        if not usage.cached_input and not usage.cache_write:
+            return _FREE
+        anew = replace(usage, cached_input=0, cache_write=0, cache_write_1h=0)
+        without, cost = self.price(request, anew, None), self.price(request, usage, None)
+        return None if without is None or cost is None else without - cost
+
+    @property
+    def prices(self) -> Prices:
+        """The published prices."""
+        return self._prices
 
     def estimate(self, request: Request, text: str) -> Usage:
         """See `Counter.usage`."""
@@ -136,7 +172,12 @@ class CostCalculator:
         saved = worst = None
         if isinstance(result, Answer):
             price = self.price(request, usage, result.reported_cost)
-            cost, saved = (_FREE, price) if result.cache in {"hit", "shared"} else (price, None)
+            if result.degraded:  # nothing could be had for money
+                cost, saved = _FREE, _FREE
+            elif result.cache in KEPT:
+                cost, saved = _FREE, price
+            else:
+                cost, saved = price, self._saved(request, usage, price)
         elif _is_estimated(result):
             # What a stream says of its usage before its end is not all of it.
             seen = self.estimate(request, "".join(watch.text))
@@ -149,10 +190,13 @@ class CostCalculator:
         for used, reported in result.earlier:
             usage, each = usage + used, self.price(request, used, reported)
             cost = None if cost is None or each is None else cost + each
+        kept = isinstance(result, Answer) and result.cache in KEPT
         elapsed = self._clock.monotonic() - watch.start
+        routed = self._routed_saved(result, request, usage, cost)
         return CallRecord(
             request, result, usage, cost, saved, watch.wall, elapsed, watch.first,
-            result.uncertain, worst, self._in_batch, None if asked is request else asked,
+            result.uncertain, worst, self._in_batch, None if asked is request else asked, routed,
+            _FREE if kept else self._saved_by_provider(request, usage),
         )  # fmt: skip
 
 
@@ -197,7 +241,7 @@ def accounting(inner: Handler, sink: Observer, clock: Clock, costs: CostCalculat
             if isinstance(stop, CancelledAfterSending):
                 result.attempts, result.uncertain = stop.attempts, stop.uncertain
                 result.limited, result.elsewhere = stop.limited, stop.elsewhere
-                result.request = stop.request
+                result.request, result.route = stop.request, stop.route
                 result.earlier, result.ambiguous = stop.earlier, stop.uncertain > 0
         if _is_estimated(result) and costs.is_long(request):  # the loop has other calls
             await recorded(_counted_apart(sink, costs, request, result, watch))

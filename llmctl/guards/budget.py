@@ -21,6 +21,7 @@ from llmctl.errors import (
 )
 from llmctl.pricing import HOW_TO_SET
 from llmctl.protocols import (
+    IDLE,
     Budget,
     BudgetDenied,
     BudgetUsage,
@@ -29,10 +30,12 @@ from llmctl.protocols import (
     Handler,
     Hold,
     Observer,
+    ProcessStatus,
 )
 from llmctl.shutdown import first_of
-from llmctl.storage.ledger import BEAT, SILENCE
+from llmctl.storage.ledger import BEAT
 from llmctl.storage.ledger_rows import kind_of, matches
+from llmctl.storage.process import SILENCE
 from llmctl.types import Answer, CallRecord, Request, Usage
 
 # Seconds between two looks at what other processes have settled meanwhile, at first and at last.
@@ -79,8 +82,8 @@ class _Line(Struct):
 class RunBudget:
     """The ledger as one run spends from it, whichever providers and for whomever it asks. `warn`
     gets a sentence for each share of a budget that is reached, once in all processes. `audit` gets
-    every call's record before the ledger does: a crash in between leaves the ledger a hold. Raises
-    what both do."""
+    every call's record before the ledger does: a crash in between leaves the ledger a hold.
+    `telemetry` gets it last. Raises what they do."""
 
     def __init__(
         self,
@@ -90,8 +93,9 @@ class RunBudget:
         run_id: str,
         user: str,
         audit: Observer | None = None,
+        telemetry: Observer | None = None,
     ) -> None:
-        self._audit = audit
+        self._audit, self._telemetry = audit, telemetry
         self._ledger, self._clock, self._warn = ledger, clock, warn
         self._run_id, self._user = run_id, user
         self._windows_at: Windows = lambda _: ()
@@ -106,6 +110,8 @@ class RunBudget:
         self._used: set[str] = set()
         self._lines: dict[frozenset[str], _Line] = {}
         self._beating: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._status: Callable[[], ProcessStatus] = lambda: IDLE
         self.in_batch = False  # calls go into a provider's batch
         self.ours = {run_id}  # this run, and those whose batches it waits for
         self.waiting = 0  # calls, until others have settled
@@ -209,6 +215,7 @@ class RunBudget:
     async def settle(self, record: CallRecord) -> None:
         """Write the call's row and end its hold; durable on return."""
         call_id, cost = record.request.call_id, record.cost or _ZERO
+        whole = record
         if call_id in self._open:
             hold, windows, waited = self._open[call_id]
             if waited:
@@ -228,6 +235,8 @@ class RunBudget:
             for line in self._lines.values():
                 if any(window.key in line.keys for window in windows):
                     line.settled.set()
+        if self._telemetry is not None:
+            await self._telemetry(whole)
         for warning in warnings:
             window, percent = warning.window, (warning.share * 100).normalize()
             spent, limit = usd(warning.spent), usd(window.limit)
@@ -243,18 +252,40 @@ class RunBudget:
                 if not hold.in_batch:  # a batch outlives the process, and may have many rows
                     self._open[hold.call_id] = (hold, windows, waited)
                 self._used.update([window.key for window in self._windows if window in windows])
-                self._beating = self._beating or asyncio.create_task(self._beat())
+                self._start_beat()
         finally:
             self._asking.pop(hold.call_id, None)
         return denied
 
+    def report_status(self, status: Callable[[], ProcessStatus]) -> None:
+        """Let the signs of life say what `status` gives, besides the calls that wait here."""
+        self._status = status
+
+    def status_changed(self) -> None:
+        """Say it now, not with the next sign of life."""
+        self._news.set()
+        self._start_beat()
+
+    def _start_beat(self) -> None:
+        self._beating = self._beating or asyncio.create_task(self._beat())
+
     async def _beat(self) -> None:
-        while self._open or self.in_batch:
-            await asyncio.sleep(BEAT)  # real time: what others see of this process
-            if self._open or self.in_batch:  # else the ledger may be closed by now
+        said = IDLE
+        while self._is_busy(said):
+            with suppress(TimeoutError):  # real time: what others see of this process
+                await asyncio.wait_for(self._news.wait(), BEAT)
+            self._news.clear()
+            if self._is_busy(said):  # else the ledger may be closed by now
+                status = self._status()
+                said = replace(status, waiting=status.waiting + self.waiting)
                 with suppress(LlmctlError):
-                    await self._ledger.beat()
+                    await self._ledger.beat(said)
         self._beating = None
+
+    def _is_busy(self, said: ProcessStatus) -> bool:
+        """Whether others should hear of this process, or what it has `said` is over."""
+        under_way = self._open or self.in_batch or self.waiting
+        return bool(under_way) or said != IDLE or self._status() != IDLE
 
     async def beat(self) -> None:
         """Say in the ledger that this process lives, which finds out whether it can be written."""
@@ -271,6 +302,7 @@ class RunBudget:
         line = self._lines.setdefault(keys, _Line())
         line.waiting += 1
         self.waiting += 1
+        self._start_beat()
         try:
             yield line
         finally:

@@ -69,9 +69,9 @@ class Cache:
                 if not flight.cancelled():
                     raise
                 continue  # the leader was cancelled, this request was not: it goes itself
-            how = "hit" if shared.cache == "hit" else how
+            how = shared.cache if shared.cache in {"hit", "semantic"} else how
             shared = replace(shared, cache=how, attempts=0, uncertain=0, limited=0, earlier=())
-            return _deliver(shared, emit)
+            return deliver(shared, emit)
 
     async def close(self) -> None:
         """Return when every answer is kept."""
@@ -93,7 +93,7 @@ class Cache:
                     kept = kept or await self._claim(request)
                 except LlmctlError as error:
                     self._give_up(error)
-            answer = await self._inner(request, emit) if kept is None else _deliver(kept, emit)
+            answer = await self._inner(request, emit) if kept is None else deliver(kept, emit)
         except BaseException as error:
             self._land(key, flight)
             if isinstance(error, CallError):
@@ -219,7 +219,8 @@ async def kept_answers(
     ]
 
 
-def _deliver(answer: Answer, emit: Emit | None) -> Answer:
+def deliver(answer: Answer, emit: Emit | None) -> Answer:
+    """The answer, whose text goes to `emit` in one piece."""
     if emit is not None:
         emit(StreamChunk(answer.text))
     return answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
@@ -115,15 +116,32 @@ class Circuit:
 
 class ProviderHealth:
     """One provider's circuit, and the calls that wait for it. `patient`: they wait until it is
-    back, unless it has not replied once in this run (its address may be wrong)."""
+    back, unless it has not replied once in this run (its address may be wrong). `on_change` is
+    called when the circuit opens, half opens or closes; `waiting` is how many calls wait."""
 
-    def __init__(self, policy: BreakerPolicy, clock: Clock, name: str, *, patient: bool) -> None:
+    def __init__(
+        self,
+        policy: BreakerPolicy,
+        clock: Clock,
+        name: str,
+        *,
+        patient: bool,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._circuit = Circuit(policy)
         self._clock, self._name, self._patient = clock, name, patient
+        self._on_change = on_change
         self._reached = False
         self._last: CallError | None = None
         self._changed = asyncio.Event()
-        self._waiting = 0
+        self.waiting = 0
+
+    @property
+    def state(self) -> State:
+        """The circuit's state as a call would find it now: half-open when its time is over."""
+        state = self._circuit.state
+        over = state == "open" and not self._circuit.wait(self._clock.monotonic())
+        return "half-open" if over else state
 
     def check(self) -> None:
         """Raises `ProviderDown` when a call would be refused now."""
@@ -139,16 +157,18 @@ class ProviderHealth:
         while (permit := self._circuit.acquire(now := self._clock.monotonic())) is None:
             wait = self._circuit.wait(now)
             self._refuse(wait)
-            self._waiting += 1
+            self.waiting += 1
             try:
                 await (self._clock.sleep(wait) if wait > 0 else self._changed.wait())
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
+        if permit.probe:
+            self._on_change()
         return permit
 
     def waits(self) -> float | None:
         """Seconds until the provider is looked at again; None when nothing waits for it."""
-        return self._circuit.wait(self._clock.monotonic()) if self._waiting else None
+        return self._circuit.wait(self._clock.monotonic()) if self.waiting else None
 
     def ended(self, permit: CallPermit, error: BaseException | None) -> None:
         """How the call went; None for an answer. Marks failures that are not the row's fault. A
@@ -175,6 +195,8 @@ class ProviderHealth:
             waits = self._patient and self._reached
             error.excused = circuit.state != "closed" and waits
             error.refused_for = 0.0 if waits else circuit.wait(now)
+        if circuit.state != before:
+            self._on_change()
         if circuit.state != before or permit.probe:
             self._wake()
 

@@ -33,13 +33,15 @@ _STRICTEST = ("block", "mask", "report")
 def open_masker(profiles: Sequence[Profile], environ: Mapping[str, str]) -> RequestMasker | None:
     """What masks the requests of a profile and its fallbacks; None where none of them asks for it.
 
-    A question is masked once, whichever of them answers it: all kinds that any of them names, by
-    the strictest action. The key is `store_key`'s; where there is none, a random one of this
-    process, with which nothing is found again in a later run. A keyring takes up to some seconds.
+    A question is masked once, whichever of them answers or summarises it: all kinds that any of
+    them names, by the strictest action. The key is `store_key`'s; where there is none, a random
+    one of this process, with which nothing is found again in a later run. A keyring takes up to
+    some seconds.
     Raises `SetupError` where an extra is missing, `NoKeyError` for a store key that is too short,
     and `DiskError`.
     """
-    said = [(one.name, one.privacy) for one in profiles if one.privacy is not None]
+    asked = [each for one in profiles for each in (one, one.summariser) if each is not None]
+    said = [(one.name, one.privacy) for one in asked if one.privacy is not None]
     if not said:
         return None
     from llmctl.privacy.recognisers import check_extras

@@ -1,7 +1,8 @@
 """The pipeline: the order of the guards, in one function.
 
-masking → accounting → restoring → fallback → for each target: cache → data place → schema → context
-window → budget → key failover → retry → circuit breaker → rate limit → endpoint
+masking → accounting → restoring → degradation → routing → fallback → for each target: cache →
+semantic cache → data place → prompt cache → schema → context window → budget → key failover → retry
+→ circuit breaker → rate limit → endpoint
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.context_window import Admission, context_window
 from llmctl.guards.key_failover import key_failover
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
+from llmctl.guards.summarise import Summariser
 from llmctl.protocols import Handler
 from llmctl.providers.endpoint import Endpoint
 from llmctl.types import Request
@@ -41,10 +43,15 @@ def target_handler(
     schema: Guard,
     place: Guard,
     cache: Guard,
+    prefix: Guard,
+    summariser: Summariser | None = None,
 ) -> Handler:
     """The guards of one target around its endpoint, innermost first. `Fallback` is around targets:
     outside the caches, because an answer is kept as that of the provider that gave it; and inside
-    accounting, because a row has one ending, whichever answers it."""
+    accounting, because a row has one ending, whichever answers it. `Routing` is around that: what
+    the strong target cannot serve its fallbacks do, and what another cannot the strong one does.
+    `Degrade` is around both: an outage is one when no fallback answered, and what is given instead
+    is no provider's answer."""
     # Inside the breaker: what is not to be sent takes no permit.
     handler = rate_limit(route.endpoint, route.limits, tokens)
     # Inside retry, as the rate limit: every attempt asks both and is counted.
@@ -57,12 +64,17 @@ def target_handler(
         handler = key_failover(handler, route.endpoint.auth)
     # Inside context window: what is refused unsent was never under way.
     handler = budget(handler)
-    # Inside schema and cache: a prompt that was cut has the identity of the whole one.
-    handler = context_window(handler, route.admission)
+    # Inside schema and cache: a prompt that was cut, or summarised, has the identity of the whole
+    # one. Outside the budget: summaries have holds of their own.
+    handler = context_window(handler, route.admission, summariser)
     # Inside the cache: an answer that does not fit its schema is not kept. Outside the budget: it
     # was billed, and asking again is another question, with a hold of its own.
     handler = schema(handler)
+    # Outside schema: asking again is no reason to wait. Inside the cache: a kept answer warms
+    # nothing.
+    handler = prefix(handler)
     # Inside the cache, which is on this machine: to give a kept answer again sends nothing.
     handler = place(handler)
-    # Outside the budget: a kept answer is free and holds nothing.
+    # Outside the budget: a kept answer is free and holds nothing. The semantic cache is inside the
+    # exact one: most questions come again in the same words, and what it finds is not kept again.
     return cache(handler)

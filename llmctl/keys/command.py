@@ -39,20 +39,26 @@ class CommandSource(Struct, frozen=True):
 
 
 async def output_of(
-    command: tuple[str, ...], environ: Mapping[str, str], named: str, check: str
+    command: tuple[str, ...],
+    environ: Mapping[str, str],
+    named: str,
+    check: str,
+    *,
+    stdin: bytes | None = None,
+    mend: str = _ALONE,
 ) -> str:
     """What a program prints on stdout, without its line end. Messages call it `named`, and where it
-    cannot be started tell people to `check` something.
+    cannot be started tell people to `check` something, where it prints too much to `mend` that.
 
-    No shell is involved, and the program gets no stdin. Raises `NoKeyError`, with the program's
-    redacted stderr, when it fails, prints more than 64 KiB, or takes longer than 10 s. It is then
-    killed with all it started.
+    No shell is involved, and the program gets no stdin but what is given here. Raises `NoKeyError`,
+    with the program's redacted stderr, when it fails, prints more than 64 KiB, or takes longer than
+    10 s. It is then killed with all it started.
     """
     by_hand = "run it by hand to see why"
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environ,
@@ -67,7 +73,8 @@ async def output_of(
     try:
         async with asyncio.timeout(LIMIT):
             streams = (process.stdout, process.stderr)
-            printed, said = await asyncio.gather(*(_read(process, each) for each in streams))
+            reading = asyncio.gather(*(_read(process, each) for each in streams))
+            (printed, said), _ = await asyncio.gather(reading, _write(process, stdin))
             code = await process.wait()
     except TimeoutError:
         raise NoKeyError(f"{named} took longer than {LIMIT:g} s; {by_hand}") from None
@@ -77,7 +84,7 @@ async def output_of(
             with suppress(TimeoutError):  # what left the group may still hold the pipes
                 await asyncio.wait_for(process.communicate(), _PARTING)
     if max(len(printed), len(said)) > _MOST:
-        raise NoKeyError(f"{named} printed more than {_MOST >> 10} KiB; {_ALONE}")
+        raise NoKeyError(f"{named} printed more than {_MOST >> 10} KiB; {mend}")
     value = printed.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
     if code:
         words = redact_possible_keys(redact(said.decode("utf-8", "replace"), value)).split()
@@ -95,6 +102,15 @@ async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReade
         if len(data) > _MOST:
             _kill(process)
     return data
+
+
+async def _write(process: asyncio.subprocess.Process, data: bytes | None) -> None:
+    """Give the program its stdin, as much of it as it wants."""
+    if process.stdin is not None:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(data or b"")
+            await process.stdin.drain()
+        process.stdin.close()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

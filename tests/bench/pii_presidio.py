@@ -31,7 +31,8 @@ def _engine() -> Any:
     from presidio_analyzer.nlp_engine import NlpEngineProvider, SpacyNlpEngine
 
     # Else it would fetch a list of suffixes.
-    tldextract.extract = tldextract.TLDExtract(suffix_list_urls=())
+    suffixes: Any = tldextract
+    suffixes.extract = tldextract.TLDExtract(suffix_list_urls=())
     names = [each.name for each in entry_points(group="spacy_models")]
     if names:
         models = [{"lang_code": "en", "model_name": names[0]}]
@@ -39,7 +40,7 @@ def _engine() -> Any:
         return AnalyzerEngine(
             nlp_engine=NlpEngineProvider(nlp_configuration=settings).create_engine()
         )
-    blank = SpacyNlpEngine()
+    blank: Any = SpacyNlpEngine()
     blank.nlp = {"en": spacy.blank("en")}
     return AnalyzerEngine(nlp_engine=blank)
 

@@ -9,12 +9,16 @@ import os
 import signal
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmctl.storage.ledger import open_ledger
+from llmctl.storage.ledger_prune import prune
+from llmctl.storage.ledger_queries import DAY
 from tests.cli.jsonl import read, write
 from tests.conftest import KEY, LLMCTL, Run
 from tests.simulator import errors
@@ -143,6 +147,23 @@ def test_calls_that_one_of_both_does_not_have(llmctl: Run, home: Path, tmp_path:
     said = llmctl("audit", "verify").stdout
     assert "completeness: NOT COMPLETE" in said
     assert second[0] in said
+
+
+def test_calls_that_were_pruned_from_the_ledger(llmctl: Run, home: Path) -> None:
+    """They are neither missing nor unknown; a younger call that the ledger has lost is."""
+    path = home / ".local/state/llmctl/ledger.db"
+    for _ in range(2):
+        assert llmctl("ask", "--no-cache", "canary").returncode == 0
+    with closing(open_ledger(path, "", "")) as ledger:
+        assert prune(ledger.database, round(time.time() * 1000) + DAY) == 2
+    assert llmctl("ask", "--no-cache", "canary").returncode == 0
+    found = verdict(llmctl)
+    assert found["ok"]
+    assert (found["completeness"]["compared"], found["completeness"]["removed"]) == (1, 2)
+    assert "2 calls of the audit removed from the ledger" in llmctl("audit", "verify").stdout
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE counts SET at_ms = at_ms - ? WHERE what = 'call'", (DAY,))
+    assert len(verdict(llmctl)["completeness"]["without_row"]) == 2
 
 
 def test_a_killed_batch_is_whole_and_complete(

@@ -92,6 +92,17 @@ def test_a_budget_for_half_the_rows(provider: Provider) -> None:
     assert provider.settled == provider.bill
 
 
+def test_the_report_says_what_batches_save(provider: Provider) -> None:
+    """The usual price of the same tokens, less what was paid: as much again, at half the price."""
+    provider.sim.reply = bills()
+    provider.rows(4)
+    assert provider.batch().returncode == 0
+    report = json.loads(provider.run("cost", "report", "--json").stdout, parse_float=Decimal)
+    total = report["total"]
+    assert total["batch_saved_usd"] == total["cost_usd"] == provider.bill
+    assert total["saved_usd"] == 0
+
+
 def test_what_batches_leave_is_spent_on_the_next(provider: Provider) -> None:
     """Rows cost a tenth of what they may: a budget for three at their worst answers all ten, batch
     by batch, and is never exceeded."""

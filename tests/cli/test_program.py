@@ -21,19 +21,24 @@ COMMANDS = {
         "models",
         "keys",
         "cost",
+        "metrics",
         "cache",
         "profiles",
         "local",
         "history",
         "tokens",
+        "alerts",
+        "limits",
     ],
+    "alerts": ["list", "check", "test"],
     "keys": ["set", "list", "check", "rotate", "remove"],
-    "cost": ["report", "check", "release", "prices"],
+    "cost": ["report", "check", "release", "reconcile", "prices"],
     "cache": ["prune", "stats"],
     "profiles": ["list", "show", "init", "trust"],
     "local": ["install", "status", "remove"],
     "history": ["list", "show", "search", "remove"],
     "tokens": ["create", "list", "revoke", "rotate"],
+    "limits": ["pull"],
 }
 GROUPS = [tuple(name.split()) for name in COMMANDS]
 ALL = sorted({*GROUPS, *((*g.split(), name) for g, names in COMMANDS.items() for name in names)})
@@ -114,7 +119,7 @@ def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> No
         "COMP_WORDS": "llmctl pro",
         "COMP_CWORD": "1",
     }
-    assert run(env=env).stdout == "profiles\n"
+    assert run(env=env).stdout == "profiles\nprompt\n"
 
 
 @pytest.mark.parametrize(

@@ -415,6 +415,10 @@ def test_what_a_provider_does_not_take_is_refused_unsent(
         done = run("ask", "read", "-a", "a.pdf", *more, env=at("groq"))
         assert done.returncode == 2
         assert "groq takes no PDF files" in done.stderr
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(64))
+    done = run("ask", "look", "-a", "a.mp4", env=at("openai"))
+    assert done.returncode == 2
+    assert "openai takes no video" in done.stderr
     assert not sim.calls
 
 
@@ -463,7 +467,7 @@ def test_models(run: Run, at: At, sim: Simulator, provider: str) -> None:
     env = at(provider)
     listed = json.loads(run("models", "--json", env=env).stdout)
     assert [model["id"] for model in listed] == ["sim-large", "sim-small"]
-    assert set(listed[0]) == {"id", "name", "context", "max_output", "created", "price"}
+    assert set(listed[0]) == {"id", "name", "context", "max_output", "created", "price", "ends"}
     assert listed[0]["price"] == {"input": 1, "output": 2}
     done = run("models", env=env)
     assert done.returncode == 0, done.stderr

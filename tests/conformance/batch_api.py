@@ -137,7 +137,7 @@ class Wired:
         path.write_bytes(joined)
         return BatchPart(
             f"01JINTENT{self.parts:017d}",
-            path,
+            lambda: path.open("rb"),
             len(joined),
             len(prompts),
             self.codec.encode(requests[0], stream=False).path,
@@ -332,7 +332,7 @@ class BatchApiSuite:
             wired.create(other)
         assert wired.run(wired.api.find(wired.client, made.part)) == (made.id,)
         late = BatchPart(
-            "01JNONE", made.part.path, 1, 2, made.part.wire_path, "sim-small", time.time() + 3600
+            "01JNONE", made.part.open, 1, 2, made.part.wire_path, "sim-small", time.time() + 3600
         )
         before = len(wired.sim.calls)
         assert wired.run(wired.api.find(wired.client, late)) == ()

@@ -10,6 +10,7 @@ from llmctl.errors import DiskError
 from llmctl.guards.accounting import CostCalculator
 from llmctl.pricing import Prices
 from llmctl.protocols import (
+    IDLE,
     BudgetDenied,
     BudgetUsage,
     BudgetWarning,
@@ -17,6 +18,7 @@ from llmctl.protocols import (
     CachedAnswer,
     Claim,
     Hold,
+    ProcessStatus,
 )
 from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request, Usage
@@ -45,6 +47,7 @@ class FakeLedger:
         self.spent: dict[str, Decimal] = {}
         self.warned: set[tuple[str, Decimal]] = set()
         self.records: list[CallRecord] = []
+        self.said: list[ProcessStatus] = []
 
     async def hold(self, hold: Hold, windows: Sequence[BudgetWindow] = ()) -> BudgetDenied | None:
         """As the seam says."""
@@ -70,8 +73,9 @@ class FakeLedger:
                     found.append(BudgetWarning(window, share, spent))
         return found
 
-    async def beat(self) -> None:
+    async def beat(self, status: ProcessStatus = IDLE) -> None:
         """As the seam says."""
+        self.said.append(status)
 
     async def usage(self, window: BudgetWindow) -> BudgetUsage:
         """As the seam says."""

@@ -11,8 +11,17 @@ import pytest
 
 from llmctl.errors import BudgetExhausted, BudgetRefused, Cancelled, DiskError
 from llmctl.guards.budget import RunBudget, budget_guard, usd
-from llmctl.protocols import BudgetDenied, BudgetUsage, BudgetWindow, Emit, Hold, Holder
-from llmctl.storage.ledger import SILENCE
+from llmctl.protocols import (
+    IDLE,
+    BudgetDenied,
+    BudgetUsage,
+    BudgetWindow,
+    Emit,
+    Hold,
+    Holder,
+    ProcessStatus,
+)
+from llmctl.storage.process import SILENCE
 from llmctl.types import Answer, CallRecord, Request, Usage
 from tests.guards.fakes import FakeLedger
 from tests.support import FakeClock, request, response
@@ -213,11 +222,11 @@ def test_no_beat_comes_after_the_end(monkeypatch: pytest.MonkeyPatch, end: str) 
     async def work() -> None:
         beaten = asyncio.Event()
 
-        async def beat() -> None:
+        async def beat(_: ProcessStatus = IDLE) -> None:
             beats.append(over)
             beaten.set()
 
-        run.ledger.beat = beat  # type: ignore[method-assign]
+        run.ledger.beat = beat  # type: ignore[assignment,method-assign]
         asked = request(call_id="a")
         await run.budget.hold(asked, Usage(), CENT, run.budget.windows_of(asked))
         await asyncio.wait_for(beaten.wait(), 30)

@@ -48,7 +48,8 @@ class Submitting:
             made = wired.submit(*PROMPTS)
             ours, files = list(sim.calls), list(sim.batches.files.values())
             part, separator = made.part, wired.api.limits(wired.client.base_url).separator
-            data = part.path.read_bytes()
+            with part.open() as file:
+                data = file.read()
             lines = [json.loads(line) for line in data.split(separator)]
             self.submit(sim.origin, lines, data, part.intent)
             theirs = sim.calls[len(ours) :]
@@ -122,7 +123,8 @@ class TestAnthropic(Submitting):
         with Simulator(keys=[KEY]) as sim:
             wired = Wired(self.adapter, sim, loop, tmp_path)
             part = wired.submit(*PROMPTS).part
-            lines = [json.loads(line) for line in part.path.read_bytes().split(b",\n")]
+            with part.open() as file:
+                lines = [json.loads(line) for line in file.read().split(b",\n")]
             self.submit(sim.origin, lines, b"", "")
             ours, theirs = sim.calls
             assert ours.raw.replace(b",\n", b",") == theirs.raw

@@ -51,13 +51,15 @@ class Provider:
         place = head.method, head.path, head.query, head.headers
         call = Call(*place, raw, key, connection, time.monotonic(), body=body, ask=ask)
         self.record.arrived(call)
+        if self.behaviour.prompt_caches is not None:
+            self.behaviour.prompt_caches.arrived(call)
         return call
 
     def decide(self, call: Call, now: float) -> Fault:
         """Choose what happens to a call: a refusal, the script's fault, or nothing bad."""
-        admin = self.behaviour.key_admin
-        if admin is not None and admin.serves(call):
-            return pick(self.behaviour.fault, call) or admin
+        for admin in (self.behaviour.key_admin, self.behaviour.bills):
+            if admin is not None and admin.serves(call):
+                return pick(self.behaviour.fault, call) or admin
         fault = self._refusal(call, now) or self._of_batches(call)
         fault = fault or pick(self.behaviour.fault, call)
         if fault is None:
@@ -141,6 +143,9 @@ class Provider:
             given = self.behaviour.reply(call)
             said = fault.reply(Reply(given) if isinstance(given, str) else given)
         said, usage = self._counted(ask, said)
+        caches = self.behaviour.prompt_caches
+        if caches is not None and wire.billing == "generation":
+            usage = caches.used(call, usage)
         if wire.billing != "free" and fault.billed:
             self.record.bill(call, usage)
         turn = Turn(call, ask, said, usage, int(time.time()))

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Self
 
 from .batches import Batches, BatchSettings
+from .bills import Bills
 from .call import Call
 from .connection import Connection, Gate, Moment
 from .key_admin import KeyAdmin
+from .prompt_caches import PromptCaches
 from .provider import Provider
 from .record import Billed, Record
 from .reply import Reply
@@ -43,6 +45,8 @@ class Simulator:
     - `keys`: accepted API keys, None for any (while it runs: `accept_keys`).
     - `batch`: how batches go; the batches themselves are in `batches`.
     - `key_admin`: who makes and revokes keys there, None for nobody.
+    - `bills`: who tells of bills and limits there, None for nobody.
+    - `prompt_caches`: what the provider keeps of prompts, None for nothing.
 
     These are fixed: `rpm`, `tpm`, requests and tokens a minute (a request counts its prompt and
     `max_tokens`), refused with an honest 429 beyond; `record_bodies`, whether calls are kept in
@@ -60,6 +64,8 @@ class Simulator:
     record_bodies: bool = True
     batch: BatchSettings = field(default_factory=BatchSettings)
     key_admin: KeyAdmin | None = None
+    bills: Bills | None = None
+    prompt_caches: PromptCaches | None = None
     port: int = 0
 
     def __post_init__(self) -> None:

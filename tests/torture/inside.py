@@ -26,7 +26,9 @@ async def inside(
     """What answers a question as a row of a batch, its output aside."""
     context = Context(environ=world.environ, clock=clock or SystemClock())
     chosen = select_profile(context)
-    around = Surroundings(chosen.folders, context.environ, context.clock, say=_silent, warn=_silent)
+    around = Surroundings(
+        chosen.settings.folders, context.environ, context.clock, say=_silent, warn=_silent
+    )
     async with open_runner(chosen.profile, around) as live:
         handler = live.handler(live.budget.settle, exact=True, on_retry=_silent)
 
