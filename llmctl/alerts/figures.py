@@ -167,7 +167,7 @@ class _Look:
 
     def _circuits(self, rule: AlertRule) -> Measured:
         """Circuits that are not closed now, in whichever processes, by `provider/profile`."""
-        lanes = sorted({lane for lane, _ in self._ledger.activity(self._now).circuits})
+        lanes = sorted({lane for lane, _ in self._ledger.circuits(self._now)})
         mine = [one for one in lanes if rule.profile in (None, one.partition("/")[2])]
         return Measured(len(mine), 0, ", ".join(mine))
 

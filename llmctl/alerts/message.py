@@ -192,10 +192,9 @@ def shown(figure: Figure, value: float | None) -> str:
     return {
         "share": f"{value * 100:.3g}%" if value < 10 else f"{value * 100:,.0f}%",
         "seconds": f"{value:.3g} s" if value < 1000 else f"{value:,.0f} s",
-        "calls": f"{value:,.0f}",
+        "number": f"{value:,.0f}",
         "dollars": f"${value:,.2f}",
         "times": f"{value:.3g} times",
-        "circuits": f"{value:,.0f}",
     }[UNITS[figure]]
 
 

@@ -16,6 +16,7 @@ from llmctl.cli.output import drawn, is_tty, json_text, money
 from llmctl.redact import printable
 from llmctl.reports.periods import iso, local
 from llmctl.storage.ledger_rows import CallRow, from_pico, read_tags
+from llmctl.types import KEPT
 
 _ONE_LINE = 140  # columns of a terminal from which a call has one line
 
@@ -69,7 +70,7 @@ def _name(call: CallRow) -> str:
 
 def _cells(call: CallRow, zone: tzinfo) -> list[Text]:
     ended = call.status if call.status in {"ok", "unknown"} else call.error_type or call.status
-    if call.cache in {"hit", "shared"}:
+    if call.cache in KEPT:
         ended = f"{ended}, {call.cache}"
     cost = from_pico(call.cost_pico)
     amount = money(cost)

@@ -40,7 +40,7 @@ from llmctl.runner import user_name
 from llmctl.storage.files import disk
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
-from llmctl.types import CallRecord, Message, Request, Usage
+from llmctl.types import KEPT, CallRecord, Message, Request, Usage
 
 MOST = 20_000
 """Rows that are looked at: the first ones of a longer file."""
@@ -280,7 +280,7 @@ async def _asked(
     except CallError as error:
         refused = isinstance(error, BudgetRefused)
         return {"text": None, "usd": None, "error": error.message}, refused
-    kept = answer.cache in {"hit", "shared"}  # free now; what it costs to ask is of interest
+    kept = answer.cache in KEPT  # free now; what it costs to ask is of interest
     cost = records[-1].saved if kept else records[-1].cost
     return {"text": answer.text, "usd": cost, "error": None}, False
 

@@ -18,6 +18,7 @@ from llmctl.batch.input import InputFile
 from llmctl.batch.plan import ASSUMED_OUTPUT
 from llmctl.batch.rows import RowError, RowReader
 from llmctl.cli.context import Context
+from llmctl.cli.route import ExampleOptions
 from llmctl.config.settings import Folders, Profile
 from llmctl.errors import InputError, UsageError
 from llmctl.pricing import Prices, terms_of
@@ -29,22 +30,7 @@ from llmctl.routing.curve import Verdict
 from llmctl.routing.router import question_text
 from llmctl.storage.ledger_queries import LedgerPeek
 from llmctl.tokens import Counter
-from llmctl.types import Message, Usage
-
-
-class Sources(Struct, frozen=True, kw_only=True):
-    """Where examples come from, as the command line says."""
-
-    files: list[str]
-    cheap: str | None = None
-    weak: str | None = None
-    strong: str | None = None
-    labels: str | None = None
-    expected: str | None = None
-    matches: str | None = None
-    check: str | None = None
-    answers: bool = False
-    quality: float = 0.95
+from llmctl.types import KEPT, Message, Usage
 
 
 class _Called(Struct, frozen=True):
@@ -66,7 +52,7 @@ class Pair(Struct, frozen=True):
 
 
 def read_examples(
-    sources: Sources, pair: Pair, folders: Folders, context: Context
+    sources: ExampleOptions, pair: Pair, folders: Folders, context: Context
 ) -> list[Example]:
     """All examples of the files. Raises `InputError` that names file and line, `UsageError`."""
     costs = _Costs(pair, folders, context)
@@ -135,7 +121,7 @@ def _verdict(row: Mapping[str, Any], side: str, where: str) -> float:
 
 
 async def _of_batches(
-    sources: Sources, pair: Pair, costs: _Costs, context: Context
+    sources: ExampleOptions, pair: Pair, costs: _Costs, context: Context
 ) -> list[Example]:
     assert sources.weak is not None
     assert sources.strong is not None
@@ -179,7 +165,7 @@ async def _of_batches(
 
 def _paid(row: Mapping[str, Any]) -> _Called:
     """An output's row; a kept answer cost nothing this time."""
-    kept = row.get("cache") in {"hit", "shared"}
+    kept = row.get("cache") in KEPT
     return _Called(row["text"], None if kept else row.get("cost_usd"))
 
 
@@ -208,7 +194,7 @@ def _labels(name: str) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _judge(sources: Sources, context: Context) -> Judge:
+def _judge(sources: ExampleOptions, context: Context) -> Judge:
     if sources.expected is not None:
         return partial(_is_expected, sources.expected)
     if sources.matches is not None:

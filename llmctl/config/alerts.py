@@ -21,22 +21,22 @@ from llmctl.config.settings import (
 )
 from llmctl.config.yaml_nodes import Node, nearest, quoted, read
 
-Unit = Literal["share", "seconds", "calls", "dollars", "times", "circuits"]
+Unit = Literal["share", "seconds", "number", "dollars", "times"]
 
 UNITS: Mapping[Figure, Unit] = {
     "error_rate": "share",
     "p50": "seconds",
     "p95": "seconds",
     "p99": "seconds",
-    "calls": "calls",
-    "errors": "calls",
-    "auth_errors": "calls",
-    "rate_limits": "calls",
-    "retries": "calls",
+    "calls": "number",
+    "errors": "number",
+    "auth_errors": "number",
+    "rate_limits": "number",
+    "retries": "number",
     "hit_rate": "share",
     "cost": "dollars",
     "traffic": "times",
-    "circuits": "circuits",
+    "circuits": "number",
     "budget": "share",
     "daily_spend": "share",
 }
@@ -74,10 +74,9 @@ BUILT_IN: Mapping[str, AlertRule] = {
 _FORMS: Mapping[Unit, tuple[str, str]] = {
     "share": ("a share such as 5% or 0.05", r"[0-9.]+%?"),
     "seconds": ("a duration such as 8s or 500ms", r"[0-9.]+ ?(ms|[smhdw])"),
-    "calls": ("a number such as 10", r"[0-9]+"),
+    "number": ("a number such as 10", r"[0-9]+"),
     "dollars": ("US dollars such as $20", r"\$?[0-9.]+"),
     "times": ("a multiple of the usual such as 3", r"[0-9.]+"),
-    "circuits": ("a number such as 0", r"[0-9]+"),
 }
 _THRESHOLDS = ("above", "below", "resolve")
 _LONGEST_TRAFFIC = 86400.0  # seconds: the usual is that of the same time on other days

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
@@ -25,6 +25,7 @@ from llmctl.storage.ledger_rows import (
     usage_of,
 )
 from llmctl.storage.process import SILENCE, Process
+from llmctl.types import KEPT
 
 HOUR = 60 * 60 * 1000
 """Milliseconds of a row of `hours`. A day is made of whole hours in most time zones; where it is
@@ -36,7 +37,7 @@ DAY = 24 * HOUR
 KIND = ("profile", "provider", "asked_model", "model", "user", "tags")
 """What tells the rows of one hour apart."""
 
-_KEPT = "cache IN ('hit', 'shared', 'semantic', 'stale', 'static')"
+_KEPT = f"cache IN ({', '.join(map(repr, sorted(KEPT)))})"
 _UNKNOWN = "status = 'unknown'"
 _DOUBTFUL = f"({_UNKNOWN} OR uncertain > 0)"  # what a release may settle
 OPEN = f"({_UNKNOWN} OR uncertain > 0 OR attempts IS NULL)"
@@ -338,17 +339,8 @@ class Reading:
 
     def activity(self, now: int) -> Activity:
         """What goes on at `now`, in milliseconds since the epoch."""
-        beats = {
-            Process(*row[:3]): row[3:]
-            for row in self._all("SELECT pid, birth, world, beat_ms, waiting FROM processes")
-        }
-
-        @cache
-        def lives(process: Process, at: int) -> bool:
-            last = max(at, beats.get(process, (0,))[0])
-            return not process.is_dead(out_of_sight=now - last > SILENCE * 1000)
-
-        flying, batched, circuits = Counter[Any](), Counter[Any](), Counter[Any]()
+        lives, beats = self._living(now)
+        flying, batched = Counter[Any](), Counter[Any]()
         asked = (
             "SELECT provider, profile, job != '', pid, birth, world, max(at_ms), count(*) "
             "FROM holds GROUP BY 1, 2, 3, 4, 5, 6"
@@ -358,11 +350,34 @@ class Reading:
                 batched[provider, profile] += count
             elif lives(Process(*owner), at):
                 flying[provider, profile] += count
+        waiting = sum(count for process, (_, count) in beats.items() if count and lives(process, 0))
+        return Activity(flying, batched, waiting, self.circuits(now))
+
+    def circuits(self, now: int) -> Mapping[tuple[str, str], int]:
+        """In how many living processes a circuit is in which state; see `Activity`."""
+        lives, _ = self._living(now)
+        found: Counter[tuple[str, str]] = Counter()
         asked = "SELECT lane, state, pid, birth, world, at_ms FROM breakers ORDER BY lane, state"
         for lane, state, *owner, at in self._all(asked):
-            circuits[lane, state] += lives(Process(*owner), at)
-        waiting = sum(count for process, (_, count) in beats.items() if count and lives(process, 0))
-        return Activity(flying, batched, waiting, +circuits)
+            found[lane, state] += lives(Process(*owner), at)
+        return +found
+
+    def _living(
+        self, now: int
+    ) -> tuple[Callable[[Process, int], bool], Mapping[Process, tuple[int, int]]]:
+        """Tells whether a process lives that gave a sign of life at a moment; and what each said
+        last: when, and how many of its calls wait."""
+        beats: dict[Process, tuple[int, int]] = {
+            Process(*row[:3]): row[3:]
+            for row in self._all("SELECT pid, birth, world, beat_ms, waiting FROM processes")
+        }
+
+        @cache
+        def lives(process: Process, at: int) -> bool:
+            last = max(at, beats.get(process, (0, 0))[0])
+            return not process.is_dead(out_of_sight=now - last > SILENCE * 1000)
+
+        return lives, beats
 
     def totals(self, start: int, end: int) -> list[Total]:
         """The sums of each model in the hours from `start` to before `end` (`HOUR`s since the
