@@ -80,7 +80,6 @@ def program() -> "typer.Typer":
         pii_commands,
         profiles_commands,
         report,
-        route,
         tokens_commands,
     )
     from llmctl.cli.ask import AskOptions
@@ -90,6 +89,8 @@ def program() -> "typer.Typer":
     from llmctl.cli.options import EPILOG, command, show_version
     from llmctl.cli.prompt import LintOptions
     from llmctl.cli.prompt import app as prompts
+    from llmctl.cli.route import EvalOptions, TrainOptions
+    from llmctl.cli.route import app as routes
     from llmctl.cli.serve import ServeOptions
 
     app = typer.Typer(
@@ -141,6 +142,18 @@ def program() -> "typer.Typer":
 
         return run(options, context)
 
+    @command(routes, "train", "profile", "config", "json", options=TrainOptions)
+    def train(context: Context, options: TrainOptions) -> int:
+        from llmctl.cli.route_run import run_train
+
+        return run_train(options, context)
+
+    @command(routes, "eval", "profile", "config", "json", options=EvalOptions)
+    def evaluate(context: Context, options: EvalOptions) -> int:
+        from llmctl.cli.route_run import run_eval
+
+        return run_eval(options, context)
+
     app.add_typer(keys.app, name="keys")
     app.add_typer(cost.app, name="cost")
     command(app, "metrics", "config", "json")(metrics.metrics)
@@ -152,7 +165,7 @@ def program() -> "typer.Typer":
     app.add_typer(history_commands.app, name="history")
     app.add_typer(tokens_commands.app, name="tokens")
     app.add_typer(pii_commands.app, name="pii")
-    app.add_typer(route.app, name="route")
+    app.add_typer(routes, name="route")
     app.add_typer(prompts, name="prompt")
     app.add_typer(audit.app, name="audit")
     app.add_typer(alerts.app, name="alerts")

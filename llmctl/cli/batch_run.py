@@ -27,6 +27,7 @@ from llmctl.cli.context import Context, Selection, runner_for, select_profile
 from llmctl.cli.options import (
     BUDGET_FLAG,
     budget_lines,
+    budget_tags,
     budget_windows,
     cache_mode,
     pairs,
@@ -132,12 +133,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
             temperature=options.temperature,
             options=options_of_provider,
             keep=_kept_fields(options.keep),
-            # A row's tags add: it does not leave a budget that matches by the profile's.
-            fixed_tags=[
-                name.removeprefix("tag:")
-                for budget in selection.settings.budgets
-                for name in budget.match
-            ],
+            fixed_tags=budget_tags(selection.settings.budgets),
             mask=masker,
         ),
         profile=profile,

@@ -23,6 +23,7 @@ from llmctl.cli.context import Context, Selection, select_profile, surroundings
 from llmctl.cli.options import (
     BUDGET_FLAG,
     budget_lines,
+    budget_tags,
     budget_windows,
     cache_mode,
     parse_dollars,
@@ -140,11 +141,7 @@ def _job(options: CompareOptions, selection: Selection, output: Path, context: C
             temperature=options.temperature,
             options={},
             keep=(),
-            fixed_tags=[
-                name.removeprefix("tag:")
-                for budget in selection.settings.budgets
-                for name in budget.match
-            ],
+            fixed_tags=budget_tags(selection.settings.budgets),
             mask=open_masker((profile,), context.environ),
         ),
         profile=profile,

@@ -43,6 +43,15 @@ ByOption = Annotated[
         help="Group by day, model, profile, provider, user or tag:NAME; several with commas.",
     ),
 ]
+SinceOption = Annotated[
+    str | None, Option("--since", metavar="7d|DATE", help="So long ago until now. Default: 30d.")
+]
+FromOption = Annotated[
+    str | None, Option("--from", metavar="D", help="From this date, or time, on.")
+]
+ToOption = Annotated[
+    str | None, Option("--to", metavar="D", help="Until the end of this date, or a time.")
+]
 TimezoneOption = Annotated[
     str, Option(metavar="ZONE", help="Whose days count, such as Europe/Berlin.")
 ]
@@ -51,16 +60,9 @@ TimezoneOption = Annotated[
 @command(app, "report", "config", "json")
 def report(
     context: Context,
-    ago: Annotated[
-        str | None,
-        Option("--since", metavar="7d|DATE", help="So long ago until now. Default: 30d."),
-    ] = None,
-    first: Annotated[
-        str | None, Option("--from", metavar="D", help="From this date, or time, on.")
-    ] = None,
-    last: Annotated[
-        str | None, Option("--to", metavar="D", help="Until the end of this date, or a time.")
-    ] = None,
+    ago: SinceOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
     by: ByOption = None,
     format: Annotated[
         Literal["table", "json", "csv", "markdown"], Option(help="See below.")

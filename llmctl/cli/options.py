@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -285,6 +285,12 @@ def budget_windows(
     mine = [budget for budget in budgets if budget.match.get("user", user) == user]
 
     return lambda now: [*run, *windows_at(mine, now)]
+
+
+def budget_tags(budgets: Iterable[Budget]) -> list[str]:
+    """The names of the tags that budgets match by. A row's own tags add to those of its profile: it
+    does not leave such a budget."""
+    return [name.removeprefix("tag:") for budget in budgets for name in budget.match]
 
 
 async def tightest_budget(run: RunBudget) -> tuple[Decimal, Decimal] | None:

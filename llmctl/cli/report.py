@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmctl.cli.context import Context, load_settings
-from llmctl.cli.cost import TimezoneOption
+from llmctl.cli.cost import FromOption, SinceOption, TimezoneOption, ToOption
 from llmctl.cli.output import file_size, money, plural, print_json, print_lines, write_stdout
 from llmctl.errors import UsageError
 
@@ -25,16 +25,9 @@ def report(
     output: Annotated[
         Path, Option("--output", "-o", metavar="FILE", help="The page; - is stdout.")
     ] = _FILE,
-    ago: Annotated[
-        str | None,
-        Option("--since", metavar="7d|DATE", help="So long ago until now. Default: 30d."),
-    ] = None,
-    first: Annotated[
-        str | None, Option("--from", metavar="D", help="From this date, or time, on.")
-    ] = None,
-    last: Annotated[
-        str | None, Option("--to", metavar="D", help="Until the end of this date, or a time.")
-    ] = None,
+    ago: SinceOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
     timezone: TimezoneOption = "UTC",
     show: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
     force: Annotated[

@@ -4,62 +4,47 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from msgspec import Struct
 from typer import Argument, Option
 
-from llmctl.cli.context import Context
-from llmctl.cli.options import command, command_group
+from llmctl.cli.options import command_group
 
 app = command_group("Learn which questions need the strong model; what it saves.")
 
-FilesArgument = Annotated[
-    list[str], Argument(metavar="FILE...", help="Verdicts, or the batch's INPUT.")
-]
-CheapOption = Annotated[
-    str | None, Option(metavar="NAME", help="The cheap profile. Default: the route's.")
-]
-WeakOption = Annotated[str | None, Option(metavar="OUT", help="OUTPUT of the cheap profile.")]
-StrongOption = Annotated[str | None, Option(metavar="OUT", help="OUTPUT of the strong one.")]
-LabelsOption = Annotated[
-    str | None, Option(metavar="FILE", help="JSON lines of {id, weak, strong}, each 0 to 1.")
-]
-ExpectedOption = Annotated[
-    str | None, Option(metavar="FIELD", help="Right: the answer ends in this field of INPUT.")
-]
-MatchesOption = Annotated[
-    str | None, Option(metavar="REGEX", help="Right: the regular expression is found in it.")
-]
-CheckOption = Annotated[
-    str | None,
-    Option(metavar="COMMAND", help="Right: the program, with it on stdin, ends with 0."),
-]
-AnswersOption = Annotated[
-    bool,
-    Option("--answers", help="Score a question with the cheap answer to it: for a cascade."),
-]
-QualityOption = Annotated[
-    float,
-    Option(min=0.01, max=2, metavar="SHARE", help="Wanted, as a share of the strong model's."),
-]
+
+class ExampleOptions(Struct, frozen=True, kw_only=True):
+    """Where examples come from, and what quality is wanted."""
+
+    files: Annotated[list[str], Argument(metavar="FILE...", help="Verdicts, or the batch's INPUT.")]
+    cheap: Annotated[
+        str | None, Option(metavar="NAME", help="The cheap profile. Default: the route's.")
+    ] = None
+    weak: Annotated[str | None, Option(metavar="OUT", help="OUTPUT of the cheap profile.")] = None
+    strong: Annotated[str | None, Option(metavar="OUT", help="OUTPUT of the strong one.")] = None
+    labels: Annotated[
+        str | None, Option(metavar="FILE", help="JSON lines of {id, weak, strong}, each 0 to 1.")
+    ] = None
+    expected: Annotated[
+        str | None, Option(metavar="FIELD", help="Right: the answer ends in this field of INPUT.")
+    ] = None
+    matches: Annotated[
+        str | None, Option(metavar="REGEX", help="Right: the regular expression is found in it.")
+    ] = None
+    check: Annotated[
+        str | None,
+        Option(metavar="COMMAND", help="Right: the program, with it on stdin, ends with 0."),
+    ] = None
+    quality: Annotated[
+        float,
+        Option(min=0.01, max=2, metavar="SHARE", help="Wanted, as a share of the strong model's."),
+    ] = 0.95
+    answers: Annotated[
+        bool,
+        Option("--answers", help="Score a question with the cheap answer to it: for a cascade."),
+    ] = False
 
 
-@command(app, "train", "profile", "config", "json")
-def train(
-    context: Context,
-    files: FilesArgument,
-    output: Annotated[
-        str, Option("--output", "-o", metavar="SCORER", help="The file to write, JSON.")
-    ],
-    cheap: CheapOption = None,
-    weak: WeakOption = None,
-    strong: StrongOption = None,
-    labels: LabelsOption = None,
-    expected: ExpectedOption = None,
-    matches: MatchesOption = None,
-    check: CheckOption = None,
-    quality: QualityOption = 0.95,
-    *,
-    answers: AnswersOption = False,
-) -> int:
+class TrainOptions(ExampleOptions, frozen=True, kw_only=True):
     """Train a scorer for `route:` from questions that both models have answered.
 
     The profile is the strong one (-p), the cheap one that of its `route:`, or --cheap. The scorer
@@ -90,43 +75,13 @@ def train(
     where answers.json is of `route train --answers`. A cascade checks an answer
     before its first piece is shown; rules and scorers stream at once.
     """
-    from llmctl.cli.route_data import Sources
-    from llmctl.cli.route_run import run_train
 
-    sources = Sources(
-        files=files,
-        cheap=cheap,
-        weak=weak,
-        strong=strong,
-        labels=labels,
-        expected=expected,
-        matches=matches,
-        check=check,
-        answers=answers,
-        quality=quality,
-    )
-    return run_train(sources, output, context)
+    output: Annotated[
+        str, Option("--output", "-o", metavar="SCORER", help="The file to write, JSON.")
+    ]
 
 
-@command(app, "eval", "profile", "config", "json")
-def evaluate(
-    context: Context,
-    files: FilesArgument,
-    scorer: Annotated[
-        str | None,
-        Option(metavar="FILE", help="Use this scorer. Default: learn from parts of FILE."),
-    ] = None,
-    cheap: CheapOption = None,
-    weak: WeakOption = None,
-    strong: StrongOption = None,
-    labels: LabelsOption = None,
-    expected: ExpectedOption = None,
-    matches: MatchesOption = None,
-    check: CheckOption = None,
-    quality: QualityOption = 0.95,
-    *,
-    answers: AnswersOption = False,
-) -> int:
+class EvalOptions(ExampleOptions, frozen=True, kw_only=True):
     """Show quality against cost, and the threshold for a wanted quality.
 
     FILE and the options are as in `llmctl route train`. Without --scorer every part of FILE is
@@ -143,19 +98,8 @@ def evaluate(
       chosen    {threshold, strong_share, quality, cost_usd, saving}; null where
                 no threshold has the wanted quality
     """
-    from llmctl.cli.route_data import Sources
-    from llmctl.cli.route_run import run_eval
 
-    sources = Sources(
-        files=files,
-        cheap=cheap,
-        weak=weak,
-        strong=strong,
-        labels=labels,
-        expected=expected,
-        matches=matches,
-        check=check,
-        answers=answers,
-        quality=quality,
-    )
-    return run_eval(sources, scorer, context)
+    scorer: Annotated[
+        str | None,
+        Option(metavar="FILE", help="Use this scorer. Default: learn from parts of FILE."),
+    ] = None

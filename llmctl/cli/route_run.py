@@ -10,7 +10,8 @@ from typing import Any
 
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.output import is_tty, print_json, print_lines, say
-from llmctl.cli.route_data import Pair, Sources, read_examples
+from llmctl.cli.route import EvalOptions, ExampleOptions, TrainOptions
+from llmctl.cli.route_data import Pair, read_examples
 from llmctl.config.load import Overrides
 from llmctl.config.yaml_nodes import nearest, quoted
 from llmctl.errors import ConfigError, InputError, UsageError
@@ -31,16 +32,16 @@ _POINTS = 20  # lines of the curve
 _BAR = 20  # characters of a full bar
 
 
-def run_train(sources: Sources, output: str, context: Context) -> int:
+def run_train(options: TrainOptions, context: Context) -> int:
     """Train, hold back to see how good it is, and write the file. Raises `LlmctlError`."""
-    _check_output(sources, output)
-    pair, examples = _read(sources, context)
-    scores = held_back(examples, answers=sources.answers, step=_steps(context))
-    found = curve_of(examples, scores, answers=sources.answers)
-    chosen = cheapest(found, sources.quality)
+    _check_output(options)
+    pair, examples = _read(options, context)
+    scores = held_back(examples, answers=options.answers, step=_steps(context))
+    found = curve_of(examples, scores, answers=options.answers)
+    chosen = cheapest(found, options.quality)
     if chosen is None:
         raise InputError(
-            f"no threshold has {sources.quality:.0%} of the strong model's quality in these "
+            f"no threshold has {options.quality:.0%} of the strong model's quality in these "
             "questions: lower --quality"
         )
     made = ScorerFile(
@@ -48,21 +49,21 @@ def run_train(sources: Sources, output: str, context: Context) -> int:
         strong=pair.strong.model,
         made=datetime.fromtimestamp(context.clock.wall(), UTC).date().isoformat(),
         rows=len(examples),
-        answers=sources.answers,
+        answers=options.answers,
         apgr=None if found.apgr is None else round(found.apgr, 4),
         threshold=threshold_of(chosen),
-        scorer=learned(examples, answers=sources.answers),
+        scorer=learned(examples, answers=options.answers),
     )
-    path = Path(output)
+    path = Path(options.output)
     with disk("write", path), replacing(path, mode=0o644) as file:
         file.write(write_scorer(made))
     if context.json:
-        print_json({"scorer": output, **_as_json(found, chosen, examples, pair)})
+        print_json({"scorer": options.output, **_as_json(found, chosen, examples, pair)})
         return 0
     print_lines(
         *_head(found, examples, pair),
-        *_chosen(found, chosen, sources.quality),
-        f"written   {output}, learned from all {len(examples):,}",
+        *_chosen(found, chosen, options.quality),
+        f"written   {options.output}, learned from all {len(examples):,}",
     )
     if (found.apgr or 0.0) < 0.55:
         context.warn(
@@ -71,37 +72,37 @@ def run_train(sources: Sources, output: str, context: Context) -> int:
     return 0
 
 
-def run_eval(sources: Sources, scorer: str | None, context: Context) -> int:
+def run_eval(options: EvalOptions, context: Context) -> int:
     """Print the curve. Raises `LlmctlError`."""
-    pair, examples = _read(sources, context)
-    if scorer is None:
-        scores = held_back(examples, answers=sources.answers, step=_steps(context))
+    pair, examples = _read(options, context)
+    if options.scorer is None:
+        scores = held_back(examples, answers=options.answers, step=_steps(context))
     else:
-        used = read_scorer(Path(scorer), answers=sources.answers)
+        used = read_scorer(Path(options.scorer), answers=options.answers)
         if why := used.void(pair.weak.model, pair.strong.model):
-            context.warn(f"a run would not use {scorer}: {why}")
+            context.warn(f"a run would not use {options.scorer}: {why}")
         scores = [used.score(one.question, one.answer or "") for one in examples]
-    found = curve_of(examples, scores, answers=sources.answers)
-    chosen = cheapest(found, sources.quality)
+    found = curve_of(examples, scores, answers=options.answers)
+    chosen = cheapest(found, options.quality)
     if context.json:
         print_json(_as_json(found, chosen, examples, pair))
         return 0
-    how = "held back in turn" if scorer is None else f"scored by {scorer}"
+    how = "held back in turn" if options.scorer is None else f"scored by {options.scorer}"
     print_lines(*_head(found, examples, pair), f"scores    {how}", "", *_table(found), "")
-    print_lines(*_chosen(found, chosen, sources.quality))
+    print_lines(*_chosen(found, chosen, options.quality))
     return 0
 
 
-def _check_output(sources: Sources, output: str) -> None:
-    path = Path(output)
-    if output in {"", "-"} or path.is_dir():
+def _check_output(options: TrainOptions) -> None:
+    path = Path(options.output)
+    if options.output in {"", "-"} or path.is_dir():
         raise UsageError("-o names the file to write, such as scorer.json")
-    inputs = [*sources.files, sources.weak, sources.strong, sources.labels]
+    inputs = [*options.files, options.weak, options.strong, options.labels]
     if any(name and Path(name).resolve() == path.resolve() for name in inputs):
-        raise UsageError(f"-o {output} would overwrite what is read: name another file")
+        raise UsageError(f"-o {options.output} would overwrite what is read: name another file")
 
 
-def _read(sources: Sources, context: Context) -> tuple[Pair, list[Example]]:
+def _read(sources: ExampleOptions, context: Context) -> tuple[Pair, list[Example]]:
     settings = load_settings(context, Overrides(profile=context.profile))
     strong = settings.profiles.get(settings.used)
     if strong is None:

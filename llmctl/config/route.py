@@ -16,18 +16,25 @@ Language = Literal["de", "en", "es", "fr", "it", "nl", "pt", "ar", "el", "he", "
 """Languages that are told apart (`routing/language.py`)."""
 
 
-def _parse_pattern(text: str) -> str | None:
-    """The text of a regular expression; None for what is none, or matches empty text."""
+def parse_pattern(text: str) -> re.Pattern[str] | None:
+    """None also for what matches empty text, which every prompt holds, and for what a later
+    Python reads otherwise."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = re.compile(text)
     except (re.error, OverflowError, RecursionError, Warning):
         return None
-    return None if found.search("") else text
+    return None if found.search("") else found
 
 
-def _parse_command(text: str) -> tuple[str, ...] | None:
+def _as_written(text: str) -> str | None:
+    """The text of a regular expression; None as of `parse_pattern`."""
+    return None if parse_pattern(text) is None else text
+
+
+def parse_command(text: str) -> tuple[str, ...] | None:
+    """The words of one line, split as a shell would split it, without being run by one."""
     try:
         return tuple(shlex.split(text))
     except ValueError:
@@ -39,7 +46,7 @@ _Pattern = Annotated[
     str,
     Meta(
         description="a regular expression in Python's syntax that does not match empty text",
-        extra={"parse": _parse_pattern},
+        extra={"parse": _as_written},
     ),
 ]
 _Tag = Annotated[str, Meta(pattern=r"\A[^=]+\Z", description="printable names without =")]
@@ -103,7 +110,7 @@ class Check(Struct, frozen=True):
             Meta(
                 min_length=1,
                 description="a program and its arguments",
-                extra={"parse": _parse_command},
+                extra={"parse": parse_command},
             ),
         ]
         | None

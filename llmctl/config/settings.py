@@ -9,8 +9,6 @@ such a text), `forms` (text to a description; the text may be a key and is not s
 from __future__ import annotations
 
 import re
-import shlex
-import warnings
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -22,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
 
-from llmctl.config.route import RouteSettings
+from llmctl.config.route import RouteSettings, parse_command, parse_pattern
 from llmctl.config.semantic import SemanticPolicy
 from llmctl.privacy.findings import IDENTIFIERS, KINDS, Kind
 from llmctl.providers.registry import PRESETS
@@ -86,14 +84,6 @@ def _parse_prompt(text: str) -> str | None:
     return text if text.strip() else None
 
 
-def _parse_command(text: str) -> tuple[str, ...] | None:
-    """The words of one line, split as a shell would split it, without being run by one."""
-    try:
-        return tuple(shlex.split(text))
-    except ValueError:
-        return None
-
-
 def _text(description: str, pattern: str = "") -> Meta:
     return Meta(pattern=pattern, description=description)
 
@@ -152,7 +142,7 @@ Prompt = Annotated[
 Command = Annotated[
     tuple[Text, ...],
     Meta(min_length=1),
-    _written("a program and its arguments, such as op read op://…", _parse_command),
+    _written("a program and its arguments, such as op read op://…", parse_command),
 ]
 Kinds = Annotated[
     tuple[Kind, ...],
@@ -366,6 +356,16 @@ def _secret_forms(text: str = "") -> str:
     return forms[meant[0]] if meant else f"one of {', '.join(forms.values())}; never a key itself"
 
 
+SecretAddress = Annotated[
+    SecretUri,
+    Meta(
+        description=_secret_forms(),
+        extra={"parse": parse_secret_uri, "forms": _secret_forms},
+    ),
+]
+"""Where a secrets manager has it."""
+
+
 class KeyPlaces(Struct, frozen=True):
     """Where a profile's key comes from: the variable `env`, then the keyring's entry `keyring`; or
     a secrets manager, or what `command` prints. `hidden` are variables of other keys, which the
@@ -375,16 +375,7 @@ class KeyPlaces(Struct, frozen=True):
 
     env: Variable | None = None
     keyring: StoredName | None = None
-    secret: (
-        Annotated[
-            SecretUri,
-            Meta(
-                description=_secret_forms(),
-                extra={"parse": parse_secret_uri, "forms": _secret_forms},
-            ),
-        ]
-        | None
-    ) = None
+    secret: SecretAddress | None = None
     command: Command | None = None
     hidden: tuple[str, ...] = ()
 
@@ -788,18 +779,6 @@ def _parse_origin(text: str) -> str | None:
     return f"{match[1]}://{match[2]}{'' if port == own else port}"
 
 
-def _parse_pattern(text: str) -> re.Pattern[str] | None:
-    """None also for what matches empty text, which every prompt holds, and for what a later
-    Python reads otherwise."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            found = re.compile(text)
-    except (re.error, OverflowError, RecursionError, Warning):
-        return None
-    return None if found.search("") else found
-
-
 class ServeLimits(Struct, frozen=True):
     """What a caller may send and wait for.
 
@@ -829,7 +808,7 @@ class ScreenRule(Struct, frozen=True):
         _written(
             r"a regular expression in Python's syntax, such as '\bproject-x\b', that does not "
             "match empty text",
-            _parse_pattern,
+            parse_pattern,
         ),
     ]
     action: Literal["refuse", "mask"]
@@ -1040,16 +1019,7 @@ class SinkSecret(Struct, frozen=True):
     derived: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     env: Variable | None = None
-    secret: (
-        Annotated[
-            SecretUri,
-            Meta(
-                description=_secret_forms(),
-                extra={"parse": parse_secret_uri, "forms": _secret_forms},
-            ),
-        ]
-        | None
-    ) = None
+    secret: SecretAddress | None = None
     command: Command | None = None
     hidden: tuple[str, ...] = ()
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 
@@ -14,6 +11,7 @@ from msgspec import Struct
 from llmctl.errors import NoKeyError
 from llmctl.keys.key import Key, KeySlot, usable
 from llmctl.redact import printable, redact, redact_possible_keys
+from llmctl.shutdown import kill_group
 
 LIMIT = 10.0  # seconds: a password manager may have to ask its server, not a person
 
@@ -80,7 +78,7 @@ async def output_of(
         raise NoKeyError(f"{named} took longer than {LIMIT:g} s; {by_hand}") from None
     finally:
         if code is None:
-            _kill(process)
+            kill_group(process)
             with suppress(TimeoutError):  # what left the group may still hold the pipes
                 await asyncio.wait_for(process.communicate(), _PARTING)
     if max(len(printed), len(said)) > _MOST:
@@ -100,7 +98,7 @@ async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReade
     while piece := await stream.read(_MOST):
         data += piece
         if len(data) > _MOST:
-            _kill(process)
+            kill_group(process)
     return data
 
 
@@ -111,12 +109,3 @@ async def _write(process: asyncio.subprocess.Process, data: bytes | None) -> Non
             process.stdin.write(data or b"")
             await process.stdin.drain()
         process.stdin.close()
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the command with what it started."""
-    with suppress(ProcessLookupError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)

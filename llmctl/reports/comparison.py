@@ -8,18 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from importlib.resources import files
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from markupsafe import Markup
 from msgspec import Struct, field
 
-import llmctl
 from llmctl.redact import printable
-from llmctl.reports.amounts import money, percent, plural
-from llmctl.reports.page import SIGN, policy, style
+from llmctl.reports import page
+from llmctl.reports.amounts import money, percent
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -182,10 +179,6 @@ def html(source: str, sides: Sequence[Side], rows: Iterable[JSON], count: int) -
     """The page of so many rows, of which the first `_ROWS` are shown."""
     shown = [row for row, _ in zip(rows, range(_ROWS), strict=False)]
     return _template().render(
-        sign=Markup(SIGN),  # noqa: S704 - a constant of ours
-        policy=policy(),
-        style=Markup(style()),  # noqa: S704 - a file of ours
-        version=llmctl.__version__,
         source=source,
         sides=sides,
         rows=shown,
@@ -216,18 +209,10 @@ def milliseconds(number: int | None) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return page.template(
+        "comparison.html",
+        percent=percent,
+        text=_text,
+        seconds=milliseconds,
+        usd=lambda cost: money(None if cost is None else Decimal(str(cost))),
     )
-    environment.filters |= {
-        "money": money,
-        "percent": percent,
-        "plural": plural,
-        "text": _text,
-        "seconds": milliseconds,
-        "usd": lambda cost: money(None if cost is None else Decimal(str(cost))),
-    }
-    page = files("llmctl.reports").joinpath("comparison.html").read_text(encoding="utf-8")
-    return environment.from_string(page)

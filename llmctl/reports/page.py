@@ -14,7 +14,7 @@ from datetime import date, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 from msgspec import Struct
@@ -147,10 +147,6 @@ def html(data: PageData) -> str:
     times, unit = _times(report)
     models, savings = _by(report.groups, 1), [*_savings(total)]
     return _template().render(
-        sign=Markup(SIGN),  # noqa: S704 - a constant of ours
-        policy=policy(),
-        style=Markup(style()),  # noqa: S704 - a file of ours
-        version=llmctl.__version__,
         data=data,
         report=report,
         total=total,
@@ -190,8 +186,8 @@ def style() -> str:
     return files("llmctl.reports").joinpath("page.css").read_text(encoding="utf-8")
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+def template(file: str, **filters: Callable[..., Any]) -> Template:
+    """A page of this room as a template; it knows what every page has in its head."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -201,19 +197,29 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "money": money,
-        "percent": lambda share: "-" if share is None else percent(share),
-        "count": "{:,}".format,
-        "plural": plural,
-        "seconds": _seconds,
-        "tokens": _tokens,
-        "name": _name,
-        "usd": from_pico,
-        "tags": _tag_words,
+    environment.filters |= {"money": money, "plural": plural, **filters}
+    environment.globals |= {
+        "sign": Markup(SIGN),  # noqa: S704 - a constant of ours
+        "policy": policy(),
+        "style": Markup(style()),  # noqa: S704 - a file of ours
+        "version": llmctl.__version__,
     }
-    page = files("llmctl.reports").joinpath("page.html").read_text(encoding="utf-8")
+    page = files("llmctl.reports").joinpath(file).read_text(encoding="utf-8")
     return environment.from_string(page)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    return template(
+        "page.html",
+        percent=lambda share: "-" if share is None else percent(share),
+        count="{:,}".format,
+        seconds=_seconds,
+        tokens=_tokens,
+        name=_name,
+        usd=from_pico,
+        tags=_tag_words,
+    )
 
 
 def _ordered(groups: Mapping[str | None, Figures]) -> tuple[Group, ...]:

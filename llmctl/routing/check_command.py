@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from llmctl.errors import SetupError
+from llmctl.shutdown import kill_group
 
 LIMIT = 10.0  # seconds that the program may take
 _AT_ONCE = max(2, os.cpu_count() or 1)  # programs that run at a time
@@ -52,14 +50,6 @@ class CheckCommand:
                 return False
             finally:
                 if process.returncode is None:
-                    _kill(process)
+                    kill_group(process)
                     await process.wait()
             return process.returncode == 0
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
