@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from llmctl import redact
+from tests.alerts.receiver import Receiver
 from tests.configuring import World
 from tests.keys.openbao import OpenBao, program
 from tests.keys.secret_service import SecretService, missing
@@ -43,6 +44,13 @@ def sim() -> Iterator[Simulator]:
     """A provider on loopback that echoes and counts what it billed."""
     with Simulator() as simulator:
         yield simulator
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A sink that keeps what it is sent."""
+    with Receiver() as sink:
+        yield sink
 
 
 @pytest.fixture

@@ -20,13 +20,6 @@ _PATIENCE = 20.0
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A sink that keeps what it is sent."""
-    with Receiver() as sink:
-        yield sink
-
-
-@pytest.fixture
 def alertmanager(receiver: Receiver, tmp_path: Path) -> Iterator[str]:
     """The address of an Alertmanager that hands on to `receiver` at once. Skipped where Debian's
     package is missing, but never in CI."""

@@ -24,14 +24,6 @@ _SECRET = "0123456789abcdef" * 4
 _AUDITS = {"off": "", "on": "audit: {}\n", "with content": "audit: {content: full}\n"}
 
 
-def environment(folder: Path, url: str, audit: str) -> dict[str, str]:
-    """A new home whose configuration says that of the audit."""
-    environ = {**new_home(folder, url), "LLMCTL_STORE_KEY": _SECRET}
-    file = Path(environ["HOME"]) / ".config/llmctl/config.yaml"
-    file.write_text(file.read_text(encoding="utf-8") + audit, encoding="utf-8")
-    return environ
-
-
 def main() -> None:
     """The figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.audit", description=__doc__)
@@ -49,7 +41,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for kind, text in _AUDITS.items():
                 (folder / "in.out.jsonl").unlink(missing_ok=True)
-                environ = environment(folder, url, text)
+                environ = {**new_home(folder, url, text), "LLMCTL_STORE_KEY": _SECRET}
                 rates[kind].append(batch(folder, environ, _TASKS).rate)
         start = time.perf_counter()
         subprocess.run([LLMCTL, "audit", "verify"], env=environ, check=True, stdout=subprocess.PIPE)

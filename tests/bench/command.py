@@ -54,13 +54,14 @@ def write_rows(path: Path, number: int) -> None:
             file.write(json.dumps({"id": f"r{n}", "prompt": prompt}) + "\n")
 
 
-def new_home(folder: Path, url: str, *, budget: bool = True) -> dict[str, str]:
-    """An environment whose empty home has nothing but a profile and a budget."""
+def new_home(folder: Path, url: str, more: str = "", *, budget: bool = True) -> dict[str, str]:
+    """An environment whose empty home has nothing but a profile and a budget, and what `more` says
+    in the configuration."""
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
     (home / ".config/llmctl").mkdir(parents=True)
     (home / ".config/llmctl/config.yaml").write_text(
-        _CONFIG.format(url=url) + (_BUDGET if budget else ""), encoding="utf-8"
+        _CONFIG.format(url=url) + (_BUDGET if budget else "") + more, encoding="utf-8"
     )
     return {**os.environ, "HOME": str(home), "BENCH_KEY": "x"}
 

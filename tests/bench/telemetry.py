@@ -25,14 +25,6 @@ _SETTINGS = {
 }
 
 
-def environment(folder: Path, url: str, telemetry: str) -> dict[str, str]:
-    """A new home whose configuration says that of telemetry."""
-    environ = new_home(folder, url)
-    file = Path(environ["HOME"]) / ".config/llmctl/config.yaml"
-    file.write_text(file.read_text(encoding="utf-8") + telemetry, encoding="utf-8")
-    return environ
-
-
 def main() -> None:
     """The figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.telemetry", description=__doc__)
@@ -53,7 +45,7 @@ def main() -> None:
             for kind, text in _SETTINGS.items():
                 (folder / "in.out.jsonl").unlink(missing_ok=True)
                 said = text.format(url=collector.removesuffix("/v1"))
-                run = batch(folder, environment(folder, url, said), _TASKS)
+                run = batch(folder, new_home(folder, url, said), _TASKS)
                 rates[kind].append(run.rate)
                 processor[kind].append(run.processor / options.rows * 1e6)
                 peaks[kind] = run.peak_mib

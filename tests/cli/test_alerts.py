@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from tests.simulator.faults import Hang
 from tests.simulator.server import Simulator
 
 ROWS = 25
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A sink that keeps what it is sent."""
-    with Receiver() as sink:
-        yield sink
 
 
 @pytest.fixture
