@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from llmctl.alerts.rules import Event, Measured
-from llmctl.config.alerts import OF_BUDGETS, UNITS
+from llmctl.config.alerts import UNITS, WITHOUT_SPAN
 from llmctl.config.settings import AlertRule, AlertSink, Figure, Severity
 from llmctl.errors import LlmctlError
 from llmctl.redact import printable, redact_known_keys
@@ -89,7 +89,7 @@ def of_rule(
     `since` (seconds since the epoch)."""
     value, name = measured.value, _NAMES[rule.figure]
     threshold = condition(rule)
-    over = "" if rule.figure in OF_BUDGETS else f" in the last {span(rule.over)}"
+    over = "" if rule.figure in WITHOUT_SPAN else f" in the last {span(rule.over)}"
     of = f" of the profile {rule.profile}" if rule.profile else ""
     detail = f" ({measured.detail})" if measured.detail else ""
     what_now = f"{name} {shown(rule.figure, value)}{of}"
@@ -120,7 +120,7 @@ def of_rule(
             "value": value,
             "above": rule.above,
             "below": rule.below,
-            "over_s": None if rule.figure in OF_BUDGETS else rule.over,
+            "over_s": None if rule.figure in WITHOUT_SPAN else rule.over,
             "profile": rule.profile,
             "budget": rule.budget,
         },

@@ -13,7 +13,7 @@ from llmctl.alerts.message import condition, of_test, shown, span
 from llmctl.cli.alerts_batch import no_sink
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.output import age, plural, print_json, print_lines, print_table
-from llmctl.config.alerts import OF_BUDGETS
+from llmctl.config.alerts import WITHOUT_SPAN
 from llmctl.config.settings import Alerts, Settings
 from llmctl.errors import UsageError
 from llmctl.reports.periods import iso
@@ -138,7 +138,7 @@ def _state(one: Standing, now: float) -> str:
 
 def _fires(one: Standing) -> str:
     rule = one.rule
-    over = "" if rule.figure in OF_BUDGETS else f" over {span(rule.over)}"
+    over = "" if rule.figure in WITHOUT_SPAN else f" over {span(rule.over)}"
     held = f" for {span(rule.held)}" if rule.held else ""
     of = f" of {rule.profile or rule.budget}" if rule.profile or rule.budget else ""
     return f"{rule.figure}{of} {condition(rule)}{over}{held}"
@@ -164,7 +164,7 @@ def _rule_json(one: Standing, alerts: Alerts) -> dict[str, Any]:
         "detail": one.measured.detail,
         "above": rule.above,
         "below": rule.below,
-        "over_s": None if rule.figure in OF_BUDGETS else rule.over,
+        "over_s": None if rule.figure in WITHOUT_SPAN else rule.over,
         "for_s": rule.held,
         "to": list(sinks_of(alerts, rule)),
     }

@@ -48,6 +48,9 @@ JUDGED: frozenset[Figure] = frozenset({"error_rate", "p50", "p95", "p99", "hit_r
 OF_BUDGETS: frozenset[Figure] = frozenset({"budget", "daily_spend"})
 """Figures of a budget in its period: neither `over` nor `profile` is theirs."""
 
+WITHOUT_SPAN: frozenset[Figure] = OF_BUDGETS | {"circuits"}
+"""Figures that are not of the calls of a span: `over` says nothing of them."""
+
 _MINUTE, _HOUR = 60.0, 3600.0
 
 BUILT_IN: Mapping[str, AlertRule] = {
@@ -173,9 +176,9 @@ def _check_scope(rule: AlertRule, entries: Mapping[str, Node]) -> None:
     if rule.figure in OF_BUDGETS:
         for key in {"over", "profile"} & entries.keys():
             raise entries[key].error(f"is not for {rule.figure}, which is of a budget's period")
-    if rule.figure == "circuits" and "over" in entries:
+    elif rule.figure in WITHOUT_SPAN and "over" in entries:
         raise entries["over"].error("is not for circuits, which are open now or not; give `for`")
-    if rule.figure not in OF_BUDGETS and rule.budget is not None:
+    elif rule.budget is not None:
         raise entries["budget"].error(f"is not for {rule.figure}, but for budget and daily_spend")
     if rule.figure == "traffic" and rule.over > _LONGEST_TRAFFIC:
         raise entries["over"].error("is at most 24h for traffic, which is compared by the day")
