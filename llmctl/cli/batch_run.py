@@ -454,7 +454,7 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
             f"{plural(tally.requests, 'request')}{retries} · {read} tokens in + {wrote} out · "
             f"{cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
-    if tally.cache_read_tokens or tally.cache_write_tokens:
+    if tally.provider_saved or tally.provider_unsaved:
         lines.append(batch_warm.outcome(tally))
     lines += ending.budgets
     if tally.masked:
