@@ -181,6 +181,7 @@ class BudgetState(Struct, frozen=True):
         usage: dollars spent, and held for the calls in flight at their worst case.
         figures: sums of the ended calls.
         held_unpriced: calls in flight at an unknown price.
+        everywhere: the usage by all machines, where a coordinator has it: that is what counts.
 
     """
 
@@ -190,11 +191,18 @@ class BudgetState(Struct, frozen=True):
     figures: Figures
     in_flight: int = 0
     held_unpriced: int = 0
+    everywhere: BudgetUsage | None = None
+
+    @property
+    def window(self) -> BudgetWindow | None:
+        """The window that this is the usage of; None of a run."""
+        return None if self.span is None else budget_window(self.budget, self.span)
 
     @property
     def used(self) -> Decimal:
         """Dollars spent and held: the conservative figure."""
-        return self.usage.spent + self.usage.held
+        usage = self.everywhere or self.usage
+        return usage.spent + usage.held
 
     @property
     def share(self) -> Decimal | None:

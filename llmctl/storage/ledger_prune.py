@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from llmctl.storage.database import Database
 from llmctl.storage.ledger_queries import ANSWERED, DAY, FAILED, HOUR, OPEN, REFUSED
-from llmctl.storage.ledger_rows import MOST
+from llmctl.storage.ledger_rows import MOST, rounded
 
 _STEP = 2000  # calls of one transaction: bounds how long others wait for the lock for writing
 _REST = 0.005  # seconds between two of them: whoever waits asks every millisecond
@@ -40,6 +40,9 @@ _COUNT = (
     f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
     f"ON CONFLICT DO UPDATE SET number = min({MOST}, number + excluded.number)"
 )
+_IN_TIMES = " AND ".join(f"{name} = ?" for name in ("what", "hour", *_KIND, "ms"))
+_UNCOUNT = f"UPDATE times SET number = number - ? WHERE {_IN_TIMES}"  # noqa: S608
+_EMPTY = f"DELETE FROM times WHERE {_IN_TIMES} AND number <= 0"  # noqa: S608
 _Position = tuple[int, str]
 _BEGIN: _Position = (-(1 << 62), "")
 
@@ -99,8 +102,10 @@ def prune(db: Database, before: int, progress: Callable[[int], None] = lambda _:
 
     def step(connection: sqlite3.Connection) -> tuple[_Position | None, int]:
         found = connection.execute(_CHOSEN, (*position, before, _STEP)).fetchall()
-        counts = [(*key, number) for key, number in _counts(found).items()]
-        connection.executemany(_COUNT, counts)
+        counts, times = _counts(found)
+        connection.executemany(_COUNT, [(*key, number) for key, number in counts.items()])
+        connection.executemany(_UNCOUNT, [(number, *key) for key, number in times.items()])
+        connection.executemany(_EMPTY, [*times])
         connection.executemany("DELETE FROM calls WHERE call_id = ?", [(row[1],) for row in found])
         return found[-1][:2] if found else None, len(found)
 
@@ -113,25 +118,20 @@ def prune(db: Database, before: int, progress: Callable[[int], None] = lambda _:
         time.sleep(_REST)
 
 
-def _counts(rows: list[Any]) -> Counter[tuple[object, ...]]:
-    """What `counts` has of the calls: its columns but the last, and the number."""
-    counts: Counter[tuple[object, ...]] = Counter()
+def _counts(rows: list[Any]) -> tuple[Counter[Any], Counter[Any]]:
+    """Of the calls: what `counts` is to have, and what `times` has; all columns but the number."""
+    counts, times = Counter[Any](), Counter[Any]()
     for started, _, *labels, miss, latency, first_token, error, masked in rows:
         kind, hour, day = tuple(labels), started // HOUR * HOUR, started // DAY * DAY
         counts["call", hour, "", "", "", "", "", ""] += 1
         if miss:
             counts["miss", day, "", "", kind[2], "", "", ""] += 1
-        if latency is not None:
-            counts["latency", day, *kind, two_digits(latency)] += 1
-        if first_token is not None:
-            counts["first_token", day, *kind, two_digits(first_token)] += 1
+        for what, ms in (("latency", latency), ("first_token", first_token)):
+            if ms is not None:
+                counts[what, day, *kind, str(rounded(ms))] += 1
+                times[what, started // HOUR, *kind, rounded(ms)] += 1
         if error is not None:
             counts["error", hour, *kind, error] += 1
         for what, number in (orjson.loads(masked) if masked else {}).items():
             counts["masked", hour, *kind, what] += number
-    return counts
-
-
-def two_digits(number: int) -> str:
-    """The whole number with two significant digits, which is off by at most 5%."""
-    return str(int(float(f"{number:.1e}")))
+    return counts, times

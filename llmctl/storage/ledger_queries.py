@@ -37,6 +37,10 @@ DAY = 24 * HOUR
 KIND = ("profile", "provider", "asked_model", "model", "user", "tags")
 """What tells the rows of one hour apart."""
 
+_HOUR_ORDER, _TIME_ORDER = KIND[:4], ("profile", "provider", "model", "ms")
+"""What rows of an hour, and its times, are in the order of. SQLite adds up without sorting what is
+alike in these, which is then little to sort: an hour may have a row for each of many users."""
+
 _KEPT = f"cache IN ({', '.join(map(repr, sorted(KEPT)))})"
 _UNKNOWN = "status = 'unknown'"
 _DOUBTFUL = f"({_UNKNOWN} OR uncertain > 0)"  # what a release may settle
@@ -97,9 +101,9 @@ ANSWERED = "status = 'ok' AND cache IN ('miss', 'bypass')"
 _RECENT = 1000
 """Answers from which a mean is taken: enough to be steady, few enough to be of these days."""
 
-_OF_MODEL = f"WHERE profile = ? AND provider = ? AND model = ? AND {ANSWERED}"
-_ANSWERS = f"calls INDEXED BY calls_latency {_OF_MODEL}"
-_STREAMED = f"calls INDEXED BY calls_first_token {_OF_MODEL} AND first_token_ms IS NOT NULL"
+_EXACT = 100_000
+"""Calls that are read one by one for exact percentiles: in a tenth of a second."""
+
 _MICRO = 1_000_000
 
 CallOrder = Literal["newest", "slowest", "dearest"]
@@ -197,12 +201,13 @@ class Reading:
     """The ledger at one moment, for reports; lives as long as the transaction on `connection`.
 
     Of hours whose calls were removed the sums are there, and nothing finer: a span that begins or
-    ends inside of one does so where that hour begins. Latencies of removed calls have two digits,
-    and belong to the span that has the noon of their UTC day.
+    ends inside of one does so where that hour begins. Latencies of removed calls are `rounded`,
+    and belong to the span that has the noon of their UTC day. So are those of whole hours where
+    they are asked of more than `exact` calls.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, exact: int = _EXACT) -> None:
+        self._connection, self._exact = connection, exact
 
     def _all(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         return self._connection.execute(statement, values).fetchall()
@@ -294,7 +299,15 @@ class Reading:
             # Not by the time: the plus keeps SQLite from choosing that index.
             where, values = f"run_id = ? AND +{column} >= ? AND +{column} < ?", [run_id, *bounds]
         where += " AND job != ''" if batch else ""
-        asked = f"SELECT {_kind(by)}, {_totals(table)} FROM {table} WHERE {where}{_grouped(by)}"  # noqa: S608
+        totals, source = _totals(table), f"{table} WHERE {where}"
+        if table == "hours" and by and {*by} <= {*_HOUR_ORDER}:
+            columns = ", ".join(
+                (*_HOUR_ORDER, *(f"{sql} AS {name}" for name, sql in totals.items()))
+            )
+            order = ", ".join(("hour", *_HOUR_ORDER))
+            source = f"(SELECT {columns} FROM {source} GROUP BY {order})"  # noqa: S608
+            totals = {name: f"sum({name})" for name in totals}
+        asked = f"SELECT {_kind(by)}, {', '.join(totals.values())} FROM {source}{_grouped(by)}"  # noqa: S608
         for row in self._all(asked, values):
             kind, sums = dict(zip(KIND, row, strict=False)), row[len(KIND) :]
             if sums[0]:  # an hour is empty when its only call was another's after all
@@ -384,7 +397,7 @@ class Reading:
         epoch), those that came first before the others."""
         kind = "profile, provider, model"
         asked = (
-            f"SELECT {kind}, {_totals('hours')} FROM hours "  # noqa: S608 - our own names
+            f"SELECT {kind}, {', '.join(_totals('hours').values())} FROM hours "  # noqa: S608
             f"WHERE hour >= ? AND hour < ? GROUP BY {kind} ORDER BY min(hour), {kind}"
         )
         return [
@@ -443,7 +456,8 @@ class Reading:
             where.append("latency_ms IS NOT NULL")
         for name, wanted in (match or {}).items():
             if name == "model":
-                models = {kind[2] for kind in self._kinds() if same_model(wanted, kind[2])}
+                found = self._all("SELECT DISTINCT model FROM hours")
+                models = {model for (model,) in found if same_model(wanted, model)}
                 where.append("model IN (SELECT value FROM json_each(?))")
                 values.append(json.dumps([*models]))
             elif name.startswith("tag:"):
@@ -507,93 +521,81 @@ class Reading:
     def latencies(self, edges: Sequence[int], by: Collection[str]) -> Iterator[Latencies]:
         """The latencies between each two neighbours of `edges`, as by `cells`; the model that was
         asked tells nothing apart here."""
-        yield from self._times("latency", _ANSWERS, edges, by)
+        yield from self._times("latency", edges, by)
 
     def first_tokens(self, edges: Sequence[int], by: Collection[str]) -> Iterator[Latencies]:
         """As `latencies`, of streamed answers until their first token."""
-        yield from self._times("first_token", _STREAMED, edges, by)
+        yield from self._times("first_token", edges, by)
 
-    def _times(
-        self, what: str, source: str, edges: Sequence[int], by: Collection[str]
-    ) -> Iterator[Latencies]:
+    def _times(self, what: str, edges: Sequence[int], by: Collection[str]) -> Iterator[Latencies]:
         by = {*by} - {"asked_model"}
-        for span, kind, text in self._joined_times(what, source, edges, by):
-            yield Latencies(*kind, span=span, times=Counter(text.split(",")))
-        for span, bounds in enumerate(pairwise(edges)):
-            yield from self._removed_times(span, what, bounds, by)
+        bounds = [*map(self._edge, edges)]
+        more = "SELECT 1 FROM calls WHERE started_ms >= ? AND started_ms < ? LIMIT 1 OFFSET ?"
+        exact = not self._all(more, (bounds[0], bounds[-1], self._exact))
+        for span, (start, end) in enumerate(pairwise(bounds)):
+            first, last = -(-start // HOUR), end // HOUR
+            if exact or first >= last:
+                yield from self._single_times(span, what, (start, end), by)
+            else:
+                yield from self._single_times(span, what, (start, first * HOUR), by)
+                yield from self._counted_times(span, what, (first, last), by)
+                yield from self._single_times(span, what, (last * HOUR, end), by)
+            yield from self._removed_times(span, what, edges[span : span + 2], by)
 
-    def _joined_times(
-        self, what: str, source: str, edges: Sequence[int], by: Collection[str]
-    ) -> Iterator[tuple[int, list[str], str]]:
-        """Spans and kinds of calls, and their times with commas between: as text, for SQLite joins
-        a million numbers in a tenth of the time that handing them over one by one takes."""
-        # In this order of tables: the index leads to one user after the other.
-        statement = (
-            f"SELECT {{}}, group_concat({what}_ms) FROM json_each(?) AS one CROSS JOIN {source} "  # noqa: S608
-            "AND user = one.value AND started_ms >= ? AND started_ms < ?{}"
+    def _single_times(
+        self, span: int, what: str, bounds: Sequence[int], by: Collection[str]
+    ) -> Iterator[Latencies]:
+        """Of single calls, exactly."""
+        asked = (
+            f"SELECT {_kind(by)}, {what}_ms, count(*) FROM calls INDEXED BY calls_started "  # noqa: S608
+            f"WHERE started_ms >= ? AND started_ms < ? AND {ANSWERED} AND {what}_ms IS NOT NULL"
+            f"{_grouped((*by, f'{what}_ms'))}"
         )
-        # Most users have the same tags all day; to sort calls by tags takes as long again.
-        of_all = statement.format("min(tags), max(tags)" if "tags" in by else "'', ''", "")
-        by_tags = statement.format("tags", " GROUP BY tags")
-        each_user = "user" in by or "tags" in by
-        users: dict[tuple[str, str, str, str], list[str]] = {}
-        for profile, provider, model, user in self._kinds():
-            key = (profile, provider, model, user if each_user else "")
-            users.setdefault(key, []).append(user)
-        there = "SELECT 1 FROM calls WHERE started_ms >= ? AND started_ms < ? LIMIT 1"
-        for span, bounds in enumerate(pairwise(map(self._edge, edges))):
-            for key, whose in users.items() if self._all(there, bounds) else ():
-                profile, provider, model, user = key
-                values = (json.dumps(whose), profile, provider, model, *bounds)
-                ((first, last, joined),) = self._all(of_all, values)
-                same = first == last
-                for tags, text in [(first, joined)] if same else self._all(by_tags, values):
-                    if text:
-                        named = zip(KIND, (profile, provider, "", model, user, tags), strict=True)
-                        yield span, [value if name in by else "" for name, value in named], text
+        yield from _latencies(span, self._all(asked, bounds) if bounds[0] < bounds[1] else ())
+
+    def _counted_times(
+        self, span: int, what: str, hours: Sequence[int], by: Collection[str]
+    ) -> Iterator[Latencies]:
+        """Of the calls of whole hours, `rounded`."""
+        source = "times WHERE what = ? AND hour >= ? AND hour < ?"
+        if {*by} <= {*_TIME_ORDER}:
+            columns = ", ".join(_TIME_ORDER)
+            source = (
+                f"(SELECT {columns}, sum(number) AS number FROM {source} "  # noqa: S608
+                f"GROUP BY hour, {columns})"
+            )
+        asked = f"SELECT {_kind(by)}, ms, sum(number) FROM {source}{_grouped((*by, 'ms'))}"  # noqa: S608
+        yield from _latencies(span, self._all(asked, (what, *hours)))
 
     def _removed_times(
-        self, span: int, what: str, bounds: tuple[int, int], by: Collection[str]
+        self, span: int, what: str, bounds: Sequence[int], by: Collection[str]
     ) -> Iterator[Latencies]:
-        """Of the removed calls of the days whose noon is within the bounds."""
+        """Of the removed calls of the days whose noon is within the bounds, `rounded`."""
         first, last = (bound - DAY // 2 for bound in bounds)
         asked = (
             f"SELECT {_kind(by)}, value, sum(number) FROM counts WHERE what = ? AND at_ms >= ? "  # noqa: S608
             f"AND at_ms < ?{_grouped((*by, 'value'))}"
         )
-        kinds: dict[tuple[str, ...], Counter[str]] = {}
-        for *kind, value, number in self._all(asked, (what, first, last)):
-            kinds.setdefault(tuple(kind), Counter())[value] += number
-        for named, times in kinds.items():
-            yield Latencies(*named, span=span, times=times)
+        yield from _latencies(span, self._all(asked, (what, first, last)))
 
     def recent(self, profile: str, model: str) -> list[tuple[int, int]]:
         """Output tokens and latency (in milliseconds) of the last answers that calls of a model got
         from the provider, by whichever dated name it answered."""
+        of_model = "profile = ? AND (model = ? OR substr(model, 1, length(?) + 1) = ? || '-')"
+        kind = (profile, model, model, model)
+        hours = f"SELECT DISTINCT hour FROM hours WHERE {of_model} ORDER BY hour DESC"  # noqa: S608
         asked = (
-            f"SELECT output_tokens, latency_ms FROM {_ANSWERS} AND user = ? "  # noqa: S608
+            "SELECT output_tokens, latency_ms FROM calls INDEXED BY calls_started "  # noqa: S608
+            f"WHERE started_ms >= ? AND started_ms < ? AND {of_model} AND {ANSWERED} "
             "ORDER BY started_ms DESC LIMIT ?"
         )
-        return [
-            row
-            for kind in self._kinds()
-            if kind[0] == profile and (kind[2] == model or kind[2].startswith(f"{model}-"))
-            for row in self._all(asked, (*kind, _RECENT))
-        ]
-
-    def _kinds(self) -> list[tuple[str, str, str, str]]:
-        """All kinds of calls, but for tags: one step down an index each, however many calls."""
-        names = "profile, provider, model, user"
-        source = f"SELECT {names} FROM calls INDEXED BY calls_latency"  # noqa: S608 - our own names
-        order = f"ORDER BY {names} LIMIT 1"
-        kinds: list[tuple[str, str, str, str]] = []
-        found = self._all(f"{source} {order}")
-        while found:
-            kinds += found
-            # With the last moment: SQLite would read all calls of the kind to come to the next.
-            after = f"WHERE ({names}, started_ms) > (?, ?, ?, ?, {1 << 62})"
-            found = self._all(f"{source} {after} {order}", found[0])
-        return kinds
+        found: list[tuple[int, int]] = []
+        for (hour,) in self._all(hours, kind):
+            bounds = hour * HOUR, (hour + 1) * HOUR
+            found += self._all(asked, (*bounds, *kind, _RECENT - len(found)))
+            if len(found) == _RECENT:
+                break
+        return found
 
 
 def kind_names(names: Iterable[str]) -> set[str]:
@@ -613,22 +615,32 @@ def _grouped(by: Collection[str]) -> str:
     return f" GROUP BY {', '.join(sorted(by))}" if by else ""
 
 
+def _latencies(span: int, rows: Iterable[Sequence[Any]]) -> Iterator[Latencies]:
+    """Of rows of a kind, a time in milliseconds, and how many calls took it."""
+    kinds: dict[tuple[str, ...], Counter[str]] = {}
+    for *kind, ms, number in rows:
+        kinds.setdefault(tuple(kind), Counter())[str(ms)] += number
+    for named, times in sorted(kinds.items()):
+        yield Latencies(*named, span=span, times=+times)
+
+
 def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _totals(table: str) -> str:
-    """SQL that adds up all sums over many rows: of calls by their expressions, of hours by their
-    columns. Money comes in two columns, whole microdollars and the rest: picodollars of one hour
-    fit 64 bits, those of a month need not."""
-    columns: list[str] = []
+def _totals(table: str) -> dict[str, str]:
+    """SQL that adds up all sums over many rows, by name: of calls by their expressions, of hours by
+    their columns. Money comes in two, whole microdollars and the rest: picodollars of one hour fit
+    64 bits, those of a month need not."""
+    columns: dict[str, str] = {}
     for name, expression in SUMS.items():
         value = name if table == "hours" else expression
         if name.endswith("_pico"):
-            columns += [f"sum(({value}) / {_MICRO})", f"sum(({value}) % {_MICRO})"]
+            columns[f"{name}_whole"] = f"sum(({value}) / {_MICRO})"
+            columns[f"{name}_rest"] = f"sum(({value}) % {_MICRO})"
         else:
-            columns.append(f"sum({value})")
-    return ", ".join(columns)
+            columns[f"{name}_sum"] = f"sum({value})"
+    return columns
 
 
 def _from_totals(row: Sequence[int]) -> dict[str, int]:

@@ -43,7 +43,7 @@ def called_files(folder: Path, url: str) -> list[str]:
     sys.setprofile(None)
     threading.setprofile(None)
     files: Counter[str] = Counter()
-    for code, number in calls.items():
+    for code, number in list(calls.items()):  # threads may live that still count
         if number >= _ROWS and code.co_filename.startswith(str(_ROOT)):
             files[str(Path(code.co_filename).relative_to(_ROOT))] += number
     return [f"{name} ({number / _ROWS:.0f})" for name, number in sorted(files.items())]

@@ -29,6 +29,7 @@ from llmctl.reports.periods import since
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_queries import HOUR, KIND, SUMS
 from llmctl.storage.ledger_rows import CallRow
+from llmctl.storage.ledger_schema import count_times
 from tests.bench.command import LLMCTL, new_home
 
 _DAY = 24 * HOUR
@@ -110,6 +111,7 @@ def fill(path: Path, rows: Iterator[CallRow]) -> None:
             f"INSERT INTO hours (hour, {kind}, {', '.join(SUMS)}) "
             f"SELECT started_ms / {HOUR}, {kind}, {sums} FROM calls GROUP BY 1, {kind}"
         )
+        count_times(connection)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 Three nights are written as single calls, with their hours as the ledger keeps them, and a fourth,
 older one, that is pruned by the command's own code. What that leaves in `hours` and `counts` is
-then copied to 361 further days: the same rows, with other days. Prints the size of the file, how
-long pruning took, and how long reports take. Options: `--calls N` a night (100,000), `--full`
-(1,000,000).
+then copied to 361 further days: the same rows, with other days. Prints the size of the file, and
+how long pruning and reports take, by the clock and of the processor. Options: `--calls N` a night
+(100,000), `--full` (1,000,000).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from llmctl.reports.report import Query, make
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_prune import prune
 from llmctl.storage.ledger_queries import DAY, HOUR, KIND, SUMS, Reading
+from llmctl.storage.ledger_schema import count_times
 
 _FEW, _FULL = 100_000, 1_000_000
 _KEPT, _YEAR = 3, 365
@@ -78,10 +79,15 @@ def _repeat_day(path: Path, days: int) -> None:
                 )
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """By the clock, and of the processor."""
+    start, used = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
+
+
+def _said(took: tuple[float, float]) -> str:
+    return f"{took[0]:.2f} s, {took[1]:.2f} s of the processor"
 
 
 def main() -> None:
@@ -96,10 +102,12 @@ def main() -> None:
         open_ledger(path, "", "").close()
         for nights in range(_KEPT, -1, -1):
             _write_night(path, today - nights * DAY, calls)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            count_times(connection)
         print(f"year: {path.stat().st_size / 1e6:,.0f} MB with {_KEPT + 1} nights of {calls:,}")
         with closing(open_ledger(path, "", "")) as ledger:
             took = _seconds(lambda: prune(ledger.database, today - (_KEPT - 1) * DAY))
-        print(f"year: pruning a night took {took:.1f} s, {calls / took:,.0f} calls/s")
+        print(f"year: pruning a night: {_said(took)}, {calls / took[0]:,.0f} calls/s")
         _repeat_day(path, _YEAR - _KEPT - 1)
         print(f"year: {path.stat().st_size / 1e6:,.0f} MB with the sums of a year")
         budgets = [Budget("team", 5, "month")]  # type: ignore[arg-type]
@@ -114,14 +122,14 @@ def main() -> None:
                     return make(reading, query, budgets).total.calls
 
                 took = min(_seconds(lambda: ledger.report(work)) for _ in range(3))
-                print(f"year: report --since {ago} --by {','.join(by)}: {took:.2f} s")
+                print(f"year: report --since {ago} --by {','.join(by)}: {_said(took)}")
             for order in ("newest", "slowest", "dearest"):
                 took = _seconds(
                     lambda order=order: ledger.report(  # type: ignore[misc]
                         lambda reading: len(reading.single_calls(0, _NOW, order=order))
                     )
                 )
-                print(f"year: report --calls, the {order} of all: {took:.2f} s")
+                print(f"year: report --calls, the {order} of all: {_said(took)}")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,16 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import astuple
 
 from llmctl.storage.database import Database, OldFormatError
 from llmctl.storage.ledger import open_ledger
 from llmctl.storage.ledger_queries import SUMS
-from llmctl.storage.ledger_rows import to_pico
+from llmctl.storage.ledger_rows import CallRow, to_pico
 from llmctl.storage.ledger_schema import MIGRATIONS
 from llmctl.storage.process import world
 from tests.conformance.calls import a_cap, a_hold, a_request, an_outcome
+from tests.ledgers import a_call, a_failure, a_hit
 from tests.storage.damage import sql
 
 DUMP = Path(__file__).with_name("ledger_0_1_0.sql")
@@ -139,3 +141,29 @@ def test_a_ledger_of_before_the_first_release_is_refused(path: Path) -> None:
     with pytest.raises(OldFormatError, match="older llmctl"):
         open_ledger(path, "run", "ann")
     assert len(windows(path, "budget_windows")) == 6
+
+
+def test_times_of_calls_are_counted(tmp_path: Path) -> None:
+    """Of a ledger whose reports read single calls for them: answers alone, by the hour."""
+    path = tmp_path / "ledger.db"
+    older = [each for each in MIGRATIONS if each.name < "ledger-012"]
+    Database(path, older).close()
+    names = CallRow.__struct_fields__
+    marks = ", ".join("?" * len(names))
+    for call in (
+        a_call(latency_ms=1234, first_token_ms=7),
+        a_call(latency_ms=1151),
+        a_call(latency_ms=1151, model="other"),
+        a_failure(),
+        a_hit(),
+    ):
+        row = astuple(CallRow(**call))
+        sql(path, f"INSERT INTO calls ({', '.join(names)}) VALUES ({marks})", *row)
+    migrated(path)
+    found = sql(path, "SELECT what, hour * 3600000, model, ms, number FROM times")
+    hour = 1_795_000_000_000 // 3_600_000 * 3_600_000
+    assert found == [
+        ("first_token", hour, "gpt-5-mini", 7, 1),
+        ("latency", hour, "gpt-5-mini", 1200, 2),
+        ("latency", hour, "other", 1200, 1),
+    ]
