@@ -114,6 +114,31 @@ class Circuit:
         )
 
 
+def verdict(error: BaseException | None, *, probe: bool) -> bool | None:
+    """What the end of a call says of who was asked: there is an answer, or trouble, or (None)
+    neither. `probe`: the call was to find out."""
+    if error is None:
+        return True
+    if not _tells(error):
+        return None
+    if isinstance(_cause(error), _FAILURES):
+        return False
+    return None if isinstance(_cause(error), _NEUTRAL) and not probe else True
+
+
+def _tells(error: BaseException) -> bool:
+    """Whether it says anything: not where the call was given up or not sent, where its kept
+    connection had ended, or where another server of the profile may be in service."""
+    return isinstance(error, CallError) and not (
+        not error.sent or error.kept_ended or error.others_up
+    )
+
+
+def _cause(error: BaseException | None) -> CallError | None:
+    cause = error.cause if isinstance(error, Interrupted) else error
+    return cause if isinstance(cause, CallError) else None
+
+
 class ProviderHealth:
     """One provider's circuit, and the calls that wait for it. `patient`: they wait until it is
     back, unless it has not replied once in this run (its address may be wrong). `on_change` is
@@ -152,6 +177,21 @@ class ProviderHealth:
         if not (self._patient and self._reached):
             raise ProviderDown(self._name, self._last, wait, reached=self._reached)
 
+    @property
+    def reached(self) -> bool:
+        """Whether the provider has replied in this run."""
+        return self._reached
+
+    def open(self, *, reached: bool) -> None:
+        """Others have found the provider down, which had replied to them (`reached`): send nothing
+        for the policy's time."""
+        self._reached = self._reached or reached
+        before = self._circuit.state
+        self._circuit.open(self._clock.monotonic())
+        if self._circuit.state != before:
+            self._on_change()
+            self._wake()
+
     async def acquire(self) -> CallPermit:
         """Leave to call. Raises `ProviderDown`."""
         while (permit := self._circuit.acquire(now := self._clock.monotonic())) is None:
@@ -171,27 +211,23 @@ class ProviderHealth:
         return self._circuit.wait(self._clock.monotonic()) if self.waiting else None
 
     def ended(self, permit: CallPermit, error: BaseException | None) -> None:
-        """How the call went; None for an answer. Marks failures that are not the row's fault. A
-        call that was given up, not sent, or whose kept connection had ended, says nothing."""
-        if error is not None and (
-            not isinstance(error, CallError) or not error.sent or error.kept_ended
-        ):
+        """How the call went; None for an answer. Marks failures that are not the row's fault."""
+        if error is not None and not _tells(error):
             self._circuit.end(permit, self._clock.monotonic(), ok=None)
             if permit.probe:
                 self._wake()
             return
         now, circuit, before = self._clock.monotonic(), self._circuit, self._circuit.state
-        cause = error.cause if isinstance(error, Interrupted) else error
-        failed = isinstance(cause, _FAILURES)
+        cause, said = _cause(error), verdict(error, probe=permit.probe)
+        failed = said is False
         if failed or isinstance(cause, QuotaExhausted):
             self._last = cause
         if isinstance(cause, QuotaExhausted):
             circuit.open(now)
         else:
-            neutral = isinstance(cause, _NEUTRAL) and not permit.probe
-            circuit.end(permit, now, ok=None if neutral else not failed)
+            circuit.end(permit, now, ok=said)
         self._reached = self._reached or not isinstance(cause, _UNREACHED)
-        if error is not None and failed:
+        if isinstance(error, CallError) and failed:
             waits = self._patient and self._reached
             error.excused = circuit.state != "closed" and waits
             error.refused_for = 0.0 if waits else circuit.wait(now)

@@ -2,7 +2,7 @@
 
 masking → accounting → restoring → degradation → routing → fallback → for each target: cache →
 semantic cache → data place → prompt cache → schema → context window → budget → key failover → retry
-→ circuit breaker → rate limit → endpoint
+→ circuit breaker → rate limit → load balancer → endpoint
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ Guard = Callable[[Handler], Handler]
 
 
 class Route(Struct, frozen=True):
-    """One profile's way to its provider, open."""
+    """One profile's way to its provider, open. `attempt` makes one attempt: it is the endpoint, or
+    what shares calls among several servers, of which the endpoint is the first's."""
 
     profile: Profile
     endpoint: Endpoint
+    attempt: Handler
     limits: ProviderLimits
     health: ProviderHealth
     admission: Admission
@@ -52,8 +54,9 @@ def target_handler(
     the strong target cannot serve its fallbacks do, and what another cannot the strong one does.
     `Degrade` is around both: an outage is one when no fallback answered, and what is given instead
     is no provider's answer."""
-    # Inside the breaker: what is not to be sent takes no permit.
-    handler = rate_limit(route.endpoint, route.limits, tokens)
+    # Inside the breaker: what is not to be sent takes no permit. Around the load balancer: servers
+    # that share calls share their limits, and one that is down is no outage of the profile's.
+    handler = rate_limit(route.attempt, route.limits, tokens)
     # Inside retry, as the rate limit: every attempt asks both and is counted.
     handler = circuit_breaker(handler, route.health)
     # Inside key failover: a refused key is no trouble that waiting mends, and the other key gets

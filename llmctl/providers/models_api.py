@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import Clock
 from llmctl.config.settings import Profile
-from llmctl.errors import BadResponse, NotFound, PermissionRefused
-from llmctl.protocols import Auth
+from llmctl.errors import BadResponse, ConnectionFailed, NotFound, PermissionRefused
+from llmctl.protocols import Auth, Codec
 from llmctl.providers.endpoint import Endpoint
 from llmctl.providers.registry import PRESETS, codec
 from llmctl.types import Message, ModelInfo, Request, Target, Usage
+
+T = TypeVar("T")
 
 _LONGEST_PROBE = 30.0  # seconds: listing models takes a provider less than one
 _MOST_PAGES = 100  # more than any provider has: a listing without end must not hang the program
@@ -89,15 +92,35 @@ async def endpoint_of(profile: Profile, auth: Auth, clock: Clock) -> AsyncGenera
         await client.close()
 
 
+async def ask_first(profile: Profile, ask: Callable[[Profile], Awaitable[T]]) -> T:
+    """What `ask` gets of the first of the profile's servers that can be reached. Raises what the
+    last one of them raises."""
+    servers = profile.servers or (profile.base_url,)
+    for server in servers:
+        try:
+            return await ask(replace(profile, base_url=server, servers=()))
+        except ConnectionFailed:  # nothing that is asked here is paid for
+            if server == servers[-1]:
+                raise
+    raise AssertionError("a profile has a server")
+
+
 async def probe(profile: Profile, proof: str | Auth, clock: Clock) -> None:
-    """Returns when the provider accepts the key, or what else proves who asks. Raises the mapped
+    """Returns when the provider, or the first of its servers that is there, accepts the key, or
+    what else proves who asks. Raises the mapped
     `CallError`: `AuthFailed` when it does not, `PermissionRefused` when it may not be used here,
     `ConnectionFailed`, `CallTimeout`… when that cannot be known."""
     spoken, auth = codec(profile.adapter, profile.api), proof
     if isinstance(auth, str):
         auth = KeyAuth(spoken.auth, FixedKey(auth), profile.key_header)
     within = replace(profile.timeout, total=min(profile.timeout.total, _LONGEST_PROBE))
-    async with endpoint_of(replace(profile, timeout=within), auth, clock) as endpoint:
+    await ask_first(
+        replace(profile, timeout=within), lambda server: _probe(server, spoken, auth, clock)
+    )
+
+
+async def _probe(profile: Profile, spoken: Codec, auth: Auth, clock: Clock) -> None:
+    async with endpoint_of(profile, auth, clock) as endpoint:
         try:
             spoken.decode_probe(await endpoint.fetch(spoken.probe()))
         except PermissionRefused as error:

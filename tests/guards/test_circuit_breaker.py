@@ -196,3 +196,23 @@ def test_it_always_comes_back(events: list[tuple[bool, float]]) -> None:
         if permit is not None:
             circuit.end(permit, now, ok=ok)
     assert circuit.acquire(now + POLICY.open_for) is not None
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_an_outage_that_others_have_found_opens_it(*, reached: bool) -> None:
+    """Nothing is sent then for the policy's time; calls wait for a provider that had answered the
+    others, and are refused where it had answered nobody."""
+    clock, inner = FakeClock(), Scripted(response())
+
+    async def run() -> float:
+        breaker, health = make(inner, clock, patient=True)
+        health.open(reached=reached)
+        await breaker(request(), None)
+        return clock.now - 1000
+
+    if reached:
+        assert clock.run(run()) == 60
+    else:
+        with pytest.raises(ProviderDown):
+            clock.run(run())
+    assert len(inner.calls) == reached
