@@ -10,23 +10,27 @@ from llmctl.config.trust import Untrusted
 from llmctl.errors import ConfigError
 from tests.configuring import World
 
-BOTH = (DegradeStep(stale=86400.0), DegradeStep(static="we are down"))
+ALL = (DegradeStep(stale=86400.0), DegradeStep(static="we are down"), "queue")
 
 
 def test_what_it_says(world: World) -> None:
     """Steps in their order; shown, they can be read again."""
-    world.user('profiles: {openai: {degrade: [{stale: 24h}, {static: "we are down"}]}}')
+    world.user('profiles: {openai: {degrade: [{stale: 24h}, {static: "we are down"}, queue]}}')
     profile = world.load().profiles["openai"]
-    assert profile.degrade == BOTH
+    assert profile.degrade == ALL
     world.user(as_yaml(profile))
-    assert world.load().profiles["openai"].degrade == BOTH
+    assert world.load().profiles["openai"].degrade == ALL
 
 
 @pytest.mark.parametrize(
     ("said", "wrong"),
     [
         ("degrade: [{stale: soon}]", "degrade.0..stale must be a duration"),
-        ("degrade: [later]", "degrade.0. must be"),
+        ("degrade: [later]", "degrade.0. must be .* or queue"),
+        ("degrade: [queu]", 'or queue, not "queu"; did you mean "queue"'),
+        ("degrade: [{queue: yes}]", "degrade.0. must be"),
+        ("degrade: [queue, {static: x}]", "in this order"),
+        ("degrade: [queue, queue]", "once at most"),
         ("degrade: [{stale: 1h, static: x}]", "degrade.0. must be"),
         ("degrade: [{static: x}, {stale: 1h}]", "in this order"),
         ("degrade: [{static: x}, {static: y}]", "once at most"),

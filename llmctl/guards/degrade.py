@@ -6,14 +6,14 @@ is nothing that an old answer, or a later moment, would mend.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.clock import Clock
-from llmctl.config.degrade import degrade_step
-from llmctl.config.settings import DegradeStep
+from llmctl.config.degrade import degrade_step, keeps_for_later
+from llmctl.config.settings import DegradeSteps
 from llmctl.errors import (
     CallError,
     CallTimeout,
@@ -21,12 +21,14 @@ from llmctl.errors import (
     LlmctlError,
     Overloaded,
     ProviderDown,
+    Queued,
     QuotaExhausted,
     ServerFailed,
     Unavailable,
 )
 from llmctl.guards.accounting import Stopwatch, recorded
 from llmctl.guards.cache import answer_of
+from llmctl.guards.queueing import Queueing
 from llmctl.protocols import AnswerCache, Emit, Handler
 from llmctl.types import Answer, Request, StreamChunk, Usage
 
@@ -43,7 +45,7 @@ def is_outage(error: CallError) -> bool:
 
 class Degrade(Struct, frozen=True, kw_only=True):
     """The guard: in an outage the steps of a profile, in their order: an answer that has expired,
-    or a text.
+    a text, or a place in the queue. With a place in the queue the text is given meanwhile.
 
     A stale answer is not kept again, so it grows old in spite of being given. The failed call is on
     record by itself (`on_error` settles it); what takes its place is another one, which is free.
@@ -52,19 +54,21 @@ class Degrade(Struct, frozen=True, kw_only=True):
         text: a static text is an answer to whoever asks (it is none to a row).
         call_id: a new call's id.
         store: the answers that are kept.
+        queueing: puts calls into the queue; None where nobody would fetch their answers.
 
     """
 
     inner: Handler
-    steps: Sequence[DegradeStep]
+    steps: DegradeSteps
     text: bool
     store: AnswerCache
     clock: Clock
     call_id: Callable[[], str]
     on_error: Callable[[Request, CallError, Stopwatch], Awaitable[None]]
+    queueing: Queueing | None = None
 
     async def __call__(self, request: Request, emit: Emit | None) -> Answer:
-        """The answer. Raises `Unavailable`, or the outage where no step helps."""
+        """The answer. Raises `Queued`, `Unavailable`, or the outage where no step helps."""
         watch = Stopwatch(self.clock)
         try:
             return await self.inner(request, emit)
@@ -72,9 +76,14 @@ class Degrade(Struct, frozen=True, kw_only=True):
             if not is_outage(error):
                 raise
             outage = error
-        answer = await self._stale(request) or self._static(request, outage)
+        answer = await self._stale(request)
         if answer is None:
-            raise outage
+            later = await self._queued(request, outage)
+            if isinstance(later, Queued):
+                raise later
+            answer = self._static(request, later)
+            if answer is None:
+                raise later
         made = outage.attempts
         answer = replace(answer, attempts=made, elsewhere=made)
         if outage.held:
@@ -100,9 +109,25 @@ class Degrade(Struct, frozen=True, kw_only=True):
             return None
         return replace(found, cache="stale", age=max(0.0, now - kept.stored))
 
+    async def _queued(self, request: Request, outage: CallError) -> CallError:
+        """What is raised: that the call is queued, or the outage, with the reason why not."""
+        if self.queueing is None or not keeps_for_later(self.steps):
+            return outage
+        static = self._text(request) if self.text else None
+        kept = await self.queueing.keep(request, outage, static or "")
+        if isinstance(kept, Queued):
+            return kept
+        if static is not None:
+            self.queueing.warn(kept)
+        return Unavailable(f"{outage.message}; {kept}", outage)
+
+    def _text(self, request: Request) -> str | None:
+        text: str | None = degrade_step(self.steps, "static")
+        return None if _has_form(request) else text
+
     def _static(self, request: Request, outage: CallError) -> Answer | None:
-        text = degrade_step(self.steps, "static")
-        if text is None or _has_form(request):
+        text = self._text(request)
+        if text is None:
             return None
         if not self.text:
             raise Unavailable(

@@ -10,12 +10,10 @@ from llmctl.errors import (
     BudgetRefused,
     CallError,
     CallTimeout,
-    ConnectionFailed,
     DataRefused,
     IdentifiersFound,
     InvalidRequest,
     NotFound,
-    Overloaded,
     ProviderDown,
     QuotaExhausted,
     ServerFailed,
@@ -26,11 +24,11 @@ from llmctl.guards.degrade import Degrade
 from llmctl.protocols import CachedAnswer
 from llmctl.storage.answer_cache import SqliteCache
 from llmctl.types import Answer, Request, StreamChunk, Usage
+from tests.guards.fakes import DOWN, OUTAGES
 from tests.support import FakeClock, Scripted, done, request
 
 HOUR = 3600.0
 STALE, STATIC = DegradeStep(stale=24 * HOUR), DegradeStep(static="we are down")
-DOWN = ServerFailed("it fails", http_status=503)
 
 
 class World:
@@ -114,16 +112,7 @@ def test_the_failed_call_and_the_answer_are_two_calls() -> None:
     assert (answer.request.call_id, answer.attempts - answer.elsewhere) == ("another", 0)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        DOWN,
-        Overloaded("busy"),
-        ConnectionFailed("refused"),
-        CallTimeout("no connection in time", ambiguous=False),
-        ProviderDown("sim", DOWN, 10.0),
-    ],
-)
+@pytest.mark.parametrize("error", OUTAGES)
 def test_an_outage_degrades(error: CallError) -> None:
     """A provider that fails, is overloaded, cannot be reached or is down by the breaker."""
     answer = World(error, STALE, STATIC).ask()
