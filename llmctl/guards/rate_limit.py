@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
@@ -15,32 +14,31 @@ from msgspec import Struct
 
 from llmctl.clock import Clock
 from llmctl.config.settings import Limits
-from llmctl.errors import CallError, LlmctlError, Overloaded, QuotaExhausted, RateLimited
+from llmctl.errors import (
+    CallError,
+    Cancelled,
+    CoordinatorError,
+    LlmctlError,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+)
 from llmctl.guards.fair_queue import FairQueue
 from llmctl.protocols import (
-    INITIAL_LIMITS,
     NO_RATE_HEADERS,
     Emit,
     Handler,
-    LimitChange,
-    LimitState,
     Quota,
     RateHeaders,
     SharedLimits,
 )
 from llmctl.shutdown import Stop
+from llmctl.token_bucket import INITIAL_LIMITS, NEVER, Draw, LimitState, request_lot, token_lot
 from llmctl.types import Answer, Request
 
 T = TypeVar("T")
 
-_NEVER = float("-inf")
-_BURST_SHARE = 0.005  # of a minute's requests may go at once: late timers are made up
-_TOKEN_BURST_SHARE = 1 / 12  # of a minute's tokens: one request is large against a minute
-# Share of a minute that is taken at a time, 50 ms: so 30,000 requests a minute take 20 changes of
-# the shared file a second, not 500, each of which costs a millisecond of processor.
-_LOT_SHARE = 0.05 / 60
 _LOT_EXPIRES = 1.0  # seconds after which the rest of a lot is given back
-_LATE_LOTS = 4  # lots of the past that processes may still use without a request too many
 _DEFAULT_PAUSE = 1.0  # seconds after a 429 that names none
 _MINUTE = 60.0
 _LONGEST_WAIT = 120.0  # seconds a header may hold requests back: then the provider is asked
@@ -51,51 +49,18 @@ _TURNS = 16  # turns that the pace is the mean of
 _JUDGED = 8  # answers after which the share of refusals says something
 
 
-class Bucket:
-    """Units a minute as pure arithmetic; `now` is in seconds.
-
-    At most `per_minute` units pass in any 60 seconds, as long as each request is at most as large
-    as `burst`; a larger one waits for a full bucket and leaves a debt. The refill is slowed by what
-    the bucket holds at the start: burst and refill together never exceed n in a half-open minute.
-    `late` are units used later than they were taken. Its whole state is `full_at`, when it is full
-    again (the "theoretical arrival time" of the generic cell rate algorithm, ITU-T I.371).
-    """
-
-    def __init__(self, per_minute: float, burst: float, full_at: float, late: float = 0.0) -> None:
-        self.burst, self.full_at = max(1.0, burst), full_at
-        self.rate = (per_minute + 1 - self.burst - late) / 60
-
-    def wait(self, units: float, now: float) -> float:
-        """Seconds until `units` may go; 0 when they may go now."""
-        wait = self.full_at - now - (self.burst - min(units, self.burst)) / self.rate
-        return wait if wait > 1e-9 else 0.0
-
-    def take(self, units: float, now: float) -> None:
-        """Spend `units`, also below zero; negative ones are given back."""
-        self.full_at = max(self.full_at, now) + units / self.rate
-
-
-def _request_lot(rpm: int) -> float:
-    return max(1.0, rpm * _LOT_SHARE // 1)
-
-
-def request_bucket(rpm: int, full_at: float = _NEVER) -> Bucket:
-    """The bucket of requests."""
-    lot = _request_lot(rpm)
-    return Bucket(rpm, rpm * _BURST_SHARE, full_at, _LATE_LOTS * lot if lot > 1 else 0.0)
-
-
-def token_bucket(tpm: int, full_at: float = _NEVER) -> Bucket:
-    """The bucket of tokens."""
-    return Bucket(tpm, tpm * _TOKEN_BURST_SHARE, full_at)
-
-
 class LocalLimits:
     """The `SharedLimits` of this process alone."""
 
-    def __init__(self) -> None:
+    distributed = False
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._states: dict[str, LimitState] = {}
         self._spent: dict[str, tuple[int, int]] = {}
+
+    def open(self) -> None:
+        """Nothing is kept on disk."""
 
     async def spend(self, quotas: Sequence[Quota]) -> Quota | None:
         """Spend all, or none; never fails."""
@@ -114,10 +79,11 @@ class LocalLimits:
         of, used = self._spent.get(name, (window, 0))
         return used if of == window else 0
 
-    async def change(self, name: str, change: LimitChange) -> float:
-        """Apply `change`; never fails."""
-        self._states[name], result = change(self._states.get(name, INITIAL_LIMITS))
-        return result
+    async def draw(self, draw: Draw) -> float:
+        """Take the units; never fails."""
+        before = self._states.get(draw.lane, INITIAL_LIMITS)
+        self._states[draw.lane], wait = draw.apply(before, self._clock.monotonic())
+        return wait
 
 
 class ProviderQuota:
@@ -221,8 +187,8 @@ class Lot(Struct):
 
     requests: float = 0.0
     tokens: float = 0.0
-    due: float = _NEVER
-    expires: float = _NEVER
+    due: float = NEVER
+    expires: float = NEVER
 
 
 def _day(now: float, zone: ZoneInfo) -> tuple[int, float]:
@@ -254,7 +220,8 @@ class ProviderLimits:
     ) -> None:
         self._limits, self._name, self._warn = limits, name, warn
         self._zone = ZoneInfo(zone)
-        self._stop, self._shared = stop or Stop(), shared or LocalLimits()
+        self._stop = stop or Stop()
+        self._shared: SharedLimits = shared or LocalLimits(clock)
         self._clock = self._stop.clock(clock)
         self._per_minute = bool(limits.rpm or limits.tpm)
         self.today: tuple[int, int] | None = None
@@ -267,7 +234,9 @@ class ProviderLimits:
         }
         self._concurrency = AdaptiveConcurrency(limits.concurrency)
         self._requests, self._tokens = ProviderQuota(), ProviderQuota()
-        self._paused_until = self._waiting_until = _NEVER
+        self._paused_until = self._waiting_until = NEVER
+        self._told_until = self._looked = NEVER  # a pause told to other machines, looked for there
+        self._telling: set[asyncio.Task[None]] = set()
         self._in_flight = self._tokens_in_flight = 0
         self._lot, self._unused = Lot(), (0.0, 0.0)
         self._room = asyncio.Event()
@@ -307,11 +276,13 @@ class ProviderLimits:
                         wait = await self._take(tokens)
                         taken, wait = wait >= 0, abs(wait)
                         look = wait
+                    if not wait and self._shared.distributed:
+                        wait = await self._pause_elsewhere()
                     if not wait:
                         break
                     self._waiting_until = self._clock.monotonic() + wait
                     await self._clock.sleep(min(wait, look))
-                self._waiting_until = _NEVER
+                self._waiting_until = NEVER
                 await self._count_today()
             except BaseException:
                 if taken and self._per_minute:
@@ -350,8 +321,29 @@ class ProviderLimits:
             self.pause(pause)
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long."""
-        self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
+        """Send nothing for so long; other machines that share the limits hear of it."""
+        until = self._clock.monotonic() + seconds
+        self._paused_until = max(self._paused_until, until)
+        if self._shared.distributed and until > self._told_until + _LOOK / 2:
+            self._told_until = until
+            task = asyncio.create_task(self._tell(seconds))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, pause: float) -> None:
+        with suppress(CoordinatorError, Cancelled):  # the next call meets it
+            await self._shared.draw(Draw(self._name, pause=pause))
+
+    async def _pause_elsewhere(self) -> float:
+        """Seconds that another machine's pause still lasts; looked at once a second."""
+        now = self._clock.monotonic()
+        if now < self._looked + _LOOK:
+            return 0.0
+        self._looked = now
+        wait = await self._shared.draw(Draw(self._name))
+        if wait < 0:
+            self._paused_until = max(self._paused_until, self._clock.monotonic() - wait)
+        return max(0.0, -wait)
 
     def update_from_headers(self, said: RateHeaders) -> None:
         """What a reply's headers say of the provider's own limits."""
@@ -442,10 +434,11 @@ class ProviderLimits:
         rpm, tpm = self._limits.rpm, self._limits.tpm
         back = (self._unused[0] + self._lot.requests, self._unused[1] + self._lot.tokens)
         self._unused, self._lot = (0.0, 0.0), Lot()
-        taken = (_request_lot(rpm) if rpm else 0.0, max(tokens, tpm * _LOT_SHARE) if tpm else 0.0)
-        change = partial(self._change, taken, back)
+        taken = (request_lot(rpm) if rpm else 0.0, max(tokens, token_lot(tpm)) if tpm else 0.0)
         try:
-            wait = await self._ask_shared(lambda shared: shared.change(self._name, change))
+            pause = max(0.0, self._paused_until - self._clock.monotonic())
+            draw = Draw(self._name, rpm, tpm, *taken, back, pause)
+            wait = await self._ask_shared(lambda shared: shared.draw(draw))
         except BaseException:
             self._give_back(*back)
             raise
@@ -459,9 +452,11 @@ class ProviderLimits:
         """What the shared limits say; those of this process alone, once they cannot be shared."""
         try:
             return await ask(self._shared)
+        except CoordinatorError:  # one limit for all machines, or nothing
+            raise
         except LlmctlError as error:
             self._warn(f"the rate limits are not shared with other processes: {error.message}")
-            self._shared = LocalLimits()
+            self._shared = LocalLimits(self._clock)
             return await ask(self._shared)
 
     async def _count_today(self) -> None:
@@ -483,23 +478,6 @@ class ProviderLimits:
                 "again then, or raise rpd",
                 sent=False,
             )
-
-    def _change(
-        self, taken: tuple[float, float], back: tuple[float, float], state: LimitState
-    ) -> tuple[LimitState, float]:
-        now, quiet, wait = self._clock.monotonic(), max(state[2], self._paused_until), 0.0
-        full = list(state[:2])
-        for n, (limit, bucket_of) in enumerate(
-            ((self._limits.rpm, request_bucket), (self._limits.tpm, token_bucket))
-        ):
-            if limit:
-                bucket = bucket_of(limit, full[n])
-                bucket.take(-back[n], now)
-                wait = max(wait, bucket.wait(taken[n], now))
-                if quiet <= now:
-                    bucket.take(taken[n], now)
-                full[n] = bucket.full_at
-        return (full[0], full[1], quiet), now - quiet if quiet > now else wait
 
 
 def rate_limit(inner: Handler, limits: ProviderLimits, tokens: Callable[[Request], int]) -> Handler:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from llmctl.clock import Clock
 from llmctl.errors import BusyError, DiskError
-from llmctl.protocols import INITIAL_LIMITS, LimitChange, Quota
+from llmctl.protocols import Quota
 from llmctl.storage.database import (
     DamagedError,
     Database,
@@ -21,6 +21,7 @@ from llmctl.storage.database import (
 )
 from llmctl.storage.files import disk, use_lock
 from llmctl.storage.process import boot_id
+from llmctl.token_bucket import INITIAL_LIMITS, Draw
 
 T = TypeVar("T")
 
@@ -72,25 +73,28 @@ class RateLimitStore:
     each has limits of its own. Raises `DiskError` and `BusyError`.
     """
 
+    distributed = False
+
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._db: Database | None = None
         self._own: sqlite3.Connection | None = None
 
-    async def change(self, name: str, change: LimitChange) -> float:
-        """Apply `change` to the limits called `name` while no other process does; the number that
-        it gives. Raises `DiskError` and `BusyError`."""
-        key = name, boot_id()
+    async def draw(self, draw: Draw) -> float:
+        """Take the units while no other process does; the seconds until they may be used, as
+        `Draw.apply` says. Raises `DiskError` and `BusyError`."""
+        key = draw.lane, boot_id()
 
         def work(connection: sqlite3.Connection) -> float:
             row = connection.execute(_FIND, key).fetchone()
-            latest = self._clock.monotonic() + _FURTHEST
+            now = self._clock.monotonic()
+            latest = now + _FURTHEST
             state = INITIAL_LIMITS if row is None else tuple(min(moment, latest) for moment in row)
-            after, result = change((state[0], state[1], state[2]))
+            after, wait = draw.apply((state[0], state[1], state[2]), now)
             if after != state:
                 connection.execute(_KEEP, (*key, *(max(moment, -1e18) for moment in after)))
-            return result
+            return wait
 
         return await self._write(work)
 

@@ -20,10 +20,9 @@ from llmctl.guards.rate_limit import (
     ProviderLimits,
     ProviderQuota,
     rate_limit,
-    request_bucket,
-    token_bucket,
 )
-from llmctl.protocols import Handler, LimitChange, RateHeaders
+from llmctl.protocols import Handler, RateHeaders
+from llmctl.token_bucket import Draw, request_bucket, token_bucket
 from llmctl.types import Answer, Request
 from tests.support import FakeClock, Scripted, request, response
 
@@ -376,7 +375,8 @@ async def demand(limits: ProviderLimits, clock: FakeClock, until: float) -> list
 @pytest.mark.parametrize("rpm", [60, 2400])
 def test_two_processes_share_one_minute(rpm: int) -> None:
     """Together they send what one alone may, no 60 seconds see more, and neither starves."""
-    clock, shared = FakeClock(), LocalLimits()
+    clock = FakeClock()
+    shared = LocalLimits(clock)
     both = [ProviderLimits(Limits(rpm=rpm, concurrency=1), clock, shared, "p") for _ in range(2)]
 
     async def run() -> list[list[float]]:
@@ -396,12 +396,12 @@ def test_corrections_that_come_during_a_change_are_kept() -> None:
     clock = FakeClock()
 
     class Slow(LocalLimits):
-        async def change(self, name: str, change: LimitChange) -> float:
-            result = await super().change(name, change)
+        async def draw(self, draw: Draw) -> float:
+            wait = await super().draw(draw)
             await clock.sleep(1)
-            return result
+            return wait
 
-    limits = ProviderLimits(Limits(tpm=60_000), clock, Slow(), "p")
+    limits = ProviderLimits(Limits(tpm=60_000), clock, Slow(clock), "p")
 
     async def run() -> tuple[float, float]:
         first = await limits.acquire(1000)
@@ -416,7 +416,8 @@ def test_corrections_that_come_during_a_change_are_kept() -> None:
 
 def test_a_pause_holds_for_the_other_process_too() -> None:
     """One is told to come back in 30 s: the other one does not send meanwhile either."""
-    clock, shared = FakeClock(), LocalLimits()
+    clock = FakeClock()
+    shared = LocalLimits(clock)
     one, other = (ProviderLimits(Limits(rpm=600), clock, shared, "p") for _ in range(2))
 
     async def run() -> float:
@@ -437,10 +438,10 @@ def test_when_it_cannot_be_shared_the_limit_still_holds() -> None:
     clock, warned = FakeClock(), list[str]()
 
     class Full(LocalLimits):
-        async def change(self, name: str, _: LimitChange) -> float:
-            raise DiskError(f"no room for {name}")
+        async def draw(self, draw: Draw) -> float:
+            raise DiskError(f"no room for {draw.lane}")
 
-    limits = ProviderLimits(Limits(rpm=60), clock, Full(), "p", warned.append)
+    limits = ProviderLimits(Limits(rpm=60), clock, Full(clock), "p", warned.append)
 
     async def run() -> float:
         for _ in range(5):
@@ -482,3 +483,52 @@ def test_the_day_ends_at_the_providers_midnight(zone: str, now: datetime, hours:
         await limits.acquire(0)
 
     clock.run(work())
+
+
+# Many machines
+
+
+class Distributed(LocalLimits):
+    """Limits that two machines share."""
+
+    distributed = True
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.draws: list[Draw] = []
+
+    async def draw(self, draw: Draw) -> float:
+        """Note it."""
+        self.draws.append(draw)
+        return await super().draw(draw)
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(rpm=6000)])
+def test_a_pause_is_told_to_other_machines_and_found_within_a_second(limits: Limits) -> None:
+    """Without any limit a minute, too: who shares them sends nothing until the pause is over, and
+    nobody asks more than once a second for it."""
+    clock = FakeClock()
+    shared = Distributed(clock)
+    one, two = (ProviderLimits(limits, clock, shared, "lane") for _ in range(2))
+
+    async def send(limits: ProviderLimits) -> float:
+        limits.release(await limits.acquire(1), 1)
+        return clock.monotonic()
+
+    async def scenario() -> list[float]:
+        began = await send(two)
+        permit = await one.acquire(1)
+        one.on_refused(permit, RateLimited("slow down", retry_after=30.0))
+        one.release(permit, 0)
+        sent = []
+        for _ in range(40):
+            sent.append(await send(two) - began)
+            await clock.sleep(0.25)
+        return sent
+
+    sent = clock.run(scenario())
+    assert not [at for at in sent if 1.0 < at < 29.9], sent
+    assert [at for at in sent if at >= 29.9]
+    looks = [draw for draw in shared.draws if not (draw.requests or draw.pause)]
+    assert len(looks) <= 12 + 2
+    assert len([draw for draw in shared.draws if draw.pause]) == 1

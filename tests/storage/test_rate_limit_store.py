@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from llmctl.guards.rate_limit import LocalLimits
-from llmctl.protocols import INITIAL_LIMITS, LimitState, Quota, SharedLimits
+from llmctl.protocols import Quota, SharedLimits
 from llmctl.storage import rate_limits
 from llmctl.storage.rate_limits import RateLimitStore
+from llmctl.token_bucket import INITIAL_LIMITS, Draw, LimitState
 from tests.storage.clocks import StoppedClock
 
 NOW = 5000.0
@@ -42,11 +43,12 @@ def swap(store: RateLimitStore, state: LimitState, name: str = "fast") -> LimitS
     """Put the state there; what was there."""
     found: list[LimitState] = []
 
-    def change(before: LimitState) -> tuple[LimitState, float]:
-        found.append(before)
-        return state, 7.0
+    class Swap(Draw, frozen=True):
+        def apply(self, before: LimitState, _: float) -> tuple[LimitState, float]:
+            found.append(before)
+            return state, 7.0
 
-    assert asyncio.run(store.change(name, change)) == 7.0
+    assert asyncio.run(store.draw(Swap(name))) == 7.0
     return found[-1]
 
 
@@ -129,7 +131,7 @@ def test_a_day_is_counted_by_all(
 def quotas(request: pytest.FixtureRequest, path: Path) -> Iterator[SharedLimits]:
     """What is shared on disk, and in one process."""
     if request.param == "memory":
-        yield LocalLimits()
+        yield LocalLimits(StoppedClock(NOW))
         return
     with closing(RateLimitStore(path, StoppedClock(NOW))) as store:
         yield store
