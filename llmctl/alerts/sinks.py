@@ -23,17 +23,14 @@ from llmctl.alerts.mail import send_mail
 from llmctl.alerts.message import LIMIT, Message, SinkFailure, one_line
 from llmctl.config.settings import AlertmanagerSink, AlertSink, SinkSecret, parse_endpoint
 from llmctl.errors import CallError, CallTimeout, NoKeyError, SetupError
-from llmctl.keys.command import CommandSource, output_of
-from llmctl.keys.key import KeySlot
+from llmctl.keys.command import output_of
 from llmctl.keys.keyring_store import PASSWORD
-from llmctl.keys.resolver import EnvironmentSource
-from llmctl.keys.secrets import SecretSource
+from llmctl.keys.secret_place import secret_of
 
 _LATE = f"it did not reply within {LIMIT:.0f} s"
 _SHOWN = 200  # characters of what a sink replies
 _LASTS = timedelta(days=7)  # without an end of ours Alertmanager ends an alert after 5 minutes
 _NEWS = timedelta(minutes=5)  # a batch that ended, and a test
-_SLOT = KeySlot("alerts", "")
 
 
 async def send(
@@ -71,20 +68,6 @@ async def _send(
     else:
         assert sink.apprise is not None
         await _apprise(message, await secret_of(sink.apprise, environ))
-
-
-async def secret_of(place: SinkSecret, environ: Mapping[str, str]) -> str:
-    """The secret at a place. Raises `NoKeyError` and `SetupError`."""
-    if place.secret is not None:
-        return (await SecretSource(place.secret, {}, environ).find(_SLOT)).value
-    if place.command is not None:
-        hidden = (*place.hidden, PASSWORD)
-        return (await CommandSource(place.command, environ, hidden).find(_SLOT)).value
-    assert place.env is not None
-    key = EnvironmentSource(environ, place.env).read()
-    if key is None:
-        raise NoKeyError(f"${place.env} is not set: set it with `export {place.env}=…`")
-    return key.value
 
 
 async def _address(place: SinkSecret | None, environ: Mapping[str, str]) -> str:
