@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from llmctl.batch.input import ACCEPTED, MAX_LINE
+from llmctl.batch.input import ACCEPTED, MAX_LINE, START, Mark
 from llmctl.errors import CallError, DiskError, InputError
 from llmctl.redact import printable_json
 from llmctl.storage.files import (
@@ -274,35 +274,53 @@ _FIELDS: dict[Format, tuple[str, str, str, type]] = {
 
 
 class OutputScan:
-    """One reading of an OUTPUT: gives its answers; `torn` is then the bytes of a half-written
-    last line, 0 where there is none.
+    """One reading of an OUTPUT, or of its errors file: gives its answers, or failures; `torn` is
+    then the bytes of a half-written last line, 0 where there is none, and `lines` how many come
+    before it. `failure` is the type of the failure given last. `since`: bytes and lines before
+    what is read.
 
     Raises `InputError` naming the line for any other damage and for lines of another format.
     """
 
-    def __init__(self, reader: BinaryIO, path: Path, format: Format) -> None:
+    def __init__(
+        self,
+        reader: BinaryIO,
+        path: Path,
+        format: Format,
+        *,
+        errors: bool = False,
+        since: Mark = START,
+    ) -> None:
         self._reader = reader
         self._path = path
         self._format: Format = format
+        self._errors = errors
+        self._start, self.lines = since
         self.torn = 0
+        self.failure = ""
 
     def __iter__(self) -> Iterator[AnswerLine]:
-        start = number = 0
+        start = self._start
         while line := self._reader.readline(_LIMIT):
-            number += 1
             if not line.isspace():
                 try:
-                    name, digest = _identify(orjson.loads(line), self._format)
+                    row = orjson.loads(line)
+                    name, digest = _identify(row, self._format, errors=self._errors)
+                    if self._errors:
+                        error = row["error"]
+                        self.failure = error["type" if self._format == "llmctl" else "code"]
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     if _is_torn(line, error, self._reader):
                         self.torn = len(line)
                         return
+                    what = _complaint(line, error, self._format)
                     raise InputError(
-                        f"{self._path}:{number}: {_complaint(line, error, self._format)}: nothing "
-                        "was sent; name another output with -o, or start over with --restart"
+                        f"{self._path}:{self.lines + 1}: {what}: nothing was sent; name another "
+                        "output with -o, or start over with --restart"
                     ) from error
                 yield name, digest, start
             start += len(line)
+            self.lines += 1
 
 
 def _is_torn(line: bytes, error: Exception, reader: BinaryIO) -> bool:
@@ -315,9 +333,12 @@ def _is_torn(line: bytes, error: Exception, reader: BinaryIO) -> bool:
     return isinstance(error, orjson.JSONDecodeError) and ours and not reader.read(1)
 
 
-def _identify(row: Any, format: Format) -> tuple[str, bytes]:
-    """An answer's id and digest. Raises anything for a row that is no answer in this format."""
+def _identify(row: Any, format: Format, *, errors: bool = False) -> tuple[str, bytes]:
+    """The id and digest of an answer, or of a failure. Raises anything for a row that is none in
+    this format."""
     name, key, content, kind = _FIELDS[format]
+    if errors:
+        content, kind = "error", dict
     digest = row[key].removeprefix(OPENAI_ID)
     if type(row[name]) is not str or type(row[content]) is not kind or len(digest) != 64:
         raise KeyError
@@ -363,6 +384,21 @@ def reorder(output: LockedFile, starts: Iterable[int]) -> None:
             for start in starts:
                 old.seek(start)
                 new.write(old.readline())
+
+
+def drop_failures(errors: ErrorsFile, answered: Callable[[str], bool], format: Format) -> None:
+    """Remove the failures of rows that are `answered` by now, atomically. Raises `DiskError`."""
+    path = errors.file.path
+    with disk("read", path), errors.file.reader() as old:
+        failed = [name for name, _, _ in OutputScan(old, path, format, errors=True)]
+        if not any(map(answered, failed)):
+            return
+        old.seek(0)
+        kept = [line for name, line in zip(failed, old, strict=False) if not answered(name)]
+    with disk("write to", path):
+        errors.file.truncate(0)
+        write_all(errors.file.fd, b"".join(kept))
+        sync_file(errors.file.fd)
 
 
 def write_table(output: Path, path: Path) -> None:
@@ -420,23 +456,25 @@ def append(file: LockedFile, data: bytes) -> None:
 
 class ErrorsFile(AbstractContextManager["ErrorsFile"]):
     """The errors file of a run, locked while it is open, and removed at the end if it is empty.
-    What an earlier run wrote stays until `clear`.
+    What an earlier run wrote stays until `clear`. `shared`: the lock is a group's, and the file
+    holds what others of it wrote.
 
     Raises `InputError` for a file that llmctl did not write, `BusyError`, and `DiskError`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         foreign = InputError(
             f"{path}, where rows that fail are written, holds something else: move it away, or "
             "name another output with -o"
         )
         if path.exists() and not path.is_file():
             raise foreign
-        self.file = LockedFile.open(path, private=False)
+        self._shared = shared
+        self.file = LockedFile.open(path, private=False, shared=shared)
         with ExitStack() as stack:
             stack.push(self)
             with disk("read", path), self.file.reader() as reader:
-                if not _holds_errors(reader):
+                if not shared and not _holds_errors(reader):
                     raise foreign
             stack.pop_all()
 
@@ -445,9 +483,15 @@ class ErrorsFile(AbstractContextManager["ErrorsFile"]):
         if self.file.size:
             self.file.truncate(0)
 
+    def share(self) -> bool:
+        """Share the lock from now on; see `LockedFile.relock`. Raises `DiskError`."""
+        self._shared = True
+        return self.file.relock(shared=True)
+
     def __exit__(self, *_: object) -> None:
         with self.file, contextlib.suppress(DiskError):  # an empty file more is no harm
-            if not self.file.size:
+            empty = self.file.fd >= 0 and not self.file.size
+            if empty and (not self._shared or self.file.relock(shared=False)):
                 self.file.check_in_place()
                 with disk("remove", self.file.path):
                     self.file.path.unlink()
@@ -541,11 +585,16 @@ def _resolve(waiting: Iterable[asyncio.Future[None]], failure: Exception | None)
             done.set_exception(failure) if failure else done.set_result(None)
 
 
+Writers = tuple[Callable[[bytes], None], Callable[[bytes], None]]
+"""What appends lines to the output, and to the errors file; durable on return."""
+
+
 class BatchOutput:
     """An observer that writes every call's line to `output`, or to `errors` if it failed.
 
     Durable on return. Without an output the lines go to stdout and stderr. With `restart` what the
-    output holds is thrown away, once something was sent. Raises `DiskError` or `BrokenPipeError`.
+    output holds is thrown away, once something was sent. `writers` append to both files where those
+    are a group's. Raises `DiskError` or `BrokenPipeError`.
     """
 
     def __init__(
@@ -555,12 +604,15 @@ class BatchOutput:
         format: Format,
         *,
         restart: bool = False,
+        writers: Writers | None = None,
     ) -> None:
         self._format: Format = format
         self._output = output
         self._files = [output, None if errors is None else errors.file]
         self.to_truncate = restart and output is not None
-        if output is None or errors is None:
+        if writers is not None:
+            write_answers, write_errors = writers
+        elif output is None or errors is None:
             write_answers, write_errors = (
                 partial(write_stream, 1, "stdout"),
                 partial(write_stream, 2, "stderr"),
@@ -575,16 +627,25 @@ class BatchOutput:
     async def __call__(self, call: CallRecord) -> None:
         """Append the line of the call."""
         result = call.result
-        if self.to_truncate and self._output and (isinstance(result, Answer) or result.sent):
+        if isinstance(result, Answer) or result.sent:
+            self.start_over()
+        await (self._answers if call.ok else self._errors).append(record(call, self._format))
+
+    def start_over(self) -> None:
+        """Throw away what the output holds, where that was asked for, once."""
+        if self.to_truncate and self._output:
             self.to_truncate = False
             self._output.truncate(0)
-        await (self._answers if call.ok else self._errors).append(record(call, self._format))
 
     def check_in_place(self) -> None:
         """Raise `DiskError` when one of the files was removed or replaced."""
         for file in self._files:
             if file is not None:
                 file.check_in_place()
+
+    async def flush(self) -> None:
+        """Return when what waits is committed; raises what made that impossible."""
+        await asyncio.gather(self._answers.append(b""), self._errors.append(b""))
 
     async def close(self) -> None:
         """Commit what waits."""

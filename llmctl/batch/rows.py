@@ -51,6 +51,7 @@ class RowFields(Struct, frozen=True):
     schema: dict[str, Any] | None = None
     options: dict[str, Any] | None = None
     tags: dict[str, str | int | float | bool] | None = None
+    priority: Annotated[int, Meta(ge=-100, le=100)] | None = None
 
 
 _ASKED = frozenset({"prompt", "messages", "method", "url", "body"})
@@ -69,11 +70,12 @@ _STREAMED = "`stream` in `{}`: the answers of a batch are whole; remove it"
 
 
 class Row(Struct, frozen=True):
-    """One input row; `fields` is all of it."""
+    """One input row; `fields` is all of it. Rows of a higher `priority` are sent first."""
 
     id: str
     question: Question
     fields: Mapping[str, Any]
+    priority: int = 0
 
 
 class RowReader:
@@ -96,10 +98,12 @@ class RowReader:
         keep: Collection[str] | None = (),
         fixed_tags: Collection[str] = (),
         mask: Callable[[Request], Request] | None = None,
+        parts: bool = False,
     ) -> None:
         """`keep` are the fields that the output row repeats (None: all), `fixed_tags` the tags of
-        the profile that a row does not replace, `mask` masks requests. Raises `InputError` when
-        `system` is no valid Unicode text."""
+        the profile that a row does not replace, `mask` masks requests; with `parts` they tell a
+        template's fields, for a semantic cache. Raises `InputError` when `system` is no valid
+        Unicode text."""
         self._template = template
         self._id_field = id_field
         self._system = system or None
@@ -108,12 +112,17 @@ class RowReader:
         self._options = options or {}
         self._keep = keep
         self._fixed_tags = frozenset(fixed_tags)
-        self._mask = mask
+        self._mask, self._parts = mask, parts
         self.missing = set(keep or ())  # of the fields to keep, those that no row had so far
         try:
             orjson.dumps(system)
         except TypeError as error:
             raise InputError("--system is not valid Unicode text") from error
+
+    @property
+    def knows_fields(self) -> bool:
+        """Whether a template makes the prompts, of fields that are known."""
+        return self._template is not None
 
     def request(
         self,
@@ -124,6 +133,17 @@ class RowReader:
         call_id: str = "",
     ) -> Request:
         """The request of the row at the 0-based `index`. Raises `RowError`."""
+        return self.read(record, profile, index, cache_mode, call_id)[1]
+
+    def read(
+        self,
+        record: Record,
+        profile: Profile,
+        index: int = 0,
+        cache_mode: CacheMode = "use",
+        call_id: str = "",
+    ) -> tuple[Row, Request]:
+        """The row at the 0-based `index`, and its request. Raises `RowError`."""
         row = self.parse(record)
         question = row.question
         if fixed := self._fixed_tags & question.tags.keys() & profile.tags.keys():
@@ -138,10 +158,10 @@ class RowReader:
                 cache_mode=cache_mode,
                 call_id=call_id,
             )
-            if self._template is not None and profile.cache.semantic is not None:
+            if self._template is not None and self._parts:
                 made = replace(made, parts=_parts(made.messages[-1].text, row.fields))
             made = made if self._mask is None else self._mask(made)
-            return made if self._keep == () else replace(made, kept=self._kept(row.fields))
+            return row, made if self._keep == () else replace(made, kept=self._kept(row.fields))
         except TypeError as error:
             # orjson reads 1024 levels and writes 254: what cannot be written cannot be sent.
             raise RowError("the JSON is nested too deeply to be sent (254 levels)") from error
@@ -178,7 +198,8 @@ class RowReader:
             _reject_typos(fields, self._id_field)
         if "body" in fields and "prompt" not in fields and "messages" not in fields:
             return Row(own_id, _openai_question(fields), given)
-        return Row(own_id, self._question(fields), given)
+        own = _typed(fields)
+        return Row(own_id, self._question(fields, own), given, own.priority or 0)
 
     def _other_id(self, name: str, id: object, fields: Mapping[str, Any]) -> str:
         """The id of a row where it is no text, or missing: then `id` is the line's number."""
@@ -188,9 +209,8 @@ class RowReader:
         _check(type(id) is int, f"`{name}` must be text or a whole number")
         return str(id)
 
-    def _question(self, fields: dict[str, Any]) -> Question:
+    def _question(self, fields: dict[str, Any], own: RowFields) -> Question:
         """The question of a row with `prompt` or `messages`."""
-        own = _typed(fields)
         system = self._system if own.system is None else own.system
         if own.messages is not None:
             _check(own.prompt is None, "both `prompt` and `messages`: a row has one of them")
@@ -308,6 +328,8 @@ def _typed(fields: dict[str, Any]) -> RowFields:
         own = msgspec.convert(fields, RowFields)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
+        if path == "`$.priority`":
+            what = f"a whole number from -100 to 100, not {str(fields['priority'])[:20]!r}"
         raise RowError(f"{path.replace('$.', '')}: {what[0].lower()}{what[1:]}") from None
     if own.options:
         _check(not own.options.get("stream"), _STREAMED.format("options"))

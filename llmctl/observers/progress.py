@@ -25,7 +25,8 @@ class Pace:
     """Rows a second, tokens a minute and the time left, over the last minute. `money` writes US
     dollars; `budget` gives what
     is spent of the budget in use, and its limit, in US dollars; `today` how many requests of how
-    many a day are used."""
+    many a day are used; `where` on how many machines rows are answered, where those are not one;
+    `followed`: when all rows have their records, more may come."""
 
     tally: Tally
     clock: Clock
@@ -34,6 +35,8 @@ class Pace:
     waits: Callable[[], str | None] = lambda: None
     budget: Callable[[], Awaitable[tuple[Decimal, Decimal] | None]] | None = None
     today: Callable[[], tuple[int, int] | None] = lambda: None
+    where: Callable[[], str | None] = lambda: None
+    followed: bool = False
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
     _spent: tuple[Decimal, Decimal] | None = None
 
@@ -51,9 +54,17 @@ class Pace:
         first, last = self._marks[0], self._marks[-1]
         return (last[which] - first[which]) / ((last[0] - first[0]) or 1)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: the run waits for rows."""
+        return self.followed and self.tally.complete
+
     def figures(self) -> tuple[str, str, str]:
-        """`12/40`, `30%`, and the time until the last row at this pace: `0:01:23 left`."""
+        """`12/40`, `30%`, and the time until the last row at this pace: `0:01:23 left`; for a run
+        that waits for rows that instead."""
         done, rows, pace = self.tally.done, self.tally.rows, self._per_second(1)
+        if self.idle:
+            return f"{done:,}/{rows:,}", "100%", "waiting for rows"
         left = timedelta(seconds=round((rows - done) / pace)) if pace > 0 else "-:--"
         return f"{done:,}/{rows:,}", f"{done * 100 // max(rows, 1)}%", f"{left} left"
 
@@ -73,17 +84,25 @@ class Pace:
             words.append(self.money(None if tally.unpriced else tally.cost))
         if today := self.today():
             words.append("{:,}/{:,} requests today".format(*today))
+        if where := self.where():
+            words.append(where)
         if wait := self.waits():
             words.insert(0, f"waiting: {wait}")
         return words
 
 
 async def plain_lines(stream: TextIO, pace: Pace) -> None:
-    """Print a line every 30 s, until cancelled: for logs."""
+    """Print a line every 30 s, until cancelled: for logs. While a run waits for rows there is none
+    after the first."""
     await pace.mark()
+    said: tuple[int, int] | None = None  # rows and records of the last line of a run that waits
     while True:
         await pace.clock.sleep(PLAIN_EVERY)
         await pace.mark()
+        now = (pace.tally.rows, pace.tally.done) if pace.idle else None
+        if now is not None and now == said:
+            continue
+        said = now
         rows, share, left = pace.figures()
         words = ", ".join((*pace.parts(), left))
         print(f"{rows} rows ({share}), {words}", file=stream, flush=True)
@@ -115,6 +134,7 @@ async def bar(stream: TextIO, pace: Pace, *, colour: bool) -> None:
         task = lines.add_task("", total=max(pace.tally.rows, 1))
         while True:
             figures = "  ".join(pace.figures())
-            lines.update(task, completed=pace.tally.done, description=figures, refresh=True)
+            done, rows = pace.tally.done, max(pace.tally.rows, 1)
+            lines.update(task, completed=done, total=rows, description=figures, refresh=True)
             await pace.clock.sleep(BAR_EVERY)
             await pace.mark()

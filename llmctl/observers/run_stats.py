@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from llmctl.errors import CallError, NoAnswer
+from llmctl.errors import CallError, NoAnswer, Queued
 from llmctl.types import KEPT, CallRecord
 
 _COUNTS = (
@@ -17,13 +17,29 @@ _COUNTS = (
 
 
 @dataclass(slots=True)
+class Others:
+    """What other processes of a group have made of rows since this one joined it: answers, and
+    failures by type."""
+
+    ok: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed(self) -> int:
+        """Rows that failed there."""
+        return self.failures.total()
+
+
+@dataclass(slots=True)
 class Tally:
     """Counts of calls. `rows` is what the run has before it, `skipped` what was answered
-    by an earlier one; tokens and dollars are those of calls made, not of kept answers;
-    `masked` counts the identifiers that were found in what was asked, by kind; `routed` the rows by
-    the profile they were sent to, `escalated` those that had to be asked of the strong one, too.
+    by an earlier one, `queued` what is kept for later; tokens and dollars are those of calls made,
+    not of kept answers; `masked` counts the identifiers that were found in what was asked, by
+    kind; `routed` the rows by the profile they were sent to, `escalated` those that had to be asked
+    of the strong one, too.
     `provider_saved` is what the provider's prompt cache saved (below 0: cost more), which of
-    `provider_unsaved` calls is not known."""
+    `provider_unsaved` calls is not known. `others` is what other processes have done of the same
+    rows."""
 
     rows: int = 0
     skipped: int = 0
@@ -32,6 +48,7 @@ class Tally:
     cached: int = 0
     deduplicated: int = 0
     stale: int = 0
+    queued: int = 0
     truncated: int = 0
     filtered: int = 0
     empty: int = 0
@@ -53,6 +70,7 @@ class Tally:
     escalated: Counter[str] = field(default_factory=Counter)
     failures: dict[str, int] = field(default_factory=dict)
     last_error: CallError | None = None
+    others: Others = field(default_factory=Others)
 
     def add(self, outcome: CallRecord) -> None:
         """Count one call."""
@@ -68,7 +86,9 @@ class Tally:
             if route.checked not in {"", "passed"}:
                 self.escalated[route.checked] += 1
         self.saved += outcome.saved or 0
-        if isinstance(result, CallError):
+        if isinstance(result, Queued):
+            self.queued += 1
+        elif isinstance(result, CallError):
             self.failed += 1
             self.failures[result.row_type] = self.failures.get(result.row_type, 0) + 1
             self.last_error = result
@@ -92,8 +112,14 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Rows that have a record, from this run or an earlier one."""
-        return self.ok + self.failed + self.skipped
+        """Rows that have a record, from this run, another process of it, or an earlier one."""
+        others = self.others.ok + self.others.failed
+        return self.ok + self.failed + self.skipped + others
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has a record."""
+        return self.done >= self.rows
 
     @property
     def routes(self) -> dict[str, Any]:
@@ -102,8 +128,8 @@ class Tally:
 
     def summary(self, elapsed: float, exit_code: int) -> dict[str, Any]:
         """The summary object of a batch; `cost_usd` is None when any price is unknown;
-        what the provider's prompt cache did, `masked`, `routed` and `stale` are there where there
-        was something of the kind."""
+        what the provider's prompt cache did, `masked`, `routed`, `stale`, `queued` and `others` are
+        there where there was something of the kind."""
         return {
             **{name: getattr(self, name) for name in _COUNTS},
             "cost_usd": None if self.unpriced else self.cost,
@@ -113,7 +139,13 @@ class Tally:
             **({"masked": dict(self.masked)} if self.masked else {}),
             **({"routed": self.routes} if self.routed else {}),
             **({"stale": self.stale} if self.stale else {}),
+            **({"queued": self.queued} if self.queued else {}),
+            **({"others": self._others} if self.others.ok or self.others.failed else {}),
         }
+
+    @property
+    def _others(self) -> dict[str, Any]:
+        return {"ok": self.others.ok, "failed": self.others.failed}
 
     @property
     def _provider_cache(self) -> dict[str, Any]:

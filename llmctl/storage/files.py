@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import io
 import os
 import shutil
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from llmctl.errors import BusyError, DiskError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 if sys.platform == "win32":
     import msvcrt
@@ -155,6 +159,14 @@ def write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def pwrite_all(fd: int, data: bytes, at: int) -> int:
+    """Write all of `data` to that place of the file; gives its length. Raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.pwrite(fd, rest, at + len(data) - len(rest)) :]
+    return len(data)
+
+
 _PART = ".llmctl-part"  # how the names of scratch folders end
 
 
@@ -234,8 +246,9 @@ def write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def try_lock(fd: int) -> bool:
-    """Lock the open file for this process alone; False when another holds it.
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Lock the open file for this process alone, or `shared` with others that do so (not on
+    Windows); False when another holds it.
 
     The lock goes with the descriptor, however the process ends. Raises `OSError`.
     """
@@ -245,10 +258,58 @@ def try_lock(fd: int) -> bool:
             os.lseek(fd, 1 << 62, os.SEEK_SET)
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         else:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+@contextlib.contextmanager
+def turn(fd: int, path: Path) -> Iterator[None]:
+    """Hold the lock of the open file while the context is open; other processes wait for it, first
+    come, first served. Raises `DiskError`; there is no such lock on Windows."""
+    if sys.platform == "win32":
+        raise DiskError(f"{path} cannot be shared between processes on Windows")
+    with disk("lock", path):
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with disk("unlock", path):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class Span(io.RawIOBase):
+    """The bytes of an open file from `start` to before `end` (None: its end), at a position of its
+    own. `check` is called after every read from the disk."""
+
+    def __init__(
+        self,
+        fd: int,
+        start: int = 0,
+        end: int | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._fd, self._at, self._end, self._check = fd, start, end, check
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """As `RawIOBase.readinto`."""
+        view = memoryview(buffer)
+        size = len(view) if self._end is None else min(len(view), self._end - self._at)
+        if sys.platform == "win32":
+            os.lseek(self._fd, self._at, os.SEEK_SET)
+            data = os.read(self._fd, size)
+        else:
+            data = os.pread(self._fd, size, self._at)
+        view[: len(data)] = data
+        self._at += len(data)
+        self._check()
+        return len(data)
 
 
 @contextlib.contextmanager
@@ -281,7 +342,7 @@ def use_lock(path: Path, *, alone: bool = False) -> Iterator[None]:
 
 
 class LockedFile:
-    """A file open for reading and appending, held by this process alone."""
+    """A file open for reading and appending, held by this process alone, or by a group of them."""
 
     def __init__(self, path: Path, fd: int, *, created: bool) -> None:
         self.path = path
@@ -290,9 +351,15 @@ class LockedFile:
 
     @classmethod
     def open(
-        cls, path: Path, *, advice: str = "wait until it has ended", private: bool = True
+        cls,
+        path: Path,
+        *,
+        advice: str = "wait until it has ended",
+        private: bool = True,
+        shared: bool = False,
     ) -> Self:
-        """Open (or create as 0600, or by the umask where it is not `private`) and lock.
+        """Open (or create as 0600, or by the umask where it is not `private`) and lock, `shared`
+        with others that do so.
 
         Raises `BusyError` naming the file and the `advice` when another process holds it,
         `DiskError` when it cannot be opened.
@@ -302,7 +369,7 @@ class LockedFile:
                 fd, created = open_private(path, os.O_RDWR | os.O_APPEND, private=private)
                 file = cls(path, fd, created=created)
                 stack.enter_context(file)
-                if not try_lock(fd):
+                if not try_lock(fd, shared=shared):
                     raise BusyError(f"another llmctl holds {path}: {advice}")
                 # Whoever held the lock may have replaced or removed the file meanwhile.
                 if file._is_in_place():
@@ -320,6 +387,18 @@ class LockedFile:
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(_PAUSE)
+
+    def relock(self, *, shared: bool) -> bool:
+        """Share the lock from now on, or hold it alone; False when another process is in the way,
+        and then it is lost. Others may have it in between. Raises `DiskError`."""
+        with disk("lock", self.path):
+            return try_lock(self.fd, shared=shared)
+
+    def refresh(self) -> None:
+        """Let the system look for what other machines wrote: file systems of a network do so when
+        a file is opened. Raises `DiskError`."""
+        with disk("open", self.path):
+            os.close(os.open(self.path, os.O_RDONLY))
 
     def close(self) -> None:
         """Give the file and its lock back; again: nothing to do."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -106,6 +106,7 @@ def test_ids_in_messages_are_harmless(put: Put, profile: Profile) -> None:
 IDS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("12")), max_size=30)
 
 
+@settings(deadline=None)  # it opens a file for each
 @given(IDS, IDS, st.integers(0, 40))
 def test_the_index_is_what_dictionaries_say(
     rows: list[tuple[str, str]], answers: list[tuple[str, str]], limit: int
@@ -116,13 +117,13 @@ def test_the_index_is_what_dictionaries_say(
     for n, (name, _) in enumerate(rows):
         firsts.setdefault(name, n)
     with RowIndex() as index:
-        index.add_rows((n, n, name, what.encode()) for n, (name, what) in enumerate(rows))
+        index.add_rows((n, n, name, what.encode(), 0) for n, (name, what) in enumerate(rows))
         repeated = [(n, x, firsts[x]) for n, (x, _) in enumerate(rows) if firsts[x] != n]
         assert index.duplicates() == (len(repeated), repeated[:20])
     rows = [rows[n] for n in firsts.values()]
     known = {name for name, _ in answers}
     with RowIndex() as index:
-        index.add_rows((n, n, name, what.encode()) for n, (name, what) in enumerate(rows))
+        index.add_rows((n, n, name, what.encode(), 0) for n, (name, what) in enumerate(rows))
         index.add_answers(
             (name, b"old", n) for n, (name, _) in enumerate(rows)
         )  # an earlier reading
@@ -146,7 +147,7 @@ def test_a_temporary_file_that_cannot_grow() -> None:
     with RowIndex() as index:
         index._db.execute("PRAGMA max_page_count = 50")  # a disk of 50 pages
         with pytest.raises(DiskError, match="the disk is full") as caught:
-            index.add_rows((n, n, "x" * 100, b"") for n in range(9999))
+            index.add_rows((n, n, "x" * 100, b"", 0) for n in range(9999))
     assert caught.value.exit_code == 74
 
 

@@ -58,6 +58,21 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds() -> None:
     assert lines[1].endswith("left")
 
 
+def test_a_run_that_waits_for_rows_says_so_once() -> None:
+    """It does not look finished, and leaves no further line until there are rows again."""
+    clock, stream = FakeClock(), io.StringIO()
+    pace = Pace(Tally(rows=2), clock, money, followed=True)
+    for _ in range(2):
+        pace.tally.add(outcome(response()))
+    watch(plain_lines(stream, pace), pace, 125, 0)
+    [line] = stream.getvalue().splitlines()
+    assert line.startswith("2/2 rows (100%), 2 ok")
+    assert line.endswith("waiting for rows")
+    pace.tally.rows += 100
+    watch(plain_lines(stream, pace), pace, 65, 2)
+    assert [" left" in line for line in stream.getvalue().splitlines()] == [False, True, False]
+
+
 def test_dollars_are_shown_against_the_budget() -> None:
     """What is spent of it, by whomever, and its limit, with two digits however little; without one
     what the run has cost."""

@@ -190,11 +190,11 @@ def test_a_file_replaced_while_locking(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(b"old")
     real = files.try_lock
 
-    def late(fd: int) -> bool:
+    def late(fd: int, **how: bool) -> bool:
         if path.exists() and path.read_bytes() == b"old":
             path.unlink()
             path.write_bytes(b"new")
-        return real(fd)
+        return real(fd, **how)
 
     monkeypatch.setattr(files, "try_lock", late)
     with LockedFile.open(path) as file:
