@@ -11,6 +11,7 @@ from llmctl.cli.context import Context, select_profile, surroundings
 from llmctl.cli.output import money, print_json, print_table
 
 if TYPE_CHECKING:
+    from llmctl.config.settings import Profile
     from llmctl.types import ModelInfo
 
 
@@ -58,7 +59,7 @@ def models(
     from llmctl import pricing
     from llmctl.batch.output import dollars
     from llmctl.providers.model_ends import model_end
-    from llmctl.providers.models_api import list_models
+    from llmctl.providers.models_api import ask_first, list_models
     from llmctl.request import target_for
     from llmctl.tokens import Counter
     from llmctl.wiring import open_endpoint
@@ -70,11 +71,11 @@ def models(
     selection = select_profile(context)
     profile = selection.profile
 
-    async def ask() -> list[ModelInfo]:
-        async with open_endpoint(profile, surroundings(selection, context)) as endpoint:
+    async def ask(server: Profile) -> list[ModelInfo]:
+        async with open_endpoint(server, surroundings(selection, context)) as endpoint:
             return await list_models(endpoint)
 
-    found = asyncio.run(ask())
+    found = asyncio.run(ask_first(profile, ask))
     prices = pricing.Prices(partial(pricing.load, selection.settings.folders.state, context.warn))
     counter, now = Counter(prices.window), context.clock.wall()
     targets = [target_for(profile, model.id) for model in found]

@@ -15,6 +15,7 @@ from llmctl import pricing
 from llmctl.batch.output import dollars
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.output import money, print_json, print_lines, print_table
+from llmctl.config.regions import inference_area, lies_in
 from llmctl.config.settings import Profile, Settings
 from llmctl.config.yaml_nodes import nearest, quoted
 from llmctl.errors import UsageError
@@ -28,7 +29,8 @@ from llmctl.providers.model_abilities import (
     needs_of,
 )
 from llmctl.providers.model_ends import model_end
-from llmctl.providers.registry import LOCAL
+from llmctl.providers.regional_addresses import ADDRESSES, is_home, regional_address
+from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.request import target_for
 from llmctl.tokens import Counter
 from llmctl.types import origin_of
@@ -149,13 +151,14 @@ def _has_key(profile: Profile, settings: Settings, context: Context) -> bool:
 def _candidates(
     profile: Profile, prices: pricing.Prices, want: Wanted, context: Context
 ) -> Iterator[Candidate]:
-    """The profile's model, and at its provider's own address those that something is known of."""
-    home = statement(profile.provider, profile.base_url)
+    """The profile's model, and at its provider's own addresses those that something is known of."""
+    home = is_home(profile.provider, profile.base_url)
     known = [row.model for row in MODELS if home and row.provider == profile.provider]
+    clouds = bool(PRESETS[profile.provider].cloud)
     counter, now = Counter(prices.window), context.clock.wall()
     for model in dict.fromkeys([profile.model, *known]):
         target = target_for(profile, model)
-        said = abilities_of(profile.provider, model) if home else None
+        said = abilities_of(profile.provider, model) if home or clouds else None
         end = model_end(profile.provider, profile.base_url, model)
         found = Candidate(
             profile.name,
@@ -163,14 +166,27 @@ def _candidates(
             prices.per_million(target, profile.price, now),
             counter.context_window(target),
             None if said is None else said.abilities,
-            profile.region or (home.region if home else NOT_STATED),
+            _region(profile, model),
             None if end is None else end.day,
             None if said is None else said.source,
         )
-        yield replace(found, lacks=_lack(found, want, local=profile.provider == LOCAL))
+        yield replace(found, lacks=_lack(found, want, profile))
 
 
-def _lack(found: Candidate, want: Wanted, *, local: bool) -> str:
+def _region(profile: Profile, model: str) -> str:
+    """Where the model answers: as its name says at Bedrock, else as the profile says, or the
+    provider of its address."""
+    if profile.adapter == "bedrock" and (area := inference_area(model)):
+        return area
+    if profile.region:
+        return profile.region
+    if regional := regional_address(profile.provider, profile.base_url):
+        return regional.region
+    said = statement(profile.provider, profile.base_url)
+    return said.region if said else NOT_STATED
+
+
+def _lack(found: Candidate, want: Wanted, profile: Profile) -> str:
     """Why it is left out; empty where it has all that is wanted."""
     if want.abilities and found.abilities is None:
         return "what it can do is not known here"
@@ -180,11 +196,14 @@ def _lack(found: Candidate, want: Wanted, *, local: bool) -> str:
         return f"its window is {f'{found.window:,}' if found.window else 'not known'}"
     if want.price is not None and (found.price is None or found.price[0] > want.price):
         return f"its price is {money(found.price[0]) if found.price else 'not known'}"
-    region = want.region
-    inside = region is None or local or found.region == region
-    if not inside and not found.region.startswith(f"{region}-"):
-        return f"its region is {found.region}: `region:` in the profile says better"
-    return ""
+    if want.region is None or profile.provider == LOCAL or lies_in(found.region, want.region):
+        return ""
+    better = "`region:` in the profile says better"
+    for row in ADDRESSES:
+        near = lies_in(row.region, want.region) or lies_in(want.region, row.region)
+        if row.provider == profile.provider and near:
+            better = f"`base_url: {row.base_url}` is in {row.region} ({row.source})"
+    return f"its region is {found.region}: {better}"
 
 
 def _as_json(each: Candidate) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Areas that regions of clouds lie in: `eu-central-1` and `europe-west4` in `eu`. Pure.
 
-The European Union is not Europe: London is `uk`, Zurich is `ch`. Sources, read 2026-11-29:
+The European Union is not Europe: London is `uk`, Zurich is `ch`, Oslo is `no`; `europe` is all of
+them. Sources, read 2026-11-29:
 docs.aws.amazon.com/global-infrastructure/latest/regions/aws-regions.html,
 docs.cloud.google.com/vertex-ai/generative-ai/docs/learn/locations,
 learn.microsoft.com/azure/reliability/regions-list. A region that is not listed lies in no area.
@@ -18,6 +19,7 @@ _AREAS = {
     ),
     "uk": "eu-west-2 europe-west2 uksouth ukwest",
     "ch": "eu-central-2 europe-west6 switzerlandnorth switzerlandwest",
+    "no": "norwayeast norwaywest",
     "us": (
         "us-east-1 us-east-2 us-west-1 us-west-2 us-gov-east-1 us-gov-west-1 "
         "us-central1 us-east1 us-east4 us-east5 us-south1 us-west1 us-west2 us-west3 us-west4 "
@@ -40,6 +42,8 @@ _AREAS = {
 }
 _AREA_OF = {region: area for area, regions in _AREAS.items() for region in regions.split()}
 
+_EUROPE = frozenset({"eu", "uk", "ch", "no"})
+
 _INFERENCE = frozenset({"eu", "us", "us-gov", "apac", "jp", "au", "ca", "global"})
 """First words of Bedrock's inference profiles, which answer anywhere in that area
 (docs.aws.amazon.com/bedrock/latest/userguide/inference-profiles-support.html, read 2026-11-29)."""
@@ -47,7 +51,8 @@ _INFERENCE = frozenset({"eu", "us", "us-gov", "apac", "jp", "au", "ca", "global"
 
 def lies_in(region: str, wanted: str) -> bool:
     """Whether the region is the wanted one, or lies in it."""
-    return wanted in (region, _AREA_OF.get(region))
+    area = _AREA_OF.get(region, region)
+    return wanted in (region, area) or (wanted == "europe" and area in _EUROPE)
 
 
 def inference_area(model: str) -> str | None:

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
+from llmctl.pricing import BEDROCK_GEOGRAPHY
+
 Ability = Literal["vision", "pdf", "audio", "video", "tools", "schema", "reasoning"]
 ABILITIES: tuple[Ability, ...] = get_args(Ability)
 
@@ -55,6 +57,9 @@ MODELS = (
 )  # fmt: skip
 """What was found; what is not here is not known, which is not to say that a model cannot do it."""
 
+_CLOUDS = {"vertex": "gemini", "vertex-claude": "anthropic"}
+"""Presets of clouds, and whose models they serve by the same names."""
+
 LONG = 128_000
 """Tokens of window that a task with long texts needs."""
 
@@ -81,5 +86,11 @@ def needs_of(task: str) -> tuple[frozenset[Ability], int] | None:
 
 
 def abilities_of(provider: str, model: str) -> ModelAbilities | None:
-    """What is known of a model; None where nothing is."""
-    return next((row for row in MODELS if (row.provider, row.model) == (provider, model)), None)
+    """What is known of a model, also where a cloud serves it; None where nothing is."""
+    own = provider, model
+    if provider in _CLOUDS:
+        own = _CLOUDS[provider], model
+    elif provider == "bedrock":
+        maker, _, name = BEDROCK_GEOGRAPHY.sub("", model).partition(".")
+        own = maker, name
+    return next((row for row in MODELS if (row.provider, row.model) == own), None)

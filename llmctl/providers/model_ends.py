@@ -6,8 +6,7 @@ from datetime import date
 
 from msgspec import Struct
 
-from llmctl.providers.registry import PRESETS
-from llmctl.types import origin_of
+from llmctl.providers.regional_addresses import is_home
 
 
 class ModelEnd(Struct, frozen=True):
@@ -56,8 +55,7 @@ _BY_NAME = {(row.provider, row.model): row for row in ENDS}
 
 
 def model_end(provider: str, base_url: str, model: str) -> ModelEnd | None:
-    """The end of a model at its provider's own address; None where none is known of."""
-    home = PRESETS[provider].base_url
-    if not home or origin_of(base_url) != origin_of(home):
+    """The end of a model at its provider's own addresses; None where none is known of."""
+    if not is_home(provider, base_url):
         return None
     return _BY_NAME.get((provider, model.removeprefix("models/")))

@@ -32,9 +32,9 @@ _DEFAULTS: Mapping[str, Any] = {
 _DATE = r"(-\d{4}-\d\d-\d\d)?"
 _ALWAYS_THINKS = re.compile(
     rf"(o\d\b(?!.*audio).*|codex-mini.*|gpt-5(-mini|-nano)?{_DATE}"
-    r"|gpt-\d+(\.\d+)?-(pro|codex).*)\Z"
+    r"|gpt-\d+(\.\d+)?-(pro|codex|astra).*)\Z"
 )
-_MAY_THINK = re.compile(r"gpt-5\.\d+(?!.*-(chat|image|search))")
+_MAY_THINK = re.compile(r"gpt-(5\.\d+|6)(?!.*-(chat|image|search))")
 _THINKS_ON_DEMAND = re.compile(r"gpt-5\.[1-4]\b")  # its effort is `none` where none is named
 _MAX_COMPLETION_TOKENS = re.compile(r"o\d\b|codex-mini|gpt-[5-9]")
 _CLAUDE_ONE_OF_TWO = re.compile(r"claude-(opus-4-[156]|sonnet-4-[56]|haiku-4-5)\b")

@@ -86,7 +86,7 @@ _LISTED = (
     Preset(
         "openai",
         "https://api.openai.com/v1",
-        "gpt-5-mini",
+        "gpt-6.1-terra",
         ("OPENAI_API_KEY",),
         _OPENAI,
         url_env=("OPENAI_BASE_URL", ""),
@@ -139,7 +139,7 @@ _LISTED = (
     Preset(
         "openrouter",
         "https://openrouter.ai/api/v1",
-        "openai/gpt-5-mini",
+        "openai/gpt-6.1-terra",
         ("OPENROUTER_API_KEY",),
         {"chat": "openrouter:OpenRouter"},
         batches="openrouter_batches:OpenRouterBatches",

@@ -1,7 +1,7 @@
 """Rate limits that providers publish for their usage tiers: a table with sources and dates. Pure.
 
 What was not found on a public page is left out, never guessed. OpenAI's and Anthropic's figures of
-an account are better asked for (`llmctl limits pull`); Google shows its own in AI Studio alone.
+an account are better asked for (`llmctl limits pull`); Google shows its own in AI Studio.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class TierLimit(Struct, frozen=True):
 _GPT_5 = ("https://simonwillison.net/b/9012", "2025-09-12")
 _GPT_4O = ("https://community.openai.com/t/1028595", "2026-11-30")
 _CLAUDE = ("https://www.developersdigest.tech/rate-limits/anthropic", "2026-10-17")
+_GEMINI = ("https://discuss.ai.google.dev/t/104465", "2026-11-30")
 _COHERE = ("https://docs.cohere.com/docs/rate-limits", "2026-11-30")
 _MISTRAL = ("https://help.mistral.ai/en/articles/225174", "2026-11-30")
 _FREE = ("https://openrouter.ai/docs/guides/routing/model-variants/free", "2026-11-30")
@@ -51,6 +52,10 @@ TIERS = (
     TierLimit("openai-5", "gpt-5-mini", *_GPT_5, tpm=180_000_000),
     TierLimit("anthropic-start", "claude-fable-5*", *_CLAUDE, rpm=1_000, tpm=500_000),
     TierLimit("anthropic-scale", "claude-fable-5*", *_CLAUDE, rpm=4_000, tpm=4_000_000),
+    TierLimit("gemini-free", "gemini-2.5-flash", *_GEMINI, rpm=10, tpm=250_000, rpd=250),
+    TierLimit("gemini-1", "gemini-2.5-flash", *_GEMINI, rpm=1_000, tpm=1_000_000, rpd=10_000),
+    TierLimit("gemini-2", "gemini-2.5-flash", *_GEMINI, rpm=2_000, tpm=3_000_000, rpd=100_000),
+    TierLimit("gemini-3", "gemini-2.5-flash", *_GEMINI, rpm=10_000, tpm=8_000_000),
     TierLimit("cohere-trial", "command-a-0*", *_COHERE, rpm=20),
     TierLimit("cohere-trial", "command-a-vision*", *_COHERE, rpm=20),
     TierLimit("cohere-trial", "command-a-reasoning*", *_COHERE, rpm=20),
@@ -72,7 +77,8 @@ TIERS = (
     TierLimit("groq-free", "llama-3.1-8b-instant", *_GROQ, rpm=30, rpd=14_400),
 )
 """Those of OpenAI, Anthropic and Groq are quoted by others: of gpt-5 from what OpenAI announced, of
-gpt-4o from the page of an account, of Claude and Groq from their documentation. Mistral's free tier
+gpt-4o from the page of an account, of Claude and Groq from their documentation. Gemini's are what
+Google's staff answered in its forum, for one model. Mistral's free tier
 has one request a second. OpenRouter's are of free models, all together. Anthropic's `tpm` is of
 input."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,43 @@ def test_price_need_and_region_leave_out(run: Run, environ: dict[str, str]) -> N
     done = run("models", "--need", "vision", "--region", "eu", env=env)
     assert done.returncode == 1
     assert "its region is not stated" in done.stderr
+
+
+REGIONS = """
+profiles:
+  mistral-eu: {provider: mistral, base_url: "https://api.eu.mistral.ai/v1",
+    model: mistral-medium-latest, key: {env: MISTRAL_API_KEY}}
+  openai-eu: {provider: openai, base_url: "https://eu.api.openai.com/v1",
+    key: {env: OPENAI_API_KEY}}
+  vertex-nl: {provider: vertex, region: europe-west4, project: p}
+  bedrock-eu: {provider: bedrock, region: eu-central-1, model: eu.anthropic.claude-sonnet-5-5,
+    auth: aws}
+  bedrock-london: {provider: bedrock, region: eu-west-2, model: anthropic.claude-sonnet-5-5,
+    auth: aws}
+  bedrock-anywhere: {provider: bedrock, region: eu-central-1, auth: aws}
+"""
+
+
+def test_a_region_is_that_of_the_address_the_cloud_or_the_model(
+    run: Run, environ: dict[str, str], home: Path
+) -> None:
+    """Clouds' regions lie in areas; Europe is wider than the EU; a model that may answer anywhere
+    is in no region; a provider with an address there is said to have one."""
+    (home / ".config/llmctl").mkdir(parents=True)
+    (home / ".config/llmctl/config.yaml").write_text(REGIONS, encoding="utf-8")
+    env = {**environ, **KEYS, "MISTRAL_API_KEY": "m"}
+    found = {}
+    for region in ("eu", "europe"):
+        done = run("models", "--need", "vision", "--region", region, "--json", env=env)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        found[region] = {each["profile"] for each in said["models"]}
+        assert all(each["abilities"] and each["source"] for each in said["models"])
+    assert found["eu"] == {"mistral-eu", "vertex-nl", "bedrock-eu"}
+    assert found["europe"] == found["eu"] | {"openai-eu", "bedrock-london"}
+    why = {each["profile"]: each["why"] for each in said["left_out"]}
+    assert "`base_url: https://eu.api.openai.com/v1` is in europe (https://" in why["openai"]
+    assert why["bedrock-anywhere"].startswith("its region is global")
 
 
 @pytest.mark.parametrize(

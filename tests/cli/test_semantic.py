@@ -127,10 +127,60 @@ def test_a_batch_without_known_fields_is_told(
     assert {call.ask.model for call in sim.calls if call.ask} == {"gpt-5-mini"}
 
 
+def test_a_template_without_known_fields_is_refused(
+    started: Run, home: Path, sim: Simulator, tmp_path: Path
+) -> None:
+    """Rows that differ in words which say nothing elsewhere are not sent, nor planned; the ways out
+    that are told are ways out, and give no row another one's answer."""
+    set_up(home, sim, "    cache: {semantic: strict}")
+    sim.reply = partial(reply, verdict="")
+    task = "You read letters to our shop; say in one word what is the part of speech of this word"
+    words = ("it", "is", "the", "a", "have", "can")
+    whole = [{"id": word, "prompt": f"{task}: {word}"} for word in words]
+    source = write(tmp_path / "in.jsonl", whole)
+    for flags in ([], ["--dry-run"]):
+        done = started("batch", str(source), "-o", str(tmp_path / "out.jsonl"), *flags)
+        assert (done.returncode, sim.calls) == (2, []), done.stderr
+        assert "6 rows share the words" in done.stderr
+        assert "--template" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+    fields = write(tmp_path / "fields.jsonl", [{"id": word, "word": word} for word in words])
+    config = home / ".config/llmctl/config.yaml"
+    for file, more in ((source, "--no-cache"), (fields, f"--template={task}: {{{{ word }}}}")):
+        output = tmp_path / f"{file.stem}.out.jsonl"
+        done = started("batch", str(file), "-o", str(output), more)
+        assert done.returncode == 0, done.stderr
+        assert {row["id"]: row["text"] for row in read(output)} == {
+            word: f"answer to {task}: {word}" for word in words
+        }
+    assert started("batch", str(source), "--dry-run", "--template={{ prompt }}").returncode == 0
+    config.write_text(config.read_text().replace("strict", "off"))
+    done = started("batch", str(source), "-o", str(tmp_path / "off.jsonl"))
+    assert done.returncode == 0, done.stderr
+    assert {row["cache"] for row in read(tmp_path / "off.jsonl")} == {"hit"}
+
+
+def test_a_template_is_known_where_another_profile_has_the_cache(
+    started: Run, home: Path, sim: Simulator, tmp_path: Path
+) -> None:
+    """The one that a route leads to compares the fields, too."""
+    set_up(home, sim, "    route: {cheap: small, rules: [{when: {matches: word}, to: small}]}")
+    config = home / ".config/llmctl/config.yaml"
+    small = "\n  small: {extends: cheap, cache: {semantic: strict}, limits: {concurrency: 1}}\n"
+    config.write_text(config.read_text() + small)
+    rows = write(tmp_path / "in.jsonl", [{"id": word, "word": word} for word in ("it", "is")])
+    template = "--template=What is the part of speech of this word: {{ word }}"
+    done = started("batch", str(rows), template, "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    found = read(tmp_path / "in.out.jsonl")
+    assert [(row["profile"], row["cache"]) for row in found] == [("small", "miss")] * 2
+
+
 @pytest.mark.parametrize(
     ("cache", "said"),
     [
-        ("{semantic: loose}", 'cache.semantic must be strict or judge, not "loose"'),
+        ("{semantic: loose}", 'cache.semantic must be strict or judge or off, not "loose"'),
         ("{semantic: judge}", "cache.semantic needs the name of a profile that judges"),
         ("{semantic: {mode: judge, judge: cheep}}", 'did you mean "cheap"'),
         ("{semantic: {mode: strict, audit: 2}}", "a number from 0 to 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,20 +11,24 @@ import pytest
 
 from llmctl.config.load import load
 from llmctl.guards.rate_limit import LocalLimits
+from llmctl.pricing import Prices
 from llmctl.providers.model_abilities import MODELS, ModelAbilities, needs_of
 from llmctl.providers.model_ends import ENDS, ModelEnd, model_end
-from llmctl.providers.registry import PRESETS
+from llmctl.providers.regional_addresses import ADDRESSES, RegionalAddress
+from llmctl.providers.registry import LOCAL, PRESETS
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter
+from llmctl.types import Target
 from llmctl.wiring import Surroundings, open_route
 from tests.support import FakeClock
 
+FOLDER = Path(__file__).parent.parent.parent
 HOME = "https://api.openai.com/v1"
 
 
 def test_every_row_has_a_source_and_dates() -> None:
     """A page, days that are days, a provider there is; no model stands there twice."""
-    rows: tuple[ModelEnd | ModelAbilities, ...] = (*ENDS, *MODELS)
+    rows: tuple[ModelEnd | ModelAbilities | RegionalAddress, ...] = (*ENDS, *MODELS, *ADDRESSES)
     for row in rows:
         assert row.source.startswith("https://")
         assert date.fromisoformat(row.read) <= date(2026, 11, 30)
@@ -43,6 +48,28 @@ def test_an_end_is_told_before_and_after() -> None:
     assert "was shut down on 2026-12-11" in end.sentence("p", date(2026, 12, 11))
     assert model_end("openai", "http://127.0.0.1:1/v1", "gpt-5-mini") is None
     assert model_end("openai", HOME, "gpt-6.1-sol") is None
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != LOCAL])
+def test_a_built_in_model_does_not_end_and_has_a_price(name: str) -> None:
+    """Nobody begins with a model whose end is known, or that a budget cannot count."""
+    model = PRESETS[name].model
+    assert model.rpartition("/")[2] not in {end.model for end in ENDS}
+    address = PRESETS[name].address
+    url = address("us-east-1", "p") if address else PRESETS[name].base_url
+    now = datetime(2026, 11, 30, tzinfo=UTC).timestamp()
+    target = Target(name, name, PRESETS[name].adapter, url, model)
+    assert Prices().worst_case(target, None, 1000, 1000, now)
+
+
+def test_no_model_that_ships_in_a_configuration_ends() -> None:
+    """Neither the starter file's nor an example's."""
+    paths = [FOLDER / "README.md", FOLDER / "llmctl/config/starter.yaml"]
+    paths += FOLDER.glob("configs/**/*.yaml")
+    ended = {end.model for end in ENDS}
+    for path in paths:
+        named = re.findall(r"model: ([\w./-]+)", path.read_text(encoding="utf-8"))
+        assert not ended.intersection(name.rpartition("/")[2] for name in named)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +99,7 @@ def test_opening_a_profile_warns_of_its_models_end(tmp_path: Path, model: str, w
     async def work() -> None:
         async with AsyncExitStack() as stack:
             await open_route(
-                found.profiles["openai"], around, stack, Counter(), LocalLimits(), Stop(),
+                found.profiles["openai"], around, stack, Counter(), LocalLimits(clock), Stop(),
                 lambda: 0.0, lambda: None, patient=False, many=False,
             )  # fmt: skip
 

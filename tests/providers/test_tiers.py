@@ -61,3 +61,9 @@ def test_tiers_of_one_provider() -> None:
 def test_googles_day_ends_at_pacific_midnight() -> None:
     """That of the others at UTC's."""
     assert (day_zone("gemini"), day_zone("openrouter")) == ("America/Los_Angeles", "UTC")
+
+
+def test_every_provider_has_a_tier() -> None:
+    """All seven of those that are asked directly."""
+    seven = ("openai", "anthropic", "gemini", "cohere", "mistral", "openrouter", "groq")
+    assert [name for name in seven if not tier_names(name)] == []
