@@ -7,7 +7,8 @@
     ├── SetupError                 2   something must be installed first; names the command
     ├── NoKeyError                 4   no key found for a profile
     ├── RotationDue                7   a key is too old, and a person has to make the new one
-    ├── DiskError                 74   the disk refused a write
+    ├── DiskError                 74   the disk, or a coordinator, refused a write
+    │   └── CoordinatorError      74   what machines share cannot be asked
     ├── BusyError                 75   another llmctl holds the file
     └── CallError                  1   one call failed; `type` is the row's error type
         ├── InvalidRequest         1   invalid_request  (2 when refused before sending)
@@ -24,6 +25,7 @@
         ├── CallTimeout            5   timeout          retryable, may have been billed
         ├── ConnectionFailed       5   connection       retryable
         ├── Unavailable            5   unavailable      retryable; a static text is no answer
+        ├── Queued                 6   queued           kept, and sent by `llmctl queue run`
         ├── BadResponse            1   bad_response     retryable, may have been billed
         │   └── NoAnswer           1   bad_response     billed: carries usage, cost and text
         ├── ContentFiltered        1   content_filter
@@ -52,9 +54,9 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("3", "a budget is, or would be, exceeded"),
     ("4", "no usable key, or the provider refused it"),
     ("5", "the provider, and every fallback, is unavailable"),
-    ("6", "accepted by the provider, not finished; the same command fetches"),
+    ("6", "accepted, not finished, or queued; the same command fetches"),
     ("7", "a key is due for rotation (`keys rotate --every`)"),
-    ("74", "the disk refused a write: stopped before sending more"),
+    ("74", "the disk (or coordinator) refused a write: nothing more was sent"),
     ("75", "another llmctl holds this output file or state"),
     ("130 / 143", "interrupted by SIGINT / SIGTERM; the same command resumes"),
 )
@@ -131,6 +133,12 @@ class DiskError(LlmctlError):
     exit_code = 74
 
 
+class CoordinatorError(DiskError):
+    """What several machines share cannot be asked: nothing may be sent."""
+
+    type = "coordinator"
+
+
 class BusyError(LlmctlError):
     """Another process holds the output file or the state."""
 
@@ -157,6 +165,8 @@ class CallError(LlmctlError):
         kept_ended: the server closed a kept connection instead of answering on it, or one while
             this program was stopped: no attempt of the policy's, and no outage.
         cause: what broke the stream, or was last heard of a provider that is down.
+        others_up: another server of the profile may be in service: no outage of the profile's.
+        target: the `types.Target` that was asked, where the profile has several servers.
         route: the `types.RouteDecision`, where there was a choice.
         request: the one that failed, where a fallback was asked another one than the caller's.
         usage, cost: a `types.Usage` and the provider's own figure, where it was billed.
@@ -194,7 +204,8 @@ class CallError(LlmctlError):
         self.cause = cause
         self.attempts = self.uncertain = self.limited = self.elsewhere = 0
         self.refused_for = 0.0
-        self.held = self.excused = self.kept_ended = False
+        self.held = self.excused = self.kept_ended = self.others_up = False
+        self.target: Any = None
         self.request: Any = None
         self.route: Any = None
         self.usage: Any = None
@@ -364,6 +375,20 @@ class Unavailable(CallError):
     def __init__(self, message: str, outage: CallError) -> None:
         super().__init__(message)
         self.__dict__.update({**outage.__dict__, "cause": None})
+
+
+class Queued(CallError):
+    """The provider is down, and the call is kept for later: `outage` is what it met, whose bill it
+    carries, `queue_id` what it is found by in the queue, `static` a text to give meanwhile."""
+
+    type = "queued"
+    exit_code = 6
+    retryable = True
+
+    def __init__(self, message: str, outage: CallError, queue_id: str, static: str = "") -> None:
+        super().__init__(message)
+        self.__dict__.update({**outage.__dict__, "cause": None})
+        self.queue_id, self.static = queue_id, static
 
 
 class BadResponse(CallError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Protocol
 from msgspec import Struct, field
 
 from llmctl.errors import CallError
+from llmctl.token_bucket import Draw
 from llmctl.types import (
     JSON,
     Answer,
@@ -229,6 +230,19 @@ Claim = Literal["ours", "kept", "theirs"]
 one."""
 
 
+class Claims(Protocol):
+    """Which process does what, by a key in hex. Raises `DiskError`; nothing is claimed then."""
+
+    async def claim(self, key: str, /) -> Claim:
+        """Whether this process is to do it, and says `release` in the end."""
+
+    async def release(self, key: str, /) -> None:
+        """End this process's claim."""
+
+    async def beat(self) -> None:
+        """Renew this process's claims: it is alive."""
+
+
 class AnswerCache(Protocol):
     """Answers by fingerprint, and which process is getting which. Raises `DiskError`."""
 
@@ -348,15 +362,6 @@ class Budget(Protocol):
         """What counts against the window now."""
 
 
-LimitState = tuple[float, float, float]
-"""What processes share of one provider's limits, in seconds of the machine's monotonic clock:
-when the allowance of requests is whole again, when that of tokens is, until when to pause."""
-
-INITIAL_LIMITS: LimitState = (float("-inf"), float("-inf"), float("-inf"))
-LimitChange = Callable[[LimitState], tuple[LimitState, float]]
-"""From the state to the next one, and a number of seconds for the caller."""
-
-
 class Quota(Struct, frozen=True):
     """`units` to be spent of the `most` that `name` has in a window of time, which is the
     `window`-th of its length since 1970. Negative units are given back."""
@@ -378,11 +383,20 @@ class Quota(Struct, frozen=True):
 
 
 class SharedLimits(Protocol):
-    """Rate limits that the processes of this machine share (`storage/rate_limits.py`)."""
+    """Rate limits that the processes of this machine share (`storage/rate_limits.py`), or those of
+    many (`distributed`): then a pause is told at once, and looked for."""
 
-    async def change(self, name: str, change: LimitChange, /) -> float:
-        """Apply `change` to the limits called `name` while no other process does. Raises
-        `DiskError`."""
+    @property
+    def distributed(self) -> bool:
+        """Whether other machines share them."""
+
+    def open(self) -> None:
+        """Open what they are kept in before it is needed; what is wrong with it is for the first
+        use. Raises `SetupError` where the system allows no thread for it."""
+
+    async def draw(self, draw: Draw, /) -> float:
+        """Take units of a minute while no other process does: the seconds until they may be used.
+        Negative, and nothing is taken: those until the end of a pause. Raises `DiskError`."""
 
     async def spend(self, quotas: Sequence[Quota], /) -> Quota | None:
         """Spend all the quotas, or none: the first that has no room. What is given back never fails
@@ -390,6 +404,58 @@ class SharedLimits(Protocol):
 
     async def used(self, name: str, window: int, /) -> int:
         """What was spent of `name` in the window. Raises `DiskError`."""
+
+
+class Lease(Struct, frozen=True):
+    """What a process asks for before it sends calls, all of it or nothing: units of a minute
+    (`draw`), units of longer windows (`quotas`), and dollars of all `windows` (`hold`, whose
+    request needs no content). The same `id` asked for twice is one lease."""
+
+    id: str
+    draw: Draw | None = None
+    quotas: tuple[Quota, ...] = ()
+    hold: Hold | None = None
+    windows: tuple[BudgetWindow, ...] = ()
+
+
+class Coordinator(Protocol):
+    """What processes share that have no disk in common: limits, budgets, answers.
+
+    `coordination/shared.py` makes the `SharedLimits`, the `Budget` and the `AnswerCache` of it. All
+    verbs may be repeated. Raises `CoordinatorError` where it cannot be asked, and nothing may be
+    sent then. A lease of dollars expires without `extend`, and counts as spent until it is settled.
+    """
+
+    async def lease(self, lease: Lease, /) -> float | Quota | BudgetDenied:
+        """The seconds until the calls may be sent, negative as those of `SharedLimits.draw`; or the
+        quota or the window that has no room."""
+
+    async def settle(self, record: CallRecord, /) -> Sequence[BudgetWarning]:
+        """End the call's lease of dollars and charge what it cost; as `Budget.settle`."""
+
+    async def extend(self, status: ProcessStatus = IDLE, /) -> None:
+        """Renew this process's leases and claims: it is alive, and its `status` is this."""
+
+    async def report(self, lane: str, pause: float, /) -> None:
+        """Let nobody send anything over the lane for so many seconds."""
+
+    async def usage(self, window: BudgetWindow, /) -> BudgetUsage:
+        """What counts against the window now."""
+
+    async def used(self, name: str, window: int, /) -> int:
+        """What was spent of a quota in the window."""
+
+    async def get_many(self, keys: Sequence[str], /) -> Mapping[str, CachedAnswer]:
+        """The kept answers of those keys that have one."""
+
+    async def put(self, key: str, answer: CachedAnswer, /) -> None:
+        """Keep the answer instead of an older one and end the claim on it."""
+
+    async def claim(self, key: str, /) -> Claim:
+        """Who is to get the answer; as `AnswerCache.claim`."""
+
+    async def release(self, key: str, /) -> None:
+        """End this process's claim without an answer."""
 
 
 class TokenCount(Struct, frozen=True):

@@ -6,7 +6,7 @@ import asyncio
 import getpass
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from decimal import Decimal
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from llmctl import pricing
 from llmctl.clock import AwakeClock, Clock
+from llmctl.config.degrade import keeps_for_later
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, ContextTooLong, NoKeyError, SetupError
 from llmctl.guards.accounting import CostCalculator, Stopwatch, accounting
@@ -28,12 +29,18 @@ from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.masking import masked, open_masker, restored, restoring
 from llmctl.guards.pipeline import Route, target_handler
 from llmctl.guards.prefix_cache import PrefixCache
+from llmctl.guards.queueing import Queueing
 from llmctl.guards.retry import Retry, RetryDetails
 from llmctl.guards.routing import Opened, Routing, open_router
 from llmctl.guards.schema import schema_validation
 from llmctl.guards.summarise import ChunkCosts, Summariser
 from llmctl.http import HttpClient
-from llmctl.protocols import AnswerCache, Handler, Observer, ProcessStatus
+from llmctl.protocols import (
+    AnswerCache,
+    Handler,
+    Observer,
+    ProcessStatus,
+)
 from llmctl.providers.registry import codec
 from llmctl.reports.amounts import money
 from llmctl.request import (
@@ -52,14 +59,13 @@ from llmctl.types import Answer, CallRecord, Message, Price, Request
 from llmctl.wiring import Surroundings, located, open_route
 
 if TYPE_CHECKING:
+    from llmctl.coordination.shared import Shared
     from llmctl.engines.batch_tools import BatchEndpoint
     from llmctl.guards.semantic_cache import Judge
     from llmctl.privacy.requests import RequestMasker
     from llmctl.semantic.vectors import Embedder
-    from llmctl.storage.answer_cache import SqliteCache
     from llmctl.storage.batch_jobs import BatchJobs
     from llmctl.storage.cipher import StoreCipher
-    from llmctl.storage.rate_limits import RateLimitStore
     from llmctl.storage.semantic_index import SemanticIndex
 
 SLOW = 3600.0  # seconds that the file of a batch may take, up or down
@@ -77,7 +83,8 @@ class Resources(Struct, frozen=True, kw_only=True):
         call_id: a new call's id.
         patient: calls wait for a provider rather than fail (a batch).
         checker: holds answers to their schemas.
-        jobs: the providers' batches on record.
+        jobs: the providers' batches on record; None where another machine keeps them.
+        shared: limits, budget and answers, as other runs have them, too.
         store: encrypts what is kept of questions and answers.
         stack: closes what is opened later.
         cache_guards: the cache guards of the handlers made so far.
@@ -96,7 +103,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     patient: bool
     stop: Stop
     checker: Checker
-    jobs: BatchJobs
+    jobs: BatchJobs | None
+    shared: Shared
     store: StoreCipher
     stack: AsyncExitStack
     cache_guards: list[Cache] = field(default_factory=list)
@@ -158,12 +166,13 @@ class Runner(Resources, frozen=True, kw_only=True):
         schema_retries: int = 1,
         prefix: PrefixCache | None = None,
         text: bool = True,
+        queueing: Queueing | None = None,
     ) -> Handler:
         """The whole pipeline. `sink` gets each call's record; `on_retry` hears of attempts that
         are repeated, `on_fallback` why which profile is asked instead. An answer that misses its
         schema is asked for `schema_retries` times more. `prefix` warms the prompt cache of the
         profile in use, not of its fallbacks. `text`: in an outage the profile's static text is an
-        answer.
+        answer; `queueing` keeps calls then, where the profile says so.
 
         `exact` counts every prompt with its vocabulary; otherwise that is done only where
         something depends on it, because loading a vocabulary takes longer than most prompts
@@ -192,7 +201,7 @@ class Runner(Resources, frozen=True, kw_only=True):
                 on_error=settle_failed,
                 on_fallback=on_fallback,
                 overflow=self.profile.on_overflow == "fallback",
-                patient=self.patient,
+                patient=self.patient and not keeps_for_later(self.profile.degrade),
             )
         if self.route is not None:
             cheaper = [
@@ -218,6 +227,7 @@ class Runner(Resources, frozen=True, kw_only=True):
                 clock=self.clock,
                 call_id=self.call_id,
                 on_error=settle_failed,
+                queueing=queueing,
             )
         handler = accounting(restoring(handler), sink, self.clock, self.costs)
         return handler if self.masker is None else masked(handler, self.masker)
@@ -315,6 +325,8 @@ class Runner(Resources, frozen=True, kw_only=True):
 
     def waits(self) -> str | None:
         """What the run is waiting for, such as `rate limit, 12 s`; None when it goes on."""
+        if self.shared.is_away():
+            return "the coordinator"
         down = [wait for route in self.routes if (wait := route.health.waits()) is not None]
         if down:
             return f"the provider is down, next look in {min(down):.0f} s"
@@ -389,22 +401,18 @@ class Run(Resources, frozen=True, kw_only=True):
 
     Attributes:
         many: the transport for many calls at a time is used.
-        shared: the limits that the processes of this machine share.
         routes: the ways opened so far, by the profile's name and interface.
         opening: whoever opens a way holds its lock.
         routes_stack: closes them.
         prices, regions: the own prices, and the regions, of the profiles opened so far, by name.
-        answers: the cache of profiles that keep answers, or (False) of those that keep none.
 
     """
 
     around: Surroundings
     many: bool
-    shared: RateLimitStore
     routes_stack: AsyncExitStack
     prices: dict[str, Price | None]
     regions: dict[str, str | None]
-    answers: Callable[[bool], SqliteCache]
     routes: dict[tuple[str, str], Route] = field(default_factory=dict)
     opening: defaultdict[tuple[str, str], asyncio.Lock] = field(
         default_factory=lambda: defaultdict(asyncio.Lock)
@@ -423,7 +431,8 @@ class Run(Resources, frozen=True, kw_only=True):
 
         Raises `NoKeyError` and `SetupError`: what is missing shows before the first paid call.
         """
-        waits = self.patient and not fallbacks
+        # What is kept for later does not wait.
+        waits = self.patient and not fallbacks and not keeps_for_later(profile.degrade)
         routes = [await self._route(profile, patient=waits)]
         for one in fallbacks:
             try:
@@ -453,14 +462,14 @@ class Run(Resources, frozen=True, kw_only=True):
         asked = [route.profile for route in (*routes, *ways)]
         masker = await asyncio.to_thread(open_masker, asked, self.around.environ)
         if any(route.profile.limits.rpm or route.profile.limits.tpm for route in (*routes, *ways)):
-            self.shared.open()
+            self.shared.limits.open()
         resources = {name: getattr(self, name) for name in Resources.__struct_fields__}
-        answers = self.answers(asked[0].cache.enabled)
-        semantic = await self._semantic(asked, answers)
+        enabled = asked[0].cache.enabled
+        semantic = await self._semantic(asked, enabled=enabled)
         return Runner(
             **resources,
             routes=tuple(routes),
-            cache=answers,
+            cache=self.shared.answers(enabled),
             semantic=semantic,
             masker=masker,
         )
@@ -476,7 +485,7 @@ class Run(Resources, frozen=True, kw_only=True):
                 circuits[lane] = state
         return ProcessStatus(waiting, circuits)
 
-    async def _semantic(self, asked: Sequence[Profile], answers: SqliteCache) -> Semantic:
+    async def _semantic(self, asked: Sequence[Profile], *, enabled: bool) -> Semantic:
         """What these profiles need for answers of questions that mean the same."""
         policies = [each.cache.semantic for each in asked if each.cache.semantic is not None]
         if not policies:
@@ -484,10 +493,15 @@ class Run(Resources, frozen=True, kw_only=True):
         from llmctl.semantic.vectors import embedder
         from llmctl.storage.semantic_index import SemanticIndex
 
+        if self.shared.kept is None:
+            raise SetupError(
+                "a semantic cache looks into the answers of one machine, and this run's are "
+                "another's: take `semantic:` out of the profile's `cache:`"
+            )
         judging = any(policy.mode == "judge" for policy in policies)
         embed = await asyncio.to_thread(embedder) if judging else None
         judges = {name: await self._judge(name) for policy in policies if (name := policy.judge)}
-        return Semantic(SemanticIndex(answers), embed, judges)
+        return Semantic(SemanticIndex(self.shared.kept(enabled)), embed, judges)
 
     async def _judge(self, name: str) -> Judge:
         """What asks the profile `name`: each verdict is a call of its own, with its own budget,
@@ -521,7 +535,7 @@ class Run(Resources, frozen=True, kw_only=True):
                     self.around,
                     self.routes_stack,
                     self.counter,
-                    self.shared,
+                    self.shared.limits,
                     self.stop,
                     self.awake.lost,
                     self.budget.status_changed,
@@ -544,23 +558,21 @@ async def open_run(
     many: bool = False,
     serving: bool = False,
     stop: Stop | None = None,
+    shared: Shared | None = None,
 ) -> AsyncIterator[Run]:
     """Everything that is opened once, whatever is asked: ledger, budget, prices, shared limits.
 
     `cache_size` is what the cache of answers may grow to, in bytes. `patient`: calls wait for a
     provider rather than fail, and come after a look into the cache (`Runner.kept_records`).
     `many`: calls go over the transport for many at a time. `serving`: they are those of a gateway's
-    callers. Nothing that waits is sent once `stop` was asked for. Raises `SetupError`, `DiskError`,
-    and `NoKeyError` where the audit or what is encrypted has no key.
+    callers. Nothing that waits is sent once `stop` was asked for. `shared`: what another machine
+    keeps for this run; by default it is in this machine's files. Raises `SetupError`, `DiskError`,
+    and `NoKeyError` where the audit, what is encrypted, or the coordinator has no key.
     """
-    from llmctl.storage.answer_cache import SqliteCache
-    from llmctl.storage.batch_jobs import BatchJobs
     from llmctl.storage.cipher import StoreCipher
-    from llmctl.storage.ledger import open_ledger
-    from llmctl.storage.rate_limits import RateLimitStore
 
     folders, clock, warn = around.folders, around.clock, around.warn
-    stop, user, run_id = stop or Stop(), user_name(), ulid(clock)
+    stop = stop or Stop()
     # Names are resolved, keys read and long prompts counted there.
     start_executor(THREADS)
     store = StoreCipher(around.environ, on=around.encrypt)
@@ -570,30 +582,24 @@ async def open_run(
         own: dict[str, Price | None] = {}
         prices = pricing.Prices(partial(pricing.load, folders.state, warn))
         counter = Counter(prices.window, codec)
-        shared = RateLimitStore(folders.state / "limits.db", clock)
-        stack.callback(shared.close)
         awake = AwakeClock(clock)
         stack.callback(awake.close)
         # Closed after the ledger and the cache: ending connections and servers may take a while.
         routes_stack = await stack.enter_async_context(AsyncExitStack())
+        run_id = ulid(clock) if shared is None else shared.run_id
         # Delivered when all else is closed, for that may take a while, too.
         telemetry = await stack.enter_async_context(_telemetry(around, run_id, serving=serving))
-        ledger = open_ledger(folders.state / "ledger.db", run_id, user)
-        stack.callback(ledger.close)
+        if shared is None:
+            shared = await stack.enter_async_context(
+                _shared_here(around, run_id, cache_size, store, stop)
+            )
+        user = shared.user
         checker = Checker()
         stack.push_async_callback(checker.close)
         regions: dict[str, str | None] = {}
         audit = await stack.enter_async_context(_audit(around, run_id, user, regions))
-        budget = RunBudget(ledger, clock, warn, run_id, user, audit, telemetry)
+        budget = RunBudget(shared.budget, clock, warn, run_id, user, audit, telemetry, shared.watch)
         stack.callback(budget.close)
-
-        @cache
-        def answers(enabled: bool) -> SqliteCache:  # noqa: FBT001 - as it is called
-            file = folders.cache / "cache.db" if enabled else None
-            kept = SqliteCache(file, warn, clock, size=cache_size, store=store)
-            stack.callback(kept.close)
-            return kept
-
         run = Run(
             around=around,
             many=many,
@@ -601,20 +607,19 @@ async def open_run(
             routes_stack=routes_stack,
             prices=own,
             regions=regions,
-            answers=answers,
             clock=clock,
             awake=awake,
             run_id=run_id,
             counter=counter,
             costs=CostCalculator(counter, prices, own, clock),
             budget=budget,
-            check=ledger.check_in_place,
+            check=shared.check,
             warn=warn,
             call_id=partial(ulid, clock),
             patient=patient,
             stop=stop,
             checker=checker,
-            jobs=BatchJobs(ledger.database),
+            jobs=shared.jobs,
             store=store,
             stack=stack,
         )
@@ -648,13 +653,69 @@ async def open_runner(
     routed: Sequence[Profile] = (),
     patient: bool = False,
     stop: Stop | None = None,
+    shared: Shared | None = None,
 ) -> AsyncIterator[Runner]:
     """The runner of a run that asks one profile; many calls at a time where they are `patient`.
     Raises as `open_run` and `Run.runner`."""
     async with open_run(
-        around, cache_size=cache_size, patient=patient, many=patient, stop=stop
+        around, cache_size=cache_size, patient=patient, many=patient, stop=stop, shared=shared
     ) as run:
         yield await run.runner(profile, fallbacks, routed)
+
+
+@asynccontextmanager
+async def _shared_here(
+    around: Surroundings, run_id: str, cache_size: int | None, store: StoreCipher, stop: Stop
+) -> AsyncIterator[Shared]:
+    """What the run shares with the processes of this machine, in its files, and by the coordinator
+    that the configuration names. Raises as `open_run`."""
+    from llmctl.coordination.shared import Shared
+    from llmctl.storage.answer_cache import SqliteCache
+    from llmctl.storage.batch_jobs import BatchJobs
+    from llmctl.storage.ledger import open_ledger
+    from llmctl.storage.rate_limits import RateLimitStore
+
+    folders, clock, user = around.folders, around.clock, user_name()
+    async with AsyncExitStack() as stack:
+        limits = stack.enter_context(closing(RateLimitStore(folders.state / "limits.db", clock)))
+        opened = open_ledger(folders.state / "ledger.db", run_id, user)
+        ledger = stack.enter_context(closing(opened))
+        jobs = BatchJobs(ledger.database)
+
+        @cache
+        def answers(enabled: bool) -> SqliteCache:  # noqa: FBT001 - as it is called
+            file = folders.cache / "cache.db" if enabled else None
+            kept = SqliteCache(file, around.warn, clock, size=cache_size, store=store)
+            return stack.enter_context(closing(kept))
+
+        here = Shared(
+            run_id=run_id,
+            user=user,
+            limits=limits,
+            budget=ledger,
+            answers=answers,
+            kept=answers,
+            check=ledger.check_in_place,
+            watch=ledger.watch,
+            jobs=jobs,
+        )
+        if around.coordinator is None:
+            yield here
+            return
+        from llmctl.coordination.redis import open_coordinator
+
+        async with open_coordinator(
+            around.coordinator,
+            around.environ,
+            run_id,
+            user,
+            store,
+            ledger.calls_of,
+            around.warn,
+            stop,
+        ) as coordinator:
+            jobs.on_given_back(coordinator.give_back)
+            yield here.by(coordinator, lambda: coordinator.is_away)
 
 
 @asynccontextmanager

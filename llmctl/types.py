@@ -215,6 +215,13 @@ class Request(Struct, frozen=True):
         """What a row's answer in an output is found by; in hex."""
         return (self.masked and self.masked.question) or self.fingerprint
 
+    def without_content(self) -> Request:
+        """What a ledger wants to know of it: whose it is, and where it goes; not what it says."""
+        return Request(
+            self.id, self.target, (), tags=self.tags, user=self.user, call_id=self.call_id,
+            masked=self.masked and Masked(self.masked.counts), parent=self.parent,
+        )  # fmt: skip
+
     @property
     def wants_body(self) -> bool:
         """Whether the answer is more than one text, so that the provider's body is kept whole."""
@@ -443,6 +450,12 @@ class CallRecord(Struct, frozen=True):
     asked: Request | None = None
     routed_saved: Decimal | None = None
     provider_saved: Decimal | None = Decimal(0)
+
+    @property
+    def target(self) -> Target:
+        """Whom the call went to: of a profile's several servers, the one asked last."""
+        found: Target | None = self.result.target
+        return found or self.request.target
 
     @property
     def ok(self) -> bool:

@@ -13,13 +13,15 @@ from msgspec.structs import replace
 from llmctl.auth.clouds import open_auth
 from llmctl.auth.key_auth import FixedKey, KeyAuth
 from llmctl.clock import Clock
-from llmctl.config.settings import Audit, Folders, Profile, Telemetry
-from llmctl.errors import SetupError
+from llmctl.config.settings import Audit, Folders, Profile, RedisSettings, Telemetry
+from llmctl.errors import NoKeyError, SetupError
 from llmctl.guards.circuit_breaker import ProviderHealth
 from llmctl.guards.context_window import Admission
+from llmctl.guards.load_balancer import LoadBalancer
 from llmctl.guards.pipeline import Route
 from llmctl.guards.rate_limit import ProviderLimits
 from llmctl.http import HttpClient
+from llmctl.keys.key import slot_of
 from llmctl.keys.keyring_store import stored_slots
 from llmctl.keys.resolver import KeyResolver, RotatingKey
 from llmctl.protocols import Auth, Codec, RateHeaders, SharedLimits
@@ -31,12 +33,15 @@ from llmctl.redact import remember
 from llmctl.request import left_out
 from llmctl.shutdown import Stop
 from llmctl.tokens import Counter
+from llmctl.types import origin_of
 
 
 class Surroundings(Struct, frozen=True):
     """What opening a profile needs of the command that runs; `say` and `warn` get a sentence for
     the user. `audit`: every call gets a line in the audit log, `telemetry`: a span; `encrypt`: what
-    is kept of questions and answers is encrypted; `profiles` are all there are."""
+    is kept of questions and answers is encrypted; `profiles` are all there are; `coordinator`: what
+    machines share is there. `sends`: calls are made from here; where they are not, no key is looked
+    for."""
 
     folders: Folders
     environ: Mapping[str, str]
@@ -47,6 +52,8 @@ class Surroundings(Struct, frozen=True):
     telemetry: Telemetry | None = None
     encrypt: bool = False
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    coordinator: RedisSettings | None = None
+    sends: bool = True
 
 
 async def open_route(
@@ -90,7 +97,8 @@ async def open_route(
     start = None if isinstance(endpoint.base_url, str) else endpoint.base_url
     truncate = profile.on_overflow == "truncate"
     admission = Admission(counter, health, start, truncate=truncate)
-    return Route(profile, endpoint, limits, health, admission)
+    attempt = endpoint if len(profile.urls) == 1 else _balanced(profile, endpoint, around)
+    return Route(profile, endpoint, attempt, limits, health, admission)
 
 
 @asynccontextmanager
@@ -154,7 +162,9 @@ async def _open(
     base_url: str | Callable[[], Awaitable[str]] = profile.url
     speaks = codec(profile.adapter, profile.api)
     auth: Auth
-    if profile.provider == LOCAL:
+    if not around.sends:
+        auth = KeyAuth(speaks.auth, FixedKey(None))
+    elif profile.provider == LOCAL:
         base_url, local_key = _local_server(profile, around, stack)
         auth = KeyAuth(speaks.auth, local_key)
     else:
@@ -178,6 +188,16 @@ async def _open(
     )
 
 
+def _balanced(profile: Profile, endpoint: Endpoint, around: Surroundings) -> LoadBalancer:
+    """The profile's servers, each asked as the first one is."""
+    return LoadBalancer(
+        {url: replace(endpoint, base_url=url) for url in profile.urls},
+        profile.breaker,
+        around.clock,
+        lambda sentence: around.warn(f"profile {profile.name}: {sentence}"),
+    )
+
+
 async def _auth(profile: Profile, around: Surroundings, speaks: Codec) -> Auth:
     """What proves to the profile's provider who asks. Raises `NoKeyError` and `SetupError`."""
     if profile.auth is not None:
@@ -188,6 +208,14 @@ async def _auth(profile: Profile, around: Surroundings, speaks: Codec) -> Auth:
         around.warn(
             f"the profile {profile.name} is called without a key: the stored key "
             f"{elsewhere[0].name} belongs to {elsewhere[0].where} and is sent nowhere else"
+        )
+    slot = slot_of(profile)
+    others = {origin_of(url) for url in profile.servers} - {slot.origin}
+    if found and found.source == "keyring" and others:
+        raise NoKeyError(
+            f"no key for the profile {profile.name}: the stored key {slot.name} belongs to "
+            f"{slot.where} and is not sent to the other servers of `base_url`, such as "
+            f"{min(others)}; name a key for all of them by `key: {{env: NAME}}`"
         )
     key = RotatingKey(resolver, profile, found, around.warn, around.clock)
     return KeyAuth(speaks.auth, key, profile.key_header)

@@ -208,7 +208,7 @@ class OidcExchange:
         if self._profile.adapter == "openai":
             return "https://auth.openai.com/oauth/token"
         base = self._profile.base_url
-        if parse_endpoint(base) is None:
+        if any(parse_endpoint(url) is None for url in (base, *self._profile.servers)):
             raise self._error("needs https:// in base_url: the token would be sent in the clear")
         return f"{base}/oauth/token"
 

@@ -32,27 +32,33 @@ def run_list(context: Context) -> int:
         print_json({"rules": [_rule_json(one, settings.alerts) for one in found]})
         return 0
     now = context.clock.wall()
+    heard = [", ".join(sinks_of(settings.alerts, one.rule)) or "-" for one in found]
+    apart = len({*heard}) > 1
     print_table(
-        ("rule", "severity", "state", "now", "fires", "sinks"),
+        ("rule", "severity", "state", "now", "fires", *(["sinks"] if apart else [])),
         [
             (
                 one.rule.name,
                 one.rule.severity,
-                _state(one, now),
+                _state(one, now, " "),
                 shown(one.rule.figure, one.measured.value),
-                _fires(one),
-                ", ".join(sinks_of(settings.alerts, one.rule)) or "-",
+                _fires(one, _SIGNS[one.rule.above is None]),
+                *([sinks] if apart else []),
             )
-            for one in found
+            for one, sinks in zip(found, heard, strict=True)
         ],
         whole=("rule",),
     )
+    if settings.alerts.sinks and found and not apart:
+        context.info(f"each of them tells {heard[0]}" if heard[0] != "-" else "none tells a sink")
     if off := [name for name, rule in settings.alerts.rules.items() if not rule.enabled]:
         context.info(f"off: {', '.join(off)}")
     if not settings.alerts.sinks:
         context.info(_NO_SINKS)
     return 0
 
+
+_SIGNS = ("> ", "< ")  # shorter than words: the table fits a terminal of 80 columns
 
 _NO_SINKS = (
     "there are no sinks: nobody is told, and only `alerts check` looks (write `alerts: sinks:` in "
@@ -131,17 +137,20 @@ def _read(settings: Settings, work: Callable[[Reading], T]) -> T:
         return ledger.report(work)
 
 
-def _state(one: Standing, now: float) -> str:
+def _state(one: Standing, now: float, since: str = " for ") -> str:
     phase = one.state.phase
-    return phase if phase == "quiet" else f"{phase} for {age(now - one.state.since)}"
+    return phase if phase == "quiet" else f"{phase}{since}{age(now - one.state.since)}"
 
 
-def _fires(one: Standing) -> str:
+def _fires(one: Standing, sign: str = "") -> str:
     rule = one.rule
+    threshold = condition(rule)
+    if sign:
+        threshold = sign + threshold.partition(" ")[2]
     over = "" if rule.figure in WITHOUT_SPAN else f" over {span(rule.over)}"
     held = f" for {span(rule.held)}" if rule.held else ""
     of = f" of {rule.profile or rule.budget}" if rule.profile or rule.budget else ""
-    return f"{rule.figure}{of} {condition(rule)}{over}{held}"
+    return f"{rule.figure}{of} {threshold}{over}{held}"
 
 
 def _line(one: Standing, now: float) -> str:

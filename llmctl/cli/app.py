@@ -79,6 +79,7 @@ def program() -> "typer.Typer":
         models,
         pii_commands,
         profiles_commands,
+        queue,
         report,
         tokens_commands,
     )
@@ -136,6 +137,12 @@ def program() -> "typer.Typer":
 
         return run(options, context)
 
+    @command(queue.app, "run", "config", "json", options=queue.QueueRunOptions)
+    def run_queue(context: Context, options: queue.QueueRunOptions) -> int:
+        from llmctl.cli.queue_run import run
+
+        return run(options, context)
+
     @command(prompts, "lint", "profile", "model", "config", "json", options=LintOptions)
     def lint(context: Context, options: LintOptions) -> int:
         from llmctl.cli.prompt_run import run
@@ -167,6 +174,7 @@ def program() -> "typer.Typer":
     app.add_typer(pii_commands.app, name="pii")
     app.add_typer(routes, name="route")
     app.add_typer(prompts, name="prompt")
+    app.add_typer(queue.app, name="queue")
     app.add_typer(audit.app, name="audit")
     app.add_typer(alerts.app, name="alerts")
     app.add_typer(limits.app, name="limits")

@@ -36,12 +36,22 @@ from llmctl.cli.output import (
     say,
     usage_line,
 )
+from llmctl.cli.queue_file import queueing_for
 from llmctl.cli.streams import require_stream, stdin_pieces
 from llmctl.config.settings import Profile
-from llmctl.errors import CallError, DiskError, InputError, InvalidRequest, ProviderDown, UsageError
+from llmctl.errors import (
+    CallError,
+    DiskError,
+    InputError,
+    InvalidRequest,
+    ProviderDown,
+    Queued,
+    UsageError,
+)
 from llmctl.guards.budget import held_by
 from llmctl.guards.data_place import first_place
 from llmctl.guards.masking import refuse
+from llmctl.guards.queueing import Queueing
 from llmctl.protocols import BudgetDenied, TokenCount
 from llmctl.providers.anthropic import default_limit
 from llmctl.providers.models_api import count_tokens
@@ -49,6 +59,7 @@ from llmctl.redact import printable
 from llmctl.request import Question, compose, retarget, ulid
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import handle_signals
+from llmctl.storage.call_queue import Origin
 from llmctl.storage.cipher import StoreCipher
 from llmctl.storage.history import Conversation, open_history
 from llmctl.types import Answer, CallRecord, Masked, Message, Request, StreamChunk
@@ -136,15 +147,23 @@ async def _run(
             places = selection.profile, *selection.fallbacks
             asked = request if live.masker is None else live.masker(request)
             return await _plan(asked, live, budget, options, context, places)
-        code, answer = await _ask(live.stamp(request), live, options, context)
+        remembered = not options.no_history and selection.profile.history
+        origin = Origin(conversation=before.id if before else "", remembered=remembered)
+        private = "nothing of it is to be kept (--no-history)" if options.no_history else ""
+        queueing = queueing_for(live, selection, context, origin, private=private)
+        code, answer = await _ask(live.stamp(request), live, options, context, queueing)
     told = answer is not None and answer.cache != "static"
-    if answer is not None and told and not options.no_history and selection.profile.history:
-        await _remember(request, answer, context, before, live.store)
+    if answer is not None and told and remembered:
+        await remember(request, answer.text, context, origin.conversation, live.store)
     return code
 
 
 async def _ask(
-    request: Request, live: Runner, options: AskOptions, context: Context
+    request: Request,
+    live: Runner,
+    options: AskOptions,
+    context: Context,
+    queueing: Queueing | None,
 ) -> tuple[int, Answer | None]:
     """Ask and print; the exit code, and the answer if there is one."""
     records: list[CallRecord] = []
@@ -171,9 +190,10 @@ async def _ask(
         ),
         on_fallback=lambda error, name: context.info(f"{error.message}; asking {name} instead"),
         schema_retries=options.schema_retries,
+        queueing=queueing,
     )
     signals: list[int] = []
-    answer = None
+    answer, queued = None, 0
     try:
         answer = await _until_signal(handler(request, emit if streamed else None), signals)
         waiting.stop()
@@ -182,6 +202,10 @@ async def _ask(
         elif answer is not None and not streamed:
             printer(answer.text)
         printer.end()
+    except Queued as later:
+        waiting.stop()
+        _end_queued(printer, later, records[0], context)
+        queued = later.exit_code
     except CallError as error:
         waiting.stop()
         if context.json and records and not printer.closed:
@@ -191,14 +215,40 @@ async def _ask(
         _end_failed(printer, error)
     finally:
         waiting.stop()
+    _say_notes(request, answer, records, printer, options, context)
+    degraded = ProviderDown.exit_code if options.strict and answer and answer.degraded else 0
+    return (128 + signals[0] if signals else queued or degraded), answer
+
+
+def _say_notes(
+    request: Request,
+    answer: Answer | None,
+    records: Sequence[CallRecord],
+    printer: AnswerPrinter,
+    options: AskOptions,
+    context: Context,
+) -> None:
+    """What is to be known of the answer, and what the call used, on stderr."""
     if answer is not None and (note := _note(request, answer)):
         printer.fresh_line()
         context.warn(note)
     if records and (options.usage or (is_tty(sys.stderr) and not context.quiet)):
         printer.fresh_line()
         say(usage_line(records[0]), dim=True)
-    degraded = ProviderDown.exit_code if options.strict and answer and answer.degraded else 0
-    return (128 + signals[0] if signals else degraded), answer
+
+
+def _end_queued(printer: AnswerPrinter, later: Queued, call: CallRecord, context: Context) -> None:
+    """Say that the answer comes later, and the text that is given meanwhile. Raises `DiskError`."""
+    with suppress(CallError):  # what stdout has to say about it stands in the printer
+        if context.json:
+            printer.write_json(record(call, "llmctl").decode())
+        else:
+            printer(later.static)
+            printer.end()
+    if printer.failure is not None:
+        raise printer.failure from None
+    printer.fresh_line()
+    say(later.message)
 
 
 def _end_failed(printer: AnswerPrinter, error: CallError) -> None:
@@ -376,15 +426,12 @@ def _last_conversation(context: Context) -> Conversation:
     return found
 
 
-async def _remember(
-    request: Request,
-    answer: Answer,
-    context: Context,
-    before: Conversation | None,
-    store: StoreCipher,
+async def remember(
+    request: Request, text: str, context: Context, conversation: str, store: StoreCipher
 ) -> None:
-    """Keep the turn for `-c`. The answer has been printed: a full disk is only a warning now."""
-    asked = request.messages[-1:] if before else request.messages
+    """Keep the turn for `-c`, with the others of the conversation of that id, or of a new one. The
+    answer has been printed: a full disk is only a warning now."""
+    asked = request.messages[-1:] if conversation else request.messages
     try:
         path = context.folders.state / "history.db"
         with closing(open_history(path, store)) as history:
@@ -394,8 +441,8 @@ async def _remember(
                     "its WAL may hold them in clear until that one has ended"
                 )
             await history.append(
-                before.id if before else ulid(context.clock),
-                (*asked, Message("assistant", answer.text)),
+                conversation or ulid(context.clock),
+                (*asked, Message("assistant", text)),
                 profile=request.target.profile,
                 model=request.target.model,
                 at=context.clock.wall(),

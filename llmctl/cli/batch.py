@@ -29,8 +29,8 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     \b
     INPUT rows are JSON objects: {"id", "prompt"}, {"id", "messages"}, OpenAI
     batch lines, or with --template any record. Optional fields: system, model,
-    max_tokens, temperature, schema, options, tags; a row wins over flags and
-    profile. All of INPUT is checked first.
+    max_tokens, temperature, schema, options, tags, priority; a row wins over
+    flags and profile. All of INPUT is checked first.
 
     \b
     OUTPUT gets a line for every row that was answered, OUTPUT with .errors.jsonl
@@ -38,6 +38,24 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     stderr, and there is no resume). Answered rows are never sent again; failed
     ones are. With an OUTPUT that ends in .csv the lines stand in the .jsonl
     beside it, and it is made of them at the end.
+
+    Rows are sent in the order of INPUT, those of a higher "priority" first (-100 to 100; 0 without
+    one, as OpenAI batch lines and the records of a template are).
+
+    --join: the same command in any number of processes, which share the rows between them and
+    write one OUTPUT; each row is sent by one of them. What one leaves, or had when it was killed,
+    the others take; the last one sorts (--ordered) and makes a table. Each tells its own rows and
+    the others' (--json: others {ok, failed}), and exits by the whole; one without --join exits 75
+    meanwhile. Limits and budgets of the configuration hold for all of them together, --budget for
+    each. On one machine they see each other by the state folder, on several by one `coordinator:`,
+    and OUTPUT lies on a file system that all of them see. `queue` of `degrade:` is left out, as it
+    is with -o -, where no answer could come later.
+
+    --follow takes rows that are appended to INPUT (whole lines of a .jsonl file, or of stdin as
+    they come) until Ctrl-C, SIGTERM, --max-time, or the end of stdin. Interrupted when every row
+    has its record, it exits as a run that ended by itself. A line that is no row ends it (exit 2);
+    so does an INPUT that is cut, removed or replaced. Rows that were edited in place are noticed at
+    the end, or by the next run.
 
     Identical rows share one answer, unless their temperature is above 0: then they are samples.
 
@@ -67,6 +85,12 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     submitted twice, whatever breaks. --status and --list with --json: a list of {intent, output,
     profile, provider, batch, state, word, rows, done, failed, made, checked, note, command}.
 
+    --engine ray sends rows from every machine of a Ray cluster (extra `ray`; llmctl must be
+    installed on each, which looks for the keys itself: none is sent there). Limits, budgets and the
+    cache are one for all, kept here; --concurrency counts on each machine. Machines may join and
+    die meanwhile: the rows of a dead one are sent again, and what it had under way is `unknown` in
+    `cost report`.
+
     --warm is for rows that begin alike (instructions first, then the row's own text): where the
     provider's prompt cache keeps that start and it pays, one row goes first, and the others when
     it has its answer. Anthropic is told where the start ends (cache_control), OpenAI gets a key of
@@ -81,6 +105,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
       llmctl batch reviews.csv --template "Positive? {{ text }}" -o labels.jsonl
       llmctl batch prompts.jsonl --dry-run --budget 5
       llmctl batch prompts.jsonl --engine provider --detach
+      llmctl batch prompts.jsonl --engine ray --address auto
       zcat big.jsonl.gz | llmctl batch - -o - --concurrency 50 | jq -r .text
     """
 
@@ -110,9 +135,19 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     temperature: TemperatureOption = None
     param: ParamOption = None
     engine: Annotated[
-        Literal["local", "provider"],
-        Option(help="One call a row from here, or the provider's batches at half the price."),
+        Literal["local", "provider", "ray"],
+        Option(
+            metavar="local|provider|ray",
+            help="Calls from here, the provider's batches at half the price, or many machines.",
+        ),
     ] = "local"
+    address: Annotated[
+        str | None,
+        Option(metavar="auto|HOST:PORT", help="The Ray cluster to join; else one is made here."),
+    ] = None
+    nodes: Annotated[
+        int | None, Option(min=1, metavar="N", help="At most so many of its machines.")
+    ] = None
     concurrency: Annotated[
         int | None, Option(min=1, max=10_000, metavar="N", help="Calls in flight at a time.")
     ] = None
@@ -129,6 +164,12 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     dedupe: Annotated[
         bool,
         Option("--dedupe", help="One answer for identical rows at a temperature above 0, too."),
+    ] = False
+    join: Annotated[
+        bool, Option("--join", help="Share INPUT and OUTPUT with other processes that say so.")
+    ] = False
+    follow: Annotated[
+        bool, Option("--follow", help="Go on with rows that are appended, until interrupted.")
     ] = False
     format: Annotated[
         Literal["llmctl", "openai"], Option(help="Output lines: ours, or OpenAI's batch results.")

@@ -14,6 +14,7 @@ from llmctl import pricing
 from llmctl.batch.job import Job, open_batch
 from llmctl.batch.output import check_output, default_output, dollars
 from llmctl.batch.plan import AverageCall, Cost, Plan, PlanInputs, PlanRoute, plan
+from llmctl.batch.semantic_check import require_known_fields
 from llmctl.cli import batch_warm
 from llmctl.cli.context import Context, Selection
 from llmctl.cli.options import budget_windows
@@ -64,6 +65,7 @@ def dry_run(
         return AverageCall(output, fmean(ms for _, ms in found) / 1000, len(found))
 
     with open_batch(job, dry_run=True) as batch, cache, ledger:
+        require_known_fields(batch, (*profiles, *selection.routed), in_batch=in_batch)
         left = {} if budget is None else {"": budget}
         left |= _left(job, budgets, ledger, now)
         counter = Counter(prices.window, codec)

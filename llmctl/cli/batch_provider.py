@@ -127,6 +127,7 @@ def engine(
     api = batch_api(profile.adapter)
     assert api is not None
     assert batch.output is not None
+    assert live.jobs is not None
     live.budget.in_batch = True
     flags = {"--concurrency": options.concurrency, "--rpm": options.rpm, "--tpm": options.tpm,
              "--rpd": options.rpd}  # fmt: skip

@@ -7,20 +7,29 @@ import gc
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
-from llmctl.batch.output import STDOUT, default_output, dollars, errors_path, is_csv, lines_path
+from llmctl.batch.output import (
+    STDOUT,
+    default_output,
+    dollars,
+    errors_path,
+    is_csv,
+    lines_path,
+)
 from llmctl.batch.rows import RowReader
-from llmctl.cli import batch_provider, batch_warm
+from llmctl.batch.semantic_check import require_known_fields, semantic_policies
+from llmctl.cli import batch_provider, batch_ray, batch_shared, batch_warm
 from llmctl.cli.alerts_batch import check_sinks, notify, watched
 from llmctl.cli.batch import BatchOptions
 from llmctl.cli.context import Context, Selection, runner_for, select_profile
@@ -49,6 +58,7 @@ from llmctl.cli.output import (
     say,
     write_json,
 )
+from llmctl.cli.queue_file import fetch_queued, for_rows, queueing_rows, unqueueing_rows
 from llmctl.cli.streams import SIGPIPE, note_slow_stdin, require_stream
 from llmctl.config.settings import parse_age
 from llmctl.engines.local import LocalEngine
@@ -57,8 +67,10 @@ from llmctl.errors import (
     BudgetRefused,
     CallError,
     CallTimeout,
+    CoordinatorError,
     InputError,
     LlmctlError,
+    Queued,
     UsageError,
 )
 from llmctl.guards.data_place import first_place
@@ -66,12 +78,14 @@ from llmctl.guards.masking import open_masker
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.progress import Pace, bar, plain_lines
 from llmctl.observers.run_stats import Tally
-from llmctl.protocols import Engine
 from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop, handle_signals
 from llmctl.storage.process import free_descriptors
 from llmctl.types import Masked
+
+if TYPE_CHECKING:
+    from llmctl.cluster.ray_engine import RayEngine
 
 
 def run(options: BatchOptions, context: Context) -> int:
@@ -83,7 +97,7 @@ def run(options: BatchOptions, context: Context) -> int:
     try:
         return _checked(options, context)
     except LlmctlError as error:
-        if context.json and (options.output or options.input) == STDOUT:
+        if context.json and not error.reported and (options.output or options.input) == STDOUT:
             error.reported = True  # stdout carries rows
             say(error_json(error), end="")
         raise
@@ -93,6 +107,8 @@ def _checked(options: BatchOptions, context: Context) -> int:
     batch_warm.check_options(options)
     _check_files(options)
     batch_provider.check_options(options)
+    batch_shared.check_options(options)
+    batch_ray.check_options(options)
     if (options.output or default_output(options.input)) == STDOUT:
         require_stream(1, "stdout")
         require_stream(2, "stderr")  # where rows that fail go
@@ -112,9 +128,13 @@ def _checked(options: BatchOptions, context: Context) -> int:
         rpd=options.rpd,
     )
     profile = replace(selection.profile, tags={**selection.profile.tags, **tags})
+    output = options.output or default_output(options.input)
+    profile = for_rows(profile, output, shared=options.join or options.engine == "ray")
     selection = replace(selection, profile=profile)
+    batch_ray.check_profiles(selection, options)
     check_sinks("--notify", options.notify, selection.settings)
-    masker = open_masker((profile, *selection.fallbacks, *selection.routed), context.environ)
+    asked = (profile, *selection.fallbacks, *selection.routed)
+    masker = open_masker(asked, context.environ)
     batch_provider.check_profile(profile, options, masker)
     template = None
     if options.template is not None:
@@ -135,6 +155,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
             keep=_kept_fields(options.keep),
             fixed_tags=budget_tags(selection.settings.budgets),
             mask=masker,
+            parts=bool(semantic_policies(asked)),
         ),
         profile=profile,
         format=options.format,
@@ -143,6 +164,8 @@ def _checked(options: BatchOptions, context: Context) -> int:
         restart=options.restart,
         dedupe=options.dedupe,
         cache_mode=mode,
+        follow=options.follow and not options.dry_run,
+        join=batch_shared.claims_place(options, selection.settings),
     )
     if options.engine == "provider" and profile.route is not None:
         context.info(f"a provider's batch follows no route: all rows are for {profile.name}")
@@ -153,11 +176,12 @@ def _checked(options: BatchOptions, context: Context) -> int:
 
         in_batch = options.engine == "provider"
         return dry_run(job, budget, selection, context, in_batch=in_batch, warm=options.warm)
+    fetch_queued(job, selection, context)
     # A thread back from the disk waits this long for Python's lock, not 5 ms: a sixth more rows.
     sys.setswitchinterval(0.001)
     gc.freeze()  # rows come and go, the program stays: no use in looking for garbage in it
     with open_batch(job) as batch:
-        if not batch.rows:
+        if not batch.rows and not options.follow:
             raise InputError(f"{batch.source.name} has no rows: nothing was sent")
         if batch.output and batch.torn:
             context.warn(
@@ -169,6 +193,7 @@ def _checked(options: BatchOptions, context: Context) -> int:
                 f"{plural(batch.unmatched, 'answer')} in the output without a row in the input"
             )
         batch_provider.check_open(batch, selection.settings.folders, options, context)
+        require_known_fields(batch, asked, in_batch=options.engine == "provider")
         return asyncio.run(_notified(batch, budget, seconds, options, context, selection))
 
 
@@ -193,6 +218,8 @@ class Ending(Struct):
         pipe_closed: the reader of stdout has gone.
         left: rows that are at the provider, in batches.
         budgets: where they stand, a line each.
+        nodes: rows by the node that answered them; empty where there was one machine.
+        failure: what was wrong with rows that were appended when others had their records.
 
     """
 
@@ -201,6 +228,18 @@ class Ending(Struct):
     pipe_closed: bool = False
     left: int = 0
     budgets: list[str] = []
+    nodes: Mapping[str, int] = {}
+    failure: InputError | None = None
+
+    def note(self, error: BrokenPipeError | InputError, *, summed_up: bool) -> None:
+        """Keep what ended the run until its summary is out. Raises an `InputError` at once where
+        there is nothing to sum up."""
+        if isinstance(error, BrokenPipeError):
+            self.pipe_closed = True
+        elif summed_up:
+            self.failure = error
+        else:
+            raise error
 
 
 async def _notified(
@@ -212,7 +251,7 @@ async def _notified(
     selection: Selection,
 ) -> int:
     """The exit code of the run; its end, whatever that is, is told to whom `--notify` names."""
-    tally = Tally(rows=batch.rows, skipped=batch.skipped)
+    tally = batch_shared.tally(batch)
     ending, since, code, failure = Ending(), context.clock.wall(), 130, None
     try:
         code = await _run(batch, tally, ending, budget, max_seconds, options, context, selection)
@@ -239,7 +278,7 @@ async def _run(
     open_jobs = batch_provider.open_jobs(batch, selection.settings.folders)
     if options.cancel and not open_jobs:
         context.info("no batch is under way for this OUTPUT: there is nothing to cancel")
-    elif tally.skipped == tally.rows and not open_jobs:
+    elif tally.skipped == tally.rows and not open_jobs and not options.follow:
         nothing_to_send(batch)
     else:
         if not open_jobs:  # what the provider has is fetched, whatever the rules say now
@@ -247,11 +286,12 @@ async def _run(
             fallbacks = () if in_batch else selection.fallbacks
             first_place((selection.profile, *fallbacks), {}, in_batch=in_batch)
         await _send(batch, tally, ending, budget, max_seconds, options, context, selection)
+    if options.follow and tally.complete:
+        ending.signals.clear()  # that is how such a run ends
     stopped = _stopped_because(ending)
-    if stopped and (ending.because or not context.quiet):
+    if stopped and not ending.failure and (ending.because or not context.quiet):
         say(f"stopped early: {stopped}")
-    if ending.left:
-        say(batch_provider.left_running(ending.left))
+    _say_what_is_open(tally, ending)
     # As the user named it: the path in use has its links followed.
     shown = (options.output or default_output(options.input)) if batch.output else None
     lines = Path(lines_path(options.input, shown)) if shown else None
@@ -259,14 +299,28 @@ async def _run(
     context.info("\n".join(_summary(tally, elapsed, shown, ending)))
     if failures := _failures(tally, lines, last_error=ending.because is None):
         say("\n".join(failures))  # --quiet is for progress, not for the reason of a failure
-    code = exit_code(tally, ending)
+    code = ending.failure.exit_code if ending.failure else exit_code(tally, ending)
     if options.cancel and code == 1 and not tally.failed:
         code = 0  # rows without an answer are what was asked for
     if context.json:
-        text = _summary_json(tally, elapsed, code, stopped)
+        text = _summary_json(tally, elapsed, code, stopped, ending.nodes)
         # With `-o -` stdout carries the rows themselves.
         (write_json if batch.output else partial(say, end=""))(text)
+    if ending.failure is not None:
+        ending.failure.reported = context.json
+        raise ending.failure
     return code
+
+
+def _say_what_is_open(tally: Tally, ending: Ending) -> None:
+    """Rows that will have their answers later, and what to do for it."""
+    if ending.left:
+        say(batch_provider.left_running(ending.left))
+    if tally.queued:
+        rows = plural(tally.queued, "row")
+        say(
+            f"the provider is down: {rows} queued; `llmctl queue run`, or the same command, goes on"
+        )
 
 
 async def _send(
@@ -280,7 +334,8 @@ async def _send(
     selection: Selection,
 ) -> None:
     """Send what has no answer yet. Raises as `job.run`."""
-    stop, batches = Stop(), None
+    stop = Stop()
+    batches: ProviderEngine | None = None
 
     def on_signal(number: int) -> None:
         ending.signals.append(number)
@@ -297,13 +352,12 @@ async def _send(
         what = f"row {retry.request.id}: {retry.error.message}"
         context.info(f"{what}; trying again in {retry.wait:.1f} s")
 
-    with handle_signals(on_signal):
-        async with runner_for(selection, context, patient=True, stop=stop) as live:
-            engine: Engine = LocalEngine(workers(selection, context), stop, context.clock)
-            if options.engine == "provider":
-                engine = batches = batch_provider.engine(
-                    batch, options, live, context, selection.settings.folders, stop, engine
-                )
+    sends = options.engine != "ray"
+    with batch_ray.cluster(options, context), handle_signals(on_signal):
+        async with runner_for(selection, context, patient=True, stop=stop, sends=sends) as live:
+            engine = _engine(batch, ending, budget, options, context, selection, live, stop)
+            elsewhere = None if isinstance(engine, LocalEngine) else engine
+            batches = engine if isinstance(engine, ProviderEngine) else None
             prefix = None
             if options.warm:
                 prefix = await batch_warm.open_prefix_cache(batch, live, selection, context)
@@ -311,10 +365,12 @@ async def _send(
                 context.info(f"run {live.run_id} (llmctl cost check --period run:ID)")
             windows = budget_windows(budget, selection.settings.budgets, live.run_id, user_name())
             live.budget.limit(windows, lambda: stop.asked)
+            queueing = queueing_rows(batch, live, selection, context)
             try:
                 async with (
-                    progress(tally, live, context, batches),
+                    progress(tally, live, context, elsewhere, followed=options.follow),
                     watched(selection.settings, context),
+                    batch_shared.open_rows(batch, tally, live, selection.settings) as rows,
                 ):
                     ending.because = await run_batch(
                         batch,
@@ -326,6 +382,7 @@ async def _send(
                             schema_retries=options.schema_retries,
                             prefix=prefix,
                             text=False,
+                            queueing=queueing,
                         ),
                         settle=live.budget.settle,
                         stats=tally,
@@ -334,16 +391,50 @@ async def _send(
                         call_id=live.call_id,
                         cached=live.kept_records,
                         max_seconds=max_seconds,
+                        ended=unqueueing_rows(batch, live, selection, context),
                         allowed_errors=_allowed_errors(options, tally.rows),
                         # Loading a vocabulary holds all up: better before any row is in flight.
                         check=live.check,
                         prepare=lambda: live.counter.load(target_for(selection.profile)),
+                        rows=rows,
                     )
-            except BrokenPipeError:
-                ending.pipe_closed = True
+            except (BrokenPipeError, InputError) as error:
+                ending.note(error, summed_up=options.follow and tally.done > 0)
             if batches is not None:
                 ending.because, ending.left = ending.because or batches.because, batches.left
-            ending.budgets += await budget_lines(live.budget)
+            ending.budgets += await _budgets(live, ending)
+
+
+async def _budgets(live: Runner, ending: Ending) -> list[str]:
+    """The lines of the budgets; none where an interrupted run cannot ask the coordinator."""
+    try:
+        return await budget_lines(live.budget)
+    except CoordinatorError:
+        if not ending.signals:
+            raise
+        return []
+
+
+def _engine(
+    batch: Batch,
+    ending: Ending,
+    budget: Decimal | None,
+    options: BatchOptions,
+    context: Context,
+    selection: Selection,
+    live: Runner,
+    stop: Stop,
+) -> LocalEngine | ProviderEngine | RayEngine:
+    """The engine of this command."""
+    if options.engine == "ray":
+        nodes = batch_ray.engine(options, live, context, selection, budget, stop)
+        ending.nodes = nodes.answered
+        return nodes
+    local = LocalEngine(workers(selection, context), stop, context.clock)
+    if options.engine == "local":
+        return local
+    folders = selection.settings.folders
+    return batch_provider.engine(batch, options, live, context, folders, stop, local)
 
 
 _OTHER_FILES = 64  # descriptors for what is open beside connections: databases, names looked up
@@ -367,7 +458,12 @@ def workers(selection: Selection, context: Context) -> int:
 
 @asynccontextmanager
 async def progress(
-    tally: Tally, live: Runner, context: Context, batches: ProviderEngine | None
+    tally: Tally,
+    live: Runner,
+    context: Context,
+    elsewhere: ProviderEngine | RayEngine | None,
+    *,
+    followed: bool = False,
 ) -> AsyncIterator[None]:
     """Show progress on stderr while the context is open, unless `--quiet`."""
     if context.quiet:
@@ -376,10 +472,12 @@ async def progress(
     tpm = live.profile.limits.of(live.profile.model).tpm
 
     def waits() -> str | None:
-        return (batches and batches.waits()) or live.waits()
+        return (elsewhere and elsewhere.waits()) or live.waits()
 
     budget = partial(tightest_budget, live.budget)
-    pace = Pace(tally, context.clock, money, tpm, waits, budget, live.today)
+    pace = Pace(tally, context.clock, money, tpm, waits, budget, live.today, followed=followed)
+    if elsewhere is not None and not isinstance(elsewhere, ProviderEngine):
+        pace.where = lambda: elsewhere.where
     if is_tty(sys.stderr) and context.environ.get("TERM") != "dumb":
         display = bar(sys.stderr, pace, colour=has_colour(sys.stderr))
     else:
@@ -395,6 +493,8 @@ async def progress(
 
 def _stopped_because(ending: Ending) -> str | None:
     """What ended the run before its last row; None when nothing did."""
+    if ending.failure is not None:
+        return ending.failure.message
     if ending.signals and not ending.left:
         return "interrupted; the same command goes on where this one stopped"
     if ending.because is not None:
@@ -419,11 +519,15 @@ def exit_code(tally: Tally, ending: Ending) -> int:
 
 
 def _exit_code_of_rows(tally: Tally) -> int:
-    if not tally.failed:
-        return int(tally.done < tally.rows)  # a row without a record is never a success
-    if "budget" in tally.failures:
+    others = tally.others
+    if not tally.failed and not others.failed:
+        if tally.queued and tally.done + tally.queued >= tally.rows:
+            return Queued.exit_code
+        return int(not tally.complete)  # a row without a record is never a success
+    kinds = tally.failures.keys() | others.failures.keys()
+    if "budget" in kinds:
         return BudgetRefused.exit_code
-    nothing_else = not tally.ok and not tally.skipped and len(tally.failures) == 1
+    nothing_else = not tally.ok and not tally.skipped and not others.ok and len(kinds) == 1
     last = tally.last_error
     return last.exit_code if nothing_else and last and last.exit_code in {4, 5} else 1
 
@@ -437,8 +541,11 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
         (tally.failed, "failed"),
         (tally.deduplicated, "answered by an identical row"),
         (tally.skipped, "answered before"),
+        (tally.others.ok, "answered by other processes"),
+        (tally.others.failed, "failed in other processes"),
         (ending.left, "at the provider"),
-        (max(0, tally.rows - tally.done - ending.left), "not sent"),
+        (tally.queued, "queued"),
+        (max(0, tally.rows - tally.done - tally.queued - ending.left), "not sent"),
     ]
     words = [f"{n:,} {what}" for n, what in counts if n or what in {"answered", "failed"}]
     where = f" → {output}" if output else ""
@@ -454,6 +561,8 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
             f"{plural(tally.requests, 'request')}{retries} · {read} tokens in + {wrote} out · "
             f"{cost} · {duration(elapsed)} · {rate:,.1f} rows/s"
         )
+    if ending.nodes:
+        lines.append(_nodes(ending.nodes))
     if tally.provider_saved or tally.provider_unsaved:
         lines.append(batch_warm.outcome(tally))
     lines += ending.budgets
@@ -476,6 +585,12 @@ def _summary(tally: Tally, elapsed: float, output: str | None, ending: Ending) -
     return lines
 
 
+def _nodes(rows: Mapping[str, int]) -> str:
+    """How many rows came from which node."""
+    each = ", ".join(f"{name} {number:,}" for name, number in sorted(rows.items()))
+    return f"{plural(len(rows), 'node')}: {each}"
+
+
 def _routes(tally: Tally) -> str:
     """Where rows were sent, and how many were asked twice, because of what."""
     sent = ", ".join(f"{number:,} to {name}" for name, number in sorted(tally.routed.items()))
@@ -484,11 +599,15 @@ def _routes(tally: Tally) -> str:
     return f"routed: {sent}" + (f"; {twice:,} of them asked twice ({why})" if twice else "")
 
 
-def _summary_json(tally: Tally, elapsed: float, code: int, stopped: str | None) -> str:
+def _summary_json(
+    tally: Tally, elapsed: float, code: int, stopped: str | None, nodes: Mapping[str, int]
+) -> str:
     """The summary for a program; with an exit code other than 0 also what went wrong."""
     fields = tally.summary(elapsed, code)
     amounts = {"cost_usd", "provider_cache_saved_usd"} & fields.keys()
     fields |= {name: dollars(fields[name]) for name in amounts}
+    if nodes:
+        fields["nodes"] = dict(nodes)
     if code:
         fields |= {"stopped_because": stopped, "errors": dict(sorted(tally.failures.items()))}
     return json_text(fields, compact=True)

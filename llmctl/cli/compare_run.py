@@ -17,6 +17,7 @@ from llmctl.batch.job import Batch, Job, nothing_to_send, open_batch
 from llmctl.batch.job import run as run_batch
 from llmctl.batch.output import STDOUT, default_output, dollars, errors_path
 from llmctl.batch.rows import RowReader
+from llmctl.batch.semantic_check import require_known_fields, semantic_policies
 from llmctl.cli.batch_run import Ending, exit_code, progress, workers
 from llmctl.cli.compare import CompareOptions
 from llmctl.cli.context import Context, Selection, select_profile, surroundings
@@ -31,6 +32,7 @@ from llmctl.cli.options import (
     system_prompt,
 )
 from llmctl.cli.output import money, plural, print_json, print_table, say
+from llmctl.cli.queue_file import for_rows
 from llmctl.cli.report import check_target, write_page
 from llmctl.engines.local import LocalEngine
 from llmctl.errors import CallError, InputError, UsageError
@@ -38,12 +40,14 @@ from llmctl.guards.data_place import first_place
 from llmctl.guards.masking import open_masker
 from llmctl.guards.retry import RetryDetails
 from llmctl.observers.run_stats import Tally
+from llmctl.protocols import Emit, Handler, Observer
 from llmctl.reports import comparison
 from llmctl.reports.amounts import percent
 from llmctl.request import target_for
 from llmctl.runner import Runner, open_run, user_name
 from llmctl.shutdown import Stop, handle_signals
 from llmctl.storage.files import disk, replacing
+from llmctl.types import Answer, Request
 
 
 class Side(Struct, frozen=True):
@@ -70,8 +74,9 @@ def run(options: CompareOptions, context: Context) -> int:
         sides = []
         for selection in selections:
             alone = replace(selection, fallbacks=())
-            job = _job(options, alone, output, context)
-            sides.append(Side(alone, stack.enter_context(open_batch(job)), Stop()))
+            batch = stack.enter_context(open_batch(_job(options, alone, output, context)))
+            require_known_fields(batch, (alone.profile, *alone.routed), in_batch=False)
+            sides.append(Side(alone, batch, Stop()))
         if not sides[0].batch.rows:
             raise InputError(f"{options.input} has no rows: nothing was sent")
         tally = Tally(
@@ -143,6 +148,7 @@ def _job(options: CompareOptions, selection: Selection, output: Path, context: C
             keep=(),
             fixed_tags=budget_tags(selection.settings.budgets),
             mask=open_masker((profile,), context.environ),
+            parts=bool(semantic_policies((profile, *selection.routed))),
         ),
         profile=profile,
         limit=options.limit,
@@ -187,10 +193,13 @@ async def _send(
             windows = budget_windows(budget, selection.settings.budgets, live.run_id, user_name())
             live.budget.limit(windows, lambda: stop.asked)
             # What one of them lacks shows before the first paid call of another.
-            runners = [await live.runner(side.selection.profile) for side in waiting]
+            runners = [
+                await live.runner(for_rows(side.selection.profile, STDOUT)) for side in waiting
+            ]
+            first = dict[int, str]()
             async with progress(tally, runners[0], context, None):
                 works = [
-                    _ask(side, runner, tally, context)
+                    _ask(side, runner, tally, first, context)
                     for side, runner in zip(waiting, runners, strict=True)
                 ]
                 ended = await _all(works, [side.stop for side in waiting])
@@ -211,17 +220,29 @@ async def _all(
     return [task.result() for task in tasks]
 
 
-async def _ask(side: Side, runner: Runner, tally: Tally, context: Context) -> CallError | None:
-    """Send the rows of one profile; gives the error that ended them early, if one did."""
+async def _ask(
+    side: Side, runner: Runner, tally: Tally, first: dict[int, str], context: Context
+) -> CallError | None:
+    """Send the rows of one profile; gives the error that ended them early, if one did. `first` are
+    the ids of the first call of each row, of any profile, by its index."""
 
     def on_retry(retry: RetryDetails) -> None:
         what = f"{side.name}, row {retry.request.id}: {retry.error.message}"
         context.info(f"{what}; trying again in {retry.wait:.1f} s")
 
+    def make_handler(sink: Observer) -> Handler:
+        handler = runner.handler(sink, exact=True, on_retry=on_retry)
+
+        async def ask(request: Request, emit: Emit | None) -> Answer:
+            parent = first.setdefault(request.index, request.call_id)
+            return await handler(replace(request, parent=parent), emit)
+
+        return ask
+
     return await run_batch(
         side.batch,
         LocalEngine(workers(side.selection, context), side.stop, context.clock),
-        lambda sink: runner.handler(sink, exact=True, on_retry=on_retry),
+        make_handler,
         settle=runner.budget.settle,
         stats=tally,
         stop=side.stop,

@@ -151,14 +151,19 @@ def select_profile(context: Context, **flags: Any) -> Selection:
 
 
 def runner_for(
-    selection: Selection, context: Context, *, patient: bool = False, stop: Stop | None = None
+    selection: Selection,
+    context: Context,
+    *,
+    patient: bool = False,
+    stop: Stop | None = None,
+    sends: bool = True,
 ) -> AbstractAsyncContextManager[Runner]:
-    """The opened runner of a selection; see `runner.open_runner`."""
+    """The opened runner of a selection; see `runner.open_runner`, and `sends` of `Surroundings`."""
     from llmctl.runner import open_runner
 
     return open_runner(
         selection.profile,
-        surroundings(selection, context),
+        replace(surroundings(selection, context), sends=sends),
         cache_size=selection.settings.cache_size,
         fallbacks=selection.fallbacks,
         routed=selection.routed,
@@ -181,6 +186,7 @@ def surroundings(selection: Selection, context: Context) -> Surroundings:
         selection.settings.telemetry,
         selection.settings.encrypt,
         selection.settings.profiles,
+        selection.settings.coordinator,
     )
 
 

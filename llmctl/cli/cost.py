@@ -121,7 +121,8 @@ def report(
                  unpriced_calls, projected_usd}
       budgets    [{name, period, from, to, match, limit_usd, used_usd, used_share,
                  cost_usd, may_have_been_billed_usd, in_flight_calls,
-                 unpriced_calls, state}], state is within, warning or exceeded
+                 unpriced_calls, all_machines (in `cost check`: used_usd is
+                 theirs), state}], state is within, warning or exceeded
       targets    {FIGURE: {value, target {below or above}, met}}, of the total
       token_trend  0.12 for 12% more than in a span as long before; null where the
                  ledger does not reach back so far
@@ -276,7 +277,8 @@ def check(
 
     The figure is conservative: what was charged, what attempts without an answer may have cost,
     and what calls still under way can come to. A budget that is spent to the cent is not
-    exceeded. A week begins on Monday; run:last is the latest run.
+    exceeded. A week begins on Monday; run:last is the latest run. With `coordinator:` a configured
+    budget counts the calls of all machines since one of them first used it; groups are of this one.
 
     \b
     --json prints {"budgets": [...], "exit_code"}; a budget has the fields of
@@ -288,6 +290,7 @@ def check(
       llmctl cost check --budget 200 --period month --warn-at 80%
       llmctl cost check --budget 5 --period day --by tag:team
     """
+    from llmctl.cli import shared_budgets
     from llmctl.cli.cost_formats import budget_json, groups_json
     from llmctl.cli.cost_tables import draw_check
     from llmctl.config.settings import parse_share
@@ -316,7 +319,7 @@ def check(
         ]
 
     found, complaints = [], []
-    for checked in _read(settings, look):
+    for checked in shared_budgets.checked(settings, context, _read(settings, look)):
         state = checked.state
         groups = checked.groups if dimensions else ()
         name, most = state.budget.name, money(state.budget.limit)
@@ -381,6 +384,7 @@ def release(
     from datetime import UTC
 
     from llmctl.batch.output import dollars
+    from llmctl.cli import shared_budgets
     from llmctl.cli.cost_formats import calls_json, total_of
     from llmctl.storage.ledger import open_ledger
 
@@ -391,11 +395,14 @@ def release(
             "which calls are to be released? give their ids (`llmctl cost report` lists them), "
             "--run ID, or --all"
         )
-    path = load_settings(context).folders.state / "ledger.db"
+    settings = load_settings(context)
+    path = settings.folders.state / "ledger.db"
     released: Sequence[UnknownCall] = ()
     if path.exists():
         with closing(open_ledger(path, "", "")) as ledger:
-            released = ledger.release(amount, ids=tuple(ids or ()), run_id=run_id)
+            released = shared_budgets.release(
+                settings, context, ledger, amount, ids=tuple(ids or ()), run_id=run_id
+            )
     elif not everything:
         raise InputError("there is no ledger yet, and so no call to release")
     total, unpriced = total_of(released)

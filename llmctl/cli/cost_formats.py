@@ -184,6 +184,7 @@ def budget_json(state: BudgetState, zone: tzinfo) -> dict[str, Any]:
         "may_have_been_billed_usd": dollars(figures.doubt),
         "in_flight_calls": state.in_flight,
         "unpriced_calls": state.unknown,
+        "all_machines": state.everywhere is not None,
         "state": state.state,
     }
 

@@ -67,7 +67,10 @@ def draw_check(checked: BudgetCheck, groups: Sequence[Group], zone: tzinfo) -> s
     if state.in_flight:
         held = money(state.usage.held, state.held_unpriced)
         parts.append(f"{held} at the most for {plural(state.in_flight, 'call')} under way")
-    lines = [Text(" + ".join(parts), "dim")] if len(parts) > 1 else []
+    said = " + ".join(parts)
+    if state.everywhere is not None:
+        said = f"on all machines, by the coordinator; on this one {said}"
+    lines = [Text(said, "dim")] if state.everywhere is not None or len(parts) > 1 else []
     for group in groups:
         amount = money(group.figures.conservative, group.figures.unknown)
         lines.append(Text(f"{amount}  {' / '.join(_safe(value or '-') for value in group.key)}"))

@@ -171,9 +171,12 @@ def _table(report: Report, activity: Activity) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("", "value", "target", ""):
         table.add_column(name, justify="right" if name == "value" else "left")
+    asked = report.total.calls - report.total.kept - report.total.refused
     for one in figures(report, activity):
+        # Without a call there is no price that could be unknown.
+        value = value_words(one) if asked or one.value is not None else "-"
         met = {None: Text(), True: Text("met", "green"), False: Text("missed", "bold red")}[one.met]
-        table.add_row(_NAMES[one.name], value_words(one), target_words(one), met)
+        table.add_row(_NAMES[one.name], value, target_words(one), met)
     remarks = [f"Errors: {name} {count:,}" for name, count in report.error_types.items()]
     remarks += [
         f"Circuit {lane}: {state}" + (f" in {count:,} processes" if count > 1 else "")

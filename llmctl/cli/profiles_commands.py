@@ -56,7 +56,6 @@ def list_profiles(
     from llmctl.config.load import Overrides
     from llmctl.config.profiles import choose
     from llmctl.providers.local_model_files import is_installed
-    from llmctl.providers.registry import LOCAL
 
     named = context.environ.get("LLMCTL_PROFILE") or None
     settings = load_settings(context, Overrides(profile=named))
@@ -71,7 +70,7 @@ def list_profiles(
             "name": profile.name,
             "provider": profile.provider,
             "model": profile.model,
-            "base_url": None if profile.provider == LOCAL else profile.base_url,
+            "base_url": _address(profile),
             "model_path": str(profile.model_path) if profile.model_path else None,
             "key": _key(profile, context, settings.folders),
             "default": profile.name == default,
@@ -84,7 +83,7 @@ def list_profiles(
         return 0
     table = []
     for row in rows:
-        where = urlsplit(row["base_url"] or "").netloc or "this machine"
+        where = _place(row["base_url"])
         names = (row["name"], row["provider"], row["model"])
         table.append(("*" if row["default"] else "", *names, where, _key_words(row["key"])))
     print_table(("", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"), table)
@@ -246,6 +245,22 @@ def _key(profile: Profile, context: Context, folders: Folders) -> dict[str, str 
     except NoKeyError:
         return {**said, "state": "unusable"}
     return {**said, "state": "found" if found else "stored" if stored else "missing"}
+
+
+def _address(profile: Profile) -> str | list[str] | None:
+    """The address of the profile's server, or those of its servers; None: there is none yet."""
+    from llmctl.providers.registry import LOCAL
+
+    if profile.provider == LOCAL:
+        return None
+    return list(profile.servers) or profile.base_url
+
+
+def _place(address: str | list[str] | None) -> str:
+    """Where that is, for a table."""
+    first, *others = [address] if isinstance(address, str) else address or [""]
+    more = f" and {len(others)} more" if others else ""
+    return (urlsplit(first).netloc or "this machine") + more
 
 
 def _key_words(key: dict[str, str | None]) -> str:

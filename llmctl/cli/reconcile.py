@@ -224,7 +224,7 @@ class _Run:
     ) -> None:
         self.profile, self.context, self.span = profile, context, span
         self.bill, self.tolerance = bill, tolerance
-        self._path = settings.folders.state / "ledger.db"
+        self._settings, self._path = settings, settings.folders.state / "ledger.db"
 
     def report(self, question: Question) -> int:
         """Compare, show, settle, and judge."""
@@ -273,8 +273,12 @@ class _Run:
         if not question.yes and not confirmed(f"Settle {count} in the ledger so?"):
             self.context.info("nothing was settled")
             return ()
+        from llmctl.cli import shared_budgets
+
         with closing(open_ledger(self._path, "", "")) as ledger:
-            ledger.release(amounts, ids=tuple(amounts))
+            shared_budgets.release(
+                self._settings, self.context, ledger, amounts, ids=tuple(amounts)
+            )
         if not self.context.json:
             print_lines(f"settled {count}")
         return [one for one in settlements if one.usd is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,9 @@ from msgspec.structs import replace
 
 from llmctl.config.alerts import hiding, read_alerts
 from llmctl.config.alerts import secret_variables as alert_variables
+from llmctl.config.coordinator import hiding as coordinator_hiding
+from llmctl.config.coordinator import read_coordinator
+from llmctl.config.coordinator import secret_variables as coordinator_variables
 from llmctl.config.data_rules import read_data
 from llmctl.config.degrade import check_degrade
 from llmctl.config.limit_tiers import with_tier
@@ -37,6 +40,7 @@ from llmctl.config.settings import (
     KeyPlaces,
     Limits,
     Profile,
+    ServerUrls,
     Settings,
     SummariseOverflow,
     Telemetry,
@@ -79,6 +83,7 @@ class Overrides(Struct, frozen=True):
 
 _NO_OVERRIDES = Overrides()
 _EMPTY = Node("", "", {})
+_EMPTY_LIST = Node("", "", ())
 
 
 class SourceFile(Struct, frozen=True):
@@ -122,7 +127,6 @@ def load(
     gateway, data = Node("", "serve", {}), Node("", "data", {})
     alerts = Node("", "alerts", {})
     audit: dict[str, Any] | None = None
-    telemetry: dict[str, Any] | None = None
     for file in files:
         for name, node in file.profiles.items():
             entries[name] = merge(entries.get(name, _EMPTY), node)
@@ -135,8 +139,6 @@ def load(
         if "audit" in file.says:
             said = _audit(file, environ)
             audit = said if said is None else {**(audit or {}), **said}
-        # Headers belong to the address beside them.
-        telemetry = file.says.get("telemetry", telemetry)
         data = merge(data, file.says.get("data", data))
         if (default := file.says.get("default") or default) not in (None, *entries):
             wrong = f"{quoted(str(default))}; {nearest(str(default), entries)}"
@@ -158,10 +160,13 @@ def load(
     rules = read_data(data, profiles)
     profiles = {name: replace(profile, data=rules) for name, profile in profiles.items()}
     serve = read_serve(gateway, profiles, environ, cwd)
+    # Headers, and a password, belong to the address beside them.
+    telemetry = _last(files, "telemetry")[1]
     sent = None if telemetry is None else msgspec.convert(telemetry, Telemetry)
+    shared = read_coordinator(*_last(files, "coordinator"))
     budgets = {name: budget for file in files for name, (budget, _) in file.budgets.items()}
     told = read_alerts(alerts, profiles, budgets)
-    variables = secret_variables(serve) | alert_variables(told)
+    variables = secret_variables(serve) | alert_variables(told) | coordinator_variables(shared)
     variables |= {place.env for place in sent.headers.values()} if sent else set()
     told = hiding(told, _hide_keys(profiles, variables))
     profiles = {name: _with_summariser(each, profiles) for name, each in profiles.items()}
@@ -169,8 +174,17 @@ def load(
     own = tuple(budgets.values())
     kept = None if audit is None else msgspec.convert(audit, Audit)
     return Settings(
-        profiles, default, folders, paths, own, size, used, why, serve, kept, sent, encrypt, told
+        profiles, default, folders, paths, own, size, used, why, serve, kept, sent, encrypt, told,
+        coordinator_hiding(shared, told.hidden),
     )  # fmt: skip
+
+
+def _last(files: Sequence[SourceFile], key: str) -> tuple[Node, Any]:
+    """What the last file that has this key says there, and where."""
+    for file in reversed(files):
+        if key in file.says:
+            return file.root.mapping()[key], file.says[key]
+    return _EMPTY, None
 
 
 def _audit(file: SourceFile, environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -205,12 +219,16 @@ def project(
         return None
     user = user or _user_file(folders)
     file = _read_file(path)
-    places = [node.mapping().get("base_url") for node in file.profiles.values()]
+    places = [
+        url
+        for node in file.profiles.values()
+        for url in node.mapping().get("base_url", _EMPTY_LIST).items()
+    ]
     if file.says.get("telemetry"):
         places.append(file.root.mapping()["telemetry"].mapping()["otlp"])
     for url in places:
-        parts = urlsplit(str(url.value) if url else "")
-        if url and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        parts = urlsplit(str(url.value))
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             # a key and a prompt cross a network in the clear only where the user wrote that down
             raise url.error(
                 "must be https:// in a project's configuration, trusted or not; plain http to "
@@ -291,7 +309,8 @@ def _complete(
     for key in entries.keys() & {"base_url", "key"} if local else ():
         raise entries[key].error("is not for `provider: local`; a server is `provider: openai`")
     brought = _brought(preset, entry, environ, name)
-    said = read(merge(brought, entry), Profile)
+    merged, servers = _servers(preset, merge(brought, entry), brought)
+    said = read(merged, Profile)
 
     _name_files(said, entries, cwd, environ)
     if said.get("auth"):
@@ -324,7 +343,29 @@ def _complete(
     said.setdefault("history", kept.get("enabled", True))
     own = {key: params.pop(key, None) for key in ("max_tokens", "temperature")}
     found = {"name": name, "adapter": preset.adapter, "source": ", ".join(sources)}
-    return msgspec.convert({**said, **own, **found}, Profile)
+    return msgspec.convert({**said, **own, **found, "servers": servers}, Profile)
+
+
+def _servers(preset: Preset, entry: Node, brought: Node) -> tuple[Node, tuple[str, ...]]:
+    """The profile with the first address of a `base_url` that is a list, and all of them. Raises
+    `ConfigError` where the first cannot stand for the others: what a provider's own address has,
+    such as its key, is for it alone."""
+    node = entry.mapping()["base_url"]
+    urls: tuple[str, ...] = read(node, ServerUrls)
+    origins = {_origin(url) for url in urls}
+    if len(set(urls)) < len(urls):
+        raise node.error("lists an address twice")
+    if len(origins) > 1:
+        if preset.cloud == "aws":
+            raise node.error(f"is one address for {preset.name}, whose calls are signed for one")
+        homes = (preset.base_url, str(brought.mapping()["base_url"].value))
+        if own := origins & {_origin(url) for url in homes if url}:
+            raise node.error(
+                f"lists {min(own)}, the provider's own address, beside other servers; give it a "
+                "profile of its own, such as a fallback"
+            )
+    first = {**entry.mapping(), "base_url": replace(node, value=urls[0])}
+    return replace(entry, value=first), urls if len(urls) > 1 else ()
 
 
 def _who(

@@ -52,16 +52,21 @@ def pick(
     return LOCAL, _NOTHING
 
 
+def named(settings: Settings, name: str) -> Profile:
+    """The profile of that name. Raises `ConfigError` where there is none."""
+    if name not in settings.profiles:
+        hint = nearest(name, settings.profiles)
+        raise ConfigError(f"there is no profile {quoted(name)}; {hint}")
+    return settings.profiles[name]
+
+
 def choose(settings: Settings, installed: Callable[[], bool]) -> Profile:
     """The profile to use, `settings.used`; its `chosen` says why.
 
     `installed` tells whether the local model can run. Raises `ConfigError` for an unknown name,
     `NoKeyError` when there is nothing to use.
     """
-    profile = settings.profiles.get(settings.used)
-    if profile is None:
-        hint = nearest(settings.used, settings.profiles)
-        raise ConfigError(f"there is no profile {quoted(settings.used)}; {hint}")
+    profile = named(settings, settings.used)
     # a model file of the user's own does not need the one that is installed
     if settings.why == _NOTHING and profile.model_path is None and not installed():
         raise NoKeyError(_nothing_to_use(settings))
@@ -103,6 +108,7 @@ def as_json(profile: Profile) -> dict[str, Any]:
     if "as" in said["price"]:
         said["price"] = {"as": said["price"]["as"]}
     said["api"] = said["api"] if said["api"] != "chat" else None
+    said["base_url"] = list(profile.servers) or profile.base_url
     said["base_url" if profile.provider == LOCAL else "parallel"] = None
     key = profile.key
     # a key in both places is what the provider brings along
@@ -115,7 +121,7 @@ def as_json(profile: Profile) -> dict[str, Any]:
             said[name] = {"secret": place.secret.text}
     said["route"] = _said(said["route"] or {})
     said["auth"] = {k: _said(v) for k, v in (said["auth"] or {}).items() if v is not None}
-    said["degrade"] = [_said(step) for step in said["degrade"]]
+    said["degrade"] = [_set(step) for step in said["degrade"]]
     return {name: said[name] for name in keys_of(Profile) if said[name] not in (None, {}, (), [])}
 
 

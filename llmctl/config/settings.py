@@ -74,6 +74,11 @@ def _parse_base_url(text: str) -> str | None:
     return None if wrong or port == 0 else text.rstrip("/")
 
 
+def _parse_server(text: str) -> str | None:
+    """The address of a model's server; `node:8000/v1` is port 8000 of the machine that calls."""
+    return _parse_base_url(re.sub(r"\Anode:(?=[0-9])", "http://127.0.0.1:", text))
+
+
 def _parse_proxy(text: str) -> str | None:
     """The address of an HTTP proxy; None where it is none, or holds a password."""
     url = _parse_base_url(text)
@@ -149,15 +154,22 @@ Kinds = Annotated[
     Meta(min_length=1),
     _written(f"all, or a list of {', '.join(KINDS)}", _parse_kinds),
 ]
-BaseUrl = Annotated[
+_BASE_URL = (
+    "http:// or https:// and a host, such as https://host:8000/v1, without user, password, "
+    "query (?), fragment (#), spaces or quotes (a key is named by key: {env: NAME}), and must "
+    "end before the endpoint's own name, such as /chat/completions"
+)
+BaseUrl = Annotated[str, _written(_BASE_URL, _parse_base_url)]
+ServerUrl = Annotated[
     str,
-    _written(
-        "http:// or https:// and a host, such as https://host:8000/v1, without user, password, "
-        "query (?), fragment (#), spaces or quotes (a key is named by key: {env: NAME}), and must "
-        "end before the endpoint's own name, such as /chat/completions",
-        _parse_base_url,
-    ),
+    _written(f"{_BASE_URL}; node:8000/v1 is port 8000 of the machine that calls", _parse_server),
 ]
+ServerUrls = Annotated[
+    tuple[ServerUrl, ...],
+    Meta(min_length=1, description="the address of a server, or a list of addresses"),
+]
+"""Of servers of the same model, which share a profile's calls. The first stands for all of them
+where one address is asked for: in the identity of answers, for prices, and in batches."""
 ProxyUrl = Annotated[
     str,
     _written(
@@ -261,11 +273,15 @@ class BatchPolicy(Struct, frozen=True):
 
 class CachePolicy(Struct, frozen=True):
     """`ttl`: seconds an answer may be reused, None for ever; `semantic`: also for questions that
-    mean the same, None: only for those of the same words."""
+    mean the same, None (`off` in a file): only for those of the same words."""
 
     enabled: bool = True
     ttl: Age | None = None
     semantic: SemanticPolicy | None = None
+
+    def __post_init__(self) -> None:
+        if self.semantic is not None and self.semantic.mode == "off":
+            force_setattr(self, "semantic", None)
 
 
 _ENDPOINT = "https:// and a host (http:// only on this machine), without user and password"
@@ -495,7 +511,7 @@ class Privacy(Struct, frozen=True):
 
 
 class DegradeStep(Struct, frozen=True):
-    """What is done while the provider and all fallbacks are down; exactly one.
+    """What is given while the provider and all fallbacks are down; exactly one.
 
     Attributes:
         stale: seconds since an answer was kept, up to which it is given although it has expired.
@@ -505,6 +521,16 @@ class DegradeStep(Struct, frozen=True):
 
     stale: Age | None = None
     static: Prompt | None = None
+
+
+_STEPS = Meta(description='{stale: 24h}, {static: "…"} or queue')
+DegradeSteps = tuple[
+    Annotated[Literal["queue"], _STEPS] | Annotated[DegradeStep, _STEPS],
+    ...,
+]
+"""What is done while the provider and all fallbacks are down, in this order. `queue`: a call of
+`ask`, or a row of `batch`, is kept until `llmctl queue run` sends it; callers of `llmctl serve`
+wait for their answers, and their calls are not."""
 
 
 Api = Literal["chat", "responses"]
@@ -569,6 +595,9 @@ class Profile(Struct, frozen=True):
     `auth` proves who asks instead of a `key`; `region` and `project` are a cloud's.
     `query` stands in the address of every call, `url` is `base_url` with it, `key_header` the
     header of the key where it is not the usual one (Azure's `api-version` and `api-key`).
+    `servers` are all addresses of a `base_url` that is a list: servers of the same model, which
+    share the calls; `base_url` is the first, and stands for all of them. Written `node:8000/v1`,
+    it is the server on the machine that makes the call: `http://127.0.0.1:8000/v1`.
     `context` is the model's window in tokens; `model_path`, `parallel` (answers at once) belong to
     `local`. `max_tokens` and `temperature` stand among `params` in a file. `fallback` are the
     profiles asked, in this order, when this one cannot serve. `default_max_tokens` limits answers
@@ -585,8 +614,8 @@ class Profile(Struct, frozen=True):
     """
 
     derived: ClassVar[frozenset[str]] = frozenset(
-        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url", "price_as",
-         "data", "summariser"}
+        {"name", "adapter", "max_tokens", "temperature", "source", "chosen", "url", "servers",
+         "price_as", "data", "summariser"}
     )  # fmt: skip
     hints: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
@@ -601,7 +630,7 @@ class Profile(Struct, frozen=True):
     name: str
     provider: Text
     adapter: str
-    base_url: BaseUrl
+    base_url: ServerUrl
     model: Text
     key: KeyPlace | None = None
     admin_key: KeyPlace | None = None
@@ -621,10 +650,7 @@ class Profile(Struct, frozen=True):
     cache: CachePolicy = CachePolicy()
     batch: BatchPolicy = BatchPolicy()
     privacy: Privacy | None = None
-    degrade: tuple[
-        Annotated[DegradeStep, Meta(description='{stale: 24h} or {static: "…"}')],
-        ...,
-    ] = ()
+    degrade: DegradeSteps = ()
     history: bool = True
     on_overflow: Overflow = "reject"
     default_max_tokens: MaxTokens = 8192
@@ -646,6 +672,7 @@ class Profile(Struct, frozen=True):
     source: str = "built in"
     chosen: str = ""
     url: str = ""
+    servers: tuple[str, ...] = ()
     price_as: tuple[str, str] | None = None
     data: DataRules = DataRules()
     summariser: Profile | None = None
@@ -657,6 +684,12 @@ class Profile(Struct, frozen=True):
         if self.price is not None and self.price.like:
             provider, _, model = self.price.like.partition("/")
             force_setattr(self, "price_as", (PRESETS[provider].base_url, model))
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of all servers, each with the query; the first is `url`."""
+        query = self.url.removeprefix(self.base_url)
+        return tuple(server + query for server in self.servers or (self.base_url,))
 
 
 Period = Literal["day", "week", "month"]  # of the calendar; a week begins on Monday
@@ -1154,6 +1187,71 @@ class Alerts(Struct, frozen=True):
     hidden: tuple[str, ...] = ()
 
 
+# Many machines, `coordinator:`.
+
+
+def parse_redis_url(text: str, *, password: bool = False) -> str | None:
+    """The address of a Redis; None where it is none. With `password` it may hold one."""
+    try:
+        parts = urlsplit(text)
+        host, port, secret = parts.hostname or "", parts.port, parts.password
+    except ValueError:  # its message may repeat a password
+        return None
+    if parts.scheme not in ("redis", "rediss") or not _HOST.fullmatch(host) or port == 0:
+        return None
+    if parts.query or parts.fragment or (secret is not None and not password):
+        return None
+    return text if re.fullmatch(r"(/[0-9]{0,5})?", parts.path) else None
+
+
+def _redis_forms(text: str) -> str:
+    """What the address of a Redis must be; the text is shown where it can hold no password."""
+    shown = "" if re.search(r"[@?#\s]", text) or "://" not in text else f", not {text[:100]}"
+    if re.fullmatch(r"rediss?://[^/@?#\s]+/[^@?#\s]+", text):
+        return f"redis://HOST:PORT/NUMBER, where NUMBER is the database's{shown}"
+    key = "" if shown else ", without password (its place is named by key: {env: NAME})"
+    return f"redis://HOST:PORT/NUMBER, or rediss:// (TLS){key}{shown}"
+
+
+class RedisSettings(Struct, frozen=True):
+    """The Redis that machines share their limits, budgets and answers in.
+
+    Attributes:
+        url: its address; `secret_url` names the place of one that is secret itself.
+        key: the place of the password.
+        volatile: it may forget what was spent when it is started again.
+        answers: seconds for which machines give answers to each other.
+
+    """
+
+    text: ClassVar[str] = "url"
+    hints: ClassVar[Mapping[str, str]] = {
+        "password": "its place is named by key: {env: NAME}",
+        "user": "it is part of the url: redis://user@host:6379",
+    }
+
+    url: (
+        Annotated[
+            str,
+            Meta(
+                description="redis:// or rediss:// (TLS) and a host, such as redis://host:6379/0, "
+                "without password (its place is named by key: {env: NAME})",
+                extra={"parse": parse_redis_url, "forms": _redis_forms},
+            ),
+        ]
+        | None
+    ) = None
+    secret_url: SinkSecretPlace | None = None
+    key: SinkSecretPlace | None = None
+    volatile: bool = False
+    answers: Age = 86400.0
+
+    @property
+    def secrets(self) -> tuple[SinkSecret, ...]:
+        """The places of its secrets."""
+        return tuple(place for place in (self.secret_url, self.key) if place is not None)
+
+
 class CacheSize(Struct, frozen=True):
     """What the cache of answers may grow to, in bytes."""
 
@@ -1190,6 +1288,7 @@ class ConfigFile(Struct, frozen=True):
     data: object = None
     store: Store = Store()
     alerts: object = None
+    coordinator: RedisSettings | None = None
 
 
 class Folders(Struct, frozen=True):
@@ -1205,7 +1304,8 @@ class Settings(Struct, frozen=True):
     """The outcome of configuration: `files` are those read, weakest first; `cache_size` is what the
     cache of answers may grow to, in bytes (None: any). `used` names the profile to use, which need
     not exist, `why` the reason; `audit` is None where no log of calls is kept, `telemetry` where
-    none is sent; `encrypt`: what is kept of questions and answers is encrypted."""
+    none is sent; `encrypt`: what is kept of questions and answers is encrypted; `coordinator` is
+    None where limits and budgets are this machine's."""
 
     profiles: Mapping[str, Profile]
     default: str | None
@@ -1220,3 +1320,4 @@ class Settings(Struct, frozen=True):
     telemetry: Telemetry | None = None
     encrypt: bool = False
     alerts: Alerts = Alerts()
+    coordinator: RedisSettings | None = None

@@ -110,12 +110,17 @@ def quoted(text: str) -> str:
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error about an unknown name: the nearest valid name, or all of them."""
+    names = list(valid)
+    if close := _closest(name, names):
+        return f'did you mean "{close}"?'
+    return f"there are: {', '.join(names)}"
+
+
+def _closest(name: str, valid: Iterable[str]) -> str:
+    """The valid name that is written alike; empty where none is."""
     import difflib
 
-    names = list(valid)
-    if close := difflib.get_close_matches(name.lower()[:100], names, n=1):
-        return f'did you mean "{close[0]}"?'
-    return f"there are: {', '.join(names)}"
+    return next(iter(difflib.get_close_matches(name.lower()[:100], [*valid], n=1)), "")
 
 
 # Nodes become values, by type.
@@ -193,7 +198,9 @@ def _section(node: Node, struct: type[Struct], choice: str | None) -> dict[str, 
     if choice:  # nothing of what is written is shown: it may be a key
         said = node.value if isinstance(node.value, Mapping) else {}
         if len(said) != 1 or not said.keys() <= keys.keys() or any(c.null for c in said.values()):
-            raise node.error(f"must be {choice}")
+            meant = (_closest(name, keys) for name in said if name not in keys)
+            hint = next((f'; did you mean "{name}"?' for name in meant if name), "")
+            raise node.error(f"must be {choice}{hint}")
     entries = node.mapping()
     for name, child in entries.items():
         if name not in keys:
@@ -232,7 +239,10 @@ def _mistake(node: Node, kind: Any, meta: Meta) -> ConfigError:
         return node.error(f"must be {forms(text or '')}")
     secret = kind is str or get_origin(kind) is tuple
     shown = "a list or mapping" if text is None else quoted(text)
-    return node.error(f"must be {_expected(kind, meta)}{'' if secret else f', not {shown}'}")
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    close = _closest(text, words) if text else ""
+    hint = f'; did you mean "{close}"?' if close else ""
+    return node.error(f"must be {_expected(kind, meta)}{'' if secret else f', not {shown}'}{hint}")
 
 
 def _expected(kind: Any, meta: Meta) -> str:

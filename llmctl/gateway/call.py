@@ -84,7 +84,7 @@ class Call:
             raise
         finally:
             if more := caps.corrected(spent, tokens, used):
-                await self._service.run.shared.spend(more)
+                await self._service.run.shared.limits.spend(more)
         return answer
 
     async def count(self) -> None:
@@ -196,7 +196,7 @@ class Call:
         spent = caps.spendings(scopes, now, tokens)
         if not spent:
             return spent
-        denied = await self._service.run.shared.spend([one.quota for one in spent])
+        denied = await self._service.run.shared.limits.spend([one.quota for one in spent])
         if denied is None:
             return spent
         one = next(one for one in spent if one.quota == denied)

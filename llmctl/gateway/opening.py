@@ -63,6 +63,7 @@ async def opened(options: ServerOptions, *, loopback: bool) -> AsyncIterator[Ser
         settings.telemetry,
         settings.encrypt,
         settings.profiles,
+        settings.coordinator,
     )
     async with AsyncExitStack() as stack:
         authenticate: Authenticator | None = None

@@ -200,7 +200,9 @@ class Service:
         now, scopes = clock.wall(), self.scopes(caller)
         used = await asyncio.to_thread(used_this_month, folders.state / "ledger.db", now)
         spent = caps.spendings(scopes, now, 0)
-        counts = [await self.run.shared.used(one.quota.name, one.quota.window) for one in spent]
+        counts = [
+            await self.run.shared.limits.used(one.quota.name, one.quota.window) for one in spent
+        ]
         windows = [(w, await self.run.budget.usage(w)) for w in caps.windows(scopes, now)]
         found: dict[str, Any] = {
             "month": own_usage(used, caller),
@@ -208,6 +210,7 @@ class Service:
                 *(budget_json(window, usage) for window, usage in windows),
                 *(quota_json(one, count) for one, count in zip(spent, counts, strict=True)),
             ],
+            "caps_of": "all machines" if self.settings.coordinator else "this machine",
             "queue": self._places(caller),
         }
         if caller.admin:

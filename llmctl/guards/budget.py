@@ -83,7 +83,7 @@ class RunBudget:
     """The ledger as one run spends from it, whichever providers and for whomever it asks. `warn`
     gets a sentence for each share of a budget that is reached, once in all processes. `audit` gets
     every call's record before the ledger does: a crash in between leaves the ledger a hold.
-    `telemetry` gets it last. Raises what they do."""
+    `telemetry` gets it last. `watch` is `Ledger.watch`. Raises what they do."""
 
     def __init__(
         self,
@@ -94,8 +94,9 @@ class RunBudget:
         user: str,
         audit: Observer | None = None,
         telemetry: Observer | None = None,
+        watch: Callable[[Sequence[BudgetWindow], int], None] = lambda _, __: None,
     ) -> None:
-        self._audit, self._telemetry = audit, telemetry
+        self._audit, self._telemetry, self._watch = audit, telemetry, watch
         self._ledger, self._clock, self._warn = ledger, clock, warn
         self._run_id, self._user = run_id, user
         self._windows_at: Windows = lambda _: ()
@@ -211,6 +212,14 @@ class RunBudget:
             return True
         held, windows, waited = self._open[request.call_id]
         return await self._try(replace(held, times=1 + uncertain), windows, waited=waited) is None
+
+    def adopt(self, hold: Hold, *, waited: bool) -> None:
+        """Settle here a call of the run that another machine has held; `waited`: it belongs to the
+        day it was held on, not to that on which it began to wait."""
+        windows = self.windows_of(hold.request)
+        self._watch(windows, round(hold.at * 1000))
+        self._open[hold.call_id] = (hold, windows, waited)
+        self._used.update([window.key for window in self._windows if window in windows])
 
     async def settle(self, record: CallRecord) -> None:
         """Write the call's row and end its hold; durable on return."""

@@ -21,7 +21,7 @@ from llmctl.config.paths import STORE_KEY
 from llmctl.config.settings import Profile
 from llmctl.errors import CallError, IdentifiersFound, NoKeyError
 from llmctl.protocols import Emit, Handler
-from llmctl.types import Answer, Masked, Request, StreamChunk
+from llmctl.types import Answer, Masked, Message, Request, StreamChunk
 
 if TYPE_CHECKING:
     from llmctl.privacy.masking import Masker
@@ -98,10 +98,7 @@ def restoring(inner: Handler) -> Handler:
         try:
             answer = await inner(request, stream)
         except CallError as error:
-            # Others who wait for the same answer get the error as it was.
-            own = copy.copy(error)
-            own.text = error.text and _text(request, error.text)
-            raise own from error.__cause__
+            raise restored_error(request, error) from error.__cause__
         finally:
             if stream is not None:
                 stream.close()
@@ -129,6 +126,26 @@ def restored(request: Request, answer: Answer) -> Answer:
         citations=_value(masker, answer.citations),
         body=None if answer.body is None else _body(masker, answer.body),
     )
+
+
+def restored_messages(request: Request) -> tuple[Message, ...]:
+    """What a masked request asks, with its values."""
+    if request.masked is None or not request.masked.values:
+        return request.messages
+    masker = _masker(request.masked)
+    return tuple(
+        replace(said, content=_value(masker, said.content), extra=_value(masker, said.extra))
+        for said in request.messages
+    )
+
+
+def restored_error(request: Request, error: CallError) -> CallError:
+    """The error of a masked request, with the values of that one in what was paid for."""
+    if request.masked is None or not request.masked.values:
+        return error
+    own = copy.copy(error)  # others who wait for the same answer get it as it was
+    own.text = error.text and _text(request, error.text)
+    return own
 
 
 class _Stream:

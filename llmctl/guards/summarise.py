@@ -262,7 +262,10 @@ class Summariser:
         )  # fmt: skip
         # A masked text is summarised as it is, tokens and all: the row's answer is restored.
         masked = None if request.masked is None else Masked()
-        return replace(asked, user=request.user, weight=request.weight, masked=masked)
+        return replace(
+            asked, user=request.user, weight=request.weight, masked=masked,
+            parent=request.parent or request.call_id,
+        )  # fmt: skip
 
     def _impossible(self, request: Request, window: int, why: str) -> ContextTooLong:
         return ContextTooLong(

@@ -45,8 +45,7 @@ class AuditObserver(Struct, frozen=True):
     def entry(self, record: CallRecord) -> dict[str, Any]:
         """What a line says of a call; never a key."""
         row = call_row(record, None, self.run_id, self.user)
-        request, result = record.request, record.result
-        answer = result if isinstance(result, Answer) else None
+        request = record.request
         cost = from_pico(row.cost_pico)
         entry: dict[str, Any] = {
             "kind": "call",
@@ -56,7 +55,7 @@ class AuditObserver(Struct, frozen=True):
             "tags": {clean(name): clean(value) for name, value in request.tags.items()},
             "profile": row.profile,
             "provider": row.provider,
-            "origin": (answer.target if answer else request.target).origin,
+            "origin": record.target.origin,
             "asked_model": row.asked_model,
             "model": row.model,
             "region": self.regions.get(row.profile),

@@ -114,7 +114,7 @@ def call_span(record: CallRecord, parent: re.Match[str] | None, *, content: bool
     from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
     request, span = record.request, Span()
-    span.CopyFrom(_template(request.target, _path(request)))
+    span.CopyFrom(_template(record.target, _path(request)))
     ids = os.urandom(24)
     span.trace_id, span.span_id = ids[:16], ids[16:]
     if parent is not None:
@@ -260,7 +260,7 @@ def measure(metrics: Metrics, record: CallRecord, *, serving: bool) -> None:
     request, result, usage = record.request, record.result, record.usage
     model = result.model if isinstance(result, Answer) else ""
     error = "" if isinstance(result, Answer) else result.row_type
-    said = _measured(request.target, _path(request), model, error)
+    said = _measured(record.target, _path(request), model, error)
     first = record.first_token
     if serving:
         metrics.record(names.SERVER_DURATION, record.elapsed, said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import sqlite3
 import time
@@ -164,6 +165,16 @@ class SqliteCache:
         self._me = (me.pid, me.birth, me.world)
         self._inode: int | None = None
         self._db = None if path is None else self._open(path)
+
+    def on_behalf_of(self, owner: Process) -> SqliteCache:
+        """The same cache, whose claims are the owner's. Only the first is closed."""
+        other = copy.copy(self)
+        other.__dict__.update(_me=(owner.pid, owner.birth, owner.world), _awaited=set())
+        return other
+
+    async def end_claims(self) -> None:
+        """End all claims of the process, or of the one that this is on behalf of."""
+        await self._change(f"DELETE FROM claims WHERE {_MINE}", *self._me)  # noqa: S608
 
     async def get(self, key: str) -> CachedAnswer | None:
         """The answer, however old, or None."""
@@ -424,10 +435,11 @@ def pack(key: bytes, answer: CachedAnswer) -> bytes:
     return zlib.compress(plain, 1 if len(plain) >= _WORTH_SQUEEZING else 0, wbits=31)
 
 
-def unpack(key: bytes, stored: float, body: bytes) -> CachedAnswer:
-    """The answer that was packed. Raises `ValueError` or `zlib.error` for anything else."""
+def unpack(key: bytes, stored: float | None, body: bytes) -> CachedAnswer:
+    """The answer that was packed, at the time `stored` where that is known. Raises `ValueError` or
+    `zlib.error` for anything else."""
     was, text, answer = _decoder.decode(zlib.decompress(body, wbits=31))
-    if (was, answer.stored) != (key, stored):
+    if was != key or stored not in (None, answer.stored):
         raise ValueError("it is another one")
     return replace(answer, text=text.decode("utf-8", "surrogatepass"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -107,6 +107,11 @@ class BatchJobs:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._given_back: Callable[[Sequence[str]], Awaitable[None]] | None = None
+
+    def on_given_back(self, hear: Callable[[Sequence[str]], Awaitable[None]]) -> None:
+        """Let `hear` know of calls that were not made: their holds have ended here."""
+        self._given_back = hear
 
     def open_jobs(self, output: str) -> list[BatchJob]:
         """Those of an output that are not done, oldest first."""
@@ -153,6 +158,8 @@ class BatchJobs:
             connection.executemany("DELETE FROM batch_rows WHERE call_id = ?", ids)
 
         await self._db.write(work)
+        if self._given_back is not None:
+            await self._given_back(call_ids)
 
     async def discard(self, intent: str) -> None:
         """Forget a batch that nothing was sent of, and whose rows were given back."""

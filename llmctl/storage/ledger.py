@@ -45,6 +45,7 @@ from llmctl.storage.ledger_rows import (
     lost_call,
     matches,
     read_tags,
+    rounded,
     to_pico,
     usage_of,
 )
@@ -86,6 +87,10 @@ _COUNT = (
     + ", ".join(f"({expression}) * :sign" for expression in SUMS.values())
     + " FROM calls WHERE call_id = :call_id ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{name} = min({MOST}, {name} + excluded.{name})" for name in SUMS)
+)
+_COUNT_TIME = (
+    "INSERT INTO times (what, hour, profile, provider, model, user, tags, ms, number) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number"
 )
 _CHARGE = (
     f"UPDATE windows SET spent_pico = min({MOST}, spent_pico + ?), "  # noqa: S608
@@ -135,7 +140,7 @@ class _Window(Struct):
 
 class Ledger:
     """The `Budget` on disk, and all that reports read. `run_id` goes into every row, `user`
-    into those whose request names none.
+    into those whose request names none. Calls are held by this process, or on behalf of an `owner`.
 
     Opening it turns the holds of dead processes into `unknown` rows at their full amount, and
     raises `DamagedError` when the file could not take the next call. Holding and settling
@@ -143,11 +148,13 @@ class Ledger:
     come here.
     """
 
-    def __init__(self, db: Database, run_id: str, user: str) -> None:
+    def __init__(self, db: Database, run_id: str, user: str, owner: Process | None = None) -> None:
         self._db = db
         self._run_id = run_id
         self._user = user
-        self._me: tuple[int, str, str] = astuple(Process.current())
+        self._me: tuple[int, str, str] = astuple(owner or Process.current())
+        # Whoever holds for another may have been started anew since a first hold.
+        self._knows_holds = owner is None
         self._windows: dict[str, BudgetWindow] = {}
         self._held: set[str] = set()
         self._looked = time.monotonic()
@@ -163,15 +170,15 @@ class Ledger:
         A denied hold changes nothing. A second hold of one call takes the place of the first.
         """
         held = held_call(hold, self._run_id, self._user)
-        self._remember(windows, held.at_ms)
+        self.watch(windows, held.at_ms)
         denied = await self._db.write(lambda c: self._hold(c, held, windows))
         if denied is None:
             self._held.add(hold.call_id)
         return denied
 
-    def _remember(self, windows: Sequence[BudgetWindow], now: int) -> None:
-        """The windows' shares to warn at, of those that ended a day ago no more: a process may
-        hold calls for years."""
+    def watch(self, windows: Sequence[BudgetWindow], now: int) -> None:
+        """Warn at the windows' shares (`now` in milliseconds), of those that ended a day ago no
+        more: a process may hold calls for years. Whoever settles what others hold names them."""
         new = [window for window in windows if window.key not in self._windows]
         if new:
             self._windows = {k: w for k, w in self._windows.items() if w.end > now - _DAY}
@@ -185,7 +192,8 @@ class Ledger:
             for window in missing:
                 _begin(connection, window, held.at_ms)
             live = _live(connection, held.at_ms, held)
-        first = self._first(connection, held.call_id) if held.call_id in self._held else None
+        known = self._knows_holds and held.call_id not in self._held
+        first = None if known else self._first(connection, held.call_id)
         before = (first.amount_pico or 0) if isinstance(first, HeldCall) else 0
         lost = first.spent_pico if isinstance(first, CallRow) else 0
         counted: list[str] = [] if first is None else json.loads(first.windows)
@@ -226,6 +234,19 @@ class Ledger:
         asked = f"{_SELECT_HOLD} WHERE call_id = ?"
         row = connection.execute(asked, (call_id,)).fetchone()
         return HeldCall(*row[: len(_HELD)]) if row else _thought_dead(connection, call_id)
+
+    async def end_of(self, process: Process) -> int:
+        """Make `unknown` rows, at their full amount, of the calls that a process holds which is
+        known to have ended; how many there were. Raises as `hold`."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            asked = f"{_SELECT_HOLD} WHERE (pid, birth, world) = (?, ?, ?)"
+            rows = connection.execute(asked, astuple(process)).fetchall()
+            for row in rows:
+                _lose(connection, HeldCall(*row[: len(_HELD)]))
+            return len(rows)
+
+        return await self._db.write(work)
 
     def _look_for_the_dead(self, connection: sqlite3.Connection) -> bool:
         """Whether holds of dead processes were found, and are none any more; looks now and then:
@@ -326,6 +347,11 @@ class Ledger:
         """Ended calls in the order they were started."""
         asked = f"{_SELECT_CALL} ORDER BY started_ms, call_id"
         return [CallRow(*row) for row in self._db.read(lambda c: c.execute(asked).fetchall())]
+
+    def calls_of(self, call_ids: Sequence[str]) -> list[CallRow]:
+        """The ended calls among these ids."""
+        found = self._db.read(lambda c: [_find_call(c, call_id) for call_id in call_ids])
+        return [row for row in found if row is not None]
 
     def open_holds(self) -> list[HeldCall]:
         """The calls under way in all living processes, oldest first."""
@@ -474,12 +500,16 @@ def add_call(connection: sqlite3.Connection, row: CallRow) -> None:
     """Write the row of a call that has ended, and count it in its hour; charges no window. Raises
     `sqlite3.IntegrityError` when the call has a row."""
     connection.execute(_ADD_CALL, astuple(row))
-    _count(connection, row.call_id)
+    _count(connection, row)
 
 
-def _count(connection: sqlite3.Connection, call_id: str, sign: int = 1) -> None:
-    """Add the call to the sums of its hour, or take it away."""
-    connection.execute(_COUNT, {"call_id": call_id, "sign": sign})
+def _count(connection: sqlite3.Connection, row: CallRow, sign: int = 1) -> None:
+    """Add the call to the sums and times of its hour, or take it away."""
+    connection.execute(_COUNT, {"call_id": row.call_id, "sign": sign})
+    kind = row.started_ms // HOUR, row.profile, row.provider, row.model, row.user, row.tags
+    for what, ms in (("latency", row.latency_ms), ("first_token", row.first_token_ms)):
+        if row.answered and ms is not None:
+            connection.execute(_COUNT_TIME, (what, *kind, rounded(ms), sign))
 
 
 def _thought_dead(connection: sqlite3.Connection, call_id: str) -> CallRow | None:
@@ -491,7 +521,7 @@ def _thought_dead(connection: sqlite3.Connection, call_id: str) -> CallRow | Non
 
 def _take_out(connection: sqlite3.Connection, old: CallRow) -> None:
     """Take a call's row out of the ledger and all its sums, for the row of what is known now."""
-    _count(connection, old.call_id, -1)
+    _count(connection, old, -1)
     _charge(connection, old.windows, spent=-old.spent_pico)
     connection.execute("DELETE FROM calls WHERE call_id = ?", (old.call_id,))
 
@@ -512,15 +542,20 @@ def _expire_dead_holds(connection: sqlite3.Connection, run_id: str | None = None
             dead[owner] = process.is_dead(out_of_sight=owner[1])
         if dead[owner] or (owner[1] and held.run_id == run_id):
             found = True
-            amount = held.amount_pico or 0
-            connection.execute(_END_HOLD, (held.call_id,)).fetchall()
-            _charge(connection, held.windows, held=-amount)
-            if held.job == UNSENT:
-                continue
-            if _find_call(connection, held.call_id) is None:  # else it was thought dead before
-                _charge(connection, held.windows, spent=amount)
-                add_call(connection, lost_call(held))
+            _lose(connection, held)
     return found
+
+
+def _lose(connection: sqlite3.Connection, held: HeldCall) -> None:
+    """Make an `unknown` row of a hold whose process has ended."""
+    amount = held.amount_pico or 0
+    connection.execute(_END_HOLD, (held.call_id,)).fetchall()
+    _charge(connection, held.windows, held=-amount)
+    if held.job == UNSENT:
+        return
+    if _find_call(connection, held.call_id) is None:  # else it was thought dead before
+        _charge(connection, held.windows, spent=amount)
+        add_call(connection, lost_call(held))
 
 
 def _select_unknown(
@@ -574,9 +609,10 @@ def _probe(connection: sqlite3.Connection) -> None:
         if verdict != "ok":
             raise corrupt(verdict.splitlines()[-1])  # the first line is a heading
     # The pages that the next row will go to: the ends of the table and of its indexes.
-    for column in ("call_id", "started_ms", "run_id", "profile"):
+    for column in ("call_id", "started_ms", "run_id"):
         connection.execute(
             f"SELECT {column} FROM calls ORDER BY {column} DESC LIMIT 1"  # noqa: S608
         ).fetchone()
     connection.execute("SELECT hour FROM hours ORDER BY hour DESC LIMIT 1").fetchone()
+    connection.execute("SELECT hour FROM times ORDER BY what DESC, hour DESC LIMIT 1").fetchone()
     connection.execute("SELECT json_valid(match), spent_pico FROM windows").fetchall()

@@ -20,7 +20,8 @@ SILENCE = 60.0
 
 class Process(Struct, frozen=True):
     """A process of this machine: its id, when it started, and the boot and process namespace in
-    which the id means something (`world`)."""
+    which the id means something (`world`). What works for it elsewhere is a `part` of it, named
+    after a slash in `birth`, which lives no longer than it does."""
 
     pid: int
     birth: str
@@ -31,6 +32,10 @@ class Process(Struct, frozen=True):
         """The process that asks."""
         return cls(os.getpid(), start_time(os.getpid()) or "", world())
 
+    def part(self, name: str) -> Process:
+        """What works for the process elsewhere, under this name."""
+        return Process(self.pid, f"{self.birth}/{name}", self.world)
+
     def is_dead(self, *, out_of_sight: bool) -> bool:
         """True when the process has ended; `out_of_sight` where it cannot be seen: in another
         container, on another host, or before the machine was started again."""
@@ -38,7 +43,7 @@ class Process(Struct, frozen=True):
         own_boot, _, own_namespace = world().partition(" ")
         if namespace != own_namespace or (sys.platform == "linux" and boot != own_boot):
             return out_of_sight
-        return start_time(self.pid) != self.birth
+        return start_time(self.pid) != self.birth.partition("/")[0]
 
 
 @functools.cache
