@@ -40,6 +40,7 @@ class Collector(ThreadingHTTPServer):
         statuses: of its next replies; 200 from then on.
         headers: of every reply.
         rejected: spans of each request that it says it rejects.
+        takes_metrics: otherwise their path is one that it does not know (404).
         open: it answers while this is set.
         paths, bodies, requests: of every request, also those that it refused.
 
@@ -53,6 +54,7 @@ class Collector(ThreadingHTTPServer):
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
         self.rejected = 0
+        self.takes_metrics = True
         self.open = threading.Event()
         self.open.set()
         self.paths: list[str] = []
@@ -109,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         collector.requests.append({name.lower(): text for name, text in self.headers.items()})
         collector.open.wait()
         status = collector.statuses.pop(0) if collector.statuses else 200
+        if self.path == "/v1/metrics" and not collector.takes_metrics:
+            status = 404
         reply = ExportTraceServiceResponse()
         if status == 200:
             collector.take(self.path, body)

@@ -14,16 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from llmctl import redact
 from tests.alerts.receiver import Receiver
 from tests.configuring import World
 from tests.keys.openbao import OpenBao, program
 from tests.keys.secret_service import SecretService, missing
+from tests.redis_server import RedisServer, needs_redis
 from tests.simulator.server import Simulator
 
 LLMCTL = Path(sysconfig.get_path("scripts")) / "llmctl"
 KEY = "sk-test-canary-4711"
+
+# How long a busy machine takes is no property of the program.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,6 +52,21 @@ def sim() -> Iterator[Simulator]:
     """A provider on loopback that echoes and counts what it billed."""
     with Simulator() as simulator:
         yield simulator
+
+
+@pytest.fixture(scope="session")
+def started_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis; use `redis`."""
+    needs_redis()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(started_redis: RedisServer) -> RedisServer:
+    """A Redis, empty."""
+    started_redis.ask("FLUSHALL")
+    return started_redis
 
 
 @pytest.fixture

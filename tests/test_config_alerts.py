@@ -123,6 +123,9 @@ def test_sinks_and_what_their_commands_see(world: World) -> None:
         ),
         ("sinks: {a: {alertmanager: {url: http://x.y, key: {env: K}}}}", "in the clear"),
         ("sinks: {a: {}}", "must be one of {webhook: URL}"),
+        ("sinks: {a: {webhok: https://x.example}}", 'did you mean "webhook"?'),
+        ("sinks: {a: {webhook: https://x.example, comand: x}}", 'did you mean "command"?'),
+        ("sinks: {a: {slack: {evn: SLACK_URL}}}", 'did you mean "env"?'),
     ],
 )
 def test_what_it_may_not_say(world: World, text: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from tests.alerts.receiver import Receiver
 from tests.cli.jsonl import prompts, write
+from tests.cli.terminal import on_a_terminal
 from tests.conftest import LLMCTL, Run
 from tests.keys.openbao import closed_port
 from tests.simulator import errors
@@ -58,9 +60,10 @@ def test_nothing_was_ever_asked(run: Run, home: Path) -> None:
 
 
 def test_an_outage_is_told_by_the_batch_that_met_it(
-    run: Run, watched: dict[str, str], receiver: Receiver, sim: Simulator, rows: str
+    run: Run, watched: dict[str, str], receiver: Receiver, sim: Simulator, rows: str, tmp_path: Path
 ) -> None:
-    """A run looks at its end; `check` finds what fires (exit 1), and tells nobody again."""
+    """A run looks at its end; `check` finds what fires (exit 1), and tells nobody again. The table
+    of the rules has a line for each on a terminal of 80 columns."""
     sim.fault = errors.status(400)
     assert run("batch", rows, env=watched).returncode == 1
     told = {got["name"]: got for got in receiver.got}
@@ -76,6 +79,11 @@ def test_an_outage_is_told_by_the_batch_that_met_it(
     assert (rule["value"], rule["calls"], rule["to"]) == (1.0, ROWS, ["ops"])
     listed = run("alerts", "list", "--json", env=watched)
     assert json.loads(listed.stdout)["rules"] == said["rules"]
+    _, shown, _ = on_a_terminal(watched, tmp_path, "alerts", "list")
+    _, *lines, told_whom = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    assert [line.split()[0] for line in lines] == [rule["name"] for rule in said["rules"]]
+    assert re.match(r"error_rate_critical  critical  firing \d+ s +100% +error_rate > 5%", lines[0])
+    assert told_whom == "each of them tells ops"
     assert len(receiver.got) == 1
 
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def test_answers_stand_side_by_side(
     env: dict[str, str], run: Run, source: str, tmp_path: Path, home: Path
 ) -> None:
     """A line a row, in the order of the input, with answer, cost, latency and tokens of each
-    profile and how far they agree; what they cost together is what the ledger says."""
+    profile and how far they agree; what they cost together is what the ledger says, where the
+    calls of a row have one parent."""
     done = run("compare", source, "-p", "sim,loud", "--json", env=env)
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / "in.compare.jsonl")
@@ -74,7 +76,11 @@ def test_answers_stand_side_by_side(
     assert [side["profile"] for side in summary["profiles"]] == ["sim", "loud"]
     assert [side["agreement"] for side in summary["profiles"]] == [None, 1]
     spent = sum(side["cost_usd"] for side in summary["profiles"])
-    assert spent == pytest.approx(sum(call["cost_pico"] for call in ledger(home)) / 1e12)
+    calls = ledger(home)
+    assert spent == pytest.approx(sum(call["cost_pico"] for call in calls) / 1e12)
+    parents = Counter(call["parent"] for call in calls)
+    assert parents.keys() <= {call["call_id"] for call in calls}
+    assert [*parents.values()] == [2] * ROWS
 
 
 def test_the_table(env: dict[str, str], run: Run, source: str) -> None:

@@ -172,7 +172,8 @@ def test_a_built_in_profile_gets_an_entry(
     run: Run, env: Mapping[str, str], config: Path, sim: Simulator
 ) -> None:
     """Where the file has none of it."""
-    config.write_text(f"profiles:\n  openai:\n    base_url: {sim.base_url}\n")
+    text = f"profiles:\n  openai:\n    base_url: {sim.base_url}\n    model: gpt-5-mini\n"
+    config.write_text(text)
     own = "    admin_key: {env: SIM_ADMIN}\n    headers: {openai-project: proj_sim}\n"
     named = config.with_name("named.yaml")
     named.write_text(config.read_text() + own)

@@ -164,7 +164,10 @@ def test_without_a_ledger(run: Run, home: Path) -> None:
     done = run("metrics")
     check(done.stdout.encode())
     assert (done.returncode, done.stderr) == (0, "")
-    assert run("metrics", "--format", "table").returncode == 0
+    done = run("metrics", "--format", "table")
+    assert done.returncode == 0
+    assert ["cost", "of", "a", "call", "-"] in [line.split() for line in done.stdout.splitlines()]
+    assert "?" not in done.stdout
     assert not (home / ".local/state/llmctl/ledger.db").exists()
 
 

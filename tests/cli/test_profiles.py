@@ -58,7 +58,7 @@ def test_list_piped(world: World) -> None:
     assert head == ["", "NAME", "PROVIDER", "MODEL", "WHERE", "KEY"]
     assert [line[1] for line in lines] == [*BUILT_IN, "fast", "box"]
     named = {line[1]: line for line in lines}
-    openai = ["openai", "gpt-5-mini", "api.openai.com"]
+    openai = ["openai", "gpt-6.1-terra", "api.openai.com"]
     assert named["openai"][2:] == [*openai, "missing: $OPENAI_API_KEY"]
     assert named["local"][2:] == ["local", "smollm2-135m", "this machine", "not needed"]
     assert named["fast"] == ["*", "fast", *openai, "missing: $CORP_KEY"]

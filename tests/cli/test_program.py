@@ -29,6 +29,7 @@ COMMANDS = {
         "tokens",
         "alerts",
         "limits",
+        "queue",
     ],
     "alerts": ["list", "check", "test"],
     "keys": ["set", "list", "check", "rotate", "remove"],
@@ -39,6 +40,7 @@ COMMANDS = {
     "history": ["list", "show", "search", "remove"],
     "tokens": ["create", "list", "revoke", "rotate"],
     "limits": ["pull"],
+    "queue": ["list", "run", "remove"],
 }
 GROUPS = [tuple(name.split()) for name in COMMANDS]
 ALL = sorted({*GROUPS, *((*g.split(), name) for g, names in COMMANDS.items() for name in names)})

@@ -28,6 +28,10 @@ WORDS = {
 require."""
 
 
+HELPED = {"ask", "cost report"}
+"""Commands, and commands of a group, have their help from one place: one of each is asked."""
+
+
 def _leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
     for name, below in getattr(command, "commands", {}).items():
         yield from _leaves(below, (*path, name))
@@ -61,9 +65,9 @@ def _is_clean(said: bytes) -> bool:
 def test_a_full_disk_behind_stdout_is_74_and_a_reader_who_has_gone_silence(
     configured: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    """Case 63: for whatever a command prints, help too. Where it prints nothing, nothing changes;
-    what stderr cannot take changes no exit code."""
-    for more in ("", "--help"):
+    """Case 63: for whatever a command prints, help too, which is of one make for all. Where it
+    prints nothing, nothing changes; what stderr cannot take changes no exit code."""
+    for more in ("", "--help") if name in HELPED else ("",):
         usual = _run(name, configured, tmp_path, more=more)
         assert _is_clean(usual.stderr), usual.stderr
         with Path("/dev/full").open("wb") as full:
@@ -84,7 +88,8 @@ def test_a_full_disk_behind_stdout_is_74_and_a_reader_who_has_gone_silence(
 def test_control_characters_reach_no_terminal(
     tmp_path: Path, environ: dict[str, str], sim: Simulator, name: str
 ) -> None:
-    """Case 68: not from names of folders, from answers or from arguments; not as JSON either."""
+    """Case 68: not from names of folders, from answers or from arguments (which are refused in one
+    place); not as JSON either."""
     home = tmp_path / NASTY
     home.mkdir()
     configure(home, sim.base_url, "{env: SIM_KEY}")
@@ -92,7 +97,7 @@ def test_control_characters_reach_no_terminal(
     sim.reply = lambda _: NASTY
     _run("ask", env, home, more=f"--tag {NASTY}=x")
     (home / "in.jsonl").write_text('{"prompt": "x\\u009b2J\u202e"}\n')
-    for more in ([], ["--json"], [NASTY]):
+    for more in ([], ["--json"], *([[NASTY]] if name in HELPED else [])):
         words = (*name.split(), *COMMANDS[name], *more)
         _, shown, _ = on_a_terminal(env, home, *words, typed=b"\n", after=b"")
         assert obeyed(shown) == []

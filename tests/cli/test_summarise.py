@@ -62,7 +62,8 @@ def test_a_prompt_that_is_too_long_is_summarised(
     summarising: Configured, run: Run, sim: Simulator, other: Simulator, tmp_path: Path, home: Path
 ) -> None:
     """Its chunks together are the text; the row says how many there were and what they cost, its
-    cost includes that, each chunk has a call of its own on record, and stderr says it once."""
+    cost includes that, each chunk has a call of its own on record, under the row's as its parent,
+    and stderr says it once."""
     source = write(tmp_path / "in.jsonl", [{"id": "long", "prompt": TEXT, "max_tokens": 50}])
     done = run("batch", str(source), env=summarising())
     assert done.returncode == 0, done.stderr
@@ -73,6 +74,7 @@ def test_a_prompt_that_is_too_long_is_summarised(
     assert sim.calls[0].prompt.count("pumps ran") == chunks
     calls = ledger(home)
     assert sorted(c["profile"] for c in calls) == ["short"] * chunks + ["sim"]
+    assert {c["parent"] for c in calls} == {row["call_id"]}
     spent = {p: sum(c["cost_pico"] for c in calls if c["profile"] == p) for p in ("short", "sim")}
     assert row["summarised"]["cost_usd"] == pytest.approx(spent["short"] / 1e12)
     assert row["cost_usd"] == pytest.approx((spent["short"] + spent["sim"]) / 1e12)

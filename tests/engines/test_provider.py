@@ -21,6 +21,7 @@ class TestProviderEngine(EngineSuite):
         """The engine as the command makes it."""
         api = batch_api(live.profile.adapter)
         assert api is not None
+        assert live.jobs is not None
         live.budget.in_batch = True
         tools = BatchTools(
             api=api,

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from llmctl.clock import Clock
-from llmctl.errors import DiskError
+from llmctl.errors import (
+    CallTimeout,
+    ConnectionFailed,
+    DiskError,
+    Overloaded,
+    ProviderDown,
+    ServerFailed,
+)
 from llmctl.guards.accounting import CostCalculator
 from llmctl.pricing import Prices
 from llmctl.protocols import (
@@ -22,6 +29,15 @@ from llmctl.protocols import (
 )
 from llmctl.tokens import Counter
 from llmctl.types import CallRecord, Request, Usage
+
+OUTAGES = (
+    DOWN := ServerFailed("it fails", http_status=503),
+    Overloaded("busy"),
+    ConnectionFailed("refused"),
+    CallTimeout("no connection in time", ambiguous=False),
+    ProviderDown("sim", DOWN, 10.0),
+)
+"""A provider that fails, is overloaded, cannot be reached or is down by the breaker."""
 
 
 class FakeCosts(CostCalculator):

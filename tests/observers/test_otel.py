@@ -58,8 +58,8 @@ def llmctl(run: Run, configured: dict[str, str]) -> Run:
 
 def a_record(result: Answer | CallError | None = None, **changes: Any) -> CallRecord:
     """How a call ended; `changes` are those of its request."""
-    ended = result or response("in Köln")
     asked = request("where do I live?", **changes)
+    ended = result or response("in Köln", target=asked.target)
     return CallRecord(asked, ended, Usage(3, 2), Decimal("0.25"), None, NOW, 1.5, None)
 
 
@@ -262,8 +262,7 @@ def test_what_a_collector_rejects_is_told(collector: Collector) -> None:
 
 def test_a_collector_without_metrics(collector: Collector) -> None:
     """One that takes spans alone is told of with what to do, and with that there is no more."""
-    collector.statuses += [200, 404]
-
+    collector.takes_metrics = False
     clock = FakeClock(NOW)
 
     async def run() -> list[str]:

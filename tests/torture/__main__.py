@@ -16,9 +16,12 @@ from tests.torture.judge import Size, UnableError
 RUNS = (
     "kill", "disk", "storm", "outage", "refused", "budget", "holds", "two", "memory", "fuzz",
     "signals", "clocks", "damage", "folders", "cancelled", "hostile", "cachekeys",
-    "descriptors", "budget_options", "inputs", "closed_streams",
+    "descriptors", "budget_options", "inputs", "closed_streams", "queue", "machines", "join",
 )  # fmt: skip
-"""In the order of their numbers, T1 to T24; each is a module beside this one."""
+"""In the order of their numbers, T1 to T27; each is a module beside this one."""
+
+WITH_RAY = ("nodes",)
+"""Those that are in `tests/cluster/` in a small size."""
 
 
 def line(name: str, size: Size) -> str:
@@ -30,7 +33,7 @@ def line(name: str, size: Size) -> str:
 def main() -> int:
     """Make the named runs, or all; 1 when one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture")
-    parser.add_argument("names", nargs="*", default=RUNS, metavar="NAME")
+    parser.add_argument("names", nargs="*", default=RUNS + WITH_RAY, metavar="NAME")
     parser.add_argument("--full", action="store_true", help="in full: about half an hour")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of all that is random")
     options = parser.parse_args()

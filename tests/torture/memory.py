@@ -22,7 +22,7 @@ MOST, TIMES, TIMES_IN_BATCHES = 220, 1.1, 1.2
 
 def run(size: Size) -> str:
     """Both; one line."""
-    few, many = 10_000, size.of(20_000, 1_000_000)
+    few, many = size.of(4_000, 10_000), size.of(12_000, 1_000_000)
     told = []
     with (
         tempfile.TemporaryDirectory(prefix="llmctl-torture-") as name,
@@ -39,12 +39,13 @@ def run(size: Size) -> str:
 
 
 def _in_batches(size: Size) -> str:
-    counts = [2_000, 20_000, *([200_000] if size.full else [])]
+    counts = [size.of(1_000, 2_000), size.of(6_000, 20_000), *([200_000] if size.full else [])]
     with tempfile.TemporaryDirectory(prefix="llmctl-torture-") as name:
         peaks = [provider_batches.measure(Path(name), rows).peak_mib for rows in counts]
     times = peaks[1] / peaks[0]
     assert max(peaks) <= MOST, f"in batches: {max(peaks):.0f} MiB"
     assert times <= TIMES_IN_BATCHES, f"in batches: {times:.2f} times that of {counts[0]:,}"
     return (
-        f"{counts[-1]:,} in batches {peaks[-1]:.0f} MiB, {times:.2f} times with ten times the rows"
+        f"{counts[-1]:,} in batches {peaks[-1]:.0f} MiB; {counts[1]:,} {times:.2f} times those of "
+        f"{counts[0]:,}"
     )
