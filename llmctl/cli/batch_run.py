@@ -81,7 +81,7 @@ from llmctl.observers.run_stats import Tally
 from llmctl.request import target_for
 from llmctl.runner import Runner, user_name
 from llmctl.shutdown import Stop, handle_signals
-from llmctl.storage.process import free_descriptors
+from llmctl.storage.process import possible_calls
 from llmctl.types import Masked
 
 if TYPE_CHECKING:
@@ -437,17 +437,13 @@ def _engine(
     return batch_provider.engine(batch, options, live, context, folders, stop, local)
 
 
-_OTHER_FILES = 64  # descriptors for what is open beside connections: databases, names looked up
-
-
 def workers(selection: Selection, context: Context) -> int:
     """Calls at a time: what the profile says, as far as the system lets connections be opened."""
     wanted, each = (
         selection.profile.limits.concurrency,
         1 + len(selection.fallbacks) + len(selection.routed),
     )
-    free = free_descriptors(wanted * each + _OTHER_FILES) - _OTHER_FILES
-    workers = max(1, min(wanted, free // each))
+    workers = possible_calls(wanted, each)
     if workers < wanted:
         context.warn(
             f"{workers:,} calls at a time instead of {wanted:,}: the system lets this process open "

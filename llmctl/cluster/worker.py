@@ -59,14 +59,13 @@ from llmctl.reports.report import budget_window, windows_at
 from llmctl.request import target_for
 from llmctl.runner import Runner, open_runner
 from llmctl.shutdown import Stop, first_of
-from llmctl.storage.process import free_descriptors
+from llmctl.storage.process import possible_calls
 from llmctl.types import CallRecord, Request
 from llmctl.wiring import Surroundings, located
 
 _LINGER = 0.003  # seconds that records wait for more of them: a message takes the driver 1 ms
 _LOOK = 1.0  # seconds after which the driver hears of a node that has nothing to say
 _PEACE = 1.0  # seconds after a 429 that names none; as the limits of one machine have it
-_OTHER_FILES = 64  # descriptors for what is open beside connections
 
 
 class Outbox:
@@ -256,9 +255,7 @@ class Worker:
     def _workers(self) -> int:
         """Calls at a time: what the profile says, as far as the system opens connections."""
         each = 1 + len(self._setup.fallbacks) + len(self._setup.routed)
-        wanted = self._setup.concurrency
-        free = free_descriptors(wanted * each + _OTHER_FILES) - _OTHER_FILES
-        return max(1, min(wanted, free // each))
+        return possible_calls(self._setup.concurrency, each)
 
     async def _requests(self) -> AsyncIterator[Request]:
         """The driver's rows, as they come, until a stop."""

@@ -76,7 +76,17 @@ def start_time(pid: int) -> str | None:
         return None
 
 
-def free_descriptors(wanted: int) -> int:
+_OTHER_FILES = 64  # descriptors for what is open beside connections: databases, names looked up
+
+
+def possible_calls(wanted: int, each: int) -> int:
+    """How many of the `wanted` calls at a time the system lets this process open connections for,
+    where a call may go to `each` profiles; at least one."""
+    free = _free_descriptors(wanted * each + _OTHER_FILES) - _OTHER_FILES
+    return max(1, min(wanted, free // each))
+
+
+def _free_descriptors(wanted: int) -> int:
     """How many files and connections this process can still open. The soft limit is raised as far
     as `wanted` more need and the hard one allows."""
     if sys.platform == "win32":
