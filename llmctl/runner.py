@@ -24,16 +24,11 @@ from llmctl.guards.budget import RunBudget, budget_guard
 from llmctl.guards.cache import Cache, kept_answers
 from llmctl.guards.context_window import context_window
 from llmctl.guards.data_place import data_place, placed
-from llmctl.guards.degrade import Degrade
 from llmctl.guards.fallback import Fallback, FallbackTarget
 from llmctl.guards.masking import masked, open_masker, restored, restoring
 from llmctl.guards.pipeline import Route, target_handler
-from llmctl.guards.prefix_cache import PrefixCache
-from llmctl.guards.queueing import Queueing
 from llmctl.guards.retry import Retry, RetryDetails
-from llmctl.guards.routing import Opened, Routing, open_router
 from llmctl.guards.schema import schema_validation
-from llmctl.guards.summarise import ChunkCosts, Summariser
 from llmctl.http import HttpClient
 from llmctl.protocols import (
     AnswerCache,
@@ -61,6 +56,9 @@ from llmctl.wiring import Surroundings, located, open_route
 if TYPE_CHECKING:
     from llmctl.coordination.shared import Shared
     from llmctl.engines.batch_tools import BatchEndpoint
+    from llmctl.guards.prefix_cache import PrefixCache
+    from llmctl.guards.queueing import Queueing
+    from llmctl.guards.routing import Opened
     from llmctl.guards.semantic_cache import Judge
     from llmctl.privacy.requests import RequestMasker
     from llmctl.semantic.vectors import Embedder
@@ -204,6 +202,8 @@ class Runner(Resources, frozen=True, kw_only=True):
                 patient=self.patient and not keeps_for_later(self.profile.degrade),
             )
         if self.route is not None:
+            from llmctl.guards.routing import Routing
+
             cheaper = [
                 self._target(way, on_retry, schema_retries, exact=exact) for way in self.routed
             ]
@@ -219,6 +219,8 @@ class Runner(Resources, frozen=True, kw_only=True):
                 on_fallback=on_fallback,
             )
         if self.profile.degrade:
+            from llmctl.guards.degrade import Degrade
+
             handler = Degrade(
                 inner=handler,
                 steps=self.profile.degrade,
@@ -356,6 +358,8 @@ class Runner(Resources, frozen=True, kw_only=True):
 
         summariser = None
         if (other := self.summarisers.get(route.profile.name)) is not None:
+            from llmctl.guards.summarise import ChunkCosts, Summariser
+
             costs = ChunkCosts(self.budget.settle)
             handler = other.handler(costs, exact=exact, on_retry=on_retry)
             summariser = Summariser(handler, other.profile, costs, self.counter, self.call_id)
@@ -449,11 +453,15 @@ class Run(Resources, frozen=True, kw_only=True):
             )
             for name, other in found.items()
         }
-        route = open_router(profile, routed, self.counter, self.around.environ, self.warn)
+        route = None
+        if routed:
+            from llmctl.guards.routing import open_router
+
+            route = open_router(profile, routed, self.counter, self.around.environ, self.warn)
         return replace(
             await self._runner(routes, ways),
             routed=tuple(ways),
-            route=route if routed else None,
+            route=route,
             summarisers=summarisers,
         )
 

@@ -9,7 +9,7 @@ from typer import Argument
 from llmctl.cli.context import Context
 from llmctl.cli.options import command, command_group
 
-app = command_group("Watch errors, latency and spending; tell sinks of them.")
+app = command_group("alerts", "Watch errors, latency and spending; tell sinks of them.")
 
 
 @command(app, "list", "config", "json")

@@ -1,13 +1,18 @@
 """The program `llmctl`: its commands, its help, and its version."""
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 import llmctl
 from llmctl.cli.streams import SIGPIPE, open_streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import typer
+
+    from llmctl.cli.context import Context
 
 
 def main() -> None:
@@ -45,7 +50,8 @@ def _run() -> int:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"llmctl {llmctl.__version__}\n")
         return 0
-    app = program()
+    # Parsers of the others need not be made: that takes longer than most of the work.
+    app = program([name for name in sys.argv[1:2] if name in _COMMANDS])
     try:
         return app(standalone_mode=False) or 0
     except Exception as error:
@@ -62,37 +68,12 @@ def _run() -> int:
         return 2
 
 
-def program() -> "typer.Typer":
-    """All commands. Their modules parse; what they need to work they import then."""
+def program(names: "Iterable[str]" = ()) -> "typer.Typer":
+    """The commands of these names; all without any. Their modules parse; what they need to work
+    they import then."""
     import typer
 
-    from llmctl.cli import (
-        alerts,
-        audit,
-        cache_commands,
-        cost,
-        history_commands,
-        keys,
-        limits,
-        local_commands,
-        metrics,
-        models,
-        pii_commands,
-        profiles_commands,
-        queue,
-        report,
-        tokens_commands,
-    )
-    from llmctl.cli.ask import AskOptions
-    from llmctl.cli.batch import BatchOptions
-    from llmctl.cli.compare import CompareOptions
-    from llmctl.cli.context import Context
-    from llmctl.cli.options import EPILOG, command, show_version
-    from llmctl.cli.prompt import LintOptions
-    from llmctl.cli.prompt import app as prompts
-    from llmctl.cli.route import EvalOptions, TrainOptions
-    from llmctl.cli.route import app as routes
-    from llmctl.cli.serve import ServeOptions
+    from llmctl.cli.options import EPILOG, show_version
 
     app = typer.Typer(
         name="llmctl",
@@ -113,69 +94,126 @@ def program() -> "typer.Typer":
     ) -> None:
         show_version(wanted=version)
 
+    for name in names or _COMMANDS:
+        _COMMANDS[name](app)
+    return app
+
+
+def _ask(app: "typer.Typer") -> None:
+    from llmctl.cli.ask import AskOptions
+    from llmctl.cli.options import command
+
     @command(app, "ask", "profile", "model", "config", "json", options=AskOptions)
-    def ask(context: Context, options: AskOptions) -> int:
+    def ask(context: "Context", options: AskOptions) -> int:
         from llmctl.cli.ask_run import run
 
         return run(options, context)
 
+
+def _batch(app: "typer.Typer") -> None:
+    from llmctl.cli.batch import BatchOptions
+    from llmctl.cli.options import command
+
     @command(app, "batch", "profile", "model", "config", "json", options=BatchOptions)
-    def batch(context: Context, options: BatchOptions) -> int:
+    def batch(context: "Context", options: BatchOptions) -> int:
         from llmctl.cli.batch_run import run
 
         return run(options, context)
 
+
+def _compare(app: "typer.Typer") -> None:
+    from llmctl.cli.compare import CompareOptions
+    from llmctl.cli.options import command
+
     @command(app, "compare", "config", "json", options=CompareOptions)
-    def compare(context: Context, options: CompareOptions) -> int:
+    def compare(context: "Context", options: CompareOptions) -> int:
         from llmctl.cli.compare_run import run
 
         return run(options, context)
 
+
+def _serve(app: "typer.Typer") -> None:
+    from llmctl.cli.options import command
+    from llmctl.cli.serve import ServeOptions
+
     @command(app, "serve", "config", "json", options=ServeOptions)
-    def serve(context: Context, options: ServeOptions) -> int:
+    def serve(context: "Context", options: ServeOptions) -> int:
         from llmctl.cli.serve import run
 
         return run(options, context)
 
+
+def _queue(app: "typer.Typer") -> None:
+    from llmctl.cli import queue
+    from llmctl.cli.options import command
+
     @command(queue.app, "run", "config", "json", options=queue.QueueRunOptions)
-    def run_queue(context: Context, options: queue.QueueRunOptions) -> int:
+    def run_queue(context: "Context", options: queue.QueueRunOptions) -> int:
         from llmctl.cli.queue_run import run
 
         return run(options, context)
 
-    @command(prompts, "lint", "profile", "model", "config", "json", options=LintOptions)
-    def lint(context: Context, options: LintOptions) -> int:
+    app.add_typer(queue.app)
+
+
+def _prompt(app: "typer.Typer") -> None:
+    from llmctl.cli import prompt
+    from llmctl.cli.options import command
+
+    @command(prompt.app, "lint", "profile", "model", "config", "json", options=prompt.LintOptions)
+    def lint(context: "Context", options: prompt.LintOptions) -> int:
         from llmctl.cli.prompt_run import run
 
         return run(options, context)
 
-    @command(routes, "train", "profile", "config", "json", options=TrainOptions)
-    def train(context: Context, options: TrainOptions) -> int:
+    app.add_typer(prompt.app)
+
+
+def _route(app: "typer.Typer") -> None:
+    from llmctl.cli import route
+    from llmctl.cli.options import command
+
+    @command(route.app, "train", "profile", "config", "json", options=route.TrainOptions)
+    def train(context: "Context", options: route.TrainOptions) -> int:
         from llmctl.cli.route_run import run_train
 
         return run_train(options, context)
 
-    @command(routes, "eval", "profile", "config", "json", options=EvalOptions)
-    def evaluate(context: Context, options: EvalOptions) -> int:
+    @command(route.app, "eval", "profile", "config", "json", options=route.EvalOptions)
+    def evaluate(context: "Context", options: route.EvalOptions) -> int:
         from llmctl.cli.route_run import run_eval
 
         return run_eval(options, context)
 
-    app.add_typer(keys.app, name="keys")
-    app.add_typer(cost.app, name="cost")
-    command(app, "metrics", "config", "json")(metrics.metrics)
-    command(app, "report", "config", "json")(report.report)
-    app.add_typer(cache_commands.app, name="cache")
-    app.add_typer(profiles_commands.app, name="profiles")
-    command(app, "models", "profile", "config", "json")(models.models)
-    app.add_typer(local_commands.app, name="local")
-    app.add_typer(history_commands.app, name="history")
-    app.add_typer(tokens_commands.app, name="tokens")
-    app.add_typer(pii_commands.app, name="pii")
-    app.add_typer(routes, name="route")
-    app.add_typer(prompts, name="prompt")
-    app.add_typer(queue.app, name="queue")
-    app.add_typer(audit.app, name="audit")
-    app.add_typer(alerts.app, name="alerts")
-    app.add_typer(limits.app, name="limits")
-    return app
+    app.add_typer(route.app)
+
+
+def _add(module: str) -> "Callable[[typer.Typer], None]":
+    """What adds the commands of a module that imports its work by itself."""
+    return lambda app: app.add_typer(import_module(f"llmctl.cli.{module}").app)
+
+
+_COMMANDS = {
+    "ask": _ask,
+    "batch": _batch,
+    "compare": _compare,
+    "serve": _serve,
+    "metrics": _add("metrics"),
+    "report": _add("report"),
+    "models": _add("models"),
+    "keys": _add("keys"),
+    "cost": _add("cost"),
+    "cache": _add("cache_commands"),
+    "profiles": _add("profiles_commands"),
+    "local": _add("local_commands"),
+    "history": _add("history_commands"),
+    "tokens": _add("tokens_commands"),
+    "pii": _add("pii_commands"),
+    "route": _route,
+    "prompt": _prompt,
+    "queue": _queue,
+    "audit": _add("audit"),
+    "alerts": _add("alerts"),
+    "limits": _add("limits"),
+}
+"""What adds each command, or group of commands, in the order of the help."""

@@ -53,8 +53,6 @@ from llmctl.guards.data_place import first_place
 from llmctl.guards.masking import refuse
 from llmctl.guards.queueing import Queueing
 from llmctl.protocols import BudgetDenied, TokenCount
-from llmctl.providers.anthropic import default_limit
-from llmctl.providers.models_api import count_tokens
 from llmctl.redact import printable
 from llmctl.request import Question, compose, retarget, ulid
 from llmctl.runner import Runner, user_name
@@ -274,6 +272,8 @@ def _note(request: Request, answer: Answer) -> str | None:
         of_claude = asked.target.adapter in ("anthropic", "vertex-claude")
         own = of_claude and asked.max_tokens is None
         if own and "max_tokens" not in asked.parameters:
+            from llmctl.providers.anthropic import default_limit
+
             limit = f"{default_limit(asked):,} tokens"
             return f"the answer was cut at {limit}, llmctl's own limit: raise --max-tokens"
         return "the answer was cut at the output limit: raise --max-tokens"
@@ -359,6 +359,8 @@ async def _plan(
     live.routes[0].endpoint.codec.encode(request, stream=False)
     counted = live.counter.count(request)
     if options.exact:
+        from llmctl.providers.models_api import count_tokens
+
         live.placed(request)
         tokens = await count_tokens(live.routes[0].endpoint, request)
         if tokens is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmctl.storage.audit_log import AuditLog
     from llmctl.storage.audit_upkeep import Line
 
-app = command_group("Check, export and prune the audit log of calls.")
+app = command_group("audit", "Check, export and prune the audit log of calls.")
 
 _SHOWN = 10  # findings, and calls, that are named
 

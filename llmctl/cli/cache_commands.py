@@ -22,7 +22,7 @@ from llmctl.errors import UsageError
 if TYPE_CHECKING:
     from llmctl.storage.answer_cache import Pruned, PruneFilter, SemanticFigures
 
-app = command_group("Show what is kept of answers and what it saved; remove it.")
+app = command_group("cache", "Show what is kept of answers and what it saved; remove it.")
 
 _FIELDS = ("entries", "bytes", "hits", "misses", "hit_rate")
 _HEAD = ("MODEL", "ENTRIES", "SIZE", "HITS", "MISSES", "HIT RATE", "SAVED")

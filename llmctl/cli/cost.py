@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llmctl.storage.ledger_queries import CallOrder, Reading, UnknownCall
 
 T = TypeVar("T")
-app = command_group("Report spending, check budgets, settle what is unknown.")
+app = command_group("cost", "Report spending, check budgets, settle what is unknown.")
 
 ByOption = Annotated[
     list[str] | None,

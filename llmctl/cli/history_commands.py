@@ -17,7 +17,7 @@ from llmctl.errors import InputError, UsageError
 if TYPE_CHECKING:
     from llmctl.storage.history import Conversation, History
 
-app = command_group("Show, search and remove the conversations of ask.")
+app = command_group("history", "Show, search and remove the conversations of ask.")
 
 _EXCERPT = 60  # characters of a turn in a list
 

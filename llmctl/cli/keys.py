@@ -11,7 +11,7 @@ from llmctl.cli.context import Context, known_keys
 from llmctl.cli.options import command, command_group
 from llmctl.errors import UsageError
 
-app = command_group("Store, list, check, rotate and remove provider keys.")
+app = command_group("keys", "Store, list, check, rotate and remove provider keys.")
 
 # What follows the name may be a key that somebody put there: it must reach our own refusal, for
 # the parser's would repeat it.

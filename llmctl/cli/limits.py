@@ -9,7 +9,7 @@ from typer import Option
 from llmctl.cli.context import Context
 from llmctl.cli.options import command, command_group
 
-app = command_group("Take the provider's own rate limits into a profile.")
+app = command_group("limits", "Take the provider's own rate limits into a profile.")
 
 
 @app.callback()

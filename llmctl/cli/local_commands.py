@@ -15,7 +15,7 @@ from llmctl.cli.context import Context
 from llmctl.cli.options import command, command_group
 from llmctl.cli.output import file_size, has_colour, is_tty, print_json, print_lines
 
-app = command_group("Install, inspect and remove the embedded model.")
+app = command_group("local", "Install, inspect and remove the embedded model.")
 
 
 @command(app, "install", "json")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
-from typer import Option
+from typer import Option, Typer
 
 from llmctl.cli.context import Context, load_settings
-from llmctl.cli.options import parsed
+from llmctl.cli.options import command, parsed
 from llmctl.cli.output import drawn, print_json, write_stdout
 from llmctl.errors import AuthFailed, BadResponse, CallError, NoKeyError, UsageError
 
@@ -43,6 +43,10 @@ _NAMES = {
 }
 
 
+app = Typer()
+
+
+@command(app, "metrics", "config", "json")
 def metrics(
     context: Context,
     window: Annotated[

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Option, Typer
 
 from llmctl.cli.context import Context, select_profile, surroundings
+from llmctl.cli.options import command
 from llmctl.cli.output import money, print_json, print_table
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from llmctl.types import ModelInfo
 
 
+app = Typer()
+
+
+@command(app, "models", "profile", "config", "json")
 def models(
     context: Context,
     task: Annotated[

@@ -129,9 +129,9 @@ _VERSION = inspect.Parameter(
 )
 
 
-def command_group(summary: str) -> typer.Typer:
+def command_group(name: str, summary: str) -> typer.Typer:
     """A group of commands, such as `llmctl keys`."""
-    return typer.Typer(help=summary, no_args_is_help=True, epilog=EPILOG)
+    return typer.Typer(name=name, help=summary, no_args_is_help=True, epilog=EPILOG)
 
 
 def command(

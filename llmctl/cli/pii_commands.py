@@ -13,7 +13,7 @@ from llmctl.errors import UsageError
 if TYPE_CHECKING:
     from llmctl.privacy.findings import Kind
 
-app = command_group("Find personal data and secrets before they are sent.")
+app = command_group("pii", "Find personal data and secrets before they are sent.")
 
 
 @command(app, "scan", "json")

@@ -17,7 +17,7 @@ from llmctl.redact import printable
 if TYPE_CHECKING:
     from llmctl.config.settings import Folders, Profile
 
-app = command_group("List, show and begin the configuration of providers.")
+app = command_group("profiles", "List, show and begin the configuration of providers.")
 
 
 @command(app, "list", "config", "json")

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from llmctl.cli.options import BudgetOption, SystemOption, command_group
 
-app = command_group("Find what prompts cost that they need not.")
+app = command_group("prompt", "Find what prompts cost that they need not.")
 
 
 class LintOptions(Struct, frozen=True, kw_only=True):

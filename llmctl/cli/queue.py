@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmctl.config.settings import Settings
     from llmctl.storage.call_queue import QueuedCall
 
-app = command_group("Send, list and remove calls that wait for a provider.")
+app = command_group("queue", "Send, list and remove calls that wait for a provider.")
 
 _HEAD = ("ID", "AGE", "MODEL", "FROM", "STATE", "TRIES", "ERROR")
 _MODEL, _FROM = _HEAD.index("MODEL"), _HEAD.index("FROM")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Option, Typer
 
 from llmctl.cli.context import Context, load_settings
 from llmctl.cli.cost import FromOption, SinceOption, TimezoneOption, ToOption
+from llmctl.cli.options import command
 from llmctl.cli.output import file_size, money, plural, print_json, print_lines, write_stdout
 from llmctl.errors import UsageError
 
@@ -20,6 +21,10 @@ _FILE = Path("llmctl-report.html")
 _STDOUT = Path("-")
 
 
+app = Typer()
+
+
+@command(app, "report", "config", "json")
 def report(
     context: Context,
     output: Annotated[

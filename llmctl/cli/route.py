@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from llmctl.cli.options import command_group
 
-app = command_group("Learn which questions need the strong model; what it saves.")
+app = command_group("route", "Learn which questions need the strong model; what it saves.")
 
 
 class ExampleOptions(Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-app = command_group("Make, list and revoke virtual keys for the callers of serve.")
+app = command_group("tokens", "Make, list and revoke virtual keys for the callers of serve.")
 
 _RATE = "a number and a period, such as 60/minute or 10_000/day"
 _ALLOWANCE = "US dollars and a period, such as 5/day or 100/month"

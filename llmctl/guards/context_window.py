@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from llmctl.errors import CallError, ContextTooLong
 from llmctl.guards.circuit_breaker import ProviderHealth
-from llmctl.guards.summarise import Summariser
 from llmctl.protocols import Emit, Handler
 from llmctl.tokens import Counter
 from llmctl.truncate import cut
 from llmctl.types import Answer, Request, Summary
+
+if TYPE_CHECKING:
+    from llmctl.guards.summarise import Summariser
 
 
 class Admission:

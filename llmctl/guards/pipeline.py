@@ -8,6 +8,7 @@ semantic cache → data place → prompt cache → schema → context window →
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -16,10 +17,12 @@ from llmctl.guards.circuit_breaker import ProviderHealth, circuit_breaker
 from llmctl.guards.context_window import Admission, context_window
 from llmctl.guards.key_failover import key_failover
 from llmctl.guards.rate_limit import ProviderLimits, rate_limit
-from llmctl.guards.summarise import Summariser
 from llmctl.protocols import Handler
 from llmctl.providers.endpoint import Endpoint
 from llmctl.types import Request
+
+if TYPE_CHECKING:
+    from llmctl.guards.summarise import Summariser
 
 Guard = Callable[[Handler], Handler]
 """Wraps a handler."""

@@ -113,6 +113,23 @@ def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> No
         assert done.stderr == "[]\n"
 
 
+def test_a_command_loads_no_other(environ: dict[str, str], tmp_path: Path) -> None:
+    """A command imports neither what parses other commands nor guards that its profile has not."""
+    others = ["llmctl.cli.alerts", "llmctl.cli.batch", "llmctl.cli.cost", "llmctl.guards.routing"]
+    code = (
+        "import sys\nfrom llmctl.cli.app import main\nsys.argv[0] = 'llmctl'\n"
+        "try: main()\n"
+        f"finally: print(sorted({{*{others!r}}} & set(sys.modules)), file=sys.stderr)"
+    )
+    environ = {**environ, "OPENAI_API_KEY": "sk-x"}
+    for command in (("ask", "--dry-run", "Hello"), ("profiles", "list")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], env=environ, cwd=tmp_path,
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> None:
     """Typer's completion: the shell asks the program itself, which names its commands."""
     env = {
