@@ -123,8 +123,8 @@ _DROP_WINDOWS = (
     "OR (json_extract(match, '$.run') IS NOT NULL AND made_ms < ?)"
 )
 _LIVE = (
-    "SELECT key, match, spent_pico, held_pico, warned FROM windows "
-    "WHERE whose IN (SELECT value FROM json_each(?2)) AND start_ms <= ?1 AND end_ms > ?1"
+    "SELECT windows.key, match, spent_pico, held_pico, warned "
+    "FROM json_each(?2) CROSS JOIN windows ON whose = value WHERE start_ms <= ?1 AND end_ms > ?1"
 )
 
 

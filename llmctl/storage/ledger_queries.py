@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
@@ -25,7 +25,7 @@ from llmctl.storage.ledger_rows import (
     usage_of,
 )
 from llmctl.storage.process import SILENCE, Process
-from llmctl.types import KEPT
+from llmctl.types import KEPT, CacheState
 
 HOUR = 60 * 60 * 1000
 """Milliseconds of a row of `hours`. A day is made of whole hours in most time zones; where it is
@@ -41,7 +41,9 @@ _HOUR_ORDER, _TIME_ORDER = KIND[:4], ("profile", "provider", "model", "ms")
 """What rows of an hour, and its times, are in the order of. SQLite adds up without sorting what is
 alike in these, which is then little to sort: an hour may have a row for each of many users."""
 
-_KEPT = f"cache IN ({', '.join(map(repr, sorted(KEPT)))})"
+# Said by the two that are not: for a list of more SQLite builds a table, each time it is asked.
+_ASKED = ", ".join(repr(state) for state in get_args(CacheState) if state not in KEPT)
+_KEPT = f"cache NOT IN ({_ASKED})"
 _UNKNOWN = "status = 'unknown'"
 _DOUBTFUL = f"({_UNKNOWN} OR uncertain > 0)"  # what a release may settle
 OPEN = f"({_UNKNOWN} OR uncertain > 0 OR attempts IS NULL)"
@@ -95,7 +97,7 @@ billed although nobody saw the bill, and what they cost at the most. `cost_pico`
 providers cost less than single calls, `routed_saved_pico` what routes cost less than the strong
 model alone, `provider_saved_pico` what providers' prompt caches saved; both may be below 0."""
 
-ANSWERED = "status = 'ok' AND cache IN ('miss', 'bypass')"
+ANSWERED = f"status = 'ok' AND cache IN ({_ASKED})"
 """The calls whose latency says something of the provider."""
 
 _RECENT = 1000

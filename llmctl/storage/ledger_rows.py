@@ -114,9 +114,12 @@ def read_tags(text: str) -> Mapping[str, str]:
 
 def tags_as_json(tags: Mapping[str, str]) -> str:
     """The tags as a row has them."""
-    if not tags:
-        return "{}"
-    return json.dumps(dict(tags), sort_keys=True, separators=(",", ":"))
+    return _tags_as_json(tuple(sorted(tags.items()))) if tags else "{}"
+
+
+@lru_cache(maxsize=4096)
+def _tags_as_json(tags: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(dict(tags), separators=(",", ":"))
 
 
 def counts_as_json(counts: Mapping[str, int]) -> str:
