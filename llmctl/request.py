@@ -131,8 +131,7 @@ def require_translated(request: Request) -> None:
 
 def _accepted(request: Request) -> Request:
     """The request without what its profile says and its model refuses."""
-    out = refused(request).keys() - request.own
-    if not out or request.raw is not None:
+    if request.raw is not None or not (out := refused(request).keys() - request.own):
         return request
     return replace(
         request,

@@ -603,6 +603,7 @@ class Prompt(Struct):
         return self.fixed + self.images * each
 
 
+@lru_cache(maxsize=1024)
 def _plain(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 

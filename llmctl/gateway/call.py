@@ -297,13 +297,12 @@ async def unless_gone(exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
     """What `work` gives. Raises `Disconnected` when the caller hangs up before: the work is
     cancelled, and puts on record what it may have cost."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(exchange.gone())
+    gone.add_done_callback(lambda _: task.cancel())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Disconnected
+        return await task
+    except asyncio.CancelledError:
+        if gone.done():
+            raise Disconnected from None
+        raise
     finally:
         gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))

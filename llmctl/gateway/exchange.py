@@ -75,18 +75,17 @@ class Exchange:
         if self.headers.get("content-encoding", "identity") != "identity":
             raise refused(415, "invalid_request", "send the body as it is, without compression")
         length = self.headers.get("content-length", "0")
-        too_long = refused(413, "invalid_request", f"the body has more than {most:,} bytes")
-        if length.isdecimal() and int(length) > most:
-            raise too_long
+        found = None
         try:
-            async with asyncio.timeout(BODY_TIME):
-                found = await self._body(most)
+            if not length.isdecimal() or int(length) <= most:
+                async with asyncio.timeout(BODY_TIME):
+                    found = await self._body(most)
         except TimeoutError:
             self.more["connection"] = "close"
             why = f"the body did not come within {BODY_TIME:.0f} s"
             raise refused(408, "invalid_request", why) from None
         if found is None:
-            raise too_long
+            raise refused(413, "invalid_request", f"the body has more than {most:,} bytes")
         return found
 
     async def _body(self, most: int) -> bytes | None:

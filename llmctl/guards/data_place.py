@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from llmctl.config.data_rules import keeps_nothing, refusal
-from llmctl.config.settings import Profile
+from llmctl.config.data_rules import PREFIX, keeps_nothing, refusal
+from llmctl.config.settings import DataRules, Profile
 from llmctl.errors import DataRefused
 from llmctl.protocols import Emit, Handler
 from llmctl.providers.data_statements import without_storage
@@ -61,8 +61,16 @@ def data_place(
     inner: Handler, profile: Profile, asker: Mapping[str, str], *, in_batch: bool = False
 ) -> Handler:
     """The guard: hands requests on as they may be sent; raises as `placed`."""
+    asked = profile.data != DataRules() or _asks(asker)
 
     async def handle(request: Request, emit: Emit | None) -> Answer:
-        return await inner(placed(request, profile, asker, in_batch=in_batch), emit)
+        if asked or _asks(request.tags):  # else there is no rule to break
+            request = placed(request, profile, asker, in_batch=in_batch)
+        return await inner(request, emit)
 
     return handle
+
+
+def _asks(tags: Mapping[str, str]) -> bool:
+    """Whether a tag asks for something of the place."""
+    return any(name.startswith(PREFIX) for name in tags)

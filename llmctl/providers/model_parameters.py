@@ -29,6 +29,9 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 """Sampling parameters of OpenAI's; with these values they say nothing, and are accepted."""
 
+_SAMPLING = frozenset({*_DEFAULTS, "topP", "top_k"})
+"""All that any model refuses."""
+
 _DATE = r"(-\d{4}-\d\d-\d\d)?"
 _ALWAYS_THINKS = re.compile(
     rf"(o\d\b(?!.*audio).*|codex-mini.*|gpt-5(-mini|-nano)?{_DATE}"
@@ -58,7 +61,7 @@ def refused(request: Request) -> dict[str, str]:
     said = dict(request.parameters)
     if request.raw is None and request.temperature is not None:
         said["temperature"] = request.temperature
-    if not said:  # most rows: asked four times for each
+    if _SAMPLING.isdisjoint(said):  # most rows: asked four times for each
         return {}
     name, adapter = _name(request.target.known_as[1]), request.target.adapter
     found: dict[str, str] = {}

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, TypeVar
 
 import orjson
@@ -377,7 +377,7 @@ def _required_object(value: object) -> Mapping[str, Any]:
 
 def object_or_empty(value: object) -> Mapping[str, Any]:
     """The object, or an empty one for anything else."""
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def objects(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -431,8 +431,9 @@ def answered(reply: ProviderReply, asked: Request) -> ProviderReply:
         finish = "tool_calls"
     elif said and reply.reason is None and finish == "other":
         finish = "stop"
-    tools = any(asked.parameters.get(name) for name in _TOOLS)
-    if (said or reply.tool_calls) and (finish != "other" or tools):
+    if (said or reply.tool_calls) and (
+        finish != "other" or any(asked.parameters.get(name) for name in _TOOLS)
+    ):
         return reply if finish == reply.finish else replace(reply, finish=finish)
     output = reply.usage.output if reply.usage and not reply.usage.estimated else 0
     if finish == "length":
@@ -612,14 +613,22 @@ def rate_headers(
     """What is left of requests and tokens, by headers named after `form` (`x-{what}-{of}`), in
     which they have `names`. `wait` reads the seconds until each is full again."""
     found: dict[str, Any] = {}
-    for what in ("remaining", "limit", "reset"):
-        for of, name in zip(("requests", "tokens"), names, strict=True):
-            text = headers.get(form.format(what=what, of=name))
-            if text is not None:
-                found[f"{what}_{of}"] = wait(text) if what == "reset" else count(text)
+    for of, name in _rate_names(form, names):
+        if (text := headers.get(name)) is not None:
+            found[of] = wait(text) if of.startswith("reset") else count(text)
     if "remaining_requests" not in found and "remaining_tokens" not in found:
         return NO_RATE_HEADERS
     return RateHeaders(**found)
+
+
+@lru_cache(maxsize=16)
+def _rate_names(form: str, names: tuple[str, str]) -> list[tuple[str, str]]:
+    """The fields of `RateHeaders`, each with its header."""
+    return [
+        (f"{what}_{of}", form.format(what=what, of=name))
+        for what in ("remaining", "limit", "reset")
+        for of, name in zip(("requests", "tokens"), names, strict=True)
+    ]
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
