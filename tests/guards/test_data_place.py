@@ -95,6 +95,26 @@ def test_the_asker_and_the_call_both_bind() -> None:
     assert error.rule == "class phi"
 
 
+@pytest.mark.parametrize(
+    ("rules", "asker", "tags"),
+    [
+        (DataRules(regions=("eu",)), {}, {}),
+        (DataRules(), {"data.region": "eu"}, {}),
+        (DataRules(), {}, {"data.region": "eu"}),
+        (DataRules(), {}, {"data.unheard": "of"}),
+    ],
+)
+def test_each_alone_is_asked(rules: DataRules, asker: dict[str, str], tags: dict[str, str]) -> None:
+    """The profile's rules, the tags of whom the user asked, and those of the call; without any of
+    them every call goes."""
+    inner = Scripted(response())
+    guard = data_place(inner, profile(rules=rules), asker)
+    with pytest.raises(DataRefused):
+        asyncio.run(guard(request("hello", tags=tags), None))
+    free = data_place(inner, profile(rules=DataRules()), {"team": "x"})
+    assert asyncio.run(free(request("hello", tags={"user.data": "x"}), None)) == response()
+
+
 def test_the_first_place() -> None:
     """Of the one asked and its fallbacks; the last one's reason where there is none."""
     a, b = profile("a", CLASSES), profile("b", CLASSES)
