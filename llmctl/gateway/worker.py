@@ -68,7 +68,6 @@ class Worker:
 
         def on_start() -> None:
             gc.freeze()  # calls come and go, the program stays: no use in looking through it
-            gc.set_threshold(10_000)  # and hardly any of a call is left for it to find
             self._watching = asyncio.create_task(self._watch())
             self._alerting = asyncio.create_task(self._alert())
             started(self._app.service.offers)
