@@ -13,6 +13,7 @@ import pytest
 from tests.cli.jsonl import prompts, read, write
 from tests.conftest import KEY, LLMCTL, Run, configure, ledger
 from tests.simulator import errors
+from tests.simulator.loopback import closed_port
 from tests.simulator.scripts import fail_first
 from tests.simulator.server import Simulator
 
@@ -21,14 +22,22 @@ Servers = Callable[..., dict[str, str]]
 
 @pytest.fixture
 def at(home: Path, environ: dict[str, str]) -> Servers:
-    """Configures a profile `sim` of these servers, with further keys, and more of the file."""
+    """Configures a profile `sim` of these servers or base URLs, with further keys, and more of
+    the file."""
 
-    def point(*servers: Simulator, profile: str = "", more: str = "") -> dict[str, str]:
-        urls = ", ".join(server.base_url for server in servers)
+    def point(*servers: Simulator | str, profile: str = "", more: str = "") -> dict[str, str]:
+        urls = ", ".join(one if isinstance(one, str) else one.base_url for one in servers)
         configure(home, f"[{urls}]", "{env: SIM_KEY}", f"{profile}\n{more}")
         return {**environ, "SIM_KEY": KEY, "LLMCTL_STORE_KEY": "x" * 32}
 
     return point
+
+
+@pytest.fixture
+def silent() -> Iterator[list[str]]:
+    """The base URLs of two servers that are not there, whose ports nobody else gets meanwhile."""
+    with closed_port() as first, closed_port() as second:
+        yield [f"http://{address}/v1" for address in (first, second)]
 
 
 @pytest.fixture
@@ -119,16 +128,14 @@ def test_a_batch_outlives_an_outage_of_all_servers(
 
 
 def test_when_no_server_answers_the_fallback_does(
-    at: Servers, run: Run, home: Path, sim: Simulator
+    at: Servers, run: Run, home: Path, sim: Simulator, silent: list[str]
 ) -> None:
     """Without a connection to any server `ask` has its fallback's answer, and none without one:
     exit 5, with the address that was asked last."""
-    with Simulator() as first, Simulator() as second:
-        pass
     spare = f"""
   spare: {{provider: openai, base_url: "{sim.base_url}", model: m, key: {{env: SIM_KEY}}}}
 """
-    env = at(first, second, profile="    fallback: [spare]", more=spare)
+    env = at(*silent, profile="    fallback: [spare]", more=spare)
     done = run("ask", "hello", env=env)
     assert (done.returncode, done.stdout) == (0, "echo: hello"), done.stderr
     file = home / ".config/llmctl/config.yaml"
@@ -139,18 +146,17 @@ def test_when_no_server_answers_the_fallback_does(
 
 
 def test_free_questions_go_to_a_server_that_is_there(
-    at: Servers, run: Run, home: Path, sim: Simulator
+    at: Servers, run: Run, home: Path, sim: Simulator, silent: list[str]
 ) -> None:
     """`keys check` and `models` ask the next server where the first one is down; exit 5 where none
     is there."""
-    with Simulator() as gone, Simulator() as another:
-        pass
+    gone, another = silent
     env = at(gone, sim)
     for command in (("keys", "check", "sim"), ("models", "-p", "sim")):
         done = run(*command, env=env)
         assert done.returncode == 0, done.stderr + done.stdout
     file = home / ".config/llmctl/config.yaml"
-    file.write_text(file.read_text().replace(sim.base_url, another.base_url))
+    file.write_text(file.read_text().replace(sim.base_url, another))
     assert run("models", "-p", "sim", env=env).returncode == 5
 
 
