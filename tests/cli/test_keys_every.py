@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmctl.keys.key import StoredKey
+from tests.cli.stored_keys import StoredKeys
+from tests.cli.test_rotation import held_after
 from tests.conftest import LLMCTL, Run
 from tests.simulator.call import Call
 from tests.simulator.connection import Moment
@@ -24,23 +24,15 @@ from tests.simulator.server import Simulator
 OLD, NEW, ADMIN = "sk-test-old-key-0001", "sk-test-new-key-0002", "sk-admin-canary-7777"
 ROOT = Path(__file__).parents[2]
 DAY = 86400.0
-WRITE = "import keyring, sys; keyring.set_password(*sys.argv[1:3], sys.stdin.read())"
-
-Store = Callable[[StoredKey], None]
 
 
 @pytest.fixture
-def store(run: Run, keyed: dict[str, str], sim: Simulator) -> Store:
-    """Puts a key into the keyring as it stands, as the only one of `sim`."""
-
-    def put(key: StoredKey) -> None:
-        run("keys", "remove", "sim", env=keyed)
-        assert run("keys", "set", "sim", env=keyed, stdin=key.key).returncode == 0
-        place = [f"llmctl {sim.origin}", "sim"]
-        command = [sys.executable, "-c", WRITE, *place]
-        subprocess.run(command, input=key.to_text(), text=True, env=keyed, check=True)
-
-    return put
+def stored(
+    home: Path, keyed: dict[str, str], sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> StoredKeys:
+    """What the keyring holds of `sim`."""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", keyed["DBUS_SESSION_BUS_ADDRESS"])
+    return StoredKeys(home, sim.origin)
 
 
 @pytest.fixture
@@ -66,21 +58,15 @@ def old_key(**more: Any) -> StoredKey:
     return StoredKey(OLD, time.time() - 100 * DAY, 0, **more)
 
 
-def standing(run: Run, env: dict[str, str]) -> dict[str, str]:
-    """The last four characters of each role."""
-    rows = json.loads(run("keys", "list", "--json", "-p", "sim", env=env).stdout)
-    return {row["role"]: row["last4"] for row in rows}
-
-
-def test_not_due(run: Run, keyed: dict[str, str], store: Store, sim: Simulator) -> None:
+def test_not_due(run: Run, keyed: dict[str, str], stored: StoredKeys, sim: Simulator) -> None:
     """A key that is younger is left alone: exit 0 with its age and the day; nothing is asked, and
     what stdin holds is not read."""
-    store(StoredKey(OLD, time.time() - 10 * DAY))
+    stored.put(StoredKey(OLD, time.time() - 10 * DAY))
     before = len(sim.calls)
     done = run("keys", "rotate", "sim", "--every", "90d", env=keyed, stdin=NEW)
     assert done.returncode == 0, done.stderr
     assert f"sim for {sim.origin}: the key …0001 is 10 d old; due in 80 d, on 20" in done.stdout
-    assert standing(run, keyed) == {"primary": "0001"}
+    assert stored.standing == {"primary": "0001"}
     assert len(sim.calls) == before
 
 
@@ -89,18 +75,18 @@ def test_not_due(run: Run, keyed: dict[str, str], store: Store, sim: Simulator) 
     [(old_key(), "is 100 d old and due"), (StoredKey(OLD), "is of unknown age, as another")],
 )
 def test_due_by_hand(
-    run: Run, keyed: dict[str, str], store: Store, sim: Simulator, key: StoredKey, words: str
+    run: Run, keyed: dict[str, str], stored: StoredKeys, sim: Simulator, key: StoredKey, words: str
 ) -> None:
     """Where nothing can make a key, one that is due, or whose age nobody knows, is exit 7 with the
     page, the command and what would do it; stdin is not read."""
-    store(key)
+    stored.put(key)
     done = run("keys", "rotate", "sim", "--every", "90d", env=keyed, stdin=NEW)
     assert (done.returncode, done.stdout) == (7, "")
     assert words in done.stderr
     assert f"make a new one at {sim.base_url} and pipe it into" in done.stderr
     assert "with `admin_key:` in the profile set this command makes it itself" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert standing(run, keyed) == {"primary": "0001"}
+    assert stored.standing == {"primary": "0001"}
 
 
 def test_what_is_not_set_up_is_named(run: Run, keyed: dict[str, str], home: Path) -> None:
@@ -148,16 +134,16 @@ def test_ages_that_nobody_knows(run: Run, keyed: dict[str, str], home: Path) -> 
 
 
 def test_the_whole_cycle(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin, sim: Simulator
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin, sim: Simulator
 ) -> None:
     """One command: a key is made, checked, in the place of the old one, and that one revoked. The
     admin key goes to these requests alone and is never shown; the next run has nothing to do."""
-    store(old_key(id="id_old"))
+    stored.put(old_key(id="id_old"))
     done = run("keys", "rotate", "sim", "--every", "90d", env=keyed)
     assert done.returncode == 0, done.stderr
     ((name, made),) = admin.keys.items()
     assert f"the primary is …{made.value[-4:]}; …0001 is revoked and deleted" in done.stdout
-    assert standing(run, keyed) == {"primary": made.value[-4:]}
+    assert stored.standing == {"primary": made.value[-4:]}
     assert made.name.startswith("llmctl sim 20")
     assert [(call.method, call.api_key == ADMIN) for call in sim.calls] == [
         ("POST", True), ("GET", False), ("GET", False), ("DELETE", True),
@@ -172,15 +158,15 @@ def test_the_whole_cycle(
 
 
 def test_a_key_made_by_hand_is_kept(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin
 ) -> None:
     """The first key was made by a person, and its id is not known: it stays the previous one until
     --finish; a rotation that is due before that is exit 7."""
-    store(old_key())
+    stored.put(old_key())
     done = run("keys", "rotate", "sim", "--every", "90d", env=keyed)
     assert (done.returncode, "still works: revoke it at" in done.stderr) == (0, True)
     last = next(key.value[-4:] for name, key in admin.keys.items() if name != "id_old")
-    assert standing(run, keyed) == {"primary": last, "previous": "0001"}
+    assert stored.standing == {"primary": last, "previous": "0001"}
     due = run("keys", "rotate", "sim", "--every", "1ms", env=keyed)
     assert (due.returncode, "the rotation before is not finished" in due.stderr) == (7, True)
     assert run("keys", "rotate", "sim", "--finish", env=keyed).returncode == 0
@@ -189,11 +175,11 @@ def test_a_key_made_by_hand_is_kept(
 
 
 def test_a_rotation_by_hand_is_a_persons_to_finish(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin, sim: Simulator
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin, sim: Simulator
 ) -> None:
     """--every leaves the previous key of a rotation that a person began; --finish revokes it at the
     provider, where it was made by llmctl."""
-    store(old_key(id="id_old"))
+    stored.put(old_key(id="id_old"))
     sim.accept_keys({OLD, NEW})
     assert run("keys", "rotate", "sim", env=keyed, stdin=NEW).returncode == 0
     done = run("keys", "rotate", "sim", "--every", "90d", env=keyed)
@@ -205,10 +191,10 @@ def test_a_rotation_by_hand_is_a_persons_to_finish(
 
 
 def test_a_key_that_is_known_late(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin, sim: Simulator
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin, sim: Simulator
 ) -> None:
     """A made key that the provider does not know everywhere yet is asked about again."""
-    store(old_key(id="id_old"))
+    stored.put(old_key(id="id_old"))
     unknown = iter([unauthorized()])
 
     def late(call: Call) -> Any:
@@ -221,102 +207,104 @@ def test_a_key_that_is_known_late(
 
 
 def test_a_refused_admin_key(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin
 ) -> None:
     """An admin key that the provider refuses is exit 4 naming it; the old key stays."""
-    store(old_key(id="id_old"))
+    stored.put(old_key(id="id_old"))
     wrong = {**keyed, "SIM_ADMIN": "sk-admin-wrong-8888"}
     done = run("keys", "rotate", "sim", "--every", "90d", env=wrong)
     assert (done.returncode, "the admin key of $SIM_ADMIN is refused" in done.stderr) == (4, True)
     assert "the old key stays the primary" in done.stderr
-    assert standing(run, keyed) == {"primary": "0001"}
+    assert stored.standing == {"primary": "0001"}
     assert list(admin.keys) == ["id_old"]
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("change", [1, 2, 3])
-def test_killed_at_every_change(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin, moment: str, change: int
+@pytest.mark.parametrize("change", [2, 3])
+def test_killed_after_a_change(
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin, change: int
 ) -> None:
-    """SIGKILL before or after each change of the keyring: a key works, the same command ends the
-    work, and the provider is left with one key."""
-    store(old_key(id="id_old"))
+    """SIGKILL after a change of the keyring: a key works, the same command ends the work, and the
+    provider is left with one key. After the first one all is as at the second request below."""
+    stored.put(old_key(id="id_old"))
     deadly = {
         **keyed,
         "PYTHON_KEYRING_BACKEND": "tests.keys.killing_backend.Killing",
         "PYTHONPATH": str(ROOT),
-        "KILL_AT": f"{moment}:{change}",
+        "KILL_AT": f"after:{change}",
     }
     done = run("keys", "rotate", "sim", "--every", "90d", env=deadly)
     assert done.returncode == -signal.SIGKILL
-    ends_well(run, keyed, admin)
+    ends_well(run, keyed, stored, admin)
 
 
-@pytest.mark.parametrize("moment", ["received", "billed"])
-@pytest.mark.parametrize("request_number", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("request_number", "moment"),
+    [(1, "received"), (1, "billed"), (2, "received"), (3, "received"), (4, "billed")],
+)
 def test_killed_at_every_request(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin, sim: Simulator,
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin, sim: Simulator,
     moment: Moment, request_number: int, tmp_path: Path,
 ) -> None:  # fmt: skip
     """SIGKILL while the provider has a request, done or not: a key works, the same command ends the
-    work, and a key that was made and never stored is revoked."""
-    store(old_key(id="id_old"))
-    first = len(sim.calls)
+    work, and a key that was made and never stored is revoked. The two in the middle only ask."""
+    stored.put(old_key(id="id_old"))
 
     def hold(call: Call) -> None:
-        if call.index - first + 1 == request_number:
+        if call.index + 1 == request_number:
             sim.hold(moment)
 
     sim.fault = hold
     command = [str(LLMCTL), "keys", "rotate", "sim", "--every", "90d"]
     null = subprocess.DEVNULL
     with subprocess.Popen(command, env=keyed, cwd=tmp_path, stdout=null, stderr=null) as process:
-        sim.wait_for_calls(first + request_number, timeout=60)
+        sim.wait_for_calls(request_number, timeout=60)
         process.kill()
     sim.fault = None
     sim.release()
-    ends_well(run, keyed, admin)
+    ends_well(run, keyed, stored, admin)
 
 
-def ends_well(run: Run, keyed: dict[str, str], admin: KeyAdmin) -> None:
+def ends_well(run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin) -> None:
     """A call works now; the same command ends the rotation, with one key at the provider."""
     asked = run("ask", "--no-cache", "hi", env=keyed)
     assert asked.returncode == 0, asked.stderr
     done = run("keys", "rotate", "sim", "--every", "90d", env=keyed)
     assert done.returncode == 0, done.stderr
     (made,) = admin.keys.values()
-    assert standing(run, keyed) == {"primary": made.value[-4:]}
+    assert stored.standing == {"primary": made.value[-4:]}
     assert made.value != OLD
 
 
 def test_another_machines_key_is_left_alone(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin
 ) -> None:
     """A key of the same name that this machine did not ask for is not revoked."""
-    store(old_key(id="id_old"))
+    stored.put(old_key(id="id_old"))
     admin.keys["id_theirs"] = Listed(name="llmctl sim 2026-01-01T00:00:00Z abc", value=NEW)
     assert run("keys", "rotate", "sim", "--every", "90d", env=keyed).returncode == 0
     assert "id_theirs" in admin.keys
 
 
 def test_a_batch_goes_on(
-    run: Run, keyed: dict[str, str], store: Store, admin: KeyAdmin, sim: Simulator, tmp_path: Path,
-    home: Path,
+    run: Run, keyed: dict[str, str], stored: StoredKeys, admin: KeyAdmin, sim: Simulator,
+    tmp_path: Path, home: Path,
 ) -> None:  # fmt: skip
     """A batch that began with the old key loses no row while that is replaced and revoked."""
     configure(home, "    limits: {concurrency: 20}\n")
-    store(old_key(id="id_old"))
-    rows = 600
+    stored.put(old_key(id="id_old"))
+    rows = 100
     source = tmp_path / "in.jsonl"
     source.write_text("".join(f'{{"id": "{n}", "prompt": "say {n}"}}\n' for n in range(rows)))
-    sim.latency = 0.2
+    sim.fault = held_after(sim, rows // 4)
     with subprocess.Popen(
         [LLMCTL, "batch", source, "--json"], env=keyed, cwd=tmp_path, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as batch:  # fmt: skip
-        sim.wait_for_calls(rows // 10, timeout=60)
+        sim.wait_for_calls(rows // 4 + 20, timeout=60)
         assert run("keys", "rotate", "sim", "--every", "90d", env=keyed).returncode == 0
-        assert 0 < sim.billed.requests < rows - 20, "the rotation was not in the middle"
+        assert sim.billed.requests == rows // 4
+        sim.fault = None
+        sim.release()
         out, _ = batch.communicate(timeout=120)
     summary = json.loads(out)
     assert (batch.returncode, summary["ok"], summary["failed"]) == (0, rows, 0)
@@ -324,11 +312,10 @@ def test_a_batch_goes_on(
     assert "id_old" not in admin.keys
 
 
-def test_check_all(run: Run, keyed: dict[str, str], sim: Simulator) -> None:
+def test_check_all(run: Run, keyed: dict[str, str], stored: StoredKeys, sim: Simulator) -> None:
     """`keys check --all` asks about the previous key, too: exit 4 names the one that is refused,
     and the rows say which is which."""
-    run("keys", "set", "sim", env=keyed, stdin=OLD)
-    run("keys", "rotate", "sim", env=keyed, stdin=NEW)
+    stored.put(NEW, OLD)
     sim.accept_keys({NEW})
     assert run("keys", "check", "sim", env=keyed).returncode == 0
     done = run("keys", "check", "--all", "sim", "--json", env=keyed)
