@@ -269,8 +269,8 @@ def test_anthropics_lines_mark_no_prompt_cache(provider: Provider, *, own: bool)
 
 def test_progress_says_what_it_waits_for(provider: Provider) -> None:
     """On a terminal of 80 columns no line is longer than that, and rows at the provider show."""
-    provider.sim.batch.fates = (Fate(to_end=8),)
-    provider.rows(2000)
+    provider.sim.batch.fates = (Fate(to_end=5),)
+    provider.rows(200)
     env, words = provider.environ, provider.words()
     code, shown, _ = on_a_terminal(env, provider.folder, *words, streams=("stderr",))
     text = shown.decode()
