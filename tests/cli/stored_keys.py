@@ -16,7 +16,7 @@ class StoredKeys:
     def __init__(self, home: Path, origin: str, name: str = "sim") -> None:
         self._state = home / ".local/state/llmctl"
         self._slot = KeySlot(name, origin)
-        self._keyring = Keyring(SecretServiceBackend())
+        self._keyring = Keyring(SecretServiceBackend())  # type: ignore[no-untyped-call]
 
     def put(self, primary: StoredKey | str, previous: str | None = None) -> None:
         """Store these where nothing is stored yet."""
