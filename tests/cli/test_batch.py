@@ -633,7 +633,7 @@ def test_a_stopped_program_blames_nobody(
         if ends:
             sim.drop_connections()
         sim.release()
-        time.sleep(2.5)  # for which it is stopped
+        time.sleep(1.5)  # for which it is stopped
         batch.send_signal(signal.SIGCONT)
         _, said = batch.communicate(timeout=60)
     assert batch.returncode == 0, said
