@@ -29,7 +29,7 @@ OTHERS = (
 
 def run(size: Size) -> str:
     """All of them; one line."""
-    rows = size.of(200, 5_000)
+    rows = size.of(100, 5_000)
     for words, code in CLOSED.items():
         with arena(rows) as world:
             found = _shell(world, f"{LLMCTL} ask hello", words)
@@ -48,7 +48,7 @@ def run(size: Size) -> str:
             assert verdict.answered == rows
             in_flight = world.concurrency if words == ">/dev/full" else 0  # as it was met
             assert verdict.rebilled <= in_flight, (words, verdict)
-            for command in OTHERS if size.full else OTHERS[::3]:
+            for command in OTHERS if size.full else ():  # the suite has them in cli/test_streams.py
                 found = _shell(world, f"{LLMCTL} {command}", words)
                 assert found in {0, code}, (command, words, found)
     return (

@@ -14,13 +14,13 @@ from tests.storage.damage import damaged_versions, sql
 from tests.torture.judge import Arena, Size, arena, sound
 
 ROWS = 50
-_WAYS_OUT = 3
+_WAYS_OUT = 2
 _SETTLED = "SELECT provider_request_id FROM calls WHERE status = 'ok'"
 
 
 def run(size: Size) -> str:
     """200 damaged caches, and as many ledgers; one line."""
-    return f"T16 {_caches(size.of(8, 200))}; {_ledgers(size.of(12, 200))}"
+    return f"T16 {_caches(size.of(4, 200))}; {_ledgers(size.of(6, 200))}"
 
 
 def _caches(number: int) -> str:

@@ -102,8 +102,8 @@ def injected(rows: int, which: str, dice: Random) -> tuple[int, int]:
 def _limits(size: Size, dice: Random) -> str:
     again, number = [], size.of(1, 10)
     for _ in range(number):
-        limit = dice.randint(40, 300) << 10
-        with arena(size.of(1_200, 4_000), concurrency=16) as world:
+        limit = dice.randint(40, size.of(100, 300)) << 10
+        with arena(size.of(500, 4_000), concurrency=16) as world:
             done = world.run(
                 preexec_fn=lambda most=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (most,) * 2)
             )
@@ -112,7 +112,7 @@ def _limits(size: Size, dice: Random) -> str:
 
 
 def _mounts(size: Size, dice: Random) -> str:  # noqa: ARG001  (as the others)
-    rows, taken = size.of(1_200, 10_000), size.of(_MIB * 5 // 8, 0)
+    rows, taken = size.of(600, 10_000), size.of(_MIB * 3 // 4, 0)
     again = {which: full(rows, which, taken) for which in ("output", "state", "cache")}
     return (
         f"a full tmpfs for the output ({again['output']} again), the ledger ({again['state']}), "
@@ -122,7 +122,7 @@ def _mounts(size: Size, dice: Random) -> str:  # noqa: ARG001  (as the others)
 
 def _injections(size: Size, dice: Random) -> str:
     ends = {
-        which: [injected(size.of(600, 1_000), which, dice) for _ in range(size.of(1, 10))]
+        which: [injected(size.of(300, 1_000), which, dice) for _ in range(size.of(1, 10))]
         for which in ("output", "state", "cache")
     }
     fatal = ends["output"] + ends["state"]

@@ -41,7 +41,7 @@ CASES: tuple[tuple[str, Fault, int], ...] = (
 
 def run(size: Size) -> str:
     """All three at 50 at a time; one line."""
-    rows, concurrency = size.of(600, 10_000), size.of(20, 50)
+    rows, concurrency = size.of(240, 10_000), size.of(20, 50)
     told = [f"{name} {refused(fault, code, rows, concurrency)}" for name, fault, code in CASES]
     return (
         f"T6 refused in mid-batch, {concurrency} at a time: requests after the first refusal: "
