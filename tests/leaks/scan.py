@@ -63,12 +63,13 @@ class Scan:
 
 
 class Watch:
-    """While open, looks over and over at the command lines of all processes, and at the
-    environment of the descendants of processes that run `program`."""
+    """While open, looks over and over at the command lines of all processes that have begun since,
+    and at the environment of the descendants of processes that run `program`."""
 
     def __init__(self, scan: Scan, program: str) -> None:
         self._scan = scan
         self._program = program
+        self._before = set(psutil.pids())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.rounds = 0
@@ -88,12 +89,15 @@ class Watch:
             self.rounds += 1
 
     def _look(self) -> None:
-        found = {each.pid: each.info for each in psutil.process_iter(["cmdline", "ppid"])}
-        lines = {pid: " ".join(info["cmdline"] or ()) for pid, info in found.items()}
+        lines, parents = dict[int, str](), dict[int, int]()
+        for pid in set(psutil.pids()) - self._before:
+            with suppress(psutil.Error):  # it has ended
+                process = psutil.Process(pid)
+                lines[pid], parents[pid] = " ".join(process.cmdline()), process.ppid()
         for pid, line in lines.items():
             self._scan.text(f"cmdline of {pid}", os.fsencode(line))
-            if self._program in lines.get(found[pid]["ppid"], "") and self._program not in line:
-                with suppress(psutil.Error):  # it has ended
+            if self._program in lines.get(parents[pid], "") and self._program not in line:
+                with suppress(psutil.Error):
                     environ = "\n".join(psutil.Process(pid).environ().values())
                     self.children.add(line)
                     self._scan.text(f"environ of {line}", os.fsencode(environ))
