@@ -33,6 +33,8 @@ CITY = {
 FITS, DOES_NOT = '{"city":"Paris"}', '{"town":"Paris"}'
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
+ASK, BATCH = ("ask", "q"), ("batch", "in.jsonl", "-q")
+
 At = Callable[..., dict[str, str]]
 
 
@@ -60,15 +62,14 @@ def at(home: Path, environ: dict[str, str], sim: Simulator) -> At:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "step"),
+    ("words", "status", "code", "step"),
     [
-        (401, 4, "try the key with `llmctl keys check`, and put a good one in its place"),
-        (402, 5, "choose another profile with -p"),
-        (403, 4, "what the key may do"),
-        (404, 1, "`llmctl models -p sim` lists the models that there are"),
+        (ASK, 401, 4, "try the key with `llmctl keys check`, and put a good one in its place"),
+        (BATCH, 402, 5, "choose another profile with -p"),
+        (ASK, 403, 4, "what the key may do"),
+        (BATCH, 404, 1, "`llmctl models -p sim` lists the models that there are"),
     ],
 )
-@pytest.mark.parametrize("words", [("ask", "q"), ("batch", "in.jsonl", "-q")])
 def test_an_error_says_whose_it_is_and_the_next_step(
     run: Run, at: At, sim: Simulator, tmp_path: Path,
     words: tuple[str, ...], status: int, code: int, step: str,
@@ -136,21 +137,22 @@ def test_the_vendors_variables_send_elsewhere(
     """Case 38: `OPENAI_BASE_URL` and its kin are used, as the vendor's SDK completes them, with the
     key beside them, which goes to no other address; a profile's own `base_url` wins, and then that
     key is not its key."""
-    for provider, variable, key, rest in (
-        ("openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", ""),
-        ("anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "/v1"),
-        ("gemini", "GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", "/v1beta"),
-        ("groq", "GROQ_BASE_URL", "GROQ_API_KEY", "/openai/v1"),
-        ("cohere", "CO_API_URL", "CO_API_KEY", "/v2"),
+    for provider, variable, key, rest, whole in (
+        ("openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", "", False),
+        ("anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "/v1", False),
+        ("gemini", "GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", "/v1beta", False),
+        ("groq", "GROQ_BASE_URL", "GROQ_API_KEY", "/openai/v1", False),
+        ("groq", "GROQ_BASE_URL", "GROQ_API_KEY", "/openai/v1", True),
+        ("cohere", "CO_API_URL", "CO_API_KEY", "/v2", False),
     ):
         address = sim.origin + BASES[provider]
-        for said in (f"{address.removesuffix(rest)}/", address):
-            env = {**environ, key: KEY, variable: said}
-            done = run("ask", f"hello {said}", "-p", provider, env=env)
-            assert (done.returncode, done.stdout) == (0, f"echo: hello {said}"), done.stderr
-        first, second = (call.path for call in sim.calls[-2:])
-        assert first == second
-        assert first.startswith(f"{BASES[provider]}/")
+        said = address if whole else f"{address.removesuffix(rest)}/"
+        env = {**environ, key: KEY, variable: said}
+        done = run("ask", f"hello {said}", "-p", provider, env=env)
+        assert (done.returncode, done.stdout) == (0, f"echo: hello {said}"), done.stderr
+        path = sim.calls[-1].path
+        assert path.startswith(f"{BASES[provider]}/")
+        assert f"{rest}{rest}" not in path or not rest
     folder = home / ".config" / "llmctl"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
@@ -169,14 +171,6 @@ def schema(tmp_path: Path) -> str:
     path = tmp_path / "city.json"
     path.write_text(json.dumps(CITY), encoding="utf-8")
     return str(path)
-
-
-@pytest.mark.parametrize("provider", [*BASES])
-@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
-def test_every_provider_answers(run: Run, at: At, provider: str, stream: str) -> None:
-    """One question, streamed or not, over each provider's own wire."""
-    done = run("ask", "hello there", stream, env=at(provider))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there", "")
 
 
 def test_only_openai_has_responses(run: Run, at: At) -> None:
@@ -235,7 +229,7 @@ def test_parameters_that_a_model_refuses(
     assert (failed["error"]["type"], len(sim.calls)) == ("invalid_request", 2)
 
 
-@pytest.mark.parametrize("provider", [*BASES])
+@pytest.mark.parametrize("provider", ["openai", "bedrock"])
 def test_an_answer_that_fits(run: Run, at: At, sim: Simulator, schema: str, provider: str) -> None:
     """The schema goes out natively, and the answer's value stands in the row; the next time it
     comes from the cache."""
@@ -309,7 +303,7 @@ def test_asking_again_that_fails(run: Run, at: At, sim: Simulator, schema: str) 
     assert (done.returncode, DOES_NOT in done.stderr, len(sim.calls)) == (1, True, 3)
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "cohere", "mistral"])
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_tool_calls_are_in_the_row(run: Run, at: At, sim: Simulator, provider: str) -> None:
     """Case 7: the call is in the row, from the cache too; `ask` without --json names it."""
     tool = ToolCall("look_up", '{"city":"Paris"}')
@@ -355,10 +349,10 @@ def test_a_wrong_schema(
     path = tmp_path / "s.json"
     path.write_text(text, encoding="utf-8")
     (tmp_path / "in.jsonl").write_text('{"prompt": "hi"}\n', encoding="utf-8")
-    for command in (["ask", "hi"], ["batch", str(tmp_path / "in.jsonl")]):
-        done = run(*command, "--schema", str(path), env=at())
-        assert done.returncode == 2
-        assert says in done.stderr
+    command = ["batch", "in.jsonl"] if text == "{" else ["ask", "hi"]
+    done = run(*command, "--schema", str(path), env=at())
+    assert done.returncode == 2
+    assert says in done.stderr
     assert not sim.calls
 
 
@@ -469,12 +463,13 @@ def test_models(run: Run, at: At, sim: Simulator, provider: str) -> None:
     assert [model["id"] for model in listed] == ["sim-large", "sim-small"]
     assert set(listed[0]) == {"id", "name", "context", "max_output", "created", "price", "ends"}
     assert listed[0]["price"] == {"input": 1, "output": 2}
-    done = run("models", env=env)
-    assert done.returncode == 0, done.stderr
-    head, *lines = done.stdout.splitlines()
-    assert head.startswith("MODEL")
-    assert [line.split()[0] for line in lines] == ["sim-large", "sim-small"]
     assert sim.billed.requests == 0
+    if provider == "openai":  # the table is one for all
+        done = run("models", env=env)
+        assert done.returncode == 0, done.stderr
+        head, *lines = done.stdout.splitlines()
+        assert head.startswith("MODEL")
+        assert [line.split()[0] for line in lines] == ["sim-large", "sim-small"]
 
 
 @pytest.mark.parametrize(
