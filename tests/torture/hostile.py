@@ -79,7 +79,7 @@ def run(size: Size) -> str:
         for flags in ((), ("--stream",))
     ]
     longest = max(waited(fault) for fault in WAITS)
-    rows = mixed(size.of(2 * len(REPLIES), 400))
+    rows = mixed(size.of(3 * len(REPLIES), 400))
     return (
         f"T19 hostile: a GiB in a compressed answer ends at {LARGEST} MiB "
         f"(at most {max(peak for peak, _ in bombs):.0f} MiB more memory than for a short answer, "
@@ -108,7 +108,7 @@ def bomb(layers: Any, *flags: str) -> tuple[float, float]:
 
 def mixed(rows: int) -> str:
     """A batch of which every second reply is hostile; what became of it."""
-    knobs = "retry: {attempts: 1, max_wait: 0.1}\nbreaker: {failures: 1000, error_rate: 1}"
+    knobs = "retry: {attempts: 1, max_wait: 1}\nbreaker: {failures: 1000, error_rate: 1}"
     with arena(rows, knobs=knobs) as world:
         replies = itertools.cycle(REPLIES)
         chosen: dict[str, Fault] = {}
@@ -116,12 +116,15 @@ def mixed(rows: int) -> str:
         def script(call: Call) -> Fault | None:
             if call.index % 2:
                 return None
-            return chosen.setdefault(call.key, next(replies))
+            if call.key not in chosen:
+                chosen[call.key] = next(replies)
+            return chosen[call.key]
 
         world.sim.fault = script
         done = world.run()
         assert done.returncode == 1, (done.returncode, done.stderr)
         assert "Traceback" not in done.stderr
+        assert len(chosen) >= len(REPLIES), "some were not met"
         world.settle_down()
         lines = [
             json.loads(line)

@@ -2,7 +2,7 @@
 
 A million rows, all to be sent and all but one answered already, take at most 220 MiB, and at most
 a tenth more than 10,000 do; 200,000 rows in the provider's batches take at most 220 MiB, and 20,000
-at most a fifth more than 2,000. The measuring is that of `tests.bench.command` and
+at most a fifth more than 2,000. The measuring is that of `tests.bench.resume` and
 `tests.bench.provider_batches`.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.bench import provider_batches
 from tests.bench.command import Run, batch, new_home, write_rows
 from tests.bench.loopback import served
+from tests.bench.resume import measure
 from tests.torture.judge import Size
 
 MOST, TIMES, TIMES_IN_BATCHES = 220, 1.1, 1.2
@@ -26,13 +27,13 @@ _LONGEST = 4096  # bytes of a line of the output
 
 def run(size: Size) -> str:
     """Both; one line."""
-    few, many = size.of(1_000, 10_000), size.of(6_000, 1_000_000)
-    told = []
+    few, many = size.of(1_000, 10_000), size.of(8_000, 1_000_000)
+    told, measured = [], measure if size.full else _measured
     with (
         tempfile.TemporaryDirectory(prefix="llmctl-torture-") as name,
         served("tests.bench.loopback") as url,
     ):
-        less, more = (_measured(Path(name), url, rows) for rows in (few, many))
+        less, more = (measured(Path(name), url, rows) for rows in (few, many))
     for kind in ("fresh", "resumed"):
         peak, times = more[kind].peak_mib, more[kind].peak_mib / less[kind].peak_mib
         assert peak <= MOST, f"{kind}: {peak:.0f} MiB"
@@ -43,7 +44,7 @@ def run(size: Size) -> str:
 
 
 def _measured(folder: Path, url: str, rows: int) -> dict[str, Run]:
-    """A fresh run, and one that has a row to go."""
+    """A fresh run, and one that has a row to go: what is looked at of `measure`."""
     environ, output = new_home(folder, url), folder / "in.out.jsonl"
     output.unlink(missing_ok=True)
     write_rows(folder / "in.jsonl", rows)
