@@ -48,7 +48,9 @@ def run(size: Size) -> str:
             assert verdict.answered == rows
             in_flight = world.concurrency if words == ">/dev/full" else 0  # as it was met
             assert verdict.rebilled <= in_flight, (words, verdict)
-            for command in OTHERS if size.full else ():  # the suite has them in cli/test_streams.py
+            # tests/cli/test_streams.py has every command at a full disk and without a reader.
+            held = words in {">/dev/full", "| head -1"}
+            for command in OTHERS if size.full else () if held else OTHERS[::3]:
                 found = _shell(world, f"{LLMCTL} {command}", words)
                 assert found in {0, code}, (command, words, found)
     return (
