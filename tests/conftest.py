@@ -154,6 +154,7 @@ def keyed(
 ) -> dict[str, str]:
     """The environment with a keyring and a default profile `sim`, whose key is stored there
     under the name `sim`; no key is stored yet."""
+    secret_service.empty()
     configure(home, sim.base_url, "{keyring: sim}")
     return {**environ, **secret_service.environ}
 

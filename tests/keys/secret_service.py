@@ -44,6 +44,16 @@ class SecretService:
             raise
         return self
 
+    def empty(self) -> None:
+        """Remove what earlier tests have stored: their servers' ports come again."""
+        from jeepney.io.blocking import open_dbus_connection  # type: ignore[import-untyped]
+        from secretstorage import get_all_collections
+
+        with open_dbus_connection(bus=self.environ["DBUS_SESSION_BUS_ADDRESS"]) as connection:
+            for collection in get_all_collections(connection):
+                for item in collection.get_all_items():
+                    item.delete()
+
     def _serve(self) -> None:
         runtime = self._home / "run"
         runtime.mkdir(parents=True, mode=0o700)
