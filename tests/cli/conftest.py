@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.provider_batches import Provider
+from tests.cli.stored_keys import StoredKeys
 from tests.conftest import KEY, Run
 from tests.simulator.server import Simulator
 
@@ -22,6 +23,15 @@ def llmctl(run: Run, configured: dict[str, str]) -> Run:
 def llmctl_keyed(run: Run, keyed: dict[str, str]) -> Run:
     """Run `llmctl` with a keyring and the default profile `sim`, whose key is stored there."""
     return partial(run, env=keyed)
+
+
+@pytest.fixture
+def stored(
+    home: Path, keyed: dict[str, str], sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> StoredKeys:
+    """What the keyring holds of `sim`."""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", keyed["DBUS_SESSION_BUS_ADDRESS"])
+    return StoredKeys(home, sim.origin)
 
 
 @pytest.fixture

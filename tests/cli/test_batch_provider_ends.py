@@ -158,8 +158,8 @@ def test_results_that_are_gone(provider: Provider, adapter: str) -> None:
 
 
 def test_a_look_that_makes_no_sense(provider: Provider) -> None:
-    """A proxy's page in place of a batch ends nothing: the next look tells."""
-    provider.sim.batch.faults = {"poll": fail_first(1, html())}
+    """A proxy's page in place of a batch, a few times, ends nothing: the next look tells."""
+    provider.sim.batch.faults = {"poll": fail_first(3, html())}
     provider.rows(3)
     done = provider.batch()
     assert (done.returncode, len(provider.answers)) == (0, 3), done.stderr

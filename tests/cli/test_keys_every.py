@@ -27,15 +27,6 @@ DAY = 86400.0
 
 
 @pytest.fixture
-def stored(
-    home: Path, keyed: dict[str, str], sim: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> StoredKeys:
-    """What the keyring holds of `sim`."""
-    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", keyed["DBUS_SESSION_BUS_ADDRESS"])
-    return StoredKeys(home, sim.origin)
-
-
-@pytest.fixture
 def admin(sim: Simulator, home: Path, keyed: dict[str, str]) -> KeyAdmin:
     """The provider makes and revokes keys, and accepts those that there are; `OLD` is one."""
     made = KeyAdmin(key=ADMIN, changed=sim.accept_keys)

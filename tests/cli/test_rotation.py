@@ -23,15 +23,6 @@ ROOT = Path(__file__).parents[2]
 ROWS = 10_000 if os.environ.get("LLMCTL_TEST_FULL") else 300
 
 
-@pytest.fixture
-def stored(
-    home: Path, keyed: dict[str, str], sim: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> StoredKeys:
-    """What the keyring holds of `sim`."""
-    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", keyed["DBUS_SESSION_BUS_ADDRESS"])
-    return StoredKeys(home, sim.origin)
-
-
 def listed(run: Run, env: dict[str, str]) -> dict[str, str]:
     """The last four characters of each role, as `keys list` says them."""
     rows = json.loads(run("keys", "list", "--json", "-p", "sim", env=env).stdout)
