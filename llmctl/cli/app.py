@@ -2,11 +2,11 @@
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
 
 import llmctl
 from llmctl.cli.streams import SIGPIPE, open_streams
 
+TYPE_CHECKING = False  # typing's own is not imported: it takes a quarter of `--version`
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -71,6 +71,8 @@ def _run() -> int:
 def program(names: "Iterable[str]" = ()) -> "typer.Typer":
     """The commands of these names; all without any. Their modules parse; what they need to work
     they import then."""
+    from typing import Annotated
+
     import typer
 
     from llmctl.cli.options import EPILOG, show_version

@@ -18,7 +18,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import rmtree
@@ -83,6 +82,8 @@ def has_server() -> bool:
 
 def get_server() -> str:
     """The command that installs the server, in the version that llmctl was tested with."""
+    from importlib import metadata  # slow to load, and only a hint needs it
+
     needed: list[str] = []
     with suppress(metadata.PackageNotFoundError):
         needed = metadata.requires("llmctl-cli") or []
