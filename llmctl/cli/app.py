@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from llmctl.cli.context import Context
 
+_PLAIN = {"a valid int range": "a whole number", "a valid float range": "a number"}
+"""How typer words what a bounded number is not, and what is said instead."""
+
 
 def main() -> None:
     """Run the command line; a bare `--version` answers before typer is imported."""
@@ -62,7 +65,9 @@ def _run() -> int:
         words: str = error.format_message()
         if not words.startswith("Usage:"):  # the help, where a group of commands stands alone
             command = getattr(getattr(error, "ctx", None), "command_path", "llmctl")
-            words = words.replace("Value error, ", "").rstrip(".")
+            for theirs, plain in _PLAIN.items():
+                words = words.replace(theirs, plain)
+            words = words.rstrip(".")
             words = f"error: {words[:1].lower()}{words[1:]} (see `{command} -h`)"
         say(words)
         return 2

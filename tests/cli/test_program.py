@@ -147,7 +147,13 @@ def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("btach",), "batch"), (("ask", "--modle", "x", "y"), "--model"), (("batch",), "INPUT")],
+    [
+        (("btach",), "batch"),
+        (("ask", "--modle", "x", "y"), "--model"),
+        (("batch",), "INPUT"),
+        (("batch", "x", "--concurrency", "many"), "'many' is not a whole number (see"),
+        (("ask", "x", "-t", "hot"), "'hot' is not a number (see"),
+    ],
 )
 def test_a_typo_is_exit_2_with_a_hint(run: Run, arguments: tuple[str, ...], said: str) -> None:
     """A wrong word ends with 2 and names what may have been meant."""
