@@ -6,7 +6,7 @@ from importlib import import_module
 import llmctl
 from llmctl.cli.streams import SIGPIPE, open_streams
 
-TYPE_CHECKING = False  # typing's own is not imported: it takes a quarter of `--version`
+TYPE_CHECKING = False  # not typing's: that takes longer to import than all else here
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from time import monotonic
 
-TYPE_CHECKING = False  # typing's own is not imported: it takes a quarter of `--version`
+TYPE_CHECKING = False  # not typing's, as in app.py
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -97,41 +98,37 @@ def test_help_and_version_leave_no_trace(run: Run, home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def loaded(names: Iterable[str], *arguments: str, env: dict[str, str], cwd: Path) -> str:
+    """Which of the modules a run of the command has imported, as a list in text."""
+    code = (
+        "import sys\nfrom llmctl.cli.app import main\nsys.argv[0] = 'llmctl'\n"
+        "try: main()\n"
+        f"finally: print(sorted({set(names)!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=env, cwd=cwd,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stderr
+
+
 def test_help_loads_nothing_heavy(environ: dict[str, str], tmp_path: Path) -> None:
     """Help imports no HTTP client, keyring, database, vocabulary or configuration."""
-    code = (
-        "import sys\nfrom llmctl.cli.app import main\n"
-        "sys.argv = ['llmctl', *sys.argv[1:], '--help']\n"
-        "try: main()\n"
-        f"finally: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
-    )
     for command in ((), ("ask",), ("cost", "report")):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *command], env=environ, cwd=tmp_path,
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        assert done.stderr == "[]\n"
+        assert loaded(HEAVY, *command, "--help", env=environ, cwd=tmp_path) == "[]\n"
 
 
 def test_a_command_loads_no_other(environ: dict[str, str], tmp_path: Path) -> None:
-    """A command imports neither what parses other commands nor guards that its profile has not.
-    Only prices need pydantic, whose start takes as long as all the rest."""
+    """A command imports neither what parses other commands nor guards that its profile has not,
+    and pydantic only where prices are looked up."""
     others = ["llmctl.cli.alerts", "llmctl.cli.batch", "llmctl.cli.cost", "llmctl.guards.routing"]
     environ = {**environ, "OPENAI_API_KEY": "sk-x"}
     for command, unwanted in (
         (("ask", "--dry-run", "Hello"), others),
         (("profiles", "list"), [*others, "pydantic"]),
     ):
-        code = (
-            "import sys\nfrom llmctl.cli.app import main\nsys.argv[0] = 'llmctl'\n"
-            "try: main()\n"
-            f"finally: print(sorted({{*{unwanted!r}}} & set(sys.modules)), file=sys.stderr)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, *command], env=environ, cwd=tmp_path,
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        assert done.stderr.splitlines()[-1] == "[]"
+        said = loaded(unwanted, *command, env=environ, cwd=tmp_path)
+        assert said.splitlines()[-1] == "[]"
 
 
 def test_completion_offers_the_commands(run: Run, environ: dict[str, str]) -> None:
